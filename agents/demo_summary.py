@@ -1,0 +1,156 @@
+"""What the demo did, said so that a person understands it, and whether it was enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from agents.demo_work import Job
+from agents.documenter import Docs
+from agents.findings import Finding, Severity, worst_first
+from agents.reviewer import Review
+from agents.summarizer import Summary
+from agents.tester import TestsReport
+
+MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task of the demo and how it ended: a value, or an error, or (lost) no answer at all."""
+
+    job: Job
+    value: BaseModel | None = None
+    error: str = ""
+    lost: bool = False
+    agent_id: str = ""
+    started_ms: int = 0
+    """Epoch milliseconds at the agent; 0: it never began."""
+
+    finished_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The numbers by which the demo judges itself."""
+
+    completed: int
+    failed: int
+    lost: int
+    processes: int
+    at_once: int
+    wall_seconds: float
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What was promised and not reached; empty is success."""
+        checks = {
+            f"{self.lost} tasks were lost": self.lost == 0,
+            f"{self.failed} tasks failed": self.failed == 0,
+            f"only {self.completed} tasks completed, not {MIN_COMPLETED}": self.completed >= MIN_COMPLETED,
+            f"only {self.processes} agent processes worked, not {MIN_PROCESSES}": self.processes
+            >= MIN_PROCESSES,
+            f"only {self.at_once} handlers ran at once, not {MIN_AT_ONCE}": self.at_once >= MIN_AT_ONCE,
+        }
+        return [said for said, reached in checks.items() if not reached]
+
+
+def total(settled: Sequence[Settled], wall_seconds: float) -> Totals:
+    """Count what the agents reported about themselves."""
+    completed = sum(one.value is not None for one in settled)
+    lost = sum(one.lost for one in settled)
+    return Totals(
+        completed=completed,
+        failed=len(settled) - completed - lost,
+        lost=lost,
+        processes=len({one.agent_id for one in settled if one.agent_id}),
+        at_once=peak([(one.started_ms, one.finished_ms) for one in settled if one.started_ms]),
+        wall_seconds=wall_seconds,
+    )
+
+
+def peak(spans: Sequence[tuple[int, int]]) -> int:
+    """The most spans that overlap at one instant; one that ends when another begins does not overlap it."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(max(end, start + 1), -1) for start, end in spans])
+    highest = running = 0
+    for _, step in edges:
+        running += step
+        highest = max(highest, running)
+    return highest
+
+
+def describe(settled: Sequence[Settled], totals: Totals) -> str:
+    """The summary, as plain text."""
+    lines = [
+        "",
+        f"{totals.completed} tasks completed by {totals.processes} agent processes"
+        f" in {totals.wall_seconds:.1f} s",
+        f"{totals.at_once} handlers at work at one instant, {totals.failed} tasks failed, {totals.lost} lost",
+        "",
+        *_about_reviews([one.value for one in settled if isinstance(one.value, Review)]),
+        *_about_tests([one.value for one in settled if isinstance(one.value, TestsReport)]),
+        *_about_texts(settled),
+        *_about_errors(settled),
+    ]
+    return "\n".join([*lines, *(f"NOT REACHED: {said}" for said in totals.shortfalls)])
+
+
+def latest(value: BaseModel | None) -> str:
+    """One line about a result, for somebody who watches."""
+    match value:
+        case Review(findings=[first, *_]):
+            return _line(first)
+        case TestsReport():
+            return f"{value.passed} tests passed, {value.failed + value.errors} failed"
+        case Docs():
+            return f"{value.title}: {value.documented} of {value.objects} public names documented"
+        case Summary(keywords=[_, *_]):
+            return f"keywords: {', '.join(value.keywords[:5])}"
+        case _:
+            return ""
+
+
+def _about_reviews(reviews: Sequence[Review]) -> Iterator[str]:
+    counts: Counter[Severity] = Counter()
+    findings: list[Finding] = []
+    for review in reviews:
+        counts.update(review.counts)
+        findings += review.findings
+    said = ", ".join(f"{counts[severity]} {severity.value}" for severity in Severity)
+    yield f"Review: {sum(review.files for review in reviews)} files, {said}"
+    yield from (f"  {_line(finding)}" for finding in worst_first(findings)[:_SHOWN])
+
+
+def _about_tests(reports: Sequence[TestsReport]) -> Iterator[str]:
+    passed = sum(report.passed for report in reports)
+    failures = [failure for report in reports for failure in report.failures]
+    skipped = sum(report.skipped for report in reports)
+    yield f"Tests: {passed} passed, {len(failures)} failed, {skipped} skipped, in {len(reports)} runs"
+    yield from (f"  {failure.nodeid}: {_first(failure.message)}" for failure in failures[:_SHOWN])
+
+
+def _about_texts(settled: Sequence[Settled]) -> Iterator[str]:
+    docs = [one.value for one in settled if isinstance(one.value, Docs)]
+    summaries = [one.value for one in settled if isinstance(one.value, Summary)]
+    names, documented = sum(page.objects for page in docs), sum(page.documented for page in docs)
+    yield f"Docs: {len(docs)} pages written, {documented} of {names} public names documented"
+    yield f"Summaries: {len(summaries)} texts, {sum(one.sentences_read for one in summaries)} sentences read"
+
+
+def _about_errors(settled: Sequence[Settled]) -> Iterator[str]:
+    errors = [one for one in settled if one.error]
+    yield from (f"  {one.job.capability} {one.job.subject}: {_first(one.error)}" for one in errors[:_SHOWN])
+
+
+def _line(finding: Finding) -> str:
+    return (
+        f"{finding.severity.value:7} {finding.file}:{finding.line} {finding.rule} {_first(finding.message)}"
+    )
+
+
+def _first(text: str) -> str:
+    return text.strip().partition("\n")[0][:120]

@@ -1,0 +1,104 @@
+"""The demo's work: real tasks over this repository's own packages, pages and tests."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from agents.documenter import Docs, DocsRequest
+from agents.reviewer import Review, ReviewRequest
+from agents.sources import find_sources
+from agents.summarizer import Summary, SummaryRequest
+from agents.tester import TestsReport, TestsRequest
+from coditect import Priority
+
+PACKAGES = ("coditect", "agents", "dispatcher")
+# Small ones: a demo is short, and pytest's own start is the larger part of each.
+TESTS = (
+    "tests/unit/model",
+    "tests/unit/broker",
+    "tests/unit/registry",
+    "tests/unit/agents/test_smells.py",
+    "tests/unit/agents/test_text_summarize.py",
+    "tests/unit/agents/test_docs_generate.py",
+)
+MOST_REVIEWS, MOST_DOCS, MOST_SUMMARIES = 110, 60, 20
+_SHORTEST_TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One task of the demo."""
+
+    capability: str
+    subject: str
+    input: BaseModel
+    output: type[BaseModel]
+    priority: Priority
+
+
+def plan_work(root: Path) -> list[Job]:
+    """More than 100 tasks for a repository of this size, in the order in which they are submitted.
+
+    What a person waits for is urgent (P0): the tests and the reviews of the modules at a package's top.
+    Other reviews are normal (P1), documents and summaries are bulk (P2). Paths are relative to `root`, where
+    the agents run.
+    """
+    modules = [
+        Path(source.name)
+        for package in PACKAGES
+        if any((root / package).glob("**/*.py"))
+        for source in find_sources(str(root / package), ["**/*.py"])
+        if source.path.stat().st_size > 0
+    ]
+    tests = [Path(source.name) for source in find_sources(str(root / "tests"), ["**/*.py"])]
+    return [
+        *_test_runs(root),
+        *_reviews(root, (modules + tests)[:MOST_REVIEWS]),
+        *_references(root, modules[:MOST_DOCS]),
+        *_summaries(root, modules),
+    ]
+
+
+def _test_runs(root: Path) -> Iterator[Job]:
+    for tests in TESTS:
+        if (root / tests).is_file() or any((root / tests).glob("test_*.py")):
+            request = TestsRequest(paths=[tests], timeout_seconds=60)
+            yield Job("tests.run", tests, request, TestsReport, Priority.P0)
+
+
+def _reviews(root: Path, modules: list[Path]) -> Iterator[Job]:
+    for module in modules:
+        name = module.relative_to(root)
+        priority = Priority.P0 if len(name.parts) == 2 else Priority.P1
+        yield Job("code.review", str(name), ReviewRequest(path=str(name)), Review, priority)
+
+
+def _references(root: Path, modules: list[Path]) -> Iterator[Job]:
+    for module in modules:
+        name = str(module.relative_to(root))
+        yield Job("docs.generate", name, DocsRequest(path=name, summary=True), Docs, Priority.P2)
+
+
+def _summaries(root: Path, modules: list[Path]) -> Iterator[Job]:
+    texts = [*_pages(root), *_docstrings(root, modules)]
+    for name, text in texts[:MOST_SUMMARIES]:
+        yield Job("text.summarize", name, SummaryRequest(text=text, sentences=2), Summary, Priority.P2)
+
+
+def _pages(root: Path) -> Iterator[tuple[str, str]]:
+    for page in sorted([*root.glob("*.md"), *root.glob("docs/**/*.md")]):
+        text = page.read_text(encoding="utf-8")
+        if _SHORTEST_TEXT <= len(text) <= 500_000:
+            yield str(page.relative_to(root)), text
+
+
+def _docstrings(root: Path, modules: list[Path]) -> Iterator[tuple[str, str]]:
+    for module in modules:
+        text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+        if len(text) >= _SHORTEST_TEXT:
+            yield f"{module.relative_to(root)} (docstring)", text

@@ -1,0 +1,108 @@
+"""The agent that writes API references: Markdown from source alone, nothing is imported or run."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import griffe
+from pydantic import BaseModel, ConfigDict, Field
+
+from agents.markdown import public_objects, render_module
+from agents.sources import Source, find_sources, read_source
+from agents.summarizer import Summary, SummaryRequest
+from coditect import Agent, Context, Retry
+from coditect.errors import InputError
+
+documenter = Agent("documenter", version="1.0.0", slots=48, tags=frozenset({"python", "docs"}))
+
+_MAX_MARKDOWN_BYTES = 786_432  # a result is carried in one message
+
+
+class DocsRequest(BaseModel):
+    """What to document."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(min_length=1, description="package folder or module file on the agent's machine")
+    globs: list[str] = Field(["**/*.py"], max_length=50, description="which files of a folder")
+    summary: bool = Field(False, description="ask text.summarize for an overview to put on top")
+
+
+class Docs(BaseModel):
+    """The reference, ready to be written to a file."""
+
+    title: str
+    markdown: str
+    modules: int
+    objects: int
+    """Public modules, classes and functions."""
+
+    documented: int
+    """Those of them that have a docstring."""
+
+
+@documenter.capability(
+    "docs.generate",
+    timeout="2m",
+    retry=Retry(max_attempts=3, first="1s", cap="1m"),
+    description="Writes an API reference in Markdown from Python source, without importing it.",
+    tags=frozenset({"python", "markdown"}),
+    cost=1.0,
+)
+async def generate(task: DocsRequest, ctx: Context) -> Docs:
+    """Deterministic: the same source gives the same text. Private names and imported ones are left out.
+
+    With `summary` another agent is asked (`text.summarize`), and this one's slot is free meanwhile.
+
+    Raises:
+        InputError: not retryable; nothing is there, a file does not parse, or the reference is too long.
+    """
+    sources = await asyncio.to_thread(find_sources, task.path, task.globs)
+    await ctx.progress(0.2, f"reading {len(sources)} modules")
+    docs = await asyncio.to_thread(_write, task, sources)
+    if task.summary:
+        request = SummaryRequest(text=docs.markdown[:100_000], sentences=2, keywords=5)
+        overview = await ctx.request("text.summarize", request, Summary, timeout="1m")
+        docs = docs.model_copy(update={"markdown": _with_overview(docs.markdown, overview)})
+    if len(docs.markdown.encode()) > _MAX_MARKDOWN_BYTES:
+        raise InputError(
+            "the reference is too long for one result; ask for its packages one by one", path=task.path
+        )
+    return docs
+
+
+def _write(task: DocsRequest, sources: list[Source]) -> Docs:
+    modules = [_visit(source) for source in sources]
+    objects = [found for module in modules for found in public_objects(module)]
+    return Docs(
+        title=_module_name(Path(task.path)),
+        markdown="\n\n".join(block for module in modules for block in render_module(module)) + "\n",
+        modules=len(modules),
+        objects=len(objects),
+        documented=sum(found.has_docstring for found in objects),
+    )
+
+
+def _visit(source: Source) -> griffe.Module:
+    try:
+        return griffe.visit(_module_name(source.path), source.path, read_source(source))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise InputError("the file is no valid Python", file=source.name, reason=str(error)) from error
+
+
+def _module_name(path: Path) -> str:
+    """The dotted name: the packages around a file (folders with an ``__init__.py``) and its own name."""
+    resolved = path.resolve()
+    parts = [] if resolved.name == "__init__.py" else [resolved.stem if resolved.is_file() else resolved.name]
+    for folder in resolved.parents:
+        if not (folder / "__init__.py").is_file():
+            break
+        parts.insert(0, folder.name)
+    return ".".join(parts) or resolved.parent.name
+
+
+def _with_overview(markdown: str, overview: Summary) -> str:
+    title, _, rest = markdown.partition("\n\n")
+    words = f"\n\nKeywords: {', '.join(overview.keywords)}." if overview.keywords else ""
+    return f"{title}\n\n> {overview.summary}{words}\n\n{rest}" if overview.summary else markdown

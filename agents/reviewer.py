@@ -1,0 +1,111 @@
+"""The agent that reviews Python code: ruff, and a pass of its own over the syntax tree.
+
+``{"path": "coditect/model"}`` reviews files of a repository that the agent can read, ``{"diff": "…"}`` the
+lines that a unified diff adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agents.diff import parse_diff, write_hunks
+from agents.findings import Finding, Severity, worst_first
+from agents.lint import lint
+from agents.smells import find_smells
+from agents.sources import Source, find_sources
+from coditect import Agent, Context, Retry
+
+reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python", "quality"}))
+
+
+class ReviewRequest(BaseModel):
+    """What to review: exactly one of `path` and `diff`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str | None = Field(None, min_length=1, description="file or folder on the agent's machine")
+    globs: list[str] = Field(["**/*.py"], max_length=50, description="which files of a folder")
+    diff: str | None = Field(None, min_length=1, description="unified diff; only added lines are reported")
+    max_findings: int = Field(500, ge=1, le=2000, description="the worst ones are kept; counts are of all")
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> ReviewRequest:
+        if (self.path is None) == (self.diff is None):
+            raise ValueError("give exactly one of `path` and `diff`")
+        return self
+
+
+class Review(BaseModel):
+    """The findings, worst first."""
+
+    findings: list[Finding]
+    counts: dict[Severity, int]
+    """Of all findings, also of those left out."""
+
+    files: int
+    """How many files (of a diff: hunks) were read."""
+
+    unparsed: list[str] = []
+    """Files whose syntax tree could not be read: only ruff's findings are there."""
+
+    truncated: bool = False
+
+
+@reviewer.capability(
+    "code.review",
+    timeout="5m",
+    retry=Retry(max_attempts=3, first="1s", cap="1m"),
+    description="Reviews Python code at a path, or the lines a diff adds, with ruff and syntax rules.",
+    tags=frozenset({"python", "lint"}),
+    cost=1.0,
+)
+async def review(task: ReviewRequest, ctx: Context) -> Review:
+    """Findings with file, line, severity and rule. Reads only; running it again changes nothing.
+
+    Raises:
+        InputError: not retryable; the path does not exist here, nothing matches, or the diff is none.
+        SetupError: not retryable; ruff is missing.
+    """
+    sources = await asyncio.to_thread(_collect, task, ctx)
+    if not sources:
+        return _report([], sources, unparsed=[], task=task)
+    await ctx.progress(0.2, f"ruff over {len(sources)} files")
+    findings = await lint(sources, ctx.workspace)
+    await ctx.progress(0.6, "reading syntax trees")
+    smells, unparsed = await asyncio.to_thread(_all_smells, sources)
+    return _report(findings + smells, sources, unparsed=unparsed, task=task)
+
+
+def _collect(task: ReviewRequest, ctx: Context) -> list[Source]:
+    if task.diff is not None:
+        return write_hunks(parse_diff(task.diff), ctx.workspace)
+    return find_sources(task.path or "", task.globs)
+
+
+def _all_smells(sources: Sequence[Source]) -> tuple[list[Finding], list[str]]:
+    findings: list[Finding] = []
+    unparsed: list[str] = []
+    for source in sources:
+        found = find_smells(source)
+        if found is None:
+            unparsed.append(source.name)
+        else:
+            findings += found
+    return findings, unparsed
+
+
+def _report(
+    findings: list[Finding], sources: Sequence[Source], *, unparsed: list[str], task: ReviewRequest
+) -> Review:
+    counts = Counter(found.severity for found in findings)
+    return Review(
+        findings=worst_first(findings)[: task.max_findings],
+        counts={severity: counts[severity] for severity in Severity},
+        files=len(sources),
+        unparsed=unparsed[:100],
+        truncated=len(findings) > task.max_findings,
+    )

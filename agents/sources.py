@@ -1,0 +1,83 @@
+"""Python source files: finding those that a request means, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from coditect.errors import InputError
+
+MAX_FILES = 2000
+MAX_FILE_BYTES = 1_048_576
+_NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to look at."""
+
+    name: str
+    """What reports call it."""
+
+    path: Path
+    """Where it lies."""
+
+    lines: frozenset[int] | None = None
+    """The lines that count, from 1; None: all."""
+
+    whole: bool = True
+    """False for a fragment, about which nothing is known outside its lines."""
+
+
+def find_sources(path: str, globs: Sequence[str]) -> list[Source]:
+    """The Python files at a path, in order: the file itself, or those below the folder that match a glob.
+
+    Skipped: hidden folders, environments, build output, links that lead out of the folder.
+
+    Raises:
+        InputError: not retryable; nothing is there, nothing matches, or it is too much.
+    """
+    root = Path(path)
+    if root.is_file():
+        found = [Source(path, root)]
+    elif root.is_dir():
+        found = [
+            Source(str(PurePosixPath(path) / file.relative_to(root)), file) for file in _walk(root, globs)
+        ]
+    else:
+        raise InputError(
+            "no such file or folder on the agent's machine; give one that the agent can read", path=path
+        )
+    if not found:
+        raise InputError("no Python file matches; check the path and the globs", path=path, globs=list(globs))
+    if len(found) > MAX_FILES:
+        raise InputError(
+            "too many files for one task; give a subfolder or a narrower glob", path=path, limit=MAX_FILES
+        )
+    for source in found:
+        if source.path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError("the file is too large", file=source.name, limit_bytes=MAX_FILE_BYTES)
+    return found
+
+
+def read_source(source: Source) -> str:
+    """The text of a file; bytes that are not UTF-8 are replaced, so that their line is still counted."""
+    return source.path.read_text(encoding="utf-8", errors="replace")
+
+
+def _walk(root: Path, globs: Sequence[str]) -> Iterator[Path]:
+    real_root = root.resolve()
+    matches = {file for glob in globs for file in _glob(root, glob)}
+    for file in sorted(matches):
+        parts = file.relative_to(root).parts
+        if any(part.startswith(".") or part in _NOT_OURS for part in parts):
+            continue
+        if file.is_file() and file.suffix in {".py", ".pyi"} and file.resolve().is_relative_to(real_root):
+            yield file
+
+
+def _glob(root: Path, glob: str) -> Iterator[Path]:
+    if not glob or glob.startswith("/") or ".." in PurePosixPath(glob).parts:
+        raise InputError("a glob must be relative and stay below the path", glob=glob)
+    return root.glob(glob)

@@ -1,0 +1,190 @@
+"""The agent that runs pytest: in a process group of its own, within limits, without the agent's secrets.
+
+It is a fence against accidents (endless loops, memory, floods of output), not a sandbox: the tests run as the
+agent's user. Give it only code that this user may run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agents.child import Exit, run_child
+from agents.junit import Case, JUnitReport, read_junit
+from coditect import Agent, Context, Retry
+from coditect.errors import InputError, SetupError
+
+tester = Agent("tester", version="1.0.0", slots=16, tags=frozenset({"python", "tests"}))
+
+_FILE_BYTES = 33_554_432
+_KEPT_VARIABLES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT"})
+_USAGE_ERROR, _NO_TESTS = 4, 5
+
+
+class TestsRequest(BaseModel):
+    """Which tests to run, and how much they may use."""
+
+    __test__ = False
+    model_config = ConfigDict(extra="forbid")
+
+    root: str = Field(".", min_length=1, description="the project's folder on the agent's machine")
+    paths: list[str] = Field(
+        [], max_length=200, description="files, folders or test ids below root; none: all"
+    )
+    keyword: str = Field("", max_length=500, description="pytest's -k expression")
+    timeout_seconds: float = Field(120, gt=0, le=280, description="wall clock for all of it")
+    cpu_seconds: int = Field(120, ge=1, le=600, description="processor time of each process")
+    memory_mib: int = Field(2048, ge=128, le=65_536, description="address space of each process")
+
+
+class Verdict(StrEnum):
+    """How the run as a whole ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NO_TESTS = "no_tests"
+    BROKEN = "broken"
+    """Nothing ran: a conftest.py fails. `TestsReport.output` tells why."""
+
+    TIMED_OUT = "timed_out"
+    KILLED = "killed"
+    """By a limit, or it crashed: no report, or one cut off."""
+
+
+class Failure(BaseModel):
+    """One test that failed, or that could not be run."""
+
+    nodeid: str
+    message: str
+    """The first 2,000 characters."""
+
+
+class TestsReport(BaseModel):
+    """Counts, and the first 50 failures."""
+
+    __test__ = False
+
+    verdict: Verdict
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    duration_seconds: float
+    failures: list[Failure]
+    output: str = ""
+    """The end of the console output when the verdict is no plain one; at most 8 KiB."""
+
+
+@tester.capability(
+    "tests.run",
+    timeout="5m",
+    retry=Retry(max_attempts=2, first="1s", cap="1m"),
+    description="Runs pytest in a subprocess with time, processor and memory limits.",
+    tags=frozenset({"python", "pytest"}),
+    cost=5.0,
+)
+async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
+    """Failing, crashing and endless tests are a result, not an error. On cancel the whole group is killed.
+
+    At least once: the tests may run again after a fault, so they must stand that.
+
+    Raises:
+        InputError: not retryable; a path does not exist, or pytest did not accept the selection.
+        SetupError: not retryable; pytest is not installed beside the agent.
+    """
+    root = await asyncio.to_thread(_check_paths, task)
+    home = ctx.workspace / "home"
+    await asyncio.to_thread(home.mkdir, exist_ok=True)
+    await ctx.progress(0.1, "pytest runs")
+    report = ctx.workspace / "junit.xml"
+    began = time.monotonic()
+    ended = await run_child(
+        [*_limits(task), *_pytest(task, report)],
+        folder=root,
+        log=ctx.workspace / "pytest.log",
+        timeout_seconds=task.timeout_seconds,
+        environment=clean_environment(os.environ, home),
+    )
+    duration = time.monotonic() - began
+    read = await asyncio.to_thread(read_junit, report)
+    return _report(read, ended, duration)
+
+
+def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
+    """What the tests may see: how to find programs and the language, nothing else; a home of their own."""
+    kept = {
+        key: value for key, value in environment.items() if key in _KEPT_VARIABLES or key.startswith("LC_")
+    }
+    return kept | {"HOME": str(home), "TMPDIR": str(home)}
+
+
+def _check_paths(task: TestsRequest) -> Path:
+    root = Path(task.root).resolve()
+    if not root.is_dir():
+        raise InputError(
+            "no such folder on the agent's machine; give one that the agent can read", root=task.root
+        )
+    for path in task.paths:
+        file = (root / path.split("::")[0]).resolve()
+        if not file.is_relative_to(root) or not file.exists():
+            raise InputError("no such test file or folder below root; give paths relative to root", path=path)
+    return root
+
+
+def _limits(task: TestsRequest) -> list[str]:
+    program = Path(__file__).with_name("limits.py")
+    return [
+        sys.executable, "-I", str(program), "--cpu-seconds", str(task.cpu_seconds),
+        "--memory-bytes", str(task.memory_mib * 1_048_576), "--file-bytes", str(_FILE_BYTES),
+        "--parent", str(os.getpid()), "--",
+    ]  # fmt: skip
+
+
+def _pytest(task: TestsRequest, report: Path) -> list[str]:
+    keyword = ["-k", task.keyword] if task.keyword else []
+    return [
+        sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "--color", "no",
+        "-o", "junit_family=xunit1", "--junitxml", str(report.resolve()), *keyword, "--", *task.paths,
+    ]  # fmt: skip
+
+
+def _report(read: JUnitReport, ended: Exit, duration: float) -> TestsReport:
+    verdict = _verdict(read, ended)
+    bad = [case for case in read.cases if case.outcome in {"failed", "errored"}]
+    return TestsReport(
+        verdict=verdict,
+        passed=read.count("passed"),
+        failed=read.count("failed"),
+        errors=read.count("errored"),
+        skipped=read.count("skipped"),
+        duration_seconds=round(duration, 3),
+        failures=[_failure(case) for case in bad[:50]],
+        output="" if verdict in {Verdict.PASSED, Verdict.FAILED} else ended.tail,
+    )
+
+
+def _verdict(read: JUnitReport, ended: Exit) -> Verdict:
+    if ended.timed_out:
+        return Verdict.TIMED_OUT
+    if ended.code == _NO_TESTS:
+        return Verdict.NO_TESTS
+    if ended.code == _USAGE_ERROR and "loading conftest" in ended.tail:
+        return Verdict.BROKEN
+    if ended.code == _USAGE_ERROR:
+        raise InputError("pytest did not accept the selection", output=ended.tail)
+    if "No module named pytest" in ended.tail and not read.readable:
+        raise SetupError("pytest is missing; install it beside the agent: pip install pytest")
+    if ended.code not in {0, 1, 2} or not read.readable:
+        return Verdict.KILLED
+    return Verdict.PASSED if ended.code == 0 else Verdict.FAILED
+
+
+def _failure(case: Case) -> Failure:
+    return Failure(nodeid=case.nodeid[:500], message=case.message[:2000])

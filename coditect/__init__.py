@@ -1,0 +1,77 @@
+"""Coditect: a fleet of software agents that find each other, hand work over, and finish it.
+
+The public names; each is imported when it is first used, so that a short command starts fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coditect.agent.context import Context
+    from coditect.agent.declaration import Agent
+    from coditect.client import Client, Options
+    from coditect.errors import (
+        CoditectError,
+        TaskCanceled,
+        TaskExpired,
+        TaskFailed,
+        TaskRejected,
+        ResultTimeout,
+    )
+    from coditect.handle import Handle
+    from coditect.model.capability import Priority
+    from coditect.model.event import Event
+    from coditect.model.result import Outcome, Status
+    from coditect.model.retry import Retry
+    from coditect.registry.selection import Strategy
+
+_HOMES = {
+    "Agent": "coditect.agent.declaration",
+    "Client": "coditect.client",
+    "CoditectError": "coditect.errors",
+    "Context": "coditect.agent.context",
+    "Event": "coditect.model.event",
+    "Handle": "coditect.handle",
+    "Options": "coditect.client",
+    "Outcome": "coditect.model.result",
+    "Priority": "coditect.model.capability",
+    "ResultTimeout": "coditect.errors",
+    "Retry": "coditect.model.retry",
+    "Status": "coditect.model.result",
+    "Strategy": "coditect.registry.selection",
+    "TaskCanceled": "coditect.errors",
+    "TaskExpired": "coditect.errors",
+    "TaskFailed": "coditect.errors",
+    "TaskRejected": "coditect.errors",
+}
+
+__all__ = [
+    "Agent",
+    "Client",
+    "CoditectError",
+    "Context",
+    "Event",
+    "Handle",
+    "Options",
+    "Outcome",
+    "Priority",
+    "ResultTimeout",
+    "Retry",
+    "Status",
+    "Strategy",
+    "TaskCanceled",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskRejected",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'coditect' has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -1,0 +1,6 @@
+"""``python -m coditect``: the command line."""
+
+from coditect.cli.main import main
+
+if __name__ == "__main__":
+    main()

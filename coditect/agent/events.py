@@ -1,0 +1,69 @@
+"""Tells the fleet what happens here. Costs nothing while nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from coditect.background import Background
+from coditect.broker.port import Broker
+from coditect.clock import Clock
+from coditect.errors import CoditectError, Unroutable
+from coditect.model import routing
+from coditect.model.event import Event, event_message
+
+log = logging.getLogger(__name__)
+
+MUTE_SECONDS = 5.0
+MOST_UNDER_WAY = 1_000
+PUBLISH_SECONDS = 5.0
+
+
+class Events:
+    """Publishes CloudEvents to `coditect.events`, at most once each, never holding up the caller.
+
+    An event that comes back unroutable has no listener: its type is muted for a while, or until somebody
+    announces that he listens (`unmute`).
+    """
+
+    def __init__(self, broker: Broker, background: Background, clock: Clock, *, source: str) -> None:
+        self._broker = broker
+        self._background = background
+        self._clock = clock
+        self._source = source
+        self._muted_until: dict[str, float] = {}
+        self._under_way = 0
+        self.dropped = 0
+
+    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Sends an event in the background; drops it when nobody listens or too many are under way."""
+        now = asyncio.get_running_loop().time()
+        if self._muted_until.get(type_, 0.0) > now:
+            return
+        if self._under_way >= MOST_UNDER_WAY:
+            self.dropped += 1
+            return
+        self._under_way += 1
+        event = Event(type_, self._source, self._clock.new_id(), self._clock.now_ms(), subject, data)
+        self._background.start(self._publish(event), name=f"event {type_}")
+
+    def unmute(self) -> None:
+        """Somebody listens now."""
+        self._muted_until.clear()
+
+    async def _publish(self, event: Event) -> None:
+        try:
+            await self._broker.publish(
+                event_message(event),
+                exchange=routing.EVENTS,
+                routing_key=event.type,
+                timeout_seconds=PUBLISH_SECONDS,
+            )
+        except Unroutable:
+            self._muted_until[event.type] = asyncio.get_running_loop().time() + MUTE_SECONDS
+        except CoditectError as error:
+            self.dropped += 1
+            log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
+        finally:
+            self._under_way -= 1

@@ -1,0 +1,140 @@
+"""Run one handler within its limits: on the loop, in a thread, or in a process that a timeout kills."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.agent.context import Context
+from coditect.agent.declaration import Capability, Where
+from coditect.agent.workers import Workers
+from coditect.errors import CoditectError, InvalidTask
+from coditect.model.result import Failure, Status
+from coditect.model.task import Task
+from coditect.model.wire import MAX_BODY_BYTES
+
+_MAX_TRACEBACK = 8_000
+
+
+class SentBack(BaseException):
+    """The task goes back to its queue unfinished, attempt unchanged. No `Exception`: handlers let it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one attempt ended, before anybody decided what follows from it."""
+
+    status: Status
+    body: bytes = b""
+    failure: Failure | None = None
+    error: BaseException | None = None
+    """What the retry policy looks at."""
+    leftover: asyncio.Future[Any] | None = None
+    """A thread that could not be stopped and still holds the slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Where handlers run besides the loop."""
+
+    threads: Executor
+    workers: Workers
+
+
+async def run_handler(
+    capability: Capability, task: Task, context: Context, rooms: Rooms, *, limit_seconds: float
+) -> Ended:
+    """One attempt. Cancellation is passed on; everything else that a handler can do becomes an `Ended`."""
+    started: list[asyncio.Future[Any]] = []
+    try:
+        async with asyncio.timeout(limit_seconds) as limit:
+            body = await _call(capability, task, context, rooms, started)
+    except TimeoutError as error:
+        if not limit.expired():
+            return _failed(error, "handler_error")
+        leftover = next((one for one in started if not one.done()), None)
+        return _timed_out(limit_seconds, leftover)
+    except asyncio.CancelledError as error:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        return _failed(error, "handler_error")
+    except _BadInput as error:
+        return _rejected(error.cause)
+    except Exception as error:  # noqa: BLE001 - the delivery's boundary: any failure of the handler is a result
+        return _failed(error, "handler_error")
+    if len(body) > MAX_BODY_BYTES:
+        return _result_too_large(len(body))
+    return Ended(Status.COMPLETED, body)
+
+
+class _BadInput(Exception):
+    """The input does not fit; kept apart from an InvalidTask that the handler itself raises."""
+
+    def __init__(self, cause: InvalidTask) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+async def _call(
+    capability: Capability, task: Task, context: Context, rooms: Rooms, started: list[asyncio.Future[Any]]
+) -> bytes:
+    if capability.where is Where.PROCESS:
+        return await rooms.workers.run(capability, task, context)
+    shape = capability.signature
+    try:
+        value = shape.input.decode(task.body)
+    except InvalidTask as error:
+        raise _BadInput(error) from error
+    arguments = (value, context) if shape.wants_context else (value,)
+    if capability.where is Where.THREAD:
+        future = asyncio.get_running_loop().run_in_executor(rooms.threads, capability.handler, *arguments)
+        started.append(future)
+        return shape.output.encode(await asyncio.shield(future))
+    return shape.output.encode(await capability.handler(*arguments))
+
+
+def _failed(error: BaseException, reason: str) -> Ended:
+    failure = Failure(
+        reason=reason,
+        type=getattr(error, "remote_type", type(error).__name__),
+        message=str(error)[:2_000],
+        traceback=getattr(error, "remote_traceback", None) or _shown(error),
+        retryable=getattr(error, "retryable", True) is not False,
+        fix=str(error.facts.get("fix", "")) if isinstance(error, CoditectError) else "",
+    )
+    return Ended(Status.FAILED, failure=failure, error=error)
+
+
+def _shown(error: BaseException) -> str:
+    """The traceback from the handler on, the frames of this module left out."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
+
+
+def _timed_out(limit_seconds: float, leftover: asyncio.Future[Any] | None) -> Ended:
+    error = TimeoutError("The handler did not end within its time")
+    failure = Failure("timeout", "TimeoutError", f"{error} ({limit_seconds:g} s)", retryable=True)
+    return Ended(Status.FAILED, failure=failure, error=error, leftover=leftover)
+
+
+def _rejected(error: InvalidTask) -> Ended:
+    failure = Failure(
+        "invalid_input", "InvalidTask", str(error), fix="publish a body that fits the capability's input schema"
+    )
+    return Ended(Status.REJECTED, failure=failure, error=error)
+
+
+def _result_too_large(size: int) -> Ended:
+    failure = Failure(
+        "result_too_large",
+        "TooLarge",
+        f"The result has {size} bytes, the limit is {MAX_BODY_BYTES}",
+        fix="return a reference to where the value lies",
+    )
+    return Ended(Status.FAILED, failure=failure, error=InvalidTask("The result is too large"))

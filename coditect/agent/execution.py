@@ -1,0 +1,92 @@
+"""One execution under way, and the memory of those that ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from coditect.broker.port import Delivery
+from coditect.model.result import Outcome
+from coditect.model.task import Task
+
+REMEMBER_SECONDS = 600.0
+MOST_REMEMBERED = 10_000
+MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
+
+ExecutionKey = tuple[str, int, int, int]
+
+
+@dataclass(eq=False, slots=True)
+class Execution:
+    """A task that runs here. Redeliveries of it are attached: they share its outcome."""
+
+    task: Task
+    delivery: Delivery
+    attached: list[tuple[Task, Delivery]] = field(default_factory=list)
+    work: asyncio.Task[None] | None = None
+    canceled: str | None = None
+    """Why it was asked to cancel; None when it was not."""
+    handling: bool = False
+    """The handler runs, so a cancellation reaches it."""
+
+    def cancel(self, reason: str) -> None:
+        """Asks it to end; has no effect once its handler has ended."""
+        if self.canceled is None and self.handling and self.work is not None:
+            self.canceled = reason
+            self.work.cancel()
+
+    @property
+    def deliveries(self) -> list[tuple[Task, Delivery]]:
+        """Everybody who wants its outcome, the first delivery first."""
+        return [(self.task, self.delivery), *self.attached]
+
+
+class Remembered:
+    """Outcomes of the last ten minutes that answer a repeated delivery; bounded in number and bytes."""
+
+    def __init__(self) -> None:
+        self._outcomes: OrderedDict[ExecutionKey, tuple[float, Outcome]] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, key: ExecutionKey, outcome: Outcome, now: float) -> None:
+        """Keeps an outcome."""
+        self._outcomes[key] = (now, outcome)
+        self._bytes += len(outcome.body)
+        while self._outcomes and self._over(now):
+            _, (_, oldest) = self._outcomes.popitem(last=False)
+            self._bytes -= len(oldest.body)
+
+    def _over(self, now: float) -> bool:
+        since, _ = next(iter(self._outcomes.values()))
+        return (
+            len(self._outcomes) > MOST_REMEMBERED
+            or self._bytes > MOST_REMEMBERED_BYTES
+            or now - since > REMEMBER_SECONDS
+        )
+
+    def get(self, key: ExecutionKey, now: float) -> Outcome | None:
+        """The outcome of this execution, if it is remembered."""
+        found = self._outcomes.get(key)
+        return None if found is None or now - found[0] > REMEMBER_SECONDS else found[1]
+
+
+class CanceledIds:
+    """Task ids that somebody asked to cancel in the last ten minutes: their deliveries do not start."""
+
+    def __init__(self) -> None:
+        self._reasons: OrderedDict[str, tuple[float, str]] = OrderedDict()
+
+    def put(self, task_id: str, reason: str, now: float) -> None:
+        """Remembers a request."""
+        self._reasons[task_id] = (now, reason)
+        while self._reasons:
+            since, _ = next(iter(self._reasons.values()))
+            if len(self._reasons) <= MOST_REMEMBERED and now - since <= REMEMBER_SECONDS:
+                break
+            self._reasons.popitem(last=False)
+
+    def reason(self, task_id: str | None, now: float) -> str | None:
+        """Why this task was canceled; None when it was not."""
+        found = self._reasons.get(task_id or "")
+        return None if found is None or now - found[0] > REMEMBER_SECONDS else found[1]

@@ -1,0 +1,290 @@
+"""Consume: how much an agent takes in hand, and who of it starts next.
+
+An agent holds nothing that it cannot start: a delivery that waited `HAND_BACK_SECONDS` for a slot goes back
+with the others of its queue, and the queue is consumed again when a slot frees. A task that awaits another
+agent gives its slot away (`suspend`) and takes one before anything new when it goes on (`resume`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from coditect.agent.feed import Feed, Held
+from coditect.agent.slots import Slots
+from coditect.background import Background
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import CoditectError
+from coditect.model.capability import Priority
+from coditect.model.task import Task
+
+log = logging.getLogger(__name__)
+
+HAND_BACK_SECONDS = 0.05
+FETCH_SECONDS = 0.025
+PATROL_SECONDS = 0.01
+RETRY_SECONDS = 0.5
+ROUND_TRIP_SECONDS = 0.002
+MOST_LANES = 8
+
+Screen = Callable[[Delivery], Task | None]
+"""Reads a delivery; None when it was dealt with and needs no slot."""
+
+
+class Intake:
+    """Feeds of all queues, over the slots of one agent process."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        slots: Slots,
+        background: Background,
+        *,
+        screen: Screen,
+        start: Callable[[Held], None],
+    ) -> None:
+        self._broker = broker
+        self._slots = slots
+        self._background = background
+        self._screen = screen
+        self._start = start
+        self._feeds: list[Feed] = []
+        self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
+        self._resuming: deque[asyncio.Future[None]] = deque()
+        self._patrol: asyncio.TimerHandle | None = None
+        self._waiting = 0
+        self._mean_run_seconds = 0.1
+        self.settling = 0
+        self.suspended = 0
+        self.closed = False
+
+    async def open(self, queue: str, level: Priority, *, group: str | None = None) -> None:
+        """Starts to consume a queue whose tasks count to this level.
+
+        Raises: NotFound, BrokerUnavailable.
+        """
+        feed = Feed(queue, level)
+        self._feeds.append(feed)
+        await self._add_lane(feed, max(1, self._slots.startable(level)), group=group or level.value)
+
+    # -- arrivals ---------------------------------------------------------------------------------------
+
+    def _arrived(self, feed: Feed, delivery: Delivery) -> None:
+        if self.closed:
+            delivery.requeue()
+            return
+        task = self._screen(delivery)
+        if task is None:
+            return
+        held = Held(delivery, task, feed, asyncio.get_running_loop().time())
+        if feed.reserved:
+            feed.reserved -= 1
+            self._go(held)
+        elif self._nobody_waits and self._slots.startable(feed.level):
+            self._slots.take(feed.level)
+            self._go(held)
+        else:
+            feed.waiting.append(held)
+            self._waiting += 1
+            self._candidates[feed.level][feed] = None
+            self._admit()
+            self._watch()
+
+    @property
+    def _nobody_waits(self) -> bool:
+        return not self._resuming and not any(self._candidates.values())
+
+    def _go(self, held: Held) -> None:
+        held.slot = True
+        self._start(held)
+
+    # -- admission --------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Gives free slots away: to what resumes first, then by weight."""
+        while self._resuming and self._slots.free > 0:
+            resumed = self._resuming.popleft()
+            if not resumed.done():
+                self._slots.take(Priority.P1)
+                resumed.set_result(None)
+        fetches: dict[Feed, int] = {}
+        while not self.closed and (level := self._slots.choose([p for p, c in self._candidates.items() if c])):
+            self._serve(level, fetches)
+        for feed, many in fetches.items():
+            feed.changing = True
+            self._background.start(self._fetch(feed, many), name=f"fetch {feed.queue}")
+
+    def _serve(self, level: Priority, fetches: dict[Feed, int]) -> None:
+        candidates = self._candidates[level]
+        feed = next(iter(candidates))
+        del candidates[feed]
+        held = feed.next_waiting()
+        self._waiting = sum(len(one.waiting) for one in self._feeds) if held is None else self._waiting - 1
+        if held is not None:
+            self._slots.take(level)
+            self._go(held)
+        elif feed.paused and not feed.changing:
+            self._slots.take(level)
+            feed.reserved += 1
+            fetches[feed] = fetches.get(feed, 0) + 1
+        if feed.wants_a_slot:
+            candidates[feed] = None  # behind the others: queues of one level take turns
+
+    async def _fetch(self, feed: Feed, many: int) -> None:
+        """Consumes a paused queue again, with the slots that were reserved for it."""
+        feed.paused = False
+        self._candidates[feed.level].pop(feed, None)
+        try:
+            await self._add_lane(feed, many, group=feed.level.value)
+            await asyncio.sleep(FETCH_SECONDS)  # what the queue holds arrives within a round trip
+        except CoditectError as error:
+            log.warning("A queue cannot be consumed yet", extra={"queue": feed.queue, "reason": str(error)})
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._pause, feed)
+        finally:
+            feed.changing = False
+            for _ in range(feed.reserved):
+                self._slots.give_back(feed.level)
+            feed.reserved = 0
+            self._admit()
+            self._watch()
+
+    def _pause(self, feed: Feed) -> None:
+        feed.paused = True
+        self._candidates[feed.level][feed] = None
+        self._admit()
+
+    async def _add_lane(self, feed: Feed, prefetch: int, *, group: str) -> None:
+        lane = await self._broker.consume(
+            feed.queue, lambda delivery: self._arrived(feed, delivery), prefetch=prefetch, group=group
+        )
+        if self.closed:
+            await lane.cancel()
+        else:
+            feed.lanes.append(lane)
+
+    # -- what a running task does -----------------------------------------------------------------------
+
+    def finished(self, held: Held, ran_seconds: float) -> None:
+        """Its handler ended: the slot is free, the delivery still has to be settled."""
+        self._mean_run_seconds += 0.05 * (ran_seconds - self._mean_run_seconds)
+        self.settling += 1
+        self._give_back(held)
+
+    def settled(self, held: Held) -> None:
+        """Its delivery is settled."""
+        self.settling -= 1
+        if self._slots.free > 0 and held.feed.exhausted:
+            self._watch()
+
+    def _give_back(self, held: Held) -> None:
+        if held.slot:
+            held.slot = False
+            self._slots.give_back(held.feed.level)
+            self._admit()
+            if self._slots.free > 0:
+                self._watch()
+
+    def suspend(self, held: Held) -> None:
+        """It awaits somebody else: its slot is free meanwhile."""
+        self.suspended += 1
+        self._give_back(held)
+
+    async def resume(self, held: Held) -> None:
+        """It goes on: takes the next slot that frees, before anything new."""
+        try:
+            if self._slots.free <= 0 or self._resuming:
+                turn = asyncio.get_running_loop().create_future()
+                self._resuming.append(turn)
+                try:
+                    await turn
+                except asyncio.CancelledError:
+                    if turn.done() and not turn.cancelled():
+                        self._slots.give_back(Priority.P1)
+                    raise
+                self._slots.give_back(Priority.P1)
+            self._slots.take(held.feed.level)
+            held.slot = True
+        finally:
+            self.suspended -= 1
+
+    def abandon(self) -> None:
+        """A suspended task was canceled: it goes on without a slot, to its end."""
+        self.suspended -= 1
+
+    # -- the patrol -------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Looks again in a moment, while there is something to look after."""
+        if self._patrol is None and not self.closed:
+            self._patrol = asyncio.get_running_loop().call_later(PATROL_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._patrol = None
+        if self.closed:
+            return
+        overdue = asyncio.get_running_loop().time() - HAND_BACK_SECONDS
+        for feed in self._feeds:
+            if feed.waiting and feed.waiting[0].since <= overdue and not feed.changing:
+                feed.changing = True
+                self._background.start(self._hand_back(feed), name=f"hand back {feed.queue}")
+        self._grow()
+        if self._waiting:
+            self._watch()
+
+    async def _hand_back(self, feed: Feed) -> None:
+        """Returns what the feed holds unstarted and stops listening until a slot frees."""
+        lanes, feed.lanes = feed.lanes, []
+        try:
+            for lane in lanes:
+                await lane.cancel()
+        finally:
+            feed.changing = False
+            self._return_waiting(feed)
+            self._pause(feed)
+
+    def _return_waiting(self, feed: Feed) -> None:
+        self._waiting -= len(feed.waiting)
+        for held in feed.waiting:
+            held.delivery.requeue()
+        feed.waiting.clear()
+        self._candidates[feed.level].pop(feed, None)
+
+    def _grow(self) -> None:
+        """More credit for queues whose credit is all in hand, while slots are free."""
+        look_ahead = min(self._slots.total + 16, self._slots.total * ROUND_TRIP_SECONDS / self._mean_run_seconds)
+        spare = self._slots.free - self._waiting - max(0, self.settling - int(look_ahead))
+        hungry = [feed for feed in self._feeds if feed.exhausted and not (feed.changing or feed.paused or feed.waiting)]
+        for feed in hungry:
+            share = min(spare, self._slots.startable(feed.level)) // len(hungry)
+            many = min(max(share, 1 if spare > 0 else 0), self._room(feed))
+            if many > 0:
+                feed.changing = True
+                self._background.start(self._widen(feed, many), name=f"widen {feed.queue}")
+
+    def _room(self, feed: Feed) -> int:
+        return 2 * self._slots.total + 16 + self.suspended - feed.credit
+
+    async def _widen(self, feed: Feed, many: int) -> None:
+        try:
+            if len(feed.lanes) >= MOST_LANES:
+                spent, feed.lanes = feed.lanes, []
+                for lane in spent:
+                    await lane.cancel()  # all its credit is in hand, so nothing is lost by it
+            await self._add_lane(feed, many, group=feed.level.value)
+        except CoditectError as error:
+            log.warning("A queue cannot be consumed further", extra={"queue": feed.queue, "reason": str(error)})
+        finally:
+            feed.changing = False
+
+    async def close(self) -> None:
+        """Takes nothing more; returns what has not started."""
+        self.closed = True
+        if self._patrol is not None:
+            self._patrol.cancel()
+        for feed in self._feeds:
+            lanes, feed.lanes = feed.lanes, []
+            for lane in lanes:
+                await lane.cancel()
+            self._return_waiting(feed)

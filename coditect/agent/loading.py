@@ -1,0 +1,55 @@
+"""Finds the agents that a file or module declares."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from coditect.agent.declaration import Agent
+from coditect.errors import SetupError
+
+
+def load_agents(target: str) -> tuple[Agent, ...]:
+    """The `Agent` values of `path/to/file.py`, `package.module` or `package.module:name`.
+
+    A file inside a package is imported under its package's name, the package's parent being put on the path.
+
+    Raises: SetupError when there is none.
+    """
+    place, _, name = target.partition(":")
+    module = _import(place)
+    found = {key: value for key, value in vars(module).items() if isinstance(value, Agent)}
+    if name:
+        found = {key: value for key, value in found.items() if key == name}
+    if not found:
+        raise SetupError(
+            "No Agent is declared there", target=target, fix="declare one at the top level: reviewer = Agent('reviewer')"
+        )
+    return tuple(dict.fromkeys(found.values()))
+
+
+def _import(place: str) -> ModuleType:
+    path = Path(place)
+    if place.endswith(".py"):
+        if not path.is_file():
+            raise SetupError("There is no such file", path=place)
+        place = _module_name(path.resolve())
+    elif "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        raise SetupError("The agent cannot be imported", target=place, reason=str(error)) from error
+
+
+def _module_name(path: Path) -> str:
+    names = [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        names.append(folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return ".".join(reversed(names))

@@ -1,0 +1,104 @@
+"""Reads an agent's mail: cancel, ping, drain, listen, broadcasts. At most once each, never in a task's way."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coditect.agent.events import Events
+from coditect.agent.runtime import Runtime
+from coditect.background import Background
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import CoditectError, InvalidTask
+from coditect.model import mail, routing
+from coditect.model.ids import AgentId
+from coditect.model.json import dumps, loads
+from coditect.model.message import Message
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 100
+ANSWER_SECONDS = 2.0
+Listener = Callable[..., Any]
+
+
+class Mailbox:
+    """Acts on letters as they come; each is acked whatever it says."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        broker: Broker,
+        events: Events,
+        background: Background,
+        *,
+        agent_name: str,
+        listeners: Mapping[str, Listener],
+        drain: Callable[[], None],
+    ) -> None:
+        self._runtime = runtime
+        self._broker = broker
+        self._events = events
+        self._background = background
+        self._listeners = listeners
+        self._drain = drain
+        self._names = {agent_name, runtime.agent_id}
+
+    async def open(self, agent_id: AgentId) -> None:
+        """Starts to read."""
+        await self._broker.consume(routing.mail_queue(agent_id), self._arrived, prefetch=PREFETCH, group="mail")
+
+    def _arrived(self, delivery: Delivery) -> None:
+        message = delivery.message
+        try:
+            content = loads(message.body) if message.body else None
+        except InvalidTask as error:
+            log.warning("A letter was not readable", extra={"reason": str(error)})
+        else:
+            self._read(message, content)
+        delivery.ack()
+
+    def _read(self, message: Message, content: Any) -> None:
+        match message.type:
+            case mail.CANCEL if isinstance(content, dict) and isinstance(content.get("task_id"), str):
+                self._runtime.cancel(content["task_id"], str(content.get("reason") or "canceled on request")[:500])
+            case mail.PING:
+                self._background.start(self._pong(message), name="pong")
+            case mail.DRAIN:
+                self._drain()
+            case mail.LISTEN:
+                self._events.unmute()
+            case mail.BROADCAST:
+                self._listen(message, content)
+            case _:
+                log.warning("A letter of an unknown kind was ignored", extra={"message_type": str(message.type)[:80]})
+
+    def _listen(self, message: Message, content: Any) -> None:
+        excluded = message.headers.get(mail.EXCEPT) or []
+        listener = self._listeners.get(str(message.headers.get(mail.TOPIC, "")))
+        if listener is not None and isinstance(excluded, list) and not self._names.intersection(map(str, excluded)):
+            self._background.start(_call(listener, content), name="broadcast listener")
+
+    async def _pong(self, message: Message) -> None:
+        address = routing.reply_address(message.reply_to)
+        if address is None:
+            return
+        load = self._runtime.load()
+        body = dumps({"agent_id": self._runtime.agent_id, "status": load.status.value, "running": load.running})
+        try:
+            await self._broker.publish(
+                Message(body=body, correlation_id=message.correlation_id, type="coditect.pong.v1"),
+                exchange=address.exchange,
+                routing_key=address.routing_key,
+                timeout_seconds=ANSWER_SECONDS,
+            )
+        except CoditectError as error:
+            log.debug("A ping could not be answered", extra={"reason": str(error)})
+
+
+async def _call(listener: Listener, content: Any) -> None:
+    result = listener(content)
+    if inspect.isawaitable(result):
+        await result

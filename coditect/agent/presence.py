@@ -1,0 +1,174 @@
+"""An agent's place in the registry: registered, renewed by heartbeat, put back when it was lost, taken away.
+
+The registry is a convenience, never a condition: whatever happens to it, the agent goes on working.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from coditect.errors import RegistryUnavailable
+from coditect.model.registration import AgentStatus, Load, Registration
+from coditect.registry.port import BEAT_SECONDS, LEASE_SECONDS, Registry
+
+log = logging.getLogger(__name__)
+
+REPAIR_SECONDS = 0.5
+"""Longest pause between two attempts while the registry fails."""
+
+SHORTEST_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What this process uses."""
+
+    cpu_percent: float
+    """Of one core, since the sample before; 0 for the first."""
+    resident_bytes: int
+
+
+def load_sampler() -> Callable[[], Usage]:
+    """A function that samples this process (not its children) in well under a millisecond."""
+    process = psutil.Process()
+    process.cpu_percent()
+
+    def sample() -> Usage:
+        try:
+            return Usage(process.cpu_percent(), process.memory_info().rss)
+        except (psutil.Error, OSError):  # a locked-down /proc
+            return Usage(0.0, 0)
+
+    return sample
+
+
+class Presence:
+    """Registers on entry, beats until exit, then deregisters.
+
+    Entry waits for the first attempt, exit for the last, each at most as long as the registry's own limit
+    (1 s); neither fails when the registry does. `load` is asked at each beat, on the event loop. A registry
+    that forgot the agent gets it back with the next beat, one that fails is asked again after at most
+    REPAIR_SECONDS.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        registration: Registration,
+        load: Callable[[], Load],
+        *,
+        beat_seconds: float = BEAT_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self._registry = registry
+        self._registration = registration
+        self._load = load
+        self._beat_seconds = beat_seconds
+        self._lease_seconds = lease_seconds
+        self._status: AgentStatus | None = None
+        self._registered = False
+        self._failing = False
+        self._ending = False
+        self._hurry = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+
+    @property
+    def known(self) -> bool:
+        """Whether the registry took the last beat."""
+        return self._registered and not self._failing
+
+    def set_status(self, status: AgentStatus | None) -> None:
+        """Tells this status in place of the load's own from now on, at once; None ends that."""
+        self._status = status
+        self._hurry.set()
+
+    async def __aenter__(self) -> Self:
+        await self._tell()
+        await self._tasks.__aenter__()
+        self._tasks.create_task(self._beat(), name=f"presence of {self._registration.agent_id}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending = True
+        self._hurry.set()
+        try:
+            await self._end_beat(kind, error, trace)
+        finally:
+            await self._deregister()
+
+    async def _end_beat(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A cancellation is the group's business, an error of the body is not: it would be wrapped."""
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            await self._tasks.__aexit__(kind, error, trace)
+        else:
+            await self._tasks.__aexit__(None, None, None)
+
+    async def _beat(self) -> None:
+        now = asyncio.get_running_loop().time
+        last = now()
+        while not self._ending:
+            every = min(self._beat_seconds, REPAIR_SECONDS) if self._failing else self._beat_seconds
+            await self._pause(max(SHORTEST_PAUSE_SECONDS, last + every - now()))
+            last = now()
+            if not self._ending:
+                await self._tell()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        self._hurry.clear()
+
+    async def _tell(self) -> None:
+        load = self._load()
+        if self._status is not None:
+            load = replace(load, status=self._status)
+        try:
+            forgotten = await self._renew_or_register(load)
+        except RegistryUnavailable as error:
+            self._note_failure(error)
+        else:
+            self._note_success(forgotten=forgotten)
+
+    async def _renew_or_register(self, load: Load) -> bool:
+        """Whether the registry had forgotten the agent."""
+        agent_id = self._registration.agent_id
+        if self._registered and await self._registry.renew(agent_id, load, lease_seconds=self._lease_seconds):
+            return False
+        forgotten = self._registered
+        await self._registry.register(self._registration, load, lease_seconds=self._lease_seconds)
+        self._registered = True
+        return forgotten
+
+    def _note_failure(self, error: RegistryUnavailable) -> None:
+        if not self._failing:
+            log.warning("The registry does not answer; work goes on", extra=self._facts(reason=str(error)))
+        self._failing = True
+
+    def _note_success(self, *, forgotten: bool) -> None:
+        if self._failing:
+            log.info("The registry answers again and knows this agent", extra=self._facts())
+        elif forgotten:
+            log.warning("The registry had forgotten this agent and knows it again", extra=self._facts())
+        self._failing = False
+
+    async def _deregister(self) -> None:
+        try:
+            await self._registry.deregister(self._registration.agent_id)
+        except RegistryUnavailable as error:
+            log.info("Not deregistered; the lease will lapse", extra=self._facts(reason=str(error)))
+
+    def _facts(self, **facts: str) -> dict[str, str]:
+        return {"agent_id": self._registration.agent_id, **facts}

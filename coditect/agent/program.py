@@ -1,0 +1,219 @@
+"""Puts an agent process together: the only place of this room that knows adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from coditect.agent.declaration import Agent
+from coditect.agent.events import Events
+from coditect.agent.health import health_server
+from coditect.agent.loading import load_agents
+from coditect.agent.mail import Mailbox
+from coditect.agent.presence import Presence
+from coditect.agent.runtime import Limits, Runtime
+from coditect.background import Background
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.port import Broker
+from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
+from coditect.clock import Clock, SystemClock
+from coditect.errors import CoditectError, SetupError
+from coditect.model import routing
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus, Registration
+from coditect.registry.port import Registry
+from coditect.registry.redis import RedisRegistry
+from coditect.requests import Requests
+from coditect.settings import Settings
+from coditect.telemetry.logs import configure_logs
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 60.0
+
+
+def new_agent_id(agent: Agent) -> AgentId:
+    """A fresh id for a process of this agent."""
+    return AgentId(f"{agent.name}-{token_hex(4)}")
+
+
+def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Topology:
+    """What this process needs on the broker."""
+    needed = backbone() + agent_queues(agent_id, slots=slots)
+    for capability in agent.capabilities:
+        needed += capability_queues(capability.name)
+    return needed
+
+
+def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -> Registration:
+    """What this process says of itself."""
+    return Registration(
+        agent_id=agent_id,
+        name=agent.name,
+        version=agent.version,
+        slots=slots,
+        capabilities=tuple(one.spec for one in agent.capabilities),
+        tags=agent.tags,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at_ms=clock.now_ms(),
+        metadata={"description": agent.description} if agent.description else {},
+    )
+
+
+@asynccontextmanager
+async def running_agent(
+    agent: Agent,
+    *,
+    broker: Broker,
+    registry: Registry,
+    settings: Settings,
+    clock: Clock,
+    drain: asyncio.Event,
+) -> AsyncIterator[Runtime]:
+    """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues."""
+    agent_id = new_agent_id(agent)
+    slots = settings.slots or agent.slots
+    async with AsyncExitStack() as stack:
+        background = await stack.enter_async_context(Background())
+        await broker.declare(topology(agent, agent_id, slots=slots))
+        stack.push_async_callback(_remove_queues, broker, agent_id)
+        quorum = settings.reply_queue == "quorum"
+        requests = await stack.enter_async_context(Requests(broker, name=agent_id, quorum=quorum))
+        events = Events(broker, background, clock, source=f"/agents/{agent_id}")
+        runtime = Runtime(
+            agent,
+            agent_id,
+            broker=broker,
+            requests=requests,
+            events=events,
+            clock=clock,
+            background=background,
+            limits=Limits(slots, settings.max_suspended, settings.drain_seconds, settings.workspace),
+        )
+        presence = Presence(
+            registry,
+            registration(agent, agent_id, clock, slots=slots),
+            runtime.load,
+            beat_seconds=settings.beat_seconds,
+            lease_seconds=settings.lease_seconds,
+        )
+        await stack.enter_async_context(presence)
+        mailbox = Mailbox(
+            runtime,
+            broker,
+            events,
+            background,
+            agent_name=agent.name,
+            listeners=agent.listeners,
+            drain=drain.set,
+        )
+        await mailbox.open(agent_id)
+        await stack.enter_async_context(runtime)
+        events.emit("agent.online", subject=agent_id)
+        yield runtime
+        presence.set_status(AgentStatus.DRAINING)
+        events.emit("agent.draining", subject=agent_id)
+
+
+async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
+    """The process's own queues go with it; an inbox that still holds tasks hands them on by itself."""
+    try:
+        await broker.delete_queue(routing.mail_queue(agent_id))
+        await broker.delete_queue(f"reply.{agent_id}")
+        await broker.delete_queue(routing.inbox_queue(agent_id), if_empty=True)
+    except CoditectError as error:
+        log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})
+
+
+async def serve(agent: Agent, settings: Settings) -> None:
+    """Runs one agent process until SIGTERM, SIGINT or a drain letter; then drains and ends."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    broker = AmqpBroker(
+        settings.amqp_url,
+        name=agent.name,
+        window=settings.window,
+        declare=settings.declare,
+        connect_seconds=CONNECT_SECONDS,
+    )
+    async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(
+            running_agent(
+                agent, broker=broker, registry=registry, settings=settings, clock=SystemClock(), drain=stop
+            )
+        )
+        if settings.health_port is not None:
+            await stack.enter_async_context(
+                health_server(lambda: unready(broker), host=settings.health_host, port=settings.health_port)
+            )
+        gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
+        _tell_ready()
+        log.info("The agent is ready", extra={"agent_id": runtime.agent_id})
+        await stop.wait()
+
+
+def unready(broker: Broker) -> str:
+    """Why the agent cannot take work; empty when it can."""
+    if not broker.connected:
+        return "the broker's connection or a consumer is missing"
+    return ""
+
+
+def _tell_ready() -> None:
+    """Creates the file that `CODITECT_READY_FILE` names, for whoever started us."""
+    name = os.environ.get("CODITECT_READY_FILE")
+    if name:
+        Path(name).touch()
+
+
+def run(target: str, settings: Settings, *, processes: int = 1) -> int:
+    """Runs the agents of a file or module; with `processes` that many of them. Gives the exit code."""
+    if processes > 1:
+        return _run_many(target, processes)
+    configure_logs(settings.log_level)
+    agents = load_agents(target)
+    if len(agents) > 1:
+        raise SetupError(
+            "The file declares several agents; name one",
+            target=target,
+            names=[one.name for one in agents],
+            fix=f"coditect agent run {target}:NAME",
+        )
+    _run_loop(serve(agents[0], settings))
+    return 0
+
+
+def _run_loop(work: object) -> None:
+    try:
+        import uvloop  # noqa: PLC0415 - the `speed` extra
+    except ImportError:
+        asyncio.run(work)  # type: ignore[arg-type]
+    else:
+        uvloop.run(work)
+
+
+def _run_many(target: str, processes: int) -> int:
+    """Starts the processes, passes the signals on, and ends when all have ended."""
+    command = [sys.executable, "-m", "coditect", "agent", "run", target]
+    children = [subprocess.Popen(command) for _ in range(processes)]
+
+    def pass_on(number: int, _: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    return max(abs(child.wait()) for child in children)

@@ -1,0 +1,409 @@
+"""An agent at work: consume → execute → settle.
+
+Every delivery ends in exactly one settlement: acked after what follows from it was confirmed, or returned
+for somebody else. An error of the runtime itself returns the delivery, it never drops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from coditect.agent.context import Context
+from coditect.agent.declaration import Agent, Capability
+from coditect.agent.events import Events
+from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
+from coditect.agent.execution import CanceledIds, Execution, ExecutionKey, Remembered
+from coditect.agent.feed import Held
+from coditect.agent.intake import Intake
+from coditect.agent.services import TaskServices
+from coditect.agent.settle import Settler
+from coditect.agent.slots import Slots
+from coditect.agent.workers import Workers
+from coditect.background import Background
+from coditect.broker.port import Broker, Delivery
+from coditect.clock import Clock
+from coditect.errors import InputError, InvalidTask, Retryable, TooLarge, Unroutable
+from coditect.model import routing, wire
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.json import dumps
+from coditect.model.registration import AgentStatus, Load
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import Task
+from coditect.requests import Requests
+
+log = logging.getLogger(__name__)
+
+RETURN_SECONDS = 1.0
+INBOX_GROUP = "inbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process may take on."""
+
+    slots: int
+    max_suspended: int = 1_000
+    drain_seconds: float = 30.0
+    workspace: str | None = None
+
+
+class Runtime:
+    """One agent process's work. `async with` consumes; leaving drains."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        agent_id: AgentId,
+        *,
+        broker: Broker,
+        requests: Requests,
+        events: Events,
+        clock: Clock,
+        limits: Limits,
+        background: Background,
+    ) -> None:
+        self._capabilities = {one.name: one for one in agent.capabilities}
+        self.agent_id = agent_id
+        self._broker = broker
+        self._requests = requests
+        self._events = events
+        self._clock = clock
+        self._limits = limits
+        self._background = background
+        self._slots = Slots(limits.slots)
+        self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
+        self._settler = Settler(broker, events, clock, agent_id=agent_id)
+        self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers())
+        self._executions: set[Execution] = set()
+        self._running: dict[ExecutionKey, Execution] = {}
+        self._remembered = Remembered()
+        self._canceled = CanceledIds()
+        self._settling: set[asyncio.Task[Any]] = set()
+        self._mean_ms = 0.0
+        self._completed = 0
+        self._failed = 0
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        for name in self._capabilities:
+            for level in Priority:
+                await self._intake.open(routing.task_queue(name, level), level)
+        await self._intake.open(routing.inbox_queue(self.agent_id), Priority.P1, group=INBOX_GROUP)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+        await self._rooms.workers.close()
+        self._rooms.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def drain(self) -> None:
+        """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
+        await self._intake.close()
+        works = {one.work for one in self._executions if one.work is not None} | self._settling
+        if works:
+            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(works)})
+            _, late = await asyncio.wait(works, timeout=self._limits.drain_seconds)
+            for work in late:
+                work.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def load(self) -> Load:
+        """What it carries right now."""
+        draining = AgentStatus.DRAINING if self._intake.closed else AgentStatus.IDLE
+        return Load(
+            status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,
+            running=self._slots.in_use,
+            suspended=self._intake.suspended,
+            latency_ms=round(self._mean_ms, 3),
+            completed=self._completed,
+            failed=self._failed,
+        )
+
+    def cancel(self, task_id: str, reason: str) -> None:
+        """Cancels a task that runs here, or that will arrive within ten minutes."""
+        self._canceled.put(task_id, reason, self._now())
+        for execution in self._executions:
+            if execution.task.id == task_id:
+                execution.cancel(reason)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    # -- consume ----------------------------------------------------------------------------------------
+
+    def _screen(self, delivery: Delivery) -> Task | None:
+        """The task of a delivery that needs a slot; everything else is settled from here without one."""
+        try:
+            task = wire.read_task(delivery.message, delivery.routing_key)
+        except InputError as error:
+            self._beside(self._refuse(delivery, error))
+            return None
+        if task.capability not in self._capabilities:
+            delivery.reject()  # a pin to an agent that cannot do it: the inbox hands it to the capability's queue
+            return None
+        if self._joined(task, delivery):
+            return None
+        ended = self._too_late(task) or self._canceled_before(task)
+        if ended is not None:
+            self._beside(self._settle_unstarted(task, delivery, ended))
+            return None
+        return task
+
+    def _joined(self, task: Task, delivery: Delivery) -> bool:
+        """Whether this execution runs here already, or did: then the delivery only wants its outcome."""
+        key = task.execution_key
+        if key is None:
+            return False
+        running = self._running.get(key)
+        if running is not None:
+            running.attached.append((task, delivery))
+            return True
+        outcome = self._remembered.get(key, self._now())
+        if outcome is not None:
+            self._beside(self._answer_again(task, delivery, outcome))
+        return outcome is not None
+
+    def _too_late(self, task: Task) -> Ended | None:
+        limits, now = task.limits, self._clock.now_ms()
+        for bound, name in ((limits.deadline_ms, "deadline"), (limits.start_by_ms, "start-by")):
+            if bound is not None and bound <= now:
+                failure = Failure("expired", "TaskExpired", f"The task's {name} passed {now - bound} ms before it started")
+                return Ended(Status.REJECTED, failure=failure)
+        return None
+
+    def _canceled_before(self, task: Task) -> Ended | None:
+        reason = self._canceled.reason(task.id, self._now())
+        if reason is None:
+            return None
+        return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
+
+    def _beside(self, work: Any) -> None:
+        """Settles something that holds no slot; a drain waits for it."""
+        task = self._background.start(work, name="settle")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    # -- execute ----------------------------------------------------------------------------------------
+
+    def _start(self, held: Held) -> None:
+        execution = Execution(held.task, held.delivery)
+        self._executions.add(execution)
+        execution.work = self._background.start(self._execute(execution, held), name="task")
+
+    async def _execute(self, execution: Execution, held: Held) -> None:
+        task = held.task
+        began = self._now()
+        counted = False
+        try:
+            if self._joined(task, held.delivery):
+                return
+            if task.execution_key is not None:
+                self._running[task.execution_key] = execution
+            started_ms = self._clock.now_ms()
+            ended = self._too_late(task) or self._canceled_before(task) or await self._handle(execution, held)
+            finished_ms = self._clock.now_ms()
+            counted = True
+            self._hand_over_slot(held, ended, began)
+            await self._settle(execution, ended, started_ms, finished_ms)
+        except SentBack:
+            await self._send_back(execution)
+        except asyncio.CancelledError:
+            self._return(execution)
+            raise
+        except Retryable as error:
+            log.warning("A task could not be settled; it is returned", extra={"task_id": task.id, "reason": str(error)})
+            self._return(execution)
+        except Exception:
+            log.exception("The runtime failed on a delivery; it is returned", extra={"task_id": task.id})
+            await asyncio.sleep(RETURN_SECONDS)
+            self._return(execution)
+        finally:
+            self._forget(execution)
+            if not counted:
+                self._intake.finished(held, 0.0)
+            self._intake.settled(held)
+
+    def _forget(self, execution: Execution) -> None:
+        self._executions.discard(execution)
+        key = execution.task.execution_key
+        if key is not None and self._running.get(key) is execution:
+            del self._running[key]
+
+    async def _handle(self, execution: Execution, held: Held) -> Ended:
+        task = execution.task
+        capability = self._capabilities[task.capability]
+        task_id = task.id or self._clock.new_id()
+        services = TaskServices(
+            held, task_id, self._requests, self._events, self._intake, self._clock, self._limits.max_suspended
+        )
+        context = Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
+        self._events.emit("task.started", subject=task_id, agent=self.agent_id, attempt=task.attempt)
+        execution.handling = True
+        try:
+            return await run_handler(
+                capability, task, context, self._rooms, limit_seconds=self._limit_seconds(capability, task)
+            )
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if execution.canceled is None or current is None:
+                raise
+            current.uncancel()
+            return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
+        finally:
+            execution.handling = False
+            context.remove_workspace()
+
+    def _limit_seconds(self, capability: Capability, task: Task) -> float:
+        seconds = capability.timeout_seconds
+        if task.limits.timeout_ms is not None:
+            seconds = min(task.limits.timeout_ms / 1000, seconds)
+        if task.limits.deadline_ms is not None:
+            seconds = min(seconds, (task.limits.deadline_ms - self._clock.now_ms()) / 1000)
+        return max(0.0, seconds)
+
+    def _hand_over_slot(self, held: Held, ended: Ended, began: float) -> None:
+        ran = self._now() - began
+        self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
+        if ended.leftover is None:
+            self._intake.finished(held, ran)
+        else:  # the thread cannot be stopped: the outcome goes out now, the slot comes back when it ends
+            ended.leftover.add_done_callback(lambda _: self._intake.finished(held, ran))
+
+    # -- settle -----------------------------------------------------------------------------------------
+
+    async def _settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
+        task = execution.task
+        if await self._retried(execution, ended):
+            return
+        outcome = Outcome(
+            status=ended.status,
+            body=ended.body if ended.failure is None else wire_failure(ended.failure),
+            task_id=task.id,
+            correlation_id=task.correlation_id,
+            agent_id=self.agent_id,
+            attempt=task.attempt,
+            fence=task.owner.fence if task.owner else None,
+            started_at_ms=started_ms,
+            finished_at_ms=finished_ms,
+            failure=ended.failure,
+        )
+        if ended.status is Status.COMPLETED:
+            self._completed += 1
+            if task.execution_key is not None:
+                self._remembered.put(task.execution_key, outcome, self._now())
+        else:
+            self._failed += 1
+        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
+            await self._bury(execution, ended.failure)
+        self._events.emit(f"task.{ended.status.value}", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
+        answered = 0
+        while answered < len(execution.deliveries):  # more may be attached while a reply goes out
+            wanting, delivery = execution.deliveries[answered]
+            await self._settler.reply(wanting, outcome)
+            delivery.ack()
+            answered += 1
+
+    async def _retried(self, execution: Execution, ended: Ended) -> bool:
+        task = execution.task
+        policy = self._capabilities[task.capability].retry
+        attempts = task.limits.max_attempts or policy.max_attempts
+        if (
+            ended.status is not Status.FAILED
+            or ended.failure is None
+            or task.owner is not None
+            or task.attempt >= attempts
+            or not policy.allows(ended.error or Exception())
+            or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
+        ):
+            return False
+        self._failed += 1
+        await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
+        self._ack_all(execution)
+        return True
+
+    async def _bury(self, execution: Execution, failure: Failure) -> None:
+        task, delivery = execution.task, execution.delivery
+        errors = (*task.errors, self._settler.history(task, failure))
+        await self._settler.bury(delivery.message, task.key, failure, attempt=task.attempt, errors=errors)
+
+    async def _send_back(self, execution: Execution) -> None:
+        try:
+            await self._settler.send_back(execution.task, execution.delivery.message.headers)
+        except Retryable:
+            self._return(execution)
+        else:
+            self._ack_all(execution)
+
+    @staticmethod
+    def _ack_all(execution: Execution) -> None:
+        for _, delivery in execution.deliveries:
+            delivery.ack()
+
+    @staticmethod
+    def _return(execution: Execution) -> None:
+        for _, delivery in execution.deliveries:
+            delivery.requeue()
+
+    async def _settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
+        now = self._clock.now_ms()
+        await self._guarded(self._settle(Execution(task, delivery), ended, now, now), delivery)
+
+    async def _answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
+        await self._guarded(self._settler.reply(task, outcome), delivery)
+        delivery.ack()
+
+    async def _refuse(self, delivery: Delivery, error: InputError) -> None:
+        """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
+        reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
+        failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
+        await self._guarded(self._bury_and_answer(delivery, failure), delivery)
+
+    async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
+        message = delivery.message
+        key = delivery.routing_key
+        try:
+            await self._settler.bury(message, key, failure, attempt=1, errors=())
+        except Unroutable:
+            delivery.reject()
+            return
+        capability, _, _ = key.rpartition(".")
+        anonymous = Task(
+            capability or key,
+            Priority.P1,
+            b"",
+            id=TaskId(message.message_id) if message.message_id else None,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+        )
+        outcome = Outcome(
+            Status.REJECTED, wire_failure(failure), message.message_id, None, self.agent_id, failure=failure
+        )
+        await self._settler.reply(anonymous, outcome)
+        delivery.ack()
+
+    async def _guarded(self, work: Any, delivery: Delivery) -> None:
+        """The boundary of deliveries that hold no slot: whatever fails, the delivery goes back."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            delivery.requeue()
+            raise
+        except Exception:
+            log.exception("The runtime failed on a delivery; it is returned")
+            await asyncio.sleep(RETURN_SECONDS)
+            delivery.requeue()
+
+
+def wire_failure(failure: Failure) -> bytes:
+    """The body of a result without a value."""
+    return dumps(failure.as_json())

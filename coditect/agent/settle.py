@@ -1,0 +1,136 @@
+"""What follows from how an attempt ended: publish the next thing, and only then let the delivery go.
+
+Who owns a task decides about its failure. A task without an owner is tried again through the retry
+exchanges while attempts are left, and then becomes a dead letter; an owned one is reported to its owner.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coditect.agent.events import Events
+from coditect.broker.port import Broker
+from coditect.clock import Clock
+from coditect.errors import NotFound, Overloaded, Unroutable
+from coditect.model import routing, wire
+from coditect.model.ids import AgentId
+from coditect.model.json import dumps
+from coditect.model.message import Message
+from coditect.model.result import Failure, Outcome
+from coditect.model.retry import Retry, rung_ms
+from coditect.model.task import Task
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 60.0
+SENT_BACK_SECONDS = 1.0
+_MAX_HEADER_TEXT = 4_096
+_BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
+
+
+class Settler:
+    """Publishes replies, retries and dead letters for one agent process."""
+
+    def __init__(self, broker: Broker, events: Events, clock: Clock, *, agent_id: AgentId) -> None:
+        self._broker = broker
+        self._events = events
+        self._clock = clock
+        self._agent_id = agent_id
+        self.unclaimed = 0
+        """Replies that nobody could receive any more."""
+
+    async def reply(self, task: Task, outcome: Outcome) -> None:
+        """Answers to the task's return address, if it has one. Raises what `publish` raises (retryable)."""
+        address = routing.reply_address(task.reply_to)
+        if address is None:
+            return
+        answer = replace(outcome, correlation_id=task.correlation_id or task.id, task_id=task.id)
+        message = wire.result_message(answer, capability=task.capability)
+        try:
+            await self._broker.publish(
+                message,
+                exchange=address.exchange,
+                routing_key=address.routing_key,
+                timeout_seconds=PUBLISH_SECONDS,
+            )
+        except (Unroutable, NotFound, Overloaded) as error:
+            self.unclaimed += 1
+            self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
+            log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
+
+    async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> None:
+        """Sends the task round through a rung of the retry ladder, one attempt further."""
+        delay_ms = rung_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
+        errors = (*task.errors, self.history(task, failure))
+        await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
+        self._events.emit(
+            "task.retrying", subject=task.id or "", attempt=task.attempt, delay_ms=delay_ms, error=failure.message
+        )
+
+    async def send_back(self, task: Task, headers: Mapping[str, Any]) -> None:
+        """Sends the task round unchanged: it could not be suspended."""
+        await self._round(task, headers, rung_ms(SENT_BACK_SECONDS * 2 * self._clock.chance(), self._clock.chance()))
+
+    async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
+        message = wire.task_message(task)
+        await self._broker.publish(
+            replace(message, headers={**foreign_headers(headers), **message.headers}),
+            exchange=routing.retry_exchange(delay_ms),
+            routing_key=task.key,
+            timeout_seconds=PUBLISH_SECONDS,
+        )
+
+    async def bury(self, message: Message, routing_key: str, failure: Failure, *, attempt: int, errors: Any) -> None:
+        """Makes a dead letter of the message: as it was, with the reason.
+
+        Raises: Unroutable when the capability has no dead queue; what `publish` raises.
+        """
+        headers = foreign_headers(message.headers, keep_ours=True)
+        headers |= {
+            wire.REASON: failure.reason,
+            wire.AGENT: self._agent_id,
+            wire.ATTEMPT: attempt,
+            wire.ERROR: dumps(failure.as_json()).decode(),
+            wire.DEAD_AT: self._clock.now_ms(),
+        }
+        if errors:
+            headers[wire.ERRORS] = wire.errors_header(tuple(errors))
+        await self._broker.publish(
+            replace(message, headers=headers, expiration_ms=None),
+            exchange=routing.DEAD,
+            routing_key=routing_key,
+            timeout_seconds=PUBLISH_SECONDS,
+        )
+        self._events.emit(
+            "task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key
+        )
+
+    def history(self, task: Task, failure: Failure) -> dict[str, Any]:
+        """One failed attempt as it travels with the task."""
+        return {
+            "agent": self._agent_id,
+            "attempt": task.attempt,
+            "type": failure.type,
+            "message": failure.message[:500],
+            "reason": failure.reason,
+            "at_ms": self._clock.now_ms(),
+        }
+
+
+def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
+    """Headers worth carrying on: plain values that are not the broker's own.
+
+    A copied `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in headers.items():
+        if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
+            continue
+        if name.startswith(wire.PREFIX) and not keep_ours:
+            continue
+        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _MAX_HEADER_TEXT):
+            kept[name] = value
+    return kept

@@ -1,0 +1,71 @@
+"""Who may start next: weighted fair admission of the three priority levels to an agent's slots.
+
+8:4:1 by smooth weighted round robin (as nginx balances its upstreams), over the levels that have something
+to start. With two slots or more one is kept for P0 until a P0 task runs; a P0 start there counts against
+P0's share like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from coditect.model.capability import Priority
+
+_FARTHEST = 26
+"""Two rounds: what a level may save or owe while the others could not start."""
+WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
+
+
+class Slots:
+    """Counts slots and decides whose turn it is."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._taken = dict.fromkeys(Priority, 0)
+        self._in_use = 0
+        self._turn = dict.fromkeys(Priority, 0)
+
+    @property
+    def in_use(self) -> int:
+        """Slots taken."""
+        return self._in_use
+
+    @property
+    def free(self) -> int:
+        """Slots not taken; negative while resumed tasks overshoot."""
+        return self.total - self._in_use
+
+    def startable(self, level: Priority) -> int:
+        """How many tasks of this level could start now."""
+        kept = 1 if level is not Priority.P0 and self.total > 1 and not self._taken[Priority.P0] else 0
+        return max(0, self.total - self._in_use - kept)
+
+    def take(self, level: Priority) -> None:
+        """A task of this level holds a slot from now on."""
+        self._taken[level] += 1
+        self._in_use += 1
+
+    def give_back(self, level: Priority) -> None:
+        """A task of this level gave its slot back."""
+        self._taken[level] -= 1
+        self._in_use -= 1
+
+    def choose(self, waiting: Collection[Priority]) -> Priority | None:
+        """Whose turn it is among the levels that wait; None when none of them may start now."""
+        eligible = [level for level in waiting if self.startable(level)]
+        if not eligible:
+            return None
+        if len(waiting) == 1:
+            return eligible[0]
+        for level in waiting:
+            self._turn[level] = min(_FARTHEST, self._turn[level] + WEIGHTS[level])
+        best = max(eligible, key=lambda level: (self._turn[level], WEIGHTS[level]))
+        self._turn[best] = max(-_FARTHEST, self._turn[best] - sum(WEIGHTS[level] for level in waiting))
+        self._forget_idle(waiting)
+        return best
+
+    def _forget_idle(self, waiting: Collection[Priority]) -> None:
+        """A level that had nothing to start neither saves nor owes turns."""
+        for level in Priority:
+            if level not in waiting:
+                self._turn[level] = 0

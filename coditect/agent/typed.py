@@ -1,0 +1,121 @@
+"""A handler's types drive validation of its input, encoding of its output, and the published JSON Schemas."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from coditect.errors import InvalidTask, SetupError
+from coditect.model.json import dumps, loads
+
+_MAX_SHOWN = 5
+
+
+def _decode_json(body: bytes) -> Any:
+    return loads(body) if body else None
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one type lies on the wire."""
+
+    decode: Callable[[bytes], Any] = _decode_json
+    """Body to value; raises InvalidTask."""
+    encode: Callable[[Any], bytes] = dumps
+    """Value to body; raises InvalidTask."""
+    schema: Mapping[str, object] = field(default_factory=dict)
+
+
+PLAIN = Codec()
+"""Anything JSON can say."""
+
+
+def codec(type_: Any) -> Codec:
+    """The codec of a type: pydantic models, dataclasses, typed dicts, lists of them, or plain JSON.
+
+    Raises: SetupError when the type cannot be validated.
+    """
+    if type_ in (Any, None, type(None), object, dict, inspect.Parameter.empty):
+        return PLAIN
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+        schema = adapter.json_schema()
+    except (PydanticSchemaGenerationError, TypeError, NameError) as error:
+        raise SetupError(
+            "The type cannot be validated", type=str(type_), fix="use a pydantic model, a dataclass or plain JSON"
+        ) from error
+    return Codec(_decoder(adapter), _encoder(adapter), schema)
+
+
+def _decoder(adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+    validate = adapter.validate_json
+
+    def decode(body: bytes) -> Any:
+        try:
+            return validate(body)
+        except ValidationError as error:
+            raise InvalidTask("The body does not fit the schema", errors=_shown(error)) from error
+
+    return decode
+
+
+def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
+    dump = adapter.dump_json
+
+    def encode(value: Any) -> bytes:
+        try:
+            return dump(value, warnings="error")
+        except ValueError as error:  # pydantic's serialization errors are ValueErrors
+            raise InvalidTask("The value does not fit the schema", reason=str(error)[:300]) from error
+
+    return encode
+
+
+def _shown(error: ValidationError) -> list[str]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in found[:_MAX_SHOWN]]
+
+
+def encode_any(value: Any) -> bytes:
+    """The JSON of a value of any supported type: bytes are taken as JSON already."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        return dumps(value)
+    except InvalidTask:
+        return codec(type(value)).encode(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a handler takes and gives."""
+
+    input: Codec
+    output: Codec
+    wants_context: bool
+
+
+def signature(handler: Callable[..., Any]) -> Signature:
+    """The handler's signature: `(task)` or `(task, ctx)`; unannotated parts are plain JSON.
+
+    Raises: SetupError for any other shape.
+    """
+    parameters = list(inspect.signature(handler).parameters.values())
+    if not 1 <= len(parameters) <= 2:
+        raise SetupError(
+            "A handler takes the task's input and, if it wants, a Context", handler=handler.__qualname__
+        )
+    try:
+        hints = get_type_hints(handler)
+    except NameError as error:
+        raise SetupError("A handler's annotation is unknown", handler=handler.__qualname__, reason=str(error)) from error
+    return Signature(
+        input=codec(hints.get(parameters[0].name, Any)),
+        output=codec(hints.get("return", Any)),
+        wants_context=len(parameters) == 2,
+    )

@@ -1,0 +1,242 @@
+"""The AMQP adapter: two connections, one that publishes and one that consumes.
+
+A connection that the broker blocks (an alarm) stalls its consumers too, hence two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import ChannelNotFoundEntity
+from pamqp.commands import Basic
+
+from coditect.background import Background
+from coditect.broker.amqp import declare as rare
+from coditect.broker.amqp.delivery import AmqpDelivery
+from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.amqp.inlet import Group, Subscription
+from coditect.broker.amqp.link import Link
+from coditect.broker.amqp.publisher import Publisher
+from coditect.broker.amqp.settle import Settlements
+from coditect.broker.amqp.watch import watch_consumers
+from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo
+from coditect.broker.topology import Exchange, Queue, Topology
+from coditect.errors import NotFound
+from coditect.model.message import Message
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 15.0
+T = TypeVar("T")
+
+
+class AmqpBroker:
+    """RabbitMQ 3.10 or newer. See `Broker` of the port; `name` is shown in the broker's connection list."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "coditect",
+        window: int = 500,
+        declare: bool = True,
+        connect_seconds: float = 10.0,
+        watch_seconds: float = 5.0,
+    ) -> None:
+        self._background = Background()
+        self._connect_seconds = connect_seconds
+        self._watch_seconds = watch_seconds
+        self._only_check = not declare
+        self._topology = Topology()
+        self._groups: dict[str, Group] = {}
+        self._outgoing = Link(url, name=f"{name} publishes", restore=self._restore_outgoing)
+        self._incoming = Link(url, name=f"{name} consumes", restore=self._restore_incoming)
+        self._publisher = Publisher(self._outgoing, window=window)
+        self._browsing: tuple[AbstractChannel, Settlements] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._background.start(self._incoming.run(), name="incoming link")
+        self._background.start(self._outgoing.run(), name="outgoing link")
+        try:
+            await self._incoming.first(self._connect_seconds)
+            await self._outgoing.first(self._connect_seconds)
+        except BaseException:
+            await self._background.close()
+            raise
+        self._background.start(
+            watch_consumers(self._groups, self.stats, seconds=self._watch_seconds), name="watch consumers"
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.release()
+        for group in self._groups.values():
+            await group.close()
+        await self._background.close()
+
+    @property
+    def server(self) -> ServerInfo:
+        """Who answered last."""
+        return self._incoming.server
+
+    @property
+    def connected(self) -> bool:
+        """Whether both connections stand and every consumer is active."""
+        links = self._incoming.up and self._outgoing.up
+        return links and all(one.active for group in self._groups.values() for one in group.subscriptions)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether publishes wait for an alarm to end."""
+        return self._publisher.blocked
+
+    async def _restore_outgoing(self, connection: AbstractConnection) -> None:
+        """Publishing waits for the topology, so that nothing is refused for want of it."""
+        if self._topology.exchanges or self._topology.queues:
+            await rare.declare(connection, self._topology, only_check=self._only_check)
+
+    async def _restore_incoming(self, connection: AbstractConnection) -> None:
+        if self._topology.exchanges or self._topology.queues:
+            await rare.declare(connection, self._topology, only_check=self._only_check)
+        for group in self._groups.values():
+            await group.restore(connection)
+
+    async def declare(self, topology: Topology) -> None:
+        """See `Broker.declare`."""
+        await self._rarely(lambda link: rare.declare(link, topology, only_check=self._only_check))
+        self._topology += topology
+
+    async def publish(
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """See `Broker.publish`."""
+        await self._publisher.publish(
+            message,
+            exchange=exchange,
+            routing_key=routing_key,
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        group: str = "",
+        on_lost: Callable[[], None] | None = None,
+        exclusive: bool = False,
+    ) -> Consumer:
+        """See `Broker.consume`."""
+        shared = self._groups.get(group)
+        if shared is None:
+            shared = self._groups[group] = Group(group, self._background)
+        subscription = Subscription(
+            shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
+        )
+
+        async def subscribe(connection: AbstractConnection) -> None:
+            if not shared.opened:
+                await shared.restore(connection)
+            await shared.subscribe(subscription)
+
+        await self._rarely(subscribe)
+        return subscription
+
+    async def get(self, queue: str) -> Delivery | None:
+        """See `Broker.get`."""
+
+        async def fetch(connection: AbstractConnection) -> Delivery | None:
+            channel, settlements = await self._browse(connection)
+            try:
+                delivered = await channel.basic_get(queue, timeout=CALL_SECONDS)
+            except ChannelNotFoundEntity as error:
+                raise NotFound("There is no such queue", queue=queue) from error
+            if isinstance(delivered.delivery, Basic.GetEmpty):
+                return None
+            delivery = AmqpDelivery(delivered, _Browsed(queue), settlements)
+            settlements.took(delivery.tag)
+            return delivery
+
+        return await self._rarely(fetch)
+
+    async def _browse(self, connection: AbstractConnection) -> tuple[AbstractChannel, Settlements]:
+        if self._browsing is None or self._browsing[0].is_closed:
+            channel = await connection.channel(publisher_confirms=False, timeout=CALL_SECONDS)
+            self._browsing = channel, Settlements(channel)
+            self._background.start(self._browsing[1].run(), name="settle browsed")
+        return self._browsing
+
+    async def release(self) -> None:
+        """See `Broker.release`."""
+        if self._browsing is None:
+            return
+        (channel, settlements), self._browsing = self._browsing, None
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await settlements.flushed()
+                await rare.close_quietly(channel)
+        except LOST as error:
+            log.debug("The browsing channel was lost", extra={"reason": repr(error)})
+        settlements.lose()
+
+    async def stats(self, queue: str) -> QueueStats | None:
+        """See `Broker.stats`."""
+        return await self._rarely(lambda link: rare.stats(link, queue))
+
+    async def probe(self, entity: Exchange | Queue) -> str | None:
+        """None when it is as wanted, "" when it is missing, else the broker's words on the difference."""
+        return await self._rarely(lambda link: rare.probe(link, entity))
+
+    async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
+        """See `Broker.delete_queue`."""
+        await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty))
+
+    def drop(self) -> None:
+        """Cuts both connections, as a network fault would. For tests."""
+        self._incoming.abort()
+        self._outgoing.abort()
+
+    async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+        """Makes a rare call on the consuming connection, again after a loss, within the time.
+
+        Raises: BrokerUnavailable.
+        """
+        last: BaseException | None = None
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                while True:
+                    connection = await self._incoming.connection()
+                    try:
+                        return await call(connection)
+                    except asyncio.CancelledError as error:
+                        if canceled_by_us():
+                            raise
+                        last = error
+                    except LOST as error:
+                        last = error
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise unreachable("", last or self._incoming.last_error) from error
+
+
+class _Browsed:
+    """The source of a message that was fetched to look at."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.unsettled = 1

@@ -1,0 +1,123 @@
+"""Making and probing entities: everything rare, on throw-away channels, since a refusal closes the channel."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import ChannelLockedResource, ChannelNotFoundEntity, ChannelPreconditionFailed
+
+from coditect.broker.amqp.faults import LOST, refusal
+from coditect.broker.port import QueueStats
+from coditect.broker.topology import Binding, Exchange, Queue, Topology
+from coditect.errors import SetupError
+
+CALL_SECONDS = 10.0
+_PRIVATE = re.compile(r"(reply|agent|events)\.")
+
+
+async def declare(connection: AbstractConnection, topology: Topology, *, only_check: bool) -> None:
+    """Makes the entities exist; with `only_check` just the process's own queues, the rest must be there."""
+    channel = await _channel(connection)
+    try:
+        for exchange in topology.exchanges:
+            await _one(channel, exchange, passive=only_check)
+        for queue in topology.queues:
+            await _one(channel, queue, passive=only_check and not _PRIVATE.match(queue.name))
+        for binding in topology.bindings:
+            if not only_check or _PRIVATE.match(binding.queue):
+                await _bind(channel, binding)
+    finally:
+        await close_quietly(channel)
+
+
+async def _one(channel: AbstractChannel, entity: Exchange | Queue, *, passive: bool) -> None:
+    try:
+        await _declare_entity(channel, entity, passive=passive)
+    except LOST as error:
+        if passive and isinstance(error, ChannelNotFoundEntity):
+            raise SetupError(
+                "The broker lacks what this process needs and CODITECT_DECLARE is false",
+                missing=entity.name,
+                fix="coditect topology apply",
+            ) from error
+        refused = refusal(error, entity=entity.name)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+async def _declare_entity(channel: AbstractChannel, entity: Exchange | Queue, *, passive: bool) -> None:
+    if isinstance(entity, Exchange):
+        await channel.exchange_declare(
+            entity.name,
+            exchange_type=entity.type.value,
+            passive=passive,
+            durable=True,
+            arguments=_arguments(entity),
+            timeout=CALL_SECONDS,
+        )
+    else:
+        await channel.queue_declare(
+            entity.name, passive=passive, durable=True, arguments=_arguments(entity), timeout=CALL_SECONDS
+        )
+
+
+def _arguments(entity: Exchange | Queue) -> dict[str, Any]:
+    return dict(entity.arguments)
+
+
+async def _bind(channel: AbstractChannel, binding: Binding) -> None:
+    await channel.queue_bind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
+
+
+async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> str | None:
+    """None when the entity is there as wanted, "" when it is missing, else the broker's words on the difference."""
+    for passive in (True, False):
+        channel = await _channel(connection)
+        try:
+            await _declare_entity(channel, entity, passive=passive)
+        except ChannelNotFoundEntity:
+            return ""
+        except ChannelPreconditionFailed as error:
+            return str(error)
+        finally:
+            await close_quietly(channel)
+    return None
+
+
+async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
+    """Ready messages and consumers; None when there is no such queue."""
+    channel = await _channel(connection)
+    try:
+        reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
+    except ChannelNotFoundEntity:
+        return None
+    except ChannelLockedResource:
+        return QueueStats(messages=0, consumers=1)  # exclusive to somebody: it is there and consumed
+    finally:
+        await close_quietly(channel)
+    return QueueStats(messages=reply.message_count or 0, consumers=reply.consumer_count or 0)
+
+
+async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool) -> None:
+    """Removes the queue when it is there; quorum queues know no conditional delete, so the count is read first."""
+    found = await stats(connection, queue)
+    if found is None or (if_empty and found.messages):
+        return
+    channel = await _channel(connection)
+    try:
+        await channel.queue_delete(queue, timeout=CALL_SECONDS)
+    finally:
+        await close_quietly(channel)
+
+
+async def _channel(connection: AbstractConnection) -> AbstractChannel:
+    return await connection.channel(publisher_confirms=False, timeout=CALL_SECONDS)
+
+
+async def close_quietly(channel: AbstractChannel) -> None:
+    """Closes a channel that may be closed already."""
+    if not channel.is_closed:
+        await channel.close(timeout=CALL_SECONDS)

@@ -1,0 +1,66 @@
+"""The library's errors, sorted by what they mean for us."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    ProbableAuthenticationError,
+)
+from yarl import URL
+
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TopologyMismatch
+
+LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
+"""What a call on a broken connection or channel may raise (aiormq raises RuntimeError for a closed one)."""
+
+
+def canceled_by_us() -> bool:
+    """Whether a CancelledError is our own.
+
+    aiormq ends pending calls of a stuck connection with a CancelledError that nobody requested; taking it
+    for a real cancellation would end a publisher silently.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def unreachable(url: str, error: BaseException | None) -> CoditectError:
+    """Why there is no connection, with the fix."""
+    shown = str(URL(url).with_password(None).with_user(None)) if error is not None else "the broker"
+    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
+        return SetupError(
+            "The broker refused the user or password", url=shown, fix="check the user in CODITECT_AMQP_URL"
+        )
+    return BrokerUnavailable(
+        "The broker cannot be reached",
+        url=shown,
+        reason=repr(error)[:200],
+        fix="start it with `coditect up`, or point CODITECT_AMQP_URL to it",
+    )
+
+
+def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
+    """Our error for a channel that the broker closed over this entity; None when it was not about it."""
+    text = str(error)
+    if not entity or f"'{entity}'" not in text:
+        return None
+    if isinstance(error, ChannelNotFoundEntity):
+        return NotFound(
+            "The broker has no such exchange or queue", entity=entity, fix="coditect topology apply"
+        )
+    if isinstance(error, ChannelPreconditionFailed):
+        return TopologyMismatch(
+            "The broker holds it with other arguments",
+            entity=entity,
+            broker=text,
+            fix="coditect topology plan shows the difference and what to do",
+        )
+    if isinstance(error, ChannelAccessRefused):
+        return SetupError("The broker's permissions do not allow it", entity=entity, broker=text)
+    return None

@@ -1,0 +1,245 @@
+"""Consuming: subscriptions that are there again after every loss, on one channel per group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import count
+
+from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
+from pamqp.commands import Basic
+
+from coditect.background import Background
+from coditect.broker.amqp.delivery import AmqpDelivery
+from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
+from coditect.broker.amqp.settle import Settlements
+from coditect.broker.port import OnDelivery
+
+log = logging.getLogger(__name__)
+
+FRAME_BUFFER = 4096
+CALL_SECONDS = 5.0
+RETRY_SECONDS = 0.3
+
+
+class Subscription:
+    """A consumer of the port; kept over reconnects until it is canceled."""
+
+    def __init__(
+        self,
+        group: Group,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        on_lost: Callable[[], None] | None,
+        exclusive: bool,
+    ) -> None:
+        self._group = group
+        self._on_delivery = on_delivery
+        self._on_lost = on_lost
+        self._queue = queue
+        self._prefetch = prefetch
+        self._exclusive = exclusive
+        self.tag: str | None = None
+        self.unsettled = 0
+        self.delivered = 0
+        self.canceled = False
+
+    @property
+    def queue(self) -> str:
+        """The queue it consumes."""
+        return self._queue
+
+    @property
+    def prefetch(self) -> int:
+        """How many of its deliveries may be unsettled at once."""
+        return self._prefetch
+
+    @property
+    def active(self) -> bool:
+        """Whether the broker knows it right now."""
+        return self.tag is not None
+
+    async def cancel(self) -> None:
+        """See `Consumer.cancel`."""
+        self.canceled = True
+        await self._group.unsubscribe(self)
+
+    async def start(self, channel: AbstractChannel, settlements: Settlements, tag: str) -> None:
+        """Subscribes on this channel."""
+
+        def deliver(delivered: DeliveredMessage) -> None:
+            delivery = AmqpDelivery(delivered, self, settlements)
+            settlements.took(delivery.tag)
+            self.unsettled += 1
+            self.delivered += 1
+            self._on_delivery(delivery)
+
+        await channel.basic_qos(prefetch_count=self._prefetch, timeout=CALL_SECONDS)
+        await channel.basic_consume(
+            self._queue,
+            deliver,  # type: ignore[arg-type] # aiormq takes plain functions, too
+            consumer_tag=tag,
+            exclusive=self._exclusive,
+            timeout=CALL_SECONDS,
+        )
+        self.tag = tag
+
+    def lose(self) -> None:
+        """Its deliveries are gone with the channel."""
+        self.tag = None
+        self.unsettled = 0
+        if self._on_lost is not None and not self.canceled:
+            self._on_lost()
+
+
+class Group:
+    """One channel with its subscriptions; opened again when the channel or the connection is lost."""
+
+    def __init__(self, name: str, background: Background) -> None:
+        self._name = name
+        self._background = background
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._settlements: Settlements | None = None
+        self._lock = asyncio.Lock()
+        self._tags = count(1)
+        self.subscriptions: set[Subscription] = set()
+
+    @property
+    def opened(self) -> bool:
+        """Whether it has its channel."""
+        return self._channel is not None and not self._channel.is_closed
+
+    async def restore(self, connection: AbstractConnection) -> None:
+        """Everything anew on a new connection."""
+        self._connection = connection
+        async with self._lock:
+            await self._reopen()
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Adds a consumer.
+
+        Raises: our error when the broker refuses it; the library's when the connection is lost.
+        """
+        async with self._lock:
+            if self._channel is None or self._channel.is_closed:
+                await self._reopen()
+            self.subscriptions.add(subscription)
+            try:
+                await self._start(subscription)
+            except LOST as error:
+                self.subscriptions.discard(subscription)
+                refused = refusal(error, entity=subscription.queue)
+                if refused is None:
+                    raise
+                raise refused from error
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends a consumer; a lost channel has ended it already."""
+        async with self._lock:
+            self.subscriptions.discard(subscription)
+            tag, subscription.tag = subscription.tag, None
+            if tag is None or self._channel is None or self._channel.is_closed:
+                return
+            try:
+                await self._channel.basic_cancel(tag, timeout=CALL_SECONDS)
+            except LOST as error:
+                log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
+
+    async def renew(self, subscription: Subscription) -> None:
+        """Subscribes again on the same channel: what a deaf consumer needs."""
+        async with self._lock:
+            if subscription.canceled or self._channel is None or self._channel.is_closed:
+                return
+            if subscription.tag is not None:
+                await self._channel.basic_cancel(subscription.tag, timeout=CALL_SECONDS)
+                subscription.tag = None
+            await self._start(subscription)
+
+    async def flushed(self) -> None:
+        """Waits until every settlement decided so far was written."""
+        if self._settlements is not None:
+            await self._settlements.flushed()
+
+    async def close(self) -> None:
+        """Writes what was decided and closes the channel; the rest goes back to the queues."""
+        self._connection = None
+        if self._channel is None or self._channel.is_closed:
+            return
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self.flushed()
+                await self._channel.close()
+        except LOST as error:
+            log.debug("Closing a lost channel failed", extra={"reason": repr(error)})
+
+    async def _start(self, subscription: Subscription) -> None:
+        if self._channel is None or self._settlements is None:
+            return
+        await subscription.start(self._channel, self._settlements, f"{self._name or 'c'}.{next(self._tags)}")
+
+    async def _reopen(self) -> None:
+        self._lose()
+        if self._connection is None or self._connection.is_closed:
+            return
+        channel = await self._connection.channel(
+            publisher_confirms=False, frame_buffer_size=FRAME_BUFFER, timeout=CALL_SECONDS
+        )
+        self._channel, self._settlements = channel, Settlements(channel)
+        channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
+        for subscription in tuple(self.subscriptions):
+            if not subscription.canceled:
+                await self._start(subscription)
+        self._background.start(self._settlements.run(), name=f"settle {self._name}")
+        self._background.start(self._watch(channel), name=f"watch {self._name}")
+
+    def _lose(self) -> None:
+        if self._settlements is not None:
+            self._settlements.lose()
+            self._settlements = None
+        self._channel = None
+        for subscription in tuple(self.subscriptions):
+            subscription.lose()
+
+    async def _watch(self, channel: AbstractChannel) -> None:
+        """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
+        await asyncio.wait({channel.closing})
+        if self._channel is not channel or self._connection is None:
+            return
+        self._lose()
+        connection = self._connection
+        while connection is not None and connection.is_opened and self._channel is None:
+            try:
+                async with self._lock:
+                    if self._channel is None:
+                        log.warning("A channel was closed; opening it again", extra={"group": self._name})
+                        await self._reopen()
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+            except LOST as error:
+                log.warning("A channel cannot be opened yet", extra={"reason": repr(error)})
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _canceled_by_broker(self, frame: Basic.Cancel | Basic.CancelOk) -> None:
+        for subscription in self.subscriptions:
+            if subscription.tag == frame.consumer_tag:
+                subscription.tag = None
+                self._background.start(self._resubscribe(subscription), name=f"resubscribe {subscription.queue}")
+
+    async def _resubscribe(self, subscription: Subscription) -> None:
+        """Until the queue is there again; the broker cancels a consumer whose queue it deletes."""
+        while not subscription.canceled and subscription.tag is None:
+            await asyncio.sleep(RETRY_SECONDS)
+            if self._channel is None or self._channel.is_closed:
+                return  # the watcher opens the channel with all its subscriptions
+            try:
+                await self.renew(subscription)
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+            except LOST as error:
+                log.warning("A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)})

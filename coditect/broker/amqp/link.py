@@ -1,0 +1,175 @@
+"""One connection to RabbitMQ that stands again after every loss.
+
+aiormq is used without aio-pika's robust layer: what has to be restored (topology, subscriptions, credit) is
+known to the inlet alone, so restoring lives in one place (docs/adr/0002-aiormq-without-the-robust-layer.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiormq
+from aiormq.abc import AbstractConnection
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from yarl import URL
+
+from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.port import ServerInfo
+from coditect.errors import UnsupportedBroker
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5
+CONNECT_SECONDS = 5.0
+RESTORE_SECONDS = 30.0
+PAUSE_SECONDS = 0.2
+OLDEST = (3, 10)
+
+Restore = Callable[[AbstractConnection], Awaitable[None]]
+
+
+class _Connection(aiormq.Connection):
+    """aiormq's connection with a write queue that holds a confirm window's frames."""
+
+    FRAME_BUFFER_SIZE = 2048
+
+
+class _Transport(TransportFactory):
+    """The ordinary transport, remembered so that a fault can be injected."""
+
+    def __init__(self, url: URL) -> None:
+        self._ordinary = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Opens the stream pair."""
+        reader, self.writer = await self._ordinary.create(url, **kwargs)
+        return reader, self.writer
+
+
+class Link:
+    """Keeps one connection; `restore` runs on every new one before anybody else may use it."""
+
+    def __init__(self, url: str, *, name: str, restore: Restore) -> None:
+        self._url = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS), name=name)
+        self._restore = restore
+        self._up = asyncio.Event()
+        self._connection: AbstractConnection | None = None
+        self._transport = _Transport(self._url)
+        self._random = random.Random()  # noqa: S311 - jitter, not a secret
+        self.last_error: BaseException | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether the connection stands and is restored."""
+        return self._up.is_set()
+
+    @property
+    def server(self) -> ServerInfo:
+        """Who answered last."""
+        properties = getattr(self._connection, "server_properties", None) or {}
+        return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
+
+    async def connection(self) -> AbstractConnection:
+        """The standing connection; waits for it without limit."""
+        while True:
+            await self._up.wait()
+            if self._connection is not None and not self._connection.is_closed:
+                return self._connection
+            await asyncio.sleep(0)
+
+    async def first(self, seconds: float) -> None:
+        """Waits for the first connection.
+
+        Raises: BrokerUnavailable or SetupError with the reason.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._up.wait()
+        except TimeoutError as error:
+            if isinstance(self.last_error, UnsupportedBroker):
+                raise self.last_error from error
+            raise unreachable(str(self._url), self.last_error) from error
+
+    async def run(self) -> None:
+        """Opens, restores, waits for the loss, and again, until canceled."""
+        try:
+            while True:
+                connection = await self._open()
+                if connection is None:
+                    await asyncio.sleep(PAUSE_SECONDS * (1 + self._random.random()))
+                    continue
+                await asyncio.wait({connection.closing})
+                self._up.clear()
+                log.warning("The broker's connection was lost", extra={"link": self._url.query.get("name")})
+        finally:
+            self._up.clear()
+            await self._close()
+
+    async def _open(self) -> AbstractConnection | None:
+        connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connection.connect()
+            self._connection = connection
+            self._check_version()
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await self._restore(connection)
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            return None
+        except (*LOST, UnsupportedBroker) as error:
+            self._note(error)
+            await _quietly_close(connection)
+            return None
+        if self.last_error is not None:
+            log.info("The broker's connection stands again", extra={"link": self._url.query.get("name")})
+            self.last_error = None
+        self._up.set()
+        return connection
+
+    def _note(self, error: BaseException) -> None:
+        if type(error) is not type(self.last_error):
+            log.warning("The broker cannot be reached, trying on", extra={"reason": repr(error)})
+        self.last_error = error
+
+    def _check_version(self) -> None:
+        if self.server.product == "RabbitMQ" and self.server.version < OLDEST:
+            raise UnsupportedBroker(
+                "RabbitMQ 3.10 or newer is needed", version=".".join(map(str, self.server.version))
+            )
+
+    async def _close(self) -> None:
+        if self._connection is not None:
+            await _quietly_close(self._connection)
+
+    def abort(self) -> None:
+        """Cuts the transport, as a fault would."""
+        if self._transport.writer is not None:
+            self._transport.writer.transport.abort()
+
+
+async def _quietly_close(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await connection.close()
+    except asyncio.CancelledError:
+        if canceled_by_us():
+            raise
+    except (*LOST, AttributeError) as error:
+        # aiormq has no reader or writer task yet when the handshake failed (AttributeError)
+        log.debug("Closing a broken connection failed", extra={"reason": repr(error)})
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers = text.split("+")[0].split("-")[0].split(".")
+    return tuple(int(number) for number in numbers if number.isdigit())

@@ -1,0 +1,40 @@
+"""Our message value as AMQP properties, and back."""
+
+from __future__ import annotations
+
+from pamqp.commands import Basic
+
+from coditect.model.message import NO_HEADERS, Message
+
+PERSISTENT = 2
+
+
+def to_properties(message: Message) -> Basic.Properties:
+    """The properties of a message; always persistent."""
+    return Basic.Properties(
+        content_type=message.content_type,
+        headers=dict(message.headers) if message.headers else None,
+        delivery_mode=PERSISTENT,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        expiration=None if message.expiration_ms is None else str(message.expiration_ms),
+        message_id=message.message_id,
+        message_type=message.type,
+        app_id=message.app_id,
+    )
+
+
+def from_properties(properties: Basic.Properties, body: bytes) -> Message:
+    """The message of a delivery; an expiration that is no number is dropped."""
+    expiration = properties.expiration
+    return Message(
+        body=body,
+        headers=properties.headers or NO_HEADERS,
+        message_id=properties.message_id or None,
+        correlation_id=properties.correlation_id or None,
+        reply_to=properties.reply_to or None,
+        type=properties.message_type or None,
+        content_type=properties.content_type or None,
+        expiration_ms=int(expiration) if expiration and expiration.isdigit() else None,
+        app_id=properties.app_id or None,
+    )

@@ -1,0 +1,148 @@
+"""Publishing with confirms, `mandatory`, a window, and patience."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import DeliveryError, PublishError
+
+from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
+from coditect.broker.amqp.link import Link
+from coditect.broker.amqp.properties import to_properties
+from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.model.message import Message
+
+FIRST_PAUSE_SECONDS = 0.01
+LONGEST_PAUSE_SECONDS = 0.5
+GATE_SECONDS = 0.5
+FRAME_BUFFER = 2048
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of one publish while it is under way."""
+
+    message: Message
+    exchange: str
+    routing_key: str
+    wait_when_full: bool
+    in_flight: bool = False
+    unknown: bool = False
+    refusals: int = 0
+
+    def verdict(self) -> CoditectError:
+        """What to say when the time is over."""
+        facts = {"exchange": self.exchange, "routing_key": self.routing_key}
+        if self.in_flight or self.unknown:
+            return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
+        if self.refusals:
+            return Overloaded("The broker refused the message until the time was over", **facts)
+        return BrokerUnavailable("The broker could not be reached in time", **facts)
+
+
+class Publisher:
+    """Publishes over one link: at most `window` unconfirmed at once, repeated until it is known or too late."""
+
+    def __init__(self, link: Link, *, window: int) -> None:
+        self._link = link
+        self._window = asyncio.Semaphore(window)
+        self._channel: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
+        self._gated = 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether publishes wait for the broker's alarm to end."""
+        return self._gated > 0 and self._link.up
+
+    async def publish(
+        self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
+    ) -> None:
+        """See `Broker.publish`."""
+        attempt = _Attempt(message, exchange, routing_key, wait_when_full)
+        try:
+            async with asyncio.timeout(timeout_seconds), self._window:
+                while not await self._taken(attempt):
+                    await self._pause(attempt)
+        except TimeoutError as error:
+            raise attempt.verdict() from error
+
+    async def _taken(self, attempt: _Attempt) -> bool:
+        """One try; False when another one is worth it."""
+        try:
+            channel = self._channel
+            if channel is None or channel.is_closed or not self._link.up:
+                channel = await self._open()
+            if not await self._open_gate(channel):
+                return False
+            attempt.in_flight = True
+            await channel.basic_publish(
+                attempt.message.body,
+                exchange=attempt.exchange,
+                routing_key=attempt.routing_key,
+                properties=to_properties(attempt.message),
+                mandatory=True,
+                wait=False,
+            )
+        except PublishError as error:
+            raise _unroutable(attempt) from error
+        except DeliveryError as error:
+            attempt.in_flight = False
+            attempt.refusals += 1
+            if not attempt.wait_when_full:
+                raise Overloaded("The queue is full", routing_key=attempt.routing_key) from error
+            return False
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            return self._lost(attempt)
+        except LOST as error:
+            about_us = refusal(error, entity=attempt.exchange)
+            if about_us is not None:
+                raise about_us from error
+            return self._lost(attempt)
+        return True
+
+    @staticmethod
+    def _lost(attempt: _Attempt) -> bool:
+        attempt.unknown = attempt.unknown or attempt.in_flight
+        attempt.in_flight = False
+        return False
+
+    async def _open_gate(self, channel: AbstractChannel) -> bool:
+        """Waits while the broker says `connection.blocked`; aiormq itself would go on sending.
+
+        False after a while, for another look: a connection that dies while it is blocked never opens.
+        """
+        self._gated += 1
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await channel.connection.ready()
+        except TimeoutError:
+            return False
+        finally:
+            self._gated -= 1
+        return True
+
+    async def _open(self) -> AbstractChannel:
+        async with self._opening:
+            connection = await self._link.connection()
+            if self._channel is None or self._channel.is_closed or self._channel.connection is not connection:
+                self._channel = await connection.channel(
+                    publisher_confirms=True, on_return_raises=True, frame_buffer_size=FRAME_BUFFER
+                )
+            return self._channel
+
+    async def _pause(self, attempt: _Attempt) -> None:
+        pause = FIRST_PAUSE_SECONDS * 2 ** min(attempt.refusals, 8)
+        await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+
+
+def _unroutable(attempt: _Attempt) -> Unroutable:
+    return Unroutable(
+        "No queue is bound to this key; nothing was taken",
+        exchange=attempt.exchange,
+        routing_key=attempt.routing_key,
+    )

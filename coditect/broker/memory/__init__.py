@@ -1,0 +1,14 @@
+"""The broker's in-memory twin: the behaviour of RabbitMQ 3.10 that Coditect relies on, in one event loop.
+
+`MemoryServer` is the broker, `MemoryBroker` one process's connection to it. Time is the event loop's, so a
+loop with a virtual clock drives time-outs, delays and expiry. Both adapters pass `tests/contract/broker`.
+
+`exchanges` routes, `queue` keeps and hands out, `dead_letter` writes the history of a dead letter, `table`
+is what a header table looks like after the wire, `server` puts them together and injects faults, `link` is
+one process's connection with what hangs on it, `consumer` and `broker` are the port.
+"""
+
+from coditect.broker.memory.broker import MemoryBroker
+from coditect.broker.memory.server import MemoryServer
+
+__all__ = ["MemoryBroker", "MemoryServer"]

@@ -1,0 +1,216 @@
+"""The in-memory adapter of the broker port: one process's view of a `MemoryServer`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self, assert_never
+
+from coditect.broker.memory.consumer import MemoryConsumer
+from coditect.broker.memory.delivery import Hand
+from coditect.broker.memory.link import Link
+from coditect.broker.memory.server import MemoryServer, Publication, Verdict
+from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo
+from coditect.broker.topology import Topology
+from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.model.message import Message
+
+CALL_SECONDS = 15.0
+PAUSE_SECONDS = 0.01
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of one publish while it is under way."""
+
+    publication: Publication
+    wait_when_full: bool
+    unknown: bool = False
+    held_back: bool = False
+    """Refused by a full queue or stopped by an alarm: not taken."""
+
+    def error(self) -> CoditectError:
+        """What to say when the time is over."""
+        facts = {"exchange": self.publication.exchange, "routing_key": self.publication.routing_key}
+        if self.unknown:
+            return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
+        if self.held_back:
+            return Overloaded("The broker refused the message until the time was over", **facts)
+        return BrokerUnavailable("The broker could not be reached in time", **facts)
+
+
+class MemoryBroker:
+    """See `Broker` of the port."""
+
+    def __init__(self, server: MemoryServer, *, name: str = "coditect") -> None:
+        self.name = name
+        self._server = server
+        self._topology = Topology()
+        self._consumers: list[MemoryConsumer] = []
+        self._browsed = Hand()
+        self._link = Link(server, restore=self._restore, lost=self._lost)
+
+    async def __aenter__(self) -> Self:
+        self._link.open()
+        try:
+            await self._standing()
+        except BaseException:
+            self._link.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._link.close()
+        self._let_go(tell=False)
+
+    @property
+    def server(self) -> ServerInfo:
+        """Who answered last."""
+        return self._server.info
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands and every consumer is active."""
+        return self._link.up and all(one.active for one in self._consumers if not one.ended)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has told us to stop publishing."""
+        return self._link.up and not self._link.session.open.is_set()
+
+    def drop(self) -> None:
+        """Cuts the connection, as a network fault would. For tests."""
+        self._link.drop()
+
+    def _restore(self) -> None:
+        self._server.declare(self._topology)
+        for consumer in self._consumers:
+            consumer.resubscribe()
+
+    def _lost(self) -> None:
+        self._let_go(tell=True)
+
+    def _let_go(self, *, tell: bool) -> None:
+        self._consumers = [one for one in self._consumers if not one.finished]
+        for consumer in self._consumers:
+            consumer.detach()
+        for consumer in tuple(self._consumers):
+            consumer.lose(tell=tell)
+        self._browsed.lose()
+
+    async def _standing(self) -> None:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._link.standing()
+        except TimeoutError as error:
+            raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
+
+    async def declare(self, topology: Topology) -> None:
+        """See `Broker.declare`."""
+        await self._standing()
+        self._server.declare(topology)
+        self._topology += topology
+
+    async def publish(
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """See `Broker.publish`."""
+        attempt = _Attempt(Publication(message, exchange, routing_key), wait_when_full)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not await self._taken(attempt):
+                    await self._pause()
+        except TimeoutError as error:
+            raise attempt.error() from error
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _taken(self, attempt: _Attempt) -> bool:
+        """One try; False when another one is worth it."""
+        attempt.held_back = attempt.held_back or self.blocked
+        await self._link.ready()
+        answer = self._server.offer(self._link.session, attempt.publication)
+        before, attempt.unknown = attempt.unknown, True
+        verdict = await asyncio.shield(answer)
+        match verdict:
+            case Verdict.TAKEN:
+                await asyncio.sleep(0)
+                return True
+            case Verdict.LOST:
+                return False
+            case Verdict.UNROUTABLE:
+                raise Unroutable(
+                    "No queue is bound to this key; nothing was taken",
+                    exchange=attempt.publication.exchange,
+                    routing_key=attempt.publication.routing_key,
+                )
+            case Verdict.REFUSED:
+                attempt.unknown, attempt.held_back = before, True
+                if not attempt.wait_when_full:
+                    raise Overloaded("The queue is full", routing_key=attempt.publication.routing_key)
+                return False
+            case _:
+                assert_never(verdict)
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        group: str = "",
+        on_lost: Callable[[], None] | None = None,
+        exclusive: bool = False,
+    ) -> Consumer:
+        """See `Broker.consume`; a group changes nothing here, the connection is the only channel."""
+        await self._standing()
+        consumer = MemoryConsumer(
+            self._server, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
+        )
+        consumer.subscribe()
+        self._consumers.append(consumer)
+        return consumer
+
+    async def get(self, queue: str) -> Delivery | None:
+        """See `Broker.get`."""
+        await self._standing()
+        source = self._server.queue(queue)
+        stored = source.take()
+        return None if stored is None else self._browsed.take(stored, source, None)
+
+    async def release(self) -> None:
+        """See `Broker.release`."""
+        self._browsed.lose()
+
+    async def stats(self, queue: str) -> QueueStats | None:
+        """See `Broker.stats`."""
+        await self._standing()
+        found = self._server.find(queue)
+        if found is None:
+            return None
+        found.used()
+        return found.stats
+
+    async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
+        """See `Broker.delete_queue`."""
+        await self._standing()
+        found = self._server.find(queue)
+        if found is None or (if_empty and found.stats.messages):
+            return
+        self._server.delete_queue(queue)
+        self._topology = replace(
+            self._topology,
+            queues=tuple(one for one in self._topology.queues if one.name != queue),
+            bindings=tuple(one for one in self._topology.bindings if one.queue != queue),
+        )

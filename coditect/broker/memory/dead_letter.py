@@ -1,0 +1,96 @@
+"""What becomes of a message when a queue gives it up: its new key and its `x-death` history.
+
+The shape is RabbitMQ 3.10's: one entry per queue and reason, the latest first, counted; the first death
+again in three headers of its own. `expiration` is taken off; `CC` too when the queue has a key of its own
+for dead letters. https://www.rabbitmq.com/docs/dlx
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from coditect.broker.topology import Queue
+from coditect.model.message import HeaderTable, Message
+
+DEATHS = "x-death"
+
+
+class Reason(StrEnum):
+    """Why a queue gave a message up."""
+
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    DELIVERY_LIMIT = "delivery_limit"
+
+
+def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:
+    """The keys that a message is routed by: its own and those in its `CC` header."""
+    carbon = message.headers.get("CC")
+    if not isinstance(carbon, list):
+        return (routing_key,)
+    return (routing_key, *(key for key in carbon if isinstance(key, str)))
+
+
+def dead_letter(
+    message: Message, *, exchange: str, routing_key: str, queue: Queue, reason: Reason, at_ms: int
+) -> tuple[Message, str]:
+    """The message as it is published to the dead-letter exchange, and its key."""
+    headers = dict(message.headers)
+    death = {
+        "count": 1,
+        "reason": reason.value,
+        "queue": queue.name,
+        "time": datetime.fromtimestamp(at_ms // 1000, UTC),
+        "exchange": exchange,
+        "routing-keys": list(routing_keys(message, routing_key)),
+    }
+    if message.expiration_ms is not None:
+        death["original-expiration"] = str(message.expiration_ms)
+    _record(headers, death)
+    if queue.dead_letter_routing_key is not None:
+        headers.pop("CC", None)
+    key = queue.dead_letter_routing_key or routing_key
+    return replace(message, headers=headers, expiration_ms=None), key
+
+
+def _record(headers: dict[str, Any], death: dict[str, Any]) -> None:
+    deaths = headers.get(DEATHS)
+    if not isinstance(deaths, list):
+        for part in ("reason", "queue", "exchange"):
+            headers[f"x-first-death-{part}"] = death[part]
+        headers[DEATHS] = [death]
+        return
+    others = []
+    for earlier in deaths:
+        if not _same(earlier, death):
+            others.append(earlier)
+        elif isinstance(earlier.get("count"), int):
+            death = earlier | {"count": earlier["count"] + 1}
+    headers[DEATHS] = [death, *others]
+
+
+def _same(earlier: Any, death: dict[str, Any]) -> bool:
+    return (
+        isinstance(earlier, dict)
+        and earlier.get("queue") == death["queue"]
+        and earlier.get("reason") == death["reason"]
+    )
+
+
+def is_cycle(headers: HeaderTable, target: str, reason: Reason) -> bool:
+    """Whether the message would come to this queue again without anybody having rejected it since.
+
+    RabbitMQ drops such a message silently, also when a publisher copied `x-death` into it (3.10).
+    """
+    deaths = headers.get(DEATHS)
+    if reason is Reason.REJECTED or not isinstance(deaths, list):
+        return False
+    for death in deaths:
+        if not isinstance(death, dict) or death.get("reason") == Reason.REJECTED:
+            return False
+        if death.get("queue") == target:
+            return True
+    return False

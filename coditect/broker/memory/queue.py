@@ -1,0 +1,267 @@
+"""One queue: what is ready, who takes it, and what is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from coditect.broker.memory.dead_letter import Reason
+from coditect.broker.port import QueueStats
+from coditect.broker.topology import Queue, QueueType
+from coditect.model.message import Message
+
+DEAD_LETTER_RETRY_SECONDS = 180.0
+"""How often an at-least-once queue tries again to hand over a dead letter that nobody takes."""
+BEFORE_ALL = 2**62
+"""Taken off the place of a message that came back, so that it is before all that did not."""
+
+
+@dataclass(slots=True, order=True)
+class Stored:
+    """A message in one queue, ordered by its place there."""
+
+    place: int
+    message: Message = field(compare=False)
+    exchange: str = field(compare=False)
+    routing_key: str = field(compare=False)
+    expires_at: float | None = field(compare=False, default=None)
+    """On the event loop's clock."""
+    returns: int = field(compare=False, default=0)
+    """How often somebody had it and it came back."""
+    gone: bool = field(compare=False, default=False)
+    """Settled for good, or its queue is deleted."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One consumer as the queue sees it."""
+
+    deliver: Callable[[Stored], None]
+    canceled: Callable[[], None]
+    """Called when the broker ends it."""
+    prefetch: int
+    exclusive: bool = False
+    in_hand: int = 0
+
+
+GiveUp = Callable[[Queue, Stored, Reason], bool]
+"""Hands a dead letter over; False when no queue took it."""
+
+
+class MemoryQueue:
+    """Messages in order, handed to the consumers in turn, each up to its prefetch."""
+
+    def __init__(self, declared: Queue, *, give_up: GiveUp, expire: Callable[[str], None]) -> None:
+        self.declared = declared
+        self._give_up = give_up
+        self._expire = expire
+        self._ready: list[Stored] = []
+        self._in_hand: dict[int, Stored] = {}
+        self._retained: list[tuple[Stored, Reason]] = []
+        self._places = itertools.count()
+        self._subscriptions: deque[Subscription] = deque()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._paused = False
+        self.used()
+
+    @property
+    def stats(self) -> QueueStats:
+        """What is ready and how many consume."""
+        return QueueStats(messages=len(self._ready), consumers=len(self._subscriptions))
+
+    @property
+    def full(self) -> bool:
+        """Whether the next message is refused. (RabbitMQ lets a burst a little over the limit.)"""
+        limit = self.declared.max_length
+        unsettled = len(self._in_hand) if self.declared.type is QueueType.QUORUM else 0
+        return limit is not None and len(self._ready) + unsettled >= limit
+
+    def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
+        """Takes a message in at the end; False when the queue is full."""
+        if self.full:
+            return False
+        stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))
+        heapq.heappush(self._ready, stored)
+        self._turn()
+        return True
+
+    def _expiry(self, message: Message) -> float | None:
+        limits = [
+            limit for limit in (self.declared.message_ttl_ms, message.expiration_ms) if limit is not None
+        ]
+        return asyncio.get_running_loop().time() + min(limits) / 1000 if limits else None
+
+    # Consumers
+
+    def admits(self, *, exclusive: bool) -> bool:
+        """Whether another consumer may come."""
+        return not any(exclusive or one.exclusive for one in self._subscriptions)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """It gets its share from now on."""
+        self._subscriptions.append(subscription)
+        self.used()
+        self._turn()
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """It gets nothing any more; what it has stays in its hand."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self.used()
+
+    def cancel_consumers(self) -> None:
+        """Ends every subscription from the broker's side."""
+        subscriptions, self._subscriptions = self._subscriptions, deque()
+        self.used()
+        for subscription in subscriptions:
+            subscription.canceled()
+
+    def take(self) -> Stored | None:
+        """The first ready message, in hand now."""
+        self.used()
+        self._expire_heads()
+        if not self._ready:
+            return None
+        stored = heapq.heappop(self._ready)
+        self._in_hand[stored.place] = stored
+        return stored
+
+    # Settling
+
+    def ack(self, stored: Stored, subscription: Subscription | None) -> None:
+        """It is done with."""
+        if self._let_go(stored, subscription):
+            stored.gone = True
+            self._turn()
+
+    def requeue(self, stored: Stored, subscription: Subscription | None) -> None:
+        """It goes back; over the delivery limit it is given up."""
+        if not self._let_go(stored, subscription):
+            return
+        stored.returns += 1
+        limit = self.declared.delivery_limit if self.declared.type is QueueType.QUORUM else None
+        if limit is not None and stored.returns > limit:
+            self._dead_letter(stored, Reason.DELIVERY_LIMIT)
+        else:
+            self._come_back(stored, in_front=limit is not None)
+        self._turn()
+
+    def _come_back(self, stored: Stored, *, in_front: bool) -> None:
+        """To its place in a classic queue; behind earlier returns and before the rest in a quorum queue.
+
+        A quorum queue without a delivery limit takes it to the end (3.10).
+        """
+        if self.declared.type is QueueType.QUORUM:
+            stored.place = next(self._places) - (BEFORE_ALL if in_front else 0)
+        heapq.heappush(self._ready, stored)
+
+    def reject(self, stored: Stored, subscription: Subscription | None) -> None:
+        """It is given up."""
+        if self._let_go(stored, subscription):
+            self._dead_letter(stored, Reason.REJECTED)
+            self._turn()
+
+    def _let_go(self, stored: Stored, subscription: Subscription | None) -> bool:
+        if stored.gone or self._in_hand.pop(stored.place, None) is None:
+            return False
+        if subscription is not None:
+            subscription.in_hand -= 1
+        return True
+
+    # What happens by itself
+
+    def used(self) -> None:
+        """Starts `x-expires` anew; it runs while nobody consumes."""
+        self._set_timer("expires", None)
+        if self.declared.expires_ms is not None and not self._subscriptions and not self._paused:
+            due = asyncio.get_running_loop().time() + self.declared.expires_ms / 1000
+            self._set_timer("expires", due, lambda: self._expire(self.declared.name))
+
+    def _turn(self) -> None:
+        """Hands out what can be handed out, then gives up what is over its time."""
+        if self._paused:
+            return
+        while self._ready and (subscription := self._next_with_room()) is not None:
+            self._expire_heads()
+            if not self._ready:
+                break
+            stored = heapq.heappop(self._ready)
+            self._in_hand[stored.place] = stored
+            subscription.in_hand += 1
+            subscription.deliver(stored)
+        self._expire_heads()
+
+    def _next_with_room(self) -> Subscription | None:
+        for _ in range(len(self._subscriptions)):
+            subscription = self._subscriptions[0]
+            self._subscriptions.rotate(-1)
+            if subscription.in_hand < subscription.prefetch:
+                return subscription
+        return None
+
+    def _expire_heads(self) -> None:
+        """Only the head expires, as in RabbitMQ: a later message waits until it is first."""
+        now = asyncio.get_running_loop().time()
+        while self._ready and (due := self._ready[0].expires_at) is not None and due <= now:
+            self._dead_letter(heapq.heappop(self._ready), Reason.EXPIRED)
+        self._set_timer("head", self._ready[0].expires_at if self._ready else None, self._turn)
+
+    def _dead_letter(self, stored: Stored, reason: Reason) -> None:
+        if self.declared.dead_letter_exchange is None or self._give_up(self.declared, stored, reason):
+            stored.gone = True
+        elif self.declared.arguments.get("x-dead-letter-strategy") == "at-least-once":
+            self._retained.append((stored, reason))
+            if "retained" not in self._timers:
+                due = asyncio.get_running_loop().time() + DEAD_LETTER_RETRY_SECONDS
+                self._set_timer("retained", due, self._retry_retained)
+        else:
+            stored.gone = True
+
+    def _retry_retained(self) -> None:
+        self._set_timer("retained", None)
+        retained, self._retained = self._retained, []
+        for stored, reason in retained:
+            self._dead_letter(stored, reason)
+
+    def _set_timer(self, name: str, due: float | None, call: Callable[[], None] | None = None) -> None:
+        timer = self._timers.get(name)
+        if timer is not None and timer.when() == due and not timer.cancelled():
+            return
+        if timer is not None:
+            self._timers.pop(name).cancel()
+        if due is not None and call is not None and not self._paused:
+            self._timers[name] = asyncio.get_running_loop().call_at(due, self._ring, name, call)
+
+    def _ring(self, name: str, call: Callable[[], None]) -> None:
+        self._timers.pop(name, None)
+        call()
+
+    # The broker's own life
+
+    def pause(self) -> None:
+        """The broker is down: nothing moves."""
+        self._paused = True
+        for name in tuple(self._timers):
+            self._set_timer(name, None)
+
+    def resume(self) -> None:
+        """The broker is up again: expiry starts anew, what is over its time goes."""
+        self._paused = False
+        self.used()
+        if self._retained:
+            self._retry_retained()
+        self._turn()
+
+    def close(self) -> None:
+        """The queue is deleted: its messages are dropped, its consumers canceled."""
+        self.pause()
+        for stored in itertools.chain(self._ready, self._in_hand.values()):
+            stored.gone = True
+        self._ready.clear()
+        self._in_hand.clear()
+        self._retained.clear()
+        self.cancel_consumers()

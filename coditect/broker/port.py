@@ -1,0 +1,177 @@
+"""What the rest of Coditect asks of a broker. Two adapters: `amqp` (RabbitMQ) and `memory` (its twin).
+
+A publish is done when the broker confirmed it. A delivery is settled exactly once: `ack`, `requeue` or
+`reject`; settling never blocks and never raises. When the connection is lost, unsettled deliveries become
+`lost`: the broker gives them to someone again, settling them does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from coditect.broker.topology import Topology
+from coditect.model.message import Message
+
+
+class Delivery(Protocol):
+    """A message in hand."""
+
+    @property
+    def message(self) -> Message:
+        """What was published."""
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was last published or dead-lettered to."""
+
+    @property
+    def routing_key(self) -> str:
+        """The key it was last published with."""
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker gave it to someone before."""
+
+    @property
+    def delivery_count(self) -> int:
+        """How often it came back to its quorum queue; hand-backs count. 0 when the broker does not say."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether its channel is gone: it is not ours to settle any more."""
+
+    def ack(self) -> None:
+        """It is done with. May leave together with other acks of the same loop turn."""
+
+    def requeue(self) -> None:
+        """It goes back unstarted, for anybody."""
+
+    def reject(self) -> None:
+        """It goes to the queue's dead-letter exchange."""
+
+
+OnDelivery = Callable[[Delivery], None]
+"""Called on the event loop for each delivery; must not block and must not raise."""
+
+
+class Consumer(Protocol):
+    """A subscription to one queue, kept over reconnects until it is canceled."""
+
+    @property
+    def queue(self) -> str:
+        """The queue it consumes."""
+
+    @property
+    def prefetch(self) -> int:
+        """How many of its deliveries may be unsettled at once."""
+
+    @property
+    def active(self) -> bool:
+        """Whether the broker knows it right now."""
+
+    @property
+    def unsettled(self) -> int:
+        """How many of its deliveries are in hand."""
+
+    async def cancel(self) -> None:
+        """Ends it: no delivery after the return. What it delivered stays ours to settle. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A queue as the broker sees it."""
+
+    messages: int
+    """Ready, not in anybody's hand."""
+    consumers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The broker that answered."""
+
+    product: str
+    version: tuple[int, ...]
+    """For example (3, 10, 8)."""
+
+
+class Broker(Protocol):
+    """A connection to the broker; an async context manager. Reconnects by itself until it is closed."""
+
+    @property
+    def server(self) -> ServerInfo:
+        """Who answered last."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether both connections stand and every consumer is active."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has told us to stop publishing (an alarm)."""
+
+    async def declare(self, topology: Topology) -> None:
+        """Makes the entities exist; idempotent. They are declared again after a broker lost them.
+
+        Raises: TopologyMismatch when one exists with other arguments; BrokerUnavailable.
+        """
+
+    async def publish(
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """Returns when the broker has taken the message; at least once, the same `message_id` if repeated.
+
+        Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is
+        False) and the confirm window. Order between concurrent calls is not promised.
+
+        Raises: Unroutable (nothing was taken); Overloaded (nothing was taken, retryable);
+        PublishUnconfirmed (unknown, retryable); BrokerUnavailable (nothing was sent, retryable).
+        """
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        group: str = "",
+        on_lost: Callable[[], None] | None = None,
+        exclusive: bool = False,
+    ) -> Consumer:
+        """Delivers the queue's messages to the callback, at most `prefetch` unsettled at once.
+
+        Consumers of one `group` share a channel. `on_lost` is called when all deliveries of this consumer
+        became lost (it is subscribed again by itself).
+
+        Raises: NotFound when there is no such queue; BrokerUnavailable.
+        """
+
+    async def get(self, queue: str) -> Delivery | None:
+        """One message, to look at; None when the queue is empty. Unsettled it goes back when `release` is called.
+
+        Raises: NotFound when there is no such queue; BrokerUnavailable.
+        """
+
+    async def release(self) -> None:
+        """Gives back everything that `get` brought and nobody settled."""
+
+    async def stats(self, queue: str) -> QueueStats | None:
+        """How full the queue is; None when it does not exist.
+
+        Raises: BrokerUnavailable.
+        """
+
+    async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
+        """Removes the queue; idempotent. With `if_empty` one that holds messages stays."""

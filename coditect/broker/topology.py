@@ -1,0 +1,227 @@
+"""Every exchange, queue, binding and argument, as values.
+
+::
+
+    coditect.submit     topic      <capability>.<p0|p1|p2>   tasks.<capability>.<level>   our clients' door: unroutable comes back
+    coditect.tasks      topic, AE  the same                  the same                     everybody else's door
+    coditect.agents     direct     <agent>, mail.<agent>     agent.<agent>.tasks, agent.<agent>.mail
+    coditect.replies    direct     <reply queue>             reply.<process>
+    coditect.events     topic      task.completed, ...       whoever binds
+    coditect.broadcast  fanout     -                         every agent's mail
+    coditect.retry.<ms> fanout     the task's key            retry.<ms> -> coditect.tasks
+    coditect.dead       topic      the task's key            dead.<capability>
+    coditect.unrouted   fanout     -                         unrouted
+
+Task, retry and dead queues are quorum queues. `x-delivery-limit` is a backstop and always explicit: on
+RabbitMQ 3.10 none means for ever, on 4.x it means 20, and -1 drops messages on 3.10. Attempts are counted
+in our own header. Dead-lettering is at-least-once, which needs `reject-publish`. No `x-max-priority`
+(refused by quorum queues on 3.10), no transient queues (refused by 4.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.retry import RUNGS_MS
+
+TASK_DELIVERY_LIMIT = 1_000
+"""A drain may hand work back without burning it."""
+DEAD_DELIVERY_LIMIT = 1_000_000
+"""Looking at a dead letter is a delivery, too."""
+REPLY_EXPIRES_MS = 600_000
+MAIL_EXPIRES_MS = 60_000
+INBOX_TTL_MS = 1_000
+
+Argument = str | int
+
+
+class ExchangeType(StrEnum):
+    """How an exchange routes."""
+
+    DIRECT = "direct"
+    TOPIC = "topic"
+    FANOUT = "fanout"
+
+
+class QueueType(StrEnum):
+    """How a queue keeps its messages."""
+
+    QUORUM = "quorum"
+    CLASSIC = "classic"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange."""
+
+    name: str
+    type: ExchangeType
+    alternate: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Argument]:
+        """As AMQP wants them."""
+        return {"alternate-exchange": self.alternate} if self.alternate else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue."""
+
+    name: str
+    type: QueueType = QueueType.QUORUM
+    delivery_limit: int | None = None
+    dead_letter_exchange: str | None = None
+    dead_letter_routing_key: str | None = None
+    message_ttl_ms: int | None = None
+    expires_ms: int | None = None
+    max_length: int | None = None
+
+    @property
+    def arguments(self) -> dict[str, Argument]:
+        """As AMQP wants them; a quorum queue with dead-lettering gets at-least-once and reject-publish."""
+        quorum = self.type is QueueType.QUORUM
+        safe_dead_letters = quorum and self.dead_letter_exchange is not None
+        wanted: dict[str, Argument | None] = {
+            "x-queue-type": self.type.value,
+            "x-delivery-limit": self.delivery_limit if quorum else None,
+            "x-dead-letter-exchange": self.dead_letter_exchange,
+            "x-dead-letter-routing-key": self.dead_letter_routing_key,
+            "x-dead-letter-strategy": "at-least-once" if safe_dead_letters else None,
+            "x-overflow": "reject-publish" if safe_dead_letters or self.max_length is not None else None,
+            "x-message-ttl": self.message_ttl_ms,
+            "x-expires": self.expires_ms,
+            "x-max-length": self.max_length,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Messages of the exchange with this key go to the queue."""
+
+    exchange: str
+    queue: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Entities in the order in which they must be declared."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+    def __add__(self, other: Topology) -> Topology:
+        return Topology(
+            tuple(dict.fromkeys(self.exchanges + other.exchanges)),
+            tuple(dict.fromkeys(self.queues + other.queues)),
+            tuple(dict.fromkeys(self.bindings + other.bindings)),
+        )
+
+
+def backbone() -> Topology:
+    """What every process needs, whoever it is."""
+    exchanges = (
+        Exchange(routing.UNROUTED, ExchangeType.FANOUT),
+        Exchange(routing.DEAD, ExchangeType.TOPIC),
+        Exchange(routing.SUBMIT, ExchangeType.TOPIC),
+        Exchange(routing.TASKS, ExchangeType.TOPIC, alternate=routing.UNROUTED),
+        Exchange(routing.AGENTS, ExchangeType.DIRECT),
+        Exchange(routing.REPLIES, ExchangeType.DIRECT),
+        Exchange(routing.EVENTS, ExchangeType.TOPIC),
+        Exchange(routing.BROADCAST, ExchangeType.FANOUT),
+    )
+    unrouted = Queue(routing.UNROUTED_QUEUE, delivery_limit=DEAD_DELIVERY_LIMIT)
+    return Topology(exchanges, (unrouted,), (Binding(routing.UNROUTED, unrouted.name),)) + _retry_ladder()
+
+
+def _retry_ladder() -> Topology:
+    ladder = Topology()
+    for delay_ms in RUNGS_MS:
+        exchange = Exchange(routing.retry_exchange(delay_ms), ExchangeType.FANOUT)
+        queue = Queue(
+            routing.retry_queue(delay_ms),
+            delivery_limit=TASK_DELIVERY_LIMIT,
+            dead_letter_exchange=routing.TASKS,
+            message_ttl_ms=delay_ms,
+        )
+        ladder += Topology((exchange,), (queue,), (Binding(exchange.name, queue.name),))
+    return ladder
+
+
+def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:
+    """The queues of one capability: its dead letters first, then one per priority level."""
+    dead = Queue(routing.dead_queue(capability), delivery_limit=DEAD_DELIVERY_LIMIT)
+    queues = [dead]
+    bindings = [Binding(routing.DEAD, dead.name, f"{capability}.{level.value}") for level in Priority]
+    bindings.append(Binding(routing.DEAD, dead.name, capability))
+    for level in Priority:
+        queue = Queue(
+            routing.task_queue(capability, level),
+            delivery_limit=TASK_DELIVERY_LIMIT,
+            dead_letter_exchange=routing.DEAD,
+            max_length=max_length,
+        )
+        queues.append(queue)
+        for exchange in (routing.SUBMIT, routing.TASKS):
+            bindings.append(Binding(exchange, queue.name, routing.task_key(capability, level)))
+            if level is Priority.P1:
+                bindings.append(Binding(exchange, queue.name, capability))
+    return Topology((), tuple(queues), tuple(bindings))
+
+
+def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
+    """One agent's inbox (pinned tasks, handed on after 1 s) and its mail."""
+    inbox = Queue(
+        routing.inbox_queue(agent_id),
+        delivery_limit=TASK_DELIVERY_LIMIT,
+        dead_letter_exchange=routing.TASKS,
+        message_ttl_ms=INBOX_TTL_MS,
+        max_length=2 * slots,
+    )
+    mail = Queue(routing.mail_queue(agent_id), QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS)
+    return Topology(
+        (),
+        (inbox, mail),
+        (
+            Binding(routing.AGENTS, inbox.name, agent_id),
+            Binding(routing.AGENTS, mail.name, routing.mail_key(agent_id)),
+            Binding(routing.BROADCAST, mail.name),
+        ),
+    )
+
+
+def reply_queue(name: str, *, quorum: bool = False) -> Topology:
+    """One process's replies; outlives a broker restart, gone ten minutes after its process."""
+    queue = Queue(name, QueueType.QUORUM if quorum else QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS)
+    if quorum:
+        queue = replace(queue, delivery_limit=TASK_DELIVERY_LIMIT)
+    return Topology((), (queue,), (Binding(routing.REPLIES, name, name),))
+
+
+def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
+    """One listener's events, by topic pattern; bounded, the newest are refused when nobody reads."""
+    queue = Queue(name, QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS, max_length=10_000)
+    return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
+
+
+def notices() -> Topology:
+    """What a dispatcher reads to answer for tasks that nobody ran: copies of dead letters and the unrouted."""
+    queues = tuple(
+        Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT)
+        for name in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES)
+    )
+    return Topology(
+        (),
+        queues,
+        (
+            Binding(routing.UNROUTED, routing.UNROUTED_NOTICES),
+            Binding(routing.DEAD, routing.DEAD_NOTICES, "#"),
+        ),
+    )

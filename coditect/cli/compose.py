@@ -1,0 +1,39 @@
+"""The composition root of the command line: settings become a broker, a registry, a client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.plan import PlannedBroker
+from coditect.cli.connections import TaskClient
+from coditect.client import Client
+from coditect.registry.port import Registry
+from coditect.registry.redis import RedisRegistry
+from coditect.settings import Settings
+
+
+class RealConnections:
+    """The servers that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment of this process."""
+        return os.environ
+
+    def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
+        """RabbitMQ; always allowed to declare, since only a person asks this program to."""
+        return AmqpBroker(self._settings.amqp_url, name="coditect cli", window=self._settings.window)
+
+    def registry(self) -> AbstractAsyncContextManager[Registry]:
+        """Redis."""
+        return RedisRegistry(self._settings.redis_url)
+
+    def client(self) -> AbstractAsyncContextManager[TaskClient]:
+        """The public client."""
+        return Client.from_env()

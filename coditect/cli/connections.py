@@ -1,0 +1,80 @@
+"""What the commands need of the outside, as protocols: `compose` gives the real ones, a test its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, cast
+
+import typer
+
+from coditect.broker.plan import PlannedBroker
+from coditect.model.capability import Priority
+from coditect.model.duration import Duration
+from coditect.model.event import Event
+from coditect.model.ids import AgentId
+from coditect.model.result import Outcome
+from coditect.registry.port import Registry
+from coditect.settings import read_settings
+
+
+class Handle(Protocol):
+    """A submitted task."""
+
+    @property
+    def task_id(self) -> str:
+        """Its id."""
+
+    async def outcome(self, *, timeout: Duration) -> Outcome:
+        """How it ended. Raises: ResultTimeout."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """Its progress."""
+
+
+class TaskClient(Protocol):
+    """The part of `coditect.Client` that the commands use."""
+
+    async def submit(
+        self,
+        capability: str,
+        value: object,
+        *,
+        priority: Priority,
+        timeout: Duration | None,
+        deadline: Duration | None,
+        pin: AgentId | None,
+    ) -> Handle:
+        """Publishes a task."""
+
+    async def cancel(self, task_id: str) -> None:
+        """Asks every agent to end it."""
+
+    def events(self, pattern: str) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Every event that matches, from when the block is entered."""
+
+
+class Connections(Protocol):
+    """Opens what a command asks for."""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment of this process."""
+
+    def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
+        """The broker. Raises: BrokerUnavailable."""
+
+    def registry(self) -> AbstractAsyncContextManager[Registry]:
+        """The registry."""
+
+    def client(self) -> AbstractAsyncContextManager[TaskClient]:
+        """A client of the fleet. Raises: BrokerUnavailable."""
+
+
+def connections(context: typer.Context) -> Connections:
+    """The connections of this run: a test's own, else the real ones of the settings."""
+    if context.obj is None:
+        from coditect.cli.compose import RealConnections
+
+        context.obj = RealConnections(read_settings())
+    return cast(Connections, context.obj)

@@ -1,0 +1,249 @@
+"""`coditect dead`: tasks that were given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from coditect.cli.capabilities import known_capabilities
+from coditect.cli.connections import Connections, connections
+from coditect.cli.output import Output, OutputOption, instant, say, write_fields, write_json, write_table
+from coditect.clock import SystemClock
+from coditect.dead_letter import DeadLetter
+from coditect.dead_letters import DeadLetters, DeadQueue, Selection, Settled
+from coditect.errors import CoditectError, NotFound
+
+app = typer.Typer(no_args_is_help=True, help="Look at, bring back or throw away tasks that were given up.")
+
+CapabilityOption = Annotated[
+    str | None,
+    typer.Option("--capability", "-c", help="Only this capability (also one that no agent offers now)."),
+]
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", help="Only this reason, e.g. handler_error, expired, invalid_input.")
+]
+AgentOption = Annotated[str | None, typer.Option("--agent", help="Only given up by this agent.")]
+IdsOption = Annotated[list[str] | None, typer.Option("--id", help="Only this task id; can be repeated.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every dead letter; needed when no filter is given.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+LimitsOption = Annotated[
+    bool, typer.Option("--keep-limits", help="Keep a deadline that has passed; the task dies again at once.")
+]
+
+
+@app.command("list")
+def list_letters(
+    context: typer.Context,
+    capability: CapabilityOption = None,
+    reason: ReasonOption = None,
+    agent: AgentOption = None,
+    most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List dead letters, oldest first in each queue.
+
+    \b
+    Example: coditect dead list --capability code.review --reason handler_error
+    """
+    selection = Selection(capability=capability, reason=reason, agent_id=agent)
+    queues, rows = asyncio.run(_list(connections(context), selection, most))
+    total = sum(queue.messages for queue in queues)
+    if output is Output.JSON:
+        write_json({"letters": rows, "queues": {queue.name: queue.messages for queue in queues}})
+        return
+    columns = ("id", "capability", "priority", "reason", "agent", "attempts", "dead_at", "error")
+    write_table(columns, [[row[name] for name in columns] for row in rows], empty="No dead letters.")
+    if len(rows) < total:
+        say(f"{len(rows)} shown of {total} in {len(queues)} queues.")
+
+
+async def _list(
+    opened: Connections, selection: Selection, most: int
+) -> tuple[tuple[DeadQueue, ...], list[dict[str, object]]]:
+    async with opened.broker() as broker:
+        letters = DeadLetters(broker, SystemClock())
+        queues = await _queues(opened, letters, selection.capability)
+        names = [queue.name for queue in queues]
+        async with aclosing(letters.browse(names, selection, most=most)) as browsed:
+            return queues, [_row(letter) async for letter in browsed]
+
+
+@app.command("show")
+def show_letter(
+    context: typer.Context,
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    capability: CapabilityOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one dead letter: why it died, every failed attempt, and its body.
+
+    \b
+    Example: coditect dead show 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    letter = asyncio.run(_show(connections(context), letter_id, capability))
+    if output is Output.JSON:
+        write_json(_whole(letter))
+        return
+    row = _row(letter)
+    del row["error"]
+    write_fields(row)
+    if letter.error is not None:
+        write_fields(
+            {"error": f"{letter.error.type}: {letter.error.message}", "traceback": letter.error.traceback}
+        )
+    for entry in letter.errors:
+        write_fields({"earlier": ", ".join(f"{name}={value}" for name, value in entry.items())})
+    write_fields({"body": letter.body[:10_000].decode(errors="replace")})
+
+
+async def _show(opened: Connections, letter_id: str, capability: str | None) -> DeadLetter:
+    async with opened.broker() as broker:
+        letters = DeadLetters(broker, SystemClock())
+        queues = await _queues(opened, letters, capability)
+        return await letters.show([queue.name for queue in queues], letter_id)
+
+
+@app.command("redrive")
+def redrive_letters(
+    context: typer.Context,
+    ids: IdsOption = None,
+    capability: CapabilityOption = None,
+    reason: ReasonOption = None,
+    agent: AgentOption = None,
+    everything: AllOption = False,
+    keep_limits: LimitsOption = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring dead letters back as fresh tasks; what is not brought back stays where it is.
+
+    \b
+    Example: coditect dead redrive --capability code.review --reason handler_error --yes
+    """
+    selection = _selection(ids, capability, reason, agent, everything=everything)
+    _agree("Bring the matching dead letters back?", yes=yes or dry_run)
+
+    async def act(letters: DeadLetters, queues: list[str]) -> Settled:
+        return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
+
+    settled = asyncio.run(_settle(connections(context), selection, act))
+    _report("redriven", settled, selection, output)
+
+
+@app.command("discard")
+def discard_letters(
+    context: typer.Context,
+    ids: IdsOption = None,
+    capability: CapabilityOption = None,
+    reason: ReasonOption = None,
+    agent: AgentOption = None,
+    everything: AllOption = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Throw dead letters away for good.
+
+    \b
+    Example: coditect dead discard --id 01890a5d-ac96-774b-bcce-b302099a8057 --yes
+    """
+    selection = _selection(ids, capability, reason, agent, everything=everything)
+    _agree("Throw the matching dead letters away for good?", yes=yes or dry_run)
+
+    async def act(letters: DeadLetters, queues: list[str]) -> Settled:
+        return await letters.discard(queues, selection, dry_run=dry_run)
+
+    settled = asyncio.run(_settle(connections(context), selection, act))
+    _report("discarded", settled, selection, output)
+
+
+async def _settle(
+    opened: Connections,
+    selection: Selection,
+    act: Callable[[DeadLetters, list[str]], Awaitable[Settled]],
+) -> Settled:
+    async with opened.broker() as broker:
+        letters = DeadLetters(broker, SystemClock())
+        queues = await _queues(opened, letters, selection.capability)
+        return await act(letters, [queue.name for queue in queues])
+
+
+async def _queues(opened: Connections, letters: DeadLetters, capability: str | None) -> tuple[DeadQueue, ...]:
+    names = await known_capabilities(opened, [capability] if capability else [])
+    return await letters.queues(names)
+
+
+def _selection(
+    ids: list[str] | None, capability: str | None, reason: str | None, agent: str | None, *, everything: bool
+) -> Selection:
+    selection = Selection(frozenset(ids or ()), capability, reason, agent)
+    if selection == Selection() and not everything:
+        raise typer.BadParameter("Say which: --id, --capability, --reason, --agent, or --all")
+    if selection.ids and everything:
+        raise typer.BadParameter("--all and --id exclude each other")
+    return selection
+
+
+def _agree(question: str, *, yes: bool) -> None:
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
+def _report(verb: str, settled: Settled, selection: Selection, output: Output) -> None:
+    if output is Output.JSON:
+        write_json(
+            {
+                "dry_run": settled.dry_run,
+                verb: settled.count,
+                "ids": settled.ids,
+                "kept": [
+                    {"id": kept.id, "queue": kept.queue, "why": kept.error.sentence, **kept.error.facts}
+                    for kept in settled.kept
+                ],
+                "stopped": str(settled.stopped) if settled.stopped else None,
+            }
+        )
+    else:
+        would = "would be " if settled.dry_run else ""
+        typer.echo(f"{settled.count} {would}{verb}, {len(settled.kept)} kept.")
+        rows = [(kept.id, kept.queue, str(kept.error)) for kept in settled.kept]
+        write_table(("id", "queue", "kept because"), rows)
+    if settled.stopped is not None:
+        raise settled.stopped
+    missing = selection.ids - set(settled.ids) - {kept.id for kept in settled.kept if kept.id}
+    if missing:
+        raise NotFound("No dead letter has this id", ids=tuple(sorted(missing)))
+    if settled.kept:
+        raise CoditectError("Not every letter could be settled", kept=len(settled.kept))
+
+
+def _row(letter: DeadLetter) -> dict[str, object]:
+    error = letter.error
+    return {
+        "id": letter.id,
+        "capability": letter.capability,
+        "priority": letter.priority.value,
+        "reason": letter.reason,
+        "agent": letter.agent_id,
+        "attempts": letter.attempts,
+        "redrives": letter.redrives,
+        "dead_at": instant(letter.dead_at_ms),
+        "error": f"{error.type}: {error.message}"[:200] if error else None,
+        "queue": letter.queue,
+        "body_bytes": len(letter.body),
+    }
+
+
+def _whole(letter: DeadLetter) -> dict[str, object]:
+    return {
+        **_row(letter),
+        "error": letter.error.as_json() if letter.error else None,
+        "errors": letter.errors,
+        "body": letter.body.decode(errors="replace"),
+    }

@@ -1,0 +1,61 @@
+"""`coditect events`: what happens in the fleet, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from coditect.cli.connections import Connections, connections
+from coditect.cli.output import Output, OutputOption, instant, printable, write_json_line
+from coditect.model.event import Event
+
+app = typer.Typer(no_args_is_help=True, help="See what happens in the fleet.")
+
+
+@app.command("tail")
+def tail_events(
+    context: typer.Context,
+    pattern: Annotated[
+        str, typer.Argument(help="Topic pattern: * is one word, # any number, e.g. task.* or agent.offline.")
+    ] = "#",
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Follow events until Ctrl-C; with --output json one CloudEvent per line.
+
+    \b
+    Example: coditect events tail 'task.*' --count 10
+    """
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_tail(connections(context), pattern, count, output))
+
+
+async def _tail(opened: Connections, pattern: str, count: int | None, output: Output) -> None:
+    seen = 0
+    async with opened.client() as client, client.events(pattern) as events:
+        async for event in events:
+            _write(event, output)
+            seen += 1
+            if seen == count:
+                return
+
+
+def _write(event: Event, output: Output) -> None:
+    moment = instant(event.time_ms)
+    if output is Output.JSON:
+        write_json_line(
+            {
+                "type": event.type,
+                "source": event.source,
+                "id": event.id,
+                "time": moment,
+                "subject": event.subject,
+                "data": event.data,
+            }
+        )
+    else:
+        text = f"{moment}  {event.type}  {event.subject or event.source}  {dict(event.data) or ''}"
+        typer.echo(printable(text.rstrip()))

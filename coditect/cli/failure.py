@@ -1,0 +1,60 @@
+"""How an error is told to a person: what happened, the facts, and the way out."""
+
+from __future__ import annotations
+
+from coditect.errors import (
+    BrokerUnavailable,
+    CoditectError,
+    ControlPlaneRequired,
+    Overloaded,
+    PublishUnconfirmed,
+    RegistryUnavailable,
+    ResultTimeout,
+    TopologyMismatch,
+    UnknownCapability,
+    Unroutable,
+)
+
+_WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
+    (BrokerUnavailable, "`coditect doctor` says what is unreachable; `coditect up` starts a private broker."),
+    (
+        RegistryUnavailable,
+        "`coditect doctor` says what is unreachable; running agents come back by themselves.",
+    ),
+    (PublishUnconfirmed, "The task may have been taken. Run it again only when doing it twice does no harm."),
+    (Overloaded, "The broker takes nothing more at the moment; nothing was sent. Try again later."),
+    (UnknownCapability, "`coditect agent list` shows what is offered."),
+    (Unroutable, "`coditect agent list` shows what is offered; start an agent that has the capability."),
+    (TopologyMismatch, "`coditect topology plan` shows the difference and what to do."),
+    (ControlPlaneRequired, "Start a dispatcher, or leave out the option that needs one."),
+    (ResultTimeout, "The task goes on; `coditect task cancel <id>` ends it."),
+)
+
+
+def describe(error: CoditectError) -> str:
+    """The error as lines of text."""
+    facts = {
+        name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())
+    }
+    lines = [f"Error: {error.sentence}."]
+    lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
+    log = getattr(error, "log", "")
+    if log:
+        lines.append(str(log))
+    way_out = _way_out(error)
+    if way_out:
+        lines.append(f"Fix: {way_out}")
+    return "\n".join(lines)
+
+
+def _way_out(error: CoditectError) -> str:
+    own = error.facts.get("fix") or getattr(error, "fix", "")
+    if own:
+        return str(own)
+    return next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, tuple | list | set | frozenset):
+        return ", ".join(str(one) for one in value)
+    return str(value)

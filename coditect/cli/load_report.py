@@ -1,0 +1,161 @@
+"""What a load test found: answers compared with what was submitted and what really happened. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Ending(StrEnum):
+    """How one submission ended, as its client saw it."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """Answered, without a value."""
+    HUNG = "hung"
+    """Taken, and no answer within the wait."""
+    REFUSED = "refused"
+    """Not taken, or nobody knows whether: submit raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One submission and its end."""
+
+    task_id: str | None
+    """None when it was refused."""
+    ending: Ending
+    finished_at_seconds: float
+    """Since the start of the run."""
+    latency_seconds: float
+    """From when it was due to be submitted (open loop) or was submitted."""
+    agent_id: str | None = None
+    problem: str = ""
+    """Why there is no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One execution that left its line in the effect log."""
+
+    agent_id: str
+    pid: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Latency of the completed tasks, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """The summary of one run."""
+
+    endings: Mapping[Ending, int]
+    elapsed_seconds: float
+    throughput_per_second: float
+    latency_ms: Percentiles
+    problems: Mapping[str, int]
+    agents: Mapping[str, int]
+    """Answers by agent."""
+    hung: tuple[str, ...]
+    submitted_twice: tuple[str, ...]
+    """Ids given to two submissions: always empty, or the client is broken."""
+    effects_compared: bool
+    lost: tuple[str, ...]
+    """Ids of tasks that were taken and left no effect, answered or not."""
+    repeated: Mapping[str, tuple[Effect, ...]]
+    """Ids with more than one effect, and all of them: at-least-once at work."""
+    executions: int
+    """Lines in the effect log for this run's ids."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was taken, done and answered."""
+        unhappy = self.endings[Ending.FAILED] + self.endings[Ending.HUNG] + self.endings[Ending.REFUSED]
+        return not (unhappy or self.lost or self.submitted_twice)
+
+
+def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, list[Effect]]:
+    """The effects of these tasks, from lines ``<task_id> <agent_id> <pid> <attempt>``; no others."""
+    effects: dict[str, list[Effect]] = {}
+    for line in lines:
+        words = line.split()
+        if len(words) == 4 and words[0] in task_ids and words[2].isdecimal() and words[3].isdecimal():
+            effects.setdefault(words[0], []).append(Effect(words[1], int(words[2]), int(words[3])))
+    return effects
+
+
+def summarize(answers: Sequence[Answer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
+    """The report; without effects (no log to read) nothing is said about what was executed."""
+    endings = Counter(answer.ending for answer in answers)
+    elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
+    completed = [answer for answer in answers if answer.ending is Ending.COMPLETED]
+    ids = Counter(answer.task_id for answer in answers if answer.task_id is not None)
+    done_ids = [one.task_id for one in answers if one.task_id and one.ending is not Ending.FAILED]
+    known = effects or {}
+    return LoadReport(
+        endings={ending: endings[ending] for ending in Ending},
+        elapsed_seconds=elapsed,
+        throughput_per_second=len(completed) / elapsed if elapsed else 0.0,
+        latency_ms=percentiles([answer.latency_seconds * 1000 for answer in completed]),
+        problems=dict(Counter(answer.problem for answer in answers if answer.problem).most_common()),
+        agents=dict(Counter(answer.agent_id for answer in answers if answer.agent_id).most_common()),
+        hung=tuple(one.task_id for one in answers if one.task_id and one.ending is Ending.HUNG),
+        submitted_twice=tuple(task_id for task_id, times in ids.items() if times > 1),
+        effects_compared=effects is not None,
+        lost=() if effects is None else tuple(task_id for task_id in done_ids if not effects.get(task_id)),
+        repeated={task_id: tuple(lines) for task_id, lines in known.items() if len(lines) > 1},
+        executions=sum(len(lines) for lines in known.values()),
+    )
+
+
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """Nearest-rank percentiles; zeros without values."""
+    ordered = sorted(values)
+    if not ordered:
+        return Percentiles(0.0, 0.0, 0.0, 0.0)
+
+    def rank(share: float) -> float:
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+    return Percentiles(rank(0.50), rank(0.95), rank(0.99), ordered[-1])
+
+
+def report_json(report: LoadReport) -> dict[str, object]:
+    """The report for programs."""
+    latency = report.latency_ms
+    return {
+        "ok": report.ok,
+        "submitted": sum(report.endings.values()),
+        **{ending.value: count for ending, count in report.endings.items()},
+        "lost": len(report.lost) if report.effects_compared else None,
+        "elapsed_seconds": round(report.elapsed_seconds, 3),
+        "throughput_per_second": round(report.throughput_per_second, 1),
+        "latency_ms": {
+            "p50": round(latency.p50, 1),
+            "p95": round(latency.p95, 1),
+            "p99": round(latency.p99, 1),
+            "max": round(latency.highest, 1),
+        },
+        "executions": report.executions if report.effects_compared else None,
+        "duplicates": sum(len(lines) - 1 for lines in report.repeated.values()),
+        "repeated_ids": {
+            task_id: [{"agent": one.agent_id, "pid": one.pid, "attempt": one.attempt} for one in lines]
+            for task_id, lines in report.repeated.items()
+        },
+        "lost_ids": report.lost,
+        "hung_ids": report.hung,
+        "submitted_twice_ids": report.submitted_twice,
+        "problems": dict(report.problems),
+        "agents": dict(report.agents),
+    }

@@ -1,0 +1,198 @@
+"""`coditect up`, `down` and `doctor`: private servers and a fleet on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.errors import InputError
+from coditect.settings import Settings, read_settings
+
+if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
+    from coditect.local import Program, UpPlan, UpState
+
+FOLDER = Path(".coditect")
+FLEET_TABLE = "[tool.coditect.fleet] in pyproject.toml"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Puts the three commands at the top of the tree."""
+    app.command("up")(up_command)
+    app.command("down")(down_command)
+    app.command("doctor")(doctor_command)
+
+
+def up_command(
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[AGENT[=PROCESSES]...]", help=f"Files or modules to run; default: {FLEET_TABLE}."
+        ),
+    ] = None,
+    no_agents: Annotated[bool, typer.Option("--no-agents", help="Only the servers.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when all is ready; stop it with down.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a private RabbitMQ and Redis and a fleet of agents, and keep them running.
+
+    A server whose CODITECT_AMQP_URL or CODITECT_REDIS_URL is set is used and not started. Addresses are
+    written to .coditect/env, where other commands find them.
+
+    \b
+    Example: coditect up --detach agents/reviewer.py=2 agents/tester.py
+    """
+    from coditect import local
+
+    fleet = {} if no_agents else _fleet(agents or [], Path.cwd())
+    plan = _plan(fleet, Path.cwd(), os.environ)
+    if detach:
+        state = local.up_detached(plan, environ=os.environ, say=say)
+        _show(state, output)
+        return
+
+    def ready() -> None:
+        state = local.read_state(local.UpFolder(plan.folder))
+        if state is not None:
+            _show(state, output)
+            sys.stdout.flush()
+        say("Ready. Ctrl-C stops it.")
+
+    local.up(plan, environ=os.environ, say=say, ready=ready)
+
+
+def down_command(output: OutputOption = Output.TABLE) -> None:
+    """Stop exactly what `coditect up` started here; agents finish their work first. Idempotent.
+
+    \b
+    Example: coditect down
+    """
+    from coditect import local
+
+    downed = local.down(_up_folder(Path.cwd()))
+    if output is Output.JSON:
+        write_json({"was_up": downed.was_up, "stopped": downed.stopped})
+    elif downed.was_up:
+        say(f"Stopped: {', '.join(downed.stopped) or 'remains of a killed up'}.")
+    else:
+        say("Nothing was up.")
+
+
+def doctor_command(output: OutputOption = Output.TABLE) -> None:
+    """Look for what is missing, unreachable or stale, and say how to mend it. Changes nothing.
+
+    \b
+    Example: coditect doctor
+    """
+    from coditect import local
+
+    settings = read_settings()
+    checks = local.doctor(
+        _up_folder(Path.cwd()),
+        environ=os.environ,
+        amqp_url=_named(settings.amqp_url, Settings().amqp_url),
+        redis_url=_named(settings.redis_url, Settings().redis_url),
+    )
+    if output is Output.JSON:
+        write_json([{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks])
+    else:
+        write_table(("check", "ok", "found"), [(one.name, one.ok, one.detail) for one in checks])
+        for one in checks:
+            if one.fix:
+                say(f"{one.name}: {one.fix}")
+    if not all(one.ok for one in checks):
+        raise typer.Exit(1)
+
+
+def _named(url: str, default: str) -> str | None:
+    """None for the default address, which nobody named."""
+    return None if url == default else url
+
+
+def _up_folder(start: Path) -> Path:
+    """The nearest folder, here or above, in which something was brought up; else the one of this folder."""
+    places = (place / FOLDER for place in (start, *start.parents))
+    return next((place for place in places if (place / "up.json").exists()), start / FOLDER)
+
+
+def _fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
+    """Agents by file or module, with how many processes each."""
+    if named:
+        return dict(_agent_count(text) for text in named)
+    project = folder / "pyproject.toml"
+    if not project.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(project.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("pyproject.toml cannot be read", path=project, reason=str(error)) from error
+    fleet = tables.get("tool", {}).get("coditect", {}).get("fleet", {})
+    return dict(_agent_count(f"{target}={processes}") for target, processes in fleet.items())
+
+
+def _agent_count(text: str) -> tuple[str, int]:
+    target, _, processes = text.partition("=")
+    if not target or not (processes or "1").isdecimal() or not 1 <= int(processes or 1) <= 256:
+        raise InputError("An agent is a file or module, with =1 to =256 processes", given=text)
+    return target, int(processes or 1)
+
+
+def _plan(fleet: Mapping[str, int], folder: Path, environ: Mapping[str, str]) -> UpPlan:
+    from coditect import local
+
+    return local.UpPlan(
+        folder=folder / FOLDER,
+        working_folder=folder,
+        programs=tuple(program for target, count in fleet.items() for program in _programs(target, count)),
+        amqp_url=environ.get("CODITECT_AMQP_URL"),
+        redis_url=environ.get("CODITECT_REDIS_URL"),
+    )
+
+
+def _programs(target: str, processes: int) -> list[Program]:
+    """One program per process, so that each is started again by itself."""
+    from coditect import local
+
+    name = Path(target.partition(":")[0]).stem if "/" in target or target.endswith(".py") else target
+    argv = (sys.executable, "-m", "coditect", "agent", "run", target)
+    return [
+        local.Program(f"{name}-{number}" if processes > 1 else name, argv, announces_ready=True)
+        for number in range(1, processes + 1)
+    ]
+
+
+def _show(state: UpState, output: Output) -> None:
+    if output is Output.JSON:
+        write_json(
+            {
+                "phase": state.phase.value,
+                "pid": state.supervisor.pid,
+                "amqp_url": state.amqp_url,
+                "redis_url": state.redis_url,
+                "programs": [
+                    {
+                        "name": child.name,
+                        "phase": child.phase.value,
+                        "pid": child.process.pid if child.process else None,
+                        "restarts": child.restarts,
+                        "log": child.log,
+                    }
+                    for child in state.children
+                ],
+            }
+        )
+        return
+    write_fields({"broker": state.amqp_url, "registry": state.redis_url})
+    rows = [
+        (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
+        for child in state.children
+    ]
+    write_table(("program", "state", "pid", "log"), rows)

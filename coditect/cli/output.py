@@ -1,0 +1,111 @@
+"""What goes to stdout (the answer) and to stderr (everything else)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Output(StrEnum):
+    """For whom the answer is written."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal; never part of the answer."""
+    typer.echo(text, err=True)
+
+
+def write_json(value: object) -> None:
+    """The answer as one JSON document."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def write_json_line(value: object) -> None:
+    """One of many answers, on a line of its own (JSON Lines)."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+    sys.stdout.flush()
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
+    """The answer as a table: drawn on a terminal, aligned plain text without colour in a pipe."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        if empty:
+            say(empty)
+        return
+    if sys.stdout.isatty():
+        _draw(columns, cells)
+        return
+    widths = [max(len(row[column]) for row in [list(columns), *cells]) for column in range(len(columns))]
+    for row in [[name.upper() for name in columns], *cells]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.upper(), overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def write_fields(fields: Mapping[str, object]) -> None:
+    """The answer as one thing with its fields; what is empty is left out."""
+    shown = {name: _cell(value) for name, value in fields.items() if value not in (None, "", (), [], {})}
+    width = max((len(name) for name in shown), default=0)
+    for name, text in shown.items():
+        first, *more = text.splitlines() or [""]
+        typer.echo(f"{name.ljust(width)}  {first}")
+        for line in more:
+            typer.echo(" " * (width + 2) + line)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.1f}"
+        case tuple() | list() | frozenset() | set():
+            return ", ".join(sorted(str(one) for one in value)) or "-"
+        case _:
+            return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a stranger's must not move the terminal's cursor."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def instant(ms: int | None) -> str | None:
+    """Milliseconds since the epoch as ISO 8601 in UTC."""
+    if ms is None:
+        return None
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return str(ms)
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size for people."""
+    return f"{size_bytes / 1_000_000:.1f} MB"

@@ -1,0 +1,143 @@
+"""`coditect topology`: the exchanges and queues that the code wants, and what the broker has."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from coditect.broker.plan import (
+    BINDINGS_NOTE,
+    Plan,
+    Step,
+    Verdict,
+    apply_topology,
+    export_definitions,
+    make_plan,
+)
+from coditect.broker.topology import Topology, backbone, capability_queues
+from coditect.cli.capabilities import known_capabilities
+from coditect.cli.connections import Connections, connections
+from coditect.cli.output import Output, OutputOption, say, write_json, write_table
+from coditect.errors import TopologyMismatch
+from coditect.model.capability import check_capability_name
+
+app = typer.Typer(no_args_is_help=True, help="Compare, create or export the exchanges and queues.")
+
+CapabilitiesOption = Annotated[
+    list[str] | None,
+    typer.Option("--capability", "-c", help="Its queues, too; can be repeated. Default: what agents offer."),
+]
+
+
+@app.command("plan")
+def plan_topology(
+    context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Show the difference between broker and code; exits 1 when there is one.
+
+    \b
+    Example: coditect topology plan --capability code.review
+    """
+    plan = asyncio.run(_plan(connections(context), capability or []))
+    _write(plan, output, missing="missing: apply creates it")
+    if not plan.clean:
+        raise typer.Exit(1)
+
+
+@app.command("apply")
+def apply_plan(
+    context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Create what is missing and bind everything; what differs is left alone and told. Idempotent.
+
+    \b
+    Example: coditect topology apply --capability code.review --capability tests.run
+    """
+    plan = asyncio.run(_apply(connections(context), capability or []))
+    _write(plan, output, missing="created")
+    differing = plan.of(Verdict.DIFFERS)
+    if differing:
+        raise TopologyMismatch(
+            "What differs was left alone", names=[step.name for step in differing], fix="See the table above."
+        )
+
+
+@app.command("export")
+def export_topology(
+    context: typer.Context,
+    capability: CapabilitiesOption = None,
+    vhost: Annotated[str, typer.Option("--vhost", help="The virtual host that it is for.")] = "/",
+) -> None:
+    """Write the topology as a RabbitMQ definitions file; needs no broker when capabilities are named.
+
+    \b
+    Example: coditect topology export -c code.review > topology.json
+             rabbitmqctl import_definitions topology.json
+    """
+    named = tuple(check_capability_name(name) for name in capability or [])
+    known = named or asyncio.run(known_capabilities(connections(context), ()))
+    write_json(export_definitions(_topology(known), vhost=vhost))
+
+
+async def _plan(opened: Connections, named: list[str]) -> Plan:
+    topology = _topology(await known_capabilities(opened, named))
+    async with opened.broker() as broker:
+        return await make_plan(broker, topology)
+
+
+async def _apply(opened: Connections, named: list[str]) -> Plan:
+    topology = _topology(await known_capabilities(opened, named))
+    async with opened.broker() as broker:
+        return await apply_topology(broker, topology)
+
+
+def _topology(capabilities: tuple[str, ...]) -> Topology:
+    whole = backbone()
+    for name in capabilities:
+        whole += capability_queues(name)
+    return whole
+
+
+def _write(plan: Plan, output: Output, *, missing: str) -> None:
+    if output is Output.JSON:
+        write_json(
+            {
+                "clean": plan.clean,
+                "steps": [_step_json(step) for step in plan.steps],
+                "bindings": {"declared_again_by_apply": plan.bindings, "note": BINDINGS_NOTE},
+            }
+        )
+        return
+    changes = [step for step in plan.steps if step.verdict is not Verdict.SAME]
+    write_table(
+        ("kind", "name", "state"), [(step.kind, step.name, _state(step, missing)) for step in changes]
+    )
+    for step in plan.of(Verdict.DIFFERS):
+        typer.echo(f"\n{step.kind} {step.name}: {step.fix}")
+    same = len(plan.steps) - len(changes)
+    say(f"{same} of {len(plan.steps)} are as the code wants them. {BINDINGS_NOTE} ({plan.bindings})")
+
+
+def _state(step: Step, missing: str) -> str:
+    difference = step.difference
+    if difference is None:
+        return missing
+    if not difference.argument:
+        return f"differs: {difference.text}"
+    current, wanted = difference.current or "none", difference.wanted or "none"
+    return f"differs: {difference.argument} is {current}, should be {wanted}"
+
+
+def _step_json(step: Step) -> dict[str, object]:
+    document: dict[str, object] = {"kind": step.kind, "name": step.name, "state": step.verdict.value}
+    if step.difference is not None:
+        document |= {
+            "argument": step.difference.argument,
+            "current": step.difference.current,
+            "wanted": step.difference.wanted,
+            "broker_says": step.difference.text,
+            "fix": step.fix,
+        }
+    return document

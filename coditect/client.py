@@ -1,0 +1,312 @@
+"""The client: submit a task, wait for its result, listen to events, talk to the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+from coditect.agent.typed import encode_any
+from coditect.background import Background
+from coditect.broker.port import Broker
+from coditect.broker.topology import backbone
+from coditect.clock import Clock, SystemClock
+from coditect.errors import (
+    ControlPlaneRequired,
+    InputError,
+    RegistryUnavailable,
+    Unroutable,
+    UnknownCapability,
+)
+from coditect.handle import Handle
+from coditect.listening import EventStream, Listening
+from coditect.model import mail, routing
+from coditect.model.capability import Priority, check_capability_name, nearest_names
+from coditect.model.duration import Duration, seconds
+from coditect.model.event import Event, event_message
+from coditect.model.ids import AgentId
+from coditect.model.task import Limits, Task
+from coditect.registry.port import Registry, Search
+from coditect.registry.selection import Strategy, choose
+from coditect.requests import Requests
+from coditect.settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
+SUBMIT_SECONDS = 30.0
+DEFAULT_CONCURRENCY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one task is submitted; every field has a sensible default."""
+
+    priority: Priority = Priority.P1
+    timeout: Duration | None = None
+    """Longest run of one attempt; the capability's own when None."""
+    deadline: Duration | None = None
+    """From now on; after it nobody wants the result. No bound when None."""
+    start_within: Duration | None = None
+    """How long it may wait unstarted."""
+    pin: AgentId | None = None
+    """The agent that is preferred; another does it when that one does not take it within a second."""
+    strategy: Strategy | None = None
+    """Picks the agent to prefer from the registry; None lets the broker balance."""
+    max_attempts: int | None = None
+    idempotency_key: str | None = None
+    submit_timeout: Duration = SUBMIT_SECONDS
+    """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
+
+
+class Client:
+    """A process's way into the fleet. `async with` opens and closes it; safe to share between tasks."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        registry: Registry | None = None,
+        *,
+        clock: Clock | None = None,
+        quorum_replies: bool = False,
+    ) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._clock = clock or SystemClock()
+        self.name = f"client-{token_hex(6)}"
+        self._stack = AsyncExitStack()
+        self._background = Background()
+        self._requests = Requests(broker, name=self.name, quorum=quorum_replies)
+        self._listening = Listening(broker, name=self.name)
+        self._owned: tuple[Any, ...] = ()
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> Client:
+        """A client for the servers that the environment (or the nearest `.coditect/env`) names.
+
+        Raises: SetupError for a setting outside its range.
+        """
+        settings = read_settings({**os.environ, **environment} if environment is not None else None)
+        return cls.connecting(settings)
+
+    @classmethod
+    def connecting(cls, settings: Settings) -> Client:
+        """A client that opens and closes its own connections."""
+        from coditect.client_program import adapters  # noqa: PLC0415 - the composition root imports the adapters
+
+        broker, registry = adapters(settings)
+        client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum")
+        client._owned = (broker, registry)
+        return client
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            for owned in self._owned:
+                await opening.enter_async_context(owned)
+            await opening.enter_async_context(self._background)
+            await self._broker.declare(backbone())
+            opening.push_async_callback(self._broker.delete_queue, self._requests.reply_to)
+            await opening.enter_async_context(self._requests)
+            self._stack = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # -- tasks ------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        capability: str,
+        value: Any = None,
+        *,
+        options: Options | None = None,
+        priority: Priority | None = None,
+        timeout: Duration | None = None,
+        deadline: Duration | None = None,
+        pin: AgentId | None = None,
+        idempotency_key: str | None = None,
+    ) -> Handle:
+        """Publishes a task; returns when the broker has it: from then on it is not lost.
+
+        `value` is anything JSON, pydantic or a dataclass can say, or bytes that are JSON already. The
+        keywords are shorthands for the fields of `Options`.
+
+        Raises: UnknownCapability (with the nearest names), TooLarge, InvalidTask; Overloaded,
+        BrokerUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
+        ControlPlaneRequired for what needs a memory.
+        """
+        given = options or Options()
+        chosen = Options(
+            priority=priority or given.priority,
+            timeout=timeout if timeout is not None else given.timeout,
+            deadline=deadline if deadline is not None else given.deadline,
+            start_within=given.start_within,
+            pin=pin or given.pin,
+            strategy=given.strategy,
+            max_attempts=given.max_attempts,
+            idempotency_key=idempotency_key or given.idempotency_key,
+            submit_timeout=given.submit_timeout,
+        )
+        return await self._submit(capability, encode_any(value), chosen)
+
+    async def _submit(self, capability: str, body: bytes, options: Options) -> Handle:
+        task = self._task(capability, body, options)
+        pin = options.pin
+        if pin is None and options.strategy is not None:
+            pin = await self._preferred(capability, options.strategy)
+        reply = self._requests.expect(task.id or "")
+        try:
+            await self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
+        except Unroutable as error:
+            self._requests.forget(task.id or "")
+            raise await self._unknown(capability, task.key) from error
+        except BaseException:
+            self._requests.forget(task.id or "")
+            raise
+        return Handle(task, reply, self._requests, self._listening, self._broker)
+
+    def _task(self, capability: str, body: bytes, options: Options) -> Task:
+        check_capability_name(capability)
+        self._refuse_what_needs_a_memory(options)
+        now = self._clock.now_ms()
+        task_id = self._clock.new_id()
+        return Task(
+            capability,
+            options.priority,
+            body,
+            id=task_id,
+            correlation_id=task_id,
+            reply_to=self._requests.reply_to,
+            limits=Limits(
+                deadline_ms=_later(now, options.deadline),
+                start_by_ms=_later(now, options.start_within),
+                timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
+                max_attempts=options.max_attempts,
+            ),
+            published_at_ms=now,
+        )
+
+    @staticmethod
+    def _refuse_what_needs_a_memory(options: Options) -> None:
+        if options.idempotency_key is not None:
+            raise ControlPlaneRequired(
+                "An idempotency key needs a control plane that remembers it",
+                fix="run a dispatcher, or give the effect itself the task's id as its key",
+            )
+        if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
+            raise ControlPlaneRequired(
+                "A direct task runs at most 25 minutes", fix="submit it with --detach, through a control plane"
+            )
+
+    async def _preferred(self, capability: str, strategy: Strategy) -> AgentId | None:
+        """The agent that the strategy picks; None when the registry cannot say: the broker balances then."""
+        if self._registry is None:
+            return None
+        try:
+            records = await self._registry.find(Search(capability=capability))
+            turn = await self._registry.next_turn(capability) if strategy is Strategy.ROUND_ROBIN else 0
+        except RegistryUnavailable as error:
+            log.info("No agent could be picked; the broker balances", extra={"reason": str(error)})
+            return None
+        record = choose(records, strategy, turn=turn, chance=self._clock.chance())
+        return record.agent_id if record is not None else None
+
+    async def _unknown(self, capability: str, key: str) -> InputError:
+        known: frozenset[str] = frozenset()
+        if self._registry is not None:
+            try:
+                known = await self._registry.capabilities()
+            except RegistryUnavailable as error:
+                log.debug("The nearest names are unknown", extra={"reason": str(error)})
+        return UnknownCapability(
+            "Nobody offers this capability",
+            capability=capability,
+            routing_key=key,
+            nearest=nearest_names(capability, known),
+            fix="start an agent that declares it: coditect agent run FILE",
+        )
+
+    async def submit_many(
+        self,
+        capability: str,
+        values: Iterable[Any],
+        *,
+        options: Options | None = None,
+        priority: Priority | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+    ) -> AsyncIterator[Handle]:
+        """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
+
+        Raises what `submit` raises at the value that failed; what was yielded before it is taken.
+        """
+        chosen = options or Options()
+        if priority is not None:
+            chosen = Options(priority=priority, timeout=chosen.timeout, deadline=chosen.deadline, pin=chosen.pin)
+        under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
+        try:
+            for value in values:
+                work = self._submit(capability, encode_any(value), chosen)
+                under_way.put_nowait(self._background.start(work, name="submit"))
+                if under_way.qsize() >= concurrency:
+                    yield await under_way.get_nowait()
+            while not under_way.empty():
+                yield await under_way.get_nowait()
+        finally:
+            while not under_way.empty():
+                under_way.get_nowait().cancel()
+
+    async def request(
+        self, capability: str, value: Any = None, model: Any = Any, *, timeout: Duration = "5m", **options: Any
+    ) -> Any:
+        """Submits and waits: the value, or the failure as an error. See `submit` and `Handle.result`."""
+        handle = await self.submit(capability, value, deadline=timeout, **options)
+        return await handle.result(model, timeout=timeout)
+
+    async def cancel(self, task_id: str, *, reason: str = "") -> None:
+        """Asks whoever has the task to cancel it; best effort, remembered by the fleet for ten minutes."""
+        await self._broadcast(mail.cancel(task_id, reason=reason))
+
+    # -- the fleet --------------------------------------------------------------------------------------
+
+    async def broadcast(self, topic: str, data: Any = None, *, exclude: Iterable[AgentId | str] = ()) -> None:
+        """Tells every agent but the excluded ones (ids or names); at most once each, no answer."""
+        await self._broadcast(mail.broadcast(topic, data, excluded=tuple(exclude)))
+
+    async def _broadcast(self, letter: Any) -> None:
+        try:
+            await self._broker.publish(
+                letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=SUBMIT_SECONDS
+            )
+        except Unroutable:
+            log.info("No agent is there to hear a broadcast")
+
+    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Publishes an event; whoever listens gets it, and it is no error when nobody does."""
+        event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
+        try:
+            await self._broker.publish(
+                event_message(event), exchange=routing.EVENTS, routing_key=type_, timeout_seconds=SUBMIT_SECONDS
+            )
+        except Unroutable:
+            log.debug("Nobody listens to an event", extra={"event_type": type_})
+
+    def events(self, pattern: str = "#") -> EventStream:
+        """Events whose type matches the topic pattern (`task.*`, `agent.offline`, `#`).
+
+        `async with client.events("task.*") as events: async for event in events`. What happens after the
+        block was entered is heard; a listener more than 10,000 events behind misses the newest.
+        """
+        return self._listening.stream(pattern)
+
+
+def _later(now_ms: int, span: Duration | None) -> int | None:
+    return None if span is None else now_ms + int(seconds(span) * 1000)

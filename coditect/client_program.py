@@ -1,0 +1,15 @@
+"""Puts a client's connections together."""
+
+from __future__ import annotations
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.registry.redis import RedisRegistry
+from coditect.settings import Settings
+
+
+def adapters(settings: Settings) -> tuple[AmqpBroker, RedisRegistry]:
+    """The broker and the registry that the settings name, not opened yet."""
+    broker = AmqpBroker(
+        settings.amqp_url, name="coditect client", window=settings.window, declare=settings.declare
+    )
+    return broker, RedisRegistry(settings.redis_url)

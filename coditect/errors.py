@@ -1,0 +1,147 @@
+"""Every error that Coditect raises, ordered by what the caller can do about it.
+
+::
+
+    CoditectError
+    ├── Retryable             try again, as it is, later
+    │   ├── BrokerUnavailable     no connection to the broker within the deadline
+    │   ├── PublishUnconfirmed    the outcome is unknown: the message may still be delivered
+    │   ├── Overloaded            the broker refuses more (full queue, alarm) within the deadline
+    │   └── RegistryUnavailable   no answer from the registry
+    ├── InputError            fix the input
+    │   ├── InvalidTask           body, headers or limits are not what the wire allows
+    │   ├── TooLarge              over the inline limit
+    │   ├── UnknownCapability     nobody offers it; names the nearest
+    │   ├── Unroutable            no queue is bound to the key; names the nearest capability
+    │   └── NotFound              no such task, agent, dead letter
+    ├── SetupError            fix the set-up
+    │   ├── TopologyMismatch      the broker holds an entity with other arguments
+    │   ├── UnsupportedBroker     the broker is too old
+    │   └── ControlPlaneRequired  only a dispatcher can do this
+    └── TaskError             the work itself ended without a value
+        ├── TaskFailed            the handler failed, or its attempts are used up
+        ├── TaskRejected          refused before it ran
+        ├── TaskCanceled          canceled on request
+        ├── TaskExpired           its deadline passed
+        └── ResultTimeout         no result within the caller's time; the task goes on
+
+The message is a static sentence; the facts are keyword fields (``error.facts``) and are shown behind it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CoditectError(Exception):
+    """The root. `retryable` says whether the same call may succeed later."""
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, sentence: str, **facts: object) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.facts = facts
+
+    def __str__(self) -> str:
+        if not self.facts:
+            return self.sentence
+        facts = ", ".join(f"{name}={value!r}" for name, value in self.facts.items())
+        return f"{self.sentence} ({facts})"
+
+
+class Retryable(CoditectError):
+    """Try again later, unchanged."""
+
+    retryable = True
+
+
+class BrokerUnavailable(Retryable):
+    """No connection to the broker within the deadline. Nothing was sent."""
+
+
+class PublishUnconfirmed(Retryable):
+    """The deadline passed without a confirm: the message may still be delivered."""
+
+
+class Overloaded(Retryable):
+    """The broker refused the message until the deadline (full queue or alarm). It was not taken."""
+
+
+class RegistryUnavailable(Retryable):
+    """The registry did not answer in time."""
+
+
+class InputError(CoditectError):
+    """The input must change."""
+
+    exit_code = 2
+
+
+class InvalidTask(InputError):
+    """Body, headers or limits are not what the wire allows."""
+
+
+class TooLarge(InvalidTask):
+    """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`)."""
+
+
+class UnknownCapability(InputError):
+    """Nobody offers this capability."""
+
+
+class Unroutable(InputError):
+    """No queue is bound to this key. Nothing was taken."""
+
+    exit_code = 4
+
+
+class NotFound(InputError):
+    """There is no such thing."""
+
+    exit_code = 4
+
+
+class SetupError(CoditectError):
+    """Something around the program must change."""
+
+
+class TopologyMismatch(SetupError):
+    """The broker holds an exchange or queue of this name with other arguments."""
+
+
+class UnsupportedBroker(SetupError):
+    """The broker is too old for what is asked of it."""
+
+
+class ControlPlaneRequired(SetupError):
+    """Only a dispatcher can do this, and none is there."""
+
+
+class TaskError(CoditectError):
+    """The work ended without a value."""
+
+
+class TaskFailed(TaskError):
+    """The handler failed and no attempt is left."""
+
+
+class TaskRejected(TaskError):
+    """The task was refused before it ran."""
+
+
+class TaskCanceled(TaskError):
+    """The task was canceled on request."""
+
+
+class TaskExpired(TaskError):
+    """The task's deadline passed before it was done."""
+
+    exit_code = 3
+
+
+class ResultTimeout(TaskError):
+    """No result came within the caller's time. The task itself goes on."""
+
+    exit_code = 3

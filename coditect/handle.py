@@ -1,0 +1,154 @@
+"""A submitted task in the hand of its submitter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar, overload
+
+from coditect.agent.typed import codec
+from coditect.broker.port import Broker
+from coditect.errors import (
+    ResultTimeout,
+    TaskCanceled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+    Unroutable,
+)
+from coditect.listening import Listening
+from coditect.model import mail, routing
+from coditect.model.duration import Duration, seconds
+from coditect.model.event import Event
+from coditect.model.ids import TaskId
+from coditect.model.result import Outcome, Status
+from coditect.model.task import Task
+from coditect.requests import Requests
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT: Duration = "10m"
+CANCEL_SECONDS = 10.0
+ENDINGS = frozenset(f"task.{status.value}" for status in Status)
+
+
+class Handle:
+    """Waits for one task's result, listens to its events, cancels it. Made by `Client.submit`."""
+
+    def __init__(
+        self,
+        task: Task,
+        reply: asyncio.Future[Outcome],
+        requests: Requests,
+        listening: Listening,
+        broker: Broker,
+    ) -> None:
+        self._task = task
+        self._reply = reply
+        self._requests = requests
+        self._listening = listening
+        self._broker = broker
+
+    @property
+    def task_id(self) -> TaskId:
+        """The task's id: AMQP's `message_id`."""
+        return self._task.id or TaskId("")
+
+    @property
+    def capability(self) -> str:
+        """What was asked for."""
+        return self._task.capability
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is here."""
+        return self._reply.done()
+
+    async def outcome(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> Outcome:
+        """How the task ended, whatever it is; may be asked again.
+
+        Raises: ResultTimeout when nothing came in time (the task goes on).
+        """
+        if not self._reply.done():
+            try:
+                async with asyncio.timeout(seconds(timeout)):
+                    await asyncio.shield(self._reply)
+            except TimeoutError as error:
+                raise ResultTimeout(
+                    "No result came in time; the task goes on", task_id=self.task_id, timeout=timeout
+                ) from error
+        return self._reply.result()
+
+    @overload
+    async def result(self, *, timeout: Duration = ...) -> Any: ...
+    @overload
+    async def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
+    async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+        """The value, validated as `model`.
+
+        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        """
+        outcome = await self.outcome(timeout=timeout)
+        if outcome.failure is not None:
+            raise task_error(outcome)
+        return codec(model).decode(outcome.body)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens to this task from now on, to its end. Best effort: an event may be missed."""
+        async with self._listening.stream("task.*") as stream:
+            while not self._reply.done():
+                waiting = asyncio.ensure_future(anext(stream))
+                await asyncio.wait({waiting, self._reply}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    break
+                event = waiting.result()
+                if event.subject == self.task_id:
+                    yield event
+                    if event.type in ENDINGS:
+                        return
+
+    async def cancel(self, *, reason: str = "") -> None:
+        """Asks whoever has the task to cancel it; the outcome tells whether that came in time."""
+        try:
+            await self._broker.publish(
+                mail.cancel(self.task_id, reason=reason),
+                exchange=routing.BROADCAST,
+                routing_key="",
+                timeout_seconds=CANCEL_SECONDS,
+            )
+        except Unroutable:
+            return  # no agent is there: nothing runs
+
+    def forget(self) -> None:
+        """Nobody will ask for the result: frees what waits for it."""
+        self._requests.forget(self.task_id)
+
+
+_ERRORS: dict[Status, type[TaskError]] = {
+    Status.FAILED: TaskFailed,
+    Status.CANCELED: TaskCanceled,
+    Status.REJECTED: TaskRejected,
+}
+
+
+def task_error(outcome: Outcome) -> TaskError:
+    """The error that says why there is no value."""
+    failure = outcome.failure
+    if failure is None:
+        return TaskError("The task ended without a value", task_id=outcome.task_id)
+    kind = TaskExpired if failure.reason == "expired" else _ERRORS.get(outcome.status, TaskError)
+    facts = {
+        "task_id": outcome.task_id,
+        "agent": outcome.agent_id,
+        "attempt": outcome.attempt,
+        "reason": failure.reason,
+        "type": failure.type,
+        "message": failure.message,
+        "fix": failure.fix,
+    }
+    error = kind(f"The task was {outcome.status.value}", **{k: v for k, v in facts.items() if v})
+    if failure.traceback:
+        error.add_note(f"At the agent:\n{failure.traceback}")
+    return error

@@ -1,0 +1,94 @@
+"""Publish-Subscribe: event streams of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import event_queue
+from coditect.errors import CoditectError, InvalidTask, Unroutable
+from coditect.model import mail, routing
+from coditect.model.event import Event, read_event
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 1_000
+MOST_BUFFERED = 10_000
+ANNOUNCE_SECONDS = 5.0
+
+
+class EventStream:
+    """Events of one pattern, from the moment the block is entered."""
+
+    def __init__(self, broker: Broker, queue: str, pattern: str) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._pattern = pattern
+        self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
+        self._arrived = asyncio.Event()
+        self._consumer: Consumer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._broker.declare(event_queue(self._queue, (self._pattern,)))
+        self._consumer = await self._broker.consume(
+            self._queue, self._take, prefetch=PREFETCH, group="events"
+        )
+        await self._announce()
+        return self
+
+    async def _announce(self) -> None:
+        """Agents mute what nobody listened to; they hear that somebody does now."""
+        try:
+            await self._broker.publish(
+                mail.mail(mail.LISTEN),
+                exchange=routing.BROADCAST,
+                routing_key="",
+                timeout_seconds=ANNOUNCE_SECONDS,
+            )
+        except Unroutable:
+            log.debug("No agent is there to be told that somebody listens")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.cancel()
+        try:
+            await self._broker.delete_queue(self._queue)
+        except CoditectError as failure:
+            log.debug("An event queue is left to expire", extra={"reason": str(failure)})
+
+    def _take(self, delivery: Delivery) -> None:
+        try:
+            self._events.append(read_event(delivery.message))
+            self._arrived.set()
+        except InvalidTask as error:
+            log.warning("An event was not readable", extra={"reason": str(error)})
+        delivery.ack()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._events.popleft()
+
+
+class Listening:
+    """Makes streams, each with a queue of its own."""
+
+    def __init__(self, broker: Broker, *, name: str) -> None:
+        self._broker = broker
+        self._name = name
+        self._numbers = count(1)
+
+    def stream(self, pattern: str) -> EventStream:
+        """A stream of its own queue."""
+        return EventStream(self._broker, f"events.{self._name}.{next(self._numbers)}", pattern)

@@ -1,0 +1,35 @@
+"""Private servers and a supervised fleet on one machine: what `coditect up`, `down` and `doctor` do.
+
+Start reading at `up.py`; `supervisor.py` keeps programs running, `servers.py` is the same without a
+supervisor, for tests and benchmarks. Linux and macOS.
+"""
+
+from coditect.local.doctor import Check, doctor
+from coditect.local.errors import AlreadyUp, LocalError, MissingServer, ServerUnreachable, StartFailed
+from coditect.local.plan import Program, UpPlan
+from coditect.local.servers import PrivateServers, private_servers
+from coditect.local.state import ChildState, Phase, UpFolder, UpState, read_state
+from coditect.local.up import Downed, down, up, up_detached
+
+__all__ = [
+    "AlreadyUp",
+    "Check",
+    "ChildState",
+    "Downed",
+    "LocalError",
+    "MissingServer",
+    "Phase",
+    "PrivateServers",
+    "Program",
+    "ServerUnreachable",
+    "StartFailed",
+    "UpFolder",
+    "UpPlan",
+    "UpState",
+    "doctor",
+    "down",
+    "private_servers",
+    "read_state",
+    "up",
+    "up_detached",
+]

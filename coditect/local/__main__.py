@@ -1,0 +1,6 @@
+"""``python -m coditect.local``: the supervisor in the background. `coditect up --detach` starts it."""
+
+from coditect.local.up import serve_detached
+
+if __name__ == "__main__":
+    serve_detached()

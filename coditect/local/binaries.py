@@ -1,0 +1,98 @@
+"""Finds the servers' programs on this machine.
+
+Debian's ``/usr/sbin/rabbitmq-server`` changes user to ``rabbitmq`` and so cannot run a private broker; the
+scripts that it calls can, and are looked for first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coditect.local.errors import INSTALL_SERVERS, MissingServer
+
+RABBITMQ_PLACES = (
+    "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
+    "opt/homebrew/opt/rabbitmq/sbin",
+    "usr/local/opt/rabbitmq/sbin",
+    "home/linuxbrew/.linuxbrew/opt/rabbitmq/sbin",
+    "opt/rabbitmq*/sbin",
+    "usr/local/lib/rabbitmq*/sbin",
+)
+MORE_FOLDERS = (
+    "/usr/sbin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/opt/homebrew/bin",
+    "/opt/homebrew/sbin",
+    "/usr/bin",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """Where the programs are; None for one that is not installed."""
+
+    rabbitmq: Path | None
+    epmd: Path | None
+    redis: Path | None
+
+
+def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
+    """The newest RabbitMQ, its port mapper and Redis, from their usual places and PATH."""
+    folders = [*environ.get("PATH", "").split(os.pathsep), *MORE_FOLDERS]
+    return Binaries(
+        rabbitmq=_find_rabbitmq(folders, root),
+        epmd=_find("epmd", folders) or _epmd_in_erlang(root),
+        redis=_find("redis-server", folders) or _find("valkey-server", folders),
+    )
+
+
+def require_rabbitmq(found: Binaries) -> tuple[Path, Path]:
+    """The programs of the broker and of Erlang's port mapper.
+
+    Raises:
+        MissingServer: one of them is not installed.
+    """
+    if found.rabbitmq is None or found.epmd is None:
+        raise MissingServer("RabbitMQ is not installed", fix=INSTALL_SERVERS)
+    return found.rabbitmq, found.epmd
+
+
+def require_redis(found: Binaries) -> Path:
+    """The program of Redis.
+
+    Raises:
+        MissingServer: it is not installed.
+    """
+    if found.redis is None:
+        raise MissingServer("Redis is not installed", fix=INSTALL_SERVERS)
+    return found.redis
+
+
+def _find(name: str, folders: Iterable[str]) -> Path | None:
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    return Path(found) if found else None
+
+
+def _find_rabbitmq(folders: Iterable[str], root: Path) -> Path | None:
+    for place in RABBITMQ_PLACES:
+        scripts = sorted(root.glob(f"{place}/rabbitmq-server"), key=_version_order)
+        if scripts:
+            return scripts[-1]
+    script = _find("rabbitmq-server", folders)
+    # A wrapper stands alone; the real script has its environment beside it.
+    return script if script and (script.resolve().parent / "rabbitmq-env").exists() else None
+
+
+def _version_order(script: Path) -> list[int]:
+    return [int(digits) for digits in "".join(c if c.isdigit() else " " for c in str(script)).split()]
+
+
+def _epmd_in_erlang(root: Path) -> Path | None:
+    return next(
+        iter(sorted(root.glob("usr/lib*/erlang/erts-*/bin/epmd"), key=_version_order, reverse=True)), None
+    )

@@ -1,0 +1,137 @@
+"""One program that a supervisor keeps running, and the process that currently is it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from coditect.local import launch
+from coditect.local.process import ProcessId, identify
+from coditect.local.watchdog import MARKER, kill_marked
+
+Probe = Callable[[], Awaitable[bool]]
+"""Whether the program does its work now. It answers within two seconds and does not raise."""
+
+LOG_ROTATE_BYTES = 10_000_000
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A program, and how one knows that it works and how it wants to be stopped.
+
+    `env` is the whole environment. Children of a lower `stage` are ready before the next stage starts, and
+    are stopped after it. A `ready_file` of the process before is removed before each start. Without a probe
+    the program counts as ready when it has run for one second.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    folder: Path
+    ready: Probe | None = None
+    ready_within_seconds: float = 60.0
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_within_seconds: float = 20.0
+    stage: int = 0
+    ready_file: Path | None = None
+
+
+class RunningChild:
+    """The process of a child. It leads a session of its own and dies with the thread that spawned it."""
+
+    __slots__ = ("_popen", "_prefix", "child", "log", "process")
+
+    def __init__(self, child: Child, popen: subprocess.Popen[bytes], *, prefix: str, log: Path) -> None:
+        self.child = child
+        self.log = log
+        self.process = identify(popen.pid) or ProcessId(popen.pid, "")
+        self._popen = popen
+        self._prefix = prefix
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._popen.poll()
+
+    async def exited(self) -> int:
+        """Wait until the process itself has ended; returns its exit code."""
+        if self._popen.poll() is None:
+            await _end_of(self._popen)
+        return self._popen.wait()
+
+    async def stop(self) -> None:
+        """Ask it to end, wait as long as the child allows, then kill it and everything it started."""
+        try:
+            if self._popen.poll() is None:
+                self._popen.send_signal(self.child.stop_signal)
+                await asyncio.wait_for(self.exited(), self.child.stop_within_seconds)
+        except TimeoutError:
+            pass
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it and everything it started, at once."""
+        self._popen.poll()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+        kill_marked(self._prefix)
+
+
+def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
+    """Start the child's process: output to ``<log folder>/<name>.log``, marker in the environment."""
+    log_folder.mkdir(parents=True, exist_ok=True)
+    log = log_folder / f"{child.name}.log"
+    if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+    if child.ready_file:
+        child.ready_file.unlink(missing_ok=True)
+    prefix = f"{marker}:{child.name}:"
+    with log.open("ab") as output:
+        popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *child.argv],
+            env={**child.env, MARKER: prefix},
+            cwd=child.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return RunningChild(child, popen, prefix=prefix, log=log)
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, indented for a message; empty if there is no log."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as lines:
+        lines.seek(max(0, log.stat().st_size - 16_384))
+        tail = lines.read().decode(errors="replace").splitlines()[-count:]
+    return "\n".join(f"  | {line}" for line in tail)
+
+
+async def _end_of(popen: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process without reaping it: by a descriptor on Linux, else by looking."""
+    try:
+        descriptor = os.pidfd_open(popen.pid)
+    except (AttributeError, OSError):
+        while popen.poll() is None:  # noqa: ASYNC110 - nothing tells of the end here
+            await asyncio.sleep(POLL_SECONDS)
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,119 @@
+"""Says what is missing, unreachable or stale on this machine, and the way out of each."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coditect.local.binaries import Binaries, find_binaries
+from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
+from coditect.local.probe import broker_version, redis_version
+from coditect.local.state import Phase, UpFolder, UpState, read_state
+
+PYTHON_AT_LEAST = (3, 11)
+RABBITMQ_AT_LEAST = (3, 10)
+REDIS_AT_LEAST = (6, 2)
+FREE_BYTES_AT_LEAST = 1_000_000_000
+
+VersionOf = Callable[[str], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `fix` says what to do where it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def doctor(
+    folder: Path, *, environ: Mapping[str, str], amqp_url: str | None = None, redis_url: str | None = None
+) -> list[Check]:
+    """Look at everything that `up` and the programs need. Starts, stops and changes nothing.
+
+    Without an address, the one of a running `up` in `folder` is looked at; without that, none. Runs its own
+    event loop.
+    """
+    files = UpFolder(folder)
+    state = read_state(files)
+    running = state if state is not None and state.running else None
+    binaries = find_binaries(environ)
+    amqp_url = amqp_url or (running.amqp_url if running else None)
+    redis_url = redis_url or (running.redis_url if running else None)
+    return [
+        check_python(),
+        _check_rabbitmq_installed(binaries, needed=amqp_url is None),
+        _check_redis_installed(binaries, needed=redis_url is None),
+        check_disk(folder),
+        check_up(files, state),
+        asyncio.run(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST)),
+        asyncio.run(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
+    ]
+
+
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
+    """Whether this Python is new enough."""
+    fix = "" if version >= PYTHON_AT_LEAST else "Install Python 3.11 or newer and run `make setup`"
+    return Check("python", not fix, ".".join(map(str, version)), fix)
+
+
+def check_disk(folder: Path) -> Check:
+    """Whether there is room for the broker's data; below its own limit a broker takes no messages."""
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    fix = "" if free >= FREE_BYTES_AT_LEAST else f"Free some space on the disk of {place}: 1 GB is needed"
+    return Check("disk", not fix, f"{free / 1e9:.1f} GB free", fix)
+
+
+def check_up(files: UpFolder, state: UpState | None) -> Check:
+    """Whether what `up` wrote is true: its supervisor lives and every child is ready."""
+    if state is None:
+        stale = files.env.exists()
+        fix = f"Remove {files.env}, or run `coditect up`" if stale else ""
+        return Check("up", not stale, "an address file of nobody" if stale else "not up", fix)
+    if not state.running:
+        return Check("up", False, "was killed; its files are stale", "Run `coditect up` or `coditect down`")
+    behind = [f"{child.name} is {child.phase}" for child in state.children if child.phase is not Phase.READY]
+    restarts = sum(child.restarts for child in state.children)
+    detail = f"{state.phase}, {len(state.children)} programs, {restarts} restarts, pid {state.supervisor.pid}"
+    fix = f"Look into {files.log}" if behind else ""
+    return Check("up", not behind, ", ".join([detail, *behind]), fix)
+
+
+async def check_server(name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...]) -> Check:
+    """Whether a server that we support answers at this address."""
+    if url is None:
+        return Check(
+            name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL"
+        )
+    try:
+        version = await version_of(url)
+    except ServerUnreachable as error:
+        return Check(name, False, str(error), "Start it, or run `coditect up` for a private one")
+    supported = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= at_least
+    needed = ".".join(map(str, at_least))
+    return Check(
+        name, supported, f"version {version}", "" if supported else f"Install version {needed} or newer"
+    )
+
+
+def _check_rabbitmq_installed(binaries: Binaries, *, needed: bool) -> Check:
+    found = binaries.rabbitmq if binaries.epmd else None
+    return _check_installed("rabbitmq-server", found, needed=needed)
+
+
+def _check_redis_installed(binaries: Binaries, *, needed: bool) -> Check:
+    return _check_installed("redis-server", binaries.redis, needed=needed)
+
+
+def _check_installed(name: str, found: Path | None, *, needed: bool) -> Check:
+    if found:
+        return Check(name, True, str(found))
+    return Check(name, not needed, "not installed", f"Install it:\n{INSTALL_SERVERS}" if needed else "")

@@ -1,0 +1,51 @@
+"""What can go wrong around private servers, each with the way out.
+
+::
+
+    SetupError
+    ├── MissingServer      a program is not installed; `fix` says how to install it
+    ├── ServerUnreachable  nothing that speaks the protocol answers at this address
+    ├── StartFailed        a program died or was not ready in time; `log` holds its last lines
+    └── AlreadyUp          another `up` holds this folder
+"""
+
+from __future__ import annotations
+
+from coditect.errors import SetupError
+
+INSTALL_SERVERS = """\
+  Debian, Ubuntu   sudo apt-get install rabbitmq-server redis-server
+  Fedora           sudo dnf install rabbitmq-server redis
+  macOS            brew install rabbitmq redis
+  Docker           docker run -d -p 127.0.0.1:5672:5672 rabbitmq:4
+                   docker run -d -p 127.0.0.1:6379:6379 redis:7
+                   export CODITECT_AMQP_URL=amqp://guest:guest@127.0.0.1:5672
+                   export CODITECT_REDIS_URL=redis://127.0.0.1:6379/0"""
+
+
+class LocalError(SetupError):
+    """An error whose text ends with the way out, on lines of their own."""
+
+    def __init__(self, sentence: str, *, fix: str = "", log: str = "", **facts: object) -> None:
+        super().__init__(sentence, **facts)
+        self.fix = fix
+        self.log = log
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (super().__str__(), self.log, self.fix) if part)
+
+
+class MissingServer(LocalError):
+    """A program that `up` needs is not installed."""
+
+
+class ServerUnreachable(LocalError):
+    """Nothing that speaks the protocol answers at this address."""
+
+
+class StartFailed(LocalError):
+    """A program died, or was not ready in time."""
+
+
+class AlreadyUp(LocalError):
+    """Another `up` holds this folder."""

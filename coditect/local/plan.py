@@ -1,0 +1,133 @@
+"""What one `up` starts: a value that the supervisor in the background is handed as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coditect.local.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
+from coditect.local.child import Child, Probe
+from coditect.local.ports import Addresses, keep_addresses
+from coditect.local.rabbitmq import rabbitmq_children
+from coditect.local.redis_server import redis_child
+from coditect.local.state import UpFolder
+
+READY_FILE = "CODITECT_READY_FILE"
+PROGRAM_STAGE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program of the fleet, e.g. an agent.
+
+    It finds the servers in its environment. With `announces_ready` it counts as ready when it has created
+    the file named by ``CODITECT_READY_FILE``; without, when it has run for one second.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    announces_ready: bool = False
+    ready_within_seconds: float = 30.0
+    stop_within_seconds: float = 35.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpPlan:
+    """Where and what: the fleet runs in `working_folder`; a server whose address is given is not started."""
+
+    folder: Path
+    working_folder: Path
+    programs: tuple[Program, ...] = ()
+    amqp_url: str | None = None
+    redis_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A plan made concrete: the addresses to use and every child, servers first."""
+
+    amqp_url: str
+    redis_url: str
+    children: tuple[Child, ...]
+
+
+def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
+    """Find the binaries, choose the ports and write the servers' configuration.
+
+    Raises:
+        MissingServer: a server must be started and is not installed.
+    """
+    folder = UpFolder(plan.folder)
+    children: list[Child] = []
+    amqp_url, redis_url = plan.amqp_url, plan.redis_url
+    if amqp_url is None or redis_url is None:
+        addresses = keep_addresses(folder.servers)
+        binaries = find_binaries(environ)
+        children += server_children(
+            binaries,
+            addresses,
+            folder=plan.folder,
+            environ=environ,
+            rabbitmq=amqp_url is None,
+            redis=redis_url is None,
+        )
+        amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
+    urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
+    folder.run.mkdir(parents=True, exist_ok=True)
+    children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
+    return Cast(amqp_url, redis_url, tuple(children))
+
+
+def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
+    """Whether every server that this plan starts is installed.
+
+    Raises:
+        MissingServer: one is not, with the command that installs it.
+    """
+    binaries = find_binaries(environ)
+    if plan.amqp_url is None:
+        require_rabbitmq(binaries)
+    if plan.redis_url is None:
+        require_redis(binaries)
+
+
+def server_children(
+    binaries: Binaries,
+    addresses: Addresses,
+    *,
+    folder: Path,
+    environ: Mapping[str, str],
+    rabbitmq: bool,
+    redis: bool,
+) -> list[Child]:
+    """The children of the private servers that are wanted, with their files below `folder`."""
+    children: list[Child] = []
+    if redis:
+        children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))
+    if rabbitmq:
+        children += rabbitmq_children(binaries, addresses, folder=folder / "rabbitmq", environ=environ)
+    return children
+
+
+def _program_child(program: Program, plan: UpPlan, environ: Mapping[str, str]) -> Child:
+    ready_file = UpFolder(plan.folder).run / f"{program.name}.ready"
+    return Child(
+        name=program.name,
+        argv=program.argv,
+        env={**environ, **program.env, READY_FILE: str(ready_file)},
+        folder=plan.working_folder,
+        ready=_file_appears(ready_file) if program.announces_ready else None,
+        ready_within_seconds=program.ready_within_seconds,
+        stop_within_seconds=program.stop_within_seconds,
+        stage=PROGRAM_STAGE,
+        ready_file=ready_file,
+    )
+
+
+def _file_appears(file: Path) -> Probe:
+    async def appeared() -> bool:
+        return file.exists()  # noqa: ASYNC240 - one stat is not worth a thread
+
+    return appeared

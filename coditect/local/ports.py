@@ -1,0 +1,100 @@
+"""Free ports and secrets of the private servers, kept so that a restart has the same ones."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import socket
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from coditect.local.errors import StartFailed
+from coditect.local.state import write_atomically
+
+LOWEST_PORT = 15_000
+EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+DEFAULT_EPHEMERAL_START = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the private servers listen, on the loopback interface only."""
+
+    amqp: int
+    distribution: int
+    epmd: int
+    redis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Ports and secrets of one folder. The data on disk knows password and cookie: they never change."""
+
+    ports: Ports
+    password: str
+    cookie: str
+
+    @property
+    def amqp_url(self) -> str:
+        """Without a path: the one form that every client library reads as the vhost ``/``."""
+        return f"amqp://coditect:{self.password}@127.0.0.1:{self.ports.amqp}"
+
+    @property
+    def redis_url(self) -> str:
+        """Database 0, as the default user."""
+        return f"redis://:{self.password}@127.0.0.1:{self.ports.redis}/0"
+
+
+def keep_addresses(file: Path) -> Addresses:
+    """The addresses kept in `file`; new ports where there are none or somebody else took one meanwhile."""
+    kept = _read(file)
+    if kept and all(_is_free(getattr(kept.ports, field.name)) for field in fields(Ports)):
+        return kept
+    addresses = Addresses(
+        ports=_free_ports(),
+        password=kept.password if kept else secrets.token_hex(16),
+        cookie=kept.cookie if kept else secrets.token_hex(16).upper(),
+    )
+    write_atomically(file, TypeAdapter(Addresses).dump_json(addresses, indent=2).decode() + "\n")
+    return addresses
+
+
+def _read(file: Path) -> Addresses | None:
+    try:
+        return TypeAdapter(Addresses).validate_json(file.read_text())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _free_ports() -> Ports:
+    """Four free ports below the range that the kernel gives to outgoing connections.
+
+    Inside that range a client that dials a stopped server may be given the server's own port and reach
+    itself; the server then cannot come back.
+    """
+    limit = max(LOWEST_PORT + 1_000, _ephemeral_start())
+    candidates = iter(random.SystemRandom().sample(range(LOWEST_PORT, limit), 200))
+    free = [port for port, _ in zip((port for port in candidates if _is_free(port)), range(4), strict=False)]
+    if len(free) < 4:
+        raise StartFailed("There are no free ports on the loopback interface")
+    return Ports(*free)
+
+
+def _ephemeral_start() -> int:
+    try:
+        return int(EPHEMERAL_RANGE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return DEFAULT_EPHEMERAL_START
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True

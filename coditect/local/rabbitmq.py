@@ -1,0 +1,108 @@
+"""A private RabbitMQ: Erlang's port mapper and the broker, sharing nothing with the machine's own.
+
+Own node name, ports, cookie, home, plug-ins (none), data and configuration below one folder; every listener
+on the loopback interface. The port mapper runs in the foreground as a child of ours: started by the broker
+itself it would stay behind as a daemon. The same folder gives the same node, so queues and persistent
+messages outlive a kill.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from coditect.local.binaries import Binaries, require_rabbitmq
+from coditect.local.child import Child
+from coditect.local.ports import Addresses
+from coditect.local.probe import broker_answers, port_open
+from coditect.local.state import write_atomically
+
+NODE = "coditect@localhost"
+CONFIGURATION = """\
+listeners.tcp.local = 127.0.0.1:{port}
+default_user = coditect
+default_pass = {password}
+log.console = true
+log.console.level = warning
+log.file = false
+raft.wal_max_size_bytes = 64000000
+consumer_timeout = 7200000
+disk_free_limit.absolute = 50MB
+"""
+
+
+def rabbitmq_children(
+    binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]
+) -> tuple[Child, Child]:
+    """Write the broker's files below `folder`; returns the port mapper and, one stage later, the broker.
+
+    Raises:
+        MissingServer: RabbitMQ is not installed.
+    """
+    server, epmd = require_rabbitmq(binaries)
+    _write_files(folder, addresses)
+    env = _environment(folder, addresses, environ)
+    ports = addresses.ports
+    return (
+        Child(
+            name="epmd",
+            argv=(str(epmd), "-port", str(ports.epmd), "-address", "127.0.0.1"),
+            env=env,
+            folder=folder,
+            ready=port_open(ports.epmd),
+            ready_within_seconds=10.0,
+            stop_within_seconds=5.0,
+            stage=0,
+        ),
+        Child(
+            name="rabbitmq",
+            argv=(str(server),),
+            env=env,
+            folder=folder,
+            ready=broker_answers(addresses.amqp_url),
+            ready_within_seconds=90.0,
+            stop_within_seconds=20.0,
+            stage=1,
+        ),
+    )
+
+
+def _write_files(folder: Path, addresses: Addresses) -> None:
+    for name in ("home", "data", "log"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    configuration = CONFIGURATION.format(port=addresses.ports.amqp, password=addresses.password)
+    write_atomically(folder / "rabbitmq.conf", configuration)
+    write_atomically(folder / "env.conf", "")
+    write_atomically(folder / "plugins", "[].\n")
+    cookie = folder / "home" / ".erlang.cookie"
+    write_atomically(cookie, addresses.cookie)
+    cookie.chmod(0o400)
+
+
+def _environment(folder: Path, addresses: Addresses, environ: Mapping[str, str]) -> dict[str, str]:
+    foreign = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
+    kept = {name: value for name, value in environ.items() if not name.startswith(foreign)}
+    return kept | {
+        "PATH": os.pathsep.join(
+            [environ.get("PATH", ""), "/usr/local/bin", "/usr/bin", "/bin", "/opt/homebrew/bin"]
+        ),
+        "HOME": str(folder / "home"),
+        "LC_ALL": "C.UTF-8",
+        "ERL_EPMD_PORT": str(addresses.ports.epmd),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        # The start script then becomes the broker instead of waiting beside it, and signals reach the broker.
+        "RUNNING_UNDER_SYSTEMD": "true",
+        "RABBITMQ_NODENAME": NODE,
+        "RABBITMQ_DIST_PORT": str(addresses.ports.distribution),
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+    }

@@ -1,0 +1,56 @@
+"""A private Redis: append-only file synced every second, nothing evicted, loopback interface, password."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from coditect.local.binaries import Binaries, require_redis
+from coditect.local.child import Child
+from coditect.local.ports import Addresses
+from coditect.local.probe import redis_answers
+from coditect.local.state import write_atomically
+
+# A process title of its own would overwrite the environment, and with it the marker of who started it.
+CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir "{data}"
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+daemonize no
+set-proc-title no
+logfile ""
+"""
+
+
+def redis_child(
+    binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]
+) -> Child:
+    """Write Redis' configuration below `folder`; returns the child.
+
+    Raises:
+        MissingServer: Redis is not installed.
+    """
+    server = require_redis(binaries)
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    configuration = folder / "redis.conf"
+    write_atomically(
+        configuration,
+        CONFIGURATION.format(port=addresses.ports.redis, password=addresses.password, data=data),
+    )
+    return Child(
+        name="redis",
+        argv=(str(server), str(configuration)),
+        env=dict(environ),
+        folder=folder,
+        ready=redis_answers(addresses.redis_url),
+        ready_within_seconds=30.0,
+        stop_within_seconds=10.0,
+        stage=0,
+    )

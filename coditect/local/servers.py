@@ -1,0 +1,145 @@
+"""Private servers for as long as a block lasts: for the demo, the tests and the benchmarks.
+
+No supervisor: what dies stays dead until it is started again, which is what a fault test wants. The servers
+end with the block, with the thread that started them, and with the process, also when that is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from coditect.local.binaries import find_binaries
+from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
+from coditect.local.errors import StartFailed
+from coditect.local.plan import server_children
+from coditect.local.ports import Addresses, keep_addresses
+from coditect.local.process import ProcessId
+from coditect.local.supervisor import guarded
+
+BROKER = "rabbitmq"
+REDIS = "redis"
+
+
+class PrivateServers:
+    """A private RabbitMQ and Redis, and the means to kill and restart each. Usable from any event loop."""
+
+    def __init__(
+        self, children: Sequence[Child], *, addresses: Addresses, marker: str, log_folder: Path
+    ) -> None:
+        self._children = {child.name: child for child in children}
+        self._running: dict[str, RunningChild] = {}
+        self._addresses = addresses
+        self._marker = marker
+        self._log_folder = log_folder
+
+    @property
+    def amqp_url(self) -> str:
+        """The broker's address, vhost ``/``."""
+        return self._addresses.amqp_url
+
+    @property
+    def redis_url(self) -> str:
+        """Redis' address, database 0."""
+        return self._addresses.redis_url
+
+    @property
+    def processes(self) -> dict[str, ProcessId]:
+        """The processes that run now, by name: ``epmd``, ``rabbitmq``, ``redis``."""
+        return {name: running.process for name, running in self._running.items() if running.exit_code is None}
+
+    async def kill_broker(self) -> None:
+        """Kill the broker with SIGKILL; returns when it is gone."""
+        await self._kill(BROKER)
+
+    async def start_broker(self) -> None:
+        """Start the broker again on the same data and port; returns when it opens a handshake.
+
+        Raises:
+            StartFailed: it died or was not ready in time.
+        """
+        await self._start(BROKER)
+
+    async def kill_redis(self) -> None:
+        """Kill Redis with SIGKILL; returns when it is gone."""
+        await self._kill(REDIS)
+
+    async def start_redis(self) -> None:
+        """Start Redis again on the same data and port; returns when it answers.
+
+        Raises:
+            StartFailed: it died or was not ready in time.
+        """
+        await self._start(REDIS)
+
+    async def start(self) -> None:
+        """Start every server; returns when all are ready.
+
+        Raises:
+            StartFailed: one of them died or was not ready in time.
+        """
+        by_stage = sorted(self._children.values(), key=lambda child: child.stage)
+        for child in by_stage:
+            await self._start(child.name)
+
+    async def stop(self, *, gently: bool = False) -> None:
+        """Stop every server: at once, or `gently`, giving each the time to close its files."""
+        for name, running in reversed(self._running.items()):
+            if gently:
+                await running.stop()
+            else:
+                await self._kill(name)
+
+    async def _kill(self, name: str) -> None:
+        running = self._running.get(name)
+        if running is not None:
+            await asyncio.to_thread(running.kill)
+
+    async def _start(self, name: str) -> None:
+        running = self._running.get(name)
+        if running is not None and running.exit_code is None:
+            return
+        child = self._children[name]
+        running = spawn(child, marker=self._marker, log_folder=self._log_folder)
+        self._running[name] = running
+        deadline = time.monotonic() + child.ready_within_seconds
+        while child.ready is None or not await child.ready():
+            if running.exit_code is not None or time.monotonic() > deadline:
+                await self._kill(name)
+                raise StartFailed(
+                    "A server could not be started",
+                    program=name,
+                    exit_code=running.exit_code,
+                    log=last_lines(running.log),
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def private_servers(
+    folder: Path, *, environ: Mapping[str, str], rabbitmq: bool = True, redis: bool = True
+) -> AsyncIterator[PrivateServers]:
+    """Private servers with all their files below `folder`, ready inside the block and gone after it.
+
+    The data stays in the folder; the same folder again gives the same ports, queues and keys.
+
+    Raises:
+        MissingServer: one that is wanted is not installed.
+        StartFailed: one died or was not ready in time; nothing is left running.
+    """
+    marker = uuid.uuid4().hex
+    addresses = keep_addresses(folder / "servers.json")
+    children = server_children(
+        find_binaries(environ), addresses, folder=folder, environ=environ, rabbitmq=rabbitmq, redis=redis
+    )
+    servers = PrivateServers(children, addresses=addresses, marker=marker, log_folder=folder / "log")
+    with guarded(marker):
+        try:
+            await servers.start()
+            yield servers
+        finally:
+            await servers.stop()

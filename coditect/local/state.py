@@ -1,0 +1,163 @@
+"""What `up` writes down for `down`, `doctor` and every other command to read.
+
+::
+
+    .coditect/
+    ├── up.json        who supervises, what runs (pid and start time), since when, how often restarted
+    ├── up.lock        held by the supervisor as long as it lives (flock: it cannot outlive its process)
+    ├── env            CODITECT_AMQP_URL and CODITECT_REDIS_URL, while it is up
+    ├── servers.json   ports and secrets of the private servers
+    ├── log/           one log per child, and up.log of the supervisor
+    ├── run/           ready files of the programs
+    ├── rabbitmq/      configuration, cookie and data of the broker
+    └── redis/         configuration and data of Redis
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from coditect.local.errors import AlreadyUp
+from coditect.local.process import ProcessId, is_running
+
+
+class Phase(StrEnum):
+    """How far a supervisor, or one of its children, is."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """One child: its process now, how often it was started again, and how it ended last."""
+
+    name: str
+    phase: Phase
+    process: ProcessId | None = None
+    restarts: int = 0
+    last_exit: int | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpState:
+    """One `up`: who supervises, where the servers are, what runs."""
+
+    marker: str
+    phase: Phase
+    supervisor: ProcessId
+    amqp_url: str
+    redis_url: str
+    watchdog: ProcessId | None = None
+    children: tuple[ChildState, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor that wrote this still lives."""
+        return is_running(self.supervisor)
+
+
+@dataclass(frozen=True, slots=True)
+class UpFolder:
+    """The folder of one `up` (normally ``.coditect`` beside the code) and its files."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        """Who supervises and what runs."""
+        return self.path / "up.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor."""
+        return self.path / "up.lock"
+
+    @property
+    def env(self) -> Path:
+        """The addresses that later commands find by themselves."""
+        return self.path / "env"
+
+    @property
+    def servers(self) -> Path:
+        """Ports and secrets of the private servers."""
+        return self.path / "servers.json"
+
+    @property
+    def log(self) -> Path:
+        """One log per child."""
+        return self.path / "log"
+
+    @property
+    def run(self) -> Path:
+        """Ready files."""
+        return self.path / "run"
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Replace `file` by `text` for its owner only: a reader sees the old text or the new, never a half."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(file)
+
+
+def write_state(folder: UpFolder, state: UpState) -> None:
+    """Record the state of this `up`, atomically."""
+    write_atomically(folder.state, TypeAdapter(UpState).dump_json(state, indent=2).decode() + "\n")
+
+
+def read_state(folder: UpFolder) -> UpState | None:
+    """What the last `up` wrote, running or not; None if nothing did, or nothing readable."""
+    try:
+        return TypeAdapter(UpState).validate_json(folder.state.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+
+
+def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str) -> None:
+    """Write the addresses for later commands, readable by this user only: they hold a password."""
+    write_atomically(folder.env, f"CODITECT_AMQP_URL={amqp_url}\nCODITECT_REDIS_URL={redis_url}\n")
+
+
+def forget(folder: UpFolder) -> None:
+    """Remove what later commands would find. Data, logs and ports stay."""
+    for file in (folder.env, folder.state):
+        with suppress(FileNotFoundError):
+            file.unlink()
+
+
+@contextmanager
+def hold(folder: UpFolder) -> Iterator[None]:
+    """Hold the folder for this process. The kernel lets go when the process ends, by whatever signal.
+
+    Raises:
+        AlreadyUp: another process holds it.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.lock.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            state = read_state(folder)
+            raise AlreadyUp(
+                "Coditect is already up in this folder",
+                folder=str(folder.path),
+                pid=state.supervisor.pid if state else None,
+                fix="  coditect down   stops it",
+            ) from error
+        yield

@@ -1,0 +1,239 @@
+"""Keeps a list of children running: starts them in order, again when they die, stops them in reverse order.
+
+The supervisor is one asyncio task group in the thread that runs the loop; each child has a keeper, a task
+that spawns, waits for the end and spawns again (the first time at once, then with growing delay). Whatever
+happens to the supervisor, its children go with it: the kernel kills them with their parent (Linux), and the
+watchdog, a process of its own, kills what is left when the supervisor's end of a pipe closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from coditect.local import watchdog
+from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
+from coditect.local.errors import StartFailed
+from coditect.local.process import ProcessId, identify
+from coditect.local.state import ChildState, Phase
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+"""Takes one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How soon a child that died is started again, and when its first start has failed.
+
+    The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; a child
+    that lived for `healthy_seconds` starts from 0 again. A child that dies `start_attempts` times before it
+    was ever ready has failed to start.
+    """
+
+    first_seconds: float = 0.5
+    cap_seconds: float = 5.0
+    healthy_seconds: float = 10.0
+    start_attempts: int = 3
+    settle_seconds: float = 1.0
+
+    def delay(self, deaths_in_a_row: int) -> float:
+        """Seconds to wait after this many deaths without a healthy life between them."""
+        if deaths_in_a_row <= 1:
+            return 0.0
+        return float(min(self.cap_seconds, self.first_seconds * 2 ** min(deaths_in_a_row - 2, 16)))
+
+
+@dataclass(slots=True)
+class _Post:
+    """What the supervisor knows of one child; written by its keeper alone."""
+
+    child: Child
+    state: ChildState
+    running: RunningChild | None = None
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+    was_ready: bool = False
+    deaths: int = 0
+    failure: StartFailed | None = None
+
+
+class Supervisor:
+    """Keeps `children` running from `run` to the end of `run`. For one run only."""
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        *,
+        marker: str,
+        log_folder: Path,
+        policy: RestartPolicy | None = None,
+        changed: Callable[[], None] = lambda: None,
+        say: Say = lambda _: None,
+    ) -> None:
+        self._posts = [_Post(child, ChildState(child.name, Phase.WAITING)) for child in children]
+        self._marker = marker
+        self._log_folder = log_folder
+        self._policy = policy or RestartPolicy()
+        self._changed = changed
+        self._say = say
+
+    @property
+    def children(self) -> tuple[ChildState, ...]:
+        """Every child as it is now, in the order given."""
+        return tuple(post.state for post in self._posts)
+
+    async def run(self, *, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
+        """Start every child, stage by stage, call `ready`, keep them until `stop`, and stop them in reverse.
+
+        Raises:
+            StartFailed: a child died repeatedly, or was not ready in time; the others have been stopped.
+        """
+        failure: StartFailed | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                try:
+                    await self._start_all(group, stop)
+                    if not stop.is_set():
+                        ready()
+                    await stop.wait()
+                except StartFailed as error:
+                    failure = error
+                finally:
+                    await self._stop_all()
+        finally:
+            for post in self._posts:
+                if post.running is not None:
+                    post.running.kill()
+        if failure is not None:
+            raise failure
+
+    async def _start_all(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        for stage in self._stages():
+            for post in stage:
+                group.create_task(self._keep(post), name=f"keep {post.child.name}")
+            while not all(post.was_ready for post in stage) and not stop.is_set():
+                failed = next((post.failure for post in stage if post.failure), None)
+                if failed is not None:
+                    raise failed
+                await happened(stop, POLL_SECONDS)
+            if stop.is_set():
+                return
+
+    async def _stop_all(self) -> None:
+        for stage in reversed(self._stages()):
+            for post in stage:
+                post.leave.set()
+                self._note(post, phase=Phase.STOPPING)
+            async with asyncio.TaskGroup() as group:
+                for post in stage:
+                    if post.running is not None:
+                        group.create_task(post.running.stop())
+            for post in stage:
+                self._note(post, phase=Phase.STOPPED, process=None)
+
+    def _stages(self) -> list[list[_Post]]:
+        stages = sorted({post.child.stage for post in self._posts})
+        return [[post for post in self._posts if post.child.stage == stage] for stage in stages]
+
+    async def _keep(self, post: _Post) -> None:
+        while not post.leave.is_set():
+            began = time.monotonic()
+            post.running = spawn(post.child, marker=self._marker, log_folder=self._log_folder)
+            self._note(
+                post,
+                phase=Phase.RESTARTING if post.state.restarts else Phase.STARTING,
+                process=post.running.process,
+                log=str(post.running.log),
+            )
+            await self._until_ready(post, began)
+            code = await post.running.exited()
+            if post.leave.is_set():
+                return
+            await asyncio.to_thread(post.running.kill)
+            await self._after_death(post, code, lived_seconds=time.monotonic() - began)
+
+    async def _until_ready(self, post: _Post, began: float) -> None:
+        """Returns when the child is ready, dead, told to leave, or killed for being late."""
+        running = post.running
+        assert running is not None
+        while running.exit_code is None and not post.leave.is_set():
+            elapsed = time.monotonic() - began
+            if await self._is_ready(post.child, elapsed) and running.exit_code is None:
+                post.was_ready = True
+                self._note(post, phase=Phase.READY)
+                self._say(f"{post.child.name} is ready after {elapsed:.1f} s")
+                return
+            if elapsed > post.child.ready_within_seconds:
+                self._fail_first_start(post, "was not ready in time")
+                running.kill()
+                return
+            await happened(post.leave, POLL_SECONDS)
+
+    async def _is_ready(self, child: Child, elapsed: float) -> bool:
+        if child.ready is None:
+            return elapsed >= self._policy.settle_seconds
+        return await child.ready()
+
+    async def _after_death(self, post: _Post, code: int, *, lived_seconds: float) -> None:
+        post.deaths = 1 if lived_seconds >= self._policy.healthy_seconds else post.deaths + 1
+        if post.deaths >= self._policy.start_attempts:
+            self._fail_first_start(post, f"ended with exit code {code}")
+        delay = self._policy.delay(post.deaths)
+        facts = {"child": post.child.name, "exit_code": code, "delay_seconds": delay}
+        logger.warning("A child ended by itself and is started again", extra=facts)
+        self._say(f"{post.child.name} ended (exit code {code}), starting it again")
+        self._note(
+            post, phase=Phase.RESTARTING, process=None, restarts=post.state.restarts + 1, last_exit=code
+        )
+        if delay:
+            await happened(post.leave, delay)
+
+    def _fail_first_start(self, post: _Post, reason: str) -> None:
+        if not post.was_ready and post.running is not None and post.failure is None:
+            post.failure = StartFailed(
+                "A program could not be started",
+                program=post.child.name,
+                reason=reason,
+                log=last_lines(post.running.log),
+                fix=f"  The whole log: {post.running.log}",
+            )
+
+    def _note(self, post: _Post, **changes: object) -> None:
+        post.state = replace(post.state, **changes)  # type: ignore[arg-type]  # replace() checks the names
+        self._changed()
+
+
+async def happened(event: asyncio.Event, within_seconds: float) -> bool:
+    """Whether the event is set within this time."""
+    try:
+        await asyncio.wait_for(event.wait(), within_seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+@contextmanager
+def guarded(marker: str) -> Iterator[ProcessId]:
+    """A watchdog stands by inside: what carries `marker` is killed when this block or this process ends."""
+    popen = subprocess.Popen(
+        [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert popen.stdin is not None
+    try:
+        yield identify(popen.pid) or ProcessId(popen.pid, "")
+    finally:
+        popen.stdin.close()
+        popen.wait()

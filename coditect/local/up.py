@@ -1,0 +1,219 @@
+"""`up` and `down`: start the private servers and a fleet, in front or behind, and stop exactly that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from coditect.local.child import POLL_SECONDS, last_lines
+from coditect.local.errors import AlreadyUp, LocalError, StartFailed
+from coditect.local.plan import Cast, UpPlan, cast, require_servers
+from coditect.local.process import ProcessId, identify, is_running
+from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
+from coditect.local.supervisor import Say, Supervisor, guarded
+from coditect.local.watchdog import kill_marked
+
+READY_LINE = "ready"
+ERROR_PREFIX = "! "
+DOWN_WITHIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Downed:
+    """What `down` found: whether something was up, and the names of what it stopped."""
+
+    was_up: bool
+    stopped: tuple[str, ...] = ()
+
+
+def up(
+    plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Start everything, call `ready`, and supervise in the foreground until SIGINT, SIGTERM or SIGHUP.
+
+    Runs its own event loop, in the main thread. What a killed `up` left behind is stopped first.
+
+    Raises:
+        AlreadyUp: another process is up in this folder.
+        MissingServer: a server is not installed.
+        StartFailed: a program could not be started; nothing is left running.
+    """
+    folder = UpFolder(plan.folder)
+    with hold(folder):
+        _reap_remains(folder)
+        marker = uuid.uuid4().hex
+        try:
+            with guarded(marker) as watchdog:
+                asyncio.run(
+                    _supervise(cast(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready)
+                )
+        finally:
+            forget(folder)
+
+
+def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpState:
+    """Start everything under a supervisor in the background; returns when it is ready.
+
+    The supervisor outlives the shell and this process. Interrupted while waiting, it is stopped again.
+
+    Raises:
+        AlreadyUp: another process is up in this folder.
+        MissingServer: a server is not installed.
+        StartFailed: something could not be started, with the last log lines; nothing is left running.
+    """
+    folder = UpFolder(plan.folder)
+    require_servers(plan, environ=environ)
+    with hold(folder):
+        pass
+    folder.log.mkdir(parents=True, exist_ok=True)
+    log = folder.log / "up.log"
+    with log.open("ab") as errors:
+        starter = subprocess.Popen(
+            [sys.executable, "-m", "coditect.local"],
+            env=dict(environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    try:
+        _await_ready(starter, plan, say=say, log=log)
+    except KeyboardInterrupt:
+        down(plan.folder)
+        raise
+    state = read_state(folder)
+    if state is None:
+        raise StartFailed("The supervisor ended right after its start", log=last_lines(log))
+    return state
+
+
+def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> Downed:
+    """Stop what `up` started in this folder, and only that; agents finish their work first. Idempotent.
+
+    A supervisor that does not end in time is killed, and everything it started with it.
+    """
+    files = UpFolder(folder)
+    state = read_state(files)
+    if state is None:
+        return Downed(was_up=False)
+    names = tuple(child.name for child in state.children if child.process and is_running(child.process))
+    _stop_supervisor(state, within_seconds)
+    killed = kill_marked(f"{state.marker}:")
+    with suppress(AlreadyUp), hold(files):
+        forget(files)
+    return Downed(was_up=bool(names) or killed > 0, stopped=names)
+
+
+def _stop_supervisor(state: UpState, within_seconds: float) -> None:
+    deadline = time.monotonic() + within_seconds
+    if is_running(state.supervisor):
+        os.kill(state.supervisor.pid, signal.SIGTERM)
+    while is_running(state.supervisor) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    if is_running(state.supervisor):
+        os.kill(state.supervisor.pid, signal.SIGKILL)
+    while state.watchdog and is_running(state.watchdog) and time.monotonic() < deadline + 15.0:
+        time.sleep(POLL_SECONDS)
+
+
+def _reap_remains(folder: UpFolder) -> None:
+    """Stop what a supervisor that was killed left behind; its watchdog may still be at it."""
+    state = read_state(folder)
+    if state is None:
+        return
+    kill_marked(f"{state.marker}:")
+    for child in state.children:
+        if child.process and is_running(child.process):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+    forget(folder)
+
+
+async def _supervise(
+    parts: Cast, folder: UpFolder, marker: str, watchdog: ProcessId, *, say: Say, ready: Callable[[], None]
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    me = identify(os.getpid())
+    assert me is not None
+    phase = Phase.STARTING
+
+    def changed() -> None:
+        write_state(
+            folder,
+            UpState(
+                marker=marker,
+                phase=Phase.STOPPING if stop.is_set() else phase,
+                supervisor=me,
+                amqp_url=parts.amqp_url,
+                redis_url=parts.redis_url,
+                watchdog=watchdog,
+                children=supervisor.children,
+            ),
+        )
+
+    def all_ready() -> None:
+        nonlocal phase
+        phase = Phase.READY
+        write_env(folder, amqp_url=parts.amqp_url, redis_url=parts.redis_url)
+        changed()
+        ready()
+
+    supervisor = Supervisor(parts.children, marker=marker, log_folder=folder.log, changed=changed, say=say)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    changed()
+    await supervisor.run(stop=stop, ready=all_ready)
+
+
+def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, log: Path) -> None:
+    """Hand over the plan and read the supervisor's lines until it is ready; a closed pipe means it died."""
+    assert starter.stdin is not None and starter.stdout is not None
+    with starter.stdout, starter.stdin:
+        starter.stdin.write(TypeAdapter(UpPlan).dump_json(plan))
+        starter.stdin.close()
+        starter.wait()
+        errors: list[str] = []
+        for raw in starter.stdout:
+            line = raw.decode(errors="replace").rstrip()
+            if line == READY_LINE:
+                return
+            if line.startswith(ERROR_PREFIX):
+                errors.append(line.removeprefix(ERROR_PREFIX))
+            else:
+                say(line)
+    raise StartFailed("Coditect could not be started", log="\n".join(errors) or last_lines(log))
+
+
+def serve_detached() -> None:
+    """The program in the background: plan from stdin, leaves its starter, reports on stdout, supervises."""
+    plan = TypeAdapter(UpPlan).validate_json(sys.stdin.buffer.read())
+    if os.fork():
+        os._exit(0)
+    silence = os.open(os.devnull, os.O_RDWR)
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def ready() -> None:
+        say(READY_LINE)
+        os.dup2(silence, sys.stdout.fileno())
+
+    try:
+        up(plan, environ=dict(os.environ), say=say, ready=ready)
+    except LocalError as error:
+        for line in str(error).splitlines():
+            say(ERROR_PREFIX + line)
+        sys.exit(error.exit_code)

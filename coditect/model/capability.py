@@ -1,0 +1,59 @@
+"""What an agent can do: a named capability with the shape of its input and output."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from coditect.errors import InputError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
+MAX_NAME_LENGTH = 100
+"""Leaves room for a queue's prefix and suffix within AMQP's 255 bytes."""
+
+
+class Priority(StrEnum):
+    """How urgent a task is. One queue per level, admitted 8:4:1; P0 has a slot of its own."""
+
+    P0 = "p0"
+    P1 = "p1"
+    P2 = "p2"
+
+
+def check_capability_name(name: str) -> str:
+    """The name itself, if it is one: lower-case words joined by dots, at most 100 characters.
+
+    Raises: InputError otherwise; a last word `p0`, `p1` or `p2` is taken by the priority.
+    """
+    if len(name) > MAX_NAME_LENGTH or _NAME.fullmatch(name) is None:
+        raise InputError(
+            "A capability is lower-case words joined by dots, such as code.review", given=name[:120]
+        )
+    if name.rpartition(".")[2] in {level.value for level in Priority}:
+        raise InputError("A capability cannot end in a priority level", given=name)
+    return name
+
+
+def nearest_names(name: str, known: Iterable[str], *, most: int = 3) -> tuple[str, ...]:
+    """The known names most like the given one, best first."""
+    return tuple(difflib.get_close_matches(name, sorted(set(known)), n=most, cutoff=0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilitySpec:
+    """A capability as it stands in the registry; JSON shape in ``docs/wire/registration.schema.json``."""
+
+    name: str
+    description: str = ""
+    input_schema: Mapping[str, object] = field(default_factory=dict)
+    """JSON Schema of the task's body."""
+    output_schema: Mapping[str, object] = field(default_factory=dict)
+    """JSON Schema of the result's body."""
+    cost: float = 1.0
+    """Estimated cost of one task, in whatever unit the fleet agrees on."""
+    tags: frozenset[str] = frozenset()
+    timeout_seconds: float = 300.0
+    """Longest run of one attempt."""

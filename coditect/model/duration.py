@@ -1,0 +1,44 @@
+"""Durations as people write them: ``"250ms"``, ``"30s"``, ``"5m"``, ``"2h"``, ``"2d"``, or a number of seconds."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from coditect.errors import InputError
+
+Duration = str | int | float | timedelta
+"""What every public parameter that is a time span takes."""
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+
+
+def seconds(duration: Duration) -> float:
+    """The duration in seconds.
+
+    Raises: InputError for a negative span or text without a unit.
+    """
+    if isinstance(duration, timedelta):
+        value = duration.total_seconds()
+    elif isinstance(duration, str):
+        value = _parse(duration)
+    else:
+        value = _as_float(duration)
+    if not 0 <= value < float("inf"):
+        raise InputError("A duration is zero or more seconds", given=duration)
+    return value
+
+
+def _as_float(number: int | float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return float("inf")
+
+
+def _parse(text: str) -> float:
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=text)
+    return float(match[1]) * _UNIT_SECONDS[match[2]]

@@ -1,0 +1,28 @@
+"""Identities. Fresh ones are UUIDv7 and made where the clock is (`coditect.clock`); derived ones are made here."""
+
+from __future__ import annotations
+
+from typing import NewType
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+TaskId = NewType("TaskId", str)
+"""AMQP's `message_id` of a task; ours are UUIDv7, a foreign publisher may use any text up to 255 bytes."""
+
+AgentId = NewType("AgentId", str)
+"""`<agent name>-<eight hex digits>`: one per agent process."""
+
+_CHILDREN = uuid5(NAMESPACE_OID, "coditect.child")
+
+
+def child_task_id(parent: TaskId, ordinal: int) -> TaskId:
+    """The id of the `ordinal`-th request that a task makes: the same whenever the parent runs again."""
+    return TaskId(str(uuid5(_CHILDREN, f"{parent}/{ordinal}")))
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text is a UUID of any version."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,38 @@
+"""What is written to an agent's mail: one address, or by broadcast to all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.model.ids import AgentId
+from coditect.model.json import dumps
+from coditect.model.message import Message
+
+CANCEL = "coditect.cancel.v1"
+"""Cancel a task: `{"task_id": ..., "reason": ...}`."""
+PING = "coditect.ping.v1"
+"""Are you there? Answered to `reply_to` with the agent's id and load."""
+DRAIN = "coditect.drain.v1"
+"""Finish what runs, return the rest, end."""
+LISTEN = "coditect.listen.v1"
+"""Somebody listens to events now: muted ones are sent again."""
+BROADCAST = "coditect.broadcast.v1"
+"""Data for every agent: the topic in `x-coditect-topic`, who shall ignore it in `x-coditect-except`."""
+
+TOPIC = "x-coditect-topic"
+EXCEPT = "x-coditect-except"
+
+
+def mail(kind: str, content: Any = None, **headers: Any) -> Message:
+    """A letter of this kind."""
+    return Message(body=dumps(content), headers=headers, type=kind)
+
+
+def cancel(task_id: str, *, reason: str = "") -> Message:
+    """Asks whoever has the task to cancel it."""
+    return mail(CANCEL, {"task_id": task_id, "reason": reason})
+
+
+def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:
+    """Data for every agent but the excluded ones (agent ids or agent names)."""
+    return Message(body=dumps(data), headers={TOPIC: topic, EXCEPT: list(excluded)}, type=BROADCAST)

@@ -1,0 +1,62 @@
+"""How a task ended: a status, and a value or a failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coditect.model.ids import AgentId
+
+
+class Status(StrEnum):
+    """How a task ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no value."""
+
+    reason: str
+    """One word a program can act on: handler_error, timeout, deadline, invalid_input, too_large,
+    unknown_capability, expired, canceled, result_too_large, ..."""
+    type: str
+    """Name of the exception."""
+    message: str
+    traceback: str = ""
+    retryable: bool = False
+    fix: str = ""
+    """What to do about it, when that is known."""
+
+    def as_json(self) -> dict[str, object]:
+        """The body of a failed result."""
+        return {
+            "reason": self.reason,
+            "type": self.type,
+            "message": self.message,
+            "traceback": self.traceback,
+            "retryable": self.retryable,
+            "fix": self.fix,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a task, as it comes back. `body` is the JSON of the value, or of the failure."""
+
+    status: Status
+    body: bytes
+    task_id: str | None
+    correlation_id: str | None
+    agent_id: AgentId | None = None
+    attempt: int = 1
+    fence: int | None = None
+    started_at_ms: int | None = None
+    """Epoch milliseconds at the agent when the handler began."""
+    finished_at_ms: int | None = None
+    """Epoch milliseconds at the agent when the handler ended."""
+    failure: Failure | None = None

@@ -1,0 +1,62 @@
+"""When a failed attempt is tried again: exponential backoff with full jitter, over a ladder of retry queues.
+
+A delay is a queue with that TTL, never a message that somebody holds. RabbitMQ expires only the head of a
+queue, so every message of a queue must have the same TTL: hence one queue per rung.
+(Full jitter: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coditect.errors import InputError
+from coditect.model.duration import Duration, seconds
+
+RUNGS_MS: tuple[int, ...] = (
+    100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000,
+)  # fmt: skip
+"""The delays that exist, in milliseconds; each is an exchange `coditect.retry.<delay>` and its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A capability's retry policy. Default: three attempts, 1 s, doubling up to 1 min."""
+
+    max_attempts: int = 3
+    """Attempts in all, the first included; 1 means never again."""
+    first: Duration = "1s"
+    """Upper bound of the first delay; doubled for every further attempt."""
+    cap: Duration = "1m"
+    """Upper bound of any delay; at most 1 h."""
+    on: tuple[type[BaseException], ...] = (Exception,)
+    """Only these exceptions are tried again, and of them none whose `retryable` attribute is False."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_attempts <= 1_000:
+            raise InputError("max_attempts is between 1 and 1000", given=self.max_attempts)
+        seconds(self.first)  # what is no duration shows here, not when the first attempt failed
+        if seconds(self.cap) > RUNGS_MS[-1] / 1000:
+            raise InputError("A retry's cap is at most 1h", given=self.cap)
+
+    def ceiling_seconds(self, attempt: int) -> float:
+        """The longest delay after that attempt (1 = the first)."""
+        return float(min(seconds(self.cap), seconds(self.first) * 2.0 ** min(attempt - 1, 40)))
+
+    def delay_seconds(self, attempt: int, chance: float) -> float:
+        """The delay after that attempt: `chance` (0..1) of the ceiling."""
+        return self.ceiling_seconds(attempt) * chance
+
+    def allows(self, error: BaseException) -> bool:
+        """Whether such a failure is worth another attempt at all."""
+        return isinstance(error, self.on) and getattr(error, "retryable", True) is not False
+
+
+def rung_ms(delay_seconds: float, chance: float) -> int:
+    """The rung for a delay: one of its two neighbours, drawn so that the mean delay is kept."""
+    wanted = delay_seconds * 1000
+    if wanted <= RUNGS_MS[0]:
+        return RUNGS_MS[0]
+    for lower, upper in zip(RUNGS_MS, RUNGS_MS[1:], strict=False):
+        if wanted <= upper:
+            return upper if chance < (wanted - lower) / (upper - lower) else lower
+    return RUNGS_MS[-1]

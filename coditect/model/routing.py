@@ -1,0 +1,113 @@
+"""Names on the broker: exchanges, queues and routing keys, and which queue a reply may go to.
+
+::
+
+    coditect.submit      <capability>.<level>   -> tasks.<capability>.<level>
+    coditect.agents      <agent>, mail.<agent>  -> agent.<agent>.tasks, agent.<agent>.mail
+    coditect.replies     <reply queue>          -> reply.<process>
+    coditect.retry.<ms>  (fanout)               -> retry.<ms> -> coditect.tasks
+    coditect.dead        <capability>.<level>   -> dead.<capability>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coditect.errors import InvalidTask
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+
+SUBMIT = "coditect.submit"
+TASKS = "coditect.tasks"
+AGENTS = "coditect.agents"
+REPLIES = "coditect.replies"
+RESULTS = "coditect.results"
+CONTROL = "coditect.control"
+EVENTS = "coditect.events"
+BROADCAST = "coditect.broadcast"
+DEAD = "coditect.dead"
+UNROUTED = "coditect.unrouted"
+
+UNROUTED_QUEUE = "unrouted"
+UNROUTED_NOTICES = "unrouted.notices"
+DEAD_NOTICES = "dead.notices"
+
+_SYSTEM_PREFIXES = (
+    "tasks.", "agent.", "results.", "retry.", "dead.", "control.", "unrouted.", "coditect.",
+)  # fmt: skip
+_SYSTEM_NAMES = frozenset({"control", UNROUTED_QUEUE})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message goes: an exchange and a routing key."""
+
+    exchange: str
+    routing_key: str
+
+
+def task_key(capability: str, priority: Priority) -> str:
+    """The routing key of a task, e.g. ``code.review.p1``."""
+    return f"{capability}.{priority.value}"
+
+
+def parse_task_key(key: str) -> tuple[str, Priority]:
+    """Capability and priority of a routing key; no level means P1.
+
+    Raises: InvalidTask for an empty key.
+    """
+    capability, _, level = key.rpartition(".")
+    if capability and level in ("p0", "p1", "p2"):
+        return capability, Priority(level)
+    if not key:
+        raise InvalidTask("A task's routing key is <capability>.<p0|p1|p2>", given=key)
+    return key, Priority.P1
+
+
+def task_queue(capability: str, priority: Priority) -> str:
+    """The queue of one capability and level."""
+    return f"tasks.{capability}.{priority.value}"
+
+
+def dead_queue(capability: str) -> str:
+    """The dead letters of one capability."""
+    return f"dead.{capability}"
+
+
+def inbox_queue(agent_id: AgentId) -> str:
+    """Tasks that prefer this agent."""
+    return f"agent.{agent_id}.tasks"
+
+
+def mail_queue(agent_id: AgentId) -> str:
+    """Cancels, pings and broadcasts for this agent."""
+    return f"agent.{agent_id}.mail"
+
+
+def mail_key(agent_id: AgentId) -> str:
+    """The routing key of one agent's mail on `coditect.agents`."""
+    return f"mail.{agent_id}"
+
+
+def retry_exchange(delay_ms: int) -> str:
+    """The exchange of one rung of the retry ladder."""
+    return f"coditect.retry.{delay_ms}"
+
+
+def retry_queue(delay_ms: int) -> str:
+    """The queue of one rung of the retry ladder."""
+    return f"retry.{delay_ms}"
+
+
+def reply_address(reply_to: str | None) -> Address | None:
+    """Where the answer to this `reply_to` goes; None when none is wanted or the name is the system's own.
+
+    `reply.*` goes through `coditect.replies`, any other name through the default exchange.
+    """
+    if not reply_to or len(reply_to.encode(errors="replace")) > 255:
+        return None
+    if reply_to in _SYSTEM_NAMES or reply_to.startswith(_SYSTEM_PREFIXES):
+        return None
+    if reply_to.startswith("reply."):
+        return Address(REPLIES, reply_to)
+    return Address("", reply_to)

@@ -1,0 +1,91 @@
+"""A task: one piece of work for whoever has the capability, with its limits and its owner.
+
+======================  =======================================================
+states                  blocked → ready → published → working → completed | failed |
+                        canceled | rejected | skipped | dead (+ retry_wait, awaiting_approval)
+task ≠ job (RQ's) ≠ message (AMQP's) ≠ delivery (a message in hand, settled exactly once)
+======================  =======================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.routing import task_key
+
+DEFAULT_MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a task, in milliseconds since the epoch where they are instants; None is no bound."""
+
+    deadline_ms: int | None = None
+    """After it nobody wants the result: not started any more, and cut short when it runs."""
+    start_by_ms: int | None = None
+    """After it the task is not started any more."""
+    timeout_ms: int | None = None
+    """Longest run of one attempt; the capability's own timeout when None."""
+    max_attempts: int | None = None
+    """Attempts in all; the capability's own when None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who decides about a failure, when it is not the agent: a workflow's node at its dispatcher."""
+
+    workflow: str
+    node: str
+    origin: str
+    """The shard whose dispatcher records the outcome."""
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One piece of work as an agent sees it. The body is its input and nothing else."""
+
+    capability: str
+    priority: Priority
+    body: bytes
+    id: TaskId | None = None
+    """None for a foreign publisher that gave no `message_id`: no duplicate is recognised then."""
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    limits: Limits = Limits()
+    attempt: int = 1
+    publication: int = 0
+    redrive: int = 0
+    """How often it was brought back from the dead letters."""
+    published_at_ms: int | None = None
+    errors: tuple[Any, ...] = ()
+    """Earlier failed attempts, oldest first: objects of agent, attempt, type, message, at."""
+    owner: Owner | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its routing key."""
+        return task_key(self.capability, self.priority)
+
+    @property
+    def execution_key(self) -> tuple[str, int, int, int] | None:
+        """What two deliveries of the same execution share; a retry or redrive is another execution."""
+        if self.id is None:
+            return None
+        return (self.id, self.publication, self.attempt, self.redrive)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """One failed attempt, as it travels in the header `x-coditect-errors`."""
+
+    agent: AgentId
+    attempt: int
+    type: str
+    message: str
+    at_ms: int

@@ -1,0 +1,274 @@
+"""The wire format: how tasks and results lie in AMQP properties, headers and body.
+
+The body is the input (or the value, or the failure) and nothing else. Everything about it is optional:
+
+==========================  ============================================  =======================
+task                        where                                         default
+==========================  ============================================  =======================
+capability, priority        routing key ``<capability>.<p0|p1|p2>``       p1
+id                          ``message_id``                                none: no duplicates known
+correlation, reply address  ``correlation_id``, ``reply_to``              no reply
+schema                      ``type`` = ``coditect.task.v1``               that
+limits                      ``x-coditect-deadline``, ``-start-by``,       none
+                            ``-timeout-ms``, ``-max-attempts``
+counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
+history                     ``-errors`` (JSON), ``-published-at``         none
+owner                       ``-workflow``, ``-node``, ``-origin``,        none
+                            ``-fence``
+trace                       ``traceparent``, ``tracestate``               new trace
+==========================  ============================================  =======================
+
+Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
+``-started-at``, ``-finished-at``. Instants are milliseconds since the epoch.
+JSON Schemas of all of it: ``docs/wire/``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.errors import InputError, InvalidTask, TooLarge
+from coditect.model.capability import check_capability_name
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.json import dumps, loads
+from coditect.model.message import HeaderTable, Message
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.routing import parse_task_key
+from coditect.model.task import Limits, Owner, Task
+
+MAX_BODY_BYTES = 1024 * 1024
+TASK_TYPE = "coditect.task.v1"
+RESULT_TYPE = "coditect.result.v1"
+
+PREFIX = "x-coditect-"
+DEADLINE = PREFIX + "deadline"
+START_BY = PREFIX + "start-by"
+TIMEOUT_MS = PREFIX + "timeout-ms"
+MAX_ATTEMPTS = PREFIX + "max-attempts"
+ATTEMPT = PREFIX + "attempt"
+PUBLICATION = PREFIX + "publication"
+REDRIVE = PREFIX + "redrive"
+ERRORS = PREFIX + "errors"
+PUBLISHED_AT = PREFIX + "published-at"
+CAPABILITY = PREFIX + "capability"
+WORKFLOW = PREFIX + "workflow"
+NODE = PREFIX + "node"
+ORIGIN = PREFIX + "origin"
+FENCE = PREFIX + "fence"
+STATUS = PREFIX + "status"
+AGENT = PREFIX + "agent"
+TASK = PREFIX + "task"
+STARTED_AT = PREFIX + "started-at"
+FINISHED_AT = PREFIX + "finished-at"
+REASON = PREFIX + "reason"
+ERROR = PREFIX + "error"
+DEAD_AT = PREFIX + "dead-at"
+
+_MAX_INSTANT = 2**53
+_MAX_ERRORS_BYTES = 16 * 1024
+
+
+def task_message(task: Task) -> Message:
+    """The message of a task. Only what differs from the default is sent."""
+    headers: dict[str, Any] = {}
+    limits = task.limits
+    for name, value in (
+        (DEADLINE, limits.deadline_ms),
+        (START_BY, limits.start_by_ms),
+        (TIMEOUT_MS, limits.timeout_ms),
+        (MAX_ATTEMPTS, limits.max_attempts),
+        (PUBLISHED_AT, task.published_at_ms),
+        ("traceparent", task.traceparent),
+        ("tracestate", task.tracestate),
+    ):
+        if value is not None:
+            headers[name] = value
+    _put_counters(headers, task)
+    return Message(
+        body=task.body,
+        headers=headers,
+        message_id=task.id,
+        correlation_id=task.correlation_id,
+        reply_to=task.reply_to,
+        type=TASK_TYPE,
+    )
+
+
+def _put_counters(headers: dict[str, Any], task: Task) -> None:
+    if task.attempt != 1:
+        headers[ATTEMPT] = task.attempt
+    if task.publication:
+        headers[PUBLICATION] = task.publication
+    if task.redrive:
+        headers[REDRIVE] = task.redrive
+    if task.errors:
+        headers[ERRORS] = errors_header(task.errors)
+    if task.owner is not None:
+        headers[WORKFLOW] = task.owner.workflow
+        headers[NODE] = task.owner.node
+        headers[ORIGIN] = task.owner.origin
+        headers[FENCE] = task.owner.fence
+
+
+def errors_header(errors: tuple[Any, ...]) -> str:
+    """The history as JSON text of at most 16 KiB; the oldest go first when it does not fit."""
+    kept = errors
+    while len(text := dumps(list(kept))) > _MAX_ERRORS_BYTES and kept:
+        kept = kept[1:]
+    return text.decode()
+
+
+def read_task(message: Message, routing_key: str) -> Task:
+    """The task in a delivered message.
+
+    Raises: InvalidTask (TooLarge for the body) when a header or the type is not what the table says. The
+    body is not parsed here.
+    """
+    if len(message.body) > MAX_BODY_BYTES:
+        raise TooLarge("The body is over the inline limit", bytes=len(message.body), limit=MAX_BODY_BYTES)
+    if message.type not in (None, "", TASK_TYPE):
+        raise InvalidTask("The message type is unknown", type=str(message.type)[:120], expected=TASK_TYPE)
+    headers = message.headers
+    capability, priority = task_target(headers, routing_key)
+    task_id = TaskId(message.message_id) if message.message_id else None
+    if not headers:
+        return Task(capability, priority, message.body, task_id, message.correlation_id, message.reply_to)
+    return Task(
+        capability=capability,
+        priority=priority,
+        body=message.body,
+        id=task_id,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        limits=_read_limits(headers),
+        attempt=_number(headers, ATTEMPT, 1, 1, 10_000) or 1,
+        publication=_number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
+        redrive=_number(headers, REDRIVE, 0, 0, 10_000) or 0,
+        published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
+        errors=_read_errors(headers),
+        owner=_read_owner(headers),
+        traceparent=_text(headers, "traceparent", 128),
+        tracestate=_text(headers, "tracestate", 1024),
+    )
+
+
+def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Any]:
+    """Capability and priority: from the key, or for a pinned task from its first CC key.
+
+    Raises: InvalidTask when the capability is no name.
+    """
+    carbon = headers.get("CC") if headers else None
+    key = routing_key
+    if isinstance(carbon, list) and carbon and isinstance(carbon[0], str) and headers.get(CAPABILITY):
+        key = carbon[0]
+    capability, priority = parse_task_key(key)
+    try:
+        return check_capability_name(capability), priority
+    except InputError as error:
+        raise InvalidTask(error.sentence, **error.facts) from error
+
+
+def _read_limits(headers: HeaderTable) -> Limits:
+    return Limits(
+        deadline_ms=_number(headers, DEADLINE, None, 0, _MAX_INSTANT),
+        start_by_ms=_number(headers, START_BY, None, 0, _MAX_INSTANT),
+        timeout_ms=_number(headers, TIMEOUT_MS, None, 1, _MAX_INSTANT),
+        max_attempts=_number(headers, MAX_ATTEMPTS, None, 1, 1_000),
+    )
+
+
+def _read_owner(headers: HeaderTable) -> Owner | None:
+    if WORKFLOW not in headers:
+        return None
+    return Owner(
+        workflow=_text(headers, WORKFLOW, 255) or "",
+        node=_text(headers, NODE, 255) or "",
+        origin=_text(headers, ORIGIN, 255) or "",
+        fence=_number(headers, FENCE, 0, 0, _MAX_INSTANT) or 0,
+    )
+
+
+def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
+    text = _text(headers, ERRORS, 2 * _MAX_ERRORS_BYTES)
+    if text is None:
+        return ()
+    errors = loads(text.encode(errors="surrogatepass"))
+    if not isinstance(errors, list):
+        raise InvalidTask("A header has the wrong shape", header=ERRORS, expected="a JSON list")
+    return tuple(errors)
+
+
+def _number(headers: HeaderTable, name: str, default: int | None, low: int, high: int) -> int | None:
+    value = headers.get(name)
+    if value is None:
+        return default
+    if isinstance(value, str) and value.isdecimal() and len(value) < 17:
+        value = int(value)  # foreign command-line clients can send nothing but text
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidTask("A header is not a number in its range", header=name, low=low, high=high)
+    return value
+
+
+def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > longest:
+        raise InvalidTask("A header is not text of its length", header=name, longest=longest)
+    return value
+
+
+def result_message(outcome: Outcome, *, capability: str) -> Message:
+    """The message of a result: mirrors its task."""
+    headers: dict[str, Any] = {STATUS: outcome.status.value, ATTEMPT: outcome.attempt, CAPABILITY: capability}
+    for name, value in (
+        (AGENT, outcome.agent_id),
+        (TASK, outcome.task_id),
+        (FENCE, outcome.fence),
+        (STARTED_AT, outcome.started_at_ms),
+        (FINISHED_AT, outcome.finished_at_ms),
+    ):
+        if value is not None:
+            headers[name] = value
+    return Message(
+        body=outcome.body,
+        headers=headers,
+        correlation_id=outcome.correlation_id or outcome.task_id,
+        type=RESULT_TYPE,
+        app_id=outcome.agent_id,
+    )
+
+
+def read_result(message: Message) -> Outcome:
+    """The outcome in a delivered reply.
+
+    Raises: InvalidTask when it is no result.
+    """
+    headers = message.headers
+    try:
+        status = Status(headers.get(STATUS, ""))
+    except ValueError as error:
+        raise InvalidTask(
+            "The reply carries no known status", status=str(headers.get(STATUS))[:40]
+        ) from error
+    agent = _text(headers, AGENT, 255)
+    return Outcome(
+        status=status,
+        body=message.body,
+        task_id=_text(headers, TASK, 255),
+        correlation_id=message.correlation_id,
+        agent_id=AgentId(agent) if agent else None,
+        attempt=_number(headers, ATTEMPT, 1, 0, 10_000) or 1,
+        fence=_number(headers, FENCE, None, 0, _MAX_INSTANT),
+        started_at_ms=_number(headers, STARTED_AT, None, 0, _MAX_INSTANT),
+        finished_at_ms=_number(headers, FINISHED_AT, None, 0, _MAX_INSTANT),
+        failure=None if status is Status.COMPLETED else _read_failure(message.body),
+    )
+
+
+def _read_failure(body: bytes) -> Failure:
+    value = loads(body)
+    if not isinstance(value, dict):
+        raise InvalidTask("A failed result's body is a JSON object")
+    texts = {name: str(value.get(name, "")) for name in ("reason", "type", "message", "traceback", "fix")}
+    return Failure(retryable=value.get("retryable") is True, **texts)

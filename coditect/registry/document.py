@@ -1,0 +1,112 @@
+"""A registration and a load as JSON, as they stand in the registry: ``docs/wire/registration.schema.json``.
+
+Fields that a newer agent adds are ignored, fields with a default may be missing: agents of several
+versions share a registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coditect.errors import InvalidTask
+from coditect.model import json
+from coditect.model.capability import CapabilitySpec
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus, Load, Registration
+
+
+def encode_registration(registration: Registration) -> bytes:
+    """The registration as JSON. Raises: InvalidTask when JSON cannot say it (a schema, metadata)."""
+    return json.dumps(
+        {
+            "agent_id": registration.agent_id,
+            "name": registration.name,
+            "version": registration.version,
+            "slots": registration.slots,
+            "capabilities": [_capability_values(offer) for offer in registration.capabilities],
+            "tags": sorted(registration.tags),
+            "host": registration.host,
+            "pid": registration.pid,
+            "started_at_ms": registration.started_at_ms,
+            "metadata": dict(registration.metadata),
+        }
+    )
+
+
+def decode_registration(text: bytes) -> Registration:
+    """The registration that the JSON says. Raises: InvalidTask when it is none."""
+    try:
+        values = json.loads(text)
+        return Registration(
+            agent_id=AgentId(str(values["agent_id"])),
+            name=str(values["name"]),
+            version=str(values["version"]),
+            slots=int(values["slots"]),
+            capabilities=tuple(_capability(offer) for offer in values["capabilities"]),
+            tags=frozenset(map(str, values.get("tags", ()))),
+            host=str(values.get("host", "")),
+            pid=int(values.get("pid", 0)),
+            started_at_ms=int(values.get("started_at_ms", 0)),
+            metadata={str(name): str(value) for name, value in values.get("metadata", {}).items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidTask("This is not a registration", reason=repr(error)[:200]) from error
+
+
+def encode_load(load: Load) -> bytes:
+    """The load as JSON."""
+    return json.dumps(
+        {
+            "status": load.status.value,
+            "running": load.running,
+            "suspended": load.suspended,
+            "cpu_percent": round(load.cpu_percent, 1),
+            "resident_bytes": load.resident_bytes,
+            "latency_ms": round(load.latency_ms, 3),
+            "completed": load.completed,
+            "failed": load.failed,
+        }
+    )
+
+
+def decode_load(text: bytes) -> Load:
+    """The load that the JSON says. Raises: InvalidTask when it is none."""
+    try:
+        values = json.loads(text)
+        return Load(
+            status=AgentStatus(values["status"]),
+            running=int(values.get("running", 0)),
+            suspended=int(values.get("suspended", 0)),
+            cpu_percent=float(values.get("cpu_percent", 0)),
+            resident_bytes=int(values.get("resident_bytes", 0)),
+            latency_ms=float(values.get("latency_ms", 0)),
+            completed=int(values.get("completed", 0)),
+            failed=int(values.get("failed", 0)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidTask("This is not a load", reason=repr(error)[:200]) from error
+
+
+def _capability_values(offer: CapabilitySpec) -> dict[str, object]:
+    return {
+        "name": offer.name,
+        "description": offer.description,
+        "input_schema": dict(offer.input_schema),
+        "output_schema": dict(offer.output_schema),
+        "cost": offer.cost,
+        "tags": sorted(offer.tags),
+        "timeout_seconds": offer.timeout_seconds,
+    }
+
+
+def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
+    return CapabilitySpec(
+        name=str(values["name"]),
+        description=str(values.get("description", "")),
+        input_schema=dict(values.get("input_schema", {})),
+        output_schema=dict(values.get("output_schema", {})),
+        cost=float(values.get("cost", 1)),
+        tags=frozenset(map(str, values.get("tags", ()))),
+        timeout_seconds=float(values.get("timeout_seconds", 300)),
+    )

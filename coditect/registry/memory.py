@@ -1,0 +1,124 @@
+"""The registry's in-memory twin: same behaviour, one process, a time and faults that a test can set."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from coditect.errors import RegistryUnavailable
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, Load, Registration
+from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
+from coditect.registry.port import Search
+
+CALL_SECONDS = 0.9
+"""What a call may take, as with the real one."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    registration: bytes
+    load: bytes
+    ends: float
+
+
+class MemoryRegistry:
+    """Keeps the agents as the documents that Redis would hold.
+
+    Switches for tests, each from the next call on: `failing` refuses it, `slow_seconds` delays it (longer
+    than CALL_SECONDS: it is written, and unavailable all the same), `wipe` loses everything.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        """`now` is the time in seconds by which leases lapse."""
+        self.failing = False
+        self.slow_seconds = 0.0
+        self._now = now
+        self._entries: dict[AgentId, _Entry] = {}
+        self._turns: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def wipe(self) -> None:
+        """Loses everything, as a Redis that came back empty."""
+        self._entries.clear()
+        self._turns.clear()
+
+    async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
+        """Writes the agent; replaces what was there."""
+        entry = _Entry(encode_registration(registration), encode_load(load), 0)
+        self._refuse_when_failing()
+        entry.ends = self._now() + lease_seconds
+        self._entries[registration.agent_id] = entry
+        await self._answer()
+
+    async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
+        """Extends the lease and writes the load; False when the agent is unknown."""
+        self._refuse_when_failing()
+        entry = self._living().get(agent_id)
+        if entry is not None:
+            entry.load = encode_load(load)
+            entry.ends = self._now() + lease_seconds
+        await self._answer()
+        return entry is not None
+
+    async def deregister(self, agent_id: AgentId) -> None:
+        """Removes the agent; idempotent."""
+        self._refuse_when_failing()
+        self._entries.pop(agent_id, None)
+        await self._answer()
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        """The living agents that match, by agent id."""
+        self._refuse_when_failing()
+        records = [self._record(entry) for _, entry in sorted(self._living().items())]
+        await self._answer()
+        return tuple(filter(search.matches, records))
+
+    async def get(self, agent_id: AgentId) -> AgentRecord | None:
+        """One living agent."""
+        self._refuse_when_failing()
+        entry = self._living().get(agent_id)
+        record = None if entry is None else self._record(entry)
+        await self._answer()
+        return record
+
+    async def capabilities(self) -> frozenset[str]:
+        """Every capability that a living agent offers."""
+        records = await self.find(Search())
+        return frozenset(offer.name for record in records for offer in record.registration.capabilities)
+
+    async def next_turn(self, name: str) -> int:
+        """Grows by one with each call."""
+        self._refuse_when_failing()
+        turn = self._turns[name] = self._turns.get(name, 0) + 1
+        await self._answer()
+        return turn
+
+    def _refuse_when_failing(self) -> None:
+        if self.failing:
+            raise RegistryUnavailable("The registry did not answer", reason="failing")
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(min(self.slow_seconds, CALL_SECONDS))
+        if self.slow_seconds > CALL_SECONDS:
+            raise RegistryUnavailable("The registry did not answer", reason="slow")
+
+    def _living(self) -> dict[AgentId, _Entry]:
+        now = self._now()
+        self._entries = {agent_id: entry for agent_id, entry in self._entries.items() if entry.ends > now}
+        return self._entries
+
+    def _record(self, entry: _Entry) -> AgentRecord:
+        left = round((entry.ends - self._now()) * 1000)
+        return AgentRecord(decode_registration(entry.registration), decode_load(entry.load), left)

@@ -1,0 +1,164 @@
+"""The registry in Redis 7: atomic Lua scripts over a handful of keys (drawn in `scripts`).
+
+Redis may be killed, wiped, slow or full at any time: a call then raises RegistryUnavailable within its
+limit, and the next call connects anew by itself. Redis Cluster needs the keys in one slot: a prefix with a
+hash tag, such as ``{coditect}:``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Iterable, Iterator
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
+
+from coditect.errors import InvalidTask, RegistryUnavailable, SetupError
+from coditect.model import json
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, Load, Registration
+from coditect.registry import scripts
+from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
+from coditect.registry.port import Search
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+VENDOR_ERRORS = (RedisError, RedisClusterException, ChildDeadlockedError, OSError, ValueError)
+"""Every family that redis-py raises. OSError includes the TimeoutError of our own limit, ValueError is its
+parser's when the server speaks something else."""
+
+CONNECTIONS = 8
+
+
+class RedisRegistry:
+    """The registry in one Redis database; safe for concurrent calls on one event loop.
+
+    `timeout_seconds` bounds each call, connecting included. Use as an async context manager.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "coditect:", timeout_seconds: float = 0.9) -> None:
+        """Connects to nothing yet. Raises: SetupError when the URL is none that Redis knows."""
+        self._timeout_seconds = timeout_seconds
+        self._redis = _client(url, timeout_seconds)
+        self._keys = [prefix + key for key in scripts.KEYS]
+        self._turns_key = prefix + scripts.TURNS_KEY
+        self._register = self._redis.register_script(scripts.REGISTER)
+        self._renew = self._redis.register_script(scripts.RENEW)
+        self._deregister = self._redis.register_script(scripts.DEREGISTER)
+        self._find = self._redis.register_script(scripts.FIND)
+        self._get = self._redis.register_script(scripts.GET)
+        self._capabilities = self._redis.register_script(scripts.CAPABILITIES)
+        self._decode = lru_cache(maxsize=1024)(decode_registration)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(RegistryUnavailable):
+            await self._bounded("close", self._redis.aclose())
+
+    async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
+        """Writes the agent with its indexes; replaces what was there."""
+        await self._run(
+            "register",
+            self._register,
+            registration.agent_id,
+            encode_registration(registration),
+            encode_load(load),
+            json.dumps(_terms(registration)),
+            _milliseconds(lease_seconds),
+        )
+
+    async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
+        """Extends the lease and writes the load; False when anything of the agent is missing."""
+        written = encode_load(load)
+        return bool(await self._run("renew", self._renew, agent_id, written, _milliseconds(lease_seconds)))
+
+    async def deregister(self, agent_id: AgentId) -> None:
+        """Removes the agent and its indexes; idempotent."""
+        await self._run("deregister", self._deregister, agent_id)
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        """The living agents that match, by agent id; one round trip."""
+        term = scripts.ANY_AGENT
+        if search.capability is not None:
+            term = scripts.capability_term(search.capability)
+        elif search.tag is not None:
+            term = scripts.tag_term(search.tag)
+        records = self._records(await self._run("find", self._find, term))
+        return tuple(sorted(filter(search.matches, records), key=lambda record: record.agent_id))
+
+    async def get(self, agent_id: AgentId) -> AgentRecord | None:
+        """One living agent."""
+        return next(self._records(await self._run("get", self._get, agent_id)), None)
+
+    async def capabilities(self) -> frozenset[str]:
+        """Every capability that a living agent offers."""
+        names = await self._run("capabilities", self._capabilities)
+        return frozenset(name.decode() for name in names)
+
+    async def next_turn(self, name: str) -> int:
+        """Grows by one with each call by anybody; may skip some when a connection breaks."""
+        return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
+
+    async def _run(self, step: str, script: AsyncScript, *arguments: str | bytes | int) -> Any:
+        encoded = [_encode(argument) for argument in arguments]
+        return await self._bounded(step, script(keys=self._keys, args=encoded))
+
+    async def _bounded(self, step: str, call: Awaitable[Answer]) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await call
+        except VENDOR_ERRORS as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise RegistryUnavailable("The registry did not answer", step=step, reason=reason) from error
+
+    def _records(self, rows: Iterable[tuple[bytes, bytes, int]]) -> Iterator[AgentRecord]:
+        for registration, load, lease_ms in rows:
+            try:
+                yield AgentRecord(self._decode(registration), decode_load(load), lease_ms)
+            except InvalidTask as error:
+                log.warning("An entry of the registry is not readable", extra={"reason": str(error)})
+
+
+def _client(url: str, timeout_seconds: float) -> Redis:
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=timeout_seconds,
+            protocol=2,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1),  # a pooled connection may be stale: once more, on a new one
+        )
+    except ValueError:
+        sentence = "CODITECT_REDIS_URL is not a URL of Redis, such as redis://localhost:6379/0"
+        raise SetupError(sentence) from None  # what urllib says may hold the password
+    return Redis.from_pool(pool)
+
+
+def _terms(registration: Registration) -> list[str]:
+    offers = [scripts.capability_term(offer.name) for offer in registration.capabilities]
+    return [scripts.ANY_AGENT, *offers, *map(scripts.tag_term, sorted(registration.all_tags))]
+
+
+def _encode(argument: str | bytes | int) -> bytes:
+    if isinstance(argument, bytes):
+        return argument
+    return str(argument).encode(errors="surrogateescape")  # text from a command line may be no UTF-8
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,142 @@
+"""The registry's Lua scripts: each is one atomic step and one round trip.
+
+::
+
+    <prefix>leases         sorted set  agent id by the end of its lease, ms of Redis' own clock
+    <prefix>registrations  hash        agent id: registration as JSON
+    <prefix>loads          hash        agent id: load as JSON
+    <prefix>terms          hash        agent id: JSON list of its index terms, to take them away again
+    <prefix>index          sorted set  every score 0, members "<term> NUL <agent id>", found by range
+    <prefix>turns          hash        name: the last turn given out
+
+A term is ``a`` (every agent has it), ``c NUL <capability>`` or ``t NUL <tag>``. One index for all of them
+keeps every key of a script declared, however many capabilities there are.
+
+A lapsed agent is taken away by the next script that anybody runs. Each key (but `turns`) also lives no
+longer than the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may
+write when the memory is full (`allow-oom`): what they hold is bounded by the fleet, and agents must not
+lapse because something else filled Redis.
+"""
+
+from __future__ import annotations
+
+KEYS = ("leases", "registrations", "loads", "terms", "index")
+"""What each script declares, in this order."""
+
+TURNS_KEY = "turns"
+SEPARATOR = "\0"
+
+ANY_AGENT = "a"
+"""The term that every agent has."""
+
+
+def capability_term(name: str) -> str:
+    """The index term of a capability."""
+    return f"c{SEPARATOR}{name}"
+
+
+def tag_term(tag: str) -> str:
+    """The index term of a tag."""
+    return f"t{SEPARATOR}{tag}"
+
+
+_SHARED = r"""#!lua flags=allow-oom
+local LEASES, REGISTRATIONS, LOADS, TERMS, INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function forget(id)
+  local terms = redis.call('HGET', TERMS, id)
+  for _, term in ipairs(terms and cjson.decode(terms) or {}) do
+    redis.call('ZREM', INDEX, term .. '\0' .. id)
+  end
+  redis.call('ZREM', LEASES, id)
+  redis.call('HDEL', REGISTRATIONS, id)
+  redis.call('HDEL', LOADS, id)
+  redis.call('HDEL', TERMS, id)
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now)) do
+  forget(id)
+end
+
+local function write(id, load, lease)
+  redis.call('HSET', LOADS, id, load)
+  redis.call('ZADD', LEASES, now + lease, id)
+  for _, key in ipairs(KEYS) do
+    if redis.call('PTTL', key) < tonumber(lease) then redis.call('PEXPIRE', key, lease) end
+  end
+end
+
+local function describe(id, found)
+  local lease = redis.call('ZSCORE', LEASES, id)
+  local registration = redis.call('HGET', REGISTRATIONS, id)
+  local load = redis.call('HGET', LOADS, id)
+  if lease and registration and load then
+    table.insert(found, {registration, load, tonumber(lease) - now})
+  end
+end
+"""
+
+REGISTER = (
+    _SHARED
+    + r"""
+local id, registration, load, terms, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+forget(id)
+redis.call('HSET', REGISTRATIONS, id, registration)
+redis.call('HSET', TERMS, id, terms)
+for _, term in ipairs(cjson.decode(terms)) do
+  redis.call('ZADD', INDEX, 0, term .. '\0' .. id)
+end
+write(id, load, lease)
+return 1
+"""
+)
+"""ARGV: agent id, registration, load, terms, lease in ms."""
+
+RENEW = (
+    _SHARED
+    + r"""
+local id, load, lease = ARGV[1], ARGV[2], ARGV[3]
+local whole = redis.call('ZSCORE', LEASES, id) and redis.call('HEXISTS', REGISTRATIONS, id) == 1
+  and redis.call('HEXISTS', TERMS, id) == 1 and redis.call('ZSCORE', INDEX, 'a\0' .. id)
+if not whole then return 0 end
+write(id, load, lease)
+return 1
+"""
+)
+"""ARGV: agent id, load, lease in ms. 0 when a part of the agent is missing (lapsed, wiped, evicted)."""
+
+DEREGISTER = _SHARED + "forget(ARGV[1])\nreturn 1\n"
+"""ARGV: agent id."""
+
+FIND = (
+    _SHARED
+    + r"""
+local found = {}
+for _, member in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[' .. ARGV[1] .. '\0', '(' .. ARGV[1] .. '\1')) do
+  describe(string.sub(member, #ARGV[1] + 2), found)
+end
+return found
+"""
+)
+"""ARGV: term. Answers a list of (registration, load, ms left of the lease)."""
+
+GET = _SHARED + "local found = {}\ndescribe(ARGV[1], found)\nreturn found\n"
+"""ARGV: agent id. Answers like FIND."""
+
+CAPABILITIES = (
+    _SHARED
+    + r"""
+local names, last = {}, nil
+for _, member in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[c\0', '(c\1')) do
+  local name = string.match(member, '^c%z(.-)%z')
+  if name ~= last then
+    table.insert(names, name)
+    last = name
+  end
+end
+return names
+"""
+)
+"""No ARGV. Answers the names, each once."""

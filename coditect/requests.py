@@ -1,0 +1,117 @@
+"""Request-Reply (EIP): submits tasks with a return address and gives each reply to whoever waits for it.
+
+One per process. The reply queue is durable and keeps its name over reconnects, so a reply that was
+confirmed arrives even when the broker was restarted in between. The first reply counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Self
+
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import reply_queue
+from coditect.errors import InvalidTask, Overloaded, TooLarge, Unroutable
+from coditect.model import routing
+from coditect.model.ids import AgentId
+from coditect.model.message import Message
+from coditect.model.result import Outcome
+from coditect.model.task import Task
+from coditect.model.wire import CAPABILITY, MAX_BODY_BYTES, read_result, task_message
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 1_000
+
+
+class Requests:
+    """The replies of one process. `async with` declares and consumes its reply queue."""
+
+    def __init__(self, broker: Broker, *, name: str, quorum: bool = False) -> None:
+        self._broker = broker
+        self.reply_to = f"reply.{name}"
+        self._quorum = quorum
+        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._consumer: Consumer | None = None
+        self.strays = 0
+        """Replies that nobody waited for: late, or the second of two executions."""
+
+    async def __aenter__(self) -> Self:
+        await self._broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
+        self._consumer = await self._broker.consume(
+            self.reply_to, self._replied, prefetch=PREFETCH, group="replies"
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.cancel()
+        for future in self._waiting.values():
+            future.cancel()
+        self._waiting.clear()
+
+    def expect(self, correlation_id: str) -> asyncio.Future[Outcome]:
+        """The reply to come. Two who expect the same one share it."""
+        future = self._waiting.get(correlation_id)
+        if future is None:
+            future = self._waiting[correlation_id] = asyncio.get_running_loop().create_future()
+        return future
+
+    def forget(self, correlation_id: str) -> None:
+        """Nobody waits any more."""
+        future = self._waiting.pop(correlation_id, None)
+        if future is not None:
+            future.cancel()
+
+    def _replied(self, delivery: Delivery) -> None:
+        message = delivery.message
+        future = self._waiting.pop(message.correlation_id or "", None)
+        if future is None or future.done():
+            self.strays += 1
+        else:
+            try:
+                future.set_result(read_result(message))
+            except InvalidTask as error:
+                log.warning("A reply was not readable", extra={"reason": str(error)})
+                future.set_exception(error)
+        delivery.ack()
+
+    async def send(self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None) -> None:
+        """Publishes a task through our door; returns when the broker has it.
+
+        A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is
+        gone or full. Raises: TooLarge; Unroutable when nobody offers the capability; what `publish` raises.
+        """
+        if len(task.body) > MAX_BODY_BYTES:
+            raise TooLarge("The body is over the inline limit", bytes=len(task.body), limit=MAX_BODY_BYTES)
+        message = task_message(task)
+        if pin is not None and await self._sent_to_inbox(message, task, pin, timeout_seconds):
+            return
+        await self._broker.publish(
+            message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=timeout_seconds
+        )
+
+    async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:
+        pinned = Message(
+            body=message.body,
+            headers={**message.headers, "CC": [task.key], CAPABILITY: task.capability},
+            message_id=message.message_id,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+            type=message.type,
+        )
+        try:
+            await self._broker.publish(
+                pinned,
+                exchange=routing.AGENTS,
+                routing_key=pin,
+                timeout_seconds=timeout_seconds,
+                wait_when_full=False,
+            )
+        except (Unroutable, Overloaded):
+            return False
+        return True

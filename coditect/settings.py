@@ -1,0 +1,140 @@
+"""Settings, read once by a program and passed on as values.
+
+=============================  ==========================  ==============================================
+variable                       default                     meaning
+=============================  ==========================  ==============================================
+CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS
+CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://` for TLS
+CODITECT_DECLARE               true                        declare what is missing, or only check
+CODITECT_SLOTS                 the agent's own             slots of an agent process, 1 to 10000
+CODITECT_WINDOW                500                         unconfirmed publishes at once, 1 to 10000
+CODITECT_MAX_SUSPENDED         1000                        tasks that may await another agent, 1 to 100000
+CODITECT_DRAIN_SECONDS         30                          how long a drain waits for what runs
+CODITECT_REPLY_QUEUE           classic                     classic, or quorum in a cluster
+CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
+CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
+CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR
+CODITECT_WORKSPACE             the system's temp folder    where `ctx.workspace` folders are made
+CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
+CODITECT_LEASE_SECONDS         3                           lease in the registry
+=============================  ==========================  ==============================================
+
+What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
+looked for in the current folder and above it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coditect.errors import SetupError
+
+ENV_FILE = Path(".coditect") / "env"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked. The environment variable is `CODITECT_` and the field's name."""
+
+    amqp_url: str = "amqp://localhost:5672/"
+    redis_url: str = "redis://localhost:6379/0"
+    declare: bool = True
+    slots: int | None = None
+    window: int = 500
+    max_suspended: int = 1_000
+    drain_seconds: float = 30.0
+    reply_queue: str = "classic"
+    health_port: int | None = None
+    health_host: str = "127.0.0.1"
+    log_level: str = "INFO"
+    workspace: str | None = None
+    beat_seconds: float = 1.0
+    lease_seconds: float = 3.0
+
+
+DEFAULTS = Settings()
+
+
+def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> Settings:
+    """The settings of this process: its environment over the nearest `.coditect/env` over the defaults.
+
+    Raises: SetupError for a value outside its range; the error names the variable.
+    """
+    own = os.environ if environment is None else environment
+    values = {**_env_file(folder or Path.cwd()), **own}
+    return Settings(
+        amqp_url=values.get("CODITECT_AMQP_URL", DEFAULTS.amqp_url),
+        redis_url=values.get("CODITECT_REDIS_URL", DEFAULTS.redis_url),
+        declare=_flag(values, "CODITECT_DECLARE", default=True),
+        slots=_optional(values, "CODITECT_SLOTS", 1, 10_000),
+        window=_whole(values, "CODITECT_WINDOW", DEFAULTS.window, 1, 10_000),
+        max_suspended=_whole(values, "CODITECT_MAX_SUSPENDED", DEFAULTS.max_suspended, 1, 100_000),
+        drain_seconds=_number(values, "CODITECT_DRAIN_SECONDS", DEFAULTS.drain_seconds, 0, 86_400),
+        reply_queue=_choice(values, "CODITECT_REPLY_QUEUE", ("classic", "quorum")),
+        health_port=_optional(values, "CODITECT_HEALTH_PORT", 0, 65_535),
+        health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
+        log_level=_choice(values, "CODITECT_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        workspace=values.get("CODITECT_WORKSPACE"),
+        beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
+        lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
+    )
+
+
+def find_env_file(folder: Path) -> Path | None:
+    """The nearest `.coditect/env` in the folder or above it."""
+    for place in (folder, *folder.parents):
+        if (place / ENV_FILE).is_file():
+            return place / ENV_FILE
+    return None
+
+
+def _env_file(folder: Path) -> dict[str, str]:
+    path = find_env_file(folder)
+    if path is None:
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    return {name.strip(): value.strip() for name, value in pairs if name.startswith("CODITECT_")}
+
+
+def _flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = values.get(name)
+    if text is None:
+        return default
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise SetupError("A setting is true or false", variable=name, given=text)
+    return text.lower() in ("true", "1", "yes")
+
+
+def _number(values: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = values.get(name)
+    if text is None:
+        return default
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise SetupError("A setting is a number", variable=name, given=text) from error
+    if not low <= number <= high:
+        raise SetupError("A setting is outside its range", variable=name, given=text, low=low, high=high)
+    return number
+
+
+def _whole(values: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    number = _number(values, name, default, low, high)
+    if number != int(number):
+        raise SetupError("A setting is a whole number", variable=name, given=number)
+    return int(number)
+
+
+def _optional(values: Mapping[str, str], name: str, low: int, high: int) -> int | None:
+    return _whole(values, name, 0, low, high) if name in values else None
+
+
+def _choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    text = values.get(name, allowed[0])
+    for choice in allowed:
+        if text.lower() == choice.lower():
+            return choice
+    raise SetupError("A setting is one of a few words", variable=name, given=text, allowed=allowed)

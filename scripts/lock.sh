@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Writes the lock files from pyproject.toml with uv: pinned, hashed, for every platform, without an index address.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv="${UV:-uv}"
+compile=("$uv" pip compile --quiet --generate-hashes --universal --no-header --no-annotate
+    --no-emit-index-url --no-emit-find-links --python-version 3.11)
+"${compile[@]}" pyproject.toml --extra speed --output-file requirements.lock
+"${compile[@]}" pyproject.toml --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import pytest
+
+from coditect.broker.port import Delivery
+from coditect.broker.topology import QueueType
+from coditect.errors import NotFound, SetupError
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, put, ready
+from tests.support import eventually
+
+
+@pytest.mark.parametrize("kind", list(QueueType))
+async def test_messages_are_delivered_in_order_and_acked_for_good(
+    scene: Scene, broker: FaultyBroker, kind: QueueType
+) -> None:
+    queue = await scene.declared_queue(broker, kind=kind)
+    delivered: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        delivered.append(delivery)
+        delivery.ack()
+
+    await put(broker, queue, b"0", b"1")
+    consumer = await broker.consume(queue, take, prefetch=1)
+    await put(broker, queue, b"2", b"3")
+
+    await eventually(lambda: len(delivered) == 4)
+    assert bodies(delivered) == [b"0", b"1", b"2", b"3"]
+    assert {(one.redelivered, one.delivery_count, one.lost) for one in delivered} == {(False, 0, False)}
+    assert (consumer.queue, consumer.prefetch, consumer.active) == (queue, 1, True)
+    await consumer.cancel()
+    assert await ready(broker, queue) == 0
+
+
+async def test_consumer_of_a_missing_queue_is_refused(scene: Scene, broker: FaultyBroker) -> None:
+    with pytest.raises(NotFound):
+        await broker.consume(scene.name("missing"), lambda _: None, prefetch=1)
+
+    assert broker.connected
+
+
+@pytest.mark.parametrize("kind", list(QueueType))
+async def test_prefetch_bounds_what_is_unsettled(scene: Scene, broker: FaultyBroker, kind: QueueType) -> None:
+    queue = await scene.declared_queue(broker, kind=kind)
+    await put(broker, queue, b"0", b"1", b"2", b"3", b"4")
+    held: list[Delivery] = []
+
+    await broker.consume(queue, held.append, prefetch=2)
+
+    await eventually(lambda: len(held) == 2)
+    assert await ready(broker, queue) == 3
+    held[0].ack()
+    await eventually(lambda: len(held) == 3)
+    assert await ready(broker, queue) == 2
+    assert bodies(held) == [b"0", b"1", b"2"]
+
+
+async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    await put(broker, queue, *[b"x"] * 10)
+    first: list[Delivery] = []
+    second: list[Delivery] = []
+
+    await broker.consume(queue, first.append, prefetch=2, group="level")
+    await broker.consume(queue, second.append, prefetch=3, group="level")
+
+    await eventually(lambda: (len(first), len(second)) == (2, 3))
+    assert await ready(broker, queue) == 5
+
+
+async def test_consumers_take_turns(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    other = await scene.connect()
+    first: list[Delivery] = []
+    second: list[Delivery] = []
+    await broker.consume(queue, first.append, prefetch=10)
+    await other.consume(queue, second.append, prefetch=10)
+
+    await put(broker, queue, *[b"x"] * 10)
+
+    await eventually(lambda: len(first) + len(second) == 10)
+    assert len(first) == len(second) == 5
+
+
+async def test_canceled_consumer_gets_nothing_more_and_may_settle_what_it_has(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    held: list[Delivery] = []
+    consumer = await broker.consume(queue, held.append, prefetch=2)
+    await put(broker, queue, b"done", b"back", b"never")
+    await eventually(lambda: len(held) == 2)
+
+    await consumer.cancel()
+    await consumer.cancel()
+    held[0].ack()
+    held[1].requeue()
+
+    await eventually(lambda: _is_ready(broker, queue, 2))
+    assert not consumer.active
+    assert bodies(held) == [b"done", b"back"]
+    delivery = await broker.get(queue)
+    assert delivery is not None
+    assert (delivery.message.body, delivery.redelivered) == (b"back", True)
+
+
+async def _is_ready(broker: FaultyBroker, queue: str, messages: int) -> bool:
+    return await ready(broker, queue) == messages
+
+
+async def test_requeued_message_comes_back_first_with_its_count(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    await put(broker, queue, b"first", b"second")
+    seen: list[Delivery] = []
+
+    def hand_back_twice(delivery: Delivery) -> None:
+        seen.append(delivery)
+        if len(seen) < 3:
+            delivery.requeue()
+
+    await broker.consume(queue, hand_back_twice, prefetch=1)
+
+    await eventually(lambda: len(seen) == 3)
+    assert bodies(seen) == [b"first"] * 3
+    assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 1), (True, 2)]
+
+
+async def test_classic_queue_redelivers_without_a_count(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
+    seen: list[Delivery] = []
+
+    def hand_back_once(delivery: Delivery) -> None:
+        seen.append(delivery)
+        if len(seen) == 1:
+            delivery.requeue()
+
+    await broker.consume(queue, hand_back_once, prefetch=1)
+    await put(broker, queue, b"x")
+
+    await eventually(lambda: len(seen) == 2)
+    assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 0)]
+
+
+async def test_second_settlement_of_a_delivery_does_nothing(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    seen: list[Delivery] = []
+
+    def settle_thrice(delivery: Delivery) -> None:
+        seen.append(delivery)
+        delivery.ack()
+        delivery.requeue()
+        delivery.reject()
+
+    consumer = await broker.consume(queue, settle_thrice, prefetch=1)
+    await put(broker, queue, b"0", b"1", b"2")
+
+    await eventually(lambda: len(seen) == 3)
+    assert bodies(seen) == [b"0", b"1", b"2"]
+    assert consumer.active
+    assert await ready(broker, queue) == 0
+
+
+async def test_exclusive_consumer_keeps_others_away_until_it_ends(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
+    other = await scene.connect()
+    consumer = await broker.consume(queue, lambda _: None, prefetch=1, exclusive=True)
+
+    with pytest.raises(SetupError):
+        await other.consume(queue, lambda _: None, prefetch=1)
+    await consumer.cancel()
+    second = await other.consume(queue, lambda _: None, prefetch=1, exclusive=True)
+
+    assert second.active
+
+
+async def test_exclusive_consumer_is_refused_beside_another(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
+    other = await scene.connect()
+    await broker.consume(queue, lambda _: None, prefetch=1)
+
+    with pytest.raises(SetupError):
+        await other.consume(queue, lambda _: None, prefetch=1, exclusive=True)
+
+    await eventually(lambda: other.connected)
+
+
+async def test_what_a_closed_process_held_goes_to_another(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    held: list[Delivery] = []
+    taken_over: list[Delivery] = []
+    leaving = await scene.connect()
+    await leaving.consume(queue, held.append, prefetch=5)
+    await put(broker, queue, b"0", b"1")
+    await eventually(lambda: len(held) == 2)
+
+    await leaving.__aexit__(None, None, None)  # type: ignore[attr-defined]
+    await broker.consume(queue, taken_over.append, prefetch=5)
+
+    await eventually(lambda: len(taken_over) == 2)
+    assert bodies(taken_over) == [b"0", b"1"]
+    assert {one.redelivered for one in taken_over} == {True}

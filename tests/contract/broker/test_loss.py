@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.broker.port import Delivery
+from coditect.broker.topology import Binding
+from coditect.errors import BrokerUnavailable, CoditectError
+from coditect.model.message import Message
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, empty, put, ready, topology
+from tests.support import eventually
+
+
+async def test_lost_connection_loses_the_deliveries_tells_once_and_they_come_again(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    seen: list[Delivery] = []
+    lost: list[list[bool]] = []
+    await broker.consume(
+        queue, seen.append, prefetch=2, on_lost=lambda: lost.append([one.lost for one in seen])
+    )
+    await put(broker, queue, b"0", b"1", b"2")
+    await eventually(lambda: len(seen) == 2)
+
+    broker.drop()
+
+    await eventually(lambda: len(seen) == 4)
+    assert lost == [[True, True]]
+    assert bodies(seen[2:]) == [b"0", b"1"]
+    assert [(one.lost, one.redelivered, one.delivery_count) for one in seen[2:]] == [(False, True, 1)] * 2
+    await eventually(lambda: broker.connected)
+
+
+async def test_settling_a_lost_delivery_does_nothing(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    seen: list[Delivery] = []
+    await broker.consume(queue, seen.append, prefetch=1)
+    await put(broker, queue, b"x")
+    await eventually(lambda: len(seen) == 1)
+    broker.drop()
+    await eventually(lambda: len(seen) == 2)
+
+    seen[0].ack()
+    seen[0].requeue()
+    seen[0].reject()
+
+    await put(broker, queue, b"next")
+    assert [one.lost for one in seen] == [True, False]
+    seen[1].ack()
+    await eventually(lambda: bodies(seen) == [b"x", b"x", b"next"])
+
+
+async def test_what_was_acked_before_the_loss_does_not_come_again(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    seen: list[Delivery] = []
+    await broker.consume(queue, seen.append, prefetch=2)
+    await put(broker, queue, b"done", b"held")
+    await eventually(lambda: len(seen) == 2)
+    seen[0].ack()
+    await put(broker, queue, b"shows that the ack arrived")
+    await eventually(lambda: len(seen) == 3)
+
+    broker.drop()
+
+    await eventually(lambda: len(seen) == 5)
+    assert bodies(seen[3:]) == [b"held", b"shows that the ack arrived"]
+
+
+async def test_every_consumer_of_a_group_is_subscribed_again(scene: Scene, broker: FaultyBroker) -> None:
+    one, two = await scene.declared_queue(broker, "one"), await scene.declared_queue(broker, "two")
+    seen: list[Delivery] = []
+    lost: list[str] = []
+    for queue in (one, two):
+        await broker.consume(
+            queue,
+            seen.append,
+            prefetch=1,
+            group="g",
+            on_lost=lambda queue=queue: lost.append(queue),  # type: ignore[misc]
+        )
+
+    broker.drop()
+    await put(broker, one, b"1")
+    await put(broker, two, b"2")
+
+    await eventually(lambda: sorted(bodies(seen)) == [b"1", b"2"])
+    assert sorted(lost) == sorted([one, two])
+
+
+async def test_canceled_consumer_is_not_subscribed_again(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    seen: list[Delivery] = []
+    lost: list[int] = []
+    consumer = await broker.consume(queue, seen.append, prefetch=1, on_lost=lambda: lost.append(1))
+    await put(broker, queue, b"x")
+    await eventually(lambda: len(seen) == 1)
+    await consumer.cancel()
+
+    broker.drop()
+    await eventually(lambda: _is_ready(broker, queue, 1))
+
+    assert seen[0].lost
+    assert (len(seen), lost, consumer.active) == (1, [], False)
+
+
+async def _is_ready(broker: FaultyBroker, queue: str, messages: int) -> bool:
+    return await ready(broker, queue) == messages
+
+
+async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_once_with_their_ids(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    ids = [f"id-{number}" for number in range(100)]
+    publishes = [
+        asyncio.create_task(
+            broker.publish(Message(b"x" * 1000, message_id=one), exchange="", routing_key=queue)
+        )
+        for one in ids
+    ]
+    await asyncio.wait(publishes, return_when=asyncio.FIRST_COMPLETED)
+
+    broker.drop()
+    await asyncio.gather(*publishes)
+
+    arrived = set()
+    while (delivery := await broker.get(queue)) is not None:
+        arrived.add(delivery.message.message_id)
+    assert arrived == set(ids)
+
+
+async def test_call_right_after_a_loss_waits_for_the_next_connection(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    await put(broker, queue, b"x")
+
+    broker.drop()
+    await broker.declare(topology(scene.queue("another")))
+
+    assert await ready(broker, queue) == 1
+    assert await empty(broker, queue) == [b"x"]
+
+
+async def test_consumer_of_a_deleted_queue_consumes_again_when_it_is_declared(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = scene.queue("queue")
+    other = await scene.connect()
+    await other.declare(topology(queue))
+    seen: list[Delivery] = []
+    consumer = await broker.consume(queue.name, seen.append, prefetch=1)
+
+    await other.delete_queue(queue.name)
+    await eventually(lambda: not consumer.active)
+    deaf = broker.connected
+    await other.declare(topology(queue))
+    await put(other, queue.name, b"x")
+
+    await eventually(lambda: bodies(seen) == [b"x"], seconds=15)
+    assert not deaf
+    assert consumer.active
+    await eventually(lambda: broker.connected)
+
+
+async def test_consumer_of_a_deleted_queue_does_not_silence_its_group(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    gone, stays = await scene.declared_queue(broker, "gone"), await scene.declared_queue(broker, "stays")
+    other = await scene.connect()
+    seen: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        seen.append(delivery)
+        delivery.ack()
+
+    consumer = await broker.consume(gone, take, prefetch=1, group="g")
+    await broker.consume(stays, take, prefetch=1, group="g")
+
+    await other.delete_queue(gone)
+    await eventually(lambda: not consumer.active)
+    for number in range(20):
+        await put(other, stays, str(number).encode())
+        await eventually(lambda expected=number + 1: len(set(bodies(seen))) == expected, seconds=10)  # type: ignore[misc]
+
+    assert not consumer.active
+
+
+async def test_entities_that_the_broker_lost_are_declared_again_on_the_next_connection(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    source, queue = scene.exchange("source"), scene.queue("queue")
+    await broker.declare(topology(source, queue, Binding(source.name, queue.name, "#")))
+    seen: list[Delivery] = []
+    await broker.consume(queue.name, seen.append, prefetch=1)
+    await (await scene.connect()).delete_queue(queue.name)
+
+    broker.drop()
+    await broker.publish(Message(b"x"), exchange=source.name, routing_key="a")
+
+    await eventually(lambda: bodies(seen) == [b"x"])
+
+
+async def test_queue_that_a_process_deleted_itself_is_not_declared_again(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    other = await scene.connect()
+    await broker.delete_queue(queue)
+
+    broker.drop()
+    await eventually(lambda: not broker.connected)
+    await eventually(lambda: broker.connected)
+
+    assert await other.stats(queue) is None
+
+
+async def test_looked_at_message_is_lost_with_the_connection_and_ready_again(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    await put(broker, queue, b"x")
+    looked_at = await broker.get(queue)
+    assert looked_at is not None
+
+    broker.drop()
+
+    await eventually(lambda: looked_at.lost)
+    await eventually(lambda: _is_ready(broker, queue, 1))
+    await broker.release()
+    assert await empty(broker, queue) == [b"x"]
+
+
+async def test_closed_broker_refuses_to_publish(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    leaving = await scene.connect()
+    await leaving.__aexit__(None, None, None)  # type: ignore[attr-defined]
+
+    with pytest.raises(CoditectError) as caught:
+        await leaving.publish(Message(b"x"), exchange="", routing_key=queue, timeout_seconds=0.2)
+
+    assert isinstance(caught.value, BrokerUnavailable)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from coditect.broker.port import Delivery
+from coditect.broker.topology import QueueType
+from coditect.errors import InvalidTask, NotFound, Overloaded, Unroutable
+from coditect.model.message import Message
+from tests.contract.broker.scene import FaultyBroker, Scene, empty, own_headers, put, ready
+from tests.support import eventually
+
+EVERY_TYPE: dict[str, Any] = {
+    "text": "grüße ☃",
+    "empty": "",
+    "none": None,
+    "true": True,
+    "negative": -7,
+    "large": 2**62,
+    "fraction": 1.5,
+    "decimal": Decimal("1.25"),
+    "bytes": bytearray(b"\x00\xff"),
+    "instant": datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC),
+    "list": [1, "two", [None, {"three": 3}]],
+    "table": {"deep": {"deeper": [True]}},
+    "": "a name may be empty",
+}
+
+
+@pytest.mark.parametrize("kind", list(QueueType))
+async def test_every_property_and_header_arrives_as_it_was_published(
+    scene: Scene, broker: FaultyBroker, kind: QueueType
+) -> None:
+    queue = await scene.declared_queue(broker, kind=kind)
+    message = Message(
+        b'{"pr": 42}',
+        headers=EVERY_TYPE,
+        message_id="0192-id",
+        correlation_id="correlation",
+        reply_to="reply.somebody",
+        type="coditect.task.v1",
+        content_type="application/json",
+        expiration_ms=60_000,
+        app_id="tests",
+    )
+
+    await broker.publish(message, exchange="", routing_key=queue)
+
+    delivery = await broker.get(queue)
+    assert delivery is not None
+    assert own_headers(delivery.message) == EVERY_TYPE
+    for name in ("body", "message_id", "correlation_id", "reply_to", "type", "content_type"):
+        assert getattr(delivery.message, name) == getattr(message, name), name
+    assert (delivery.message.expiration_ms, delivery.message.app_id) == (60_000, "tests")
+    assert (delivery.exchange, delivery.routing_key, delivery.queue) == ("", queue, queue)
+
+
+async def test_properties_that_were_not_sent_arrive_as_none(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+
+    await broker.publish(Message(b"x", content_type=None), exchange="", routing_key=queue)
+
+    delivery = await broker.get(queue)
+    assert delivery is not None
+    message = delivery.message
+    assert own_headers(message) == {}
+    assert {message.correlation_id, message.reply_to, message.type, message.app_id} == {None}
+    assert {message.content_type, message.expiration_ms} == {None}
+
+
+@pytest.mark.parametrize("size", [0, 1, 400_000], ids=["empty", "one byte", "400 kB"])
+async def test_body_of_any_size_arrives_whole(scene: Scene, broker: FaultyBroker, size: int) -> None:
+    queue = await scene.declared_queue(broker)
+    body = bytes(index % 251 for index in range(size))
+
+    await put(broker, queue, body)
+
+    assert await empty(broker, queue) == [body]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"a": object()}, {"a": {1, 2}}, {"a": 2**64}, {"a": [{"b": object()}]}, {"a": "\ud800"}],
+    ids=["object", "set", "too large", "nested", "surrogate"],
+)
+async def test_headers_that_amqp_cannot_carry_are_refused_before_anything_is_sent(
+    scene: Scene, broker: FaultyBroker, headers: dict[str, Any]
+) -> None:
+    queue = await scene.declared_queue(broker)
+
+    with pytest.raises(InvalidTask):
+        await broker.publish(Message(b"x", headers), exchange="", routing_key=queue, timeout_seconds=5)
+
+    await put(broker, queue, b"next")
+    assert await empty(broker, queue) == [b"next"]
+
+
+async def test_bytes_and_tuples_in_headers_arrive_as_byte_arrays_and_lists(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    headers = {"bytes": b"\xff", "tuple": (1, b"\x00")}
+
+    await broker.publish(Message(b"x", headers), exchange="", routing_key=queue, timeout_seconds=5)
+
+    delivery = await broker.get(queue)
+    assert delivery is not None
+    assert own_headers(delivery.message) == {"bytes": bytearray(b"\xff"), "tuple": [1, bytearray(b"\x00")]}
+
+
+@pytest.mark.parametrize("field", ["message_id", "correlation_id", "reply_to", "type", "app_id"])
+async def test_property_over_255_bytes_is_refused_and_the_next_publish_works(
+    scene: Scene, broker: FaultyBroker, field: str
+) -> None:
+    queue = await scene.declared_queue(broker)
+    message = Message(b"x", **{field: "ü" * 128})  # type: ignore[arg-type]
+
+    with pytest.raises(InvalidTask):
+        await broker.publish(message, exchange="", routing_key=queue, timeout_seconds=5)
+
+    await put(broker, queue, b"next")
+    assert await empty(broker, queue) == [b"next"]
+
+
+async def test_unroutable_message_raises_and_names_the_key(scene: Scene, broker: FaultyBroker) -> None:
+    key = scene.name("nobody")
+
+    with pytest.raises(Unroutable) as caught:
+        await broker.publish(Message(b"x"), exchange="", routing_key=key)
+
+    assert caught.value.facts["routing_key"] == key
+
+
+async def test_publish_to_a_missing_exchange_raises_and_the_next_publish_works(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+
+    with pytest.raises(NotFound):
+        await broker.publish(
+            Message(b"x"), exchange=scene.name("nowhere"), routing_key="key", timeout_seconds=5
+        )
+
+    await put(broker, queue, b"next")
+    assert await empty(broker, queue) == [b"next"]
+
+
+async def test_concurrent_publishes_all_arrive_once(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    numbers = [str(number).encode() for number in range(300)]
+
+    await asyncio.gather(*(put(broker, queue, number) for number in numbers))
+
+    assert sorted(await empty(broker, queue)) == sorted(numbers)
+
+
+async def fill(broker: FaultyBroker, queue: str) -> int:
+    """Publishes until the broker refuses; RabbitMQ lets a few more in than the limit says."""
+    for taken in range(100):
+        try:
+            await broker.publish(Message(b"x"), exchange="", routing_key=queue, wait_when_full=False)
+        except Overloaded:
+            return taken
+    raise AssertionError("the queue never refused")
+
+
+@pytest.mark.parametrize("kind", list(QueueType))
+async def test_full_queue_refuses_at_once_when_the_publisher_does_not_wait(
+    scene: Scene, broker: FaultyBroker, kind: QueueType
+) -> None:
+    queue = await scene.declared_queue(broker, kind=kind, max_length=2)
+
+    taken = await fill(broker, queue)
+
+    assert taken >= 2
+    assert len(await empty(broker, queue)) == taken
+
+
+@pytest.mark.parametrize("kind", list(QueueType))
+async def test_publish_to_a_full_queue_waits_until_there_is_room(
+    scene: Scene, broker: FaultyBroker, kind: QueueType
+) -> None:
+    queue = await scene.declared_queue(broker, kind=kind, max_length=2)
+    await fill(broker, queue)
+    waiting = asyncio.create_task(put(broker, queue, b"late"))
+    delivered: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        delivered.append(delivery)
+        delivery.ack()
+
+    assert not waiting.done()
+    await broker.consume(queue, take, prefetch=10)
+    await asyncio.wait_for(waiting, 10)
+
+    await eventually(lambda: b"late" in [one.message.body for one in delivered])
+
+
+async def test_publish_to_a_queue_that_stays_full_is_overloaded_after_its_time(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker, max_length=1)
+    taken = await fill(broker, queue)
+
+    with pytest.raises(Overloaded):
+        await broker.publish(Message(b"late"), exchange="", routing_key=queue, timeout_seconds=0.3)
+
+    assert await ready(broker, queue) == taken

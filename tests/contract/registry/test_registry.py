@@ -1,0 +1,247 @@
+"""What every registry promises, run against each."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from coditect.errors import InvalidTask
+from coditect.model.capability import CapabilitySpec
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.registry.port import Registry, Search
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, REVIEW, SUMMARY, make_registration
+
+A = AgentId("reviewer-0000000a")
+B = AgentId("writer-0000000b")
+UNKNOWN = AgentId("nobody-00000000")
+
+
+async def register(
+    registry: Registry, agent_id: str = A, *, lease_seconds: float = 30, load: Load = IDLE
+) -> None:
+    await registry.register(make_registration(agent_id), load, lease_seconds=lease_seconds)
+
+
+def ids(records: tuple[AgentRecord, ...]) -> list[str]:
+    return [record.agent_id for record in records]
+
+
+async def test_registered_agent_is_read_back_as_it_was_written(registry: Registry) -> None:
+    registration = make_registration(offers=(REVIEW, SUMMARY))
+    load = Load(AgentStatus.BUSY, 3, 1, 12.5, 70_000_000, 33.125, 40, 2)
+
+    await registry.register(registration, load, lease_seconds=30)
+
+    record = await registry.get(A)
+    assert record is not None
+    assert record.registration == registration
+    assert record.load == load
+    assert 29_000 < record.lease_ms <= 30_000
+    assert record.free_slots == 1
+
+
+async def test_unknown_agent_is_none(registry: Registry) -> None:
+    await register(registry)
+
+    assert await registry.get(UNKNOWN) is None
+
+
+async def test_empty_registry_answers_empty(registry: Registry) -> None:
+    assert await registry.find(Search()) == ()
+    assert await registry.capabilities() == frozenset()
+    assert await registry.get(A) is None
+
+
+async def test_empty_search_finds_all_in_order_of_their_ids(registry: Registry) -> None:
+    for agent_id in ("c-1", "a-1", "b-2", "b-10"):
+        await register(registry, agent_id)
+
+    found = await registry.find(Search())
+
+    assert ids(found) == ["a-1", "b-10", "b-2", "c-1"]
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        (Search(capability="code.review"), [A]),
+        (Search(capability="text.summarize"), [B]),
+        (Search(capability="code"), []),
+        (Search(capability=""), []),
+        (Search(tag="fast"), [A]),
+        (Search(tag="lint"), [A]),
+        (Search(tag="text"), [B]),
+        (Search(tag="fas"), []),
+        (Search(keyword="MISTAKES in"), [A]),
+        (Search(keyword="review"), [A]),
+        (Search(keyword="WRITER"), [B]),
+        (Search(keyword="python"), [A]),
+        (Search(keyword="kürzt"), [B]),
+        (Search(keyword="e"), [A, B]),
+        (Search(keyword="absent"), []),
+        (Search(status=AgentStatus.DRAINING), [B]),
+        (Search(capability="code.review", tag="fast", keyword="find", status=AgentStatus.IDLE), [A]),
+        (Search(capability="code.review", tag="text"), []),
+        (Search(capability="code.review", status=AgentStatus.DRAINING), []),
+    ],
+    ids=str,
+)
+async def test_search_finds_agents_that_match_every_field(
+    registry: Registry, search: Search, expected: list[str]
+) -> None:
+    await register(registry)
+    writer = make_registration(B, offers=(SUMMARY,), tags=frozenset({"slow"}))
+    await registry.register(writer, Load(status=AgentStatus.DRAINING), lease_seconds=30)
+
+    found = await registry.find(search)
+
+    assert ids(found) == expected
+
+
+async def test_capabilities_are_those_of_the_living_each_once(registry: Registry) -> None:
+    await register(registry)
+    await registry.register(make_registration(B, offers=(REVIEW, SUMMARY)), IDLE, lease_seconds=30)
+
+    assert await registry.capabilities() == {"code.review", "text.summarize"}
+
+
+async def test_agent_without_capabilities_and_tags_is_found(registry: Registry) -> None:
+    await registry.register(make_registration(offers=(), tags=frozenset()), IDLE, lease_seconds=30)
+
+    assert ids(await registry.find(Search())) == [A]
+    assert await registry.renew(A, IDLE, lease_seconds=30)
+
+
+async def test_second_registration_replaces_the_first_with_its_indexes(registry: Registry) -> None:
+    await register(registry)
+
+    await registry.register(make_registration(offers=(SUMMARY,), tags=frozenset()), IDLE, lease_seconds=30)
+
+    assert await registry.find(Search(capability="code.review")) == ()
+    assert await registry.find(Search(tag="fast")) == ()
+    assert ids(await registry.find(Search(capability="text.summarize"))) == [A]
+    assert await registry.capabilities() == {"text.summarize"}
+
+
+async def test_lapsed_agent_is_gone_from_every_answer(registry: Registry) -> None:
+    await register(registry, A, lease_seconds=0.1)
+    await registry.register(make_registration(B, offers=(SUMMARY,)), IDLE, lease_seconds=30)
+
+    async def lapsed() -> bool:
+        return await registry.get(A) is None
+
+    await eventually(lapsed)
+
+    assert ids(await registry.find(Search())) == [B]
+    assert await registry.find(Search(capability="code.review")) == ()
+    assert ids(await registry.find(Search(tag="fast"))) == [B]
+    assert await registry.capabilities() == {"text.summarize"}
+    assert not await registry.renew(A, IDLE, lease_seconds=30)
+    assert await registry.get(A) is None
+
+
+async def test_renewal_extends_the_lease_and_replaces_the_load(registry: Registry) -> None:
+    await register(registry, lease_seconds=5)
+    load = replace(IDLE, status=AgentStatus.BUSY, running=2, completed=9)
+
+    renewed = await registry.renew(A, load, lease_seconds=60)
+
+    record = await registry.get(A)
+    assert renewed
+    assert record is not None
+    assert record.lease_ms > 5_000
+    assert record.load == load
+    assert record.registration == make_registration(A)
+
+
+async def test_renewal_may_shorten_the_lease(registry: Registry) -> None:
+    await register(registry, lease_seconds=60)
+
+    await registry.renew(A, IDLE, lease_seconds=2)
+
+    record = await registry.get(A)
+    assert record is not None
+    assert record.lease_ms <= 2_000
+
+
+async def test_renewing_an_unknown_agent_says_so_and_writes_nothing(registry: Registry) -> None:
+    assert not await registry.renew(UNKNOWN, IDLE, lease_seconds=30)
+
+    assert await registry.find(Search()) == ()
+
+
+async def test_deregistered_agent_is_gone_and_others_stay(registry: Registry) -> None:
+    await register(registry, A)
+    await register(registry, B)
+
+    await registry.deregister(A)
+    await registry.deregister(A)
+    await registry.deregister(UNKNOWN)
+
+    assert ids(await registry.find(Search(capability="code.review"))) == [B]
+    assert ids(await registry.find(Search(tag="fast"))) == [B]
+    assert not await registry.renew(A, IDLE, lease_seconds=30)
+
+
+async def test_turns_grow_by_one_per_name(registry: Registry) -> None:
+    first = await registry.next_turn("code.review")
+
+    second = await registry.next_turn("code.review")
+    other = await registry.next_turn("text.summarize")
+
+    assert (second, other) == (first + 1, first)
+
+
+async def test_concurrent_turns_are_all_different(registry: Registry) -> None:
+    turns = await asyncio.gather(*(registry.next_turn("code.review") for _ in range(100)))
+
+    assert sorted(turns) == list(range(min(turns), min(turns) + 100))
+
+
+async def test_concurrent_registrations_all_arrive(registry: Registry) -> None:
+    await asyncio.gather(*(register(registry, f"agent-{number:08x}") for number in range(200)))
+
+    assert len(await registry.find(Search(capability="code.review"))) == 200
+
+
+ODD_TEXTS = ["", "*", "[a-z]", "a\0b", "a:b", "{x}", "ü 要", "'\"\\", "\x01", "\xff", "\r\n"]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=repr)
+async def test_any_text_may_be_a_tag(registry: Registry, text: str) -> None:
+    others = frozenset({text + "x", "x" + text, text + "\0"})
+    await registry.register(make_registration(A, tags=frozenset({text})), IDLE, lease_seconds=30)
+    await registry.register(make_registration(B, tags=others), IDLE, lease_seconds=30)
+
+    found = await registry.find(Search(tag=text))
+
+    assert ids(found) == [A]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=repr)
+async def test_any_text_is_found_no_more_after_its_agent_is_gone(registry: Registry, text: str) -> None:
+    await registry.register(make_registration(A, tags=frozenset({text})), IDLE, lease_seconds=30)
+
+    await registry.deregister(A)
+
+    assert await registry.find(Search(tag=text)) == ()
+
+
+async def test_tag_that_is_no_utf8_finds_nobody(registry: Registry) -> None:
+    await register(registry)
+
+    assert await registry.find(Search(tag="\udcff")) == ()
+    assert await registry.get(AgentId("\udcff")) is None
+
+
+async def test_what_json_cannot_say_is_refused_and_not_written(registry: Registry) -> None:
+    offer = CapabilitySpec(name="code.review", input_schema={"default": object()})
+
+    with pytest.raises(InvalidTask):
+        await registry.register(make_registration(offers=(offer,)), IDLE, lease_seconds=30)
+
+    assert await registry.find(Search()) == ()

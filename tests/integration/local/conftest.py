@@ -1,0 +1,3 @@
+from tests.servers import own_servers, servers
+
+__all__ = ["own_servers", "servers"]

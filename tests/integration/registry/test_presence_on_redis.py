@@ -1,0 +1,91 @@
+"""Redis killed, wiped or slow: the agent goes on, its registration is back within 2 s."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from coditect.agent.presence import Presence
+from coditect.errors import RegistryUnavailable
+from coditect.model.ids import AgentId
+from coditect.registry.port import Search
+from coditect.registry.redis import RedisRegistry
+from tests.integration.registry.private_redis import PrivateRedis
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, make_registration
+
+pytestmark = pytest.mark.servers
+A = AgentId("reviewer-0000000a")
+
+
+async def found(registry: RedisRegistry) -> bool:
+    try:
+        return bool(await registry.find(Search(capability="code.review")))
+    except RegistryUnavailable:
+        return False
+
+
+async def longest_stall(seconds: float) -> float:
+    longest = 0.0
+    until = time.monotonic() + seconds
+    while (before := time.monotonic()) < until:
+        await asyncio.sleep(0.005)
+        longest = max(longest, time.monotonic() - before)
+    return longest
+
+
+async def test_registration_is_back_within_two_seconds_of_a_redis_that_was_killed_and_came_back_empty(
+    server: PrivateRedis, registry: RedisRegistry
+) -> None:
+    async with Presence(registry, make_registration(), lambda: IDLE):
+        server.kill()
+        stall = await longest_stall(3)
+        await asyncio.to_thread(server.start)
+
+        await eventually(lambda: found(registry), seconds=2)
+
+    assert stall < 0.3
+
+
+async def test_registration_is_back_within_two_seconds_of_a_wipe(
+    registry: RedisRegistry, client: Redis
+) -> None:
+    async with Presence(registry, make_registration(), lambda: IDLE):
+        await client.flushall()
+
+        await eventually(lambda: found(registry), seconds=2)
+
+
+async def test_slow_redis_does_not_block_and_the_registration_is_back_two_seconds_after_it(
+    registry: RedisRegistry, client: Redis
+) -> None:
+    async with Presence(registry, make_registration(), lambda: IDLE) as presence:
+        await client.client_pause(4_000)
+        stall = await longest_stall(3)
+        assert not presence.known
+
+        await eventually(lambda: found(registry), seconds=1 + 2)
+        await eventually(lambda: presence.known, seconds=2)
+
+    assert stall < 0.3
+
+
+async def test_agent_starts_and_ends_without_a_redis(server: PrivateRedis, registry: RedisRegistry) -> None:
+    server.kill()
+    started = time.monotonic()
+
+    async with Presence(registry, make_registration(), lambda: IDLE) as presence:
+        known = presence.known
+
+    assert not known
+    assert time.monotonic() - started < 1.5
+
+
+async def test_agent_that_ended_is_gone_from_redis_at_once(registry: RedisRegistry) -> None:
+    async with Presence(registry, make_registration(), lambda: IDLE):
+        pass
+
+    assert await registry.get(A) is None

@@ -1,0 +1,272 @@
+"""What only the Redis adapter has: keys, scripts, connections and their failures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from coditect.errors import RegistryUnavailable, SetupError
+from coditect.model.ids import AgentId
+from coditect.registry.port import Search
+from coditect.registry.redis import RedisRegistry
+from coditect.registry.scripts import KEYS
+from tests.integration.registry.private_redis import PrivateRedis
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, make_registration
+
+pytestmark = pytest.mark.servers
+A = AgentId("reviewer-0000000a")
+EVERY_CALL: dict[str, Callable[[RedisRegistry], Awaitable[object]]] = {
+    "register": lambda registry: registry.register(make_registration(), IDLE, lease_seconds=3),
+    "renew": lambda registry: registry.renew(A, IDLE, lease_seconds=3),
+    "deregister": lambda registry: registry.deregister(A),
+    "find": lambda registry: registry.find(Search()),
+    "get": lambda registry: registry.get(A),
+    "capabilities": lambda registry: registry.capabilities(),
+    "next_turn": lambda registry: registry.next_turn("x"),
+}
+every_call = pytest.mark.parametrize("call", EVERY_CALL.values(), ids=EVERY_CALL)
+
+
+@every_call
+async def test_refused_connection_is_unavailable(
+    call: Callable[[RedisRegistry], Awaitable[object]],
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        async with RedisRegistry(f"redis://127.0.0.1:{taken.getsockname()[1]}/0") as registry:
+            with pytest.raises(RegistryUnavailable) as raised:
+                await call(registry)
+
+    assert isinstance(raised.value.__cause__, RedisError)
+    assert raised.value.retryable
+
+
+@every_call
+async def test_silent_server_is_unavailable_within_one_second(
+    call: Callable[[RedisRegistry], Awaitable[object]],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with RedisRegistry(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as registry:
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(RegistryUnavailable):
+                await call(registry)
+
+    assert asyncio.get_running_loop().time() - started < 1.2
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-7\r\n", b"\xff\xfe\r\n", b"*1\r\n:x\r\n", b""]
+)
+async def test_server_that_speaks_something_else_is_unavailable(answer: bytes) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with RedisRegistry(f"redis://127.0.0.1:{port}/0") as registry:
+            with pytest.raises(RegistryUnavailable):
+                await registry.find(Search())
+
+
+async def test_refused_password_is_unavailable_and_says_why(server: PrivateRedis, client: Redis) -> None:
+    await client.config_set("requirepass", "secret")
+
+    async with RedisRegistry(server.url) as registry:
+        with pytest.raises(RegistryUnavailable, match="Authentication"):
+            await registry.find(Search())
+
+
+async def test_keys_of_another_kind_are_unavailable(registry: RedisRegistry, client: Redis) -> None:
+    await client.set("coditect:leases", "x")
+
+    with pytest.raises(RegistryUnavailable, match="WRONGTYPE"):
+        await registry.find(Search())
+
+
+async def test_agents_stay_registered_when_the_memory_is_full(registry: RedisRegistry, client: Redis) -> None:
+    await client.config_set("maxmemory", "1")
+
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+
+    assert await registry.renew(A, IDLE, lease_seconds=30)
+    assert await registry.get(A) is not None
+
+
+async def test_full_memory_makes_turns_unavailable(registry: RedisRegistry, client: Redis) -> None:
+    await client.config_set("maxmemory", "1")
+
+    with pytest.raises(RegistryUnavailable, match="OutOfMemory"):
+        await registry.next_turn("x")
+
+
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://x/", "redis://:hush@host:port/0"])
+def test_url_that_is_none_is_a_setup_error_without_its_password(url: str) -> None:
+    with pytest.raises(SetupError) as raised:
+        RedisRegistry(url)
+
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+    assert "hush" not in str(raised.value)
+
+
+async def test_forgotten_scripts_are_loaded_again(registry: RedisRegistry, client: Redis) -> None:
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+
+    await client.script_flush()
+
+    assert await registry.renew(A, IDLE, lease_seconds=30)
+
+
+async def test_closed_connections_are_replaced_without_a_failure(
+    registry: RedisRegistry, client: Redis
+) -> None:
+    await asyncio.gather(*(registry.next_turn("x") for _ in range(20)))
+
+    await client.client_kill_filter(_type="normal", skipme=True)
+
+    assert await registry.next_turn("x") >= 21
+
+
+async def test_answer_that_came_too_late_is_not_taken_for_another(
+    registry: RedisRegistry, client: Redis
+) -> None:
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    await client.client_pause(1_300)
+    calls = (registry.next_turn("x"), registry.capabilities(), registry.get(A), registry.find(Search()))
+
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes} == {RegistryUnavailable}
+
+    async def answers() -> bool:
+        try:
+            return await registry.capabilities() == {"code.review"}
+        except RegistryUnavailable:
+            return False
+
+    await eventually(answers)
+    assert isinstance(await registry.next_turn("x"), int)
+
+
+@pytest.mark.parametrize("lost", [key for key in KEYS if key != "loads"])
+async def test_agent_that_lost_any_key_is_told_to_register_again(
+    registry: RedisRegistry, client: Redis, lost: str
+) -> None:
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    await client.delete(f"coditect:{lost}")
+    await registry.register(make_registration("other-0000000b"), IDLE, lease_seconds=30)
+
+    renewed = await registry.renew(A, IDLE, lease_seconds=30)
+
+    assert not renewed
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    assert len(await registry.find(Search(capability="code.review"))) == 2
+    assert await registry.renew(A, IDLE, lease_seconds=30)
+
+
+async def test_lost_loads_come_back_with_the_next_renewal(registry: RedisRegistry, client: Redis) -> None:
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    await client.delete("coditect:loads")
+
+    assert await registry.get(A) is None
+    assert await registry.renew(A, IDLE, lease_seconds=30)
+
+    assert await registry.get(A) is not None
+
+
+async def test_fleet_that_is_gone_leaves_no_key(registry: RedisRegistry, client: Redis) -> None:
+    for agent_id in ("a-1", "b-2", "c-3"):
+        await registry.register(make_registration(agent_id), IDLE, lease_seconds=0.3)
+    assert await client.keys() != []
+
+    async def empty() -> bool:
+        return await client.keys() == []
+
+    await eventually(empty, seconds=2)
+
+
+async def test_lapsed_agent_leaves_nothing_after_the_next_call_of_anybody(
+    registry: RedisRegistry, client: Redis
+) -> None:
+    await registry.register(make_registration("other-0000000b"), IDLE, lease_seconds=30)
+    size = await sizes(client)
+    await registry.register(make_registration(), IDLE, lease_seconds=0.1)
+    assert await sizes(client) != size
+
+    async def shrunk() -> bool:
+        await registry.renew(AgentId("other-0000000b"), IDLE, lease_seconds=30)
+        return await sizes(client) == size
+
+    await eventually(shrunk, seconds=2)
+
+
+async def test_shorter_lease_of_another_does_not_shorten_the_life_of_the_keys(
+    registry: RedisRegistry, client: Redis
+) -> None:
+    await registry.register(make_registration(), IDLE, lease_seconds=60)
+
+    await registry.register(make_registration("other-0000000b"), IDLE, lease_seconds=1)
+
+    lives = [await client.pttl(f"coditect:{key}") for key in KEYS]
+    assert all(life > 50_000 for life in lives)
+
+
+async def test_every_key_begins_with_the_prefix(server: PrivateRedis, client: Redis) -> None:
+    async with RedisRegistry(server.url, prefix="{mine}:") as registry:
+        await registry.register(make_registration(), IDLE, lease_seconds=30)
+        await registry.next_turn("x")
+
+    keys = await client.keys()
+
+    assert len(keys) == len(KEYS) + 1
+    assert all(str(key).startswith("{mine}:") for key in keys)
+
+
+async def test_unreadable_entry_is_left_out_with_a_warning(
+    registry: RedisRegistry, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    await registry.register(make_registration("other-0000000b"), IDLE, lease_seconds=30)
+
+    await client.hset("coditect:registrations", A, "{}")
+
+    assert [record.agent_id for record in await registry.find(Search())] == ["other-0000000b"]
+    assert [(record.levelno, record.name) for record in caplog.records] == [
+        (logging.WARNING, "coditect.registry.redis")
+    ]
+
+
+async def test_find_is_one_round_trip(registry: RedisRegistry, client: Redis) -> None:
+    for number in range(50):
+        await registry.register(make_registration(f"agent-{number:08x}"), IDLE, lease_seconds=30)
+    await registry.find(Search(capability="code.review"))
+    await client.config_resetstat()
+
+    found = await registry.find(Search(capability="code.review", keyword="python"))
+
+    calls = {name: stats["calls"] for name, stats in (await client.info("commandstats")).items()}
+    assert len(found) == 50
+    assert calls["cmdstat_evalsha"] == 1
+    assert "cmdstat_keys" not in calls
+    assert "cmdstat_scan" not in calls
+
+
+async def sizes(client: Redis) -> list[int]:
+    return [
+        await client.zcard("coditect:leases"),
+        await client.hlen("coditect:registrations"),
+        await client.hlen("coditect:loads"),
+        await client.hlen("coditect:terms"),
+        await client.zcard("coditect:index"),
+    ]

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agents.demo import submit_all, write_docs
+from agents.demo_board import Board, show
+from agents.demo_summary import Settled, describe, peak, total
+from agents.demo_work import Job, plan_work
+from agents.documenter import Docs
+from agents.findings import Finding, Severity
+from agents.reviewer import Review
+from agents.summarizer import Summary, SummaryRequest
+from agents.tester import Failure, TestsReport, Verdict
+from coditect import Client, Priority
+from coditect.errors import ResultTimeout, TaskFailed
+
+JOB = Job("text.summarize", "a page", SummaryRequest(text="Words."), Summary, Priority.P1)
+SUMMARY = Summary(summary="Words.", sentences=["Words."], keywords=["words", "more"], sentences_read=3)
+
+
+class FakeOutcome:
+    agent_id = "agent-7"
+    started_at_ms = 10
+    finished_at_ms = 20
+
+
+class FakeHandle:
+    def __init__(self, answer: Summary | Exception) -> None:
+        self.answer = answer
+        self.outcome: FakeOutcome | None = None
+
+    async def result(self, _: type[Summary], *, timeout: str) -> Summary:
+        if not isinstance(self.answer, ResultTimeout):
+            self.outcome = FakeOutcome()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class FakeClient(Client):
+    def __init__(self, answer: Summary | Exception) -> None:
+        self.answer = answer
+
+    async def submit(self, *_: object, **__: object) -> FakeHandle:  # type: ignore[override]
+        return FakeHandle(self.answer)
+
+
+def many(count: int, *, processes: int = 5) -> list[Settled]:
+    done = Settled(JOB, SUMMARY, started_ms=1000, finished_ms=1010)
+    return [replace(done, agent_id=f"agent-{number % processes}") for number in range(count)]
+
+
+def test_plan_covers_every_module_and_mixes_the_priorities(tmp_path: Path) -> None:
+    for package in ("coditect", "coditect/model", "tests/unit/model"):
+        (tmp_path / package).mkdir(parents=True)
+    (tmp_path / "coditect/one.py").write_text(f'"""{"A sentence about it. " * 20}"""\n')
+    (tmp_path / "coditect/model/two.py").write_text('"""Short."""\n')
+    (tmp_path / "coditect/model/__init__.py").write_text("")
+    (tmp_path / "tests/unit/model/test_two.py").write_text('"""Short."""\n')
+    (tmp_path / "README.md").write_text("A sentence about it. " * 20)
+
+    jobs = plan_work(tmp_path)
+
+    assert {(job.capability, job.subject, job.priority) for job in jobs} == {
+        ("tests.run", "tests/unit/model", Priority.P0),
+        ("code.review", "coditect/one.py", Priority.P0),
+        ("code.review", "coditect/model/two.py", Priority.P1),
+        ("code.review", "tests/unit/model/test_two.py", Priority.P1),
+        ("docs.generate", "coditect/one.py", Priority.P2),
+        ("docs.generate", "coditect/model/two.py", Priority.P2),
+        ("text.summarize", "README.md", Priority.P2),
+        ("text.summarize", "coditect/one.py (docstring)", Priority.P2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [([], 0), ([(1, 2), (2, 3)], 1), ([(1, 4), (2, 3), (3, 5)], 2), ([(5, 5), (5, 5)], 2), ([(1, 9)] * 3, 3)],
+)
+def test_peak_is_the_most_spans_at_one_instant(spans: list[tuple[int, int]], expected: int) -> None:
+    highest = peak(spans)
+
+    assert highest == expected
+
+
+def test_demo_that_reached_everything_has_no_shortfall() -> None:
+    totals = total(many(101), 3.0)
+
+    assert totals.shortfalls == []
+    assert (totals.completed, totals.processes, totals.at_once) == (101, 5, 101)
+
+
+@pytest.mark.parametrize(
+    ("settled", "said"),
+    [
+        (many(100), "only 100 tasks completed"),
+        (many(200, processes=4), "only 4 agent processes"),
+        ([*many(200), Settled(JOB, error="gone", lost=True)], "1 tasks were lost"),
+        ([*many(200), Settled(JOB, error="broken")], "1 tasks failed"),
+        ([replace(one, started_ms=0) for one in many(200)], "only 0 handlers"),
+    ],
+)
+def test_demo_that_fell_short_says_of_what(settled: list[Settled], said: str) -> None:
+    totals = total(settled, 3.0)
+
+    assert len(totals.shortfalls) == 1
+    assert totals.shortfalls[0].startswith(said)
+
+
+def test_summary_tells_the_worst_findings_the_failed_tests_and_the_errors() -> None:
+    finding = Finding(file="a.py", line=3, severity=Severity.ERROR, rule="S602", message="shell")
+    review = Review(findings=[finding], counts={Severity.ERROR: 1}, files=1)
+    failure = Failure(nodeid="t.py::test_a", message="assert 1\nmore")
+    report = TestsReport(
+        verdict=Verdict.FAILED,
+        passed=4,
+        failed=1,
+        errors=0,
+        skipped=0,
+        duration_seconds=1,
+        failures=[failure],
+    )
+    docs = Docs(title="a", markdown="# a", modules=1, objects=4, documented=3)
+    settled = [Settled(JOB, value) for value in (review, report, docs, SUMMARY)]
+    settled.append(Settled(JOB, error="no agent"))
+
+    text = describe(settled, total(settled, 3.0))
+
+    for expected in (
+        "4 tasks completed",
+        "error   a.py:3 S602 shell",
+        "1 error, 0 warning, 0 info",
+        "Tests: 4 passed, 1 failed, 0 skipped, in 1 runs",
+        "t.py::test_a: assert 1\n",
+        "Docs: 1 pages written, 3 of 4 public names documented",
+        "Summaries: 1 texts, 3 sentences read",
+        "text.summarize a page: no agent",
+        "NOT REACHED: only 4 tasks completed",
+    ):
+        assert expected in text
+
+
+async def test_answered_task_is_settled_with_who_did_it_and_when() -> None:
+    board = Board()
+
+    settled = await submit_all(FakeClient(SUMMARY), [JOB], board)
+
+    assert settled == [Settled(JOB, SUMMARY, agent_id="agent-7", started_ms=10, finished_ms=20)]
+    assert board.rows["text.summarize"].done == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "agent"), [(TaskFailed("broken"), False, "agent-7"), (ResultTimeout("late"), True, "")]
+)
+async def test_task_without_a_value_is_failed_or_lost(error: Exception, lost: bool, agent: str) -> None:
+    board = Board()
+
+    [settled] = await submit_all(FakeClient(error), [JOB], board)
+
+    assert (settled.value, settled.lost, settled.agent_id) == (None, lost, agent)
+    assert board.rows["text.summarize"].failed == 1
+
+
+def test_board_counts_a_started_task_as_running_until_it_settles() -> None:
+    board = Board()
+    board.submitted(JOB)
+    board.started(JOB)
+    board.started(JOB)
+
+    while_running = board.rows["text.summarize"].running
+    board.settled(Settled(JOB, SUMMARY))
+
+    assert while_running == 1
+    assert board.rows["text.summarize"].running == 0
+    assert board.latest == "keywords: words, more"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_board_shows_the_counts_on_a_terminal_and_in_a_pipe(terminal: bool) -> None:
+    output = io.StringIO()
+    board = Board()
+    board.submitted(JOB)
+
+    async with show(board, Console(file=output, force_terminal=terminal, width=120)):
+        await submit_all(FakeClient(SUMMARY), [JOB], board)
+
+    assert "submitted" in output.getvalue()
+
+
+def test_documents_are_written_under_the_name_of_their_module(tmp_path: Path) -> None:
+    docs = Docs(title="pkg.module", markdown="# pkg.module\n", modules=1, objects=1, documented=1)
+
+    write_docs([Settled(JOB, docs), Settled(JOB, SUMMARY)], tmp_path / "docs")
+
+    assert [page.name for page in (tmp_path / "docs").iterdir()] == ["pkg.module.md"]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.smells import find_smells
+from agents.sources import Source
+
+
+def smells(folder: Path, text: str, name: str = "module.py") -> set[tuple[int, str]]:
+    file = folder / "source.py"
+    file.write_text(text)
+    found = find_smells(Source(name, file))
+    assert found is not None
+    return {(finding.line, finding.rule) for finding in found}
+
+
+DOC = '"""M."""\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "rule"),
+    [
+        ("def _f():\n" + "    x = 1\n" * 51, "long-function"),
+        ("def _f(a, b, c, d, e, *, f, g): ...\n", "many-parameters"),
+        ("def _f(a):\n" + "    if a:\n        a = 1\n" * 10, "complex-function"),
+        ("def _f(a={}): ...\n", "mutable-default"),
+        ("async def _f(*, a=dict()): ...\n", "mutable-default"),
+        ("def f(): ...\n", "missing-docstring"),
+        ("class C: ...\n", "missing-docstring"),
+    ],
+)
+def test_smell_is_found_at_the_line_of_the_definition(code: str, rule: str, project: Path) -> None:
+    found = smells(project, DOC + code)
+
+    assert found == {(2, rule)}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def _f():\n" + "    x = 1\n" * 50,
+        "class _C:\n    def f(self, a, b, c, d, e, g): ...\n",
+        "def _f(a=(), b=None): ...\n",
+        "def _f():\n    try:\n        g()\n    except Exception:\n        raise\n",
+        "def _f():\n    try:\n        g()\n    except ValueError:\n        pass\n",
+        "def _outer():\n    def inner(a):\n" + "        if a:\n            a = 1\n" * 9,
+    ],
+)
+def test_code_within_the_bounds_has_no_smell(code: str, project: Path) -> None:
+    found = smells(project, DOC + code)
+
+    assert found == set()
+
+
+@pytest.mark.parametrize("caught", ["except:", "except BaseException:", "except (ValueError, Exception):"])
+def test_broad_handler_that_drops_the_exception_is_an_error(caught: str, project: Path) -> None:
+    found = smells(project, f"{DOC}try:\n    g()\n{caught}\n    ...\n")
+
+    assert found == {(4, "swallowed-exception")}
+
+
+def test_tests_need_no_docstrings(project: Path) -> None:
+    found = smells(project, "def test_it(): ...\n", name="tests/unit/test_it.py")
+
+    assert found == set()
+
+
+def test_source_with_a_null_byte_is_reported_as_unreadable(project: Path) -> None:
+    file = project / "null.py"
+    file.write_bytes(b"x = '\x00'\n")
+
+    found = find_smells(Source("null.py", file))
+
+    assert found is None

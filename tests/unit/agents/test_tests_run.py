@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agents.junit import read_junit
+from agents.tester import TestsRequest, Verdict, run_tests
+from coditect import Context
+from coditect.errors import InputError
+
+
+def write_tests(folder: Path, text: str) -> str:
+    (folder / "test_sample.py").write_text(text)
+    return str(folder)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def written(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+async def until(reached: Callable[[], bool], deadline_seconds: float = 10) -> None:
+    async with asyncio.timeout(deadline_seconds):
+        while True:
+            if reached():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_run_counts_each_outcome_and_names_the_failures(project: Path, ctx: Context) -> None:
+    root = write_tests(
+        project,
+        "import pytest\n"
+        "@pytest.fixture\ndef broken(): raise RuntimeError('no fixture')\n"
+        "class TestMany:\n    @pytest.mark.parametrize('n', [1, 2])\n"
+        "    def test_number(self, n): assert n == 1, 'odd'\n"
+        "def test_error(broken): ...\n"
+        "def test_skipped(): pytest.skip('later')\n",
+    )
+
+    report = await run_tests(TestsRequest(root=root), ctx)
+
+    assert report.verdict is Verdict.FAILED
+    assert (report.passed, report.failed, report.errors, report.skipped) == (1, 1, 1, 1)
+    failed = {failure.nodeid: failure.message for failure in report.failures}
+    assert "odd" in failed["test_sample.py::TestMany::test_number[2]"]
+    assert "no fixture" in failed["test_sample.py::test_error"]
+    assert report.duration_seconds > 0
+
+
+async def test_run_of_selected_tests_runs_only_those(project: Path, ctx: Context) -> None:
+    root = write_tests(project, "def test_one(): ...\ndef test_two(): assert False\n")
+
+    by_id = await run_tests(TestsRequest(root=root, paths=["test_sample.py::test_one"]), ctx)
+    by_keyword = await run_tests(TestsRequest(root=root, keyword="one"), ctx)
+
+    assert (by_id.verdict, by_id.passed) == (Verdict.PASSED, 1)
+    assert (by_keyword.verdict, by_keyword.passed) == (Verdict.PASSED, 1)
+
+
+async def test_run_without_tests_says_so(project: Path, ctx: Context) -> None:
+    report = await run_tests(TestsRequest(root=str(project)), ctx)
+
+    assert report.verdict is Verdict.NO_TESTS
+
+
+async def test_run_over_its_time_is_killed_with_its_children(project: Path, ctx: Context) -> None:
+    pids = project / "pids"
+    root = write_tests(
+        project,
+        "import os, pathlib, subprocess, time\n"
+        "def test_endless():\n"
+        "    child = subprocess.Popen(['sleep', '300'])\n"
+        f"    pathlib.Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\n"
+        "    time.sleep(300)\n",
+    )
+    began = time.monotonic()
+
+    report = await run_tests(TestsRequest(root=root, timeout_seconds=3), ctx)
+
+    assert report.verdict is Verdict.TIMED_OUT
+    assert time.monotonic() - began < 10
+    assert written(pids)
+    for pid in written(pids).split():
+        await until(functools.partial(is_gone, int(pid)))
+
+
+async def test_cancelled_run_leaves_no_process(project: Path, ctx: Context) -> None:
+    pids = project / "pids"
+    root = write_tests(
+        project,
+        "import os, pathlib, time\n"
+        f"def test_endless():\n    pathlib.Path({str(pids)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(300)\n",
+    )
+    running = asyncio.ensure_future(run_tests(TestsRequest(root=root), ctx))
+    await until(lambda: written(pids) != "")
+    pid = int(written(pids))
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: is_gone(pid))
+
+
+async def test_run_over_its_memory_fails_and_is_reported(project: Path, ctx: Context) -> None:
+    root = write_tests(project, "def test_greedy(): bytearray(2**31)\n")
+
+    report = await run_tests(TestsRequest(root=root, memory_mib=512), ctx)
+
+    assert report.verdict is Verdict.FAILED
+    assert "MemoryError" in report.failures[0].message
+
+
+async def test_run_over_its_processor_time_is_killed_and_says_so(project: Path, ctx: Context) -> None:
+    root = write_tests(project, "def test_busy():\n    while True: ...\n")
+
+    report = await run_tests(TestsRequest(root=root, cpu_seconds=2), ctx)
+
+    assert report.verdict is Verdict.KILLED
+
+
+async def test_flood_of_output_stays_within_the_bounds(project: Path, ctx: Context) -> None:
+    root = write_tests(
+        project,
+        "import os\ndef test_flood():\n    assert False, 'x' * 100_000\n"
+        "def test_crash():\n    os.write(2, b'y' * 100_000); os._exit(77)\n",
+    )
+
+    failed = await run_tests(TestsRequest(root=root, keyword="flood"), ctx)
+    crashed = await run_tests(TestsRequest(root=root, keyword="crash"), ctx)
+
+    assert len(failed.failures[0].message) <= 2000
+    assert crashed.verdict is Verdict.KILLED
+    assert len(crashed.output) <= 8192
+
+
+async def test_tests_see_no_secrets(project: Path, ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://user:secret@host")
+    root = write_tests(
+        project,
+        "import os\ndef test_environment():\n"
+        "    assert 'CODITECT_AMQP_URL' not in os.environ\n"
+        f"    assert os.environ['HOME'] != {os.environ.get('HOME', '')!r}\n",
+    )
+
+    report = await run_tests(TestsRequest(root=root), ctx)
+
+    assert report.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("path", ["missing.py", "../outside", "/etc"])
+async def test_run_of_a_path_that_is_not_below_root_is_refused(
+    path: str, project: Path, ctx: Context
+) -> None:
+    with pytest.raises(InputError, match="below root"):
+        await run_tests(TestsRequest(root=str(project), paths=[path]), ctx)
+
+
+async def test_run_of_an_unknown_test_id_is_refused(project: Path, ctx: Context) -> None:
+    root = write_tests(project, "def test_one(): ...\n")
+
+    with pytest.raises(InputError, match="did not accept"):
+        await run_tests(TestsRequest(root=root, paths=["test_sample.py::test_nine"]), ctx)
+
+
+async def test_run_with_a_broken_conftest_says_why(project: Path, ctx: Context) -> None:
+    (project / "conftest.py").write_text("import nowhere_at_all\n")
+    root = write_tests(project, "def test_one(): ...\n")
+
+    report = await run_tests(TestsRequest(root=root), ctx)
+
+    assert report.verdict is Verdict.BROKEN
+    assert "nowhere_at_all" in report.output
+
+
+async def test_run_in_a_folder_that_is_not_there_is_refused(project: Path, ctx: Context) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        await run_tests(TestsRequest(root=str(project / "nowhere")), ctx)
+
+
+@pytest.mark.parametrize("text", ["", "<testsuite", '<!DOCTYPE x [<!ENTITY a "b">]><testsuite/>'])
+def test_report_that_cannot_be_trusted_is_not_read(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "junit.xml"
+    file.write_text(text)
+
+    report = read_junit(file)
+
+    assert not report.readable

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from coditect.broker import topology as t
+from coditect.broker.topology import Binding, ExchangeType, Queue, QueueType, Topology
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.retry import RUNGS_MS
+from tests.unit.model.strategies import capabilities
+
+AGENT = AgentId("reviewer-0000aaaa")
+
+
+def everything() -> Topology:
+    return (
+        t.backbone()
+        + t.capability_queues("code.review", max_length=1_000)
+        + t.agent_queues(AGENT, slots=4)
+        + t.reply_queue("reply.client")
+        + t.reply_queue("reply.quorum", quorum=True)
+        + t.event_queue("events.listener", ("task.*",))
+        + t.notices()
+    )
+
+
+def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
+    limits = [
+        one.arguments.get("x-delivery-limit") for one in everything().queues if one.type is QueueType.QUORUM
+    ]
+
+    assert limits
+    assert all(isinstance(limit, int) and limit > 0 for limit in limits)
+
+
+def test_every_quorum_queue_with_dead_letters_keeps_them_at_least_once() -> None:
+    queues = [one for one in everything().queues if one.type is QueueType.QUORUM and one.dead_letter_exchange]
+
+    assert queues
+    for queue in queues:
+        assert queue.arguments["x-dead-letter-strategy"] == "at-least-once", queue.name
+        assert queue.arguments["x-overflow"] == "reject-publish", queue.name
+
+
+def test_no_queue_drops_its_head_or_has_broker_priorities() -> None:
+    for queue in everything().queues:
+        assert "x-max-priority" not in queue.arguments, queue.name
+        if queue.max_length is not None:
+            assert queue.arguments["x-overflow"] == "reject-publish", queue.name
+
+
+def test_classic_queue_has_no_argument_that_only_a_quorum_queue_knows() -> None:
+    queue = Queue("q", QueueType.CLASSIC, delivery_limit=5, dead_letter_exchange="dlx", max_length=3)
+
+    assert queue.arguments == {
+        "x-queue-type": "classic",
+        "x-dead-letter-exchange": "dlx",
+        "x-overflow": "reject-publish",
+        "x-max-length": 3,
+    }
+
+
+def test_every_binding_and_dead_letter_exchange_is_declared_with_it() -> None:
+    topology = everything()
+    exchanges = {one.name for one in topology.exchanges}
+    queues = {one.name for one in topology.queues}
+
+    assert {one.exchange for one in topology.bindings} <= exchanges
+    assert {one.queue for one in topology.bindings} <= queues
+    assert {one.dead_letter_exchange for one in topology.queues} - {None} <= exchanges
+    assert {one.alternate for one in topology.exchanges} - {None} <= exchanges
+
+
+def test_only_the_foreign_door_has_an_alternate_exchange() -> None:
+    alternates = {one.name: one.alternate for one in t.backbone().exchanges if one.alternate}
+
+    assert alternates == {routing.TASKS: routing.UNROUTED}
+
+
+def test_retry_ladder_has_a_fanout_and_a_queue_of_its_delay_per_rung() -> None:
+    topology = t.backbone()
+    exchanges = {one.name: one for one in topology.exchanges}
+    queues = {one.name: one for one in topology.queues}
+
+    for delay in RUNGS_MS:
+        assert exchanges[f"coditect.retry.{delay}"].type is ExchangeType.FANOUT
+        assert queues[f"retry.{delay}"].message_ttl_ms == delay
+        assert queues[f"retry.{delay}"].dead_letter_exchange == routing.TASKS
+        assert queues[f"retry.{delay}"].dead_letter_routing_key is None
+        assert Binding(f"coditect.retry.{delay}", f"retry.{delay}") in topology.bindings
+
+
+@given(capabilities)
+def test_dead_letters_of_a_capability_are_declared_before_the_queues_that_send_them(capability: str) -> None:
+    topology = t.capability_queues(capability)
+
+    assert [one.name for one in topology.queues] == [
+        f"dead.{capability}",
+        *(f"tasks.{capability}.{level.value}" for level in Priority),
+    ]
+
+
+@given(capabilities)
+def test_capability_is_reached_through_both_doors_at_every_level(capability: str) -> None:
+    bindings = t.capability_queues(capability).bindings
+
+    for door in (routing.SUBMIT, routing.TASKS):
+        for level in Priority:
+            queue = f"tasks.{capability}.{level.value}"
+            assert Binding(door, queue, f"{capability}.{level.value}") in bindings
+        assert Binding(door, f"tasks.{capability}.p1", capability) in bindings
+
+
+def test_inbox_hands_on_what_its_agent_did_not_take() -> None:
+    inbox = next(one for one in t.agent_queues(AGENT, slots=4).queues if one.name == f"agent.{AGENT}.tasks")
+
+    assert (inbox.message_ttl_ms, inbox.max_length, inbox.dead_letter_exchange) == (1_000, 8, routing.TASKS)
+    assert (inbox.dead_letter_routing_key, inbox.expires_ms) == (None, None)
+
+
+@pytest.mark.parametrize("quorum", [False, True])
+def test_reply_queue_outlives_its_process_by_ten_minutes(quorum: bool) -> None:
+    (queue,) = t.reply_queue("reply.x", quorum=quorum).queues
+
+    assert queue.expires_ms == 600_000
+    assert queue.type is (QueueType.QUORUM if quorum else QueueType.CLASSIC)
+
+
+def test_sum_of_topologies_keeps_order_and_has_everything_once() -> None:
+    one = t.capability_queues("a")
+
+    assert one + one == one
+    assert (one + t.capability_queues("b")).queues[: len(one.queues)] == one.queues
+    assert one + Topology() == one

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.cli.scene import Terminal
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    return Terminal()

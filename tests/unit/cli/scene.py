@@ -1,0 +1,202 @@
+"""The command line on in-memory servers: each command runs its own event loop, the servers outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from typer.testing import CliRunner
+
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.plan import MISSING, SAME, PlannedBroker, Probe
+from coditect.broker.topology import Exchange, Queue
+from coditect.cli.connections import TaskClient
+from coditect.cli.main import app
+from coditect.errors import CoditectError, ResultTimeout
+from coditect.model.capability import CapabilitySpec, Priority
+from coditect.model.duration import Duration
+from coditect.model.event import Event
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus, Load, Registration
+from coditect.model.result import Outcome, Status
+from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Registry
+
+AGENT = AgentId("reviewer-00000001")
+
+
+class ProbedBroker(MemoryBroker):
+    """A connection that can compare: queues with what the server holds, exchanges with what the test says."""
+
+    def __init__(self, server: MemoryServer, answers: Mapping[str, Probe]) -> None:
+        super().__init__(server)
+        self._answers = answers
+
+    async def probe(self, entity: Exchange | Queue) -> Probe:
+        if entity.name in self._answers:
+            return self._answers[entity.name]
+        if isinstance(entity, Exchange):
+            return SAME
+        return SAME if self._server.find(entity.name) else MISSING
+
+
+def happening(kind: str, subject: str, **data: object) -> Event:
+    return Event(kind, "/agents/a", "event-1", 1_800_000_000_000, subject, data)
+
+
+@dataclass(slots=True)
+class Ordered:
+    """What a command submitted."""
+
+    capability: str
+    value: Any
+    options: dict[str, object]
+
+
+class ScriptedHandle:
+    """A task whose end is written down."""
+
+    def __init__(self, task_id: str, end: Outcome | CoditectError | None, happenings: list[Event]) -> None:
+        self.task_id = task_id
+        self._end = end
+        self._happenings = happenings
+
+    async def outcome(self, *, timeout: Duration) -> Outcome:
+        await asyncio.sleep(0.01)
+        if self._end is None:
+            raise ResultTimeout("No result came within the caller's time", task_id=self.task_id)
+        if isinstance(self._end, CoditectError):
+            raise self._end
+        return self._end
+
+    async def events(self) -> AsyncIterator[Event]:
+        for happening in self._happenings:
+            yield happening
+
+
+@dataclass(slots=True)
+class ScriptedClient:
+    """Stands in for the client: `end` says how each task ends."""
+
+    end: Callable[[str], Outcome | CoditectError | None]
+    happenings: list[Event] = field(default_factory=list)
+    orders: list[Ordered] = field(default_factory=list)
+    canceled: list[str] = field(default_factory=list)
+    refusal: CoditectError | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *ending: object) -> None:
+        return None
+
+    async def submit(
+        self,
+        capability: str,
+        value: object,
+        *,
+        priority: Priority,
+        timeout: Duration | None,
+        deadline: Duration | None,
+        pin: AgentId | None,
+    ) -> ScriptedHandle:
+        if self.refusal is not None:
+            raise self.refusal
+        options: dict[str, object] = {
+            "priority": priority,
+            "timeout": timeout,
+            "deadline": deadline,
+            "pin": pin,
+        }
+        self.orders.append(Ordered(capability, value, options))
+        task_id = f"task-{len(self.orders)}"
+        return ScriptedHandle(task_id, self.end(task_id), self.happenings)
+
+    async def cancel(self, task_id: str) -> None:
+        self.canceled.append(task_id)
+
+    @asynccontextmanager
+    async def events(self, pattern: str) -> AsyncIterator[AsyncIterator[Event]]:
+        yield ScriptedHandle("", None, self.happenings).events()
+
+
+def completed(task_id: str, body: bytes = b'{"ok":true}') -> Outcome:
+    return Outcome(Status.COMPLETED, body, task_id, task_id, agent_id=AGENT)
+
+
+@dataclass(slots=True)
+class MemoryConnections:
+    """Everything in memory."""
+
+    server: MemoryServer = field(default_factory=MemoryServer)
+    directory: MemoryRegistry = field(default_factory=MemoryRegistry)
+    scripted: ScriptedClient = field(default_factory=lambda: ScriptedClient(completed))
+    probes: dict[str, Probe] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
+        return ProbedBroker(self.server, self.probes)
+
+    def registry(self) -> AbstractAsyncContextManager[Registry]:
+        return self.directory
+
+    def client(self) -> AbstractAsyncContextManager[TaskClient]:
+        return self.scripted
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Terminal:
+    """Runs commands on one set of connections."""
+
+    def __init__(self) -> None:
+        self.connections = MemoryConnections()
+
+    def run(self, *words: str, stdin: str | bytes | None = None) -> Ran:
+        result = CliRunner().invoke(app, list(words), obj=self.connections, input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    def broker(self, work: Callable[[PlannedBroker], Awaitable[Any]]) -> Any:
+        """Does something at the broker, in a loop of its own."""
+
+        async def connected() -> Any:
+            async with self.connections.broker() as broker:
+                return await work(broker)
+
+        return asyncio.run(connected())
+
+    def register(self, agent_id: str = AGENT, *, capability: str = "code.review") -> None:
+        """Puts an agent into the registry."""
+        registration = Registration(
+            agent_id=AgentId(agent_id),
+            name="reviewer",
+            version="1.0.0",
+            slots=8,
+            capabilities=(CapabilitySpec(capability, "Reads code.", tags=frozenset({"python"})),),
+            host="here",
+            pid=42,
+            started_at_ms=1_800_000_000_000,
+        )
+        load = Load(AgentStatus.BUSY, running=3, resident_bytes=50_000_000, completed=7)
+        asyncio.run(self.connections.directory.register(registration, load, lease_seconds=60))
+
+    def count(self, queue: str) -> int:
+        """Ready messages."""
+        return self.connections.server.queue(queue).stats.messages

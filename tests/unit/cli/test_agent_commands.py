@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from coditect.broker.plan import PlannedBroker
+from coditect.broker.topology import agent_queues, backbone
+from coditect.model.ids import AgentId
+from tests.unit.cli.scene import AGENT, Terminal
+
+
+def test_list_shows_the_living_agents(terminal: Terminal) -> None:
+    terminal.register()
+
+    table = terminal.run("agent", "list")
+    document = terminal.run("agent", "list", "--capability", "code.review", "--output", "json").json
+
+    assert AGENT in table.out
+    assert "code.review" in table.out
+    assert document[0]["free_slots"] == 5
+    assert document[0]["load"]["completed"] == 7
+
+
+def test_list_without_agents_is_empty_and_ok(terminal: Terminal) -> None:
+    ran = terminal.run("agent", "list", "--tag", "rust", "--output", "json")
+
+    assert (ran.code, ran.json) == (0, [])
+
+
+def test_show_gives_schema_and_load(terminal: Terminal) -> None:
+    terminal.register()
+
+    table = terminal.run("agent", "show", AGENT)
+    document = terminal.run("agent", "show", AGENT, "--output", "json").json
+
+    assert "Reads code." in table.out
+    assert "running" in table.out
+    assert document["capabilities"][0]["tags"] == ["python"]
+
+
+def test_show_of_an_unknown_agent_exits_4_and_names_the_nearest(terminal: Terminal) -> None:
+    terminal.register()
+
+    ran = terminal.run("agent", "show", "reviewer-00000002")
+
+    assert ran.code == 4
+    assert f"nearest: {AGENT}" in ran.err
+
+
+def test_registry_that_does_not_answer_exits_1_with_the_way_out(terminal: Terminal) -> None:
+    terminal.connections.directory.failing = True
+
+    ran = terminal.run("agent", "list")
+
+    assert ran.code == 1
+    assert "Fix: `coditect doctor`" in ran.err
+
+
+def test_drain_reaches_the_mail_of_the_agent(terminal: Terminal) -> None:
+    async def open_mail(broker: PlannedBroker) -> None:
+        await broker.declare(backbone() + agent_queues(AGENT, slots=1))
+
+    async def read_mail(broker: PlannedBroker) -> str | None:
+        delivery = await broker.get(f"agent.{AGENT}.mail")
+        return delivery.message.type if delivery else None
+
+    terminal.broker(open_mail)
+
+    ran = terminal.run("agent", "drain", AGENT)
+
+    assert ran.code == 0
+    assert terminal.broker(read_mail) == "coditect.drain.v1"
+
+
+def test_drain_of_an_unknown_agent_exits_4(terminal: Terminal) -> None:
+    async def backbone_only(broker: PlannedBroker) -> None:
+        await broker.declare(backbone())
+
+    terminal.broker(backbone_only)
+
+    assert terminal.run("agent", "drain", "nobody").code == 4
+
+
+def test_drain_waits_until_the_agent_is_gone_or_exits_3(terminal: Terminal) -> None:
+    async def open_mail(broker: PlannedBroker) -> None:
+        await broker.declare(backbone() + agent_queues(AgentId(AGENT), slots=1))
+
+    terminal.broker(open_mail)
+    gone = terminal.run("agent", "drain", AGENT, "--wait", "1s")
+    terminal.register()
+    stays = terminal.run("agent", "drain", AGENT, "--wait", "10ms")
+
+    assert (gone.code, stays.code) == (0, 3)
+    assert "is gone" in gone.err

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+
+from coditect.broker.plan import PlannedBroker
+from coditect.broker.topology import backbone, capability_queues
+from coditect.model import routing
+from tests.unit.cli.scene import Terminal
+from tests.unit.dead_letters.scene import DEAD, TASKS, letter
+
+
+@pytest.fixture
+def buried(terminal: Terminal) -> Terminal:
+    """Three dead letters of a capability that an agent offers."""
+
+    async def bury(broker: PlannedBroker) -> None:
+        await broker.declare(backbone() + capability_queues("code.review"))
+        for message in (letter("one"), letter("two", reason="expired"), letter("three")):
+            await broker.publish(message, exchange=routing.DEAD, routing_key="code.review.p1")
+
+    terminal.register()
+    terminal.broker(bury)
+    return terminal
+
+
+def test_list_shows_letters_as_json_with_the_queues(buried: Terminal) -> None:
+    ran = buried.run("dead", "list", "--output", "json")
+
+    assert ran.code == 0
+    assert [one["id"] for one in ran.json["letters"]] == ["one", "two", "three"]
+    assert ran.json["queues"] == {DEAD: 3, "unrouted": 0}
+    assert "body" not in ran.json["letters"][0]
+
+
+def test_list_in_a_pipe_is_plain_aligned_text(buried: Terminal) -> None:
+    ran = buried.run("dead", "list", "--reason", "expired")
+
+    header, row = ran.out.splitlines()
+    assert header.split()[:3] == ["ID", "CAPABILITY", "PRIORITY"]
+    assert row.startswith("two ")
+    assert "\x1b" not in ran.out
+    assert "1 shown of 3" in ran.err
+
+
+def test_list_without_letters_says_so_on_stderr(terminal: Terminal) -> None:
+    ran = terminal.run("dead", "list")
+
+    assert (ran.code, ran.out) == (0, "")
+    assert "No dead letters" in ran.err
+
+
+def test_list_goes_on_without_a_registry(buried: Terminal) -> None:
+    buried.connections.directory.failing = True
+
+    unnamed = buried.run("dead", "list", "--output", "json")
+    named = buried.run("dead", "list", "--capability", "code.review", "--output", "json")
+
+    assert unnamed.json["letters"] == []
+    assert "registry does not answer" in unnamed.err
+    assert len(named.json["letters"]) == 3
+
+
+def test_show_gives_body_traceback_and_history(buried: Terminal) -> None:
+    ran = buried.run("dead", "show", "two")
+    whole = buried.run("dead", "show", "two", "--output", "json").json
+
+    assert '{"path": "src"}' in ran.out
+    assert "Traceback" in ran.out
+    assert whole["error"]["message"] == "no such file"
+    assert whole["errors"][0]["message"] == "first"
+    assert buried.count(DEAD) == 3
+
+
+def test_show_of_an_unknown_id_exits_4_with_the_facts(buried: Terminal) -> None:
+    ran = buried.run("dead", "show", "nope")
+
+    assert ran.code == 4
+    assert ran.out == ""
+    assert "Error: No dead letter has this id." in ran.err
+    assert "id: nope" in ran.err
+
+
+def test_redrive_by_reason_brings_back_what_matches(buried: Terminal) -> None:
+    ran = buried.run("dead", "redrive", "--reason", "handler_error", "--yes", "--output", "json")
+
+    assert ran.code == 0
+    assert ran.json["ids"] == ["one", "three"]
+    assert (buried.count(DEAD), buried.count(TASKS)) == (1, 2)
+
+
+def test_redrive_without_a_choice_is_a_usage_error(buried: Terminal) -> None:
+    ran = buried.run("dead", "redrive", "--yes")
+
+    assert ran.code == 2
+    assert buried.count(DEAD) == 3
+
+
+def test_all_and_id_exclude_each_other(buried: Terminal) -> None:
+    assert buried.run("dead", "discard", "--all", "--id", "one", "--yes").code == 2
+
+
+def test_dry_run_needs_no_yes_and_changes_nothing(buried: Terminal) -> None:
+    ran = buried.run("dead", "redrive", "--all", "--dry-run")
+
+    assert ran.code == 0
+    assert "3 would be redriven" in ran.out
+    assert buried.count(DEAD) == 3
+
+
+def test_discard_asks_and_stops_at_no(buried: Terminal) -> None:
+    ran = buried.run("dead", "discard", "--all", stdin="n\n")
+
+    assert ran.code == 1
+    assert buried.count(DEAD) == 3
+
+
+def test_discard_by_id_takes_it_out_and_misses_the_unknown(buried: Terminal) -> None:
+    ran = buried.run("dead", "discard", "--id", "one", "--id", "nope", "--yes", "--output", "json")
+
+    assert ran.code == 4
+    assert ran.json["ids"] == ["one"]
+    assert "nope" in ran.err
+    assert buried.count(DEAD) == 2
+
+
+def test_letter_that_cannot_be_redriven_is_reported_and_exits_1(buried: Terminal) -> None:
+    async def lose_queue(broker: PlannedBroker) -> None:
+        await broker.delete_queue(TASKS)
+
+    buried.broker(lose_queue)
+
+    ran = buried.run("dead", "redrive", "--id", "one", "--yes")
+
+    assert ran.code == 1
+    assert "no queue" in ran.out
+    assert buried.count(DEAD) == 3

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coditect.errors import UnknownCapability
+from coditect.model.ids import AgentId
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.wire import MAX_BODY_BYTES
+from tests.unit.cli.scene import Terminal, happening
+
+
+def ends(terminal: Terminal, status: Status, reason: str) -> None:
+    failure = Failure(reason, "ValueError", "no such file", fix="Look again")
+    terminal.connections.scripted.end = lambda task_id: Outcome(
+        status, b"{}", task_id, task_id, agent_id=AgentId("a"), failure=failure
+    )
+
+
+def test_submit_prints_the_value_on_stdout_and_progress_on_stderr(terminal: Terminal) -> None:
+    terminal.connections.scripted.happenings = [happening("task.progress", "task-1", fraction=0.5)]
+
+    ran = terminal.run("task", "submit", "code.review", '{"path": "src"}', "-p", "p0", "--agent", "me")
+
+    (order,) = terminal.connections.scripted.orders
+    assert (ran.code, ran.json) == (0, {"ok": True})
+    assert "task.progress" in ran.err
+    assert order.value == b'{"path": "src"}'
+    assert (order.options["priority"], order.options["pin"]) == ("p0", "me")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code", "sentence"),
+    [
+        (Status.FAILED, "handler_error", 1, "The task was failed"),
+        (Status.CANCELED, "canceled", 1, "The task was canceled"),
+        (Status.REJECTED, "invalid_input", 1, "The task was rejected"),
+        (Status.FAILED, "expired", 3, "The task was failed"),
+    ],
+)
+def test_end_without_a_value_has_its_exit_code_and_fix(
+    terminal: Terminal, status: Status, reason: str, code: int, sentence: str
+) -> None:
+    ends(terminal, status, reason)
+
+    told = terminal.run("task", "submit", "code.review")
+    document = terminal.run("task", "submit", "code.review", "--output", "json")
+
+    assert (told.code, document.code) == (code, code)
+    assert told.out == ""
+    assert sentence in told.err
+    assert "Fix: Look again" in told.err
+    assert document.json["failure"]["reason"] == reason
+
+
+def test_no_result_in_time_exits_3(terminal: Terminal) -> None:
+    terminal.connections.scripted.end = lambda task_id: None
+
+    ran = terminal.run("task", "submit", "code.review", "--wait", "1s")
+
+    assert ran.code == 3
+    assert "coditect task cancel" in ran.err
+
+
+def test_no_wait_prints_the_id(terminal: Terminal) -> None:
+    told = terminal.run("task", "submit", "code.review", "--no-wait")
+    document = terminal.run("task", "submit", "code.review", "--no-wait", "--output", "json")
+
+    assert told.out == "task-1\n"
+    assert document.json == {"task_id": "task-2", "status": "submitted"}
+
+
+def test_body_comes_from_a_file_or_stdin(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "body.json"
+    file.write_bytes(b"[1]")
+
+    terminal.run("task", "submit", "code.review", f"@{file}")
+    terminal.run("task", "submit", "code.review", "-", stdin="[2]")
+
+    assert [order.value for order in terminal.connections.scripted.orders] == [b"[1]", b"[2]"]
+
+
+def test_bad_body_is_a_usage_error_and_nothing_is_sent(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "big.json"
+    file.write_bytes(b'"' + b"x" * MAX_BODY_BYTES + b'"')
+
+    codes = [
+        terminal.run("task", "submit", "code.review", body).code
+        for body in ("{not json", f"@{file}", f"@{tmp_path}/missing")
+    ]
+
+    assert codes == [2, 2, 2]
+    assert terminal.connections.scripted.orders == []
+
+
+def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
+    terminal.connections.scripted.refusal = UnknownCapability("Nobody offers it", nearest=("code.review",))
+
+    ran = terminal.run("task", "submit", "code.revew")
+
+    assert ran.code == 2
+    assert "nearest: code.review" in ran.err
+    assert "coditect agent list" in ran.err
+
+
+def test_cancel_asks_the_fleet(terminal: Terminal) -> None:
+    ran = terminal.run("task", "cancel", "task-9")
+
+    assert ran.code == 0
+    assert terminal.connections.scripted.canceled == ["task-9"]
+
+
+def test_events_are_followed_up_to_the_count(terminal: Terminal) -> None:
+    terminal.connections.scripted.happenings = [happening("task.completed", f"t{n}") for n in range(3)]
+
+    lines = terminal.run("events", "tail", "task.*", "--count", "2", "--output", "json").out.splitlines()
+    told = terminal.run("events", "tail")
+
+    assert len(lines) == 2
+    assert '"subject": "t0"' in lines[0]
+    assert told.out.count("task.completed") == 3
+
+
+def test_debug_lets_the_error_through(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODITECT_DEBUG", "1")
+    terminal.connections.scripted.refusal = UnknownCapability("Nobody offers it")
+
+    with pytest.raises(UnknownCapability):
+        terminal.run("task", "submit", "code.revew")

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coditect.broker.plan import Difference, Probe, Verdict, parse_difference
+from coditect.broker.topology import DEAD_DELIVERY_LIMIT, Queue, Topology
+from tests.unit.cli.scene import Terminal
+
+QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.100' in vhost '/': "
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "current", "wanted"),
+    [
+        (QUEUE_TTL + "received '5' but current is '6'", "x-message-ttl", "6", "5"),
+        (
+            QUEUE_TTL + "received the value '5' of type 'signedint' but current is none",
+            "x-message-ttl",
+            None,
+            "5",
+        ),
+        (
+            QUEUE_TTL + "received none but current is the value '6' of type 'long'",
+            "x-message-ttl",
+            "6",
+            None,
+        ),
+        (
+            "inequivalent arg 'type' for exchange 'x' in vhost 'a': received 'topic' but current is 'fanout'",
+            "type",
+            "fanout",
+            "topic",
+        ),
+        ("something else entirely", "", None, None),
+    ],
+)
+def test_broker_text_about_a_difference_is_read(
+    text: str, argument: str, current: str | None, wanted: str | None
+) -> None:
+    assert parse_difference(text) == Difference(argument, current, wanted, text)
+
+
+def test_plan_of_an_empty_broker_says_that_apply_creates_every_queue(terminal: Terminal) -> None:
+    ran = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")
+
+    states = {step["name"]: step["state"] for step in ran.json["steps"]}
+    assert ran.code == 1
+    assert states["dead.code.review"] == states["unrouted"] == "missing"
+    assert "cannot read bindings" in ran.json["bindings"]["note"]
+
+
+def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
+    terminal.register()
+
+    applied = terminal.run("topology", "apply")
+    planned = terminal.run("topology", "plan", "--output", "json")
+
+    assert (applied.code, planned.code) == (0, 0)
+    assert "tasks.code.review.p0" in applied.out
+    assert planned.json["clean"] is True
+
+
+@pytest.mark.parametrize(
+    ("received", "current", "policy"),
+    [
+        ("received '100' but current is '5000'", "5000", True),
+        ("received '100' but current is none", "none", True),
+        ("received '100' but current is '10'", "10", False),
+        ("received none but current is '10'", "10", False),
+    ],
+)
+def test_difference_says_argument_values_and_the_way_out(
+    terminal: Terminal, received: str, current: str, policy: bool
+) -> None:
+    terminal.connections.probes["retry.100"] = Probe.differs(QUEUE_TTL + received)
+
+    ran = terminal.run("topology", "plan")
+
+    assert ran.code == 1
+    assert f"x-message-ttl is {current}" in ran.out
+    assert "rabbitmqctl delete_queue retry.100" in ran.out
+    assert (
+        "set_policy --apply-to queues retry.100 '^retry\\.100$' '{\"message-ttl\":100}'" in ran.out
+    ) is policy
+
+
+def test_exchange_of_another_kind_is_deleted_and_applied(terminal: Terminal) -> None:
+    text = "inequivalent arg 'alternate-exchange' for exchange 'coditect.tasks' in vhost '/': "
+    terminal.connections.probes["coditect.tasks"] = Probe.differs(
+        text + "received 'coditect.unrouted' but current is none"
+    )
+
+    ran = terminal.run("topology", "plan")
+
+    assert "rabbitmqadmin delete exchange name=coditect.tasks" in ran.out
+    assert '{"alternate-exchange":"coditect.unrouted"}' in ran.out
+
+
+def test_apply_leaves_what_differs_and_makes_the_rest(terminal: Terminal) -> None:
+    other = Topology((), (Queue("dead.code.review", delivery_limit=1),), ())
+    terminal.broker(lambda broker: broker.declare(other))
+    terminal.connections.probes["dead.code.review"] = Probe.differs("who knows")
+
+    ran = terminal.run("topology", "apply", "-c", "code.review")
+
+    kept = terminal.connections.server.queue("dead.code.review").declared
+    assert ran.code == 1
+    assert "differs: who knows" in ran.out
+    assert "dead.code.review" in ran.err
+    assert kept.delivery_limit == 1 != DEAD_DELIVERY_LIMIT
+    assert terminal.count("tasks.code.review.p1") == 0
+
+
+def test_plan_has_steps_by_verdict(terminal: Terminal) -> None:
+    assert {verdict.value for verdict in Verdict} == {"same", "missing", "differs"}
+
+
+def test_export_is_a_definitions_document(terminal: Terminal) -> None:
+    terminal.connections.directory.failing = True
+
+    document = json.loads(terminal.run("topology", "export", "-c", "code.review", "--vhost", "fleet").out)
+
+    queues = {queue["name"]: queue for queue in document["queues"]}
+    assert queues["tasks.code.review.p0"]["arguments"]["x-dead-letter-exchange"] == "coditect.dead"
+    assert queues["tasks.code.review.p0"]["vhost"] == "fleet"
+    assert {"source": "coditect.tasks", "destination": "tasks.code.review.p1"}.items() <= next(
+        binding for binding in document["bindings"] if binding["routing_key"] == "code.review"
+        and binding["source"] == "coditect.tasks"
+    ).items()  # fmt: skip
+    assert all(exchange["durable"] for exchange in document["exchanges"])

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from coditect.local.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
+from coditect.local.errors import MissingServer
+
+
+def a_program(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_newest_rabbitmq_of_the_usual_places_is_found(tmp_path: Path) -> None:
+    a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-3.9.13/sbin/rabbitmq-server")
+    newest = a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-3.10.8/sbin/rabbitmq-server")
+
+    assert find_binaries({"PATH": ""}, root=tmp_path).rabbitmq == newest
+
+
+def test_programs_on_path_come_before_the_usual_places(tmp_path: Path) -> None:
+    redis = a_program(tmp_path / "bin/redis-server")
+    epmd = a_program(tmp_path / "bin/epmd")
+
+    found = find_binaries({"PATH": str(tmp_path / "bin")}, root=tmp_path)
+
+    assert (found.redis, found.epmd) == (redis, epmd)
+
+
+@pytest.mark.parametrize(("beside", "usable"), [(False, False), (True, True)])
+def test_rabbitmq_on_path_counts_only_with_its_environment_beside_it(
+    tmp_path: Path, beside: bool, usable: bool
+) -> None:
+    script = a_program(tmp_path / "sbin/rabbitmq-server")
+    if beside:
+        a_program(tmp_path / "sbin/rabbitmq-env")
+
+    found = find_binaries({"PATH": str(tmp_path / "sbin")}, root=tmp_path / "empty")
+
+    assert (found.rabbitmq == script) is usable
+
+
+@pytest.mark.parametrize(
+    "place", ["apt-get", "dnf", "brew", "docker", "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"]
+)
+def test_missing_server_says_how_to_install_it(place: str) -> None:
+    nothing = Binaries(rabbitmq=None, epmd=None, redis=None)
+
+    with pytest.raises(MissingServer, match=place):
+        require_rabbitmq(nothing)
+    with pytest.raises(MissingServer, match=place):
+        require_redis(nothing)

@@ -1,0 +1,82 @@
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from coditect.local.binaries import Binaries
+from coditect.local.errors import MissingServer
+from coditect.local.plan import READY_FILE, Program, UpPlan, cast, require_servers
+from coditect.local.ports import Addresses, Ports
+from coditect.local.rabbitmq import rabbitmq_children
+from coditect.local.redis_server import redis_child
+
+ADDRESSES = Addresses(Ports(amqp=20001, distribution=20002, epmd=20003, redis=20004), "secret", "COOKIE")
+BINARIES = Binaries(rabbitmq=Path("/r/rabbitmq-server"), epmd=Path("/r/epmd"), redis=Path("/r/redis-server"))
+
+
+def test_plan_survives_the_way_to_the_background(tmp_path: Path) -> None:
+    plan = UpPlan(tmp_path, Path("/code"), (Program("one", ("run", "it"), {"A": "b"}, announces_ready=True),))
+
+    assert TypeAdapter(UpPlan).validate_json(TypeAdapter(UpPlan).dump_json(plan)) == plan
+
+
+async def test_given_addresses_start_no_server_and_reach_the_programs(tmp_path: Path) -> None:
+    program = Program("one", ("run",), announces_ready=True)
+    plan = UpPlan(tmp_path, tmp_path, (program,), amqp_url="amqp://a", redis_url="redis://r")
+
+    parts = cast(plan, environ={"PATH": ""})
+
+    (child,) = parts.children
+    assert (child.name, child.folder) == ("one", tmp_path)
+    assert (child.env["CODITECT_AMQP_URL"], child.env["CODITECT_REDIS_URL"]) == ("amqp://a", "redis://r")
+    assert child.ready is not None
+    assert not await child.ready()
+    Path(child.env[READY_FILE]).touch()  # noqa: ASYNC240
+    assert await child.ready()
+
+
+def test_missing_binaries_matter_only_for_servers_that_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.local.plan.find_binaries", lambda _: Binaries(None, None, None))
+
+    require_servers(UpPlan(tmp_path, tmp_path, amqp_url="amqp://a", redis_url="redis://r"), environ={})
+    with pytest.raises(MissingServer, match="RabbitMQ"):
+        require_servers(UpPlan(tmp_path, tmp_path, redis_url="redis://r"), environ={})
+    with pytest.raises(MissingServer, match="Redis"):
+        require_servers(UpPlan(tmp_path, tmp_path, amqp_url="amqp://a"), environ={})
+
+
+def test_broker_keeps_to_its_folder_and_the_loopback_interface(tmp_path: Path) -> None:
+    foreign = {"RABBITMQ_NODENAME": "rabbit@elsewhere", "ERL_FLAGS": "+S 64", "HOME": "/root", "KEPT": "yes"}
+
+    epmd, broker = rabbitmq_children(BINARIES, ADDRESSES, folder=tmp_path, environ=foreign)
+
+    configuration = (tmp_path / "rabbitmq.conf").read_text()
+    assert "listeners.tcp.local = 127.0.0.1:20001" in configuration
+    assert "raft.wal_max_size_bytes = 64000000" in configuration
+    assert "{127,0,0,1}" in broker.env["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+    assert broker.env["RABBITMQ_NODENAME"] == "coditect@localhost"
+    assert "ERL_FLAGS" not in broker.env
+    assert broker.env["KEPT"] == "yes"
+    assert broker.env["HOME"].startswith(str(tmp_path))
+    assert epmd.argv == ("/r/epmd", "-port", "20003", "-address", "127.0.0.1")
+    assert epmd.stage < broker.stage
+    secret_files = [tmp_path / "rabbitmq.conf", tmp_path / "home/.erlang.cookie"]
+    assert all(file.stat().st_mode & 0o077 == 0 for file in secret_files)
+
+
+def test_broker_files_are_written_again_over_old_ones(tmp_path: Path) -> None:
+    for _ in range(2):
+        rabbitmq_children(BINARIES, ADDRESSES, folder=tmp_path, environ=os.environ)
+
+    assert (tmp_path / "home/.erlang.cookie").read_text() == "COOKIE"
+
+
+def test_redis_is_durable_and_evicts_nothing(tmp_path: Path) -> None:
+    redis_child(BINARIES, ADDRESSES, folder=tmp_path, environ={})
+
+    lines = (tmp_path / "redis.conf").read_text().splitlines()
+    for line in ("bind 127.0.0.1", "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"):
+        assert line in lines

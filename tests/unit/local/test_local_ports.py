@@ -1,0 +1,44 @@
+import socket
+from dataclasses import astuple
+from pathlib import Path
+
+from coditect.local import ports
+from coditect.local.ports import keep_addresses
+
+
+def test_addresses_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "servers.json"
+
+    first, second = keep_addresses(file), keep_addresses(file)
+
+    assert first == second
+    assert len(set(astuple(first.ports))) == 4
+    assert first.amqp_url.endswith(f"@127.0.0.1:{first.ports.amqp}")
+    assert first.redis_url.endswith(f"@127.0.0.1:{first.ports.redis}/0")
+
+
+def test_taken_port_gives_new_ports_and_the_same_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "servers.json"
+    first = keep_addresses(file)
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first.ports.redis))
+        other.listen()
+        second = keep_addresses(file)
+
+    assert second.ports.redis != first.ports.redis
+    assert (second.password, second.cookie) == (first.password, first.cookie)
+
+
+def test_ports_are_below_the_range_of_outgoing_connections(tmp_path: Path) -> None:
+    chosen = keep_addresses(tmp_path / "servers.json").ports
+
+    start = int(ports.EPHEMERAL_RANGE.read_text().split()[0]) if ports.EPHEMERAL_RANGE.exists() else 32_768
+    assert all(ports.LOWEST_PORT <= port < max(start, ports.LOWEST_PORT + 1_000) for port in astuple(chosen))
+
+
+def test_unreadable_file_is_written_anew(tmp_path: Path) -> None:
+    file = tmp_path / "servers.json"
+    file.write_text("{")
+
+    assert keep_addresses(file) == keep_addresses(file)

@@ -1,0 +1,84 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from coditect.local.errors import ServerUnreachable
+from coditect.local.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
+
+START = b"\x00\x0a\x00\x0a\x00\x09\x00\x00\x00\x20\x07versionS\x00\x00\x00\x063.10.8\x00\x00\x00\x05PLAIN"
+INFO = b"# Server\r\nredis_version:7.0.15\r\n"
+
+
+@asynccontextmanager
+async def a_server(answer: Callable[[bytes], bytes]) -> AsyncIterator[int]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while heard := await reader.read(1_000):
+                writer.write(answer(heard))
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def a_frame(payload: bytes) -> bytes:
+    return b"\x01\x00\x00" + len(payload).to_bytes(4) + payload + b"\xce"
+
+
+def redis_answer(heard: bytes) -> bytes:
+    if b"AUTH" in heard:
+        return b"+OK\r\n" if b"secret" in heard else b"-WRONGPASS invalid\r\n"
+    return b"$%d\r\n%s\r\n" % (len(INFO), INFO) if b"INFO" in heard else b"+PONG\r\n"
+
+
+async def test_broker_version_is_read_from_the_handshake() -> None:
+    async with a_server(lambda _: a_frame(START)) as port:
+        assert await broker_version(f"amqp://127.0.0.1:{port}") == "3.10.8"
+        assert await broker_answers(f"amqp://127.0.0.1:{port}")()
+        assert await port_open(port)()
+
+
+async def test_broker_without_version_is_unknown() -> None:
+    async with a_server(lambda _: a_frame(START[:10])) as port:
+        assert await broker_version(f"amqp://127.0.0.1:{port}") == "unknown"
+
+
+@pytest.mark.parametrize("answer", [b"AMQP\x00\x01\x00\x00....", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_other_protocol_is_no_broker(answer: bytes) -> None:
+    async with a_server(lambda _: answer) as port:
+        with pytest.raises(ServerUnreachable):
+            await broker_version(f"amqp://127.0.0.1:{port}", within_seconds=0.2)
+
+
+async def test_silent_broker_is_unreachable_within_its_time() -> None:
+    async with a_server(lambda _: b"") as port:
+        with pytest.raises(ServerUnreachable, match="TimeoutError"):
+            await broker_version(f"amqp://127.0.0.1:{port}", within_seconds=0.1)
+
+
+async def test_redis_version_is_read_after_sign_in() -> None:
+    async with a_server(redis_answer) as port:
+        assert await redis_version(f"redis://:secret@127.0.0.1:{port}/0") == "7.0.15"
+        assert await redis_version(f"redis://127.0.0.1:{port}") == "7.0.15"
+        assert await redis_answers(f"redis://:secret@127.0.0.1:{port}/0")()
+
+
+async def test_wrong_password_is_unreachable_and_stays_out_of_the_text() -> None:
+    async with a_server(redis_answer) as port:
+        with pytest.raises(ServerUnreachable, match="WRONGPASS"):
+            await redis_version(f"redis://:wrong@127.0.0.1:{port}/0")
+        assert not await redis_answers(f"redis://:wrong@127.0.0.1:{port}/0")()
+
+
+async def test_closed_port_is_unreachable() -> None:
+    async with a_server(lambda _: b"") as port:
+        pass
+
+    assert not await port_open(port)()
+    assert not await broker_answers(f"amqp://127.0.0.1:{port}")()
+    with pytest.raises(ServerUnreachable) as caught:
+        await broker_version(f"amqp://user:secret@127.0.0.1:{port}")
+    assert "secret" not in str(caught.value)

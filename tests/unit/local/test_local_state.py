@@ -1,0 +1,83 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from coditect.local.errors import AlreadyUp
+from coditect.local.process import ProcessId
+from coditect.local.state import (
+    ChildState,
+    Phase,
+    UpFolder,
+    UpState,
+    forget,
+    hold,
+    read_state,
+    write_env,
+    write_state,
+)
+
+
+def a_state(pid: int = 1) -> UpState:
+    return UpState(
+        marker="m",
+        phase=Phase.READY,
+        supervisor=ProcessId(pid, "another start"),
+        amqp_url="amqp://a",
+        redis_url="redis://r",
+        children=(ChildState("redis", Phase.READY, ProcessId(2, "3"), restarts=1, last_exit=-9),),
+    )
+
+
+def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = UpFolder(tmp_path / "new")
+
+    write_state(folder, a_state())
+
+    assert read_state(folder) == a_state()
+    assert not a_state().running
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"marker": 1}'])
+def test_unreadable_state_is_no_state(tmp_path: Path, text: str) -> None:
+    folder = UpFolder(tmp_path)
+    folder.state.write_text(text)
+
+    assert read_state(folder) is None
+
+
+def test_missing_folder_is_no_state(tmp_path: Path) -> None:
+    assert read_state(UpFolder(tmp_path / "missing")) is None
+
+
+def test_env_holds_the_addresses_for_the_owner_only(tmp_path: Path) -> None:
+    folder = UpFolder(tmp_path)
+
+    write_env(folder, amqp_url="amqp://a", redis_url="redis://r")
+
+    assert folder.env.read_text().splitlines() == [
+        "CODITECT_AMQP_URL=amqp://a",
+        "CODITECT_REDIS_URL=redis://r",
+    ]
+    assert stat.S_IMODE(folder.env.stat().st_mode) == 0o600
+
+
+def test_forget_removes_what_commands_find_and_is_idempotent(tmp_path: Path) -> None:
+    folder = UpFolder(tmp_path)
+    write_state(folder, a_state())
+    write_env(folder, amqp_url="a", redis_url="r")
+
+    forget(folder)
+    forget(folder)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
+    folder = UpFolder(tmp_path)
+
+    with hold(folder), pytest.raises(AlreadyUp, match="coditect down"), hold(folder):
+        pass
+
+    with hold(folder):
+        pass

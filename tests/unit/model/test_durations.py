@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.errors import InputError
+from coditect.model.duration import seconds
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("250ms", 0.25),
+        ("30s", 30),
+        ("5m", 300),
+        ("2h", 7200),
+        ("2d", 172_800),
+        (" 1.5 s ", 1.5),
+        ("0s", 0),
+        (5, 5),
+        (0.5, 0.5),
+        (timedelta(minutes=2), 120),
+    ],
+)
+def test_duration_is_read_in_seconds(given_: str | float | timedelta, expected: float) -> None:
+    assert seconds(given_) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        "",
+        "5",
+        "s",
+        "-5s",
+        "5 minutes",
+        "1h30m",
+        "1e3s",
+        "inf",
+        "nan s",
+        "9" * 400 + "s",
+        -1,
+        float("nan"),
+        float("inf"),
+        10**400,
+    ],
+)
+def test_what_is_no_duration_is_refused(given_: str | float) -> None:
+    with pytest.raises(InputError):
+        seconds(given_)
+
+
+def test_negative_time_span_is_refused() -> None:
+    with pytest.raises(InputError):
+        seconds(timedelta(seconds=-1))
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    try:
+        value = seconds(text)
+    except InputError:
+        return
+
+    assert 0 <= value < float("inf")
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["ms", "s", "m", "h", "d"]))
+def test_unit_scales_the_number(number: int, unit: str) -> None:
+    scale = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}[unit]
+
+    assert seconds(f"{number}{unit}") == pytest.approx(number * scale)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.errors import InvalidTask
+from coditect.model.event import Event, event_message, read_event
+from coditect.model.message import Message
+from tests.unit.model.strategies import hostile_values, json_values, short_text
+
+events = st.builds(
+    Event,
+    type=st.from_regex(r"[a-z]{1,8}\.[a-z]{1,8}", fullmatch=True),
+    source=short_text,
+    id=short_text,
+    time_ms=st.integers(0, 4_102_444_800_000),
+    subject=short_text,
+    data=st.dictionaries(short_text, json_values, max_size=3),
+)
+CLOUD_EVENT = {"ce-type": "t", "ce-source": "s", "ce-id": "i", "ce-time": "2026-01-01T00:00:00Z"}
+
+
+@given(events)
+def test_event_is_read_back_as_it_was_written(event: Event) -> None:
+    assert read_event(event_message(event)) == event
+
+
+def test_event_on_the_wire_is_a_cloud_event() -> None:
+    message = event_message(
+        Event("task.completed", "/agents/a", "id-1", 1_767_225_600_001, "task-1", {"n": 1})
+    )
+
+    assert dict(message.headers) == {
+        "ce-specversion": "1.0",
+        "ce-id": "id-1",
+        "ce-type": "dev.coditect.task.completed.v1",
+        "ce-source": "/agents/a",
+        "ce-time": "2026-01-01T00:00:00.001Z",
+        "ce-subject": "task-1",
+    }
+    assert message.body == b'{"n":1}'
+
+
+@pytest.mark.parametrize("missing", sorted(CLOUD_EVENT))
+def test_message_without_an_attribute_is_no_event(missing: str) -> None:
+    headers = {name: value for name, value in CLOUD_EVENT.items() if name != missing}
+
+    with pytest.raises(InvalidTask):
+        read_event(Message(b"{}", headers))
+
+
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00", "9999-12-31T23:59:59", "2026-01-01", "0001-01-01T00:00:00+14:00"]
+)
+def test_time_at_the_ends_of_the_calendar_is_read_as_utc(time: str) -> None:
+    event = read_event(Message(b"{}", CLOUD_EVENT | {"ce-time": time}))
+
+    assert isinstance(event.time_ms, int)
+
+
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys([*CLOUD_EVENT, "ce-subject"], hostile_values)),
+    st.binary(max_size=20),
+)
+def test_hostile_event_raises_nothing_but_invalid_task(headers: dict[str, Any], body: bytes) -> None:
+    try:
+        read_event(Message(body, CLOUD_EVENT | headers))
+    except InvalidTask:
+        return

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.errors import InputError, InvalidTask
+from coditect.model import routing
+from coditect.model.capability import MAX_NAME_LENGTH, Priority, check_capability_name, nearest_names
+from coditect.model.ids import AgentId, TaskId, child_task_id, is_uuid
+from coditect.model.routing import Address, parse_task_key, reply_address, task_key
+from tests.unit.model.strategies import capabilities
+
+
+@given(capabilities, st.sampled_from(Priority))
+def test_task_key_is_parsed_back(capability: str, priority: Priority) -> None:
+    assert parse_task_key(task_key(capability, priority)) == (capability, priority)
+
+
+@given(capabilities)
+def test_key_without_a_level_is_p1(capability: str) -> None:
+    assert parse_task_key(capability) == (capability, Priority.P1)
+
+
+def test_empty_key_is_refused() -> None:
+    with pytest.raises(InvalidTask):
+        parse_task_key("")
+
+
+@given(capabilities)
+def test_capability_of_lower_case_words_is_accepted_as_it_is(name: str) -> None:
+    assert check_capability_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "A",
+        "a b",
+        "a/b",
+        "*",
+        "#",
+        "a.*",
+        "_a",
+        "ä",
+        "a\n",
+        "p1",
+        "code.p2",
+        "a" * 101,
+    ],
+)
+def test_what_is_no_capability_is_refused(name: str) -> None:
+    with pytest.raises(InputError):
+        check_capability_name(name)
+
+
+@given(st.text(string.printable, max_size=30))
+def test_accepted_capability_is_safe_in_a_routing_key(name: str) -> None:
+    try:
+        check_capability_name(name)
+    except InputError:
+        return
+
+    assert not set(name) & set("*# /\n")
+    assert parse_task_key(name) == (name, Priority.P1)
+
+
+def test_names_on_the_broker_of_the_longest_capability_fit_into_255_bytes() -> None:
+    longest = "a" * MAX_NAME_LENGTH
+    agent = AgentId("b" * 200 + "-0000aaaa")
+
+    names = [
+        routing.task_queue(longest, Priority.P0),
+        routing.dead_queue(longest),
+        routing.inbox_queue(agent),
+        routing.mail_queue(agent),
+        routing.mail_key(agent),
+    ]
+
+    assert max(len(name.encode()) for name in names) <= 255
+
+
+def test_nearest_names_come_best_first() -> None:
+    known = ["code.review", "code.rewrite", "docs.generate", "tests.run"]
+
+    assert nearest_names("code.reviews", known)[0] == "code.review"
+    assert nearest_names("zzz", known) == ()
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "address"),
+    [
+        ("reply.client-1", Address(routing.REPLIES, "reply.client-1")),
+        ("amq.gen-XyZ", Address("", "amq.gen-XyZ")),
+        ("my-queue", Address("", "my-queue")),
+        ("controllers.reply", Address("", "controllers.reply")),
+        ("unrouted-answers", Address("", "unrouted-answers")),
+        ("replying", Address("", "replying")),
+    ],
+)
+def test_reply_goes_to_the_reply_exchange_or_straight_to_the_queue(reply_to: str, address: Address) -> None:
+    assert reply_address(reply_to) == address
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        None,
+        "",
+        "tasks.code.review.p0",
+        "agent.a-1.mail",
+        "results.3",
+        "retry.100",
+        "dead.code.review",
+        "control",
+        "control.2",
+        "unrouted",
+        "unrouted.notices",
+        "coditect.epoch.1",
+        "x" * 256,
+        "ü" * 128,
+    ],
+)
+def test_no_reply_goes_to_the_systems_own_queues(reply_to: str | None) -> None:
+    assert reply_address(reply_to) is None
+
+
+@given(st.text(st.characters(), max_size=300))
+def test_any_reply_address_fits_the_wire_and_spares_the_task_queues(reply_to: str) -> None:
+    address = reply_address(reply_to)
+
+    assert address is None or not address.routing_key.startswith(("tasks.", "agent.", "dead."))
+
+
+@given(st.text(max_size=40).map(TaskId), st.integers(0, 10_000))
+def test_child_has_the_same_id_whenever_its_parent_runs_again(parent: TaskId, ordinal: int) -> None:
+    child = child_task_id(parent, ordinal)
+
+    assert is_uuid(child)
+    assert child == child_task_id(parent, ordinal)
+    assert child != child_task_id(parent, ordinal + 1)
+    assert child != child_task_id(TaskId(parent + "'"), ordinal)
+
+
+def test_child_id_is_pinned_over_versions() -> None:
+    assert child_task_id(TaskId("parent"), 1) == PINNED_CHILD
+
+
+PINNED_CHILD = "03366a9d-524d-5881-ba5d-6fa600ddb875"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("0192f0c1-0000-7000-8000-000000000000", True), ("id-1", False), ("", False)]
+)
+def test_uuid_is_told_from_other_ids(text: str, answer: bool) -> None:
+    assert is_uuid(text) is answer

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.errors import InvalidTask
+from coditect.model import wire
+from coditect.model.message import Message
+from coditect.model.result import Outcome, Status
+from tests.unit.model.strategies import hostile_headers, outcomes
+
+
+@given(outcomes())
+def test_result_is_read_back_as_it_was_written(outcome: Outcome) -> None:
+    message = wire.result_message(outcome, capability="code.review")
+
+    assert wire.read_result(message) == outcome
+
+
+@given(outcomes())
+def test_result_without_a_correlation_id_is_correlated_by_its_task(outcome: Outcome) -> None:
+    message = wire.result_message(replace(outcome, correlation_id=None, task_id="task"), capability="a")
+
+    assert message.correlation_id == "task"
+
+
+@given(
+    headers=hostile_headers,
+    status=st.sampled_from([*Status, "unknown", "", 1, None, [], {}]),
+    body=st.binary(max_size=40),
+)
+def test_hostile_reply_raises_nothing_but_invalid_task(
+    headers: dict[str, Any], status: object, body: bytes
+) -> None:
+    message = Message(body, headers | {wire.STATUS: status})
+
+    try:
+        outcome = wire.read_result(message)
+    except InvalidTask:
+        return
+
+    assert (outcome.failure is None) == (outcome.status is Status.COMPLETED)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'"text"', b"{", b"\xff"])
+def test_failed_result_whose_body_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidTask):
+        wire.read_result(Message(body, {wire.STATUS: "failed"}))
+
+
+def test_failure_of_a_foreign_agent_may_say_as_little_as_it_likes() -> None:
+    outcome = wire.read_result(Message(b'{"message": 5}', {wire.STATUS: "rejected"}))
+
+    assert outcome.failure is not None
+    assert (outcome.failure.message, outcome.failure.reason, outcome.failure.retryable) == ("5", "", False)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.errors import InputError, InvalidTask, Overloaded
+from coditect.model.retry import RUNGS_MS, Retry, rung_ms
+
+attempts = st.integers(1, 1_000)
+chances = st.floats(0, 1, exclude_max=True)
+
+
+@pytest.mark.parametrize(("attempt", "ceiling"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1_000, 60)])
+def test_ceiling_doubles_up_to_the_cap(attempt: int, ceiling: float) -> None:
+    assert Retry(first="1s", cap="1m").ceiling_seconds(attempt) == ceiling
+
+
+@given(attempts, chances)
+def test_delay_lies_between_nothing_and_the_ceiling(attempt: int, chance: float) -> None:
+    policy = Retry(first="250ms", cap="30s")
+
+    delay = policy.delay_seconds(attempt, chance)
+
+    assert 0 <= delay <= policy.ceiling_seconds(attempt) <= 30
+
+
+@given(attempts)
+def test_ceiling_never_shrinks_with_the_attempts(attempt: int) -> None:
+    policy = Retry(first="10ms", cap="1h")
+
+    assert policy.ceiling_seconds(attempt) <= policy.ceiling_seconds(attempt + 1)
+
+
+@pytest.mark.parametrize("first", ["soon", "-1s", -1, float("nan"), 10**400])
+def test_first_delay_that_is_no_duration_is_refused_where_it_is_written(first: str | float) -> None:
+    with pytest.raises(InputError):
+        Retry(first=first)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_attempts": 0}, {"max_attempts": 1_001}, {"cap": "61m"}, {"cap": "never"}]
+)
+def test_policy_outside_its_ranges_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        Retry(**wrong)  # type: ignore[arg-type]
+
+
+def test_only_the_named_exceptions_are_tried_again() -> None:
+    policy = Retry(on=(OSError,))
+
+    assert policy.allows(ConnectionError())
+    assert not policy.allows(ValueError())
+
+
+def test_error_that_says_it_is_not_retryable_is_not_tried_again() -> None:
+    assert Retry().allows(ValueError())
+    assert Retry().allows(Overloaded("full"))
+    assert not Retry().allows(InvalidTask("wrong"))
+    assert not Retry().allows(KeyboardInterrupt())
+
+
+@given(st.floats(0, 7_200), chances)
+def test_rung_exists_and_neighbours_the_delay(delay_seconds: float, chance: float) -> None:
+    rung = rung_ms(delay_seconds, chance)
+
+    wanted = delay_seconds * 1000
+    below = max((one for one in RUNGS_MS if one <= wanted), default=RUNGS_MS[0])
+    above = min((one for one in RUNGS_MS if one >= wanted), default=RUNGS_MS[-1])
+    assert rung in (below, above)
+
+
+@given(st.floats(RUNGS_MS[0] / 1000, RUNGS_MS[-1] / 1000))
+def test_mean_over_all_chances_is_the_wanted_delay(delay_seconds: float) -> None:
+    draws = 1_000
+
+    mean = sum(rung_ms(delay_seconds, (draw + 0.5) / draws) for draw in range(draws)) / draws
+
+    gap = max(
+        upper - lower
+        for lower, upper in zip(RUNGS_MS, RUNGS_MS[1:], strict=False)
+        if lower <= delay_seconds * 1000
+    )
+    assert mean == pytest.approx(delay_seconds * 1000, abs=gap / draws)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+def test_delay_outside_the_ladder_takes_its_end(chance: float) -> None:
+    assert rung_ms(0, chance) == RUNGS_MS[0]
+    assert rung_ms(100_000, chance) == RUNGS_MS[-1]

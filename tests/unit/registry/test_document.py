@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from coditect.errors import InvalidTask
+from coditect.model.registration import AgentStatus, Load
+from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
+from tests.unit.registry.samples import REVIEW, SUMMARY, make_registration
+
+SCHEMA_FILE = Path(__file__).parents[3] / "docs" / "wire" / "registration.schema.json"
+BUSY = Load(AgentStatus.BUSY, 3, 1, 12.54, 70_000_000, 33.1254, 40, 2)
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(SCHEMA_FILE.read_text())
+    Draft202012Validator.check_schema(schema)
+    return schema
+
+
+def load_validator(schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": "#/$defs/load", "$defs": schema["$defs"]})
+
+
+@pytest.mark.parametrize("offers", [(), (REVIEW,), (REVIEW, SUMMARY)], ids=len)
+def test_written_registration_fits_the_published_schema(
+    schema: dict[str, Any], offers: tuple[Any, ...]
+) -> None:
+    document = json.loads(encode_registration(make_registration(offers=offers)))
+
+    Draft202012Validator(schema).validate(document)
+
+
+@pytest.mark.parametrize("load", [Load(), BUSY, *(Load(status=status) for status in AgentStatus)])
+def test_written_load_fits_the_published_schema(schema: dict[str, Any], load: Load) -> None:
+    document = json.loads(encode_load(load))
+
+    load_validator(schema).validate(document)
+
+
+def test_schema_names_every_written_field_and_no_other(schema: dict[str, Any]) -> None:
+    registration = json.loads(encode_registration(make_registration()))
+    load = json.loads(encode_load(BUSY))
+
+    assert set(schema["properties"]) == set(registration)
+    assert set(schema["$defs"]["capability"]["properties"]) == set(registration["capabilities"][0])
+    assert set(schema["$defs"]["load"]["properties"]) == set(load)
+    assert set(schema["$defs"]["load"]["properties"]["status"]["enum"]) == set(AgentStatus)
+
+
+@pytest.mark.parametrize("field", ["agent_id", "name", "version", "slots", "capabilities"])
+def test_schema_refuses_a_registration_without_what_readers_need(schema: dict[str, Any], field: str) -> None:
+    document = json.loads(encode_registration(make_registration()))
+    del document[field]
+
+    assert not Draft202012Validator(schema).is_valid(document)
+    with pytest.raises(InvalidTask):
+        decode_registration(json.dumps(document).encode())
+
+
+def test_documents_read_back_equal() -> None:
+    registration = make_registration(offers=(REVIEW, SUMMARY))
+
+    assert decode_registration(encode_registration(registration)) == registration
+    assert decode_load(encode_load(BUSY)) == replace(BUSY, cpu_percent=12.5, latency_ms=33.125)
+
+
+def test_fields_of_a_newer_version_are_ignored() -> None:
+    registration = json.loads(encode_registration(make_registration())) | {"region": {"name": "eu"}}
+    load = json.loads(encode_load(BUSY)) | {"queue_depth": 7}
+
+    assert decode_registration(json.dumps(registration).encode()) == make_registration()
+    assert decode_load(json.dumps(load).encode()).running == 3
+
+
+def test_optional_fields_may_be_missing() -> None:
+    text = b'{"agent_id":"a-1","name":"a","version":"1","slots":2,"capabilities":[{"name":"x"}]}'
+
+    registration = decode_registration(text)
+
+    assert registration.capabilities[0].timeout_seconds == 300
+    assert registration.tags == frozenset()
+    assert decode_load(b'{"status":"idle"}') == Load(status=AgentStatus.IDLE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        b'"x"',
+        b"{",
+        b'{"status":"asleep"}',
+        b'{"status":"idle","running":"many"}',
+        b"\xff",
+    ],
+)
+def test_unreadable_documents_are_refused(text: bytes) -> None:
+    with pytest.raises(InvalidTask):
+        decode_load(text)
+    with pytest.raises(InvalidTask):
+        decode_registration(text)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.errors import RegistryUnavailable
+from coditect.model.ids import AgentId
+from coditect.registry.memory import CALL_SECONDS, MemoryRegistry
+from coditect.registry.port import Search
+from tests.unit.registry.samples import IDLE, make_registration
+
+A = AgentId("reviewer-0000000a")
+
+
+class Time:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+async def test_lease_lapses_by_the_injected_time_at_its_very_end() -> None:
+    time = Time()
+    registry = MemoryRegistry(now=time)
+    await registry.register(make_registration(), IDLE, lease_seconds=3)
+
+    time.seconds += 2.75
+    before = await registry.get(A)
+    time.seconds += 0.25
+    after = await registry.get(A)
+
+    assert before is not None
+    assert before.lease_ms == 250
+    assert after is None
+
+
+async def test_renewed_lease_counts_from_the_renewal() -> None:
+    time = Time()
+    registry = MemoryRegistry(now=time)
+    await registry.register(make_registration(), IDLE, lease_seconds=3)
+    time.seconds += 2
+
+    await registry.renew(A, IDLE, lease_seconds=3)
+
+    time.seconds += 2
+    assert await registry.get(A) is not None
+
+
+async def test_failing_registry_refuses_every_call_and_writes_nothing() -> None:
+    registry = MemoryRegistry()
+    registry.failing = True
+    calls = [
+        registry.register(make_registration(), IDLE, lease_seconds=3),
+        registry.renew(A, IDLE, lease_seconds=3),
+        registry.deregister(A),
+        registry.find(Search()),
+        registry.get(A),
+        registry.capabilities(),
+        registry.next_turn("x"),
+    ]
+
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [RegistryUnavailable] * len(calls)
+    registry.failing = False
+    assert await registry.find(Search()) == ()
+
+
+async def test_slow_registry_answers_late() -> None:
+    registry = MemoryRegistry()
+    registry.slow_seconds = 0.05
+    started = asyncio.get_running_loop().time()
+
+    turn = await registry.next_turn("x")
+
+    assert turn == 1
+    assert asyncio.get_running_loop().time() - started >= 0.05
+
+
+async def test_registry_slower_than_a_call_may_take_is_unavailable_within_the_limit() -> None:
+    registry = MemoryRegistry()
+    registry.slow_seconds = 60
+    started = asyncio.get_running_loop().time()
+
+    with pytest.raises(RegistryUnavailable):
+        await registry.find(Search())
+
+    assert asyncio.get_running_loop().time() - started < CALL_SECONDS + 0.5

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+import pytest
+
+from coditect.agent.presence import Presence, load_sampler
+from coditect.errors import InvalidTask
+from coditect.model.capability import CapabilitySpec
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Search
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, make_registration
+
+A = AgentId("reviewer-0000000a")
+LOGGER = "coditect.agent.presence"
+
+
+class CountingLoad:
+    """Each beat carries another number."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+
+    def __call__(self) -> Load:
+        self.beats += 1
+        return Load(status=AgentStatus.BUSY, completed=self.beats)
+
+
+def make_presence(
+    registry: MemoryRegistry, load: CountingLoad | None = None, *, beat_seconds: float = 0.02
+) -> Presence:
+    return Presence(
+        registry, make_registration(), load or CountingLoad(), beat_seconds=beat_seconds, lease_seconds=0.5
+    )
+
+
+async def known(registry: MemoryRegistry) -> AgentRecord | None:
+    return await registry.get(A)
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.levelname for record in caplog.records if record.name == LOGGER]
+
+
+async def test_agent_is_registered_when_the_block_is_entered_and_gone_after_it() -> None:
+    registry = MemoryRegistry()
+
+    async with make_presence(registry) as presence:
+        inside = await known(registry)
+        assert presence.known
+
+    assert inside is not None
+    assert inside.registration == make_registration()
+    assert await known(registry) is None
+
+
+async def test_each_beat_renews_the_lease_with_a_fresh_load() -> None:
+    registry = MemoryRegistry()
+    load = CountingLoad()
+
+    async with make_presence(registry, load):
+        await eventually(lambda: load.beats > 30)
+        record = await known(registry)
+
+    assert record is not None
+    assert record.load.completed >= 30
+    assert record.lease_ms > 300
+
+
+async def test_status_is_told_at_once_and_kept_over_later_beats() -> None:
+    registry = MemoryRegistry()
+
+    async with make_presence(registry, beat_seconds=30) as presence:
+        presence.set_status(AgentStatus.DRAINING)
+
+        async def draining() -> bool:
+            return bool(await registry.find(Search(status=AgentStatus.DRAINING)))
+
+        await eventually(draining, seconds=1)
+        presence.set_status(None)
+
+        async def busy() -> bool:
+            return bool(await registry.find(Search(status=AgentStatus.BUSY)))
+
+        await eventually(busy, seconds=1)
+
+
+async def test_wiped_registry_gets_the_agent_back_with_the_next_beat(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = MemoryRegistry()
+
+    async with make_presence(registry):
+        registry.wipe()
+        await eventually(lambda: known(registry))
+        found = await registry.find(Search(capability="code.review"))
+
+    assert len(found) == 1
+    assert levels(caplog) == ["WARNING"]
+
+
+async def test_failing_registry_is_told_of_once_when_it_starts_and_once_when_it_is_healed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    registry = MemoryRegistry()
+    load = CountingLoad()
+
+    async with make_presence(registry, load) as presence:
+        registry.failing = True
+        beats = load.beats
+        await eventually(lambda: load.beats > beats + 10)
+        assert not presence.known
+        registry.failing = False
+        registry.wipe()
+        await eventually(lambda: presence.known)
+        beats = load.beats
+        await eventually(lambda: load.beats > beats + 5)
+
+    assert levels(caplog) == ["WARNING", "INFO"]
+
+
+async def test_registry_that_is_away_at_the_start_gets_the_agent_when_it_comes() -> None:
+    registry = MemoryRegistry()
+    registry.failing = True
+
+    async with make_presence(registry):
+        registry.failing = False
+
+        await eventually(lambda: known(registry))
+
+
+async def test_failing_registry_is_asked_again_soon_however_long_the_beat() -> None:
+    registry = MemoryRegistry()
+    registry.failing = True
+
+    async with make_presence(registry, beat_seconds=60):
+        registry.failing = False
+
+        await eventually(lambda: known(registry), seconds=2)
+
+
+async def test_hanging_registry_delays_start_and_end_by_its_own_limit_only() -> None:
+    registry = MemoryRegistry()
+    registry.slow_seconds = 60
+    started = time.monotonic()
+
+    async with make_presence(registry):
+        entered = time.monotonic()
+    left = time.monotonic()
+
+    assert entered - started < 1
+    assert left - entered < 2
+
+
+async def test_hanging_registry_does_not_delay_the_loop() -> None:
+    registry = MemoryRegistry()
+    longest = 0.0
+
+    async with make_presence(registry):
+        registry.slow_seconds = 60
+        for _ in range(50):
+            before = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - before)
+
+    assert longest < 0.2
+
+
+async def test_error_of_the_body_comes_out_as_it_is_and_the_agent_is_gone() -> None:
+    registry = MemoryRegistry()
+
+    with pytest.raises(ZeroDivisionError):
+        async with make_presence(registry):
+            raise ZeroDivisionError
+
+    assert await known(registry) is None
+
+
+async def test_canceled_body_ends_canceled_and_the_agent_is_gone() -> None:
+    registry = MemoryRegistry()
+
+    async def live() -> None:
+        async with make_presence(registry):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(live())
+    await eventually(lambda: known(registry))
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await known(registry) is None
+
+
+async def test_no_task_is_left_behind() -> None:
+    before = asyncio.all_tasks()
+
+    async with make_presence(MemoryRegistry()):
+        inside = asyncio.all_tasks()
+
+    assert len(inside) == len(before) + 1
+    assert asyncio.all_tasks() == before
+
+
+async def test_registration_that_json_cannot_say_fails_at_the_start() -> None:
+    offer = CapabilitySpec(name="code.review", input_schema={"default": object()})
+    presence = Presence(MemoryRegistry(), make_registration(offers=(offer,)), lambda: IDLE)
+
+    with pytest.raises(InvalidTask):
+        async with presence:
+            pass
+
+
+def test_sampler_sees_work_of_one_core_since_the_sample_before() -> None:
+    sample = load_sampler()
+    until = time.process_time() + 0.2
+    while time.process_time() < until:
+        pass
+
+    usage = sample()
+
+    assert 10 < usage.cpu_percent <= 100 * (os.cpu_count() or 1) * 1.5
+    assert usage.resident_bytes > 10_000_000
