@@ -92,26 +92,30 @@ def write_docs(settled: Sequence[Settled], folder: Path) -> None:
 
 
 async def _do(client: Client, job: Job, board: Board) -> Settled:
-    settled = Settled(job)
+    settled, task_id = Settled(job), job.subject
     try:
         handle = await client.submit(job.capability, job.input, priority=job.priority)
-        board.submitted(job)
-        try:
-            settled = replace(settled, value=await handle.result(job.output, timeout=_RESULT_WITHIN))
-        finally:
-            if handle.outcome is not None:
-                settled = replace(
-                    settled,
-                    agent_id=str(handle.outcome.agent_id or ""),
-                    started_ms=handle.outcome.started_at_ms or 0,
-                    finished_ms=handle.outcome.finished_at_ms or 0,
-                )
+        task_id = handle.task_id
+        board.submitted(task_id, job)
+        outcome = await handle.outcome(timeout=_RESULT_WITHIN)
+        settled = replace(
+            settled,
+            agent_id=str(outcome.agent_id or ""),
+            started_ms=outcome.started_at_ms or 0,
+            finished_ms=outcome.finished_at_ms or 0,
+        )
+        settled = replace(settled, value=await handle.result(job.output))
     except (ResultTimeout, Retryable) as error:  # no answer: nobody can say what became of it
         settled = replace(settled, error=str(error), lost=True)
     except CoditectError as error:
         settled = replace(settled, error=str(error))
-    board.settled(settled)
+    board.settled(task_id, settled)
     return settled
+
+
+async def _listen(events: EventStream, board: Board) -> None:
+    async for event in events:
+        board.heard(event)
 
 
 @asynccontextmanager

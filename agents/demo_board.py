@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,13 +15,15 @@ from rich.text import Text
 
 from agents.demo_summary import Settled, latest
 from agents.demo_work import Job
+from coditect import Event
 
+_FRAME_EVERY_SECONDS = 0.125
 _LINE_EVERY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class Row:
-    """The counts of one capability. A task is in one of the last three, or still waits."""
+    """The counts of one capability. A submitted task that is in none of the last three still waits."""
 
     submitted: int = 0
     running: int = 0
@@ -31,81 +33,119 @@ class Row:
 
 @dataclass(slots=True)
 class Board:
-    """Counts per capability and the latest result. Touched by one event loop only."""
+    """What is known of every task: submitted and settled by us, started by its agent's event.
 
-    rows: dict[str, Row] = field(default_factory=dict)
+    An event may come before its task's submit has returned, and a missed one only makes "running" too low.
+    Touched by one event loop only.
+    """
+
     latest: str = ""
     began: float = field(default_factory=time.monotonic)
-    _running: set[int] = field(default_factory=set)
+    _jobs: dict[str, Job] = field(default_factory=dict)
+    _started: set[str] = field(default_factory=set)
+    _settled: dict[str, bool] = field(default_factory=dict)
 
-    def submitted(self, job: Job) -> None:
-        """A task was accepted by the broker."""
-        self.rows.setdefault(job.capability, Row()).submitted += 1
+    def submitted(self, task_id: str, job: Job) -> None:
+        """The broker has the task."""
+        self._jobs[task_id] = job
 
-    def started(self, job: Job) -> None:
-        """An agent reported that it works on the task; said again, it counts once."""
-        if id(job) not in self._running:
-            self._running.add(id(job))
-            self.rows.setdefault(job.capability, Row()).running += 1
+    def heard(self, event: Event) -> None:
+        """An agent said something about a task."""
+        if event.type == "task.started":
+            self._started.add(event.subject)
 
-    def settled(self, one: Settled) -> None:
+    def settled(self, task_id: str, one: Settled) -> None:
         """A task ended."""
-        row = self.rows.setdefault(one.job.capability, Row())
-        if id(one.job) in self._running:
-            self._running.discard(id(one.job))
-            row.running -= 1
-        if one.value is None:
-            row.failed += 1
-        else:
-            row.done += 1
+        self._settled[task_id] = one.value is not None
         self.latest = latest(one.value) or self.latest
 
     @property
-    def line(self) -> str:
-        """All counts in one line."""
+    def rows(self) -> dict[str, Row]:
+        """The counts by capability, in alphabetical order."""
+        rows = {capability: Row() for capability in sorted({job.capability for job in self._jobs.values()})}
+        for task_id, job in self._jobs.items():
+            row = rows[job.capability]
+            row.submitted += 1
+            if task_id not in self._settled:
+                row.running += task_id in self._started
+            elif self._settled[task_id]:
+                row.done += 1
+            else:
+                row.failed += 1
+        return rows
+
+    @property
+    def asked(self) -> int:
+        """Tasks that agents gave each other, as far as they have begun."""
+        return len(self._started - self._jobs.keys())
+
+    @property
+    def counts(self) -> str:
+        """All counts in one line, with the latest result."""
         rows = self.rows.values()
         done, failed = sum(row.done for row in rows), sum(row.failed for row in rows)
         submitted, running = sum(row.submitted for row in rows), sum(row.running for row in rows)
-        seconds = time.monotonic() - self.began
-        counts = f"submitted {submitted}  running {running}  done {done}  failed {failed}"
-        return f"{seconds:5.1f} s  {counts}  {self.latest}"
+        return f"submitted {submitted}  running {running}  done {done}  failed {failed}  {self.latest}".rstrip()
 
     def table(self) -> Group:
-        """The counts as a table, the latest result below it."""
-        table = Table("capability", "submitted", "running", "done", "failed", title="Fleet at work")
+        """The counts as a table, below it the latest result."""
+        table = Table("capability", "submitted", "running", "done", "failed", title="The fleet at work")
         for column in table.columns[1:]:
             column.justify = "right"
-        for capability, row in sorted(self.rows.items()):
+        for capability, row in self.rows.items():
             table.add_row(
                 capability, *(str(count) for count in (row.submitted, row.running, row.done, row.failed))
             )
+        seconds = time.monotonic() - self.began
+        table.caption = f"{seconds:.1f} s, {self.asked} requests between agents"
         return Group(table, Text(self.latest, overflow="ellipsis", no_wrap=True))
 
 
 @asynccontextmanager
 async def show(board: Board, console: Console) -> AsyncIterator[None]:
-    """Show the board while the block runs."""
-    if console.is_terminal:
-        with Live(get_renderable=board.table, console=console, refresh_per_second=8):
+    """Show the board while the block runs, and once more at its end."""
+    if not console.is_terminal:
+        lines = _Lines(board, console)
+        async with _repeated(lines.print, _LINE_EVERY_SECONDS):
             yield
         return
+    with Live(board.table(), console=console, auto_refresh=False) as live:
+        async with _repeated(lambda: live.update(board.table(), refresh=True), _FRAME_EVERY_SECONDS):
+            yield
+
+
+@dataclass(slots=True)
+class _Lines:
+    board: Board
+    console: Console
+    said: str = ""
+
+    def print(self) -> None:
+        """One line, when the counts have changed since the last."""
+        counts = self.board.counts
+        if counts != self.said:
+            self.said = counts
+            seconds = time.monotonic() - self.board.began
+            self.console.print(f"{seconds:5.1f} s  {counts}", markup=False, highlight=False, soft_wrap=True)
+
+
+@asynccontextmanager
+async def _repeated(draw: Callable[[], None], every_seconds: float) -> AsyncIterator[None]:
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(_print_lines(board, console, over))
+        group.create_task(_repeat(draw, every_seconds, over))
         try:
             yield
         finally:
             over.set()
 
 
-async def _print_lines(board: Board, console: Console, over: asyncio.Event) -> None:
-    said = ""
+async def _repeat(draw: Callable[[], None], every_seconds: float, over: asyncio.Event) -> None:
     while not over.is_set():
-        if board.line[8:] != said:
-            said = board.line[8:]
-            console.print(board.line, markup=False, highlight=False, soft_wrap=True)
+        draw()
         try:
-            async with asyncio.timeout(_LINE_EVERY_SECONDS):
+            async with asyncio.timeout(every_seconds):
                 await over.wait()
         except TimeoutError:
             continue
+    draw()

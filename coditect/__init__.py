@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from coditect.client import Client, Options
     from coditect.errors import (
         CoditectError,
+        ResultTimeout,
         TaskCanceled,
         TaskExpired,
         TaskFailed,
         TaskRejected,
-        ResultTimeout,
     )
     from coditect.handle import Handle
     from coditect.model.capability import Priority

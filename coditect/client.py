@@ -21,8 +21,8 @@ from coditect.errors import (
     ControlPlaneRequired,
     InputError,
     RegistryUnavailable,
-    Unroutable,
     UnknownCapability,
+    Unroutable,
 )
 from coditect.handle import Handle
 from coditect.listening import EventStream, Listening

@@ -93,7 +93,8 @@ def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
             "attempt": letter.attempts,
             "type": error.type,
             "message": error.message,
-            "at": letter.dead_at_ms,
+            "reason": error.reason,
+            "at_ms": letter.dead_at_ms,
         },
     )
 

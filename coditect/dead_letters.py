@@ -264,8 +264,7 @@ class _Redrive:
                 await self._look_up(task)
         async with asyncio.TaskGroup() as group:
             publishes = [
-                group.create_task(self._publish(held, task))
-                for held, task in zip(window, revived, strict=True)
+                group.create_task(self._publish(held, task)) for held, task in zip(window, revived, strict=True)
             ]
         return [publish.result() for publish in publishes]
 

@@ -98,12 +98,9 @@ class Handle:
         """What happens to this task from now on, to its end. Best effort: an event may be missed."""
         async with self._listening.stream("task.*") as stream:
             while not self._reply.done():
-                waiting = asyncio.ensure_future(anext(stream))
-                await asyncio.wait({waiting, self._reply}, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
-                    break
-                event = waiting.result()
+                event = await stream.next_before(self._reply)
+                if event is None:
+                    return
                 if event.subject == self.task_id:
                     yield event
                     if event.type in ENDINGS:

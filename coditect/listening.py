@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from itertools import count
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
@@ -35,9 +35,7 @@ class EventStream:
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(event_queue(self._queue, (self._pattern,)))
-        self._consumer = await self._broker.consume(
-            self._queue, self._take, prefetch=PREFETCH, group="events"
-        )
+        self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
         await self._announce()
         return self
 
@@ -70,6 +68,18 @@ class EventStream:
         except InvalidTask as error:
             log.warning("An event was not readable", extra={"reason": str(error)})
         delivery.ack()
+
+    async def next_before(self, end: asyncio.Future[Any]) -> Event | None:
+        """The next event; None when the future ends first and nothing is left to read."""
+        while not self._events and not end.done():
+            self._arrived.clear()
+            arrival = asyncio.ensure_future(self._arrived.wait())
+            both: set[asyncio.Future[Any]] = {arrival, end}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrival.cancel()
+        return self._events.popleft() if self._events else None
 
     def __aiter__(self) -> Self:
         return self

@@ -40,9 +40,7 @@ class Requests:
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
-        self._consumer = await self._broker.consume(
-            self.reply_to, self._replied, prefetch=PREFETCH, group="replies"
-        )
+        self._consumer = await self._broker.consume(self.reply_to, self._replied, prefetch=PREFETCH, group="replies")
         return self
 
     async def __aexit__(

@@ -53,10 +53,7 @@ async def run_handler(
         async with asyncio.timeout(limit_seconds) as limit:
             body = await _call(capability, task, context, rooms, started)
     except TimeoutError as error:
-        if not limit.expired():
-            return _failed(error, "handler_error")
-        leftover = next((one for one in started if not one.done()), None)
-        return _timed_out(limit_seconds, leftover)
+        return _timed_out(limit_seconds, started) if limit.expired() else _failed(error, "handler_error")
     except asyncio.CancelledError as error:
         current = asyncio.current_task()
         if current is not None and current.cancelling():
@@ -66,9 +63,7 @@ async def run_handler(
         return _rejected(error.cause)
     except Exception as error:  # noqa: BLE001 - the delivery's boundary: any failure of the handler is a result
         return _failed(error, "handler_error")
-    if len(body) > MAX_BODY_BYTES:
-        return _result_too_large(len(body))
-    return Ended(Status.COMPLETED, body)
+    return _completed(body)
 
 
 class _BadInput(Exception):
@@ -117,7 +112,8 @@ def _shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
 
 
-def _timed_out(limit_seconds: float, leftover: asyncio.Future[Any] | None) -> Ended:
+def _timed_out(limit_seconds: float, started: list[asyncio.Future[Any]]) -> Ended:
+    leftover = next((one for one in started if not one.done()), None)
     error = TimeoutError("The handler did not end within its time")
     failure = Failure("timeout", "TimeoutError", f"{error} ({limit_seconds:g} s)", retryable=True)
     return Ended(Status.FAILED, failure=failure, error=error, leftover=leftover)
@@ -130,7 +126,10 @@ def _rejected(error: InvalidTask) -> Ended:
     return Ended(Status.REJECTED, failure=failure, error=error)
 
 
-def _result_too_large(size: int) -> Ended:
+def _completed(body: bytes) -> Ended:
+    size = len(body)
+    if size <= MAX_BODY_BYTES:
+        return Ended(Status.COMPLETED, body)
     failure = Failure(
         "result_too_large",
         "TooLarge",

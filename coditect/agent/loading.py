@@ -25,7 +25,9 @@ def load_agents(target: str) -> tuple[Agent, ...]:
         found = {key: value for key, value in found.items() if key == name}
     if not found:
         raise SetupError(
-            "No Agent is declared there", target=target, fix="declare one at the top level: reviewer = Agent('reviewer')"
+            "No Agent is declared there",
+            target=target,
+            fix="declare one at the top level: reviewer = Agent('reviewer')",
         )
     return tuple(dict.fromkeys(found.values()))
 

@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
@@ -151,9 +152,7 @@ async def serve(agent: Agent, settings: Settings) -> None:
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(
-            running_agent(
-                agent, broker=broker, registry=registry, settings=settings, clock=SystemClock(), drain=stop
-            )
+            running_agent(agent, broker=broker, registry=registry, settings=settings, clock=SystemClock(), drain=stop)
         )
         if settings.health_port is not None:
             await stack.enter_async_context(
@@ -196,11 +195,11 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
     return 0
 
 
-def _run_loop(work: object) -> None:
+def _run_loop(work: Coroutine[Any, Any, None]) -> None:
     try:
         import uvloop  # noqa: PLC0415 - the `speed` extra
     except ImportError:
-        asyncio.run(work)  # type: ignore[arg-type]
+        asyncio.run(work)
     else:
         uvloop.run(work)
 

@@ -27,7 +27,7 @@ from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
-from coditect.errors import InputError, InvalidTask, Retryable, TooLarge, Unroutable
+from coditect.errors import InputError, Retryable, TooLarge, Unroutable
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
@@ -177,7 +177,9 @@ class Runtime:
         limits, now = task.limits, self._clock.now_ms()
         for bound, name in ((limits.deadline_ms, "deadline"), (limits.start_by_ms, "start-by")):
             if bound is not None and bound <= now:
-                failure = Failure("expired", "TaskExpired", f"The task's {name} passed {now - bound} ms before it started")
+                failure = Failure(
+                    "expired", "TaskExpired", f"The task's {name} passed {now - bound} ms before it started"
+                )
                 return Ended(Status.REJECTED, failure=failure)
         return None
 
@@ -305,7 +307,9 @@ class Runtime:
             self._failed += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
-        self._events.emit(f"task.{ended.status.value}", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
+        self._events.emit(
+            f"task.{ended.status.value}", subject=task.id or "", agent=self.agent_id, attempt=task.attempt
+        )
         answered = 0
         while answered < len(execution.deliveries):  # more may be attached while a reply goes out
             wanting, delivery = execution.deliveries[answered]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from coditect.agent.events import Events
@@ -18,73 +19,62 @@ from coditect.model.task import Limits, Task
 from coditect.requests import Requests
 
 
+@dataclass(frozen=True, slots=True)
 class TaskServices:
     """See `context.Services`."""
 
-    def __init__(
-        self,
-        held: Held,
-        task_id: TaskId,
-        requests: Requests,
-        events: Events,
-        intake: Intake,
-        clock: Clock,
-        max_suspended: int,
-    ) -> None:
-        self._held = held
-        self._task_id = task_id
-        self._requests = requests
-        self._events = events
-        self._intake = intake
-        self._clock = clock
-        self._max_suspended = max_suspended
+    held: Held
+    task_id: TaskId
+    requests: Requests
+    events: Events
+    intake: Intake
+    clock: Clock
+    max_suspended: int
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
     ) -> Outcome:
         """See `Context.request`. At the bound of suspended tasks this one goes back to its queue instead."""
         check_capability_name(capability)
-        if self._intake.suspended >= self._max_suspended:
+        if self.intake.suspended >= self.max_suspended:
             raise SentBack
         child = self._child(capability, body, ordinal, timeout_seconds, priority)
-        reply = self._requests.expect(child.id or "")
-        self._intake.suspend(self._held)
+        reply = self.requests.expect(child.id or "")
+        self.intake.suspend(self.held)
         try:
             outcome = await self._exchange(child, reply, timeout_seconds)
         except asyncio.CancelledError:
-            self._intake.abandon()
+            self.intake.abandon()
             raise
         except BaseException:
-            await self._intake.resume(self._held)
+            await self.intake.resume(self.held)
             raise
-        await self._intake.resume(self._held)
+        await self.intake.resume(self.held)
         return outcome
 
     async def _exchange(self, child: Task, reply: asyncio.Future[Outcome], timeout_seconds: float) -> Outcome:
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._requests.send(child, timeout_seconds=timeout_seconds)
+                await self.requests.send(child, timeout_seconds=timeout_seconds)
                 return await asyncio.shield(reply)
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
         finally:
-            self._requests.forget(child.id or "")
+            self.requests.forget(child.id or "")
 
-    def _child(
-        self, capability: str, body: bytes, ordinal: int, timeout_seconds: float, priority: Priority
-    ) -> Task:
-        now, parent = self._clock.now_ms(), self._held.task
+    def _child(self, capability: str, body: bytes, ordinal: int, timeout_seconds: float, priority: Priority) -> Task:
+        now, parent = self.clock.now_ms(), self.held.task
         deadline = now + int(timeout_seconds * 1000)
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
-        child_id = child_task_id(self._task_id, ordinal)
+        child_id = child_task_id(self.task_id, ordinal)
         return Task(
             capability,
             priority,
             body,
             id=child_id,
             correlation_id=child_id,
-            reply_to=self._requests.reply_to,
+            reply_to=self.requests.reply_to,
             limits=Limits(deadline_ms=deadline),
             published_at_ms=now,
             traceparent=parent.traceparent,
@@ -93,8 +83,8 @@ class TaskServices:
 
     def progress(self, share: float, note: str) -> None:
         """An event about this task."""
-        self._events.emit("task.progress", subject=self._task_id, share=share, note=note)
+        self.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """An event of the handler's own."""
-        self._events.emit(type_, subject=subject, **data)
+        self.events.emit(type_, subject=subject, **data)

@@ -104,9 +104,7 @@ class Settler:
             routing_key=routing_key,
             timeout_seconds=PUBLISH_SECONDS,
         )
-        self._events.emit(
-            "task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key
-        )
+        self._events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
 
     def history(self, task: Task, failure: Failure) -> dict[str, Any]:
         """One failed attempt as it travels with the task."""

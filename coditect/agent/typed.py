@@ -107,13 +107,13 @@ def signature(handler: Callable[..., Any]) -> Signature:
     """
     parameters = list(inspect.signature(handler).parameters.values())
     if not 1 <= len(parameters) <= 2:
-        raise SetupError(
-            "A handler takes the task's input and, if it wants, a Context", handler=handler.__qualname__
-        )
+        raise SetupError("A handler takes the task's input and, if it wants, a Context", handler=handler.__qualname__)
     try:
         hints = get_type_hints(handler)
     except NameError as error:
-        raise SetupError("A handler's annotation is unknown", handler=handler.__qualname__, reason=str(error)) from error
+        raise SetupError(
+            "A handler's annotation is unknown", handler=handler.__qualname__, reason=str(error)
+        ) from error
     return Signature(
         input=codec(hints.get(parameters[0].name, Any)),
         output=codec(hints.get("return", Any)),

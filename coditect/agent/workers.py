@@ -144,12 +144,11 @@ class Workers:
 
 
 async def _start(capability: Capability) -> _Worker:
-    file = capability.handler.__code__.co_filename
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "coditect.agent.worker_process",
-        str(Path(file).resolve()),
+        _source_file(capability),
         capability.name,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -157,3 +156,7 @@ async def _start(capability: Capability) -> _Worker:
         start_new_session=True,
     )
     return _Worker(process)
+
+
+def _source_file(capability: Capability) -> str:
+    return str(Path(capability.handler.__code__.co_filename).resolve())

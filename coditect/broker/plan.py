@@ -14,10 +14,9 @@ from typing import Protocol
 
 from coditect.broker.port import Broker
 from coditect.broker.topology import Exchange, Queue, Topology
+from coditect.model.routing import UNROUTED_QUEUE
 
-BINDINGS_NOTE = (
-    "AMQP cannot read bindings: apply declares all of them again, which changes nothing that is there."
-)
+BINDINGS_NOTE = "AMQP cannot read bindings: apply declares all of them again, which changes nothing that is there."
 
 
 class Verdict(Enum):
@@ -218,12 +217,18 @@ def _fix(entity: Exchange | Queue, difference: Difference) -> str:
         )
     else:
         fix = (
-            "A queue's arguments cannot be changed. Stop its publishers, let its consumers empty it, "
+            f"A queue's arguments cannot be changed. Stop its publishers, {_emptied(entity.name)}, "
             f"`rabbitmqctl delete_queue {entity.name}` (deleting drops what is still in it), "
             "then `coditect topology apply`."
         )
     policy = _policy(entity, difference)
     return f"{fix} {policy}" if policy else fix
+
+
+def _emptied(queue: str) -> str:
+    if queue == UNROUTED_QUEUE or queue.startswith("dead."):
+        return "`coditect dead redrive` or `discard` what is in it"
+    return "let its consumers empty it"
 
 
 _NUMERIC_POLICIES = {
@@ -261,6 +266,6 @@ def _policy(entity: Exchange | Queue, difference: Difference) -> str:
     apply_to = "queues" if isinstance(entity, Queue) else "exchanges"
     pattern = "^" + entity.name.replace(".", r"\.") + "$"
     return (
-        "Without deleting, a policy has the same effect (the plan goes on showing the difference): "
+        "Without deleting, a policy does the same for this argument (the plan goes on showing it): "
         f"`rabbitmqctl set_policy --apply-to {apply_to} {entity.name} '{pattern}' '{definition}'`."
     )

@@ -2,8 +2,8 @@
 
 ::
 
-    coditect.submit     topic      <capability>.<p0|p1|p2>   tasks.<capability>.<level>   our clients' door: unroutable comes back
-    coditect.tasks      topic, AE  the same                  the same                     everybody else's door
+    coditect.submit     topic      <capability>.<p0|p1|p2>   tasks.<capability>.<level>   ours: unroutable comes back
+    coditect.tasks      topic, AE  the same                  the same                     for everybody else
     coditect.agents     direct     <agent>, mail.<agent>     agent.<agent>.tasks, agent.<agent>.mail
     coditect.replies    direct     <reply queue>             reply.<process>
     coditect.events     topic      task.completed, ...       whoever binds
@@ -214,8 +214,7 @@ def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
 def notices() -> Topology:
     """What a dispatcher reads to answer for tasks that nobody ran: copies of dead letters and the unrouted."""
     queues = tuple(
-        Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT)
-        for name in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES)
+        Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT) for name in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES)
     )
     return Topology(
         (),

@@ -37,13 +37,9 @@ AgentArgument = Annotated[str, typer.Argument(metavar="AGENT_ID", help="As `codi
 
 @app.command("run")
 def run_agent(
-    target: Annotated[
-        str, typer.Argument(metavar="PATH_OR_MODULE", help="A file, a module, or either with :name.")
-    ],
+    target: Annotated[str, typer.Argument(metavar="PATH_OR_MODULE", help="A file, a module, or either with :name.")],
     processes: Annotated[int, typer.Option("--processes", min=1, max=256, help="Agent processes.")] = 1,
-    slots: Annotated[
-        int | None, typer.Option("--slots", min=1, max=10_000, help="Tasks at once, per process.")
-    ] = None,
+    slots: Annotated[int | None, typer.Option("--slots", min=1, max=10_000, help="Tasks at once, per process.")] = None,
     health_port: Annotated[
         int | None, typer.Option("--health-port", min=0, max=65_535, help="/livez and /readyz; 0 takes any.")
     ] = None,
@@ -56,9 +52,7 @@ def run_agent(
     from coditect.agent import program
 
     if processes > 1 and health_port:
-        raise typer.BadParameter(
-            "Several processes cannot share one port; --health-port 0 gives each its own"
-        )
+        raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")
     # Through the environment, since further processes inherit nothing else.
     if slots is not None:
         os.environ["CODITECT_SLOTS"] = str(slots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -20,6 +21,8 @@ class RealConnections:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # What libraries say of themselves is for whoever debugs; a command tells errors by itself.
+        logging.basicConfig(level=settings.log_level if os.environ.get("CODITECT_DEBUG") else logging.CRITICAL)
 
     @property
     def environ(self) -> Mapping[str, str]:

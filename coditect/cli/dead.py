@@ -19,6 +19,8 @@ from coditect.errors import CoditectError, NotFound
 
 app = typer.Typer(no_args_is_help=True, help="Look at, bring back or throw away tasks that were given up.")
 
+WIDEST_CELL = 60
+
 CapabilityOption = Annotated[
     str | None,
     typer.Option("--capability", "-c", help="Only this capability (also one that no agent offers now)."),
@@ -57,7 +59,7 @@ def list_letters(
         write_json({"letters": rows, "queues": {queue.name: queue.messages for queue in queues}})
         return
     columns = ("id", "capability", "priority", "reason", "agent", "attempts", "dead_at", "error")
-    write_table(columns, [[row[name] for name in columns] for row in rows], empty="No dead letters.")
+    write_table(columns, [[_short(row[name]) for name in columns] for row in rows], empty="No dead letters.")
     if len(rows) < total:
         say(f"{len(rows)} shown of {total} in {len(queues)} queues.")
 
@@ -93,9 +95,7 @@ def show_letter(
     del row["error"]
     write_fields(row)
     if letter.error is not None:
-        write_fields(
-            {"error": f"{letter.error.type}: {letter.error.message}", "traceback": letter.error.traceback}
-        )
+        write_fields({"error": f"{letter.error.type}: {letter.error.message}", "traceback": letter.error.traceback})
     for entry in letter.errors:
         write_fields({"earlier": ", ".join(f"{name}={value}" for name, value in entry.items())})
     write_fields({"body": letter.body[:10_000].decode(errors="replace")})
@@ -238,6 +238,12 @@ def _row(letter: DeadLetter) -> dict[str, object]:
         "queue": letter.queue,
         "body_bytes": len(letter.body),
     }
+
+
+def _short(value: object) -> object:
+    if isinstance(value, str) and len(value) > WIDEST_CELL:
+        return value[: WIDEST_CELL - 1] + "…"
+    return value
 
 
 def _whole(letter: DeadLetter) -> dict[str, object]:

@@ -33,9 +33,7 @@ _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
 
 def describe(error: CoditectError) -> str:
     """The error as lines of text."""
-    facts = {
-        name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())
-    }
+    facts = {name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())}
     lines = [f"Error: {error.sentence}."]
     lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
     log = getattr(error, "log", "")

@@ -34,17 +34,13 @@ def add_to(app: typer.Typer) -> None:
 def run_load(
     context: typer.Context,
     tasks: Annotated[int, typer.Option("--tasks", "-n", min=1, help="How many tasks.")] = 2000,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Tasks in flight (closed loop).")
-    ] = 100,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Tasks in flight (closed loop).")] = 100,
     min_ms: Annotated[int, typer.Option("--min-ms", min=0, help="Shortest task.")] = 50,
     max_ms: Annotated[int, typer.Option("--max-ms", min=0, help="Longest task.")] = 200,
     rate: Annotated[
         float | None, typer.Option("--rate", min=0.01, help="Open loop: submit so many per second instead.")
     ] = None,
-    capability: Annotated[
-        str, typer.Option("--capability", "-c", help='Takes {"milliseconds": n}.')
-    ] = "load.work",
+    capability: Annotated[str, typer.Option("--capability", "-c", help='Takes {"milliseconds": n}.')] = "load.work",
     priority: Annotated[Priority, typer.Option("--priority", "-p", help="Of every task.")] = Priority.P1,
     wait: Annotated[str, typer.Option("--wait", help="No answer after so long: the task hangs.")] = "5m",
     effect_log: Annotated[
@@ -130,13 +126,9 @@ async def _bar(load: Load, counts: Counts) -> None:
         try:
             while True:
                 await asyncio.sleep(TICK_SECONDS)
-                progress.update(
-                    bar, completed=len(counts.answers), description=_state(load, counts), refresh=True
-                )
+                progress.update(bar, completed=len(counts.answers), description=_state(load, counts), refresh=True)
         finally:
-            progress.update(
-                bar, completed=len(counts.answers), description=_state(load, counts), refresh=True
-            )
+            progress.update(bar, completed=len(counts.answers), description=_state(load, counts), refresh=True)
 
 
 def _state(load: Load, counts: Counts) -> str:
@@ -150,9 +142,7 @@ def _write(report: LoadReport, log: Path) -> None:
         {
             "submitted": sum(report.endings.values()),
             **{ending.value: count for ending, count in report.endings.items()},
-            "lost": len(report.lost)
-            if report.effects_compared
-            else f"not known: there is no effect log {log}",
+            "lost": len(report.lost) if report.effects_compared else f"not known: there is no effect log {log}",
             "duplicates": sum(len(lines) - 1 for lines in report.repeated.values()),
             "elapsed": f"{report.elapsed_seconds:.1f} s",
             "throughput": f"{report.throughput_per_second:.1f} tasks/s",

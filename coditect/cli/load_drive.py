@@ -87,9 +87,7 @@ async def _open_loop(client: TaskClient, load: Load, counts: Counts, per_second:
             group.create_task(_one(client, load, counts, number, started=started, due=due))
 
 
-async def _one(
-    client: TaskClient, load: Load, counts: Counts, number: int, *, started: float, due: float
-) -> None:
+async def _one(client: TaskClient, load: Load, counts: Counts, number: int, *, started: float, due: float) -> None:
     loop = asyncio.get_running_loop()
     task_id: str | None = None
     outcome: Outcome | CoditectError

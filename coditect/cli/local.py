@@ -32,9 +32,7 @@ def add_to(app: typer.Typer) -> None:
 def up_command(
     agents: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[AGENT[=PROCESSES]...]", help=f"Files or modules to run; default: {FLEET_TABLE}."
-        ),
+        typer.Argument(metavar="[AGENT[=PROCESSES]...]", help=f"Files or modules to run; default: {FLEET_TABLE}."),
     ] = None,
     no_agents: Annotated[bool, typer.Option("--no-agents", help="Only the servers.")] = False,
     detach: Annotated[

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from coditect import __version__
 from coditect.cli import agent, dead, events, load, local, task, topology
 from coditect.cli.failure import describe
 from coditect.errors import CoditectError
@@ -34,9 +35,7 @@ class CommandTree(TyperGroup):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("coditect"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

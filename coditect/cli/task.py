@@ -23,6 +23,9 @@ from coditect.model.json import loads
 from coditect.model.result import Outcome, Status
 from coditect.model.wire import MAX_BODY_BYTES
 
+LAST_EVENTS_SECONDS = 0.5
+"""The events of an end may come a moment after the result."""
+
 app = typer.Typer(no_args_is_help=True, help="Submit a task and wait for it, or cancel one.")
 
 
@@ -40,15 +43,9 @@ class _Order:
 def submit_task(
     context: typer.Context,
     capability: Annotated[str, typer.Argument(help="What to do, e.g. code.review.")],
-    body: Annotated[
-        str, typer.Argument(help="JSON, or @file, or - for stdin.", metavar="[BODY|@FILE|-]")
-    ] = "{}",
-    priority: Annotated[
-        Priority, typer.Option("--priority", "-p", help="p0 is urgent, p2 is bulk.")
-    ] = Priority.P1,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", help="Longest run of one attempt, e.g. 5m.")
-    ] = None,
+    body: Annotated[str, typer.Argument(help="JSON, or @file, or - for stdin.", metavar="[BODY|@FILE|-]")] = "{}",
+    priority: Annotated[Priority, typer.Option("--priority", "-p", help="p0 is urgent, p2 is bulk.")] = Priority.P1,
+    timeout: Annotated[str | None, typer.Option("--timeout", help="Longest run of one attempt, e.g. 5m.")] = None,
     deadline: Annotated[
         str | None, typer.Option("--deadline", help="Not wanted any more after so long from now, e.g. 1h.")
     ] = None,
@@ -64,9 +61,7 @@ def submit_task(
     \b
     Example: coditect task submit code.review '{"path": "src"}' --priority p0
     """
-    order = _Order(
-        capability, _read_body(body), priority, timeout, deadline, AgentId(agent) if agent else None
-    )
+    order = _Order(capability, _read_body(body), priority, timeout, deadline, AgentId(agent) if agent else None)
     task_id, outcome = asyncio.run(_submit(connections(context), order, None if no_wait else wait))
     if outcome is None:
         if output is Output.JSON:
@@ -112,6 +107,7 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
         try:
             return handle.task_id, await handle.outcome(timeout=wait)
         finally:
+            await asyncio.wait([watching], timeout=LAST_EVENTS_SECONDS)
             watching.cancel()
             await asyncio.wait([watching])
 
@@ -135,9 +131,7 @@ def _read_body(argument: str) -> bytes:
             with path.open("rb") as file:
                 body = _read_most(file)
         except OSError as error:
-            raise InvalidTask(
-                "The file of the body cannot be read", path=path, reason=error.strerror
-            ) from error
+            raise InvalidTask("The file of the body cannot be read", path=path, reason=error.strerror) from error
     else:
         body = argument.encode()
     loads(body)

@@ -111,9 +111,7 @@ def _write(plan: Plan, output: Output, *, missing: str) -> None:
         )
         return
     changes = [step for step in plan.steps if step.verdict is not Verdict.SAME]
-    write_table(
-        ("kind", "name", "state"), [(step.kind, step.name, _state(step, missing)) for step in changes]
-    )
+    write_table(("kind", "name", "state"), [(step.kind, step.name, _state(step, missing)) for step in changes])
     for step in plan.of(Verdict.DIFFERS):
         typer.echo(f"\n{step.kind} {step.name}: {step.fix}")
     same = len(plan.steps) - len(changes)

@@ -93,6 +93,4 @@ def _version_order(script: Path) -> list[int]:
 
 
 def _epmd_in_erlang(root: Path) -> Path | None:
-    return next(
-        iter(sorted(root.glob("usr/lib*/erlang/erts-*/bin/epmd"), key=_version_order, reverse=True)), None
-    )
+    return next(iter(sorted(root.glob("usr/lib*/erlang/erts-*/bin/epmd"), key=_version_order, reverse=True)), None)

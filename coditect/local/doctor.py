@@ -90,18 +90,14 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
 async def check_server(name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...]) -> Check:
     """Whether a server that we support answers at this address."""
     if url is None:
-        return Check(
-            name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL"
-        )
+        return Check(name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL")
     try:
         version = await version_of(url)
     except ServerUnreachable as error:
         return Check(name, False, str(error), "Start it, or run `coditect up` for a private one")
     supported = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= at_least
     needed = ".".join(map(str, at_least))
-    return Check(
-        name, supported, f"version {version}", "" if supported else f"Install version {needed} or newer"
-    )
+    return Check(name, supported, f"version {version}", "" if supported else f"Install version {needed} or newer")
 
 
 def _check_rabbitmq_installed(binaries: Binaries, *, needed: bool) -> Check:

@@ -57,9 +57,7 @@ async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
     ):
         parts = urlsplit(url)
         if parts.password:
-            await _redis_command(
-                reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password)
-            )
+            await _redis_command(reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password))
         await _redis_command(reader, writer, "PING")
         size = (await _redis_command(reader, writer, "INFO", "server"))[1:]
         text = (await reader.readexactly(int(size))).decode(errors="replace")
@@ -110,9 +108,7 @@ def port_open(port: int) -> Probe:
 
 
 @asynccontextmanager
-async def _reach(
-    url: str, *, default_port: int, tls_scheme: str, within_seconds: float
-) -> AsyncIterator[Streams]:
+async def _reach(url: str, *, default_port: int, tls_scheme: str, within_seconds: float) -> AsyncIterator[Streams]:
     parts = urlsplit(url)
     try:
         async with asyncio.timeout(within_seconds):
@@ -141,19 +137,13 @@ def _default_port(parts: SplitResult, plain: int, tls_scheme: str) -> int:
 
 def _address(url: str) -> str:
     parts = urlsplit(url)
-    return (
-        f"{parts.scheme}://{parts.hostname}:{parts.port}"
-        if parts.port
-        else f"{parts.scheme}://{parts.hostname}"
-    )
+    return f"{parts.scheme}://{parts.hostname}:{parts.port}" if parts.port else f"{parts.scheme}://{parts.hostname}"
 
 
 async def _redis_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
     """Send one command in RESP; returns the first line of the answer. `-…` is an error."""
     encoded = [word.encode() for word in words]
-    writer.write(
-        b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
-    )
+    writer.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
     line = (await reader.readuntil(b"\r\n")).decode(errors="replace").strip()
     if line.startswith("-"):
         raise ServerUnreachable("Redis refuses the connection", reason=line[1:])

@@ -85,9 +85,7 @@ def _environment(folder: Path, addresses: Addresses, environ: Mapping[str, str])
     foreign = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
     kept = {name: value for name, value in environ.items() if not name.startswith(foreign)}
     return kept | {
-        "PATH": os.pathsep.join(
-            [environ.get("PATH", ""), "/usr/local/bin", "/usr/bin", "/bin", "/opt/homebrew/bin"]
-        ),
+        "PATH": os.pathsep.join([environ.get("PATH", ""), "/usr/local/bin", "/usr/bin", "/bin", "/opt/homebrew/bin"]),
         "HOME": str(folder / "home"),
         "LC_ALL": "C.UTF-8",
         "ERL_EPMD_PORT": str(addresses.ports.epmd),

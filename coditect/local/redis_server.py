@@ -27,9 +27,7 @@ logfile ""
 """
 
 
-def redis_child(
-    binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]
-) -> Child:
+def redis_child(binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]) -> Child:
     """Write Redis' configuration below `folder`; returns the child.
 
     Raises:

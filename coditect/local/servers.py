@@ -28,9 +28,7 @@ REDIS = "redis"
 class PrivateServers:
     """A private RabbitMQ and Redis, and the means to kill and restart each. Usable from any event loop."""
 
-    def __init__(
-        self, children: Sequence[Child], *, addresses: Addresses, marker: str, log_folder: Path
-    ) -> None:
+    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, log_folder: Path) -> None:
         self._children = {child.name: child for child in children}
         self._running: dict[str, RunningChild] = {}
         self._addresses = addresses

@@ -191,9 +191,7 @@ class Supervisor:
         facts = {"child": post.child.name, "exit_code": code, "delay_seconds": delay}
         logger.warning("A child ended by itself and is started again", extra=facts)
         self._say(f"{post.child.name} ended (exit code {code}), starting it again")
-        self._note(
-            post, phase=Phase.RESTARTING, process=None, restarts=post.state.restarts + 1, last_exit=code
-        )
+        self._note(post, phase=Phase.RESTARTING, process=None, restarts=post.state.restarts + 1, last_exit=code)
         if delay:
             await happened(post.leave, delay)
 

@@ -37,9 +37,7 @@ class Downed:
     stopped: tuple[str, ...] = ()
 
 
-def up(
-    plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None
-) -> None:
+def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None) -> None:
     """Start everything, call `ready`, and supervise in the foreground until SIGINT, SIGTERM or SIGHUP.
 
     Runs its own event loop, in the main thread. What a killed `up` left behind is stopped first.
@@ -55,9 +53,7 @@ def up(
         marker = uuid.uuid4().hex
         try:
             with guarded(marker) as watchdog:
-                asyncio.run(
-                    _supervise(cast(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready)
-                )
+                asyncio.run(_supervise(cast(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready))
         finally:
             forget(folder)
 

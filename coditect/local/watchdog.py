@@ -31,9 +31,7 @@ def marked(prefix: str) -> list[psutil.Process]:
         try:
             if process.uids().real != os.getuid() or process.pid == os.getpid():
                 continue
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER, "").startswith(
-                prefix
-            ):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER, "").startswith(prefix):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

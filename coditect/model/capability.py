@@ -29,9 +29,7 @@ def check_capability_name(name: str) -> str:
     Raises: InputError otherwise; a last word `p0`, `p1` or `p2` is taken by the priority.
     """
     if len(name) > MAX_NAME_LENGTH or _NAME.fullmatch(name) is None:
-        raise InputError(
-            "A capability is lower-case words joined by dots, such as code.review", given=name[:120]
-        )
+        raise InputError("A capability is lower-case words joined by dots, such as code.review", given=name[:120])
     if name.rpartition(".")[2] in {level.value for level in Priority}:
         raise InputError("A capability cannot end in a priority level", given=name)
     return name

@@ -1,4 +1,4 @@
-"""Durations as people write them: ``"250ms"``, ``"30s"``, ``"5m"``, ``"2h"``, ``"2d"``, or a number of seconds."""
+"""Time spans as people write them: ``"250ms"``, ``"30s"``, ``"5m"``, ``"2h"``, ``"2d"``, or seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON on the wire: UTF-8, no NaN or Infinity; orjson when it is installed, the standard library otherwise."""
+"""JSON on the wire: UTF-8, no NaN or Infinity; orjson when it is installed, else the standard library."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any, NoReturn
 
 from coditect.errors import InvalidTask
 
+orjson: Any
 try:
     import orjson
 except ImportError:  # the `speed` extra is not installed
-    orjson = None  # type: ignore[assignment,unused-ignore]
+    orjson = None
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -37,7 +38,8 @@ def dumps(value: Any) -> bytes:
     """
     try:
         if orjson is not None:
-            return orjson.dumps(value)
+            written: bytes = orjson.dumps(value)
+            return written
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTask("The value cannot be written as JSON", reason=str(error)[:200]) from error

@@ -8,6 +8,7 @@ queue, so every message of a queue must have the same TTL: hence one queue per r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from coditect.errors import InputError
 from coditect.model.duration import Duration, seconds
@@ -56,7 +57,7 @@ def rung_ms(delay_seconds: float, chance: float) -> int:
     wanted = delay_seconds * 1000
     if wanted <= RUNGS_MS[0]:
         return RUNGS_MS[0]
-    for lower, upper in zip(RUNGS_MS, RUNGS_MS[1:], strict=False):
+    for lower, upper in pairwise(RUNGS_MS):
         if wanted <= upper:
             return upper if chance < (wanted - lower) / (upper - lower) else lower
     return RUNGS_MS[-1]

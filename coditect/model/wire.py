@@ -248,9 +248,7 @@ def read_result(message: Message) -> Outcome:
     try:
         status = Status(headers.get(STATUS, ""))
     except ValueError as error:
-        raise InvalidTask(
-            "The reply carries no known status", status=str(headers.get(STATUS))[:40]
-        ) from error
+        raise InvalidTask("The reply carries no known status", status=str(headers.get(STATUS))[:40]) from error
     agent = _text(headers, AGENT, 255)
     return Outcome(
         status=status,

@@ -19,9 +19,7 @@ class Strategy(StrEnum):
     LEAST_BUSY = "least_busy"
 
 
-def choose(
-    records: Iterable[AgentRecord], strategy: Strategy, *, turn: int, chance: float
-) -> AgentRecord | None:
+def choose(records: Iterable[AgentRecord], strategy: Strategy, *, turn: int, chance: float) -> AgentRecord | None:
     """The agent for the next task; None when no agent may be chosen.
 
     `turn` grows by one with each choice (`Registry.next_turn`), `chance` is in [0, 1).

@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare as rare
+from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.inlet import Group, Subscription
@@ -24,6 +26,7 @@ from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.publisher import Publisher
 from coditect.broker.amqp.settle import Settlements
 from coditect.broker.amqp.watch import watch_consumers
+from coditect.broker.plan import Probe
 from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo
 from coditect.broker.topology import Exchange, Queue, Topology
 from coditect.errors import NotFound
@@ -57,7 +60,7 @@ class AmqpBroker:
         self._outgoing = Link(url, name=f"{name} publishes", restore=self._restore_outgoing)
         self._incoming = Link(url, name=f"{name} consumes", restore=self._restore_incoming)
         self._publisher = Publisher(self._outgoing, window=window)
-        self._browsing: tuple[AbstractChannel, Settlements] | None = None
+        self._browsing: tuple[Channel, Settlements] | None = None
 
     async def __aenter__(self) -> Self:
         self._background.start(self._incoming.run(), name="incoming link")
@@ -145,9 +148,7 @@ class AmqpBroker:
         shared = self._groups.get(group)
         if shared is None:
             shared = self._groups[group] = Group(group, self._background)
-        subscription = Subscription(
-            shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
-        )
+        subscription = Subscription(shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive)
 
         async def subscribe(connection: AbstractConnection) -> None:
             if not shared.opened:
@@ -174,9 +175,9 @@ class AmqpBroker:
 
         return await self._rarely(fetch)
 
-    async def _browse(self, connection: AbstractConnection) -> tuple[AbstractChannel, Settlements]:
+    async def _browse(self, connection: AbstractConnection) -> tuple[Channel, Settlements]:
         if self._browsing is None or self._browsing[0].is_closed:
-            channel = await connection.channel(publisher_confirms=False, timeout=CALL_SECONDS)
+            channel = await open_channel(connection)
             self._browsing = channel, Settlements(channel)
             self._background.start(self._browsing[1].run(), name="settle browsed")
         return self._browsing
@@ -189,7 +190,7 @@ class AmqpBroker:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await settlements.flushed()
-                await rare.close_quietly(channel)
+                await close_quietly(channel)
         except LOST as error:
             log.debug("The browsing channel was lost", extra={"reason": repr(error)})
         settlements.lose()
@@ -198,8 +199,8 @@ class AmqpBroker:
         """See `Broker.stats`."""
         return await self._rarely(lambda link: rare.stats(link, queue))
 
-    async def probe(self, entity: Exchange | Queue) -> str | None:
-        """None when it is as wanted, "" when it is missing, else the broker's words on the difference."""
+    async def probe(self, entity: Exchange | Queue) -> Probe:
+        """Compares an entity with what the broker holds, and changes nothing."""
         return await self._rarely(lambda link: rare.probe(link, entity))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:

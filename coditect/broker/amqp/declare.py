@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
 from aiormq.exceptions import ChannelLockedResource, ChannelNotFoundEntity, ChannelPreconditionFailed
 
+from coditect.broker.amqp.channels import CALL_SECONDS, close_quietly, open_channel
 from coditect.broker.amqp.faults import LOST, refusal
+from coditect.broker.plan import MISSING, SAME, Probe
 from coditect.broker.port import QueueStats
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.errors import SetupError
 
-CALL_SECONDS = 10.0
 _PRIVATE = re.compile(r"(reply|agent|events)\.")
 
 
 async def declare(connection: AbstractConnection, topology: Topology, *, only_check: bool) -> None:
     """Makes the entities exist; with `only_check` just the process's own queues, the rest must be there."""
-    channel = await _channel(connection)
+    channel = await open_channel(connection)
     try:
         for exchange in topology.exchanges:
             await _one(channel, exchange, passive=only_check)
@@ -32,7 +34,7 @@ async def declare(connection: AbstractConnection, topology: Topology, *, only_ch
         await close_quietly(channel)
 
 
-async def _one(channel: AbstractChannel, entity: Exchange | Queue, *, passive: bool) -> None:
+async def _one(channel: Channel, entity: Exchange | Queue, *, passive: bool) -> None:
     try:
         await _declare_entity(channel, entity, passive=passive)
     except LOST as error:
@@ -48,7 +50,7 @@ async def _one(channel: AbstractChannel, entity: Exchange | Queue, *, passive: b
         raise refused from error
 
 
-async def _declare_entity(channel: AbstractChannel, entity: Exchange | Queue, *, passive: bool) -> None:
+async def _declare_entity(channel: Channel, entity: Exchange | Queue, *, passive: bool) -> None:
     if isinstance(entity, Exchange):
         await channel.exchange_declare(
             entity.name,
@@ -68,28 +70,28 @@ def _arguments(entity: Exchange | Queue) -> dict[str, Any]:
     return dict(entity.arguments)
 
 
-async def _bind(channel: AbstractChannel, binding: Binding) -> None:
+async def _bind(channel: Channel, binding: Binding) -> None:
     await channel.queue_bind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
 
 
-async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> str | None:
-    """None when the entity is there as wanted, "" when it is missing, else the broker's words on the difference."""
+async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:
+    """First passively: is it there? Then with our arguments: an equal declare changes nothing, another is refused."""
     for passive in (True, False):
-        channel = await _channel(connection)
+        channel = await open_channel(connection)
         try:
             await _declare_entity(channel, entity, passive=passive)
         except ChannelNotFoundEntity:
-            return ""
+            return MISSING
         except ChannelPreconditionFailed as error:
-            return str(error)
+            return Probe.differs(str(error))
         finally:
             await close_quietly(channel)
-    return None
+    return SAME
 
 
 async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
     """Ready messages and consumers; None when there is no such queue."""
-    channel = await _channel(connection)
+    channel = await open_channel(connection)
     try:
         reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
     except ChannelNotFoundEntity:
@@ -106,18 +108,8 @@ async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: 
     found = await stats(connection, queue)
     if found is None or (if_empty and found.messages):
         return
-    channel = await _channel(connection)
+    channel = await open_channel(connection)
     try:
         await channel.queue_delete(queue, timeout=CALL_SECONDS)
     finally:
         await close_quietly(channel)
-
-
-async def _channel(connection: AbstractConnection) -> AbstractChannel:
-    return await connection.channel(publisher_confirms=False, timeout=CALL_SECONDS)
-
-
-async def close_quietly(channel: AbstractChannel) -> None:
-    """Closes a channel that may be closed already."""
-    if not channel.is_closed:
-        await channel.close(timeout=CALL_SECONDS)

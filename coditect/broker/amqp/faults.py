@@ -51,9 +51,7 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
     if not entity or f"'{entity}'" not in text:
         return None
     if isinstance(error, ChannelNotFoundEntity):
-        return NotFound(
-            "The broker has no such exchange or queue", entity=entity, fix="coditect topology apply"
-        )
+        return NotFound("The broker has no such exchange or queue", entity=entity, fix="coditect topology apply")
     if isinstance(error, ChannelPreconditionFailed):
         return TopologyMismatch(
             "The broker holds it with other arguments",

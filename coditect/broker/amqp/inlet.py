@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable
 from itertools import count
 
-from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
+from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from coditect.background import Background
+from coditect.broker.amqp.channels import HOT_FRAMES, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.settle import Settlements
@@ -18,7 +20,6 @@ from coditect.broker.port import OnDelivery
 
 log = logging.getLogger(__name__)
 
-FRAME_BUFFER = 4096
 CALL_SECONDS = 5.0
 RETRY_SECONDS = 0.3
 
@@ -67,7 +68,7 @@ class Subscription:
         self.canceled = True
         await self._group.unsubscribe(self)
 
-    async def start(self, channel: AbstractChannel, settlements: Settlements, tag: str) -> None:
+    async def start(self, channel: Channel, settlements: Settlements, tag: str) -> None:
         """Subscribes on this channel."""
 
         def deliver(delivered: DeliveredMessage) -> None:
@@ -102,7 +103,7 @@ class Group:
         self._name = name
         self._background = background
         self._connection: AbstractConnection | None = None
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._settlements: Settlements | None = None
         self._lock = asyncio.Lock()
         self._tags = count(1)
@@ -185,9 +186,7 @@ class Group:
         self._lose()
         if self._connection is None or self._connection.is_closed:
             return
-        channel = await self._connection.channel(
-            publisher_confirms=False, frame_buffer_size=FRAME_BUFFER, timeout=CALL_SECONDS
-        )
+        channel = await open_channel(self._connection, frames=HOT_FRAMES)
         self._channel, self._settlements = channel, Settlements(channel)
         channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
         for subscription in tuple(self.subscriptions):
@@ -204,17 +203,17 @@ class Group:
         for subscription in tuple(self.subscriptions):
             subscription.lose()
 
-    async def _watch(self, channel: AbstractChannel) -> None:
+    async def _watch(self, channel: Channel) -> None:
         """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
         await asyncio.wait({channel.closing})
         if self._channel is not channel or self._connection is None:
             return
         self._lose()
         connection = self._connection
-        while connection is not None and connection.is_opened and self._channel is None:
+        while connection.is_opened and not self.opened:
             try:
                 async with self._lock:
-                    if self._channel is None:
+                    if not self.opened:
                         log.warning("A channel was closed; opening it again", extra={"group": self._name})
                         await self._reopen()
             except asyncio.CancelledError:
@@ -242,4 +241,6 @@ class Group:
                 if canceled_by_us():
                     raise
             except LOST as error:
-                log.warning("A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)})
+                log.warning(
+                    "A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)}
+                )

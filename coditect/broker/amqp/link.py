@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from yarl import URL
 
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.port import ServerInfo
-from coditect.errors import UnsupportedBroker
+from coditect.errors import CoditectError, UnsupportedBroker
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ CONNECT_SECONDS = 5.0
 RESTORE_SECONDS = 30.0
 PAUSE_SECONDS = 0.2
 OLDEST = (3, 10)
+
+_NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+_NOT_CLOSED: tuple[type[BaseException], ...] = (*LOST, AttributeError)
 
 Restore = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -123,7 +127,7 @@ class Link:
             if canceled_by_us():
                 raise
             return None
-        except (*LOST, UnsupportedBroker) as error:
+        except _NOT_OPENED as error:
             self._note(error)
             await _quietly_close(connection)
             return None
@@ -140,9 +144,7 @@ class Link:
 
     def _check_version(self) -> None:
         if self.server.product == "RabbitMQ" and self.server.version < OLDEST:
-            raise UnsupportedBroker(
-                "RabbitMQ 3.10 or newer is needed", version=".".join(map(str, self.server.version))
-            )
+            raise UnsupportedBroker("RabbitMQ 3.10 or newer is needed", version=".".join(map(str, self.server.version)))
 
     async def _close(self) -> None:
         if self._connection is not None:
@@ -161,7 +163,7 @@ async def _quietly_close(connection: AbstractConnection) -> None:
     except asyncio.CancelledError:
         if canceled_by_us():
             raise
-    except (*LOST, AttributeError) as error:
+    except _NOT_CLOSED as error:
         # aiormq has no reader or writer task yet when the handshake failed (AttributeError)
         log.debug("Closing a broken connection failed", extra={"reason": repr(error)})
 
@@ -171,5 +173,5 @@ def _text(value: object) -> str:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    numbers = text.split("+")[0].split("-")[0].split(".")
+    numbers = re.split(r"[+-]", text, maxsplit=1)[0].split(".")
     return tuple(int(number) for number in numbers if number.isdigit())

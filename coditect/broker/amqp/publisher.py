@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from aiormq.abc import AbstractChannel
+from aiormq.channel import Channel
 from aiormq.exceptions import DeliveryError, PublishError
 
+from coditect.broker.amqp.channels import HOT_FRAMES, open_channel
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.properties import to_properties
@@ -17,7 +18,6 @@ from coditect.model.message import Message
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
 GATE_SECONDS = 0.5
-FRAME_BUFFER = 2048
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Publisher:
     def __init__(self, link: Link, *, window: int) -> None:
         self._link = link
         self._window = asyncio.Semaphore(window)
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._opening = asyncio.Lock()
         self._gated = 0
 
@@ -111,7 +111,7 @@ class Publisher:
         attempt.in_flight = False
         return False
 
-    async def _open_gate(self, channel: AbstractChannel) -> bool:
+    async def _open_gate(self, channel: Channel) -> bool:
         """Waits while the broker says `connection.blocked`; aiormq itself would go on sending.
 
         False after a while, for another look: a connection that dies while it is blocked never opens.
@@ -126,13 +126,11 @@ class Publisher:
             self._gated -= 1
         return True
 
-    async def _open(self) -> AbstractChannel:
+    async def _open(self) -> Channel:
         async with self._opening:
             connection = await self._link.connection()
             if self._channel is None or self._channel.is_closed or self._channel.connection is not connection:
-                self._channel = await connection.channel(
-                    publisher_confirms=True, on_return_raises=True, frame_buffer_size=FRAME_BUFFER
-                )
+                self._channel = await open_channel(connection, confirms=True, frames=HOT_FRAMES)
             return self._channel
 
     async def _pause(self, attempt: _Attempt) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from enum import Enum
 
-from aiormq.abc import AbstractChannel
+from aiormq.channel import Channel
 
 from coditect.broker.amqp.faults import LOST, canceled_by_us
 
@@ -25,7 +25,7 @@ class Verdict(Enum):
 class Settlements:
     """Outstanding deliveries of one channel, in order, and what was decided of them."""
 
-    def __init__(self, channel: AbstractChannel) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._outstanding: dict[int, Verdict | None] = {}
         self._decided: list[int] = []
@@ -70,9 +70,9 @@ class Settlements:
             except asyncio.CancelledError:
                 if canceled_by_us():
                     raise
-                return self.lose()
+                self.lose()
             except LOST:
-                return self.lose()
+                self.lose()
             if not self._decided:
                 self._idle.set()
 

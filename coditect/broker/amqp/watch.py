@@ -13,6 +13,8 @@ from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)
 
+_UNCHECKED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+
 Stats = Callable[[str], Awaitable[QueueStats | None]]
 
 
@@ -47,5 +49,5 @@ async def _look(group: Group, subscription: Subscription, stats: Stats, *, quiet
     except asyncio.CancelledError:
         if canceled_by_us():
             raise
-    except (*LOST, CoditectError) as error:
+    except _UNCHECKED as error:
         log.debug("The consumers could not be checked", extra={"reason": repr(error)})

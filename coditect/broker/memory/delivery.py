@@ -47,9 +47,7 @@ class MemoryDelivery:
 
     __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
 
-    def __init__(
-        self, hand: Hand, stored: Stored, queue: MemoryQueue, subscription: Subscription | None
-    ) -> None:
+    def __init__(self, hand: Hand, stored: Stored, queue: MemoryQueue, subscription: Subscription | None) -> None:
         self._hand = hand
         self._stored = stored
         self._returns = stored.returns

@@ -71,9 +71,7 @@ class Exchanges:
                 yield from (binding.queue for binding in bindings if binding.key in keys)
             case ExchangeType.TOPIC:
                 yield from (
-                    binding.queue
-                    for binding in bindings
-                    if any(topic_matches(binding.key, key) for key in keys)
+                    binding.queue for binding in bindings if any(topic_matches(binding.key, key) for key in keys)
                 )
 
     def _bindings_of(self, exchange: str) -> dict[Binding, None]:

@@ -17,9 +17,7 @@ RECONNECT_SECONDS = 0.05
 class Link:
     """`restore` runs on every new connection before anybody uses it, `lost` when it breaks."""
 
-    def __init__(
-        self, server: MemoryServer, *, restore: Callable[[], None], lost: Callable[[], None]
-    ) -> None:
+    def __init__(self, server: MemoryServer, *, restore: Callable[[], None], lost: Callable[[], None]) -> None:
         self._server = server
         self._restore = restore
         self._lost = lost

@@ -90,9 +90,7 @@ class MemoryQueue:
         return True
 
     def _expiry(self, message: Message) -> float | None:
-        limits = [
-            limit for limit in (self.declared.message_ttl_ms, message.expiration_ms) if limit is not None
-        ]
+        limits = [limit for limit in (self.declared.message_ttl_ms, message.expiration_ms) if limit is not None]
         return asyncio.get_running_loop().time() + min(limits) / 1000 if limits else None
 
     # Consumers

@@ -31,9 +31,7 @@ class Scene:
         """A name that no other test has."""
         return f"{self.prefix}.{short}"
 
-    def exchange(
-        self, short: str, kind: ExchangeType = ExchangeType.TOPIC, alternate: str | None = None
-    ) -> Exchange:
+    def exchange(self, short: str, kind: ExchangeType = ExchangeType.TOPIC, alternate: str | None = None) -> Exchange:
         return Exchange(self.name(short), kind, alternate)
 
     def queue(self, short: str, kind: QueueType = QueueType.QUORUM, **more: Any) -> Queue:

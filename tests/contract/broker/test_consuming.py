@@ -55,9 +55,7 @@ async def test_prefetch_bounds_what_is_unsettled(scene: Scene, broker: FaultyBro
     assert bodies(held) == [b"0", b"1", b"2"]
 
 
-async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, *[b"x"] * 10)
     first: list[Delivery] = []

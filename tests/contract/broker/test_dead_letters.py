@@ -135,9 +135,7 @@ async def test_rejected_message_is_dead_lettered(scene: Scene, broker: FaultyBro
     assert delivery.routing_key == "a.b.c"
 
 
-async def test_rejected_message_without_a_dead_letter_exchange_is_gone(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_rejected_message_without_a_dead_letter_exchange_is_gone(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, b"x", b"y")
     delivered: list[Delivery] = []
@@ -171,9 +169,7 @@ async def test_requeued_message_is_dead_lettered_after_the_delivery_limit_with_i
     assert (delivery.delivery_count, delivery.redelivered) == (0, False)
 
 
-async def test_dead_letter_key_of_the_queue_replaces_key_and_carbon_copies(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_dead_letter_key_of_the_queue_replaces_key_and_carbon_copies(scene: Scene, broker: FaultyBroker) -> None:
     source, _, dead = await declare_with_dead_letters(
         scene, broker, message_ttl_ms=30, dead_letter_routing_key="its.own"
     )
@@ -248,9 +244,7 @@ async def test_retry_queue_brings_a_message_back_under_its_own_key_and_counts_th
 async def test_message_that_would_cycle_by_time_alone_is_dropped(scene: Scene, broker: FaultyBroker) -> None:
     back = scene.exchange("back", ExchangeType.FANOUT)
     there = scene.queue("there", dead_letter_exchange=back.name, message_ttl_ms=30)
-    again = scene.queue(
-        "again", dead_letter_exchange="", dead_letter_routing_key=there.name, message_ttl_ms=30
-    )
+    again = scene.queue("again", dead_letter_exchange="", dead_letter_routing_key=there.name, message_ttl_ms=30)
     end = scene.queue("end")
     fan = [Binding(back.name, queue.name) for queue in (again, end)]
     await broker.declare(topology(back, there, again, end, *fan))

@@ -38,9 +38,7 @@ async def test_queue_with_other_arguments_is_a_mismatch_that_names_it(
     assert await empty(broker, queue.name) == [b"works on"]
 
 
-async def test_exchange_with_another_type_is_a_mismatch_that_names_it(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_exchange_with_another_type_is_a_mismatch_that_names_it(scene: Scene, broker: FaultyBroker) -> None:
     exchange = scene.exchange("exchange", ExchangeType.DIRECT)
     await broker.declare(topology(exchange))
 
@@ -68,9 +66,7 @@ async def test_missing_queue_has_no_stats(scene: Scene, broker: FaultyBroker) ->
     assert broker.connected
 
 
-async def test_looked_at_messages_go_back_to_their_places_when_released(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_looked_at_messages_go_back_to_their_places_when_released(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, b"0", b"1", b"2")
     looked_at = [await broker.get(queue) for _ in range(4)]
@@ -108,9 +104,7 @@ async def test_settled_one_does_not_come_back_with_the_release(scene: Scene, bro
     assert sorted(await empty(broker, queue)) == [b"looked at", b"returned"]
 
 
-async def test_get_from_a_missing_queue_is_refused_and_the_next_get_works(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_get_from_a_missing_queue_is_refused_and_the_next_get_works(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, b"x")
 

@@ -18,9 +18,7 @@ async def test_lost_connection_loses_the_deliveries_tells_once_and_they_come_aga
     queue = await scene.declared_queue(broker)
     seen: list[Delivery] = []
     lost: list[list[bool]] = []
-    await broker.consume(
-        queue, seen.append, prefetch=2, on_lost=lambda: lost.append([one.lost for one in seen])
-    )
+    await broker.consume(queue, seen.append, prefetch=2, on_lost=lambda: lost.append([one.lost for one in seen]))
     await put(broker, queue, b"0", b"1", b"2")
     await eventually(lambda: len(seen) == 2)
 
@@ -115,9 +113,7 @@ async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_on
     queue = await scene.declared_queue(broker)
     ids = [f"id-{number}" for number in range(100)]
     publishes = [
-        asyncio.create_task(
-            broker.publish(Message(b"x" * 1000, message_id=one), exchange="", routing_key=queue)
-        )
+        asyncio.create_task(broker.publish(Message(b"x" * 1000, message_id=one), exchange="", routing_key=queue))
         for one in ids
     ]
     await asyncio.wait(publishes, return_when=asyncio.FIRST_COMPLETED)
@@ -131,9 +127,7 @@ async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_on
     assert arrived == set(ids)
 
 
-async def test_call_right_after_a_loss_waits_for_the_next_connection(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_call_right_after_a_loss_waits_for_the_next_connection(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, b"x")
 
@@ -165,9 +159,7 @@ async def test_consumer_of_a_deleted_queue_consumes_again_when_it_is_declared(
     await eventually(lambda: broker.connected)
 
 
-async def test_consumer_of_a_deleted_queue_does_not_silence_its_group(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_consumer_of_a_deleted_queue_does_not_silence_its_group(scene: Scene, broker: FaultyBroker) -> None:
     gone, stays = await scene.declared_queue(broker, "gone"), await scene.declared_queue(broker, "stays")
     other = await scene.connect()
     seen: list[Delivery] = []
@@ -203,9 +195,7 @@ async def test_entities_that_the_broker_lost_are_declared_again_on_the_next_conn
     await eventually(lambda: bodies(seen) == [b"x"])
 
 
-async def test_queue_that_a_process_deleted_itself_is_not_declared_again(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_queue_that_a_process_deleted_itself_is_not_declared_again(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     other = await scene.connect()
     await broker.delete_queue(queue)

@@ -99,9 +99,7 @@ async def test_headers_that_amqp_cannot_carry_are_refused_before_anything_is_sen
     assert await empty(broker, queue) == [b"next"]
 
 
-async def test_bytes_and_tuples_in_headers_arrive_as_byte_arrays_and_lists(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_bytes_and_tuples_in_headers_arrive_as_byte_arrays_and_lists(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     headers = {"bytes": b"\xff", "tuple": (1, b"\x00")}
 
@@ -141,9 +139,7 @@ async def test_publish_to_a_missing_exchange_raises_and_the_next_publish_works(
     queue = await scene.declared_queue(broker)
 
     with pytest.raises(NotFound):
-        await broker.publish(
-            Message(b"x"), exchange=scene.name("nowhere"), routing_key="key", timeout_seconds=5
-        )
+        await broker.publish(Message(b"x"), exchange=scene.name("nowhere"), routing_key="key", timeout_seconds=5)
 
     await put(broker, queue, b"next")
     assert await empty(broker, queue) == [b"next"]

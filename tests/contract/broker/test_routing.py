@@ -53,9 +53,7 @@ async def test_direct_exchange_delivers_to_queues_of_the_same_key(scene: Scene, 
         await broker.publish(Message(b"y"), exchange=source.name, routing_key="a.b")
 
 
-async def test_fanout_exchange_delivers_to_every_queue_and_keeps_the_key(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_fanout_exchange_delivers_to_every_queue_and_keeps_the_key(scene: Scene, broker: FaultyBroker) -> None:
     source, one, two = scene.exchange("fanout", ExchangeType.FANOUT), scene.queue("one"), scene.queue("two")
     await broker.declare(
         topology(source, one, two, Binding(source.name, one.name), Binding(source.name, two.name, "ignored"))
@@ -72,9 +70,7 @@ async def test_fanout_exchange_delivers_to_every_queue_and_keeps_the_key(
 async def test_queue_bound_twice_gets_a_message_once(scene: Scene, broker: FaultyBroker) -> None:
     source, queue = scene.exchange("topic"), scene.queue("queue")
     await broker.declare(
-        topology(
-            source, queue, Binding(source.name, queue.name, "a.#"), Binding(source.name, queue.name, "#.b")
-        )
+        topology(source, queue, Binding(source.name, queue.name, "a.#"), Binding(source.name, queue.name, "#.b"))
     )
 
     await broker.publish(Message(b"x"), exchange=source.name, routing_key="a.b")
@@ -82,14 +78,10 @@ async def test_queue_bound_twice_gets_a_message_once(scene: Scene, broker: Fault
     assert await empty(broker, queue.name) == [b"x"]
 
 
-async def test_carbon_copies_go_to_their_keys_and_the_header_stays(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_carbon_copies_go_to_their_keys_and_the_header_stays(scene: Scene, broker: FaultyBroker) -> None:
     source, one, two = scene.exchange("direct", ExchangeType.DIRECT), scene.queue("one"), scene.queue("two")
     await broker.declare(
-        topology(
-            source, one, two, Binding(source.name, one.name, "one"), Binding(source.name, two.name, "two")
-        )
+        topology(source, one, two, Binding(source.name, one.name, "one"), Binding(source.name, two.name, "two"))
     )
 
     await broker.publish(Message(b"x", {"CC": ["two"]}), exchange=source.name, routing_key="one")
@@ -133,9 +125,7 @@ async def test_alternate_exchange_catches_what_has_no_queue(scene: Scene, broker
     assert (delivery.message.body, delivery.exchange, delivery.routing_key) == (b"caught", source.name, "b")
 
 
-async def test_alternate_exchange_without_a_queue_leaves_it_unroutable(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_alternate_exchange_without_a_queue_leaves_it_unroutable(scene: Scene, broker: FaultyBroker) -> None:
     catch = scene.exchange("catch", ExchangeType.FANOUT)
     source = scene.exchange("source", alternate=catch.name)
     await broker.declare(topology(catch, source))
@@ -144,17 +134,13 @@ async def test_alternate_exchange_without_a_queue_leaves_it_unroutable(
         await broker.publish(Message(b"x"), exchange=source.name, routing_key="a")
 
 
-async def test_message_refused_by_one_full_queue_stays_in_the_other(
-    scene: Scene, broker: FaultyBroker
-) -> None:
+async def test_message_refused_by_one_full_queue_stays_in_the_other(scene: Scene, broker: FaultyBroker) -> None:
     source, full, free = (
         scene.exchange("fan", ExchangeType.FANOUT),
         scene.queue("full", QueueType.CLASSIC, max_length=1),
         scene.queue("free", QueueType.CLASSIC),
     )
-    await broker.declare(
-        topology(source, full, free, Binding(source.name, full.name), Binding(source.name, free.name))
-    )
+    await broker.declare(topology(source, full, free, Binding(source.name, full.name), Binding(source.name, free.name)))
 
     with pytest.raises(Overloaded):
         for _ in range(20):

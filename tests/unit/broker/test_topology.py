@@ -27,9 +27,7 @@ def everything() -> Topology:
 
 
 def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
-    limits = [
-        one.arguments.get("x-delivery-limit") for one in everything().queues if one.type is QueueType.QUORUM
-    ]
+    limits = [one.arguments.get("x-delivery-limit") for one in everything().queues if one.type is QueueType.QUORUM]
 
     assert limits
     assert all(isinstance(limit, int) and limit > 0 for limit in limits)

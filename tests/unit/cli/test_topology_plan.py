@@ -81,9 +81,7 @@ def test_difference_says_argument_values_and_the_way_out(
     assert ran.code == 1
     assert f"x-message-ttl is {current}" in ran.out
     assert "rabbitmqctl delete_queue retry.100" in ran.out
-    assert (
-        "set_policy --apply-to queues retry.100 '^retry\\.100$' '{\"message-ttl\":100}'" in ran.out
-    ) is policy
+    assert ("set_policy --apply-to queues retry.100 '^retry\\.100$' '{\"message-ttl\":100}'" in ran.out) is policy
 
 
 def test_exchange_of_another_kind_is_deleted_and_applied(terminal: Terminal) -> None:

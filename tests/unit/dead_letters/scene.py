@@ -45,9 +45,7 @@ def letter(letter_id: str | None, *, reason: str = "handler_error", **more: Any)
     fields = {name: more.pop(name) for name in ("reply_to", "correlation_id", "body") if name in more}
     headers |= {wire.PREFIX + name.replace("_", "-"): value for name, value in more.pop("own", {}).items()}
     headers |= more.pop("headers", {})
-    return Message(
-        **{"body": b'{"path": "src"}', **fields}, headers=headers, message_id=letter_id, type=wire.TASK_TYPE
-    )
+    return Message(**{"body": b'{"path": "src"}', **fields}, headers=headers, message_id=letter_id, type=wire.TASK_TYPE)
 
 
 class Scene:

@@ -104,9 +104,7 @@ async def test_hostile_headers_are_read_without_an_error(scene: Scene, headers: 
 
 async def test_pinned_letter_has_the_capability_of_its_first_carbon_copy(scene: Scene) -> None:
     headers = {"CC": ["code.review.p0"], wire.CAPABILITY: "code.review"}
-    await scene.broker.publish(
-        Message(b"1", headers=headers), exchange=routing.DEAD, routing_key="reviewer-00000001"
-    )
+    await scene.broker.publish(Message(b"1", headers=headers), exchange=routing.DEAD, routing_key="reviewer-00000001")
 
     (read,) = await browse(scene)
 

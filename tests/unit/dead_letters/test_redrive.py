@@ -87,9 +87,7 @@ async def test_letter_without_an_id_gets_none(scene: Scene) -> None:
 
 
 async def test_letter_whose_capability_has_no_queue_stays(scene: Scene) -> None:
-    await scene.broker.publish(
-        Message(b"1", message_id="lonely"), exchange=routing.TASKS, routing_key="no.such.p1"
-    )
+    await scene.broker.publish(Message(b"1", message_id="lonely"), exchange=routing.TASKS, routing_key="no.such.p1")
     await scene.bury(letter("one"))
 
     settled = await scene.letters.redrive(["unrouted", DEAD], ALL)
@@ -108,14 +106,12 @@ async def test_letter_whose_capability_has_no_queue_stays(scene: Scene) -> None:
         (letter("one", headers={"CC": ["NO NAME.p0"], wire.CAPABILITY: "x"}), InputError),
     ],
 )
-async def test_letter_that_never_was_a_task_stays(
-    scene: Scene, broken: Message, error: type[InputError]
-) -> None:
+async def test_letter_that_never_was_a_task_stays(scene: Scene, broken: Message, error: type[InputError]) -> None:
     await scene.bury(broken)
 
     settled = await scene.letters.redrive([DEAD], ALL)
 
-    assert [type(kept.error) for kept in settled.kept] == [error]
+    assert [isinstance(kept.error, error) for kept in settled.kept] == [True]
     assert (settled.count, scene.count(DEAD), scene.count(TASKS)) == (0, 1, 0)
 
 
@@ -143,9 +139,7 @@ async def test_more_letters_than_a_window_are_all_redriven_once(scene: Scene) ->
 
 async def test_letters_that_die_again_at_once_are_redriven_once_per_run(scene: Scene) -> None:
     def die(delivery: Delivery) -> None:
-        redriven = letter(
-            "poison", own={"redrive": delivery.message.headers[wire.REDRIVE], "dead_at": NOW_MS}
-        )
+        redriven = letter("poison", own={"redrive": delivery.message.headers[wire.REDRIVE], "dead_at": NOW_MS})
         deaths.append(asyncio.ensure_future(scene.bury(redriven)))
         delivery.ack()
 
@@ -160,9 +154,7 @@ async def test_letters_that_die_again_at_once_are_redriven_once_per_run(scene: S
     assert len(deaths) == WINDOW + 1
 
 
-async def test_lost_broker_ends_the_run_and_loses_nothing(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lost_broker_ends_the_run_and_loses_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     async def unreachable(message: Message, **where: object) -> None:
         raise BrokerUnavailable("The broker could not be reached in time")
 

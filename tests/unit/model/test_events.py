@@ -29,9 +29,7 @@ def test_event_is_read_back_as_it_was_written(event: Event) -> None:
 
 
 def test_event_on_the_wire_is_a_cloud_event() -> None:
-    message = event_message(
-        Event("task.completed", "/agents/a", "id-1", 1_767_225_600_001, "task-1", {"n": 1})
-    )
+    message = event_message(Event("task.completed", "/agents/a", "id-1", 1_767_225_600_001, "task-1", {"n": 1}))
 
     assert dict(message.headers) == {
         "ce-specversion": "1.0",

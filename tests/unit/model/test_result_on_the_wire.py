@@ -33,9 +33,7 @@ def test_result_without_a_correlation_id_is_correlated_by_its_task(outcome: Outc
     status=st.sampled_from([*Status, "unknown", "", 1, None, [], {}]),
     body=st.binary(max_size=40),
 )
-def test_hostile_reply_raises_nothing_but_invalid_task(
-    headers: dict[str, Any], status: object, body: bytes
-) -> None:
+def test_hostile_reply_raises_nothing_but_invalid_task(headers: dict[str, Any], status: object, body: bytes) -> None:
     message = Message(body, headers | {wire.STATUS: status})
 
     try:

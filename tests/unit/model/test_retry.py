@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,9 +40,7 @@ def test_first_delay_that_is_no_duration_is_refused_where_it_is_written(first: s
         Retry(first=first)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"max_attempts": 0}, {"max_attempts": 1_001}, {"cap": "61m"}, {"cap": "never"}]
-)
+@pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"max_attempts": 1_001}, {"cap": "61m"}, {"cap": "never"}])
 def test_policy_outside_its_ranges_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         Retry(**wrong)  # type: ignore[arg-type]
@@ -76,11 +76,7 @@ def test_mean_over_all_chances_is_the_wanted_delay(delay_seconds: float) -> None
 
     mean = sum(rung_ms(delay_seconds, (draw + 0.5) / draws) for draw in range(draws)) / draws
 
-    gap = max(
-        upper - lower
-        for lower, upper in zip(RUNGS_MS, RUNGS_MS[1:], strict=False)
-        if lower <= delay_seconds * 1000
-    )
+    gap = max(upper - lower for lower, upper in pairwise(RUNGS_MS) if lower <= delay_seconds * 1000)
     assert mean == pytest.approx(delay_seconds * 1000, abs=gap / draws)
 
 

@@ -92,9 +92,7 @@ def test_empty_message_id_is_no_identity() -> None:
     key=st.text(max_size=30) | st.just("code.review.p1"),
     type_=st.text(max_size=20) | st.none(),
 )
-def test_hostile_headers_raise_nothing_but_invalid_task(
-    headers: dict[str, Any], key: str, type_: str | None
-) -> None:
+def test_hostile_headers_raise_nothing_but_invalid_task(headers: dict[str, Any], key: str, type_: str | None) -> None:
     try:
         task = wire.read_task(Message(b"{}", headers, type=type_), key)
     except InvalidTask:
@@ -104,7 +102,7 @@ def test_hostile_headers_raise_nothing_but_invalid_task(
     assert task.limits.max_attempts is None or 1 <= task.limits.max_attempts <= 1_000
 
 
-@pytest.mark.parametrize("text", ["7", "٧"], ids=["ascii", "arabic"])
+@pytest.mark.parametrize("text", ["7", "\u0667"], ids=["ascii", "arabic"])
 def test_number_sent_as_text_is_read_as_a_number(text: str) -> None:
     task = wire.read_task(Message(b"{}", {wire.ATTEMPT: text}), "a.p1")
 

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coditect import errors
+from coditect.cli import local
+from coditect.cli.failure import describe
+from coditect.errors import CoditectError, InputError
+from tests.unit.cli.scene import Terminal
+
+COMMANDS = (
+    ("up",),
+    ("down",),
+    ("doctor",),
+    ("load",),
+    *(("agent", verb) for verb in ("run", "list", "show", "drain")),
+    *(("task", verb) for verb in ("submit", "cancel")),
+    *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
+    *(("topology", verb) for verb in ("plan", "apply", "export")),
+    ("events", "tail"),
+)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_with_an_example(terminal: Terminal, words: tuple[str, ...]) -> None:
+    ran = terminal.run(*words, "--help")
+
+    assert ran.code == 0
+    assert f"Example: coditect {' '.join(words)}" in ran.out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from coditect.cli.main import app\n"
+        "heavy = {'aiormq', 'redis', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_unknown_command_is_a_usage_error(terminal: Terminal) -> None:
+    assert terminal.run("nonsense").code == 2
+
+
+def test_version_is_shown(terminal: Terminal) -> None:
+    ran = terminal.run("--version")
+
+    assert ran.code == 0
+    assert ran.out.strip()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("TaskFailed", 1), ("BrokerUnavailable", 1), ("InvalidTask", 2), ("ResultTimeout", 3), ("NotFound", 4)],
+)
+def test_each_kind_of_error_has_its_exit_code(kind: str, code: int) -> None:
+    assert getattr(errors, kind).exit_code == code
+
+
+def test_error_is_told_with_facts_and_the_way_out_once() -> None:
+    told = describe(CoditectError("It broke", given=("a", "b"), empty="", fix="Mend it"))
+
+    assert told == "Error: It broke.\n  given: a, b\nFix: Mend it"
+
+
+def test_fleet_comes_from_the_command_line_or_the_project(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.coditect.fleet]\n"agents/reviewer.py" = 2\n')
+
+    assert local._fleet([], tmp_path) == {"agents/reviewer.py": 2}
+    assert local._fleet(["a.b", "c.py=3"], tmp_path) == {"a.b": 1, "c.py": 3}
+    assert local._fleet([], tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("text", ["a=0", "a=many", "=2", "a=1000"])
+def test_fleet_with_a_nonsense_count_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        local._fleet([text], Path())
+
+
+def test_project_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[")
+
+    with pytest.raises(InputError):
+        local._fleet([], tmp_path)
+
+
+def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path) -> None:
+    environ = {"CODITECT_AMQP_URL": "amqp://there/"}
+
+    plan = local._plan({"agents/reviewer.py:one": 2, "my.agent": 1}, tmp_path, environ)
+
+    assert [program.name for program in plan.programs] == ["reviewer-1", "reviewer-2", "my.agent"]
+    assert plan.programs[0].argv[1:] == ("-m", "coditect", "agent", "run", "agents/reviewer.py:one")
+    assert (plan.amqp_url, plan.redis_url) == ("amqp://there/", None)
+
+
+def test_down_where_nothing_is_up_is_ok(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    told = terminal.run("down")
+    document = terminal.run("down", "--output", "json")
+
+    assert (told.code, document.json) == (0, {"was_up": False, "stopped": []})
+    assert "Nothing was up" in told.err
+
+
+def test_doctor_reports_every_check(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL"):
+        monkeypatch.setenv(name, "amqp://127.0.0.1:1/" if "AMQP" in name else "redis://127.0.0.1:1/0")
+
+    told = terminal.run("doctor")
+    document = terminal.run("doctor", "--output", "json")
+
+    assert (told.code, document.code) == (1, 1)
+    assert {"python", "broker", "redis"} <= {check["name"] for check in document.json}
+    assert "broker:" in told.err
