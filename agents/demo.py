@@ -9,71 +9,69 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from agents.demo_board import Board, show
+from agents.demo_fleet import FLEET, demo_folder, running_fleet
 from agents.demo_summary import Settled, Totals, describe, total
-from agents.demo_work import Job, plan_work
+from agents.demo_work import Job, announce, plan_work
 from agents.documenter import Docs
 from coditect import Client
 from coditect.errors import CoditectError, ResultTimeout, Retryable
-from coditect.local.plan import Cast, Program, UpPlan, cast
-from coditect.local.servers import PrivateServers, private_servers
-from coditect.local.state import UpFolder, hold
-from coditect.local.supervisor import Supervisor, guarded
+from coditect.listening import EventStream
 
-FLEET = {
-    "reviewer-1": "reviewer.py",
-    "reviewer-2": "reviewer.py",
-    "tester-1": "tester.py",
-    "documenter-1": "documenter.py",
-    "summarizer-1": "summarizer.py",
-}
 _RESULT_WITHIN = "2m"
+_STOPPED = 130
 
 
 async def run_demo(root: Path, console: Console) -> Totals:
-    """Start, work, show, stop.
+    """Start, work, show, stop. Cancelled, it stops everything, too.
 
     Raises:
         CoditectError: a server or an agent could not be started.
     """
-    folder = root / ".coditect" / "demo"
-    jobs = await asyncio.to_thread(plan_work, root)
-    board = Board()
-    with hold(UpFolder(folder)):
-        async with private_servers(folder, environ=os.environ) as servers:
-            parts = plan_fleet(root, folder, servers)
-            async with _agents(parts, folder, console), Client.from_env(_environment(parts)) as client:
-                console.print(f"{len(jobs)} tasks for {len(FLEET)} agent processes", highlight=False)
-                began = time.monotonic()
-                async with show(board, console):
-                    settled = await submit_all(client, jobs, board)
-                totals = total(settled, time.monotonic() - began)
-    await asyncio.to_thread(write_docs, settled, folder / "docs")
-    console.print(describe(settled, totals), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"The documents are in {(folder / 'docs').relative_to(root)}", highlight=False)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    began = time.monotonic()
+    with demo_folder(root) as folder:
+        async with asyncio.TaskGroup() as group:
+            planning = group.create_task(asyncio.to_thread(plan_work, root))
+            async with running_fleet(root, folder, say=say) as environ, Client.from_env(environ) as client:
+                jobs = await planning
+                say(f"{announce(jobs)}, for {len(FLEET)} agent processes")
+                settled, wall_seconds = await _work(client, jobs, console)
+        await asyncio.to_thread(write_docs, settled, folder / "docs")
+        totals = total(settled, wall_seconds)
+        say(describe(settled, totals))
+        say(f"Everything is stopped again, {time.monotonic() - began:.1f} s after the start.")
+        say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}")
     return totals
 
 
-def plan_fleet(root: Path, folder: Path, servers: PrivateServers) -> Cast:
-    """The agents as children of a supervisor, each of which announces that it is ready."""
-    programs = tuple(
-        Program(
-            name, (sys.executable, "-m", "coditect", "agent", "run", f"agents/{file}"), announces_ready=True
-        )
-        for name, file in FLEET.items()
-    )
-    plan = UpPlan(folder, root, programs, amqp_url=servers.amqp_url, redis_url=servers.redis_url)
-    return cast(plan, environ=os.environ)
+async def _work(client: Client, jobs: Sequence[Job], console: Console) -> tuple[list[Settled], float]:
+    """Every job's end, and how many seconds all took; shown meanwhile."""
+    board = Board()
+    async with client.events("task.*") as events, asyncio.TaskGroup() as group:
+        listener = group.create_task(_listen(events, board))
+        async with show(board, console):
+            settled = await submit_all(client, jobs, board)
+        listener.cancel()
+    return settled, time.monotonic() - board.began
+
+
+async def _listen(events: EventStream, board: Board) -> None:
+    async for event in events:
+        board.heard(event)
 
 
 async def submit_all(client: Client, jobs: Sequence[Job], board: Board) -> list[Settled]:
@@ -81,14 +79,6 @@ async def submit_all(client: Client, jobs: Sequence[Job], board: Board) -> list[
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_do(client, job, board)) for job in jobs]
     return [task.result() for task in tasks]
-
-
-def write_docs(settled: Sequence[Settled], folder: Path) -> None:
-    """Write each page that the documenter made; pages of an earlier run are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in settled:
-        if isinstance(one.value, Docs):
-            (folder / f"{one.value.title}.md").write_text(one.value.markdown, encoding="utf-8")
 
 
 async def _do(client: Client, job: Job, board: Board) -> Settled:
@@ -113,45 +103,44 @@ async def _do(client: Client, job: Job, board: Board) -> Settled:
     return settled
 
 
-async def _listen(events: EventStream, board: Board) -> None:
-    async for event in events:
-        board.heard(event)
+def write_docs(settled: Sequence[Settled], folder: Path) -> None:
+    """Write each page that the documenter made; pages of an earlier run are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in settled:
+        if isinstance(one.value, Docs):
+            (folder / f"{one.value.title}.md").write_text(one.value.markdown, encoding="utf-8")
 
 
-@asynccontextmanager
-async def _agents(parts: Cast, folder: Path, console: Console) -> AsyncIterator[None]:
-    """All agents are ready inside; after it they have drained and ended."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
-
-    marker = uuid.uuid4().hex
-    supervisor = Supervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
-    stop, ready = asyncio.Event(), asyncio.Event()
-    with guarded(marker):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(supervisor.run(stop=stop, ready=ready.set))
-            try:
-                await ready.wait()
-                yield
-            finally:
-                stop.set()
-
-
-def _environment(parts: Cast) -> dict[str, str]:
-    return {**os.environ, "CODITECT_AMQP_URL": parts.amqp_url, "CODITECT_REDIS_URL": parts.redis_url}
+async def _stopped_by_signals(root: Path, console: Console) -> Totals:
+    """The demo, which SIGINT, SIGTERM and SIGHUP cancel: it stops what it started; a second one kills it."""
+    me = asyncio.current_task()
+    assert me is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, me.cancel)
+    return await run_demo(root, console)
 
 
 def main() -> int:
     """Run the demo over this repository. Returns the exit code: 0 when it kept every promise."""
-    console, code = Console(), 1
+    console = Console()
     try:
-        totals = asyncio.run(run_demo(Path(__file__).resolve().parents[1], console))
-        code = 1 if totals.shortfalls else 0
+        with _told(console):
+            totals = asyncio.run(_stopped_by_signals(Path(__file__).resolve().parents[1], console))
+            return 1 if totals.shortfalls else 0
+    except asyncio.CancelledError:
+        console.print("Stopped, with everything that was started.")
+        return _STOPPED
+    return 1
+
+
+@contextmanager
+def _told(console: Console) -> Iterator[None]:
+    """An error that a person can act upon is told in words."""
+    try:
+        yield
     except* CoditectError as errors:
         for error in _leaves(errors):
             console.print(f"The demo could not run: {error}", markup=False, highlight=False, soft_wrap=True)
-    return code
 
 
 def _leaves(group: BaseExceptionGroup[CoditectError]) -> Iterator[CoditectError]:
@@ -163,4 +152,5 @@ def _leaves(group: BaseExceptionGroup[CoditectError]) -> Iterator[CoditectError]
 
 
 if __name__ == "__main__":
+    os.chdir(Path(__file__).resolve().parents[1])
     sys.exit(main())

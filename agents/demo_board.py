@@ -56,6 +56,7 @@ class Board:
 
     def settled(self, task_id: str, one: Settled) -> None:
         """A task ended."""
+        self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
         self.latest = latest(one.value) or self.latest
 

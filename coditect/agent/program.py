@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -21,7 +22,7 @@ from coditect.agent.events import Events
 from coditect.agent.health import health_server
 from coditect.agent.loading import load_agents
 from coditect.agent.mail import Mailbox
-from coditect.agent.presence import Presence
+from coditect.agent.presence import Presence, load_sampler
 from coditect.agent.runtime import Limits, Runtime
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
@@ -31,7 +32,7 @@ from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError, SetupError
 from coditect.model import routing
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentStatus, Registration
+from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.requests import Requests
@@ -105,7 +106,7 @@ async def running_agent(
         presence = Presence(
             registry,
             registration(agent, agent_id, clock, slots=slots),
-            runtime.load,
+            _with_usage(runtime.load),
             beat_seconds=settings.beat_seconds,
             lease_seconds=settings.lease_seconds,
         )
@@ -125,6 +126,17 @@ async def running_agent(
         yield runtime
         presence.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
+
+
+def _with_usage(load: Callable[[], Load]) -> Callable[[], Load]:
+    """The runtime's load with what the process uses of the machine."""
+    sample = load_sampler()
+
+    def complete() -> Load:
+        usage = sample()
+        return replace(load(), cpu_percent=usage.cpu_percent, resident_bytes=usage.resident_bytes)
+
+    return complete
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:

@@ -124,6 +124,14 @@ class Topology:
             tuple(dict.fromkeys(self.bindings + other.bindings)),
         )
 
+    def without_queue(self, name: str) -> Topology:
+        """The same without this queue and its bindings."""
+        return Topology(
+            self.exchanges,
+            tuple(one for one in self.queues if one.name != name),
+            tuple(one for one in self.bindings if one.queue != name),
+        )
+
 
 def backbone() -> Topology:
     """What every process needs, whoever it is."""

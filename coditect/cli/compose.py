@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager
 
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.plan import PlannedBroker
-from coditect.cli.connections import TaskClient
 from coditect.client import Client
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
@@ -37,6 +36,6 @@ class RealConnections:
         """Redis."""
         return RedisRegistry(self._settings.redis_url)
 
-    def client(self) -> AbstractAsyncContextManager[TaskClient]:
+    def client(self) -> AbstractAsyncContextManager[Client]:
         """The public client."""
         return Client.from_env()

@@ -180,6 +180,7 @@ class AmqpBroker:
             channel = await open_channel(connection)
             self._browsing = channel, Settlements(channel)
             self._background.start(self._browsing[1].run(), name="settle browsed")
+            self._background.start(_lose_with(*self._browsing), name="watch browsed")
         return self._browsing
 
     async def release(self) -> None:
@@ -206,6 +207,8 @@ class AmqpBroker:
     async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
         """See `Broker.delete_queue`."""
         await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty))
+        if not if_empty:
+            self._topology = self._topology.without_queue(queue)
 
     def drop(self) -> None:
         """Cuts both connections, as a network fault would. For tests."""
@@ -233,6 +236,12 @@ class AmqpBroker:
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
             raise unreachable("", last or self._incoming.last_error) from error
+
+
+async def _lose_with(channel: Channel, settlements: Settlements) -> None:
+    """What was fetched to look at is lost with its channel."""
+    await asyncio.wait({channel.closing})
+    settlements.lose()
 
 
 class _Browsed:

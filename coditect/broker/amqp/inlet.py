@@ -196,10 +196,11 @@ class Group:
         self._background.start(self._watch(channel), name=f"watch {self._name}")
 
     def _lose(self) -> None:
-        if self._settlements is not None:
-            self._settlements.lose()
-            self._settlements = None
-        self._channel = None
+        """Once per channel: its deliveries are nobody's any more."""
+        if self._settlements is None:
+            return
+        self._settlements.lose()
+        self._settlements = self._channel = None
         for subscription in tuple(self.subscriptions):
             subscription.lose()
 

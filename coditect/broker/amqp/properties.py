@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pamqp.commands import Basic
 
 from coditect.model.message import NO_HEADERS, Message
@@ -13,7 +16,7 @@ def to_properties(message: Message) -> Basic.Properties:
     """The properties of a message; always persistent."""
     return Basic.Properties(
         content_type=message.content_type,
-        headers=dict(message.headers) if message.headers else None,
+        headers={name: _sendable(value) for name, value in message.headers.items()} if message.headers else None,
         delivery_mode=PERSISTENT,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
@@ -38,3 +41,16 @@ def from_properties(properties: Basic.Properties, body: bytes) -> Message:
         expiration_ms=int(expiration) if expiration and expiration.isdigit() else None,
         app_id=properties.app_id or None,
     )
+
+
+def _sendable(value: Any) -> Any:
+    """Kinds that pamqp reads but does not write: bytes as a byte array, tuples as lists."""
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, bytes):
+        return bytearray(value)
+    if isinstance(value, list | tuple):
+        return [_sendable(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _sendable(one) for name, one in value.items()}
+    return value

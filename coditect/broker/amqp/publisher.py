@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from aiormq.channel import Channel
 from aiormq.exceptions import DeliveryError, PublishError
@@ -12,9 +15,11 @@ from coditect.broker.amqp.channels import HOT_FRAMES, open_channel
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.properties import to_properties
-from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 
+_UNSPEAKABLE = (TypeError, ValueError, struct.error)
+"""What pamqp raises for values that have no AMQP encoding; nothing was sent then."""
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
 GATE_SECONDS = 0.5
@@ -31,13 +36,19 @@ class _Attempt:
     in_flight: bool = False
     unknown: bool = False
     refusals: int = 0
+    blocked: bool = False
+
+    def lose(self) -> None:
+        """The connection went: if it was sent, nobody knows whether it arrived."""
+        self.unknown = self.unknown or self.in_flight
+        self.in_flight = False
 
     def verdict(self) -> CoditectError:
         """What to say when the time is over."""
         facts = {"exchange": self.exchange, "routing_key": self.routing_key}
         if self.in_flight or self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
-        if self.refusals:
+        if self.refusals or self.blocked:
             return Overloaded("The broker refused the message until the time was over", **facts)
         return BrokerUnavailable("The broker could not be reached in time", **facts)
 
@@ -72,12 +83,32 @@ class Publisher:
     async def _taken(self, attempt: _Attempt) -> bool:
         """One try; False when another one is worth it."""
         try:
-            channel = self._channel
-            if channel is None or channel.is_closed or not self._link.up:
-                channel = await self._open()
-            if not await self._open_gate(channel):
-                return False
-            attempt.in_flight = True
+            return await self._tried(attempt)
+        except DeliveryError as error:
+            attempt.in_flight = False
+            attempt.refusals += 1
+            if not attempt.wait_when_full:
+                raise Overloaded("The queue is full", routing_key=attempt.routing_key) from error
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            attempt.lose()
+        except LOST as error:
+            about_us = refusal(error, entity=attempt.exchange)
+            if about_us is not None:
+                raise about_us from error
+            attempt.lose()
+        return False
+
+    async def _tried(self, attempt: _Attempt) -> bool:
+        channel = self._channel
+        if channel is None or channel.is_closed or not self._link.up:
+            channel = await self._open()
+        if not await self._open_gate(channel):
+            attempt.blocked = True
+            return False
+        attempt.in_flight = True
+        try:
             await channel.basic_publish(
                 attempt.message.body,
                 exchange=attempt.exchange,
@@ -88,34 +119,17 @@ class Publisher:
             )
         except PublishError as error:
             raise _unroutable(attempt) from error
-        except DeliveryError as error:
-            attempt.in_flight = False
-            attempt.refusals += 1
-            if not attempt.wait_when_full:
-                raise Overloaded("The queue is full", routing_key=attempt.routing_key) from error
-            return False
-        except asyncio.CancelledError:
-            if canceled_by_us():
-                raise
-            return self._lost(attempt)
-        except LOST as error:
-            about_us = refusal(error, entity=attempt.exchange)
-            if about_us is not None:
-                raise about_us from error
-            return self._lost(attempt)
+        except _UNSPEAKABLE as error:
+            raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
         return True
-
-    @staticmethod
-    def _lost(attempt: _Attempt) -> bool:
-        attempt.unknown = attempt.unknown or attempt.in_flight
-        attempt.in_flight = False
-        return False
 
     async def _open_gate(self, channel: Channel) -> bool:
         """Waits while the broker says `connection.blocked`; aiormq itself would go on sending.
 
         False after a while, for another look: a connection that dies while it is blocked never opens.
         """
+        if _ends_at_once(channel.connection.ready()):
+            return True
         self._gated += 1
         try:
             async with asyncio.timeout(GATE_SECONDS):
@@ -144,3 +158,13 @@ def _unroutable(attempt: _Attempt) -> Unroutable:
         exchange=attempt.exchange,
         routing_key=attempt.routing_key,
     )
+
+
+def _ends_at_once(wait: Coroutine[Any, Any, None]) -> bool:
+    """Whether there is nothing to wait for. Taking its first step asks that without a timer per message."""
+    try:
+        wait.send(None)
+    except StopIteration:
+        return True
+    wait.close()
+    return False

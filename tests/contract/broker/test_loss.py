@@ -155,8 +155,7 @@ async def test_consumer_of_a_deleted_queue_consumes_again_when_it_is_declared(
 
     await eventually(lambda: bodies(seen) == [b"x"], seconds=15)
     assert not deaf
-    assert consumer.active
-    await eventually(lambda: broker.connected)
+    await eventually(lambda: consumer.active and broker.connected)
 
 
 async def test_consumer_of_a_deleted_queue_does_not_silence_its_group(scene: Scene, broker: FaultyBroker) -> None:
@@ -197,12 +196,14 @@ async def test_entities_that_the_broker_lost_are_declared_again_on_the_next_conn
 
 async def test_queue_that_a_process_deleted_itself_is_not_declared_again(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
+    kept = await scene.declared_queue(broker, "kept")
+    lost: list[bool] = []
+    await broker.consume(kept, lambda _: None, prefetch=1, on_lost=lambda: lost.append(True))
     other = await scene.connect()
     await broker.delete_queue(queue)
 
     broker.drop()
-    await eventually(lambda: not broker.connected)
-    await eventually(lambda: broker.connected)
+    await eventually(lambda: bool(lost) and broker.connected)
 
     assert await other.stats(queue) is None
 

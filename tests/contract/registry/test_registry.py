@@ -20,9 +20,7 @@ B = AgentId("writer-0000000b")
 UNKNOWN = AgentId("nobody-00000000")
 
 
-async def register(
-    registry: Registry, agent_id: str = A, *, lease_seconds: float = 30, load: Load = IDLE
-) -> None:
+async def register(registry: Registry, agent_id: str = A, *, lease_seconds: float = 30, load: Load = IDLE) -> None:
     await registry.register(make_registration(agent_id), load, lease_seconds=lease_seconds)
 
 

@@ -117,9 +117,7 @@ def test_killed_supervisor_leaves_nothing_running_and_no_lock(plan: UpPlan) -> N
 
 
 def test_given_servers_are_used_and_none_is_started(plan: UpPlan) -> None:
-    given = UpPlan(
-        plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9"
-    )
+    given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
 
     state = up_detached(given, environ=os.environ, say=lambda _: None)
 
@@ -138,9 +136,7 @@ def test_program_that_cannot_start_is_reported_with_its_last_lines(plan: UpPlan)
 
 
 def test_foreground_up_stops_everything_on_a_signal(plan: UpPlan) -> None:
-    given = UpPlan(
-        plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9"
-    )
+    given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
     states: list[UpState] = []
 
     def ready() -> None:
@@ -155,9 +151,7 @@ def test_foreground_up_stops_everything_on_a_signal(plan: UpPlan) -> None:
 
 
 def test_supervisor_that_hangs_is_killed_by_down(plan: UpPlan) -> None:
-    given = UpPlan(
-        plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9"
-    )
+    given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
     state = up_detached(given, environ=os.environ, say=lambda _: None)
     os.kill(state.supervisor.pid, signal.SIGSTOP)
 

@@ -50,9 +50,7 @@ async def test_registration_is_back_within_two_seconds_of_a_redis_that_was_kille
     assert stall < 0.3
 
 
-async def test_registration_is_back_within_two_seconds_of_a_wipe(
-    registry: RedisRegistry, client: Redis
-) -> None:
+async def test_registration_is_back_within_two_seconds_of_a_wipe(registry: RedisRegistry, client: Redis) -> None:
     async with Presence(registry, make_registration(), lambda: IDLE):
         await client.flushall()
 

@@ -128,9 +128,7 @@ async def test_forgotten_scripts_are_loaded_again(registry: RedisRegistry, clien
     assert await registry.renew(A, IDLE, lease_seconds=30)
 
 
-async def test_closed_connections_are_replaced_without_a_failure(
-    registry: RedisRegistry, client: Redis
-) -> None:
+async def test_closed_connections_are_replaced_without_a_failure(registry: RedisRegistry, client: Redis) -> None:
     await asyncio.gather(*(registry.next_turn("x") for _ in range(20)))
 
     await client.client_kill_filter(_type="normal", skipme=True)
@@ -138,9 +136,7 @@ async def test_closed_connections_are_replaced_without_a_failure(
     assert await registry.next_turn("x") >= 21
 
 
-async def test_answer_that_came_too_late_is_not_taken_for_another(
-    registry: RedisRegistry, client: Redis
-) -> None:
+async def test_answer_that_came_too_late_is_not_taken_for_another(registry: RedisRegistry, client: Redis) -> None:
     await registry.register(make_registration(), IDLE, lease_seconds=30)
     await client.client_pause(1_300)
     calls = (registry.next_turn("x"), registry.capabilities(), registry.get(A), registry.find(Search()))

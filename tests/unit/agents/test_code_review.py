@@ -23,9 +23,7 @@ def write(folder: Path, name: str, text: str) -> str:
     return str(file)
 
 
-async def test_review_of_a_file_reports_ruff_and_syntax_findings_with_their_lines(
-    project: Path, ctx: Context
-) -> None:
+async def test_review_of_a_file_reports_ruff_and_syntax_findings_with_their_lines(project: Path, ctx: Context) -> None:
     path = write(
         project,
         "module.py",
@@ -55,9 +53,7 @@ async def test_review_of_a_file_reports_ruff_and_syntax_findings_with_their_line
 
 
 async def test_review_puts_the_worst_first_and_counts_what_it_cuts_off(project: Path, ctx: Context) -> None:
-    path = write(
-        project, "module.py", "import os\ndef one(a=[]):\n    return a\ndef two(a=[]):\n    return a\n"
-    )
+    path = write(project, "module.py", "import os\ndef one(a=[]):\n    return a\ndef two(a=[]):\n    return a\n")
 
     found = await review(ReviewRequest(path=path, max_findings=2), ctx)
 
@@ -67,9 +63,7 @@ async def test_review_puts_the_worst_first_and_counts_what_it_cuts_off(project: 
     assert found.counts[Severity.ERROR] == 2
 
 
-async def test_review_of_a_folder_names_files_as_requested_and_skips_hidden_ones(
-    project: Path, ctx: Context
-) -> None:
+async def test_review_of_a_folder_names_files_as_requested_and_skips_hidden_ones(project: Path, ctx: Context) -> None:
     write(project, "pkg/one.py", "import os\n")
     write(project, "pkg/.venv/two.py", "import os\n")
     write(project, "pkg/notes.txt", "import os\n")
@@ -89,9 +83,7 @@ async def test_review_follows_the_globs(project: Path, ctx: Context) -> None:
     assert {finding.file for finding in found.findings} == {f"{project}/sub/two.py"}
 
 
-async def test_review_skips_links_that_lead_out_of_the_folder(
-    project: Path, ctx: Context, tmp_path: Path
-) -> None:
+async def test_review_skips_links_that_lead_out_of_the_folder(project: Path, ctx: Context, tmp_path: Path) -> None:
     write(tmp_path, "secret.py", "import os\n")
     write(project, "one.py", '"""One."""\n')
     (project / "link.py").symlink_to(tmp_path / "secret.py")
@@ -103,9 +95,7 @@ async def test_review_skips_links_that_lead_out_of_the_folder(
 
 
 @pytest.mark.parametrize("globs", [["../*.py"], ["/etc/*.py"], [""]])
-async def test_review_refuses_globs_that_leave_the_path(
-    globs: list[str], project: Path, ctx: Context
-) -> None:
+async def test_review_refuses_globs_that_leave_the_path(globs: list[str], project: Path, ctx: Context) -> None:
     with pytest.raises(InputError, match="stay below"):
         await review(ReviewRequest(path=str(project), globs=globs), ctx)
 
@@ -122,9 +112,7 @@ async def test_review_of_a_folder_without_python_is_refused(project: Path, ctx: 
         await review(ReviewRequest(path=str(project)), ctx)
 
 
-async def test_review_of_broken_syntax_reports_the_error_and_names_the_file(
-    project: Path, ctx: Context
-) -> None:
+async def test_review_of_broken_syntax_reports_the_error_and_names_the_file(project: Path, ctx: Context) -> None:
     path = write(project, "broken.py", "def (:\n")
 
     found = await review(ReviewRequest(path=path), ctx)

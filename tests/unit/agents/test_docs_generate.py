@@ -90,9 +90,7 @@ async def test_reference_with_a_summary_asks_the_summarizer_and_puts_it_on_top(
 
     def answer(request: Any) -> Summary:
         asked.append(request)
-        return Summary(
-            summary="It has areas.", sentences=["It has areas."], keywords=["area"], sentences_read=1
-        )
+        return Summary(summary="It has areas.", sentences=["It has areas."], keywords=["area"], sentences_read=1)
 
     answers["text.summarize"] = answer
 

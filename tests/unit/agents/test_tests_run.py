@@ -164,9 +164,7 @@ async def test_tests_see_no_secrets(project: Path, ctx: Context, monkeypatch: py
 
 
 @pytest.mark.parametrize("path", ["missing.py", "../outside", "/etc"])
-async def test_run_of_a_path_that_is_not_below_root_is_refused(
-    path: str, project: Path, ctx: Context
-) -> None:
+async def test_run_of_a_path_that_is_not_below_root_is_refused(path: str, project: Path, ctx: Context) -> None:
     with pytest.raises(InputError, match="below root"):
         await run_tests(TestsRequest(root=str(project), paths=[path]), ctx)
 

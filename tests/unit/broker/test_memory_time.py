@@ -25,7 +25,7 @@ async def put(broker: MemoryBroker, queue: str, body: bytes = b"x", **more: int)
 
 async def ready(broker: MemoryBroker, queue: str) -> int | None:
     stats = await broker.stats(queue)
-    return stats and stats.messages
+    return None if stats is None else stats.messages
 
 
 @in_virtual_time

@@ -12,7 +12,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc] # chosen per platform
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits: tells how long it should have."""
 
     def __init__(self) -> None:

@@ -42,9 +42,7 @@ def test_rabbitmq_on_path_counts_only_with_its_environment_beside_it(
     assert (found.rabbitmq == script) is usable
 
 
-@pytest.mark.parametrize(
-    "place", ["apt-get", "dnf", "brew", "docker", "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"]
-)
+@pytest.mark.parametrize("place", ["apt-get", "dnf", "brew", "docker", "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"])
 def test_missing_server_says_how_to_install_it(place: str) -> None:
     nothing = Binaries(rabbitmq=None, epmd=None, redis=None)
 

@@ -13,9 +13,7 @@ def a_state(*, phase: Phase = Phase.READY, alive: bool = True) -> UpState:
     me = identify(os.getpid())
     assert me is not None
     supervisor = me if alive else ProcessId(me.pid, "another start")
-    return UpState(
-        "m", Phase.READY, supervisor, "amqp://a", "redis://r", children=(ChildState("redis", phase),)
-    )
+    return UpState("m", Phase.READY, supervisor, "amqp://a", "redis://r", children=(ChildState("redis", phase),))
 
 
 def test_new_python_is_fine_and_old_python_has_a_fix() -> None:
@@ -52,9 +50,7 @@ def test_running_up_is_as_good_as_its_children(tmp_path: Path, phase: Phase, ok:
     assert check_up(UpFolder(tmp_path), a_state(phase=phase)).ok is ok
 
 
-@pytest.mark.parametrize(
-    ("version", "ok"), [("3.10.8", True), ("4.0.5", True), ("3.9.29", False), ("unknown", False)]
-)
+@pytest.mark.parametrize(("version", "ok"), [("3.10.8", True), ("4.0.5", True), ("3.9.29", False), ("unknown", False)])
 async def test_old_server_is_refused(version: str, ok: bool) -> None:
     async def version_of(_: str) -> str:
         return version
@@ -74,9 +70,7 @@ def test_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
     write_state(UpFolder(tmp_path), a_state())
     before = sorted(tmp_path.iterdir())
 
-    checks = doctor(
-        tmp_path, environ=os.environ, amqp_url="amqp://127.0.0.1:9", redis_url="redis://127.0.0.1:9"
-    )
+    checks = doctor(tmp_path, environ=os.environ, amqp_url="amqp://127.0.0.1:9", redis_url="redis://127.0.0.1:9")
 
     assert [check.name for check in checks] == [
         "python", "rabbitmq-server", "redis-server", "disk", "up", "broker", "redis",

@@ -77,9 +77,7 @@ async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
     async with running(supervisor):
         first = process_of(supervisor)
         os.kill(first.pid, signal.SIGKILL)
-        await until(
-            lambda: supervisor.children[0].restarts == 1 and supervisor.children[0].phase is Phase.READY
-        )
+        await until(lambda: supervisor.children[0].restarts == 1 and supervisor.children[0].phase is Phase.READY)
         second = process_of(supervisor)
 
     assert first != second
@@ -89,9 +87,7 @@ async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
 
 
 async def test_what_a_dead_child_started_dies_with_it(tmp_path: Path) -> None:
-    supervisor = Supervisor(
-        [a_child(FAMILY, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK
-    )
+    supervisor = Supervisor([a_child(FAMILY, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
     log = tmp_path / "one.log"
 
     async with running(supervisor):
@@ -113,9 +109,7 @@ async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None
         a_child(PATIENT, tmp_path, name="later", stage=1),
         a_child(PATIENT, tmp_path, name="first", stage=0),
     ]
-    supervisor = Supervisor(
-        children, marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, changed=note
-    )
+    supervisor = Supervisor(children, marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, changed=note)
 
     async with running(supervisor):
         pass
@@ -195,9 +189,7 @@ async def test_ready_file_of_the_last_process_does_not_count(tmp_path: Path) -> 
     ready_file = tmp_path / "ready"
     ready_file.touch()
 
-    child = spawn(
-        a_child(PATIENT, tmp_path, ready_file=ready_file), marker=uuid.uuid4().hex, log_folder=tmp_path
-    )
+    child = spawn(a_child(PATIENT, tmp_path, ready_file=ready_file), marker=uuid.uuid4().hex, log_folder=tmp_path)
 
     child.kill()
     assert not ready_file.exists()
@@ -218,9 +210,7 @@ def test_last_lines_of_a_missing_log_are_none(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "missing.log") == ""
 
 
-@pytest.mark.parametrize(
-    ("deaths", "seconds"), [(0, 0.0), (1, 0.0), (2, 0.5), (3, 1.0), (5, 4.0), (6, 5.0), (99, 5.0)]
-)
+@pytest.mark.parametrize(("deaths", "seconds"), [(0, 0.0), (1, 0.0), (2, 0.5), (3, 1.0), (5, 4.0), (6, 5.0), (99, 5.0)])
 def test_delay_grows_to_its_cap(deaths: int, seconds: float) -> None:
     assert RestartPolicy().delay(deaths) == seconds
 

@@ -72,9 +72,7 @@ def test_program_whose_parent_is_gone_does_not_start() -> None:
 
 def test_launched_program_is_the_process_itself() -> None:
     command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
-    child = subprocess.Popen(
-        [*command, sys.executable, "-S", "-c", "import os; print(os.getpid())"], stdout=-1
-    )
+    child = subprocess.Popen([*command, sys.executable, "-S", "-c", "import os; print(os.getpid())"], stdout=-1)
 
     out, _ = child.communicate()
 

@@ -29,9 +29,7 @@ def load_validator(schema: dict[str, Any]) -> Draft202012Validator:
 
 
 @pytest.mark.parametrize("offers", [(), (REVIEW,), (REVIEW, SUMMARY)], ids=len)
-def test_written_registration_fits_the_published_schema(
-    schema: dict[str, Any], offers: tuple[Any, ...]
-) -> None:
+def test_written_registration_fits_the_published_schema(schema: dict[str, Any], offers: tuple[Any, ...]) -> None:
     document = json.loads(encode_registration(make_registration(offers=offers)))
 
     Draft202012Validator(schema).validate(document)

@@ -35,9 +35,7 @@ class CountingLoad:
 def make_presence(
     registry: MemoryRegistry, load: CountingLoad | None = None, *, beat_seconds: float = 0.02
 ) -> Presence:
-    return Presence(
-        registry, make_registration(), load or CountingLoad(), beat_seconds=beat_seconds, lease_seconds=0.5
-    )
+    return Presence(registry, make_registration(), load or CountingLoad(), beat_seconds=beat_seconds, lease_seconds=0.5)
 
 
 async def known(registry: MemoryRegistry) -> AgentRecord | None:

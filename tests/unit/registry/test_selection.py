@@ -48,9 +48,7 @@ def test_choice_does_not_depend_on_the_order_of_the_records(
 ) -> None:
     shuffled = order.sample(records, len(records))
 
-    assert choose(records, strategy, turn=turn, chance=chance) == choose(
-        shuffled, strategy, turn=turn, chance=chance
-    )
+    assert choose(records, strategy, turn=turn, chance=chance) == choose(shuffled, strategy, turn=turn, chance=chance)
 
 
 def test_round_robin_gives_each_agent_the_same_share() -> None:

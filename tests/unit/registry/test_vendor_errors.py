@@ -13,9 +13,7 @@ NEVER_RAISED_TO_US = {"IncorrectPolicyType"}
 def test_every_exception_of_the_vendor_is_mapped() -> None:
     exceptions = inspect.getmembers(redis.exceptions, inspect.isclass)
     unmapped = {
-        name
-        for name, member in exceptions
-        if issubclass(member, Exception) and not issubclass(member, VENDOR_ERRORS)
+        name for name, member in exceptions if issubclass(member, Exception) and not issubclass(member, VENDOR_ERRORS)
     }
 
     assert unmapped == NEVER_RAISED_TO_US

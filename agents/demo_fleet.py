@@ -1,0 +1,117 @@
+"""What the demo runs on: a folder of its own, private servers, and five agent processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from coditect.local.errors import AlreadyUp
+from coditect.local.plan import Cast, Program, UpPlan, cast
+from coditect.local.servers import private_servers
+from coditect.local.state import UpFolder, hold
+from coditect.local.supervisor import Say, Supervisor, guarded
+
+FLEET = {
+    "reviewer-1": "reviewer.py",
+    "reviewer-2": "reviewer.py",
+    "tester-1": "tester.py",
+    "documenter-1": "documenter.py",
+    "summarizer-1": "summarizer.py",
+}
+_URLS = ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL")
+_MOST_AT_ONCE = 20
+_DRAIN_SECONDS = 5
+
+
+@contextmanager
+def demo_folder(root: Path) -> Iterator[Path]:
+    """``.coditect/demo`` below `root`, or ``demo-2`` and so on while other demos run; held inside the block.
+
+    What an earlier demo left on its broker (it may have been killed) is gone.
+
+    Raises:
+        AlreadyUp: 20 demos run already.
+    """
+    with ExitStack() as stack:
+        folder = _hold_first(root / ".coditect", stack)
+        for server in ("rabbitmq", "redis"):
+            shutil.rmtree(folder / server / "data", ignore_errors=True)
+        yield folder
+
+
+def _hold_first(below: Path, stack: ExitStack) -> Path:
+    for number in range(1, _MOST_AT_ONCE):
+        folder = below / ("demo" if number == 1 else f"demo-{number}")
+        try:
+            stack.enter_context(hold(UpFolder(folder)))
+        except AlreadyUp:
+            continue
+        return folder
+    folder = below / f"demo-{_MOST_AT_ONCE}"
+    stack.enter_context(hold(UpFolder(folder)))
+    return folder
+
+
+@asynccontextmanager
+async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[dict[str, str]]:
+    """Servers and agents, ready inside and ended after it; gives the environment of a client.
+
+    Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started.
+
+    Raises:
+        MissingServer: a server is not installed.
+        StartFailed: a server or an agent could not be started; nothing is left running.
+    """
+    # Settings that are meant for other programs (a port, a number of slots) must not reach five agents at once.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
+    given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
+    wanted = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in given]
+    began = time.monotonic()
+    if wanted:
+        say(f"Starting {' and '.join(wanted)} below {folder.relative_to(root)}")
+    async with private_servers(
+        folder, environ=environ, rabbitmq="RabbitMQ" in wanted, redis="Redis" in wanted
+    ) as servers:
+        if wanted:
+            say(f"{' and '.join(wanted)} ready after {time.monotonic() - began:.1f} s")
+        urls = dict(zip(_URLS, (servers.amqp_url, servers.redis_url), strict=True)) | given
+        async with _agents(_plan(root, folder, urls, environ), folder, say):
+            yield {**environ, **urls}
+
+
+def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> Cast:
+    programs = tuple(
+        Program(
+            name,
+            (sys.executable, "-m", "coditect", "agent", "run", f"agents/{file}"),
+            env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
+            announces_ready=True,
+            stop_within_seconds=2 * _DRAIN_SECONDS,
+        )
+        for name, file in FLEET.items()
+    )
+    plan = UpPlan(folder, root, programs, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]])
+    return cast(plan, environ=environ)
+
+
+@asynccontextmanager
+async def _agents(parts: Cast, folder: Path, say: Say) -> AsyncIterator[None]:
+    """All agents are ready inside; after it they have drained and ended."""
+    marker = uuid.uuid4().hex
+    supervisor = Supervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    with guarded(marker):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(supervisor.run(stop=stop, ready=ready.set))
+            try:
+                await ready.wait()
+                yield
+            finally:
+                stop.set()

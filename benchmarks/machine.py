@@ -1,0 +1,43 @@
+"""Which machine and which versions the figures belong to."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from coditect.local.probe import broker_version, redis_version
+
+PACKAGES = ("coditect", "aiormq", "aio-pika", "pamqp", "pydantic", "redis", "uvloop", "orjson")
+CPU_FACTS = Path("/proc/cpuinfo")
+
+
+async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
+    """Processor, memory, system and every version that matters; no name or path of the machine."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return {
+        "machine": f"{os.cpu_count()} x {_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "load before the run": f"{os.getloadavg()[0]:.2f}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "servers": f"RabbitMQ {await broker_version(amqp_url)}, Redis {await redis_version(redis_url)}",
+        "packages": packages,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    if CPU_FACTS.exists():
+        for line in CPU_FACTS.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,68 @@
+"""`python -m benchmarks.programs.aio_pika_agent`: the other side's agent, consumer and replier in one process.
+
+Its task queue has the arguments of ours. A delivery is acked after its reply was confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from pathlib import Path
+
+from aio_pika import DeliveryMode, Message, connect_robust
+from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
+
+from benchmarks import loop
+from benchmarks.programs.aio_pika_driver import TASK_QUEUE
+from benchmarks.programs.driver import PREFETCH
+from coditect.local.plan import READY_FILE
+from coditect.model.json import dumps, loads
+
+DEAD_EXCHANGE = "baseline.dead"
+TASK_QUEUE_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000,
+    "x-dead-letter-exchange": DEAD_EXCHANGE,
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+
+
+class Replier:
+    """Answers each task with its own input."""
+
+    def __init__(self, exchange: AbstractExchange) -> None:
+        self._exchange = exchange
+
+    async def take(self, message: AbstractIncomingMessage) -> None:
+        """Publishes the reply, waits for its confirm, then acks the task."""
+        reply = Message(
+            dumps(loads(message.body)),
+            content_type="application/json",
+            delivery_mode=DeliveryMode.PERSISTENT,
+            correlation_id=message.correlation_id,
+        )
+        await self._exchange.publish(reply, routing_key=message.reply_to or "", mandatory=True)
+        await message.ack()
+
+
+async def serve(url: str) -> None:
+    """Works until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with await connect_robust(url) as connection:
+        publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        consuming = await connection.channel(publisher_confirms=False)
+        await consuming.set_qos(prefetch_count=PREFETCH)
+        await consuming.declare_exchange(DEAD_EXCHANGE, "topic", durable=True)
+        queue = await consuming.declare_queue(TASK_QUEUE, durable=True, arguments=TASK_QUEUE_ARGUMENTS)
+        await queue.consume(Replier(publishing.default_exchange).take)
+        gc.freeze()  # as our agent does
+        Path(os.environ[READY_FILE]).touch()
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    loop.run(serve(os.environ["CODITECT_AMQP_URL"]))

@@ -1,0 +1,93 @@
+"""The other side's client: aio-pika as its documentation teaches it, written to be fast.
+
+Confirms, mandatory, persistent messages, a durable classic reply queue, each reply acked; publishes are
+pipelined behind a semaphore. One channel publishes, another consumes. JSON is the same library's as ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from aio_pika import DeliveryMode, Message, connect_robust
+from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
+
+from benchmarks.programs.driver import REPLY_PREFETCH, RESULT_SECONDS, TEXT, WINDOW, check
+from benchmarks.programs.workload import Echo
+from coditect.model.json import dumps, loads
+
+TASK_QUEUE = "baseline.tasks"
+
+
+class AioPikaDriver:
+    """See `Driver`."""
+
+    def __init__(self, exchange: AbstractExchange, reply_to: str) -> None:
+        self._exchange = exchange
+        self._reply_to = reply_to
+        self._window = asyncio.Semaphore(WINDOW)
+        self._waiting: dict[str, asyncio.Future[Any]] = {}
+
+    async def replied(self, message: AbstractIncomingMessage) -> None:
+        """Takes a reply: the first one of a task counts."""
+        waiting = self._waiting.pop(message.correlation_id or "", None)
+        if waiting is not None:
+            waiting.set_result(loads(message.body))
+        await message.ack()
+
+    async def _publish(self, number: int) -> asyncio.Future[Any]:
+        task_id = str(uuid4())
+        reply = self._waiting[task_id] = asyncio.get_running_loop().create_future()
+        message = Message(
+            dumps(Echo(number, TEXT)),
+            content_type="application/json",
+            delivery_mode=DeliveryMode.PERSISTENT,
+            message_id=task_id,
+            correlation_id=task_id,
+            reply_to=self._reply_to,
+        )
+        await self._exchange.publish(message, routing_key=TASK_QUEUE, mandatory=True)
+        return reply
+
+    async def _publish_in_turn(self, number: int) -> asyncio.Future[Any]:
+        try:
+            return await self._publish(number)
+        finally:
+            self._window.release()
+
+    async def burst(self, tasks: int) -> None:
+        """See `Driver.burst`."""
+        async with asyncio.timeout(RESULT_SECONDS), asyncio.TaskGroup() as group:
+            publishing = []
+            for number in range(tasks):
+                await self._window.acquire()
+                publishing.append(group.create_task(self._publish_in_turn(number)))
+            replies = await asyncio.gather(*publishing)
+            for number, value in enumerate(await asyncio.gather(*replies)):
+                check(number, value)
+
+    async def single(self, number: int) -> None:
+        """See `Driver.single`."""
+        async with asyncio.timeout(RESULT_SECONDS):
+            check(number, await (await self._publish(number)))
+
+
+@asynccontextmanager
+async def aio_pika_driver(url: str) -> AsyncIterator[AioPikaDriver]:
+    """A client of this broker; the agent has declared the task queue."""
+    async with await connect_robust(url) as connection:
+        publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        consuming = await connection.channel(publisher_confirms=False)
+        await consuming.set_qos(prefetch_count=REPLY_PREFETCH)
+        replies = await consuming.declare_queue(
+            f"baseline.reply.{uuid4().hex}",
+            durable=True,
+            arguments={"x-queue-type": "classic", "x-expires": 600_000},
+        )
+        driver = AioPikaDriver(publishing.default_exchange, replies.name)
+        await replies.consume(driver.replied)
+        yield driver
+        await replies.delete(if_unused=False, if_empty=False)

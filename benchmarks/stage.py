@@ -1,0 +1,172 @@
+"""Private servers and the programs that are measured on them. Everything started is stopped with the block."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.local import PrivateServers, private_servers
+from coditect.local.child import Child, RunningChild, last_lines, spawn
+from coditect.local.plan import READY_FILE
+from coditect.local.supervisor import guarded
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_SECONDS = 30.0
+POLL_SECONDS = 0.005
+PYTHON = sys.executable
+
+
+class ProgramFailed(RuntimeError):
+    """A measured program ended or was not ready in time; the text holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, on top of the servers' addresses. `seconds` bounds a program that is run to its end."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 300.0
+
+
+def python(name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
+    """A module of ours, run as a program."""
+    return Program(name, (PYTHON, "-m", module, *arguments), env or {})
+
+
+def agent(target: str, *, slots: int, drain_seconds: float = 5.0, profile: str | None = None) -> Program:
+    """An agent process as `coditect agent run` starts it, with so many slots."""
+    env = {"CODITECT_SLOTS": str(slots), "CODITECT_DRAIN_SECONDS": str(drain_seconds)}
+    arguments = (target, profile) if profile else (target,)
+    return python("agent", "benchmarks.programs.agent", *arguments, env=env)
+
+
+class Stage:
+    """Starts programs against the private servers, each with a log of its own."""
+
+    def __init__(self, servers: PrivateServers, *, folder: Path, marker: str) -> None:
+        self._servers = servers
+        self._folder = folder
+        self._marker = marker
+        self._numbers = count(1)
+
+    @property
+    def settings(self) -> Settings:
+        """Ours, for the servers of this stage."""
+        return Settings(amqp_url=self._servers.amqp_url, redis_url=self._servers.redis_url)
+
+    @property
+    def broker_pid(self) -> int:
+        """The broker's process."""
+        return self._servers.processes["rabbitmq"].pid
+
+    def file(self, name: str) -> Path:
+        """A file name that nobody else has."""
+        return self._folder / f"{next(self._numbers)}-{name}"
+
+    def start(self, program: Program, *, ready_file: Path | None = None) -> RunningChild:
+        """Starts the program; the caller stops it. Its environment holds no setting but what is given here."""
+        foreign = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
+        settings = {
+            "CODITECT_AMQP_URL": self._servers.amqp_url,
+            "CODITECT_REDIS_URL": self._servers.redis_url,
+            "CODITECT_LOG_LEVEL": "WARNING",
+            **program.env,
+        }
+        if ready_file is not None:
+            settings[READY_FILE] = str(ready_file)
+        name = f"{program.name}-{next(self._numbers)}"
+        child = Child(name, program.argv, foreign | settings, ROOT, stop_within_seconds=15.0)
+        return spawn(child, marker=self._marker, log_folder=self._folder / "log")
+
+    @asynccontextmanager
+    async def running(self, program: Program) -> AsyncIterator[int]:
+        """The program's pid, inside the block ready for work, after it ended.
+
+        Raises: ProgramFailed when it is not ready in time, or did not end well.
+        """
+        ready_file = self.file("ready")
+        running = self.start(program, ready_file=ready_file)
+        try:
+            deadline = time.monotonic() + READY_SECONDS
+            while not ready_file.exists():
+                if running.exit_code is not None or time.monotonic() > deadline:
+                    raise failed(running)
+                await asyncio.sleep(POLL_SECONDS)
+            yield running.process.pid
+        finally:
+            await running.stop()
+        if running.exit_code:
+            raise failed(running)
+
+    async def finished(self, program: Program) -> dict[str, object]:
+        """Runs the program to its end; returns the JSON object that it wrote to the file it was told last.
+
+        Raises: ProgramFailed when it does not end well and in time.
+        """
+        answer = self.file("answer.json")
+        running = self.start(Program(program.name, (*program.argv, str(answer)), program.env))
+        try:
+            async with asyncio.timeout(program.seconds):
+                code = await running.exited()
+        except TimeoutError as error:
+            raise failed(running) from error
+        finally:
+            await running.stop()
+        if code:
+            raise failed(running)
+        document = json.loads(answer.read_text())
+        assert isinstance(document, dict)
+        return document
+
+    async def forget(self, capabilities: Iterable[str]) -> None:
+        """Removes the task queues of these capabilities with all they hold."""
+        async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
+            for capability in capabilities:
+                for level in Priority:
+                    await broker.delete_queue(routing.task_queue(capability, level))
+
+
+def failed(running: RunningChild) -> ProgramFailed:
+    """What to say of a program that did not do its work."""
+    return ProgramFailed(f"{running.child.name}: exit code {running.exit_code}\n{last_lines(running.log)}")
+
+
+@asynccontextmanager
+async def open_stage() -> AsyncIterator[Stage]:
+    """A stage on fresh servers, with all files in a folder of their own that goes with it."""
+    below = ROOT / ".coditect"
+    remove_folders_of_dead_runs(below)
+    folder = below / f"bench-{os.getpid()}"
+    marker = uuid.uuid4().hex
+    try:
+        with guarded(marker):
+            async with private_servers(folder, environ=os.environ) as servers:
+                yield Stage(servers, folder=folder, marker=marker)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_folders_of_dead_runs(below: Path) -> None:
+    """Removes what a killed run left behind."""
+    for folder in below.glob("bench-*"):
+        pid = folder.name.removeprefix("bench-")
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)

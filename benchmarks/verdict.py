@@ -1,0 +1,55 @@
+"""A target and whether what was measured meets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Bound(StrEnum):
+    """Which side of the target is good."""
+
+    AT_LEAST = "at least"
+    AT_MOST = "at most"
+    BELOW = "below"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target of the project beside its measurement, both in `unit`."""
+
+    name: str
+    measured: float
+    bound: Bound
+    target: float
+    unit: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the target is met."""
+        match self.bound:
+            case Bound.AT_LEAST:
+                return self.measured >= self.target
+            case Bound.AT_MOST:
+                return self.measured <= self.target
+            case Bound.BELOW:
+                return self.measured < self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured number without a target."""
+
+    name: str
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one part found; `raw` is everything it measured, as JSON can say it."""
+
+    part: str
+    verdicts: tuple[Verdict, ...]
+    figures: tuple[Figure, ...]
+    raw: object

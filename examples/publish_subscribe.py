@@ -1,0 +1,23 @@
+"""Publish-subscribe: events for whoever listens, a broadcast for every agent but some."""
+
+import asyncio
+
+from coditect import Client
+
+
+async def main() -> None:
+    async with Client.from_env() as client:
+        async with client.events("temperature.*") as events:
+            print(await client.request("temperature.check", 31.5, timeout="20s"))
+            event = await anext(events)
+            print(event.type, event.subject, event.data)
+
+        await client.broadcast("limits.changed", {"too_hot": 20.0}, exclude=["thermometer"])
+        print(await client.request("temperature.check", 25.0, timeout="20s"))
+
+        await client.broadcast("limits.changed", {"too_hot": 20.0})
+        await asyncio.sleep(0.2)  # a broadcast is not answered
+        print(await client.request("temperature.check", 25.0, timeout="20s"))
+
+
+asyncio.run(main())

@@ -1,0 +1,184 @@
+"""A reader who follows one page: a folder of their own, terminals left open, one block after the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.docs.pages import Block, Mark
+from tests.servers import ROOT, Servers
+
+BLOCK_SECONDS = 40.0
+READY_SECONDS = 20.0
+END_SECONDS = 20.0
+POLL_SECONDS = 0.02
+SETTLED_SECONDS = 1.0
+"""How long a background command that cannot say that it is ready is given."""
+
+_SHELL = ("bash", "-euo", "pipefail", "-c")
+
+
+@dataclass(slots=True)
+class _Terminal:
+    """A command left running."""
+
+    block: Block
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass(slots=True)
+class Reader:
+    """Does what a page says, in order."""
+
+    folder: Path
+    servers: Servers
+    _terminals: list[_Terminal] = field(default_factory=list)
+    _printed: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("agents", "examples"):
+            (self.folder / name).symlink_to(ROOT / name)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
+        return kept | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
+            "PYTHONPATH": str(Path(__file__).parent / "guard"),
+            "HOME": str(self.folder),
+            "NO_COLOR": "1",
+            "COLUMNS": "120",
+            "PIP_NO_INDEX": "1",
+            "http_proxy": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9",
+            "CODITECT_AMQP_URL": self.servers.amqp_url,
+            "CODITECT_REDIS_URL": self.servers.redis_url,
+        }
+
+    def follow(self, block: Block) -> None:
+        """Does what the block asks for; fails with its place and output when that does not work."""
+        match block.mark:
+            case Mark.NOT_RUN:
+                assert block.remark, f"{block.place}: say why it is not run"
+            case Mark.FILE:
+                self._write(block)
+            case Mark.BACKGROUND:
+                for line in block.text.splitlines():
+                    if line and not line.startswith("#"):
+                        self._open_terminal(block, line)
+            case Mark.PRINTS:
+                assert matches(block.text, self._printed), f"{block.place}: really printed was\n{self._printed}"
+            case Mark.NONE if block.runs:
+                self._printed = self._run(block)
+
+    def _write(self, block: Block) -> None:
+        path = self.folder / block.remark
+        if block.remark.startswith("examples/"):
+            assert block.text == path.read_text(encoding="utf-8"), f"{block.place} is not {block.remark}"
+        else:
+            path.write_text(block.text, encoding="utf-8")
+        if block.language == "python":
+            self._call(block, [sys.executable, "-c", f"import runpy; runpy.run_path({str(path)!r})"])
+
+    def _run(self, block: Block) -> str:
+        if block.language == "bash":
+            return self._call(block, [*_SHELL, block.text])
+        script = self.folder / f"block_{block.line}.py"
+        script.write_text(block.text, encoding="utf-8")
+        return self._call(block, [sys.executable, str(ROOT / "tests" / "docs" / "run_block.py"), str(script)])
+
+    def _call(self, block: Block, argv: list[str]) -> str:
+        with subprocess.Popen(
+            argv,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            encoding="utf-8",
+        ) as process:
+            try:
+                printed, errors = process.communicate(timeout=BLOCK_SECONDS)
+            except subprocess.TimeoutExpired:
+                _signal(process.pid, signal.SIGKILL)
+                raise AssertionError(f"{block.place} took longer than {BLOCK_SECONDS:g} s") from None
+        assert process.returncode == 0, f"{block.place} ended with {process.returncode}\n{printed}\n{errors}"
+        return printed
+
+    def _open_terminal(self, block: Block, command: str) -> None:
+        number = len(self._terminals)
+        ready = self.folder / f"terminal-{number}.ready"
+        log = self.folder / f"terminal-{number}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*_SHELL, command],
+                cwd=self.folder,
+                env=self._environment | {"CODITECT_READY_FILE": str(ready)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        terminal = _Terminal(block, process, log)
+        self._terminals.append(terminal)
+        says_when_ready = " agent run " in command
+        deadline = time.monotonic() + (READY_SECONDS if says_when_ready else SETTLED_SECONDS)
+        while not ready.exists() and time.monotonic() < deadline:
+            assert process.poll() in (None, 0), _complaint(terminal)
+            time.sleep(POLL_SECONDS)
+        assert ready.exists() or not says_when_ready, _complaint(terminal)
+
+    def leave(self) -> None:
+        """Closes every terminal; fails when a command in it had failed."""
+        failed = [_complaint(one) for one in self._terminals if one.process.poll() not in (None, 0)]
+        for terminal in self._terminals:
+            _signal(terminal.process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + END_SECONDS
+        for terminal in self._terminals:
+            while _lives(terminal.process) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+            if _lives(terminal.process):
+                failed.append(f"did not end in time: {_complaint(terminal)}")
+            _signal(terminal.process.pid, signal.SIGKILL)
+            terminal.process.wait()
+        assert not failed, "\n".join(failed)
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Whether the text is what was expected, `...` standing for anything."""
+    pattern = ".*?".join(re.escape(part) for part in _squeeze(expected).split("..."))
+    return re.fullmatch(pattern, _squeeze(printed), re.DOTALL) is not None
+
+
+def _squeeze(text: str) -> str:
+    """Without the spaces at the ends of lines and the empty lines around."""
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip()
+
+
+def _complaint(terminal: _Terminal) -> str:
+    code = terminal.process.poll()
+    return f"{terminal.block.place} in the background (exit code {code}):\n{terminal.log.read_text(errors='replace')}"
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether anything of its group still runs."""
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _signal(group: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)

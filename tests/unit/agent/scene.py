@@ -1,0 +1,129 @@
+"""The stage of the agent tests: one broker and one registry in memory, agents and clients that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coditect.agent.declaration import Agent
+from coditect.agent.program import running_agent
+from coditect.agent.runtime import Runtime
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import Delivery
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings import Settings
+
+SETTINGS = Settings(drain_seconds=2.0)
+
+
+@dataclass(slots=True)
+class Running:
+    """An agent at work, and what a test may do to it."""
+
+    runtime: Runtime
+    broker: MemoryBroker
+    drain: asyncio.Event
+    stack: AsyncExitStack
+
+    @property
+    def agent_id(self) -> str:
+        return self.runtime.agent_id
+
+    async def stop(self) -> None:
+        """Drains it, as SIGTERM does."""
+        await self.stack.aclose()
+
+    async def vanish(self) -> None:
+        """Its connection breaks and never comes back, as when the process is killed."""
+        await self.broker.__aexit__(None, None, None)
+
+
+class Faulty(MemoryBroker):
+    """A broker whose publishes a test can make fail before anything was sent."""
+
+    def __init__(self, server: MemoryServer, *, name: str = "faulty") -> None:
+        super().__init__(server, name=name)
+        self.failures: dict[str, list[Exception]] = {}
+        """By exchange: what its next publishes raise."""
+
+    async def publish(self, message: Message, *, exchange: str, routing_key: str, **more: Any) -> None:
+        planned = self.failures.get(exchange)
+        if planned:
+            raise planned.pop(0)
+        await super().publish(message, exchange=exchange, routing_key=routing_key, **more)
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything of one test; it ends with the test."""
+
+    stack: AsyncExitStack
+    server: MemoryServer = field(default_factory=MemoryServer)
+    registry: MemoryRegistry = field(default_factory=MemoryRegistry)
+
+    async def broker(self) -> MemoryBroker:
+        """A connection of the test's own."""
+        return await self.stack.enter_async_context(MemoryBroker(self.server, name="test"))
+
+    async def client(self) -> Client:
+        return await self.stack.enter_async_context(Client(await self.broker(), self.registry))
+
+    async def start(self, agent: Agent, *, broker: MemoryBroker | None = None, **settings: Any) -> Running:
+        """Another process of this agent."""
+        own = await self.stack.enter_async_context(AsyncExitStack())
+        link = await own.enter_async_context(broker or MemoryBroker(self.server, name=agent.name))
+        drain = asyncio.Event()
+        runtime = await own.enter_async_context(
+            running_agent(
+                agent,
+                broker=link,
+                registry=self.registry,
+                settings=replace(SETTINGS, **settings),
+                clock=SystemClock(),
+                drain=drain,
+            )
+        )
+        return Running(runtime, link, drain, own)
+
+    def ready(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+        found = self.server.find(queue)
+        return 0 if found is None else found.stats.messages
+
+    def ready_tasks(self, capability: str) -> int:
+        return sum(self.ready(routing.task_queue(capability, level)) for level in Priority)
+
+    def dead(self, capability: str) -> int:
+        return self.ready(routing.dead_queue(capability))
+
+    async def dead_letter(self, capability: str) -> Message:
+        """The first dead letter of a capability."""
+        delivery = await (await self.broker()).get(routing.dead_queue(capability))
+        assert delivery is not None
+        return delivery.message
+
+
+@asynccontextmanager
+async def open_scene() -> AsyncIterator[Scene]:
+    async with AsyncExitStack() as stack:
+        yield Scene(stack)
+
+
+async def replies(broker: MemoryBroker, queue: str) -> list[Delivery]:
+    """Collects what arrives in a queue of the test's own."""
+    arrived: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        arrived.append(delivery)
+        delivery.ack()
+
+    await broker.consume(queue, take, prefetch=100)
+    return arrived

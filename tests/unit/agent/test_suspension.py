@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect import Agent, Context, Retry
+from coditect.client import Client
+from coditect.errors import TaskCanceled, TaskFailed
+from coditect.handle import Handle
+from tests.support import eventually
+from tests.unit.agent.scene import Running, Scene
+
+
+def recursive(name: str = "echo", *, slots: int = 1) -> Agent:
+    """Asks itself `depth` times."""
+    agent = Agent(name, slots=slots)
+
+    @agent.capability("call.self", timeout="60s")
+    async def call(depth: int, ctx: Context) -> int:
+        if depth == 0:
+            return 1
+        return 1 + int(await ctx.request("call.self", depth - 1, timeout="60s"))
+
+    return agent
+
+
+def parent_of(child: str, *, slots: int = 4) -> Agent:
+    agent = Agent("parent", slots=slots)
+
+    @agent.capability("parent.run", timeout="60s")
+    async def run(number: int, ctx: Context) -> int:
+        return int(await ctx.request(child, number, timeout="60s"))
+
+    return agent
+
+
+def with_child(agent: Agent) -> Agent:
+    @agent.capability("child.run", timeout="60s")
+    async def double(number: int) -> int:
+        return 2 * number
+
+    return agent
+
+
+async def submit_all(client: Client, capability: str, values: list[int]) -> list[Handle]:
+    return [handle async for handle in client.submit_many(capability, values)]
+
+
+async def results(handles: list[Handle]) -> list[int]:
+    return list(await asyncio.gather(*(handle.result(int, timeout="55s") for handle in handles)))
+
+
+async def accounts_are_even(*agents: Running) -> None:
+    """No slot and no place among the suspended is left behind."""
+    for running in agents:
+        await eventually(lambda one=running: one.runtime.load().running == 0)
+        await eventually(lambda one=running: one.runtime.load().suspended == 0)
+
+
+async def test_one_slot_agent_calls_itself_three_deep(scene: Scene) -> None:
+    running = await scene.start(recursive())
+    client = await scene.client()
+
+    handle = await client.submit("call.self", 3)
+
+    assert await handle.result(int, timeout="10s") == 4
+    await accounts_are_even(running)
+
+
+async def test_fleet_with_one_slot_each_calls_itself_three_deep(scene: Scene) -> None:
+    fleet = [await scene.start(recursive()) for _ in range(3)]
+    client = await scene.client()
+
+    handles = await submit_all(client, "call.self", [3] * 60)
+
+    assert await results(handles) == [4] * 60
+    await accounts_are_even(*fleet)
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_thousand_parents_before_children_of_the_same_agent_complete(scene: Scene, slots: int) -> None:
+    await scene.client()
+    agent = with_child(parent_of("child.run", slots=slots))
+    running = await scene.start(agent, max_suspended=50)
+    client = await scene.client()
+
+    handles = await submit_all(client, "parent.run", list(range(1_000)))
+
+    assert await results(handles) == [2 * number for number in range(1_000)]
+    await accounts_are_even(running)
+
+
+async def test_thousand_parents_before_children_of_another_agent_complete(scene: Scene) -> None:
+    parents = await scene.start(parent_of("child.run"), max_suspended=50)
+    children = await scene.start(with_child(Agent("child", slots=4)))
+    client = await scene.client()
+
+    handles = await submit_all(client, "parent.run", list(range(1_000)))
+
+    assert await results(handles) == [2 * number for number in range(1_000)]
+    await accounts_are_even(parents, children)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+async def test_thousand_parents_of_the_same_capability_complete(scene: Scene, depth: int) -> None:
+    running = await scene.start(recursive(slots=8), max_suspended=50)
+    client = await scene.client()
+
+    handles = await submit_all(client, "call.self", [depth] * 1_000)
+
+    assert await results(handles) == [depth + 1] * 1_000
+    await accounts_are_even(running)
+
+
+async def test_bound_on_suspended_is_kept(scene: Scene) -> None:
+    highest = 0
+    gate = asyncio.Event()
+    agent = parent_of("child.run", slots=4)
+
+    @agent.capability("child.run")
+    async def wait(number: int) -> int:
+        await gate.wait()
+        return number
+
+    running = await scene.start(agent, max_suspended=5)
+    client = await scene.client()
+    handles = await submit_all(client, "parent.run", list(range(30)))
+
+    await eventually(lambda: running.runtime.load().suspended == 5)
+    for _ in range(30):
+        highest = max(highest, running.runtime.load().suspended)
+        await asyncio.sleep(0.01)
+    gate.set()
+
+    assert await results(handles) == list(range(30))
+    assert highest == 5
+    await accounts_are_even(running)
+
+
+async def test_several_requests_at_once_take_one_slot_back(scene: Scene) -> None:
+    agent = with_child(Agent("fan", slots=1))
+
+    @agent.capability("fan.out")
+    async def fan(many: int, ctx: Context) -> int:
+        answers = await asyncio.gather(*(ctx.request("child.run", one) for one in range(many)))
+        return sum(answers)
+
+    running = await scene.start(agent)
+    client = await scene.client()
+
+    handles = await submit_all(client, "fan.out", [10] * 20)
+
+    assert await results(handles) == [90] * 20
+    await accounts_are_even(running)
+
+
+async def test_request_left_behind_by_its_handler_leaks_nothing(scene: Scene) -> None:
+    gate = asyncio.Event()
+    agent = Agent("fan", slots=1)
+
+    @agent.capability("fan.first")
+    async def first(_: None, ctx: Context) -> str:
+        requests = [asyncio.ensure_future(ctx.request("child.wait", one)) for one in (True, False)]
+        done, _left = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        return str(await done.pop())
+
+    @agent.capability("child.wait")
+    async def wait(quick: bool) -> str:
+        if not quick:
+            await gate.wait()
+        return "quick" if quick else "slow"
+
+    running = await scene.start(agent, slots=2)
+    client = await scene.client()
+
+    handle = await client.submit("fan.first")
+    assert await handle.result(str, timeout="10s") == "quick"
+    gate.set()
+
+    await accounts_are_even(running)
+
+
+async def test_canceled_suspended_task_leaks_no_slot(scene: Scene) -> None:
+    gate = asyncio.Event()
+    agent = parent_of("child.run", slots=1)
+
+    @agent.capability("child.run")
+    async def wait(number: int) -> int:
+        await gate.wait()
+        return number
+
+    running = await scene.start(agent)
+    client = await scene.client()
+    handle = await client.submit("parent.run", 1)
+    await eventually(lambda: running.runtime.load().suspended == 1)
+
+    await handle.cancel(reason="changed my mind")
+
+    with pytest.raises(TaskCanceled, match="changed my mind"):
+        await handle.result(timeout="5s")
+    gate.set()
+    await accounts_are_even(running)
+    assert await (await client.submit("child.run", 7)).result(int, timeout="5s") == 7
+
+
+async def test_timed_out_suspended_task_leaks_no_slot(scene: Scene) -> None:
+    gate = asyncio.Event()
+    agent = Agent("parent", slots=1)
+
+    @agent.capability("parent.run", timeout="100ms", retry=Retry(max_attempts=1))
+    async def run(number: int, ctx: Context) -> int:
+        return int(await ctx.request("child.run", number))
+
+    @agent.capability("child.run")
+    async def wait(number: int) -> int:
+        await gate.wait()
+        return number
+
+    running = await scene.start(agent)
+    client = await scene.client()
+    handle = await client.submit("parent.run", 1)
+
+    with pytest.raises(TaskFailed, match="timeout"):
+        await handle.result(timeout="5s")
+
+    gate.set()
+    await accounts_are_even(running)
+    assert await (await client.submit("child.run", 7)).result(int, timeout="5s") == 7
+
+
+async def test_task_canceled_while_it_waits_to_go_on_leaves_the_slot_to_others(scene: Scene) -> None:
+    answered = asyncio.Event()
+    agent = parent_of("child.run", slots=1)
+    blocking = asyncio.Event()
+
+    @agent.capability("block.slot")
+    async def block(_: None) -> None:
+        answered.set()
+        await blocking.wait()
+
+    other = Agent("other", slots=1)
+
+    @other.capability("child.run")
+    async def child(number: int) -> int:
+        await answered.wait()
+        return number
+
+    running = await scene.start(agent)
+    await scene.start(other)
+    client = await scene.client()
+    parent = await client.submit("parent.run", 1)
+    await eventually(lambda: running.runtime.load().suspended == 1)
+    blocker = await client.submit("block.slot")
+    await answered.wait()
+    await parent.cancel()
+
+    with pytest.raises(TaskCanceled):
+        await parent.result(timeout="5s")
+    blocking.set()
+    await blocker.result(timeout="5s")
+
+    await accounts_are_even(running)
+
+
+async def test_child_keeps_its_id_when_the_parent_runs_again(scene: Scene) -> None:
+    seen: list[str] = []
+    agent = Agent("parent", slots=2)
+
+    @agent.capability("parent.run", retry=Retry(max_attempts=3, first="100ms"))
+    async def run(_: None, ctx: Context) -> str:
+        answer = str(await ctx.request("child.run"))
+        if ctx.attempt < 3:
+            raise ValueError(answer)
+        return answer
+
+    @agent.capability("child.run")
+    async def child(_: None, ctx: Context) -> str:
+        seen.append(ctx.task_id)
+        return ctx.task_id
+
+    await scene.start(agent)
+    client = await scene.client()
+
+    answer = await (await client.submit("parent.run")).result(str, timeout="10s")
+
+    assert seen == [answer], "one execution; the others were answered from memory"
+
+
+async def test_failure_of_a_child_reaches_its_parent(scene: Scene) -> None:
+    agent = Agent("parent", slots=1)
+
+    @agent.capability("parent.run")
+    async def run(_: None, ctx: Context) -> str:
+        try:
+            await ctx.request("child.run")
+        except TaskFailed as error:
+            return str(error.facts["message"])
+        return "no error"
+
+    @agent.capability("child.run", retry=Retry(max_attempts=1))
+    async def child(_: None) -> None:
+        raise ValueError("out of luck")
+
+    await scene.start(agent)
+    client = await scene.client()
+
+    assert await (await client.submit("parent.run")).result(str, timeout="10s") == "out of luck"
