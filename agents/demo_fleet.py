@@ -27,7 +27,7 @@ FLEET = {
 }
 _URLS = ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL")
 _MOST_AT_ONCE = 20
-_DRAIN_SECONDS = 5
+_DRAIN_SECONDS = 2
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
             (sys.executable, "-m", "coditect", "agent", "run", f"agents/{file}"),
             env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
             announces_ready=True,
-            stop_within_seconds=2 * _DRAIN_SECONDS,
+            stop_within_seconds=_DRAIN_SECONDS + 5,
         )
         for name, file in FLEET.items()
     )

@@ -48,6 +48,11 @@ class Replier:
         await message.ack()
 
 
+def tell_ready() -> None:
+    """Creates the file for whoever started us."""
+    Path(os.environ[READY_FILE]).touch()
+
+
 async def serve(url: str) -> None:
     """Works until SIGTERM."""
     stop = asyncio.Event()
@@ -60,7 +65,7 @@ async def serve(url: str) -> None:
         queue = await consuming.declare_queue(TASK_QUEUE, durable=True, arguments=TASK_QUEUE_ARGUMENTS)
         await queue.consume(Replier(publishing.default_exchange).take)
         gc.freeze()  # as our agent does
-        Path(os.environ[READY_FILE]).touch()
+        tell_ready()
         await stop.wait()
 
 

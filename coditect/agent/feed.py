@@ -24,6 +24,10 @@ class Held:
     since: float
     """Loop time of its arrival."""
     slot: bool = False
+    awaiting: int = 0
+    """How many others it awaits right now; it has no slot while it is not 0."""
+    over: bool = False
+    """Its handler ended."""
 
 
 class Feed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from coditect.agent.feed import Feed, Held
@@ -52,13 +52,18 @@ class Intake:
         self._start = start
         self._feeds: list[Feed] = []
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
-        self._resuming: deque[asyncio.Future[None]] = deque()
+        self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
+        self._suspended: Counter[int] = Counter()
         self._patrol: asyncio.TimerHandle | None = None
         self._waiting = 0
         self._mean_run_seconds = 0.1
         self.settling = 0
-        self.suspended = 0
         self.closed = False
+
+    @property
+    def suspended(self) -> int:
+        """How many tasks await others, without a slot."""
+        return self._suspended.total()
 
     async def open(self, queue: str, level: Priority, *, group: str | None = None) -> None:
         """Starts to consume a queue whose tasks count to this level.
@@ -105,10 +110,10 @@ class Intake:
     def _admit(self) -> None:
         """Gives free slots away: to what resumes first, then by weight."""
         while self._resuming and self._slots.free > 0:
-            resumed = self._resuming.popleft()
-            if not resumed.done():
-                self._slots.take(Priority.P1)
-                resumed.set_result(None)
+            turn, level = self._resuming.popleft()
+            if not turn.done():
+                self._slots.take(level)
+                turn.set_result(None)
         fetches: dict[Feed, int] = {}
         while not self.closed and (level := self._slots.choose([p for p, c in self._candidates.items() if c])):
             self._serve(level, fetches)
@@ -166,10 +171,14 @@ class Intake:
 
     # -- what a running task does -----------------------------------------------------------------------
 
-    def finished(self, held: Held, ran_seconds: float) -> None:
+    def finished(self, held: Held, ran_seconds: float | None) -> None:
         """Its handler ended: the slot is free, the delivery still has to be settled."""
-        self._mean_run_seconds += 0.05 * (ran_seconds - self._mean_run_seconds)
+        if ran_seconds is not None:
+            self._mean_run_seconds += 0.05 * (ran_seconds - self._mean_run_seconds)
         self.settling += 1
+        held.over = True
+        if held.awaiting:
+            self._suspended[held.task.depth] -= 1
         self._give_back(held)
 
     def settled(self, held: Held) -> None:
@@ -181,37 +190,62 @@ class Intake:
     def _give_back(self, held: Held) -> None:
         if held.slot:
             held.slot = False
-            self._slots.give_back(held.feed.level)
-            self._admit()
-            if self._slots.free > 0:
-                self._watch()
+            self._free(held.feed.level)
+
+    def _free(self, level: Priority) -> None:
+        self._slots.give_back(level)
+        self._admit()
+        if self._slots.free > 0:
+            self._watch()
+
+    def may_suspend(self, held: Held, most: int) -> bool:
+        """Whether it may await somebody without a slot.
+
+        The bound counts for each depth of nesting by itself: whoever is awaited can then always await in its
+        turn, and the deepest, who await nobody, always end.
+        """
+        return held.awaiting > 0 or self._suspended[held.task.depth] < most
 
     def suspend(self, held: Held) -> None:
-        """It awaits somebody else: its slot is free meanwhile."""
-        self.suspended += 1
-        self._give_back(held)
+        """It awaits somebody else: its slot is free meanwhile. To be followed by `resume` or `abandon`."""
+        held.awaiting += 1
+        if held.awaiting == 1 and not held.over:
+            self._suspended[held.task.depth] += 1
+            self._give_back(held)
 
     async def resume(self, held: Held) -> None:
-        """It goes on: takes the next slot that frees, before anything new."""
-        try:
-            if self._slots.free <= 0 or self._resuming:
-                turn = asyncio.get_running_loop().create_future()
-                self._resuming.append(turn)
-                try:
-                    await turn
-                except asyncio.CancelledError:
-                    if turn.done() and not turn.cancelled():
-                        self._slots.give_back(Priority.P1)
-                    raise
-                self._slots.give_back(Priority.P1)
-            self._slots.take(held.feed.level)
-            held.slot = True
-        finally:
-            self.suspended -= 1
+        """An await is over; after the last of them it takes the next slot that frees, before anything new.
 
-    def abandon(self) -> None:
-        """A suspended task was canceled: it goes on without a slot, to its end."""
-        self.suspended -= 1
+        While it still awaits others it goes on without a slot: with one it could keep them from theirs.
+        """
+        level, taken = held.feed.level, False
+        try:
+            if held.awaiting == 1 and not held.over:
+                await self._next_slot(level)
+                taken = True
+        finally:
+            self.abandon(held)
+        if taken and (held.awaiting or held.over):
+            self._free(level)
+        elif taken:
+            held.slot = True
+
+    async def _next_slot(self, level: Priority) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._resuming.append((turn, level))
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._free(level)
+            raise
+
+    def abandon(self, held: Held) -> None:
+        """An await is over and nobody goes on with what it brought: it was canceled, or its handler ended."""
+        held.awaiting -= 1
+        if held.awaiting == 0 and not held.over:
+            self._suspended[held.task.depth] -= 1
 
     # -- the patrol -------------------------------------------------------------------------------------
 
@@ -277,6 +311,7 @@ class Intake:
             log.warning("A queue cannot be consumed further", extra={"queue": feed.queue, "reason": str(error)})
         finally:
             feed.changing = False
+            self._watch()
 
     async def close(self) -> None:
         """Takes nothing more; returns what has not started."""

@@ -11,11 +11,11 @@ from coditect.agent.execute import SentBack
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.clock import Clock
-from coditect.errors import ResultTimeout
+from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
-from coditect.model.task import Limits, Task
+from coditect.model.task import MAX_DEPTH, Limits, Task
 from coditect.requests import Requests
 
 
@@ -36,7 +36,9 @@ class TaskServices:
     ) -> Outcome:
         """See `Context.request`. At the bound of suspended tasks this one goes back to its queue instead."""
         check_capability_name(capability)
-        if self.intake.suspended >= self.max_suspended:
+        if self.held.task.depth >= MAX_DEPTH:
+            raise InvalidTask("Requests are nested too deep", depth=MAX_DEPTH, fix="look for agents that ask in a circle")
+        if not self.intake.may_suspend(self.held, self.max_suspended):
             raise SentBack
         child = self._child(capability, body, ordinal, timeout_seconds, priority)
         reply = self.requests.expect(child.id or "")
@@ -44,7 +46,7 @@ class TaskServices:
         try:
             outcome = await self._exchange(child, reply, timeout_seconds)
         except asyncio.CancelledError:
-            self.intake.abandon()
+            self.intake.abandon(self.held)
             raise
         except BaseException:
             await self.intake.resume(self.held)
@@ -59,6 +61,8 @@ class TaskServices:
                 return await asyncio.shield(reply)
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
+        except Unroutable as error:
+            raise UnknownCapability("Nobody offers this capability", capability=child.capability) from error
         finally:
             self.requests.forget(child.id or "")
 
@@ -76,6 +80,7 @@ class TaskServices:
             correlation_id=child_id,
             reply_to=self.requests.reply_to,
             limits=Limits(deadline_ms=deadline),
+            depth=parent.depth + 1,
             published_at_ms=now,
             traceparent=parent.traceparent,
             tracestate=parent.tracestate,

@@ -17,6 +17,8 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.routing import task_key
 
 DEFAULT_MAX_ATTEMPTS = 3
+MAX_DEPTH = 64
+"""Deepest nesting of requests; a fleet that asks itself in a circle ends here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Task:
     publication: int = 0
     redrive: int = 0
     """How often it was brought back from the dead letters."""
+    depth: int = 0
+    """How many tasks await it, one through the other: 0 for a client's, one more than its parent's for a child's."""
     published_at_ms: int | None = None
     errors: tuple[Any, ...] = ()
     """Earlier failed attempts, oldest first: objects of agent, attempt, type, message, at."""

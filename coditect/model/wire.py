@@ -12,6 +12,7 @@ schema                      ``type`` = ``coditect.task.v1``               that
 limits                      ``x-coditect-deadline``, ``-start-by``,       none
                             ``-timeout-ms``, ``-max-attempts``
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
+nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
                             ``-fence``
@@ -34,7 +35,7 @@ from coditect.model.json import dumps, loads
 from coditect.model.message import HeaderTable, Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import parse_task_key
-from coditect.model.task import Limits, Owner, Task
+from coditect.model.task import MAX_DEPTH, Limits, Owner, Task
 
 MAX_BODY_BYTES = 1024 * 1024
 TASK_TYPE = "coditect.task.v1"
@@ -48,6 +49,7 @@ MAX_ATTEMPTS = PREFIX + "max-attempts"
 ATTEMPT = PREFIX + "attempt"
 PUBLICATION = PREFIX + "publication"
 REDRIVE = PREFIX + "redrive"
+DEPTH = PREFIX + "depth"
 ERRORS = PREFIX + "errors"
 PUBLISHED_AT = PREFIX + "published-at"
 CAPABILITY = PREFIX + "capability"
@@ -63,6 +65,8 @@ FINISHED_AT = PREFIX + "finished-at"
 REASON = PREFIX + "reason"
 ERROR = PREFIX + "error"
 DEAD_AT = PREFIX + "dead-at"
+UNDECODABLE = PREFIX + "undecodable"
+"""Put there by the adapter: which part of the message could not be decoded, and why."""
 
 _MAX_INSTANT = 2**53
 _MAX_ERRORS_BYTES = 16 * 1024
@@ -101,6 +105,8 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
         headers[PUBLICATION] = task.publication
     if task.redrive:
         headers[REDRIVE] = task.redrive
+    if task.depth:
+        headers[DEPTH] = task.depth
     if task.errors:
         headers[ERRORS] = errors_header(task.errors)
     if task.owner is not None:
@@ -129,6 +135,8 @@ def read_task(message: Message, routing_key: str) -> Task:
     if message.type not in (None, "", TASK_TYPE):
         raise InvalidTask("The message type is unknown", type=str(message.type)[:120], expected=TASK_TYPE)
     headers = message.headers
+    if UNDECODABLE in headers:
+        raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
     capability, priority = task_target(headers, routing_key)
     task_id = TaskId(message.message_id) if message.message_id else None
     if not headers:
@@ -144,6 +152,7 @@ def read_task(message: Message, routing_key: str) -> Task:
         attempt=_number(headers, ATTEMPT, 1, 1, 10_000) or 1,
         publication=_number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
         redrive=_number(headers, REDRIVE, 0, 0, 10_000) or 0,
+        depth=_number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         errors=_read_errors(headers),
         owner=_read_owner(headers),

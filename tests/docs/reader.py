@@ -138,7 +138,7 @@ class Reader:
         assert ready.exists() or not says_when_ready, _complaint(terminal)
 
     def leave(self) -> None:
-        """Closes every terminal; fails when a command in it had failed."""
+        """Closes every terminal, and what was brought up; fails when a command in it had failed."""
         failed = [_complaint(one) for one in self._terminals if one.process.poll() not in (None, 0)]
         for terminal in self._terminals:
             _signal(terminal.process.pid, signal.SIGTERM)
@@ -150,6 +150,8 @@ class Reader:
                 failed.append(f"did not end in time: {_complaint(terminal)}")
             _signal(terminal.process.pid, signal.SIGKILL)
             terminal.process.wait()
+        if (self.folder / ".coditect" / "up.json").exists():  # the page broke off before its own `coditect down`
+            subprocess.run(["coditect", "down"], cwd=self.folder, env=self._environment, timeout=60, check=False)
         assert not failed, "\n".join(failed)
 
 

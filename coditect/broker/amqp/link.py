@@ -19,6 +19,7 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from yarl import URL
 
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.amqp.lenient import read_leniently
 from coditect.broker.port import ServerInfo
 from coditect.errors import CoditectError, UnsupportedBroker
 
@@ -101,6 +102,7 @@ class Link:
 
     async def run(self) -> None:
         """Opens, restores, waits for the loss, and again, until canceled."""
+        read_leniently()
         try:
             while True:
                 connection = await self._open()

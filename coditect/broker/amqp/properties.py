@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pamqp.commands import Basic
 
+from coditect.broker.amqp.lenient import Undecodable, marked
 from coditect.model.message import NO_HEADERS, Message
 
 PERSISTENT = 2
+_TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
 
 
 def to_properties(message: Message) -> Basic.Properties:
     """The properties of a message; always persistent."""
     return Basic.Properties(
         content_type=message.content_type,
-        headers={name: _sendable(value) for name, value in message.headers.items()} if message.headers else None,
+        headers=dict(message.headers) if message.headers else None,
         delivery_mode=PERSISTENT,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
@@ -28,9 +30,12 @@ def to_properties(message: Message) -> Basic.Properties:
 
 
 def from_properties(properties: Basic.Properties, body: bytes) -> Message:
-    """The message of a delivery; an expiration that is no number is dropped."""
+    """The message of a delivery; an expiration that is no number is dropped.
+
+    What is not UTF-8 is left out and named in the header `x-coditect-undecodable`.
+    """
     expiration = properties.expiration
-    return Message(
+    message = Message(
         body=body,
         headers=properties.headers or NO_HEADERS,
         message_id=properties.message_id or None,
@@ -38,19 +43,17 @@ def from_properties(properties: Basic.Properties, body: bytes) -> Message:
         reply_to=properties.reply_to or None,
         type=properties.message_type or None,
         content_type=properties.content_type or None,
-        expiration_ms=int(expiration) if expiration and expiration.isdigit() else None,
+        expiration_ms=int(expiration) if expiration and expiration.isdecimal() else None,
         app_id=properties.app_id or None,
     )
+    texts = (message.message_id, message.correlation_id, message.reply_to, message.type)
+    if Undecodable in map(type, (*texts, message.content_type, message.app_id)):
+        return _without_wrong_texts(message)
+    return message
 
 
-def _sendable(value: Any) -> Any:
-    """Kinds that pamqp reads but does not write: bytes as a byte array, tuples as lists."""
-    if isinstance(value, str | int):
-        return value
-    if isinstance(value, bytes):
-        return bytearray(value)
-    if isinstance(value, list | tuple):
-        return [_sendable(one) for one in value]
-    if isinstance(value, Mapping):
-        return {name: _sendable(one) for name, one in value.items()}
-    return value
+def _without_wrong_texts(message: Message) -> Message:
+    wrong = [name for name in _TEXTS if isinstance(getattr(message, name), Undecodable)]
+    left_out: dict[str, Any] = dict.fromkeys(wrong)
+    told = marked(f"not UTF-8: {', '.join(wrong)}")
+    return replace(message, headers={**message.headers, **told}, **left_out)

@@ -116,14 +116,15 @@ async def test_thousand_parents_of_the_same_capability_complete(scene: Scene, de
 async def test_bound_on_suspended_is_kept(scene: Scene) -> None:
     highest = 0
     gate = asyncio.Event()
-    agent = parent_of("child.run", slots=4)
+    other = Agent("child", slots=4)
 
-    @agent.capability("child.run")
+    @other.capability("child.run")
     async def wait(number: int) -> int:
         await gate.wait()
         return number
 
-    running = await scene.start(agent, max_suspended=5)
+    await scene.start(other)
+    running = await scene.start(parent_of("child.run"), max_suspended=5)
     client = await scene.client()
     handles = await submit_all(client, "parent.run", list(range(30)))
 

@@ -1,0 +1,156 @@
+"""What urgent work waits for behind bulk work, and what bulk work gets beside a flood of urgent work.
+
+One agent with 8 slots and thousands of P2 tasks of 100 ms queued: P0 tasks arrive one by one; then more P0
+tasks than it can do. Two agents: one is full of long tasks, its slot for P0 included, the other is idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from benchmarks.figures import percentile
+from benchmarks.parts.waiting import started_ns, submit_waits, waiting_agent
+from benchmarks.programs.workload import WAIT, Wait
+from benchmarks.size import Size
+from benchmarks.stage import Stage
+from benchmarks.verdict import Bound, Figure, Findings, Verdict
+from coditect import Client, Handle, Priority
+
+NAME = "priorities"
+SLOTS = 8
+BULK_MS = 100
+SHORT_MS = 10
+LONG_MS = 120_000
+EVERY_SECONDS = 0.05
+SETTLE_SECONDS = 1.0
+MOST_LOADED_MS = 200.0
+MOST_IDLE_PEER_MS = 10.0
+LEAST_BULK_SHARE = 1 / 13
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """How many tasks of each level started during the flood."""
+
+    p0: int
+    p2: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Milliseconds from submit to start of P0 tasks, and the starts under the flood."""
+
+    loaded: tuple[float, ...]
+    idle_peer: tuple[float, ...]
+    flood: Starts
+
+
+async def arrive(client: Client, count: int, *, milliseconds: int) -> tuple[float, ...]:
+    """P0 tasks one by one, each at its time whatever became of the one before; each one's wait."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.TaskGroup() as group:
+        waits = []
+        for number in range(count):
+            await asyncio.sleep(began + number * EVERY_SECONDS - loop.time())
+            waits.append(group.create_task(_wait_ms(client, milliseconds)))
+    return tuple(wait.result() for wait in waits)
+
+
+async def _wait_ms(client: Client, milliseconds: int) -> float:
+    submitted_ns = time.monotonic_ns()
+    handle = await client.submit(WAIT, Wait(milliseconds), priority=Priority.P0)
+    return (await started_ns(handle) - submitted_ns) / 1e6
+
+
+async def flood(client: Client, bulk: Sequence[Handle], seconds: float) -> Starts:
+    """More P0 tasks than the agent can do in that time, beside the bulk that waits already."""
+    many = int(SLOTS * (seconds + 2 * SETTLE_SECONDS) / (BULK_MS / 1000))
+    urgent = await submit_waits(client, many, milliseconds=BULK_MS, priority=Priority.P0)
+    await asyncio.sleep(SETTLE_SECONDS)
+    since = time.monotonic_ns()
+    await asyncio.sleep(seconds)
+    until = time.monotonic_ns()
+    if all(handle.done for handle in urgent):
+        raise RuntimeError("the flood ran dry before its time was over")
+    counts = []
+    for handles in (urgent, bulk):
+        moments = [await started_ns(handle) for handle in handles if handle.done]
+        counts.append(sum(since <= moment < until for moment in moments))
+    return Starts(*counts)
+
+
+async def one_loaded_agent(stage: Stage, size: Size) -> tuple[tuple[float, ...], Starts]:
+    """P0 tasks against a backlog of P2, a few and then a flood."""
+    async with stage.running(waiting_agent(slots=SLOTS)), Client.connecting(stage.settings) as client:
+        bulk = await submit_waits(client, size.backlog, milliseconds=BULK_MS, priority=Priority.P2)
+        await asyncio.sleep(SETTLE_SECONDS)
+        waits = await arrive(client, size.urgent, milliseconds=BULK_MS)
+        return waits, await flood(client, bulk, size.flood_seconds)
+
+
+async def idle_peer(stage: Stage, size: Size) -> tuple[float, ...]:
+    """P0 tasks while one of two agents is full and the other has nothing to do."""
+    full, idle = waiting_agent(slots=SLOTS, drain_seconds=0.0), waiting_agent(slots=SLOTS)
+    async with stage.running(full), Client.connecting(stage.settings) as client:
+        await fill(client)
+        async with stage.running(idle):
+            await asyncio.sleep(SETTLE_SECONDS)
+            return await arrive(client, size.urgent, milliseconds=SHORT_MS)
+
+
+async def fill(client: Client) -> None:
+    """Long tasks for every slot of the only agent; returns when all of them have started."""
+    async with client.events("task.started") as started, asyncio.timeout(10):
+        await submit_waits(client, 1, milliseconds=LONG_MS, priority=Priority.P0)
+        await submit_waits(client, SLOTS - 1, milliseconds=LONG_MS, priority=Priority.P2)
+        for _ in range(SLOTS):
+            await anext(started)
+
+
+async def measure(stage: Stage, size: Size) -> Waits:
+    """Both scenes, each from empty queues."""
+    loaded, starts = await one_loaded_agent(stage, size)
+    await stage.forget([WAIT])
+    beside_idle = await idle_peer(stage, size)
+    await stage.forget([WAIT])
+    return Waits(loaded, beside_idle, starts)
+
+
+def verdict(found: Waits) -> tuple[Verdict, ...]:
+    """The slow end of the waits, and the bulk's share."""
+    share = found.flood.p2 / (found.flood.p0 + found.flood.p2)
+    return (
+        Verdict(
+            "P0 from submit to start, P2 queued, p99", percentile(found.loaded, 99), Bound.AT_MOST, MOST_LOADED_MS, "ms"
+        ),
+        Verdict(
+            "P0 from submit to start, one of two agents idle, p99",
+            percentile(found.idle_peer, 99),
+            Bound.AT_MOST,
+            MOST_IDLE_PEER_MS,
+            "ms",
+        ),
+        Verdict("P2's share of the starts under a flood of P0", share, Bound.AT_LEAST, LEAST_BULK_SHARE),
+    )
+
+
+def figures(found: Waits) -> tuple[Figure, ...]:
+    """The middle and the end of the waits, and the starts."""
+    return (
+        Figure("P0 wait, P2 queued, p50", percentile(found.loaded, 50), "ms"),
+        Figure("P0 wait, P2 queued, longest", max(found.loaded), "ms"),
+        Figure("P0 wait, one of two agents idle, p50", percentile(found.idle_peer, 50), "ms"),
+        Figure("P0 wait, one of two agents idle, longest", max(found.idle_peer), "ms"),
+        Figure("P0 starts under the flood", found.flood.p0),
+        Figure("P2 starts under the flood", found.flood.p2),
+    )
+
+
+async def run(stage: Stage, size: Size) -> Findings:
+    """Measures and judges."""
+    found = await measure(stage, size)
+    return Findings(NAME, verdict(found), figures(found), asdict(found))

@@ -1,0 +1,28 @@
+"""The agents that wait, and their tasks: what the parts about slots and priorities share."""
+
+from __future__ import annotations
+
+from benchmarks.programs.workload import WAIT, Wait
+from benchmarks.stage import Program, agent
+from coditect import Client, Handle, Priority
+
+WAITER = "benchmarks.programs.workload:waiter"
+RESULT_SECONDS = 120.0
+
+
+def waiting_agent(*, slots: int, drain_seconds: float = 5.0) -> Program:
+    """An agent process that waits when it is told to."""
+    return agent(WAITER, slots=slots, drain_seconds=drain_seconds)
+
+
+async def submit_waits(client: Client, count: int, *, milliseconds: int, priority: Priority) -> list[Handle]:
+    """So many tasks at once; returns when the broker has them all."""
+    values = (Wait(milliseconds) for _ in range(count))
+    return [handle async for handle in client.submit_many(WAIT, values, priority=priority)]
+
+
+async def started_ns(handle: Handle) -> int:
+    """When the handler of this task began, by the machine's monotonic clock."""
+    value = await handle.result(timeout=RESULT_SECONDS)
+    moment: int = value["started_ns"]
+    return moment

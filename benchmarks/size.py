@@ -1,0 +1,51 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The counts and times of every part."""
+
+    rounds: int
+    """Alternating rounds of each side."""
+    tasks: int
+    """Tasks of one throughput round."""
+    warm_up: int
+    """Tasks before each of them."""
+    round_trips: int
+    """Over all rounds, of each side."""
+    backlog: int
+    """P2 tasks that are queued while P0 tasks arrive."""
+    urgent: int
+    """P0 tasks that arrive one by one."""
+    flood_seconds: float
+    idle_seconds: float
+    repeats: int
+    """Of what is short: a command's start, the waves of 100 ms tasks."""
+
+
+FULL = Size(
+    rounds=5,
+    tasks=20_000,
+    warm_up=1_000,
+    round_trips=2_000,
+    backlog=20_000,
+    urgent=100,
+    flood_seconds=15.0,
+    idle_seconds=20.0,
+    repeats=10,
+)
+QUICK = Size(
+    rounds=1,
+    tasks=2_000,
+    warm_up=200,
+    round_trips=200,
+    backlog=2_000,
+    urgent=40,
+    flood_seconds=4.0,
+    idle_seconds=4.0,
+    repeats=3,
+)
