@@ -8,7 +8,7 @@ shows the work, writes the documents that the agents made beside it, and stops w
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import signal
 import sys
 import time
@@ -27,6 +27,7 @@ from agents.documenter import Docs
 from coditect import Client
 from coditect.errors import CoditectError, ResultTimeout, Retryable
 from coditect.listening import EventStream
+from coditect.telemetry.logs import JsonLines
 
 _RESULT_WITHIN = "2m"
 _STOPPED = 130
@@ -44,6 +45,7 @@ async def run_demo(root: Path, console: Console) -> Totals:
 
     began = time.monotonic()
     with demo_folder(root) as folder:
+        _log_to(folder / "log" / "demo.log")
         async with asyncio.TaskGroup() as group:
             planning = group.create_task(asyncio.to_thread(plan_work, root))
             async with running_fleet(root, folder, say=say) as environ, Client.from_env(environ) as client:
@@ -56,6 +58,14 @@ async def run_demo(root: Path, console: Console) -> Totals:
         say(f"Everything is stopped again, {time.monotonic() - began:.1f} s after the start.")
         say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}")
     return totals
+
+
+def _log_to(file: Path) -> None:
+    """The screen is the demo's; what its parts log is kept beside the logs of the servers and agents."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 async def _work(client: Client, jobs: Sequence[Job], console: Console) -> tuple[list[Settled], float]:
@@ -112,25 +122,30 @@ def write_docs(settled: Sequence[Settled], folder: Path) -> None:
 
 
 async def _stopped_by_signals(root: Path, console: Console) -> Totals:
-    """The demo, which SIGINT, SIGTERM and SIGHUP cancel: it stops what it started; a second one kills it."""
+    """The demo, which SIGINT, SIGTERM and SIGHUP cancel: it stops what it started; a second one hurries it."""
     me = asyncio.current_task()
     assert me is not None
+
+    def stop() -> None:
+        console.print("Stopping")
+        me.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, me.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     return await run_demo(root, console)
 
 
 def main() -> int:
     """Run the demo over this repository. Returns the exit code: 0 when it kept every promise."""
-    console = Console()
+    console, code = Console(), 1
     try:
         with _told(console):
             totals = asyncio.run(_stopped_by_signals(Path(__file__).resolve().parents[1], console))
-            return 1 if totals.shortfalls else 0
+            code = 1 if totals.shortfalls else 0
     except asyncio.CancelledError:
         console.print("Stopped, with everything that was started.")
-        return _STOPPED
-    return 1
+        code = _STOPPED
+    return code
 
 
 @contextmanager
@@ -152,5 +167,4 @@ def _leaves(group: BaseExceptionGroup[CoditectError]) -> Iterator[CoditectError]
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).resolve().parents[1])
     sys.exit(main())

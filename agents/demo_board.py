@@ -94,9 +94,7 @@ class Board:
         for column in table.columns[1:]:
             column.justify = "right"
         for capability, row in self.rows.items():
-            table.add_row(
-                capability, *(str(count) for count in (row.submitted, row.running, row.done, row.failed))
-            )
+            table.add_row(capability, *(str(count) for count in (row.submitted, row.running, row.done, row.failed)))
         seconds = time.monotonic() - self.began
         table.caption = f"{seconds:.1f} s, {self.asked} requests between agents"
         return Group(table, Text(self.latest, overflow="ellipsis", no_wrap=True))

@@ -9,11 +9,12 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from coditect.local.errors import AlreadyUp
 from coditect.local.plan import Cast, Program, UpPlan, cast
+from coditect.local.ports import keep_addresses
 from coditect.local.servers import private_servers
 from coditect.local.state import UpFolder, hold
 from coditect.local.supervisor import Say, Supervisor, guarded
@@ -63,7 +64,8 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[dict[str, str]]:
     """Servers and agents, ready inside and ended after it; gives the environment of a client.
 
-    Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started.
+    Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The
+    agents start beside them: most of that is loading code, and then they wait for the broker.
 
     Raises:
         MissingServer: a server is not installed.
@@ -72,18 +74,26 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
     # Settings that are meant for other programs (a port, a number of slots) must not reach five agents at once.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
-    wanted = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in given]
+    addresses = keep_addresses(UpFolder(folder).servers)
+    urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
+    async with AsyncExitStack() as servers, _agents(_plan(root, folder, urls, environ), folder, say) as ready:
+        await servers.enter_async_context(_servers(folder, environ, given, say=say))
+        await ready.wait()
+        yield {**environ, **urls}
+
+
+@asynccontextmanager
+async def _servers(
+    folder: Path, environ: Mapping[str, str], given: Mapping[str, str], *, say: Say
+) -> AsyncIterator[None]:
+    missing = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in given]
     began = time.monotonic()
-    if wanted:
-        say(f"Starting {' and '.join(wanted)} below {folder.relative_to(root)}")
-    async with private_servers(
-        folder, environ=environ, rabbitmq="RabbitMQ" in wanted, redis="Redis" in wanted
-    ) as servers:
-        if wanted:
-            say(f"{' and '.join(wanted)} ready after {time.monotonic() - began:.1f} s")
-        urls = dict(zip(_URLS, (servers.amqp_url, servers.redis_url), strict=True)) | given
-        async with _agents(_plan(root, folder, urls, environ), folder, say):
-            yield {**environ, **urls}
+    if missing:
+        say(f"Starting {' and '.join(missing)} in .coditect/{folder.name}")
+    async with private_servers(folder, environ=environ, rabbitmq="RabbitMQ" in missing, redis="Redis" in missing):
+        if missing:
+            say(f"{' and '.join(missing)} ready after {time.monotonic() - began:.1f} s")
+        yield
 
 
 def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> Cast:
@@ -93,7 +103,8 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
             (sys.executable, "-m", "coditect", "agent", "run", f"agents/{file}"),
             env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
             announces_ready=True,
-            stop_within_seconds=_DRAIN_SECONDS + 5,
+            ready_within_seconds=120.0,
+            stop_within_seconds=_DRAIN_SECONDS + 2,
         )
         for name, file in FLEET.items()
     )
@@ -102,8 +113,8 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
 
 
 @asynccontextmanager
-async def _agents(parts: Cast, folder: Path, say: Say) -> AsyncIterator[None]:
-    """All agents are ready inside; after it they have drained and ended."""
+async def _agents(parts: Cast, folder: Path, say: Say) -> AsyncIterator[asyncio.Event]:
+    """The agents run inside, once the event is set they are ready; after it they have drained and ended."""
     marker = uuid.uuid4().hex
     supervisor = Supervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     stop, ready = asyncio.Event(), asyncio.Event()
@@ -111,7 +122,6 @@ async def _agents(parts: Cast, folder: Path, say: Say) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(stop=stop, ready=ready.set))
             try:
-                await ready.wait()
-                yield
+                yield ready
             finally:
                 stop.set()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from agents.demo_work import Job
-from agents.documenter import Docs
+from agents.documenter import Docs, DocsRequest
 from agents.findings import Finding, Severity, worst_first
 from agents.reviewer import Review
 from agents.summarizer import Summary
@@ -52,8 +52,7 @@ class Totals:
             f"{self.lost} tasks were lost": self.lost == 0,
             f"{self.failed} tasks failed": self.failed == 0,
             f"only {self.completed} tasks completed, not {MIN_COMPLETED}": self.completed >= MIN_COMPLETED,
-            f"only {self.processes} agent processes worked, not {MIN_PROCESSES}": self.processes
-            >= MIN_PROCESSES,
+            f"only {self.processes} agent processes worked, not {MIN_PROCESSES}": self.processes >= MIN_PROCESSES,
             f"only {self.at_once} handlers ran at once, not {MIN_AT_ONCE}": self.at_once >= MIN_AT_ONCE,
         }
         return [said for said, reached in checks.items() if not reached]
@@ -87,9 +86,9 @@ def describe(settled: Sequence[Settled], totals: Totals) -> str:
     """The summary, as plain text."""
     lines = [
         "",
-        f"{totals.completed} tasks completed by {totals.processes} agent processes"
-        f" in {totals.wall_seconds:.1f} s",
+        f"{totals.completed} tasks completed by {totals.processes} agent processes in {totals.wall_seconds:.1f} s",
         f"{totals.at_once} handlers at work at one instant, {totals.failed} tasks failed, {totals.lost} lost",
+        *_about_agents(settled),
         "",
         *_about_reviews([one.value for one in settled if isinstance(one.value, Review)]),
         *_about_tests([one.value for one in settled if isinstance(one.value, TestsReport)]),
@@ -112,6 +111,12 @@ def latest(value: BaseModel | None) -> str:
             return f"keywords: {', '.join(value.keywords[:5])}"
         case _:
             return ""
+
+
+def _about_agents(settled: Sequence[Settled]) -> Iterator[str]:
+    counts = Counter(one.agent_id for one in settled if one.agent_id)
+    if counts:
+        yield ", ".join(f"{agent_id} did {counts[agent_id]}" for agent_id in sorted(counts))
 
 
 def _about_reviews(reviews: Sequence[Review]) -> Iterator[str]:
@@ -138,7 +143,13 @@ def _about_texts(settled: Sequence[Settled]) -> Iterator[str]:
     summaries = [one.value for one in settled if isinstance(one.value, Summary)]
     names, documented = sum(page.objects for page in docs), sum(page.documented for page in docs)
     yield f"Docs: {len(docs)} pages written, {documented} of {names} public names documented"
+    overviews = sum(one.value is not None and _asks(one.job) for one in settled)
+    yield f"  {overviews} overviews on top of them were asked of the summarizer by the documenter"
     yield f"Summaries: {len(summaries)} texts, {sum(one.sentences_read for one in summaries)} sentences read"
+
+
+def _asks(job: Job) -> bool:
+    return isinstance(job.input, DocsRequest) and job.input.summary
 
 
 def _about_errors(settled: Sequence[Settled]) -> Iterator[str]:
@@ -147,9 +158,7 @@ def _about_errors(settled: Sequence[Settled]) -> Iterator[str]:
 
 
 def _line(finding: Finding) -> str:
-    return (
-        f"{finding.severity.value:7} {finding.file}:{finding.line} {finding.rule} {_first(finding.message)}"
-    )
+    return f"{finding.severity.value:7} {finding.file}:{finding.line} {finding.rule} {_first(finding.message)}"
 
 
 def _first(text: str) -> str:

@@ -21,8 +21,6 @@ PACKAGES = ("coditect", "agents", "dispatcher")
 # Quick ones: a demo is short, and pytest's own start is the larger part of each.
 TESTS = (
     "tests/unit/model/test_durations.py",
-    "tests/unit/model/test_json.py",
-    "tests/unit/model/test_retry.py",
     "tests/unit/broker/test_topology.py",
     "tests/unit/agents/test_smells.py",
     "tests/unit/agents/test_docs_generate.py",

@@ -78,9 +78,7 @@ def _file_name(field: str) -> str:
         return ""
     name = name.removeprefix("b/")
     if name.startswith("/") or ".." in PurePosixPath(name).parts or "\x00" in name:
-        raise InputError(
-            "a file name in the diff leaves the repository; give names relative to its root", file=name
-        )
+        raise InputError("a file name in the diff leaves the repository; give names relative to its root", file=name)
     return name
 
 

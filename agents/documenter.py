@@ -66,9 +66,7 @@ async def generate(task: DocsRequest, ctx: Context) -> Docs:
         overview = await ctx.request("text.summarize", request, Summary, timeout="1m")
         docs = docs.model_copy(update={"markdown": _with_overview(docs.markdown, overview)})
     if len(docs.markdown.encode()) > _MAX_MARKDOWN_BYTES:
-        raise InputError(
-            "the reference is too long for one result; ask for its packages one by one", path=task.path
-        )
+        raise InputError("the reference is too long for one result; ask for its packages one by one", path=task.path)
     return docs
 
 

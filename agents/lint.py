@@ -73,9 +73,7 @@ async def lint(sources: Sequence[Source], workspace: Path) -> list[Finding]:
         "--output-file", str(report), "--",
         *(str(source.path.resolve()) for source in sources),
     ]  # fmt: skip
-    ended = await run_child(
-        argv, folder=workspace, log=workspace / "ruff.log", timeout_seconds=_TIMEOUT_SECONDS
-    )
+    ended = await run_child(argv, folder=workspace, log=workspace / "ruff.log", timeout_seconds=_TIMEOUT_SECONDS)
     if ended.code != 0 or ended.timed_out:
         raise SetupError("ruff failed; install it beside the agent: pip install ruff", output=ended.tail)
     return await asyncio.to_thread(_read, report, sources)
@@ -101,9 +99,7 @@ def _finding(said: _Diagnostic, source: Source) -> Finding | None:
         return None
     if not source.whole and (code in _NEEDS_WHOLE_FILE or code == "invalid-syntax"):
         return None
-    return Finding(
-        file=source.name, line=line, severity=_severity(code), rule=code, message=said.message[:300]
-    )
+    return Finding(file=source.name, line=line, severity=_severity(code), rule=code, message=said.message[:300])
 
 
 def _severity(code: str) -> Severity:

@@ -98,9 +98,7 @@ def _all_smells(sources: Sequence[Source]) -> tuple[list[Finding], list[str]]:
     return findings, unparsed
 
 
-def _report(
-    findings: list[Finding], sources: Sequence[Source], *, unparsed: list[str], task: ReviewRequest
-) -> Review:
+def _report(findings: list[Finding], sources: Sequence[Source], *, unparsed: list[str], task: ReviewRequest) -> Review:
     counts = Counter(found.severity for found in findings)
     return Review(
         findings=worst_first(findings)[: task.max_findings],

@@ -143,8 +143,5 @@ def _without_docstring(tree: ast.Module) -> Iterator[_Remark]:
 
 
 def _is_overload(node: _Function | ast.ClassDef) -> bool:
-    names = [
-        mark.attr if isinstance(mark, ast.Attribute) else getattr(mark, "id", "")
-        for mark in node.decorator_list
-    ]
+    names = [mark.attr if isinstance(mark, ast.Attribute) else getattr(mark, "id", "") for mark in node.decorator_list]
     return bool({"overload", "override", "setter"} & set(names))

@@ -42,19 +42,13 @@ def find_sources(path: str, globs: Sequence[str]) -> list[Source]:
     if root.is_file():
         found = [Source(path, root)]
     elif root.is_dir():
-        found = [
-            Source(str(PurePosixPath(path) / file.relative_to(root)), file) for file in _walk(root, globs)
-        ]
+        found = [Source(str(PurePosixPath(path) / file.relative_to(root)), file) for file in _walk(root, globs)]
     else:
-        raise InputError(
-            "no such file or folder on the agent's machine; give one that the agent can read", path=path
-        )
+        raise InputError("no such file or folder on the agent's machine; give one that the agent can read", path=path)
     if not found:
         raise InputError("no Python file matches; check the path and the globs", path=path, globs=list(globs))
     if len(found) > MAX_FILES:
-        raise InputError(
-            "too many files for one task; give a subfolder or a narrower glob", path=path, limit=MAX_FILES
-        )
+        raise InputError("too many files for one task; give a subfolder or a narrower glob", path=path, limit=MAX_FILES)
     for source in found:
         if source.path.stat().st_size > MAX_FILE_BYTES:
             raise InputError("the file is too large", file=source.name, limit_bytes=MAX_FILE_BYTES)

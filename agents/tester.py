@@ -24,7 +24,8 @@ from coditect.errors import InputError, SetupError
 tester = Agent("tester", version="1.0.0", slots=16, tags=frozenset({"python", "tests"}))
 
 _FILE_BYTES = 33_554_432
-_KEPT_VARIABLES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT"})
+_STARTED_BY = "CODITECT_STARTED_BY"  # no secret: by it a supervisor finds and ends what its agents left behind
+_KEPT_VARIABLES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT", _STARTED_BY})
 _USAGE_ERROR, _NO_TESTS = 4, 5
 
 
@@ -35,9 +36,7 @@ class TestsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     root: str = Field(".", min_length=1, description="the project's folder on the agent's machine")
-    paths: list[str] = Field(
-        [], max_length=200, description="files, folders or test ids below root; none: all"
-    )
+    paths: list[str] = Field([], max_length=200, description="files, folders or test ids below root; none: all")
     keyword: str = Field("", max_length=500, description="pytest's -k expression")
     timeout_seconds: float = Field(120, gt=0, le=280, description="wall clock for all of it")
     cpu_seconds: int = Field(120, ge=1, le=600, description="processor time of each process")
@@ -119,18 +118,14 @@ async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
 
 def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
     """What the tests may see: how to find programs and the language, nothing else; a home of their own."""
-    kept = {
-        key: value for key, value in environment.items() if key in _KEPT_VARIABLES or key.startswith("LC_")
-    }
+    kept = {key: value for key, value in environment.items() if key in _KEPT_VARIABLES or key.startswith("LC_")}
     return kept | {"HOME": str(home), "TMPDIR": str(home)}
 
 
 def _check_paths(task: TestsRequest) -> Path:
     root = Path(task.root).resolve()
     if not root.is_dir():
-        raise InputError(
-            "no such folder on the agent's machine; give one that the agent can read", root=task.root
-        )
+        raise InputError("no such folder on the agent's machine; give one that the agent can read", root=task.root)
     for path in task.paths:
         file = (root / path.split("::")[0]).resolve()
         if not file.is_relative_to(root) or not file.exists():

@@ -102,8 +102,7 @@ def _vectors(words: list[list[str]]) -> list[dict[str, float]]:
     vectors = []
     for sentence in words:
         vector = {
-            word: times * math.log(1 + len(words) / document_counts[word])
-            for word, times in Counter(sentence).items()
+            word: times * math.log(1 + len(words) / document_counts[word]) for word, times in Counter(sentence).items()
         }
         length = math.sqrt(sum(weight * weight for weight in vector.values())) or 1.0
         vectors.append({word: weight / length for word, weight in vector.items()})

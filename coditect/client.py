@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
 from coditect.errors import (
+    CoditectError,
     ControlPlaneRequired,
     InputError,
     RegistryUnavailable,
@@ -111,7 +112,7 @@ class Client:
                 await opening.enter_async_context(owned)
             await opening.enter_async_context(self._background)
             await self._broker.declare(backbone())
-            opening.push_async_callback(self._broker.delete_queue, self._requests.reply_to)
+            opening.push_async_callback(self._remove_reply_queue)
             await opening.enter_async_context(self._requests)
             self._stack = opening.pop_all()
         return self
@@ -120,6 +121,12 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def _remove_reply_queue(self) -> None:
+        try:
+            await self._broker.delete_queue(self._requests.reply_to)
+        except CoditectError as error:
+            log.debug("A reply queue is left to expire", extra={"reason": str(error)})
 
     # -- tasks ------------------------------------------------------------------------------------------
 
@@ -250,7 +257,7 @@ class Client:
         """
         chosen = options or Options()
         if priority is not None:
-            chosen = Options(priority=priority, timeout=chosen.timeout, deadline=chosen.deadline, pin=chosen.pin)
+            chosen = replace(chosen, priority=priority)
         under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
         try:
             for value in values:

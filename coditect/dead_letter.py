@@ -139,6 +139,14 @@ def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
     return _text(death.get("reason")) or "unknown"
 
 
+def broker_reason(message: Message) -> str | None:
+    """Why the broker gave the task up: expired, delivery_limit, rejected, maxlen; None when it did not.
+
+    An agent's dead letters say so in `x-coditect-reason` and carry no `x-death`.
+    """
+    return _text(_death(message).get("reason"))
+
+
 def _death(message: Message) -> Mapping[str, object]:
     """The `x-death` entry of the task queue it died in: retries leave entries of their own."""
     deaths = message.headers.get("x-death")

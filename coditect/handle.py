@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar, overload
 
@@ -17,7 +18,7 @@ from coditect.errors import (
     TaskRejected,
     Unroutable,
 )
-from coditect.listening import Listening
+from coditect.listening import EventStream, Listening
 from coditect.model import mail, routing
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT: Duration = "10m"
 CANCEL_SECONDS = 10.0
+LAST_EVENT_SECONDS = 1.0
+"""How long the event of the end may come after the outcome itself."""
 ENDINGS = frozenset(f"task.{status.value}" for status in Status)
 
 
@@ -96,15 +99,28 @@ class Handle:
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens to this task from now on, to its end. Best effort: an event may be missed."""
+        now = asyncio.get_running_loop().time
+        last = math.inf
         async with self._listening.stream("task.*") as stream:
-            while not self._reply.done():
-                event = await stream.next_before(self._reply)
-                if event is None:
-                    return
+            while now() < last and (event := await self._next_event(stream)) is not None:
                 if event.subject == self.task_id:
                     yield event
                     if event.type in ENDINGS:
                         return
+                if self._reply.done():
+                    last = min(last, now() + LAST_EVENT_SECONDS)
+
+    async def _next_event(self, stream: EventStream) -> Event | None:
+        """The next event of any task; None when the outcome came and its event did not follow."""
+        waiting = asyncio.ensure_future(anext(stream))
+        either: set[asyncio.Future[Any]] = {waiting, self._reply}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                await asyncio.wait({waiting}, timeout=LAST_EVENT_SECONDS)
+            return waiting.result() if waiting.done() else None
+        finally:
+            waiting.cancel()
 
     async def cancel(self, *, reason: str = "") -> None:
         """Asks whoever has the task to cancel it; the outcome tells whether that came in time."""

@@ -1,0 +1,4 @@
+"""The control plane: a process beside the agents, one file per verb.
+
+`notices` answers for tasks that nobody ran. `program` puts the process together.
+"""

@@ -18,5 +18,5 @@ class Digest:
 @hashes.capability("text.hash", timeout="20s")
 def digest(text: str) -> Digest:
     """The SHA-256 of a text, with some effort."""
-    key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 20_000)
+    key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 40_000)
     return Digest(key.hex(), os.getpid())

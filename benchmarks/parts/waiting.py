@@ -7,18 +7,21 @@ from benchmarks.stage import Program, agent
 from coditect import Client, Handle, Priority
 
 WAITER = "benchmarks.programs.workload:waiter"
+HAULER = "benchmarks.programs.workload:hauler"
 RESULT_SECONDS = 120.0
 
 
-def waiting_agent(*, slots: int, drain_seconds: float = 5.0) -> Program:
+def waiting_agent(*, slots: int, drain_seconds: float = 5.0, target: str = WAITER) -> Program:
     """An agent process that waits when it is told to."""
-    return agent(WAITER, slots=slots, drain_seconds=drain_seconds)
+    return agent(target, slots=slots, drain_seconds=drain_seconds)
 
 
-async def submit_waits(client: Client, count: int, *, milliseconds: int, priority: Priority) -> list[Handle]:
+async def submit_waits(
+    client: Client, count: int, *, milliseconds: int, priority: Priority, capability: str = WAIT
+) -> list[Handle]:
     """So many tasks at once; returns when the broker has them all."""
     values = (Wait(milliseconds) for _ in range(count))
-    return [handle async for handle in client.submit_many(WAIT, values, priority=priority)]
+    return [handle async for handle in client.submit_many(capability, values, priority=priority)]
 
 
 async def started_ns(handle: Handle) -> int:

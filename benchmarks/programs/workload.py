@@ -1,4 +1,7 @@
-"""The agents of the benchmarks: one that does nothing, to see what the rest costs, and one that waits."""
+"""The agents of the benchmarks: one that does nothing, to see what the rest costs, and two that wait.
+
+The hauler does what the waiter does, and hauls, which nobody else does: it can be kept busy on its own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from coditect import Agent
 
 ECHO = "bench.echo"
 WAIT = "bench.wait"
+HAUL = "bench.haul"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Waited:
 
 echoer = Agent("echoer", version="1.0.0")
 waiter = Agent("waiter", version="1.0.0")
+hauler = Agent("hauler", version="1.0.0")
 
 
 @echoer.capability(ECHO)
@@ -44,6 +49,8 @@ async def echo(task: Echo) -> Echo:
     return task
 
 
+@hauler.capability(HAUL)
+@hauler.capability(WAIT)
 @waiter.capability(WAIT)
 async def wait(task: Wait) -> Waited:
     """Wait, and tell when that began."""

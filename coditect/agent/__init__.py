@@ -12,4 +12,5 @@
     mail          cancel, ping, drain, broadcasts
     presence      heartbeat to the registry
     program       puts a process together
+    processes     --processes N
 """

@@ -32,8 +32,6 @@ class Ended:
     failure: Failure | None = None
     error: BaseException | None = None
     """What the retry policy looks at."""
-    leftover: asyncio.Future[Any] | None = None
-    """A thread that could not be stopped and still holds the slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +43,23 @@ class Rooms:
 
 
 async def run_handler(
-    capability: Capability, task: Task, context: Context, rooms: Rooms, *, limit_seconds: float
+    capability: Capability,
+    task: Task,
+    context: Context,
+    rooms: Rooms,
+    *,
+    limit_seconds: float,
+    threads: list[asyncio.Future[Any]],
 ) -> Ended:
-    """One attempt. Cancellation is passed on; everything else that a handler can do becomes an `Ended`."""
-    started: list[asyncio.Future[Any]] = []
+    """One attempt. Cancellation and `SentBack` pass; everything else that a handler can do becomes an `Ended`.
+
+    `threads` receives the thread of a plain handler: neither a timeout nor a cancellation stops it.
+    """
     try:
         async with asyncio.timeout(limit_seconds) as limit:
-            body = await _call(capability, task, context, rooms, started)
+            body = await _call(capability, task, context, rooms, threads)
     except TimeoutError as error:
-        return _timed_out(limit_seconds, started) if limit.expired() else _failed(error, "handler_error")
+        return _timed_out(limit_seconds) if limit.expired() else _failed(error, "handler_error")
     except asyncio.CancelledError as error:
         current = asyncio.current_task()
         if current is not None and current.cancelling():
@@ -61,7 +67,11 @@ async def run_handler(
         return _failed(error, "handler_error")
     except _BadInput as error:
         return _rejected(error.cause)
-    except Exception as error:  # noqa: BLE001 - the delivery's boundary: any failure of the handler is a result
+    except (SentBack, GeneratorExit):
+        raise
+    except BaseException as error:  # the delivery's boundary: even sys.exit() is only a failure
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(SentBack):
+            raise SentBack from error
         return _failed(error, "handler_error")
     return _completed(body)
 
@@ -75,19 +85,19 @@ class _BadInput(Exception):
 
 
 async def _call(
-    capability: Capability, task: Task, context: Context, rooms: Rooms, started: list[asyncio.Future[Any]]
+    capability: Capability, task: Task, context: Context, rooms: Rooms, threads: list[asyncio.Future[Any]]
 ) -> bytes:
-    if capability.where is Where.PROCESS:
-        return await rooms.workers.run(capability, task, context)
     shape = capability.signature
     try:
+        if capability.where is Where.PROCESS:
+            return await rooms.workers.run(capability, task, context)
         value = shape.input.decode(task.body)
     except InvalidTask as error:
         raise _BadInput(error) from error
     arguments = (value, context) if shape.wants_context else (value,)
     if capability.where is Where.THREAD:
         future = asyncio.get_running_loop().run_in_executor(rooms.threads, capability.handler, *arguments)
-        started.append(future)
+        threads.append(future)
         return shape.output.encode(await asyncio.shield(future))
     return shape.output.encode(await capability.handler(*arguments))
 
@@ -112,11 +122,10 @@ def _shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
 
 
-def _timed_out(limit_seconds: float, started: list[asyncio.Future[Any]]) -> Ended:
-    leftover = next((one for one in started if not one.done()), None)
+def _timed_out(limit_seconds: float) -> Ended:
     error = TimeoutError("The handler did not end within its time")
     failure = Failure("timeout", "TimeoutError", f"{error} ({limit_seconds:g} s)", retryable=True)
-    return Ended(Status.FAILED, failure=failure, error=error, leftover=leftover)
+    return Ended(Status.FAILED, failure=failure, error=error)
 
 
 def _rejected(error: InvalidTask) -> Ended:

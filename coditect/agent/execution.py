@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from coditect.broker.port import Delivery
 from coditect.model.result import Outcome
@@ -29,6 +30,10 @@ class Execution:
     """Why it was asked to cancel; None when it was not."""
     handling: bool = False
     """The handler runs, so a cancellation reaches it."""
+    threads: list[asyncio.Future[Any]] = field(default_factory=list)
+    """The thread that a plain handler runs in; it may outlive the attempt."""
+    slot_passed_on: bool = False
+    """Its slot is free, or will be when its thread ends."""
 
     def cancel(self, reason: str) -> None:
         """Asks it to end; has no effect once its handler has ended."""
@@ -41,6 +46,16 @@ class Execution:
         """Everybody who wants its outcome, the first delivery first."""
         return [(self.task, self.delivery), *self.attached]
 
+    def ack(self) -> None:
+        """All of them are done with."""
+        for _, delivery in self.deliveries:
+            delivery.ack()
+
+    def requeue(self) -> None:
+        """All of them go back, for anybody."""
+        for _, delivery in self.deliveries:
+            delivery.requeue()
+
 
 class Remembered:
     """Outcomes of the last ten minutes that answer a repeated delivery; bounded in number and bytes."""
@@ -51,6 +66,8 @@ class Remembered:
 
     def put(self, key: ExecutionKey, outcome: Outcome, now: float) -> None:
         """Keeps an outcome."""
+        _, replaced = self._outcomes.pop(key, (0.0, None))
+        self._bytes -= 0 if replaced is None else len(replaced.body)
         self._outcomes[key] = (now, outcome)
         self._bytes += len(outcome.body)
         while self._outcomes and self._over(now):

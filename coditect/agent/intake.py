@@ -110,9 +110,9 @@ class Intake:
     def _admit(self) -> None:
         """Gives free slots away: to what resumes first, then by weight."""
         while self._resuming and self._slots.free > 0:
-            turn, level = self._resuming.popleft()
+            turn, its_level = self._resuming.popleft()
             if not turn.done():
-                self._slots.take(level)
+                self._slots.take(its_level)
                 turn.set_result(None)
         fetches: dict[Feed, int] = {}
         while not self.closed and (level := self._slots.choose([p for p, c in self._candidates.items() if c])):

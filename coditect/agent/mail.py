@@ -10,7 +10,7 @@ from typing import Any
 from coditect.agent.events import Events
 from coditect.agent.runtime import Runtime
 from coditect.background import Background
-from coditect.broker.port import Broker, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model import mail, routing
 from coditect.model.ids import AgentId
@@ -45,10 +45,17 @@ class Mailbox:
         self._listeners = listeners
         self._drain = drain
         self._names = {agent_name, runtime.agent_id}
+        self._consumer: Consumer | None = None
 
     async def open(self, agent_id: AgentId) -> None:
         """Starts to read."""
-        await self._broker.consume(routing.mail_queue(agent_id), self._arrived, prefetch=PREFETCH, group="mail")
+        queue = routing.mail_queue(agent_id)
+        self._consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="mail")
+
+    async def close(self) -> None:
+        """Reads no more."""
+        if self._consumer is not None:
+            await self._consumer.cancel()
 
     def _arrived(self, delivery: Delivery) -> None:
         message = delivery.message

@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -22,7 +22,9 @@ from coditect.agent.events import Events
 from coditect.agent.health import health_server
 from coditect.agent.loading import load_agents
 from coditect.agent.mail import Mailbox
+from coditect.agent.parent import die_with
 from coditect.agent.presence import Presence, load_sampler
+from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
@@ -42,6 +44,8 @@ from coditect.telemetry.logs import configure_logs
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 60.0
+EXIT_SECONDS = 2.0
+"""How long a drained process may take to end."""
 
 
 def new_agent_id(agent: Agent) -> AgentId:
@@ -121,6 +125,7 @@ async def running_agent(
             drain=drain.set,
         )
         await mailbox.open(agent_id)
+        stack.push_async_callback(mailbox.close)
         await stack.enter_async_context(runtime)
         events.emit("agent.online", subject=agent_id)
         yield runtime
@@ -192,9 +197,11 @@ def _tell_ready() -> None:
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:
     """Runs the agents of a file or module; with `processes` that many of them. Gives the exit code."""
-    if processes > 1:
-        return _run_many(target, processes)
     configure_logs(settings.log_level)
+    if processes > 1:
+        return asyncio.run(keep_processes([sys.executable, "-m", "coditect", "agent", "run", target], processes))
+    if PARENT in os.environ:
+        die_with(int(os.environ.pop(PARENT)))
     agents = load_agents(target)
     if len(agents) > 1:
         raise SetupError(
@@ -203,8 +210,20 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
             names=[one.name for one in agents],
             fix=f"coditect agent run {target}:NAME",
         )
-    _run_loop(serve(agents[0], settings))
+    _run_loop(_serve_and_end(agents[0], settings))
     return 0
+
+
+async def _serve_and_end(agent: Agent, settings: Settings) -> None:
+    """Python waits for every thread before it ends; a handler's thread that never ends must not keep us."""
+    code = 1
+    try:
+        await serve(agent, settings)
+        code = 0
+    finally:
+        timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
 
 
 def _run_loop(work: Coroutine[Any, Any, None]) -> None:
@@ -214,17 +233,3 @@ def _run_loop(work: Coroutine[Any, Any, None]) -> None:
         asyncio.run(work)
     else:
         uvloop.run(work)
-
-
-def _run_many(target: str, processes: int) -> int:
-    """Starts the processes, passes the signals on, and ends when all have ended."""
-    command = [sys.executable, "-m", "coditect", "agent", "run", target]
-    children = [subprocess.Popen(command) for _ in range(processes)]
-
-    def pass_on(number: int, _: object) -> None:
-        for child in children:
-            child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    return max(abs(child.wait()) for child in children)

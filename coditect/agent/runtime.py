@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,7 +24,7 @@ from coditect.agent.intake import Intake
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import Settler
 from coditect.agent.slots import Slots
-from coditect.agent.workers import Workers
+from coditect.agent.workers import RemoteError, Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
@@ -34,6 +35,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
+from coditect.model.retry import Retry
 from coditect.model.task import Task
 from coditect.requests import Requests
 
@@ -114,7 +116,10 @@ class Runtime:
             _, late = await asyncio.wait(works, timeout=self._limits.drain_seconds)
             for work in late:
                 work.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            if late:  # a handler may ignore its cancellation: it is left behind
+                await asyncio.wait(late, timeout=RETURN_SECONDS)
+        for execution in self._executions:
+            execution.requeue()
 
     def load(self) -> Load:
         """What it carries right now."""
@@ -203,37 +208,30 @@ class Runtime:
         execution.work = self._background.start(self._execute(execution, held), name="task")
 
     async def _execute(self, execution: Execution, held: Held) -> None:
-        task = held.task
-        began = self._now()
-        counted = False
         try:
-            if self._joined(task, held.delivery):
-                return
-            if task.execution_key is not None:
-                self._running[task.execution_key] = execution
-            started_ms = self._clock.now_ms()
-            ended = self._too_late(task) or self._canceled_before(task) or await self._handle(execution, held)
-            finished_ms = self._clock.now_ms()
-            counted = True
-            self._hand_over_slot(held, ended, began)
-            await self._settle(execution, ended, started_ms, finished_ms)
-        except SentBack:
-            await self._send_back(execution)
-        except asyncio.CancelledError:
-            self._return(execution)
-            raise
-        except Retryable as error:
-            log.warning("A task could not be settled; it is returned", extra={"task_id": task.id, "reason": str(error)})
-            self._return(execution)
-        except Exception:
-            log.exception("The runtime failed on a delivery; it is returned", extra={"task_id": task.id})
-            await asyncio.sleep(RETURN_SECONDS)
-            self._return(execution)
+            await self._guarded(self._work_on(execution, held), execution.requeue, execution.task.id)
         finally:
             self._forget(execution)
-            if not counted:
-                self._intake.finished(held, 0.0)
+            if not execution.slot_passed_on:
+                self._intake.finished(held, None)
             self._intake.settled(held)
+
+    async def _work_on(self, execution: Execution, held: Held) -> None:
+        task = held.task
+        if self._joined(task, held.delivery):
+            return
+        if task.execution_key is not None:
+            self._running[task.execution_key] = execution
+        began, started_ms = self._now(), self._clock.now_ms()
+        try:
+            ended = self._too_late(task) or self._canceled_before(task) or await self._handle(execution, held)
+        except SentBack:
+            await self._settler.send_back(task, execution.delivery.message.headers)
+            execution.ack()
+            return
+        finished_ms = self._clock.now_ms()
+        self._pass_on_slot(execution, held, began)
+        await self._settle(execution, ended, started_ms, finished_ms)
 
     def _forget(self, execution: Execution) -> None:
         self._executions.discard(execution)
@@ -253,7 +251,12 @@ class Runtime:
         execution.handling = True
         try:
             return await run_handler(
-                capability, task, context, self._rooms, limit_seconds=self._limit_seconds(capability, task)
+                capability,
+                task,
+                context,
+                self._rooms,
+                limit_seconds=self._limit_seconds(capability, task),
+                threads=execution.threads,
             )
         except asyncio.CancelledError:
             current = asyncio.current_task()
@@ -273,13 +276,15 @@ class Runtime:
             seconds = min(seconds, (task.limits.deadline_ms - self._clock.now_ms()) / 1000)
         return max(0.0, seconds)
 
-    def _hand_over_slot(self, held: Held, ended: Ended, began: float) -> None:
+    def _pass_on_slot(self, execution: Execution, held: Held, began: float) -> None:
         ran = self._now() - began
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
-        if ended.leftover is None:
+        execution.slot_passed_on = True
+        thread = next((one for one in execution.threads if not one.done()), None)
+        if thread is None:
             self._intake.finished(held, ran)
-        else:  # the thread cannot be stopped: the outcome goes out now, the slot comes back when it ends
-            ended.leftover.add_done_callback(lambda _: self._intake.finished(held, ran))
+        else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
+            thread.add_done_callback(lambda _: self._intake.finished(held, ran))
 
     # -- settle -----------------------------------------------------------------------------------------
 
@@ -326,51 +331,37 @@ class Runtime:
             or ended.failure is None
             or task.owner is not None
             or task.attempt >= attempts
-            or not policy.allows(ended.error or Exception())
+            or not _worth_another(ended.error, policy)
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
         self._failed += 1
         await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
-        self._ack_all(execution)
+        execution.ack()
         return True
 
     async def _bury(self, execution: Execution, failure: Failure) -> None:
         task, delivery = execution.task, execution.delivery
         errors = (*task.errors, self._settler.history(task, failure))
-        await self._settler.bury(delivery.message, task.key, failure, attempt=task.attempt, errors=errors)
-
-    async def _send_back(self, execution: Execution) -> None:
         try:
-            await self._settler.send_back(execution.task, execution.delivery.message.headers)
-        except Retryable:
-            self._return(execution)
-        else:
-            self._ack_all(execution)
-
-    @staticmethod
-    def _ack_all(execution: Execution) -> None:
-        for _, delivery in execution.deliveries:
-            delivery.ack()
-
-    @staticmethod
-    def _return(execution: Execution) -> None:
-        for _, delivery in execution.deliveries:
-            delivery.requeue()
+            await self._settler.bury(delivery.message, task.key, failure, attempt=task.attempt, errors=errors)
+        except Unroutable as error:
+            log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
+            delivery.reject()
 
     async def _settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
         now = self._clock.now_ms()
-        await self._guarded(self._settle(Execution(task, delivery), ended, now, now), delivery)
+        await self._guarded(self._settle(Execution(task, delivery), ended, now, now), delivery.requeue, task.id)
 
     async def _answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
-        await self._guarded(self._settler.reply(task, outcome), delivery)
+        await self._guarded(self._settler.reply(task, outcome), delivery.requeue, task.id)
         delivery.ack()
 
     async def _refuse(self, delivery: Delivery, error: InputError) -> None:
         """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
-        await self._guarded(self._bury_and_answer(delivery, failure), delivery)
+        await self._guarded(self._bury_and_answer(delivery, failure), delivery.requeue, delivery.message.message_id)
 
     async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
         message = delivery.message
@@ -395,17 +386,28 @@ class Runtime:
         await self._settler.reply(anonymous, outcome)
         delivery.ack()
 
-    async def _guarded(self, work: Any, delivery: Delivery) -> None:
-        """The boundary of deliveries that hold no slot: whatever fails, the delivery goes back."""
+    @staticmethod
+    async def _guarded(work: Coroutine[Any, Any, None], give_back: Callable[[], None], task_id: str | None) -> None:
+        """The boundary of deliveries: whatever happens to the work on them, they are settled or go back."""
+        done = False
         try:
             await work
-        except asyncio.CancelledError:
-            delivery.requeue()
-            raise
+            done = True
+        except Retryable as error:
+            log.warning("A task could not be settled; it is returned", extra={"task_id": task_id, "reason": str(error)})
         except Exception:
-            log.exception("The runtime failed on a delivery; it is returned")
+            log.exception("The runtime failed on a delivery; it is returned", extra={"task_id": task_id})
             await asyncio.sleep(RETURN_SECONDS)
-            delivery.requeue()
+        finally:
+            if not done:
+                give_back()
+
+
+def _worth_another(error: BaseException | None, policy: Retry) -> bool:
+    """Whether the policy tries such a failure again; for a handler's own process that has said so already."""
+    if isinstance(error, RemoteError):
+        return error.retryable
+    return policy.allows(error or Exception())
 
 
 def wire_failure(failure: Failure) -> bytes:

@@ -37,7 +37,9 @@ class TaskServices:
         """See `Context.request`. At the bound of suspended tasks this one goes back to its queue instead."""
         check_capability_name(capability)
         if self.held.task.depth >= MAX_DEPTH:
-            raise InvalidTask("Requests are nested too deep", depth=MAX_DEPTH, fix="look for agents that ask in a circle")
+            raise InvalidTask(
+                "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
+            )
         if not self.intake.may_suspend(self.held, self.max_suspended):
             raise SentBack
         child = self._child(capability, body, ordinal, timeout_seconds, priority)

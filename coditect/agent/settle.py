@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 PUBLISH_SECONDS = 60.0
 SENT_BACK_SECONDS = 1.0
 _MAX_HEADER_TEXT = 4_096
+_MAX_CARRIED_BYTES = 16 * 1024
+_MAX_ERROR_BYTES = 16 * 1024
 _BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
 
 
@@ -43,7 +45,11 @@ class Settler:
         """Replies that nobody could receive any more."""
 
     async def reply(self, task: Task, outcome: Outcome) -> None:
-        """Answers to the task's return address, if it has one. Raises what `publish` raises (retryable)."""
+        """Answers to the task's return address, if it has one.
+
+        A reply that no queue takes has no receiver any more: it is counted, told, and dropped. Raises what
+        `publish` raises while the broker as a whole cannot take it (retryable).
+        """
         address = routing.reply_address(task.reply_to)
         if address is None:
             return
@@ -57,6 +63,8 @@ class Settler:
                 timeout_seconds=PUBLISH_SECONDS,
             )
         except (Unroutable, NotFound, Overloaded) as error:
+            if isinstance(error, Overloaded) and self._broker.blocked:
+                raise  # an alarm of the broker says nothing about the receiver
             self.unclaimed += 1
             self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
             log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
@@ -93,7 +101,7 @@ class Settler:
             wire.REASON: failure.reason,
             wire.AGENT: self._agent_id,
             wire.ATTEMPT: attempt,
-            wire.ERROR: dumps(failure.as_json()).decode(),
+            wire.ERROR: _error_header(failure),
             wire.DEAD_AT: self._clock.now_ms(),
         }
         if errors:
@@ -118,17 +126,36 @@ class Settler:
         }
 
 
-def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Headers worth carrying on: plain values that are not the broker's own.
+def _error_header(failure: Failure) -> str:
+    text = dumps(failure.as_json())
+    if len(text) > _MAX_ERROR_BYTES:
+        short = {name: value[-500:] if isinstance(value, str) else value for name, value in failure.as_json().items()}
+        text = dumps(short)
+    return text.decode()
 
-    A copied `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
+
+def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
+    """Headers worth carrying on: plain values that are not the broker's own, 16 KiB of them, ours first.
+
+    All headers of a message travel in one frame, and what we add must fit in, too. A copied `x-death` makes
+    RabbitMQ 3.10 drop the message once it names the target queue.
     """
     kept: dict[str, Any] = {}
-    for name, value in headers.items():
+    left = _MAX_CARRIED_BYTES
+    for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(wire.PREFIX)):
         if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
             continue
         if name.startswith(wire.PREFIX) and not keep_ours:
             continue
-        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _MAX_HEADER_TEXT):
+        size = _carried_bytes(name, value)
+        if 0 < size <= left:
             kept[name] = value
+            left -= size
     return kept
+
+
+def _carried_bytes(name: str, value: object) -> int:
+    """What the header takes on the wire; 0 for one that is not carried on."""
+    if isinstance(value, str):
+        return len(name) + len(value.encode()) + 6 if len(value) <= _MAX_HEADER_TEXT else 0
+    return len(name) + 10 if isinstance(value, bool | int | float) else 0

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.loading import load_agents
+from coditect.agent.parent import die_with
 from coditect.agent.workers import FAILURE_FRAME, FRAME, PROGRESS_FRAME, VALUE_FRAME
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
 from coditect.model.task import Limits, Task
-
-_PR_SET_PDEATHSIG = 1
 
 
 class _Pipe:
@@ -43,10 +41,8 @@ class _ProcessContext(Context):
         self._pipe = pipe
 
     @property
-    def workspace(self) -> Any:
+    def workspace(self) -> Path:
         """A folder of this execution's own; the agent removes it."""
-        from pathlib import Path  # noqa: PLC0415 - keeps the worker's start lean
-
         return Path(str(self._workspace))
 
     async def progress(self, share: float, note: str = "") -> None:
@@ -62,7 +58,7 @@ def _read(stream: BinaryIO) -> bytes | None:
     return stream.read(size)
 
 
-def _run(capability: Capability, header: dict[str, Any], body: bytes, pipe: _Pipe) -> bytes:
+def _run(capability: Capability, header: dict[str, Any], body: bytes, value: Any, pipe: _Pipe) -> bytes:
     task = Task(
         capability.name,
         Priority(header["priority"]),
@@ -73,7 +69,6 @@ def _run(capability: Capability, header: dict[str, Any], body: bytes, pipe: _Pip
     )
     shape = capability.signature
     context = _ProcessContext(task, header, pipe)
-    value = shape.input.decode(body)
     arguments = (value, context) if shape.wants_context else (value,)
     result = capability.handler(*arguments)
     if asyncio.iscoroutine(result):
@@ -81,34 +76,41 @@ def _run(capability: Capability, header: dict[str, Any], body: bytes, pipe: _Pip
     return shape.output.encode(result)
 
 
+def _answer(capability: Capability, header: dict[str, Any], body: bytes, pipe: _Pipe) -> tuple[int, bytes]:
+    """The frame that tells how the task ended."""
+    try:
+        value = capability.signature.input.decode(body)
+    except InvalidTask as error:
+        return FAILURE_FRAME, _facts(capability, error, invalid_input=True)
+    try:
+        return VALUE_FRAME, _run(capability, header, body, value, pipe)
+    except Exception as error:  # noqa: BLE001 - the boundary: any failure travels to the agent
+        return FAILURE_FRAME, _facts(capability, error)
+
+
+def _facts(capability: Capability, error: Exception, *, invalid_input: bool = False) -> bytes:
+    return dumps(
+        {
+            "type": type(error).__name__,
+            "message": str(error)[:2_000],
+            "traceback": traceback.format_exc()[-8_000:],
+            "retryable": capability.retry.allows(error),
+            "invalid_input": invalid_input,
+        }
+    )
+
+
 def _serve(capability: Capability, source: BinaryIO, pipe: _Pipe) -> None:
     while (head := _read(source)) is not None:
         body = _read(source)
         if body is None:
             return
-        try:
-            pipe.send(VALUE_FRAME, _run(capability, loads(head), body, pipe))
-        except Exception as error:  # noqa: BLE001 - the boundary: any failure travels to the agent
-            facts = {
-                "type": type(error).__name__,
-                "message": str(error)[:2_000],
-                "traceback": traceback.format_exc()[-8_000:],
-                "retryable": getattr(error, "retryable", True) is not False,
-                "invalid_input": isinstance(error, InvalidTask),
-            }
-            pipe.send(FAILURE_FRAME, dumps(facts))
+        pipe.send(*_answer(capability, loads(head), body, pipe))
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            sys.exit(1)
-
-
-def main(path: str, capability_name: str) -> None:
-    """Serves one capability of the agent in this file."""
-    _die_with_parent()
+def main(path: str, capability_name: str, agent_pid: int) -> None:
+    """Serves one capability of the agent in this file; ends with the agent's process."""
+    die_with(agent_pid)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
     for agent in load_agents(path):
@@ -120,4 +122,4 @@ def main(path: str, capability_name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

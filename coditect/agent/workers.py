@@ -37,7 +37,8 @@ class RemoteError(Exception):
         super().__init__(facts.get("message", ""))
         self.remote_type = str(facts.get("type", ""))
         self.remote_traceback = str(facts.get("traceback", ""))
-        self.retryable = facts.get("retryable", True)
+        self.retryable = facts.get("retryable") is not False
+        """Whether the capability's retry policy tries it again."""
 
 
 class _Worker:
@@ -96,7 +97,7 @@ class Workers:
     async def run(self, capability: Capability, task: Task, context: Context) -> bytes:
         """The result's body. A cancellation (a timeout is one) kills the process.
 
-        Raises: RemoteError, InvalidTask, ProcessDied.
+        Raises: RemoteError for the handler's exception, InvalidTask when the input does not fit, ProcessDied.
         """
         worker = self._take(capability) or await _start(capability)
         self._busy.add(worker)
@@ -150,6 +151,7 @@ async def _start(capability: Capability) -> _Worker:
         "coditect.agent.worker_process",
         _source_file(capability),
         capability.name,
+        str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=STREAM_BYTES,

@@ -9,8 +9,8 @@
     coditect.events     topic      task.completed, ...       whoever binds
     coditect.broadcast  fanout     -                         every agent's mail
     coditect.retry.<ms> fanout     the task's key            retry.<ms> -> coditect.tasks
-    coditect.dead       topic      the task's key            dead.<capability>
-    coditect.unrouted   fanout     -                         unrouted
+    coditect.dead       topic      the task's key            dead.<capability>, dead.notices
+    coditect.unrouted   fanout     -                         unrouted, unrouted.notices
 
 Task, retry and dead queues are quorum queues. `x-delivery-limit` is a backstop and always explicit: on
 RabbitMQ 3.10 none means for ever, on 4.x it means 20, and -1 drops messages on 3.10. Attempts are counted
@@ -35,6 +35,10 @@ DEAD_DELIVERY_LIMIT = 1_000_000
 REPLY_EXPIRES_MS = 600_000
 MAIL_EXPIRES_MS = 60_000
 INBOX_TTL_MS = 1_000
+NOTICES_MS = 3_600_000
+"""How long a notice waits for a dispatcher, and its queue for the next one."""
+MOST_NOTICES = 10_000
+MOST_NOTICE_BYTES = 64 * 1024 * 1024
 
 Argument = str | int
 
@@ -80,6 +84,9 @@ class Queue:
     message_ttl_ms: int | None = None
     expires_ms: int | None = None
     max_length: int | None = None
+    max_length_bytes: int | None = None
+    drops_oldest: bool = False
+    """What a full queue does: drop its oldest messages, or (default) refuse the newest. Only for copies."""
 
     @property
     def arguments(self) -> dict[str, Argument]:
@@ -92,12 +99,22 @@ class Queue:
             "x-dead-letter-exchange": self.dead_letter_exchange,
             "x-dead-letter-routing-key": self.dead_letter_routing_key,
             "x-dead-letter-strategy": "at-least-once" if safe_dead_letters else None,
-            "x-overflow": "reject-publish" if safe_dead_letters or self.max_length is not None else None,
+            "x-overflow": self._overflow if safe_dead_letters or self.bounded else None,
             "x-message-ttl": self.message_ttl_ms,
             "x-expires": self.expires_ms,
             "x-max-length": self.max_length,
+            "x-max-length-bytes": self.max_length_bytes,
         }
         return {name: value for name, value in wanted.items() if value is not None}
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it can be full."""
+        return self.max_length is not None or self.max_length_bytes is not None
+
+    @property
+    def _overflow(self) -> str:
+        return "drop-head" if self.drops_oldest else "reject-publish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +139,14 @@ class Topology:
             tuple(dict.fromkeys(self.exchanges + other.exchanges)),
             tuple(dict.fromkeys(self.queues + other.queues)),
             tuple(dict.fromkeys(self.bindings + other.bindings)),
+        )
+
+    def only_queue(self, name: str) -> Topology:
+        """That queue and its bindings."""
+        return Topology(
+            (),
+            tuple(one for one in self.queues if one.name == name),
+            tuple(one for one in self.bindings if one.queue == name),
         )
 
     def without_queue(self, name: str) -> Topology:
@@ -220,9 +245,23 @@ def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
 
 
 def notices() -> Topology:
-    """What a dispatcher reads to answer for tasks that nobody ran: copies of dead letters and the unrouted."""
+    """What a dispatcher reads to answer for tasks that nobody ran: copies of dead letters and the unrouted.
+
+    Copies only, so they are bounded whether a dispatcher runs or not: the oldest go first, each is gone after
+    an hour, and the queues are when none was there for an hour. They never refuse: the refusal would reach
+    whoever publishes the original, and hold up dead-lettering.
+    """
     queues = tuple(
-        Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT) for name in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES)
+        Queue(
+            name,
+            delivery_limit=DEAD_DELIVERY_LIMIT,
+            message_ttl_ms=NOTICES_MS,
+            expires_ms=NOTICES_MS,
+            max_length=MOST_NOTICES,
+            max_length_bytes=MOST_NOTICE_BYTES,
+            drops_oldest=True,
+        )
+        for name in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES)
     )
     return Topology(
         (),

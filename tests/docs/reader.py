@@ -22,6 +22,7 @@ POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
 """How long a background command that cannot say that it is ready is given."""
 
+_SAY_WHEN_READY = ("coditect agent run", "python -m dispatcher")
 _SHELL = ("bash", "-euo", "pipefail", "-c")
 
 
@@ -59,6 +60,7 @@ class Reader:
             "PIP_NO_INDEX": "1",
             "http_proxy": "http://127.0.0.1:9",
             "https_proxy": "http://127.0.0.1:9",
+            "no_proxy": "127.0.0.1,localhost",
             "CODITECT_AMQP_URL": self.servers.amqp_url,
             "CODITECT_REDIS_URL": self.servers.redis_url,
         }
@@ -86,7 +88,7 @@ class Reader:
         else:
             path.write_text(block.text, encoding="utf-8")
         if block.language == "python":
-            self._call(block, [sys.executable, "-c", f"import runpy; runpy.run_path({str(path)!r})"])
+            compile(block.text, block.place, "exec")
 
     def _run(self, block: Block) -> str:
         if block.language == "bash":
@@ -130,7 +132,7 @@ class Reader:
             )
         terminal = _Terminal(block, process, log)
         self._terminals.append(terminal)
-        says_when_ready = " agent run " in command
+        says_when_ready = any(words in command for words in _SAY_WHEN_READY)
         deadline = time.monotonic() + (READY_SECONDS if says_when_ready else SETTLED_SECONDS)
         while not ready.exists() and time.monotonic() < deadline:
             assert process.poll() in (None, 0), _complaint(terminal)

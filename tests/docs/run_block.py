@@ -1,4 +1,4 @@
-"""Runs a Python block of the documentation: a script in which `await` may stand at the top, as in `python -m asyncio`."""
+"""Runs a Python block of the documentation: a script with `await` at the top, as in `python -m asyncio`."""
 
 from __future__ import annotations
 

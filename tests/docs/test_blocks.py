@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from coditect.broker.amqp import AmqpBroker
-from coditect.broker.topology import capability_queues
-from tests.docs.pages import RUN_LANGUAGES, Block, Mark, blocks, pages, pages_with_code
-from tests.docs.reader import Reader, matches
+from tests.docs.pages import RUN_LANGUAGES, Mark, blocks, pages, pages_with_code
+from tests.docs.reader import Reader
+from tests.fleet import remove_queues
 from tests.servers import ROOT, Servers
 
 # What leaves the machine, whatever the guard of the Python blocks sees.
@@ -21,7 +21,7 @@ _LEAVES = re.compile(
     r"|https?://(?!127\.0\.0\.1|localhost)"
 )
 _AGENT_FILE = re.compile(r"\b(?:agents|examples)/\w+\.py\b")
-_CAPABILITY = re.compile(r"\.capability\(\s*\"([\w.-]+)\"")
+_CAPABILITY = re.compile(r"(?:\.capability\(\s*\"|--capability )([\w.-]+)")
 
 
 @pytest.fixture
@@ -60,20 +60,6 @@ def test_a_mark_belongs_to_a_block(page: Path) -> None:
     assert all(block.language in RUN_LANGUAGES for block in marked if block.mark is Mark.BACKGROUND)
 
 
-@pytest.mark.parametrize(
-    ("expected", "printed", "same"),
-    [
-        ("one\ntwo", "one  \ntwo\n", True),
-        ("one ... three", "one and two and three", True),
-        ("one ... three", "one and\ntwo and three", True),
-        ("one", "one two", False),
-        ("a.c", "abc", False),
-    ],
-)
-def test_an_ellipsis_stands_for_anything(expected: str, printed: str, same: bool) -> None:
-    assert matches(expected, printed) is same
-
-
 def test_every_example_is_shown_on_a_page() -> None:
     shown = {block.remark for page in pages() for block in blocks(page) if block.mark is Mark.FILE}
 
@@ -93,13 +79,4 @@ def _capabilities(page: Path) -> set[str]:
 async def _clear(servers: Servers, capabilities: set[str]) -> None:
     """Nobody offers them any more: other tests share the broker and must not find their queues."""
     async with AmqpBroker(servers.amqp_url, name="tests of the documentation") as broker:
-        for name in capabilities:
-            for queue in reversed(capability_queues(name).queues):
-                await broker.delete_queue(queue.name)
-
-
-def test_the_capabilities_of_a_page_are_found() -> None:
-    block = Block(ROOT / "README.md", 1, "python", "")
-
-    assert block.place == "README.md:1"
-    assert "code.review" in _CAPABILITY.findall((ROOT / "agents" / "reviewer.py").read_text(encoding="utf-8"))
+        await remove_queues(broker, capabilities)

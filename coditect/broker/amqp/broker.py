@@ -20,7 +20,7 @@ from coditect.background import Background
 from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery
-from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.amqp.faults import LOST, canceled_by_us, cancellations, unreachable
 from coditect.broker.amqp.inlet import Group, Subscription
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.publisher import Publisher
@@ -80,8 +80,7 @@ class AmqpBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.release()
-        for group in self._groups.values():
-            await group.close()
+        await asyncio.gather(*(group.close() for group in self._groups.values()))
         await self._background.close()
 
     @property
@@ -116,6 +115,12 @@ class AmqpBroker:
         await self._rarely(lambda link: rare.declare(link, topology, only_check=self._only_check))
         self._topology += topology
 
+    async def _declare_again(self, connection: AbstractConnection, queue: str) -> None:
+        """A queue of ours that somebody deleted is made again, with its bindings."""
+        lost = self._topology.only_queue(queue)
+        if lost.queues:
+            await rare.declare(connection, lost, only_check=self._only_check)
+
     async def publish(
         self,
         message: Message,
@@ -147,7 +152,7 @@ class AmqpBroker:
         """See `Broker.consume`."""
         shared = self._groups.get(group)
         if shared is None:
-            shared = self._groups[group] = Group(group, self._background)
+            shared = self._groups[group] = Group(group, self._background, declare_again=self._declare_again)
         subscription = Subscription(shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive)
 
         async def subscribe(connection: AbstractConnection) -> None:
@@ -221,6 +226,7 @@ class AmqpBroker:
         Raises: BrokerUnavailable.
         """
         last: BaseException | None = None
+        before = cancellations()
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 while True:
@@ -233,6 +239,8 @@ class AmqpBroker:
                         last = error
                     except LOST as error:
                         last = error
+                    if cancellations() > before:
+                        raise asyncio.CancelledError  # swallowed in the call
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
             raise unreachable("", last or self._incoming.last_error) from error

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
+
+from coditect.broker.amqp.faults import cancellations
 
 CALL_SECONDS = 10.0
 RARE_FRAMES = 10
@@ -13,9 +17,12 @@ HOT_FRAMES = 4096
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool = False, frames: int = RARE_FRAMES) -> Channel:
     """A fresh channel. Raises what the library raises when the connection is lost."""
+    before = cancellations()
     channel = await connection.channel(
         publisher_confirms=confirms, frame_buffer_size=frames, timeout=CALL_SECONDS, on_return_raises=True
     )
+    if cancellations() > before:
+        raise asyncio.CancelledError  # swallowed in there: a publish would outlive its deadline
     if not isinstance(channel, Channel):
         raise RuntimeError("aiormq gave a channel of an unknown kind")
     return channel

@@ -71,7 +71,13 @@ def _arguments(entity: Exchange | Queue) -> dict[str, Any]:
 
 
 async def _bind(channel: Channel, binding: Binding) -> None:
-    await channel.queue_bind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
+    try:
+        await channel.queue_bind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
+    except LOST as error:
+        refused = refusal(error, entity=binding.exchange) or refusal(error, entity=binding.queue)
+        if refused is None:
+            raise
+        raise refused from error
 
 
 async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:

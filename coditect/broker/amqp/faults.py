@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 from aiormq.exceptions import (
     AMQPError,
@@ -24,18 +25,33 @@ def canceled_by_us() -> bool:
     """Whether a CancelledError is our own.
 
     aiormq ends pending calls of a stuck connection with a CancelledError that nobody requested; taking it
-    for a real cancellation would end a publisher silently.
+    for a real cancellation would end a publisher silently. And Python 3.11's `wait_for`, which aiormq uses,
+    swallows a cancellation that arrives together with what it waits for: so endless loops ask this, too.
     """
+    return cancellations() > 0
+
+
+def cancellations() -> int:
+    """How often somebody asked the current task to end."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return 0 if task is None else task.cancelling()
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
     """Why there is no connection, with the fix."""
-    shown = str(URL(url).with_password(None).with_user(None)) if error is not None else "the broker"
+    shown = str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
+    if isinstance(error, SetupError):
+        return error
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         return SetupError(
             "The broker refused the user or password", url=shown, fix="check the user in CODITECT_AMQP_URL"
+        )
+    if error is not None and isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        return SetupError(
+            "The broker's certificate is not trusted",
+            url=shown,
+            reason=error.__cause__.verify_message,
+            fix="name its authority in CODITECT_AMQP_URL: ?cafile=/path/to/ca.pem",
         )
     return BrokerUnavailable(
         "The broker cannot be reached",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 from aiormq.abc import AbstractConnection, DeliveredMessage
@@ -12,16 +12,24 @@ from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from coditect.background import Background
+from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.channels import HOT_FRAMES, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.settle import Settlements
 from coditect.broker.port import OnDelivery
+from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 5.0
 RETRY_SECONDS = 0.3
+
+
+_NOT_YET: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+
+DeclareAgain = Callable[[AbstractConnection, str], Awaitable[None]]
+"""Makes a queue that is gone exist again, if it is one of ours."""
 
 
 class Subscription:
@@ -72,6 +80,8 @@ class Subscription:
         """Subscribes on this channel."""
 
         def deliver(delivered: DeliveredMessage) -> None:
+            if settlements.lost:
+                return  # it waited in the loop while the channel went
             delivery = AmqpDelivery(delivered, self, settlements)
             settlements.took(delivery.tag)
             self.unsettled += 1
@@ -99,8 +109,9 @@ class Subscription:
 class Group:
     """One channel with its subscriptions; opened again when the channel or the connection is lost."""
 
-    def __init__(self, name: str, background: Background) -> None:
+    def __init__(self, name: str, background: Background, *, declare_again: DeclareAgain) -> None:
         self._name = name
+        self._declare_again = declare_again
         self._background = background
         self._connection: AbstractConnection | None = None
         self._channel: Channel | None = None
@@ -131,7 +142,7 @@ class Group:
             self.subscriptions.add(subscription)
             try:
                 await self._start(subscription)
-            except LOST as error:
+            except BaseException as error:
                 self.subscriptions.discard(subscription)
                 refused = refusal(error, entity=subscription.queue)
                 if refused is None:
@@ -182,6 +193,13 @@ class Group:
             return
         await subscription.start(self._channel, self._settlements, f"{self._name or 'c'}.{next(self._tags)}")
 
+    async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
+        """Consuming a missing queue would close the channel, and silence its neighbours again and again."""
+        if await rare.stats(connection, subscription.queue) is not None:
+            await self._start(subscription)
+        else:
+            self._background.start(self._resubscribe(subscription), name=f"resubscribe {subscription.queue}")
+
     async def _reopen(self) -> None:
         self._lose()
         if self._connection is None or self._connection.is_closed:
@@ -191,7 +209,7 @@ class Group:
         channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
         for subscription in tuple(self.subscriptions):
             if not subscription.canceled:
-                await self._start(subscription)
+                await self._start_when_there(subscription, self._connection)
         self._background.start(self._settlements.run(), name=f"settle {self._name}")
         self._background.start(self._watch(channel), name=f"watch {self._name}")
 
@@ -211,7 +229,7 @@ class Group:
             return
         self._lose()
         connection = self._connection
-        while connection.is_opened and not self.opened:
+        while connection.is_opened and not self.opened and not canceled_by_us():
             try:
                 async with self._lock:
                     if not self.opened:
@@ -232,16 +250,19 @@ class Group:
 
     async def _resubscribe(self, subscription: Subscription) -> None:
         """Until the queue is there again; the broker cancels a consumer whose queue it deletes."""
-        while not subscription.canceled and subscription.tag is None:
+        channel = self._channel
+        while not subscription.canceled and subscription.tag is None and not canceled_by_us():
             await asyncio.sleep(RETRY_SECONDS)
-            if self._channel is None or self._channel.is_closed:
+            if channel is None or channel is not self._channel or channel.is_closed:
                 return  # the watcher opens the channel with all its subscriptions
             try:
-                await self.renew(subscription)
+                await self._declare_again(channel.connection, subscription.queue)
+                if await rare.stats(channel.connection, subscription.queue) is not None:
+                    await self.renew(subscription)
             except asyncio.CancelledError:
                 if canceled_by_us():
                     raise
-            except LOST as error:
+            except _NOT_YET as error:
                 log.warning(
                     "A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)}
                 )

@@ -11,22 +11,26 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import aiormq
-from aiormq.abc import AbstractConnection
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from aiormq.abc import AbstractConnection, ExceptionType, TimeoutType
+from aiormq.exceptions import ConnectionClosed
 from yarl import URL
 
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.lenient import read_leniently
+from coditect.broker.amqp.transport import Transport
 from coditect.broker.port import ServerInfo
-from coditect.errors import CoditectError, UnsupportedBroker
+from coditect.errors import CoditectError, SetupError, UnsupportedBroker
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5
+LOOK_SECONDS = 0.5
+SILENT_SECONDS = HEARTBEAT_SECONDS + 1.0
+"""An idle broker is heard every `HEARTBEAT_SECONDS`."""
 CONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
 PAUSE_SECONDS = 0.2
 OLDEST = (3, 10)
@@ -42,18 +46,9 @@ class _Connection(aiormq.Connection):
 
     FRAME_BUFFER_SIZE = 2048
 
-
-class _Transport(TransportFactory):
-    """The ordinary transport, remembered so that a fault can be injected."""
-
-    def __init__(self, url: URL) -> None:
-        self._ordinary = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        self.writer: asyncio.StreamWriter | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Opens the stream pair."""
-        reader, self.writer = await self._ordinary.create(url, **kwargs)
-        return reader, self.writer
+    async def close(self, exc: ExceptionType | None = asyncio.CancelledError, timeout: TimeoutType = None) -> None:
+        """As aiormq's, which ends pending calls with a bare `Exception` when the peer closed between two frames."""
+        await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
 
 
 class Link:
@@ -64,8 +59,9 @@ class Link:
         self._restore = restore
         self._up = asyncio.Event()
         self._connection: AbstractConnection | None = None
-        self._transport = _Transport(self._url)
+        self._transport = Transport(self._url)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
+        self._hopeless = asyncio.Event()
         self.last_error: BaseException | None = None
 
     @property
@@ -92,29 +88,43 @@ class Link:
 
         Raises: BrokerUnavailable or SetupError with the reason.
         """
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._up, self._hopeless)]
         try:
-            async with asyncio.timeout(seconds):
-                await self._up.wait()
-        except TimeoutError as error:
-            if isinstance(self.last_error, UnsupportedBroker):
-                raise self.last_error from error
-            raise unreachable(str(self._url), self.last_error) from error
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not self._up.is_set():
+            raise unreachable(str(self._url), self.last_error) from self.last_error
 
     async def run(self) -> None:
         """Opens, restores, waits for the loss, and again, until canceled."""
         read_leniently()
         try:
-            while True:
+            while not canceled_by_us():
                 connection = await self._open()
                 if connection is None:
                     await asyncio.sleep(PAUSE_SECONDS * (1 + self._random.random()))
                     continue
-                await asyncio.wait({connection.closing})
+                await self._until_lost(connection)
                 self._up.clear()
                 log.warning("The broker's connection was lost", extra={"link": self._url.query.get("name")})
         finally:
             self._up.clear()
             await self._close()
+
+    async def _until_lost(self, connection: AbstractConnection) -> None:
+        """Gives up a connection that is silent while the broker greets somebody new.
+
+        So a dead path is left early, and a broker that stands still altogether costs no redelivery: its
+        connections end by aiormq's own limit of 18 s alone.
+        """
+        closing = connection.closing
+        while not closing.done() and not canceled_by_us():
+            await asyncio.wait({closing}, timeout=LOOK_SECONDS)
+            if self._transport.silent_seconds > SILENT_SECONDS and await self._transport.is_greeted_anew():
+                log.warning("A silent connection is replaced", extra={"link": self._url.query.get("name")})
+                self.abort()
 
     async def _open(self) -> AbstractConnection | None:
         connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)
@@ -143,6 +153,8 @@ class Link:
         if type(error) is not type(self.last_error):
             log.warning("The broker cannot be reached, trying on", extra={"reason": repr(error)})
         self.last_error = error
+        if isinstance(unreachable(str(self._url), error), SetupError):
+            self._hopeless.set()
 
     def _check_version(self) -> None:
         if self.server.product == "RabbitMQ" and self.server.version < OLDEST:
@@ -151,16 +163,16 @@ class Link:
     async def _close(self) -> None:
         if self._connection is not None:
             await _quietly_close(self._connection)
+        self.abort()
 
     def abort(self) -> None:
         """Cuts the transport, as a fault would."""
-        if self._transport.writer is not None:
-            self._transport.writer.transport.abort()
+        self._transport.abort()
 
 
 async def _quietly_close(connection: AbstractConnection) -> None:
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close()
     except asyncio.CancelledError:
         if canceled_by_us():

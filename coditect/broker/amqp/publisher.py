@@ -49,7 +49,7 @@ class _Attempt:
         if self.in_flight or self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
         if self.refusals or self.blocked:
-            return Overloaded("The broker refused the message until the time was over", **facts)
+            return Overloaded("The broker takes no more messages for now", **facts)
         return BrokerUnavailable("The broker could not be reached in time", **facts)
 
 
@@ -88,7 +88,7 @@ class Publisher:
             attempt.in_flight = False
             attempt.refusals += 1
             if not attempt.wait_when_full:
-                raise Overloaded("The queue is full", routing_key=attempt.routing_key) from error
+                raise attempt.verdict() from error
         except asyncio.CancelledError:
             if canceled_by_us():
                 raise

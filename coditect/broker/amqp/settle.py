@@ -61,7 +61,7 @@ class Settlements:
 
     async def run(self) -> None:
         """Writes what was decided, once per loop turn, until the channel is lost."""
-        while not self.lost:
+        while not self.lost and not canceled_by_us():
             await self._wake.wait()
             self._wake.clear()
             await asyncio.sleep(0)  # lets the deliveries that finish in this turn join

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 _UNCHECKED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 
+ON_ITS_WAY_SECONDS = 0.2
+
 Stats = Callable[[str], Awaitable[QueueStats | None]]
 
 
@@ -22,10 +24,10 @@ async def watch_consumers(groups: Mapping[str, Group], stats: Stats, *, seconds:
     """Every so often compares what the broker says with what we hold, and subscribes again when it differs.
 
     A consumer is deaf when the broker knows none on its queue, or when messages are ready, it has credit,
-    and nothing came since the last look.
+    and nothing came since the last look. Ready messages are counted twice, so that one on its way is no proof.
     """
     seen: dict[Subscription, int] = {}
-    while True:
+    while not canceled_by_us():
         await asyncio.sleep(seconds)
         for group in tuple(groups.values()):
             for subscription in tuple(group.subscriptions):
@@ -39,11 +41,7 @@ async def _look(group: Group, subscription: Subscription, stats: Stats, *, quiet
     if not subscription.active:
         return  # it is being restored already
     try:
-        found = await stats(subscription.queue)
-        if found is None or not subscription.active or subscription.canceled:
-            return
-        starved = quiet and found.messages > 0 and subscription.unsettled < subscription.prefetch
-        if found.consumers == 0 or starved:
+        if await _is_deaf(subscription, stats, quiet=quiet):
             log.warning("A consumer was deaf; subscribing again", extra={"queue": subscription.queue})
             await group.renew(subscription)
     except asyncio.CancelledError:
@@ -51,3 +49,16 @@ async def _look(group: Group, subscription: Subscription, stats: Stats, *, quiet
             raise
     except _UNCHECKED as error:
         log.debug("The consumers could not be checked", extra={"reason": repr(error)})
+
+
+async def _is_deaf(subscription: Subscription, stats: Stats, *, quiet: bool) -> bool:
+    tag, delivered = subscription.tag, subscription.delivered
+    for pause in (ON_ITS_WAY_SECONDS, 0):
+        found = await stats(subscription.queue)
+        if found is None or subscription.canceled or subscription.tag != tag:
+            return False
+        starved = quiet and found.messages > 0 and subscription.unsettled < subscription.prefetch
+        if not starved or subscription.delivered != delivered:
+            return found.consumers == 0
+        await asyncio.sleep(pause)
+    return True

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     REJECTED = "rejected"
     DELIVERY_LIMIT = "delivery_limit"
+    MAXLEN = "maxlen"
 
 
 def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:

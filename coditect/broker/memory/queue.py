@@ -6,8 +6,9 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from coditect.broker.memory.dead_letter import Reason
 from coditect.broker.port import QueueStats
@@ -48,6 +49,10 @@ class Subscription:
     in_hand: int = 0
 
 
+def _bytes(messages: Iterable[Stored]) -> int:
+    return sum(len(one.message.body) for one in messages)
+
+
 GiveUp = Callable[[Queue, Stored, Reason], bool]
 """Hands a dead letter over; False when no queue took it."""
 
@@ -76,9 +81,20 @@ class MemoryQueue:
     @property
     def full(self) -> bool:
         """Whether the next message is refused. (RabbitMQ lets a burst a little over the limit.)"""
-        limit = self.declared.max_length
-        unsettled = len(self._in_hand) if self.declared.type is QueueType.QUORUM else 0
-        return limit is not None and len(self._ready) + unsettled >= limit
+        if self.declared.drops_oldest or not self.declared.bounded:
+            return False
+        counted = self._ready
+        if self.declared.type is QueueType.QUORUM:
+            counted = [*self._ready, *self._in_hand.values()]
+        return len(counted) >= self._most or _bytes(counted) >= self._most_bytes
+
+    @property
+    def _most(self) -> float:
+        return inf if self.declared.max_length is None else self.declared.max_length
+
+    @property
+    def _most_bytes(self) -> float:
+        return inf if self.declared.max_length_bytes is None else self.declared.max_length_bytes
 
     def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
         """Takes a message in at the end; False when the queue is full."""
@@ -87,7 +103,14 @@ class MemoryQueue:
         stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))
         heapq.heappush(self._ready, stored)
         self._turn()
+        if self.declared.drops_oldest and self.declared.bounded:
+            self._drop_oldest()
         return True
+
+    def _drop_oldest(self) -> None:
+        """Only what is ready counts here, what is in hand does not."""
+        while len(self._ready) > self._most or _bytes(self._ready) > self._most_bytes:
+            self._dead_letter(heapq.heappop(self._ready), Reason.MAXLEN)
 
     def _expiry(self, message: Message) -> float | None:
         limits = [limit for limit in (self.declared.message_ttl_ms, message.expiration_ms) if limit is not None]

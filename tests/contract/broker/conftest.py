@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -11,11 +10,6 @@ from coditect.broker.amqp import AmqpBroker
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Topology
 from tests.contract.broker.scene import FaultyBroker, Scene, new_prefix
-
-
-@pytest.fixture(scope="session")
-def amqp_url() -> str:
-    return os.environ["CODITECT_TEST_AMQP_URL"]
 
 
 class _RecordingBroker(AmqpBroker):
@@ -42,19 +36,24 @@ async def _remove(url: str, declared: list[Topology]) -> None:
 
 
 @pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.servers)])
-async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """RabbitMQ's address, empty for the in-memory twin; not a coroutine, since it may start the server."""
+    return str(request.getfixturevalue("amqp_url")) if request.param == "amqp" else ""
+
+
+@pytest.fixture
+async def scene(broker_url: str) -> AsyncIterator[Scene]:
     """The contract's stage, once on the in-memory twin and once on RabbitMQ."""
     prefix = new_prefix()
-    url = request.getfixturevalue("amqp_url") if request.param == "amqp" else ""
     server = MemoryServer()
     declared: list[Topology] = []
     async with AsyncExitStack() as stack:
-        if url:
-            stack.push_async_callback(_remove, url, declared)
+        if broker_url:
+            stack.push_async_callback(_remove, broker_url, declared)
 
         async def connect() -> FaultyBroker:
-            if url:
-                return await stack.enter_async_context(_RecordingBroker(url, name=prefix, declared=declared))
+            if broker_url:
+                return await stack.enter_async_context(_RecordingBroker(broker_url, name=prefix, declared=declared))
             return await stack.enter_async_context(MemoryBroker(server, name=prefix))
 
         yield Scene(prefix, connect)

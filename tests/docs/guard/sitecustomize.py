@@ -22,9 +22,10 @@ def _is_here(host: object) -> bool:
 def _refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "socket.getaddrinfo" and not _is_here(arguments[0]):
         raise PermissionError(f"A block of the documentation looks up {arguments[0]!r}")
-    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
-        if not _is_here(arguments[1][0]):
-            raise PermissionError(f"A block of the documentation connects to {arguments[1]!r}")
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        if isinstance(address, tuple) and not _is_here(address[0]):
+            raise PermissionError(f"A block of the documentation connects to {address!r}")
 
 
 sys.addaudithook(_refuse_the_network)

@@ -21,7 +21,7 @@ from coditect.model.message import Message
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
 
-SETTINGS = Settings(drain_seconds=2.0)
+SETTINGS = Settings(drain_seconds=0.3)
 
 
 @dataclass(slots=True)

@@ -8,35 +8,39 @@ import pytest
 from rich.console import Console
 
 from agents.demo import submit_all, write_docs
-from agents.demo_board import Board, show
+from agents.demo_board import Board, Row, show
+from agents.demo_fleet import demo_folder
 from agents.demo_summary import Settled, describe, peak, total
-from agents.demo_work import Job, plan_work
+from agents.demo_work import Job, announce, plan_work
 from agents.documenter import Docs
 from agents.findings import Finding, Severity
 from agents.reviewer import Review
 from agents.summarizer import Summary, SummaryRequest
 from agents.tester import Failure, TestsReport, Verdict
-from coditect import Client, Priority
-from coditect.errors import ResultTimeout, TaskFailed
+from coditect import Client, Event, Outcome, Priority, Status
+from coditect.errors import BrokerUnavailable, ResultTimeout, TaskFailed, UnknownCapability
+from coditect.model.ids import AgentId
 
 JOB = Job("text.summarize", "a page", SummaryRequest(text="Words."), Summary, Priority.P1)
 SUMMARY = Summary(summary="Words.", sentences=["Words."], keywords=["words", "more"], sentences_read=3)
 
 
-class FakeOutcome:
-    agent_id = "agent-7"
-    started_at_ms = 10
-    finished_at_ms = 20
-
-
 class FakeHandle:
+    """A task that ended, or (ResultTimeout) has no end yet."""
+
+    task_id = "task-7"
+
     def __init__(self, answer: Summary | Exception) -> None:
         self.answer = answer
-        self.outcome: FakeOutcome | None = None
 
-    async def result(self, _: type[Summary], *, timeout: str) -> Summary:
-        if not isinstance(self.answer, ResultTimeout):
-            self.outcome = FakeOutcome()
+    async def outcome(self, *, timeout: str) -> Outcome:
+        if isinstance(self.answer, ResultTimeout):
+            raise self.answer
+        return Outcome(
+            Status.COMPLETED, b"", self.task_id, None, AgentId("agent-7"), started_at_ms=10, finished_at_ms=20
+        )
+
+    async def result(self, _: type[Summary]) -> Summary:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -47,7 +51,13 @@ class FakeClient(Client):
         self.answer = answer
 
     async def submit(self, *_: object, **__: object) -> FakeHandle:  # type: ignore[override]
+        if isinstance(self.answer, UnknownCapability | BrokerUnavailable):
+            raise self.answer
         return FakeHandle(self.answer)
+
+
+def started(task_id: str) -> Event:
+    return Event("task.started", "/agents/agent-7", "event-1", 10, task_id)
 
 
 def many(count: int, *, processes: int = 5) -> list[Settled]:
@@ -61,16 +71,16 @@ def test_plan_covers_every_module_and_mixes_the_priorities(tmp_path: Path) -> No
     (tmp_path / "coditect/one.py").write_text(f'"""{"A sentence about it. " * 20}"""\n')
     (tmp_path / "coditect/model/two.py").write_text('"""Short."""\n')
     (tmp_path / "coditect/model/__init__.py").write_text("")
-    (tmp_path / "tests/unit/model/test_two.py").write_text('"""Short."""\n')
+    (tmp_path / "tests/unit/model/test_durations.py").write_text('"""Short."""\n')
     (tmp_path / "README.md").write_text("A sentence about it. " * 20)
 
     jobs = plan_work(tmp_path)
 
     assert {(job.capability, job.subject, job.priority) for job in jobs} == {
-        ("tests.run", "tests/unit/model", Priority.P0),
+        ("tests.run", "tests/unit/model/test_durations.py", Priority.P0),
         ("code.review", "coditect/one.py", Priority.P0),
         ("code.review", "coditect/model/two.py", Priority.P1),
-        ("code.review", "tests/unit/model/test_two.py", Priority.P1),
+        ("code.review", "tests/unit/model/test_durations.py", Priority.P1),
         ("docs.generate", "coditect/one.py", Priority.P2),
         ("docs.generate", "coditect/model/two.py", Priority.P2),
         ("text.summarize", "README.md", Priority.P2),
@@ -126,13 +136,15 @@ def test_summary_tells_the_worst_findings_the_failed_tests_and_the_errors() -> N
         failures=[failure],
     )
     docs = Docs(title="a", markdown="# a", modules=1, objects=4, documented=3)
-    settled = [Settled(JOB, value) for value in (review, report, docs, SUMMARY)]
+    settled = [Settled(JOB, value, agent_id="agent-2") for value in (report, docs, SUMMARY)]
+    settled.append(Settled(JOB, review, agent_id="agent-1"))
     settled.append(Settled(JOB, error="no agent"))
 
     text = describe(settled, total(settled, 3.0))
 
     for expected in (
         "4 tasks completed",
+        "agent-1 did 1, agent-2 did 3",
         "error   a.py:3 S602 shell",
         "1 error, 0 warning, 0 info",
         "Tests: 4 passed, 1 failed, 0 skipped, in 1 runs",
@@ -155,7 +167,13 @@ async def test_answered_task_is_settled_with_who_did_it_and_when() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "lost", "agent"), [(TaskFailed("broken"), False, "agent-7"), (ResultTimeout("late"), True, "")]
+    ("error", "lost", "agent"),
+    [
+        (TaskFailed("broken"), False, "agent-7"),
+        (ResultTimeout("late"), True, ""),
+        (BrokerUnavailable("gone"), True, ""),
+        (UnknownCapability("nobody"), False, ""),
+    ],
 )
 async def test_task_without_a_value_is_failed_or_lost(error: Exception, lost: bool, agent: str) -> None:
     board = Board()
@@ -168,28 +186,73 @@ async def test_task_without_a_value_is_failed_or_lost(error: Exception, lost: bo
 
 def test_board_counts_a_started_task_as_running_until_it_settles() -> None:
     board = Board()
-    board.submitted(JOB)
-    board.started(JOB)
-    board.started(JOB)
+    board.heard(started("task-7"))
+    board.submitted("task-7", JOB)
+    board.heard(started("task-7"))
 
     while_running = board.rows["text.summarize"].running
-    board.settled(Settled(JOB, SUMMARY))
+    board.settled("task-7", Settled(JOB, SUMMARY))
 
     assert while_running == 1
-    assert board.rows["text.summarize"].running == 0
+    assert board.rows["text.summarize"] == Row(submitted=1, done=1)
     assert board.latest == "keywords: words, more"
+
+
+def test_board_counts_what_agents_ask_of_each_other_apart() -> None:
+    board = Board()
+    board.submitted("task-7", JOB)
+
+    board.heard(started("task-8"))
+    board.heard(Event("task.completed", "/agents/agent-7", "event-2", 11, "task-9"))
+
+    assert board.asked == 1
+    assert board.rows["text.summarize"] == Row(submitted=1)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 async def test_board_shows_the_counts_on_a_terminal_and_in_a_pipe(terminal: bool) -> None:
     output = io.StringIO()
     board = Board()
-    board.submitted(JOB)
 
     async with show(board, Console(file=output, force_terminal=terminal, width=120)):
         await submit_all(FakeClient(SUMMARY), [JOB], board)
 
     assert "submitted" in output.getvalue()
+    assert "keywords: words, more" in output.getvalue()
+
+
+def test_file_that_does_not_parse_is_reviewed_and_not_documented(tmp_path: Path) -> None:
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents/half.py").write_text("def half(\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_one.py").write_text("assert True\n")
+
+    jobs = plan_work(tmp_path)
+
+    assert [(job.capability, job.subject) for job in jobs] == [
+        ("code.review", "agents/half.py"),
+        ("code.review", "tests/test_one.py"),
+    ]
+
+
+def test_announcement_says_how_much_there_is_and_how_urgent() -> None:
+    jobs = [JOB, JOB, replace(JOB, priority=Priority.P0), replace(JOB, priority=Priority.P2)]
+
+    said = announce(jobs)
+
+    assert said == "4 tasks (1 urgent, 2 normal, 1 bulk)"
+
+
+def test_demos_at_the_same_time_have_folders_of_their_own(tmp_path: Path) -> None:
+    with demo_folder(tmp_path) as first:
+        (first / "rabbitmq" / "data").mkdir(parents=True)
+        with demo_folder(tmp_path) as second:
+            assert (first / "rabbitmq" / "data").exists()
+    with demo_folder(tmp_path) as again:
+        left = list(again.glob("rabbitmq/*"))
+
+    assert [folder.name for folder in (first, second, again)] == ["demo", "demo-2", "demo"]
+    assert left == []
 
 
 def test_documents_are_written_under_the_name_of_their_module(tmp_path: Path) -> None:

@@ -42,11 +42,25 @@ def test_every_quorum_queue_with_dead_letters_keeps_them_at_least_once() -> None
         assert queue.arguments["x-overflow"] == "reject-publish", queue.name
 
 
-def test_no_queue_drops_its_head_or_has_broker_priorities() -> None:
+def test_no_queue_but_those_of_copies_drops_its_head_and_none_has_broker_priorities() -> None:
+    copies = {one.name for one in t.notices().queues}
     for queue in everything().queues:
         assert "x-max-priority" not in queue.arguments, queue.name
-        if queue.max_length is not None:
+        if queue.bounded and queue.name not in copies:
             assert queue.arguments["x-overflow"] == "reject-publish", queue.name
+
+
+def test_notices_are_bounded_in_number_bytes_and_time_and_refuse_nothing() -> None:
+    for queue in t.notices().queues:
+        assert queue.arguments == {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": 1_000_000,
+            "x-overflow": "drop-head",
+            "x-message-ttl": 3_600_000,
+            "x-expires": 3_600_000,
+            "x-max-length": 10_000,
+            "x-max-length-bytes": 67_108_864,
+        }
 
 
 def test_classic_queue_has_no_argument_that_only_a_quorum_queue_knows() -> None:

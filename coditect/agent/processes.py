@@ -1,0 +1,91 @@
+"""Several processes of one agent under one parent: started, started again when one dies, drained together.
+
+A process that was drained by itself (`coditect agent drain`) ends with 0 and stays away. One that dies is
+started again after a growing pause; one that dies `MOST_DEATHS` times in a row ends the whole with its exit
+code, so that whoever supervises the parent sees it. The processes end with the parent, also when that is
+killed (`parent.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from contextlib import suppress
+
+log = logging.getLogger(__name__)
+
+PARENT = "CODITECT_PARENT_PID"
+"""The environment variable that tells a process whom it ends with."""
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+HEALTHY_SECONDS = 10.0
+MOST_DEATHS = 5
+
+
+class Processes:
+    """Keeps `count` processes of one command."""
+
+    def __init__(self, command: Sequence[str], count: int) -> None:
+        self._command = command
+        self._count = count
+        self._running: set[Process] = set()
+        self._stop = asyncio.Event()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Asks every process to drain and end; may be asked again."""
+        self._stop.set()
+        for process in self._running:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def run(self) -> int:
+        """Returns when all have ended: 0, or the exit code of one that could not be kept running."""
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(self._keep()) for _ in range(self._count)]
+        return max(keeper.result() for keeper in keepers)
+
+    async def _keep(self) -> int:
+        loop = asyncio.get_running_loop()
+        deaths = 0
+        while True:
+            began = loop.time()
+            code = await self._run_one()
+            if code == 0 or (self._stop.is_set() and code in (-signal.SIGTERM, -signal.SIGINT)):
+                return 0
+            deaths = 1 if loop.time() - began >= HEALTHY_SECONDS else deaths + 1
+            if self._stop.is_set() or deaths >= MOST_DEATHS:
+                log.error("An agent process cannot be kept running", extra={"exit_code": code, "deaths": deaths})
+                self.stop()
+                return code if code > 0 else 128 - code
+            log.warning("An agent process died and is started again", extra={"exit_code": code, "deaths": deaths})
+            if await self._stopped_within(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (deaths - 1))):
+                return 0
+
+    async def _run_one(self) -> int:
+        process = await asyncio.create_subprocess_exec(*self._command, env={**os.environ, PARENT: str(os.getpid())})
+        self._running.add(process)
+        try:
+            if self._stop.is_set():  # the signal came while it was being started
+                self.stop()
+            return await process.wait()
+        finally:
+            self._running.discard(process)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        return self._stop.is_set()
+
+
+async def keep_processes(command: Sequence[str], count: int) -> int:
+    """Keeps the processes until SIGTERM or SIGINT has drained them; gives the exit code."""
+    processes = Processes(command, count)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, processes.stop, number)
+    return await processes.run()

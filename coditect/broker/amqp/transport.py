@@ -1,0 +1,69 @@
+"""The byte stream below a connection: tells how long nothing came, and whether the broker greets another one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from pamqp.header import ProtocolHeader
+from yarl import URL
+
+from coditect.broker.amqp.faults import LOST
+
+GREETING_SECONDS = 1.0
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Transport(TransportFactory):
+    """Opens the streams of one link, the newest of which it remembers."""
+
+    def __init__(self, url: URL) -> None:
+        self._ordinary = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        self._url = url
+        self._options: dict[str, Any] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._heard_at = 0.0
+
+    async def create(self, url: URL, **kwargs: Any) -> Streams:
+        """Opens a stream pair, as aiormq asks for it."""
+        self._url, self._options = url, kwargs
+        reader, self._writer = await self._ordinary.create(url, **kwargs)
+        self._listen(reader)
+        return reader, self._writer
+
+    def _listen(self, reader: asyncio.StreamReader) -> None:
+        feed = reader.feed_data
+
+        def hear(chunk: bytes) -> None:
+            self._heard_at = time.monotonic()
+            feed(chunk)
+
+        self._heard_at = time.monotonic()
+        reader.feed_data = hear  # type: ignore[method-assign, assignment] # asyncio offers no other place to listen
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing came from the broker."""
+        return time.monotonic() - self._heard_at
+
+    async def is_greeted_anew(self) -> bool:
+        """Whether the broker answers the first words of a new connection."""
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                reader, writer = await self._ordinary.create(self._url, **self._options)
+                try:
+                    writer.write(ProtocolHeader().marshal())
+                    await reader.readexactly(1)
+                finally:
+                    writer.transport.abort()
+        except LOST:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Cuts the stream, as a fault would."""
+        if self._writer is not None:
+            self._writer.transport.abort()

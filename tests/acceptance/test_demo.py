@@ -1,0 +1,85 @@
+"""The demo as a person runs it: `make demo` is this command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "DEMO_UNDER_TEST"
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@contextmanager
+def demo(mark: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agents.demo"],
+        cwd=ROOT,
+        env={**os.environ, MARK: mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def running(mark: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def numbers(pattern: str, text: str) -> list[int]:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return [int(number) for number in found.groups()]
+
+
+def test_demo_works_at_scale_loses_nothing_and_stops_everything() -> None:
+    mark = uuid.uuid4().hex
+
+    with demo(mark) as process:
+        text, _ = process.communicate()
+
+    completed, processes = numbers(r"(\d+) tasks completed by (\d+) agent processes", text)
+    at_once, failed, lost = numbers(r"(\d+) handlers at work at one instant, (\d+) tasks failed, (\d+) lost", text)
+    assert process.returncode == 0, text
+    assert (completed > 100, processes >= 5, at_once >= 100, failed, lost) == (True, True, True, 0, 0), text
+    assert running(mark) == []
+
+
+def test_interrupted_demo_stops_everything() -> None:
+    mark = uuid.uuid4().hex
+
+    with demo(mark) as process:
+        assert process.stdout is not None
+        assert any("running" in line for line in process.stdout)
+        while_working = running(mark)
+        process.send_signal(signal.SIGINT)
+        text = process.stdout.read()
+
+    assert len(while_working) > 5
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    assert running(mark) == []

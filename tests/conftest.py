@@ -1,0 +1,46 @@
+"""What any test may ask for: the servers of the run, and settings and names of the test's own.
+
+Every fixture here is plain (not a coroutine), so that an async fixture can ask for it, too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from coditect.settings import Settings
+from tests.servers import Servers, own_servers, servers
+
+__all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings"]
+
+
+@pytest.fixture
+def amqp_url(servers: Servers) -> str:
+    """The run's RabbitMQ: no path, so vhost `/`. A test uses names of its own there and flushes nothing."""
+    return servers.amqp_url
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """The run's Redis. A test uses a key prefix of its own there and flushes nothing."""
+    return servers.redis_url
+
+
+@pytest.fixture
+def settings(servers: Servers, tmp_path: Path) -> Settings:
+    """Settings of a program on the run's servers."""
+    return Settings(
+        amqp_url=servers.amqp_url,
+        redis_url=servers.redis_url,
+        drain_seconds=5.0,
+        workspace=str(tmp_path),
+        log_level="WARNING",
+    )
+
+
+@pytest.fixture
+def capability() -> str:
+    """A capability that no other test has."""
+    return f"t{uuid4().hex[:12]}.work"

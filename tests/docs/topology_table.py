@@ -1,0 +1,135 @@
+"""The tables of docs/topology.md, made from the values of `coditect.broker.topology`.
+
+``python -m tests.docs.topology_table`` writes them anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from coditect.broker.topology import (
+    Topology,
+    agent_queues,
+    backbone,
+    capability_queues,
+    event_queue,
+    notices,
+    reply_queue,
+)
+from coditect.model.ids import AgentId
+from coditect.model.retry import RUNGS_MS
+from tests.servers import ROOT
+
+PAGE = ROOT / "docs" / "topology.md"
+BEGIN = "<!-- made by tests/docs/topology_table.py: begin -->"
+END = "<!-- made by tests/docs/topology_table.py: end -->"
+
+SLOTS = 1_000_003
+"""Prime and unlikely, to be found again in an argument."""
+
+
+def parts() -> dict[str, Topology]:
+    """The topology by who declares it."""
+    return {
+        "every process": backbone(),
+        "an agent, for each capability": capability_queues("<capability>"),
+        "an agent process": agent_queues(AgentId("<agent>"), slots=SLOTS),
+        "a process that asks": reply_queue("reply.<process>"),
+        "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
+        "a dispatcher": notices(),
+    }
+
+
+def tables() -> str:
+    """Exchanges, queues and bindings as Markdown."""
+    return "\n".join(
+        [
+            "### Exchanges",
+            "",
+            *_table(("exchange", "type", "alternate exchange", "declared by"), _exchanges()),
+            "",
+            "### Queues",
+            "",
+            *_table(("queue", "type", "arguments", "declared by"), _queues()),
+            "",
+            "### Bindings",
+            "",
+            *_table(("exchange", "routing key", "queue"), _bindings()),
+        ]
+    )
+
+
+def _exchanges() -> Iterable[tuple[str, ...]]:
+    rows = [
+        (_code(_name(one.name)), one.type.value, _code(one.alternate or ""), who)
+        for who, part in parts().items()
+        for one in part.exchanges
+    ]
+    return dict.fromkeys(rows)
+
+
+def _queues() -> Iterable[tuple[str, ...]]:
+    rows = []
+    for who, part in parts().items():
+        for one in part.queues:
+            arguments = [
+                f"`{name}={_value(name, value, one.name)}`"
+                for name, value in one.arguments.items()
+                if name != "x-queue-type"
+            ]
+            rows.append((_code(_name(one.name)), one.type.value, "<br>".join(arguments), who))
+    return dict.fromkeys(rows)
+
+
+def _bindings() -> Iterable[tuple[str, ...]]:
+    rows = [
+        (_code(_name(one.exchange)), _code(one.key), _code(_name(one.queue)))
+        for part in parts().values()
+        for one in part.bindings
+    ]
+    return dict.fromkeys(rows)
+
+
+def _name(name: str) -> str:
+    """One name for all rungs of the retry ladder."""
+    return re.sub(r"retry\.\d+$", "retry.<delay>", name)
+
+
+def _value(name: str, value: str | int, queue: str) -> str:
+    if value == 2 * SLOTS:
+        return "twice the slots"
+    if name == "x-message-ttl" and _name(queue) != queue:
+        return "<delay>"
+    return str(value)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def rungs() -> str:
+    """The delays of the retry ladder, in words."""
+    return ", ".join(f"{ms} ms" if ms < 1000 else f"{ms // 1000} s" for ms in RUNGS_MS)
+
+
+def written(page: str) -> str:
+    """The page with its tables made anew."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+def main(page: Path = PAGE) -> None:
+    """Writes the page."""
+    page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

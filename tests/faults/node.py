@@ -1,0 +1,88 @@
+"""A RabbitMQ of the fault tests' own, to kill, freeze and command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from coditect.local import PrivateServers
+from coditect.local.binaries import find_binaries
+from tests.servers import private_servers_of_run
+
+
+class Node:
+    """One private broker."""
+
+    def __init__(self, servers: PrivateServers, folder: Path) -> None:
+        self._servers = servers
+        self.folder = folder / "rabbitmq"
+        self.url = servers.amqp_url
+
+    @property
+    def pid(self) -> int:
+        """Of the broker itself."""
+        return self._servers.processes["rabbitmq"].pid
+
+    async def kill(self) -> None:
+        """With -9; returns when it is gone."""
+        await self._servers.kill_broker()
+
+    async def start(self) -> None:
+        """On the same port and data; returns when it answers."""
+        await self._servers.start_broker()
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Stopped (SIGSTOP) for as long as the block lasts."""
+        broker = psutil.Process(self.pid)
+        broker.suspend()
+        try:
+            yield
+        finally:
+            with suppress(psutil.NoSuchProcess):  # killed meanwhile
+                broker.resume()
+
+    @asynccontextmanager
+    async def alarmed(self) -> AsyncIterator[None]:
+        """With a memory alarm: the broker blocks every connection that publishes."""
+        await self.control("set_vm_memory_high_watermark", "0.00001")
+        try:
+            yield
+        finally:
+            await self.control("set_vm_memory_high_watermark", "0.4")
+
+    async def write_queues_to_disk(self) -> None:
+        """What the broker would do some seconds later by itself.
+
+        A quorum queue's name reaches the disk lazily (RabbitMQ 3.10: Ra's dets tables). One that was declared
+        just before a kill -9 is known to the broker afterwards, but has no process and never answers.
+        """
+        await self.control("eval", "[dets:sync(Table) || Table <- dets:all()], ok.")
+
+    async def control(self, *words: str) -> str:
+        """One `rabbitmqctl` command; returns what it printed. Takes about two seconds."""
+        script = find_binaries(os.environ).rabbitmq
+        assert script is not None
+        process = await asyncio.create_subprocess_exec(
+            script.parent / "rabbitmqctl",
+            "--quiet",
+            *words,
+            env=psutil.Process(self.pid).environ(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        return output.decode()
+
+
+@contextmanager
+def private_node(folder: Path) -> Iterator[Node]:
+    """Started, and gone at the end."""
+    with private_servers_of_run(folder, os.environ, redis=False) as servers:
+        yield Node(servers, folder)

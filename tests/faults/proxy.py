@@ -1,0 +1,190 @@
+"""A TCP proxy between a client and a server that injects the network's faults.
+
+Every accepted connection is a `Pipe`; a fault is done to one pipe, or to all that stand. What a broker
+connection is for is read from its name in the handshake, so a test can hurt the one that publishes alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+
+from yarl import URL
+
+CHUNK_BYTES = 65_536
+HANDSHAKE_BYTES = 4_096
+NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Way(Enum):
+    """Where bytes go."""
+
+    TO_SERVER = "to the server"
+    TO_CLIENT = "to the client"
+
+
+BOTH = (Way.TO_SERVER, Way.TO_CLIENT)
+
+
+class Pipe:
+    """One connection through the proxy."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self._writers = {Way.TO_SERVER: server, Way.TO_CLIENT: client}
+        self._swallowed: set[Way] = set()
+        self._left: dict[Way, int] = {}
+        self._last: set[Way] = set()
+        self._handshake = b""
+
+    def is_for(self, word: bytes) -> bool:
+        """Whether the client's first bytes hold this word, for example its connection name."""
+        return word in self._handshake
+
+    def swallow(self, *ways: Way) -> None:
+        """From now on bytes vanish; both ways is a black hole."""
+        self._swallowed.update(ways)
+
+    def let_through(self) -> None:
+        """Ends `swallow`; what vanished stays lost."""
+        self._swallowed.clear()
+
+    def half_open(self) -> None:
+        """The server's end is reset; the client is not told and hears nothing any more."""
+        self.swallow(*BOTH)
+        _reset(self._writers[Way.TO_SERVER])
+
+    def cut(self) -> None:
+        """Resets both ends at once (RST)."""
+        for writer in self._writers.values():
+            _reset(writer)
+
+    def cut_after(self, way: Way, count: int) -> None:
+        """Lets this many more bytes through, then resets both ends: in the middle of a frame, most likely."""
+        self._left[way] = count
+
+    def finish_with_next(self, way: Way) -> None:
+        """The next bytes of this way are the last: the end (FIN) follows them in the same breath."""
+        self._last.add(way)
+
+    async def forward(self, way: Way, chunk: bytes) -> None:
+        """Passes on what the faults leave of the chunk."""
+        if way is Way.TO_SERVER and len(self._handshake) < HANDSHAKE_BYTES:
+            self._handshake += chunk
+        if way in self._swallowed:
+            return
+        left = self._left.get(way)
+        writer = self._writers[way]
+        writer.write(chunk if left is None else chunk[:left])
+        if way in self._last:
+            writer.write_eof()
+            self._swallowed.add(way)
+        if left is not None:
+            self._left[way] = left - len(chunk)
+            if self._left[way] <= 0:
+                await _flush(writer)
+                self.cut()
+        await writer.drain()
+
+    def finish(self, way: Way) -> None:
+        """One end closed in an orderly manner; the other is told, unless bytes vanish on that way."""
+        writer = self._writers[way]
+        if way not in self._swallowed and not writer.is_closing():
+            writer.close()
+
+    def silent(self, way: Way) -> bool:
+        """Whether nothing gets through on this way."""
+        return way in self._swallowed
+
+
+class FaultProxy:
+    """Listens on the loopback interface. `seed` makes the jitter repeatable."""
+
+    def __init__(self, url: str, *, seed: int = 0) -> None:
+        self._target = URL(url)
+        self._random = random.Random(seed)
+        self._pipes: dict[Pipe, asyncio.Task[None]] = {}
+        self.delay_seconds = 0.0
+        """How long each chunk takes, in each way."""
+        self.jitter_seconds = 0.0
+        """What is added to that, at most."""
+        self.swallow_new = False
+        """Whether new connections are accepted and then never answered."""
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """The server's address, through the proxy."""
+        return str(self._target.with_host("127.0.0.1").with_port(self.port))
+
+    def pipes(self, word: bytes = b"") -> list[Pipe]:
+        """The connections that stand, or those whose handshake holds the word."""
+        return [pipe for pipe in self._pipes if pipe.is_for(word)]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One accepted connection, until both ways ended."""
+        try:
+            there = await asyncio.open_connection(self._target.host, self._target.port)
+        except OSError:
+            _reset(writer)
+            return
+        pipe = Pipe(writer, there[1])
+        if self.swallow_new:
+            pipe.swallow(*BOTH)
+        self._pipes[pipe] = asyncio.ensure_future(self._pump_both(pipe, reader, there[0]))
+        try:
+            await self._pipes[pipe]
+        finally:
+            del self._pipes[pipe]
+            pipe.cut()
+
+    async def _pump_both(self, pipe: Pipe, client: asyncio.StreamReader, server: asyncio.StreamReader) -> None:
+        async with asyncio.TaskGroup() as ways:
+            ways.create_task(self._pump(pipe, client, Way.TO_SERVER))
+            ways.create_task(self._pump(pipe, server, Way.TO_CLIENT))
+
+    async def _pump(self, pipe: Pipe, reader: asyncio.StreamReader, way: Way) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(CHUNK_BYTES):
+                if self.delay_seconds or self.jitter_seconds:
+                    await asyncio.sleep(self.delay_seconds + self._random.uniform(0, self.jitter_seconds))
+                await pipe.forward(way, chunk)
+        pipe.finish(way)
+
+    async def close(self) -> None:
+        """Cuts what stands."""
+        for pipe, pumping in list(self._pipes.items()):
+            pipe.cut()
+            pumping.cancel()
+        while self._pipes:
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def fault_proxy(url: str) -> AsyncIterator[FaultProxy]:
+    """A proxy in front of the server at `url`."""
+    proxy = FaultProxy(url)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()
+        await server.wait_closed()
+
+
+async def _flush(writer: asyncio.StreamWriter) -> None:
+    writer.transport.set_write_buffer_limits(0)
+    await writer.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    peer = writer.get_extra_info("socket")
+    if peer is not None and not writer.transport.is_closing():
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    writer.transport.abort()

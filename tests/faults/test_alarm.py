@@ -1,0 +1,70 @@
+"""The broker raises a memory alarm: it blocks the connections that publish."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.port import Delivery
+from coditect.errors import Overloaded, PublishUnconfirmed
+from coditect.model.message import Message
+from tests.faults.node import Node
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+
+
+def publish(broker: AmqpBroker, queue: str, name: str, *, timeout_seconds: float = 30.0) -> asyncio.Task[None]:
+    message = Message(b"", message_id=name)
+    return asyncio.create_task(broker.publish(message, exchange="", routing_key=queue, timeout_seconds=timeout_seconds))
+
+
+async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(
+    node: Node, observer: AmqpBroker, queue: str
+) -> None:
+    async with AmqpBroker(node.url, name="blocked") as broker:
+        await asyncio.gather(*(publish(broker, queue, f"before-{number}") for number in range(20)))
+        seen: list[str | None] = []
+
+        def take(delivery: Delivery) -> None:
+            seen.append(delivery.message.message_id)
+            delivery.ack()
+
+        async with node.alarmed():
+            sent = publish(broker, queue, "sent into the alarm")
+            sent_in_vain = publish(broker, queue, "sent, too", timeout_seconds=1.5)
+            with pytest.raises(PublishUnconfirmed):
+                await sent_in_vain
+            waiting = publish(broker, queue, "waits")
+            with pytest.raises(Overloaded) as refused:
+                await publish(broker, queue, "never sent", timeout_seconds=0.7)
+            blocked = broker.blocked
+            await broker.consume(queue, take, prefetch=5)
+            await eventually(lambda: len(seen) == 20)
+            under_way = not sent.done() and not waiting.done()
+
+        await asyncio.gather(sent, waiting)
+
+        assert blocked and under_way and refused.value.retryable
+        await eventually(lambda: {"sent into the alarm", "waits"} <= set(seen))
+        assert "never sent" not in seen
+        assert not broker.blocked
+
+
+async def test_connection_that_dies_while_it_is_blocked_publishes_on_the_next_one(
+    node: Node, observer: AmqpBroker, queue: str
+) -> None:
+    async with AmqpBroker(node.url, name="blocked") as broker:
+        async with node.alarmed():
+            first = publish(broker, queue, "first")
+            second = publish(broker, queue, "second")
+            await asyncio.wait({first}, timeout=0.5)
+            broker.drop()
+            await eventually(lambda: broker.connected)
+
+        await asyncio.gather(first, second)
+
+    stats = await observer.stats(queue)
+    assert stats is not None and stats.messages >= 2

@@ -1,0 +1,204 @@
+"""The network between a process and the broker fails in every way that a proxy can make it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.port import Delivery
+from coditect.model.message import Message
+from tests.faults.load import Load
+from tests.faults.proxy import BOTH, FaultProxy, Pipe, Way
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+PUBLISHES, CONSUMES = b"publishes", b"consumes"
+NOTICED_SECONDS = 9.0
+CUTS: dict[str, Callable[[Pipe], None]] = {
+    "mid-frame to the broker": lambda pipe: pipe.cut_after(Way.TO_SERVER, 777),
+    "mid-frame to the client": lambda pipe: pipe.cut_after(Way.TO_CLIENT, 5),
+    "reset": Pipe.cut,
+    "end right behind a frame": lambda pipe: pipe.finish_with_next(Way.TO_CLIENT),
+}
+every_cut = pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+
+
+@pytest.fixture
+async def broker(proxy: FaultProxy) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(proxy.url, name="faulty", watch_seconds=0.5) as connected:
+        yield connected
+
+
+def publish(broker: AmqpBroker, queue: str, name: str) -> asyncio.Task[None]:
+    message = Message(b"x" * 400, message_id=name)
+    return asyncio.create_task(broker.publish(message, exchange="", routing_key=queue))
+
+
+async def ready(observer: AmqpBroker, queue: str) -> int:
+    stats = await observer.stats(queue)
+    assert stats is not None
+    return stats.messages
+
+
+async def names(observer: AmqpBroker, queue: str) -> list[str | None]:
+    found = []
+    while (delivery := await observer.get(queue)) is not None:
+        found.append(delivery.message.message_id)
+    await observer.release()
+    return found
+
+
+async def test_publish_whose_confirm_was_lost_is_repeated_under_its_id(
+    broker: AmqpBroker, proxy: FaultProxy, observer: AmqpBroker, queue: str
+) -> None:
+    [pipe] = proxy.pipes(PUBLISHES)
+    await publish(broker, queue, "first")
+    pipe.swallow(Way.TO_CLIENT)
+    publishing = publish(broker, queue, "taken")
+    await eventually(lambda: _holds(observer, queue, 2))
+    unconfirmed = not publishing.done()
+
+    pipe.cut()
+    await publishing
+
+    assert unconfirmed
+    assert await names(observer, queue) == ["first", "taken", "taken"]
+
+
+async def _holds(observer: AmqpBroker, queue: str, messages: int) -> bool:
+    return await ready(observer, queue) == messages
+
+
+async def test_publish_that_never_reached_the_broker_is_sent_again(
+    broker: AmqpBroker, proxy: FaultProxy, observer: AmqpBroker, queue: str
+) -> None:
+    [pipe] = proxy.pipes(PUBLISHES)
+    await publish(broker, queue, "first")
+    pipe.swallow(Way.TO_SERVER)
+    publishing = publish(broker, queue, "lost")
+    await asyncio.wait({publishing}, timeout=0.2)
+
+    pipe.cut()
+    await publishing
+
+    assert await names(observer, queue) == ["first", "lost"]
+
+
+@every_cut
+async def test_publishes_under_way_arrive_whatever_cuts_the_connection(
+    broker: AmqpBroker, proxy: FaultProxy, observer: AmqpBroker, queue: str, cut: Callable[[Pipe], None]
+) -> None:
+    [pipe] = proxy.pipes(PUBLISHES)
+    await publish(broker, queue, "first")
+    cut(pipe)
+
+    await asyncio.gather(*(publish(broker, queue, f"m-{number}") for number in range(100)))
+
+    assert set(await names(observer, queue)) >= {f"m-{number}" for number in range(100)}
+
+
+@every_cut
+async def test_consumer_is_back_whatever_cuts_the_connection(
+    broker: AmqpBroker, proxy: FaultProxy, observer: AmqpBroker, queue: str, cut: Callable[[Pipe], None]
+) -> None:
+    load = Load(observer, queue)
+    await broker.consume(queue, load.take, prefetch=10)
+    [pipe] = proxy.pipes(CONSUMES)
+    cut(pipe)
+
+    async with load.publishing(in_flight=10):
+        await eventually(lambda: len(load.confirmed) >= 500)
+    await eventually(lambda: not load.lost)
+
+    assert pipe not in proxy.pipes()
+    await eventually(lambda: broker.connected)
+
+
+@pytest.mark.parametrize(
+    "break_it", [lambda pipe: pipe.swallow(*BOTH), Pipe.half_open], ids=["black hole", "half-open"]
+)
+async def test_silent_publishing_connection_is_noticed_and_replaced(
+    broker: AmqpBroker,
+    proxy: FaultProxy,
+    observer: AmqpBroker,
+    queue: str,
+    break_it: Callable[[Pipe], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    await publish(broker, queue, "first")
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    break_it(proxy.pipes(PUBLISHES)[0])
+
+    await publish(broker, queue, "second")
+
+    record_property("noticed_after_seconds", clock() - started)
+    print(f"noticed after {clock() - started:.1f} s")
+    assert clock() - started < NOTICED_SECONDS
+    assert await names(observer, queue) == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "break_it", [lambda pipe: pipe.swallow(*BOTH), Pipe.half_open], ids=["black hole", "half-open"]
+)
+async def test_silent_consuming_connection_is_noticed_and_replaced(
+    broker: AmqpBroker,
+    proxy: FaultProxy,
+    observer: AmqpBroker,
+    queue: str,
+    break_it: Callable[[Pipe], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    lost: list[bool] = []
+    seen: list[Delivery] = []
+    await broker.consume(queue, seen.append, prefetch=10, on_lost=lambda: lost.append(True))
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    break_it(proxy.pipes(CONSUMES)[0])
+
+    await eventually(lambda: lost, seconds=NOTICED_SECONDS)
+    noticed_after = clock() - started
+    await publish(observer, queue, "later")
+    await eventually(lambda: seen, seconds=20)  # what the broker gave to the dead connection comes back later
+
+    record_property("noticed_after_seconds", noticed_after)
+    print(f"noticed after {noticed_after:.1f} s")
+    assert lost == [True]
+
+
+async def test_slow_and_trembling_network_loses_and_doubles_nothing(
+    broker: AmqpBroker, proxy: FaultProxy, queue: str
+) -> None:
+    proxy.delay_seconds, proxy.jitter_seconds = 0.02, 0.03
+    load = Load(broker, queue)
+    await broker.consume(queue, load.take, prefetch=50)
+
+    async with load.publishing(in_flight=50):
+        await eventually(lambda: len(load.confirmed) >= 500, seconds=20)
+    await eventually(lambda: not load.lost)
+
+    assert (load.failed, load.doubled) == ([], 0)
+    assert broker.connected
+
+
+async def test_broker_whose_connections_are_black_holes_is_left_without_a_trace(
+    proxy: FaultProxy, observer: AmqpBroker, queue: str
+) -> None:
+    before = asyncio.all_tasks()
+    clock = asyncio.get_running_loop().time
+    async with AmqpBroker(proxy.url, name="leaving") as leaving:
+        for group in ("p0", "p1", "p2"):
+            await leaving.consume(queue, lambda _: None, prefetch=1, group=group)
+        for pipe in proxy.pipes():
+            pipe.swallow(*BOTH)
+        started = clock()
+
+    left_after = clock() - started
+    for pipe in proxy.pipes():
+        pipe.cut()
+    await eventually(lambda: not [one for one in asyncio.all_tasks() - before if "aiormq" in repr(one)])
+    print(f"left after {left_after:.1f} s")
+    assert left_after < 10

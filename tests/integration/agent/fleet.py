@@ -1,0 +1,117 @@
+"""Agent processes on real servers, and what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from coditect.client import Client
+from coditect.errors import ResultTimeout
+from coditect.handle import Handle
+from coditect.local import PrivateServers
+from coditect.settings import Settings
+from tests.support import eventually
+
+AGENT = Path(__file__).with_name("fleet_agent.py")
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Agent processes of one test; none outlives it."""
+
+    servers: PrivateServers
+    folder: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def effect_log(self) -> Path:
+        return self.folder / "effects"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "CODITECT_AMQP_URL": self.servers.amqp_url,
+            "CODITECT_REDIS_URL": self.servers.redis_url,
+            "EFFECT_LOG": str(self.effect_log),
+            **more,
+        }
+
+    async def start(self, *arguments: str, target: str = str(AGENT), **more: str) -> subprocess.Popen[bytes]:
+        """Another agent process, at work when this returns."""
+        number = next(self._numbers)
+        ready = self.folder / f"ready-{number}"
+        with (self.folder / f"agent-{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "coditect", "agent", "run", target, *arguments],
+                env=self.environment(CODITECT_READY_FILE=str(ready), **more),
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+        self.processes.append(process)
+        await eventually(ready.exists, seconds=20)
+        return process
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("agent-*.log")))
+
+    def noted(self, what: str) -> list[str]:
+        """Task ids that handlers noted, in order."""
+        if not self.effect_log.exists():
+            return []
+        lines = (line.split() for line in self.effect_log.read_text().splitlines())
+        return [task_id for kind, task_id, _ in lines if kind == what]
+
+    def in_flight(self) -> int:
+        return len(set(self.noted("start")) - set(self.noted("end")))
+
+    def repeated(self) -> int:
+        """Executions beyond the first of each task."""
+        return sum(many - 1 for many in Counter(self.noted("start")).values())
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+
+
+@asynccontextmanager
+async def open_fleet(servers: PrivateServers, folder: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(servers, folder)
+    try:
+        yield fleet
+    finally:
+        fleet.end()
+
+
+def client_of(servers: PrivateServers) -> Client:
+    return Client.connecting(Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url))
+
+
+async def submitted(client: Client, many: int, *, capability: str = "work.do") -> list[Handle]:
+    durations = [50 + 150 * (number % 10) // 10 for number in range(many)]
+    return [handle async for handle in client.submit_many(capability, durations)]
+
+
+async def unanswered(handles: list[Handle], *, seconds: float) -> list[str]:
+    """Ids of the tasks that got no value in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    missing = []
+    for handle in handles:
+        try:
+            left = max(0.01, deadline - asyncio.get_running_loop().time())
+            await handle.result(int, timeout=left)
+        except ResultTimeout:
+            missing.append(str(handle.task_id))
+    return missing

@@ -1,0 +1,105 @@
+"""A full quorum queue refuses (`reject-publish`): back-pressure, not an error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.port import Delivery
+from coditect.broker.topology import Topology, capability_queues
+from coditect.errors import CoditectError, Overloaded, PublishUnconfirmed
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from coditect.model.routing import task_queue
+from tests.integration.broker.conftest import Scene
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+
+
+async def fill(broker: AmqpBroker, queue: str) -> None:
+    """Until it refuses; RabbitMQ lets a burst in before the limit bites."""
+    with pytest.raises(Overloaded):
+        for _ in range(1_000):
+            await broker.publish(Message(b"bulk"), exchange="", routing_key=queue, wait_when_full=False)
+
+
+async def test_publish_to_a_full_queue_waits_until_there_is_room(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare(max_length=5)
+    await fill(broker, queue)
+    waiting = asyncio.create_task(
+        broker.publish(Message(b"patient", message_id="patient"), exchange="", routing_key=queue)
+    )
+    await asyncio.wait({waiting}, timeout=0.5)
+    waited = not waiting.done()
+
+    seen: list[str | None] = []
+
+    def take(delivery: Delivery) -> None:
+        seen.append(delivery.message.message_id)
+        delivery.ack()
+
+    await broker.consume(queue, take, prefetch=5)
+    await waiting
+
+    assert waited
+    await eventually(lambda: seen.count("patient") == 1)
+
+
+async def test_full_queue_is_overload_at_the_deadline_and_took_nothing(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare(max_length=5)
+    await fill(broker, queue)
+    before = await scene.ready(queue)
+
+    with pytest.raises(Overloaded) as caught:
+        await broker.publish(Message(b"x"), exchange="", routing_key=queue, timeout_seconds=0.5)
+
+    assert caught.value.retryable
+    assert await scene.ready(queue) == before
+
+
+async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_full(
+    scene: Scene, broker: AmqpBroker
+) -> None:
+    capability = f"test.c{scene.prefix[-8:]}"
+    topology = Topology(queues=capability_queues(capability, max_length=3).queues)
+    await scene.observer.declare(topology)
+    scene.names += [queue.name for queue in topology.queues]
+    await fill(broker, task_queue(capability, Priority.P2))
+    held_back = [
+        asyncio.create_task(
+            broker.publish(
+                Message(b"bulk"), exchange="", routing_key=task_queue(capability, Priority.P2), timeout_seconds=1.0
+            )
+        )
+        for _ in range(50)
+    ]
+
+    await broker.publish(
+        Message(b"now"), exchange="", routing_key=task_queue(capability, Priority.P0), timeout_seconds=0.9
+    )
+    urgent_first = not any(one.done() for one in held_back)
+    ended = await asyncio.gather(*held_back, return_exceptions=True)
+
+    assert urgent_first
+    assert {type(one) for one in ended} == {Overloaded}
+    assert await scene.ready(task_queue(capability, Priority.P0)) == 1
+
+
+async def test_refusal_after_a_lost_confirm_is_unconfirmed_not_overload(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare(max_length=1)
+    publishes = [
+        asyncio.create_task(broker.publish(Message(b"x" * 1_000), exchange="", routing_key=queue, wait_when_full=False))
+        for _ in range(200)
+    ]
+    await asyncio.wait(publishes, return_when=asyncio.FIRST_COMPLETED)
+
+    broker.drop()
+    ended = await asyncio.gather(*publishes, return_exceptions=True)
+
+    taken = sum(one is None for one in ended)
+    unknown = sum(isinstance(one, PublishUnconfirmed) for one in ended)
+    assert all(one is None or isinstance(one, CoditectError) for one in ended)
+    assert taken <= await scene.ready(queue) <= taken + unknown

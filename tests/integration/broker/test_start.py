@@ -1,0 +1,119 @@
+"""What a process is told when it cannot reach its broker at start."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from yarl import URL
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.errors import BrokerUnavailable, SetupError
+from coditect.model.message import Message
+from tests.faults.node import Node, private_node
+from tests.integration.broker.conftest import Scene
+
+pytestmark = pytest.mark.servers
+
+
+async def test_wrong_password_is_a_set_up_error_at_once(amqp_url: str) -> None:
+    url = str(URL(amqp_url).with_password("wrong"))
+
+    with pytest.raises(SetupError) as caught:
+        async with asyncio.timeout(5), AmqpBroker(url):
+            pass
+
+    assert "CODITECT_AMQP_URL" in str(caught.value)
+    assert "wrong" not in str(caught.value)
+
+
+async def test_port_without_a_broker_is_unavailable_within_the_connect_time(amqp_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        url = str(URL(amqp_url).with_port(taken.getsockname()[1]))
+        started = asyncio.get_running_loop().time()
+
+        with pytest.raises(BrokerUnavailable) as caught:
+            async with AmqpBroker(url, connect_seconds=1.0):
+                pass
+
+        assert asyncio.get_running_loop().time() - started < 2.0
+    assert caught.value.facts["fix"] == "start it with `coditect up`, or point CODITECT_AMQP_URL to it"
+    assert caught.value.retryable
+
+
+async def test_port_that_never_answers_is_unavailable_within_the_connect_time(amqp_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = str(URL(amqp_url).with_port(silent.getsockname()[1]))
+        started = asyncio.get_running_loop().time()
+
+        with pytest.raises(BrokerUnavailable):
+            async with AmqpBroker(url, connect_seconds=1.0):
+                pass
+
+        assert asyncio.get_running_loop().time() - started < 4.0
+
+
+async def test_unknown_vhost_is_unavailable_and_named(amqp_url: str) -> None:
+    with pytest.raises((BrokerUnavailable, SetupError)) as caught:
+        async with AmqpBroker(str(URL(amqp_url) / "nowhere"), connect_seconds=1.0):
+            pass
+
+    assert "nowhere" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address and the certificate of a broker that also speaks TLS."""
+    folder = tmp_path_factory.mktemp("secured")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    request = f"req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate}".split()
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", *request, *named], check=True, capture_output=True)
+    with private_node(folder / "node") as node, socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+        probe.close()
+        asyncio.run(_listen_with_tls(node, port, certificate, key))
+        yield str(URL(node.url).with_scheme("amqps").with_port(port)), certificate
+
+
+async def _listen_with_tls(node: Node, port: int, certificate: Path, key: Path) -> None:
+    configuration = node.folder / "rabbitmq.conf"
+    lines = [f"listeners.ssl.local = 127.0.0.1:{port}", f"ssl_options.certfile = {certificate}"]
+    lines += [
+        f"ssl_options.cacertfile = {certificate}",
+        f"ssl_options.keyfile = {key}",
+        "ssl_options.verify = verify_none",
+    ]
+    configuration.write_text("\n".join([configuration.read_text(), *lines, ""]))
+    await node.kill()
+    await node.start()
+
+
+async def test_tls_with_a_self_signed_certificate_works_with_its_file_in_the_address(
+    secured: tuple[str, Path],
+) -> None:
+    url, certificate = secured
+
+    async with AmqpBroker(f"{url}/?cafile={certificate}") as broker:
+        scene = Scene(url, broker)
+        queue = await scene.declare()
+        await broker.publish(Message(b"x" * 300_000), exchange="", routing_key=queue)
+        delivery = await broker.get(queue)
+
+        assert delivery is not None and len(delivery.message.body) == 300_000
+        assert broker.connected
+
+
+async def test_tls_with_a_certificate_nobody_vouches_for_says_so_at_once(secured: tuple[str, Path]) -> None:
+    url, _ = secured
+
+    with pytest.raises(SetupError, match="certificate is not trusted") as caught:
+        async with asyncio.timeout(5), AmqpBroker(url):
+            pass
+
+    assert "cafile" in str(caught.value)

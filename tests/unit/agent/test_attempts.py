@@ -1,0 +1,330 @@
+"""Retries, limits, cancellation, progress and mail."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Context, Retry
+from coditect.broker.topology import reply_queue
+from coditect.client import Options
+from coditect.errors import InputError, TaskCanceled, TaskExpired, TaskFailed
+from coditect.model import mail, routing
+from coditect.model.ids import AgentId
+from coditect.model.json import loads
+from coditect.model.message import Message
+from tests.support import eventually
+from tests.unit.agent.scene import Scene, replies
+
+QUICK = Retry(max_attempts=3, first="100ms", cap="100ms")
+
+
+class Unlucky:
+    """An agent that fails until `luck` attempts were made."""
+
+    def __init__(self, luck: int = 99, *, error: BaseException | None = None, retry: Retry = QUICK) -> None:
+        self.attempts: list[int] = []
+        self.agent = Agent("unlucky")
+
+        @self.agent.capability("try.luck", retry=retry)
+        async def attempt(_: None, ctx: Context) -> int:
+            self.attempts.append(ctx.attempt)
+            if ctx.attempt < luck:
+                raise error or ValueError(f"attempt {ctx.attempt}")
+            return ctx.attempt
+
+
+class Final(Exception):
+    """Never worth another attempt."""
+
+    retryable = False
+
+
+async def failed(scene: Scene, unlucky: Unlucky, **options: Any) -> TaskFailed:
+    await scene.start(unlucky.agent)
+    client = await scene.client()
+    with pytest.raises(TaskFailed) as caught:
+        await (await client.submit("try.luck", options=Options(**options))).result(timeout="10s")
+    return caught.value
+
+
+async def test_failed_attempt_is_tried_again(scene: Scene) -> None:
+    unlucky = Unlucky(luck=3)
+    await scene.start(unlucky.agent)
+    client = await scene.client()
+
+    assert await client.request("try.luck", None, int) == 3
+    assert unlucky.attempts == [1, 2, 3]
+    assert scene.dead("try.luck") == 0
+
+
+async def test_used_up_attempts_end_in_a_dead_letter_with_the_history(scene: Scene) -> None:
+    unlucky = Unlucky()
+
+    error = await failed(scene, unlucky)
+
+    assert (error.facts["attempt"], unlucky.attempts) == (3, [1, 2, 3])
+    letter = await scene.dead_letter("try.luck")
+    history = loads(letter.headers["x-coditect-errors"].encode())
+    assert [one["message"] for one in history] == ["attempt 1", "attempt 2", "attempt 3"]
+    assert [one["attempt"] for one in history] == [1, 2, 3]
+    assert letter.headers["x-coditect-attempt"] == 3
+
+
+@pytest.mark.parametrize("error", [Final("no"), InputError("no")])
+async def test_error_that_is_not_retryable_is_the_last(scene: Scene, error: Exception) -> None:
+    unlucky = Unlucky(error=error)
+
+    await failed(scene, unlucky)
+
+    assert unlucky.attempts == [1]
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(KeyError("a"), 3), (ValueError("b"), 1)])
+async def test_policy_names_the_errors_that_are_tried_again(scene: Scene, error: Exception, attempts: int) -> None:
+    unlucky = Unlucky(error=error, retry=Retry(max_attempts=3, first="100ms", on=(KeyError, OSError)))
+
+    await failed(scene, unlucky)
+
+    assert len(unlucky.attempts) == attempts
+
+
+async def test_task_s_own_number_of_attempts_counts(scene: Scene) -> None:
+    unlucky = Unlucky()
+
+    await failed(scene, unlucky, max_attempts=2)
+
+    assert unlucky.attempts == [1, 2]
+
+
+async def test_deadline_that_passes_between_attempts_ends_the_task(scene: Scene) -> None:
+    unlucky = Unlucky(retry=Retry(max_attempts=50, first="250ms", cap="250ms"))
+    await scene.start(unlucky.agent)
+    client = await scene.client()
+
+    handle = await client.submit("try.luck", deadline="300ms")
+
+    with pytest.raises((TaskExpired, TaskFailed)):
+        await handle.result(timeout="5s")
+    assert len(unlucky.attempts) < 5
+    await eventually(lambda: scene.dead("try.luck") == 1)
+
+
+async def test_headers_of_a_foreign_publisher_survive_a_retry(scene: Scene) -> None:
+    unlucky = Unlucky()
+    await scene.start(unlucky.agent)
+    broker = await scene.broker()
+
+    await broker.publish(
+        Message(b"null", {"x-tenant": "blue", "CC": ["nowhere.p1"]}, message_id="foreign"),
+        exchange=routing.TASKS,
+        routing_key="try.luck.p1",
+    )
+
+    await eventually(lambda: scene.dead("try.luck") == 1)
+    assert (await scene.dead_letter("try.luck")).headers["x-tenant"] == "blue"
+    assert unlucky.attempts == [1, 2, 3]
+
+
+class Waiting:
+    """An agent whose handler waits for ever, on the loop and in a thread."""
+
+    def __init__(self, *, timeout: str = "5m") -> None:
+        self.started: list[str] = []
+        self.ended = 0
+        self.gate = threading.Event()
+        self.agent = Agent("waiting", slots=2)
+        once = Retry(max_attempts=1)
+
+        @self.agent.capability("wait.loop", timeout=timeout, retry=once)
+        async def wait(_: None, ctx: Context) -> None:
+            self.started.append(ctx.task_id)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.ended += 1
+
+        @self.agent.capability("wait.thread", timeout=timeout, retry=once)
+        def block(_: None) -> None:
+            self.started.append("thread")
+            self.gate.wait(10)
+
+
+async def test_timeout_of_the_capability_cancels_the_handler(scene: Scene) -> None:
+    waiting = Waiting(timeout="100ms")
+    await scene.start(waiting.agent)
+    client = await scene.client()
+
+    with pytest.raises(TaskFailed, match="timeout"):
+        await client.request("wait.loop")
+    assert waiting.ended == 1
+
+
+async def test_shorter_timeout_of_the_task_counts(scene: Scene) -> None:
+    waiting = Waiting()
+    await scene.start(waiting.agent)
+    client = await scene.client()
+
+    handle = await client.submit("wait.loop", timeout="100ms")
+
+    with pytest.raises(TaskFailed, match="timeout"):
+        await handle.result(timeout="5s")
+
+
+async def test_deadline_cuts_the_handler_short(scene: Scene) -> None:
+    waiting = Waiting()
+    await scene.start(waiting.agent)
+    client = await scene.client()
+
+    handle = await client.submit("wait.loop", deadline="150ms")
+
+    with pytest.raises(TaskFailed, match="timeout"):
+        await handle.result(timeout="5s")
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+async def test_thread_that_goes_on_keeps_its_slot(scene: Scene, how: str) -> None:
+    waiting = Waiting()
+    agent = await scene.start(waiting.agent)
+    client = await scene.client()
+    handle = await client.submit("wait.thread", timeout="200ms" if how == "timeout" else None)
+    await eventually(lambda: waiting.started)
+    if how == "cancel":
+        await handle.cancel()
+
+    with pytest.raises((TaskFailed, TaskCanceled)):
+        await handle.result(timeout="5s")
+
+    assert agent.runtime.load().running == 1
+    waiting.gate.set()
+    await eventually(lambda: agent.runtime.load().running == 0)
+
+
+@pytest.mark.parametrize("limit", [{"deadline": "1ms"}, {"start_within": "1ms"}])
+async def test_task_that_waited_too_long_is_not_started(scene: Scene, limit: dict[str, str]) -> None:
+    waiting = Waiting()
+    agent = await scene.start(waiting.agent)
+    client = await scene.client()
+    await agent.stop()
+    handle = await client.submit("wait.loop", options=Options(**limit))  # type: ignore[arg-type]
+    await asyncio.sleep(0.01)
+
+    await scene.start(waiting.agent)
+
+    with pytest.raises(TaskExpired):
+        await handle.result(timeout="5s")
+    assert waiting.started == []
+    assert (await scene.dead_letter("wait.loop")).headers["x-coditect-reason"] == "expired"
+
+
+async def test_canceled_before_it_starts_it_never_does(scene: Scene) -> None:
+    waiting = Waiting()
+    await scene.start(waiting.agent)
+    client = await scene.client()
+    busy = await client.submit("wait.loop")
+    await eventually(lambda: waiting.started == [busy.task_id])
+    queued = await client.submit("wait.loop")
+    await queued.cancel(reason="not needed")
+    await busy.cancel()
+
+    with pytest.raises(TaskCanceled, match="not needed"):
+        await queued.result(timeout="5s")
+    assert waiting.started == [busy.task_id]
+
+
+async def test_canceled_while_it_runs_it_ends(scene: Scene) -> None:
+    waiting = Waiting()
+    agent = await scene.start(waiting.agent)
+    client = await scene.client()
+    handle = await client.submit("wait.loop")
+    await eventually(lambda: waiting.started)
+
+    await client.cancel(handle.task_id, reason="enough")
+
+    with pytest.raises(TaskCanceled, match="enough"):
+        await handle.result(timeout="5s")
+    assert waiting.ended == 1
+    assert scene.dead("wait.loop") == 0
+    await eventually(lambda: agent.runtime.load().running == 0)
+
+
+async def test_canceled_after_its_end_it_keeps_its_result(scene: Scene) -> None:
+    unlucky = Unlucky(luck=1)
+    await scene.start(unlucky.agent)
+    client = await scene.client()
+    handle = await client.submit("try.luck")
+    assert await handle.result(int, timeout="5s") == 1
+
+    await handle.cancel()
+
+    assert await handle.result(int, timeout="5s") == 1
+
+
+async def test_handle_hears_the_events_of_its_task(scene: Scene) -> None:
+    agent = Agent("telling")
+    listening = asyncio.Event()
+
+    @agent.capability("tell.progress")
+    async def tell(_: None, ctx: Context) -> None:
+        await listening.wait()
+        await ctx.progress(2.0, "over the top")
+        await ctx.emit("my.own", colour="red")
+
+    await scene.start(agent)
+    client = await scene.client()
+    handle = await client.submit("tell.progress")
+    async with client.events("my.#") as own:
+        asyncio.get_running_loop().call_later(0.05, listening.set)
+        heard = [event async for event in handle.events()]
+        mine = await asyncio.wait_for(anext(own), 5)
+
+    heard = [event for event in heard if event.type != "task.started"]
+    assert [event.type for event in heard] == ["task.progress", "task.completed"]
+    assert heard[0].data == {"share": 1.0, "note": "over the top"}
+    assert (mine.subject, mine.data) == (handle.task_id, {"colour": "red"})
+
+
+async def test_broadcast_reaches_all_but_the_excluded(scene: Scene) -> None:
+    heard: list[str] = []
+
+    def listener(name: str) -> Agent:
+        agent = Agent(name)
+
+        @agent.on_broadcast("news")
+        async def hear(data: str) -> None:
+            heard.append(f"{name}: {data}")
+
+        return agent
+
+    for name in ("one", "two", "three"):
+        await scene.start(listener(name))
+    client = await scene.client()
+
+    await client.broadcast("news", "first", exclude=["two"])
+    await client.broadcast("weather", "ignored")
+
+    await eventually(lambda: sorted(heard) == ["one: first", "three: first"])
+
+
+async def test_ping_is_answered_and_strange_letters_are_ignored(scene: Scene) -> None:
+    agent = await scene.start(Unlucky().agent)
+    broker = await scene.broker()
+    client = await scene.client()
+    key = routing.mail_key(AgentId(agent.agent_id))
+    await broker.declare(reply_queue("reply.pings"))
+    arrived = await replies(broker, "reply.pings")
+    for letter in (Message(b"{", type="?"), mail.mail("strange"), mail.mail(mail.CANCEL, [1])):
+        await broker.publish(letter, exchange=routing.AGENTS, routing_key=key)
+
+    await broker.publish(
+        Message(b"null", type=mail.PING, reply_to="reply.pings", correlation_id="p"),
+        exchange=routing.AGENTS,
+        routing_key=key,
+    )
+
+    await eventually(lambda: arrived)
+    assert loads(arrived[0].message.body) == {"agent_id": agent.agent_id, "status": "idle", "running": 0}
+    assert client is not None

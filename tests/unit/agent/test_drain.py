@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from coditect import Agent, Context
+from coditect.model import mail, routing
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus
+from coditect.registry.port import Search
+from tests.support import eventually
+from tests.unit.agent.scene import Scene
+
+
+def gated(gate: asyncio.Event, started: list[int], *, slots: int = 2) -> Agent:
+    agent = Agent("gated", slots=slots)
+
+    @agent.capability("gate.pass")
+    async def wait(number: int) -> int:
+        started.append(number)
+        await gate.wait()
+        return number
+
+    return agent
+
+
+async def test_drain_finishes_what_runs_and_returns_the_rest(scene: Scene) -> None:
+    gate, started = asyncio.Event(), list[int]()
+    agent = await scene.start(gated(gate, started, slots=1), drain_seconds=5)
+    client = await scene.client()
+    handles = [await client.submit("gate.pass", number) for number in range(3)]
+    await eventually(lambda: started)
+
+    stopping = asyncio.ensure_future(agent.stop())
+    await eventually(lambda: scene.ready_tasks("gate.pass") == 2)
+    assert agent.runtime.load().status is not AgentStatus.IDLE
+    gate.set()
+    await stopping
+
+    assert started == [0]
+    assert await handles[0].result(int, timeout="1s") == 0
+    assert scene.ready_tasks("gate.pass") == 2
+
+
+async def test_drained_agent_is_deregistered_and_its_queues_are_gone(scene: Scene) -> None:
+    agent = await scene.start(gated(asyncio.Event(), []))
+    agent_id = AgentId(agent.agent_id)
+    assert await scene.registry.get(agent_id) is not None
+
+    await agent.stop()
+
+    assert await scene.registry.find(Search()) == ()
+    for queue in (routing.inbox_queue(agent_id), routing.mail_queue(agent_id), f"reply.{agent_id}"):
+        assert scene.server.find(queue) is None
+
+
+async def test_drain_goes_in_order(scene: Scene) -> None:
+    gate, started = asyncio.Event(), list[int]()
+    agent = await scene.start(gated(gate, started), drain_seconds=5)
+    agent_id = AgentId(agent.agent_id)
+    client = await scene.client()
+    handle = await client.submit("gate.pass", 1)
+    await eventually(lambda: started)
+
+    stopping = asyncio.ensure_future(agent.stop())
+
+    async def draining() -> bool:
+        record = await scene.registry.get(agent_id)
+        return record is not None and record.load.status is AgentStatus.DRAINING
+
+    await eventually(draining)
+    assert scene.server.find(routing.mail_queue(agent_id)) is not None
+    gate.set()
+    await stopping
+    assert await handle.result(int, timeout="1s") == 1
+
+
+async def test_drain_that_takes_too_long_returns_what_still_runs(scene: Scene) -> None:
+    started: list[int] = []
+    agent = await scene.start(gated(asyncio.Event(), started), drain_seconds=0.1)
+    client = await scene.client()
+    handles = [await client.submit("gate.pass", number) for number in range(2)]
+    await eventually(lambda: started)
+
+    await agent.stop()
+
+    assert scene.ready_tasks("gate.pass") == 2
+    peer, gate = list[int](), asyncio.Event()
+    gate.set()
+    await scene.start(gated(gate, peer))
+    assert [await handle.result(int, timeout="5s") for handle in handles] == [0, 1]
+
+
+async def test_handler_that_ignores_its_cancellation_holds_up_no_drain(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.agent.runtime.RETURN_SECONDS", 0.1)
+    started, gate = asyncio.Event(), asyncio.Event()
+    agent = Agent("stubborn")
+
+    @agent.capability("be.stubborn")
+    async def stay(_: None) -> None:
+        started.set()
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+
+    running = await scene.start(agent, drain_seconds=0.1)
+    client = await scene.client()
+    await client.submit("be.stubborn")
+    await started.wait()
+
+    await asyncio.wait_for(running.runtime.drain(), 5)
+
+    assert scene.ready_tasks("be.stubborn") == 1
+    gate.set()
+
+
+async def test_thread_that_never_ends_holds_up_no_drain(scene: Scene) -> None:
+    started, gate = threading.Event(), threading.Event()
+    agent = Agent("stubborn")
+
+    @agent.capability("be.stubborn")
+    def stay(_: None) -> None:
+        started.set()
+        gate.wait(10)
+
+    running = await scene.start(agent, drain_seconds=0.1)
+    client = await scene.client()
+    await client.submit("be.stubborn")
+    await eventually(started.is_set)
+
+    await asyncio.wait_for(running.stop(), 5)
+
+    assert scene.ready_tasks("be.stubborn") == 1
+    gate.set()
+
+
+async def test_suspended_task_is_awaited_by_a_drain(scene: Scene) -> None:
+    gate, started = asyncio.Event(), list[int]()
+    asking = Agent("asking", slots=1)
+
+    @asking.capability("ask.on")
+    async def ask(number: int, ctx: Context) -> int:
+        return int(await ctx.request("gate.pass", number))
+
+    agent = await scene.start(asking, drain_seconds=5)
+    await scene.start(gated(gate, started))
+    client = await scene.client()
+    handle = await client.submit("ask.on", 5)
+    await eventually(lambda: started)
+
+    stopping = asyncio.ensure_future(agent.stop())
+    await eventually(lambda: agent.runtime.load().status is AgentStatus.DRAINING)
+    gate.set()
+    await stopping
+
+    assert await handle.result(int, timeout="1s") == 5
+
+
+async def test_letter_asks_for_the_drain(scene: Scene) -> None:
+    agent = await scene.start(gated(asyncio.Event(), []))
+    broker = await scene.broker()
+
+    await broker.publish(
+        mail.mail(mail.DRAIN), exchange=routing.AGENTS, routing_key=routing.mail_key(AgentId(agent.agent_id))
+    )
+
+    await asyncio.wait_for(agent.drain.wait(), 5)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coditect.errors import TaskFailed, TaskRejected
+from tests.support import eventually
+from tests.unit.agent.process_agent import worker
+from tests.unit.agent.scene import Scene
+
+
+async def failure(scene: Scene, capability: str, value: object = None) -> TaskFailed:
+    client = await scene.client()
+    with pytest.raises(TaskFailed) as caught:
+        await (await client.submit(capability, value)).result(timeout="15s")
+    return caught.value
+
+
+async def test_value_is_validated_and_returned(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.add", {"left": 2, "right": 3}, int) == 5
+    with pytest.raises(TaskRejected, match="left"):
+        await client.request("proc.add", {"right": 3})
+
+
+async def test_process_is_used_again(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    pids = {await client.request("proc.pid", None, int) for _ in range(3)}
+
+    assert len(pids) == 1
+    assert os.getpid() not in pids
+
+
+async def test_processes_end_with_the_agent(scene: Scene) -> None:
+    running = await scene.start(worker)
+    client = await scene.client()
+    pid = await client.request("proc.pid", None, int)
+
+    await running.stop()
+
+    assert not psutil.pid_exists(pid)
+
+
+async def test_exception_travels_with_type_message_and_traceback(scene: Scene) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.fail", "key")
+
+    assert (error.facts["type"], error.facts["attempt"]) == ("KeyError", 1), "the policy retries ValueError only"
+    assert 'raise KeyError("wrong key")' in error.__notes__[0]
+
+
+async def test_retry_policy_knows_the_exception_s_type(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert (await failure(scene, "proc.fail", "value")).facts["attempt"] == 3
+
+
+async def test_timeout_kills_the_process_and_what_it_started(scene: Scene, tmp_path: Path) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.hang", str(tmp_path / "pids"))
+
+    assert error.facts["reason"] == "timeout"
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    await eventually(lambda: not any(_alive(pid) for pid in pids))
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+async def test_exit_of_the_process_is_a_failure_that_is_tried_again(scene: Scene) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.exit")
+
+    assert (error.facts["type"], error.facts["attempt"]) == ("ProcessDied", 2)
+    assert "exit_code=3" in str(error.facts["message"])
+
+
+async def test_print_does_not_disturb_the_result(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.print", "noise", str) == "noise"
+    assert await client.request("proc.print", "again", str) == "again"
+
+
+async def test_progress_comes_through(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    async with client.events("task.progress") as events:
+        task_id = await client.request("proc.progress", None, str)
+        event = await anext(events)
+
+    assert (event.subject, event.data) == (task_id, {"share": 0.5, "note": "half way"})
+
+
+async def test_workspace_is_gone_after_the_task(scene: Scene, tmp_path: Path) -> None:
+    await scene.start(worker, workspace=str(tmp_path))
+    client = await scene.client()
+
+    folder = Path(await client.request("proc.folder", None, str))
+
+    assert folder.parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_request_from_a_process_is_refused_with_the_way_out(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert "make it async" in str((await failure(scene, "proc.ask")).facts)
+
+
+async def test_result_over_the_limit_is_a_failure(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert (await failure(scene, "proc.large")).facts["reason"] == "result_too_large"

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.agent.slots import WEIGHTS, Slots
+from coditect.model.capability import Priority
+
+P0, P1, P2 = Priority
+LEVELS = st.sets(st.sampled_from(list(Priority)), min_size=1)
+
+
+def starts(slots: Slots, waiting: set[Priority], rounds: int) -> Counter[Priority]:
+    """Fills the slots, then frees them one after the other, the oldest first; every level always waits."""
+    running: list[Priority] = []
+    counted: Counter[Priority] = Counter()
+    for _ in range(rounds):
+        while (level := slots.choose(waiting)) is not None:
+            slots.take(level)
+            running.append(level)
+            counted[level] += 1
+        slots.give_back(running.pop(0))
+    return counted
+
+
+def test_one_slot_serves_all_levels_by_weight() -> None:
+    counted = starts(Slots(1), {P0, P1, P2}, 1_300)
+
+    assert all(abs(counted[level] - 100 * WEIGHTS[level]) <= 2 for level in Priority)
+
+
+@given(total=st.integers(1, 32))
+def test_p2_keeps_its_share_under_a_flood(total: int) -> None:
+    counted = starts(Slots(total), {P0, P1, P2}, 2_600)
+
+    assert counted[P2] >= counted.total() / 13 - 2
+    assert counted[P0] >= counted[P1] >= counted[P2]
+
+
+@given(total=st.integers(2, 32))
+def test_one_slot_is_kept_for_p0(total: int) -> None:
+    slots = Slots(total)
+    while (level := slots.choose({P1, P2})) is not None:
+        slots.take(level)
+
+    assert (slots.in_use, slots.startable(P1), slots.startable(P0)) == (total - 1, 0, 1)
+    assert slots.choose({P0, P1, P2}) is P0
+
+
+def test_single_slot_is_kept_for_nobody() -> None:
+    assert Slots(1).startable(P2) == 1
+
+
+def test_running_p0_task_is_what_was_kept_for() -> None:
+    slots = Slots(2)
+    slots.take(P0)
+
+    assert slots.startable(P2) == 1
+
+
+@given(
+    total=st.integers(1, 8),
+    steps=st.lists(st.tuples(LEVELS, st.booleans()), max_size=200),
+)
+def test_never_more_than_all_slots_and_nobody_starves(total: int, steps: list[tuple[set[Priority], bool]]) -> None:
+    slots, running = Slots(total), list[Priority]()
+    passed_over: Counter[Priority] = Counter()
+    for waiting, ends in steps:
+        level = slots.choose(waiting)
+        if level is not None:
+            assert level in waiting
+            slots.take(level)
+            running.append(level)
+            for other in waiting - {level}:
+                passed_over[other] += slots.startable(other) > 0
+            passed_over[level] = 0
+        elif running and ends:
+            slots.give_back(running.pop(0))
+        for idle in set(Priority) - waiting:
+            passed_over[idle] = 0
+        assert slots.in_use == len(running) <= total
+        assert max(passed_over.values(), default=0) <= 2 * sum(WEIGHTS.values())
