@@ -6,8 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.locked
-CODE := coditect dispatcher agents benchmarks scripts tests
-TYPED := coditect agents dispatcher tests
+CODE := coditect dispatcher agents benchmarks examples scripts tests
+TYPED := coditect agents dispatcher benchmarks examples tests
 UV ?= uv
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -59,7 +59,7 @@ demo: setup ## Watch a fleet of agents review real code through RabbitMQ
 bench: setup ## Measure throughput and latency; JSON and a table
 	@$(PYTHON) -m benchmarks
 
-docs: $(STAMP) ## Check the documentation: links, snippets, schemas
+docs: setup ## Check the documentation: links, snippets, schemas
 	@$(PYTHON) -m pytest $(wildcard tests/docs)
 
 check: lint types unit ## Lint, types, unit

@@ -21,6 +21,7 @@ from coditect.errors import (
     CoditectError,
     ControlPlaneRequired,
     InputError,
+    Overloaded,
     RegistryUnavailable,
     UnknownCapability,
     Unroutable,
@@ -211,7 +212,8 @@ class Client:
             )
         if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
             raise ControlPlaneRequired(
-                "A direct task runs at most 25 minutes", fix="submit it with --detach, through a control plane"
+                "A direct task runs at most 25 minutes",
+                fix="split the work; longer tasks need a control plane, which this release has not",
             )
 
     async def _preferred(self, capability: str, strategy: Strategy) -> AgentId | None:
@@ -272,10 +274,19 @@ class Client:
                 under_way.get_nowait().cancel()
 
     async def request(
-        self, capability: str, value: Any = None, model: Any = Any, *, timeout: Duration = "5m", **options: Any
+        self,
+        capability: str,
+        value: Any = None,
+        model: Any = Any,
+        *,
+        timeout: Duration = "5m",
+        options: Options | None = None,
     ) -> Any:
-        """Submits and waits: the value, or the failure as an error. See `submit` and `Handle.result`."""
-        handle = await self.submit(capability, value, deadline=timeout, **options)
+        """Submits and waits: the value, or the failure as an error. See `submit` and `Handle.result`.
+
+        After `timeout` nobody wants the result any more: it is the task's deadline, too.
+        """
+        handle = await self.submit(capability, value, options=options, deadline=timeout)
         return await handle.result(model, timeout=timeout)
 
     async def cancel(self, task_id: str, *, reason: str = "") -> None:
@@ -301,16 +312,20 @@ class Client:
         event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
         try:
             await self._broker.publish(
-                event_message(event), exchange=routing.EVENTS, routing_key=type_, timeout_seconds=SUBMIT_SECONDS
+                event_message(event),
+                exchange=routing.EVENTS,
+                routing_key=type_,
+                timeout_seconds=SUBMIT_SECONDS,
+                wait_when_full=False,
             )
-        except Unroutable:
+        except (Unroutable, Overloaded):
             log.debug("Nobody listens to an event", extra={"event_type": type_})
 
     def events(self, pattern: str = "#") -> EventStream:
-        """Events whose type matches the topic pattern (`task.*`, `agent.offline`, `#`).
+        """Events whose type matches the topic pattern (`task.*`, `agent.online`, `#`).
 
         `async with client.events("task.*") as events: async for event in events`. What happens after the
-        block was entered is heard; a listener more than 10,000 events behind misses the newest.
+        block was entered is heard; a listener more than 10,000 events behind misses the oldest.
         """
         return self._listening.stream(pattern)
 

@@ -36,7 +36,7 @@ from typing import ClassVar
 class CoditectError(Exception):
     """The root. `retryable` says whether the same call may succeed later."""
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     exit_code: ClassVar[int] = 1
 
     def __init__(self, sentence: str, **facts: object) -> None:
@@ -89,6 +89,8 @@ class TooLarge(InvalidTask):
 
 class UnknownCapability(InputError):
     """Nobody offers this capability."""
+
+    exit_code = 4
 
 
 class Unroutable(InputError):

@@ -23,7 +23,7 @@ from coditect.model import mail, routing
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
 from coditect.model.ids import TaskId
-from coditect.model.result import Outcome, Status
+from coditect.model.result import ENDINGS, Outcome, Status
 from coditect.model.task import Task
 from coditect.requests import Requests
 
@@ -33,7 +33,6 @@ DEFAULT_TIMEOUT: Duration = "10m"
 CANCEL_SECONDS = 10.0
 LAST_EVENT_SECONDS = 1.0
 """How long the event of the end may come after the outcome itself."""
-ENDINGS = frozenset(f"task.{status.value}" for status in Status)
 
 
 class Handle:
@@ -162,6 +161,7 @@ def task_error(outcome: Outcome) -> TaskError:
         "fix": failure.fix,
     }
     error = kind(f"The task was {outcome.status.value}", **{k: v for k, v in facts.items() if v})
+    error.retryable = failure.retryable
     if failure.traceback:
         error.add_note(f"At the agent:\n{failure.traceback}")
     return error

@@ -6,6 +6,7 @@ exchanges while attempts are left, and then becomes a dead letter; an owned one 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 60.0
 SENT_BACK_SECONDS = 1.0
+FULL_REPLIES_SECONDS = 2.0
+FULL_PAUSE_SECONDS = 0.1
 _MAX_HEADER_TEXT = 4_096
 _MAX_CARRIED_BYTES = 16 * 1024
 _MAX_ERROR_BYTES = 16 * 1024
@@ -56,18 +59,31 @@ class Settler:
         answer = replace(outcome, correlation_id=task.correlation_id or task.id, task_id=task.id)
         message = wire.result_message(answer, capability=task.capability)
         try:
-            await self._broker.publish(
-                message,
-                exchange=address.exchange,
-                routing_key=address.routing_key,
-                timeout_seconds=PUBLISH_SECONDS,
-            )
+            await self._hand_in(message, address)
         except (Unroutable, NotFound, Overloaded) as error:
             if isinstance(error, Overloaded) and self._broker.blocked:
                 raise  # an alarm of the broker says nothing about the receiver
             self.unclaimed += 1
             self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
             log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
+
+    async def _hand_in(self, message: Message, address: routing.Address) -> None:
+        """Publishes a reply. Full reply queues are waited for only a moment: the deliveries that wait for
+        them take the place of everybody's."""
+        until = asyncio.get_running_loop().time() + FULL_REPLIES_SECONDS
+        while True:
+            try:
+                return await self._broker.publish(
+                    message,
+                    exchange=address.exchange,
+                    routing_key=address.routing_key,
+                    timeout_seconds=PUBLISH_SECONDS,
+                    wait_when_full=False,
+                )
+            except Overloaded:
+                if self._broker.blocked or asyncio.get_running_loop().time() >= until:
+                    raise
+            await asyncio.sleep(FULL_PAUSE_SECONDS)
 
     async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> None:
         """Sends the task round through a rung of the retry ladder, one attempt further."""

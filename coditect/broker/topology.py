@@ -239,8 +239,11 @@ def reply_queue(name: str, *, quorum: bool = False) -> Topology:
 
 
 def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
-    """One listener's events, by topic pattern; bounded, the newest are refused when nobody reads."""
-    queue = Queue(name, QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS, max_length=10_000)
+    """One listener's events, by topic pattern; bounded: the oldest go when nobody reads.
+
+    Refusing the newest would nack the publish, and its repetition would reach the other listeners twice.
+    """
+    queue = Queue(name, QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS, max_length=10_000, drops_oldest=True)
     return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
 
 

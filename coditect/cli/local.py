@@ -50,8 +50,8 @@ def up_command(
     """
     from coditect import local
 
-    fleet = {} if no_agents else _fleet(agents or [], Path.cwd())
-    plan = _plan(fleet, Path.cwd(), os.environ)
+    programs = () if no_agents else (*_control_plane(), *_fleet_programs(agents or [], Path.cwd()))
+    plan = _plan(programs, Path.cwd(), os.environ)
     if detach:
         state = local.up_detached(plan, environ=os.environ, say=say)
         _show(state, output)
@@ -143,16 +143,33 @@ def _agent_count(text: str) -> tuple[str, int]:
     return target, int(processes or 1)
 
 
-def _plan(fleet: Mapping[str, int], folder: Path, environ: Mapping[str, str]) -> UpPlan:
+def _fleet_programs(named: Sequence[str], folder: Path) -> list[Program]:
+    fleet = _fleet(named, folder)
+    return [program for target, count in fleet.items() for program in _programs(target, count)]
+
+
+def _plan(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
     from coditect import local
 
     return local.UpPlan(
         folder=folder / FOLDER,
         working_folder=folder,
-        programs=tuple(program for target, count in fleet.items() for program in _programs(target, count)),
+        programs=programs,
         amqp_url=environ.get("CODITECT_AMQP_URL"),
         redis_url=environ.get("CODITECT_REDIS_URL"),
     )
+
+
+def _control_plane() -> list[Program]:
+    """The installed control planes; the entry point names a module that `python -m` runs."""
+    from importlib.metadata import entry_points
+
+    from coditect import local
+
+    return [
+        local.Program(one.name, (sys.executable, "-m", one.value), announces_ready=True)
+        for one in entry_points(group="coditect.control_plane")
+    ]
 
 
 def _programs(target: str, processes: int) -> list[Program]:

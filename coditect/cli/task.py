@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 
-from coditect.cli.connections import Connections, Handle, connections
+from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, printable, say, write_json
 from coditect.errors import (
     CoditectError,
@@ -18,9 +20,10 @@ from coditect.errors import (
     TooLarge,
 )
 from coditect.model.capability import Priority
+from coditect.model.event import Event
 from coditect.model.ids import AgentId
 from coditect.model.json import loads
-from coditect.model.result import Outcome, Status
+from coditect.model.result import ENDINGS, Outcome, Status
 from coditect.model.wire import MAX_BODY_BYTES
 
 LAST_EVENTS_SECONDS = 0.5
@@ -91,7 +94,8 @@ def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(m
 
 
 async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
-    async with opened.client() as client:
+    async with opened.client() as client, AsyncExitStack() as stack:
+        listening = None if wait is None else await stack.enter_async_context(client.events("task.*"))
         handle = await client.submit(
             order.capability,
             order.body,
@@ -100,10 +104,10 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
             deadline=order.deadline,
             pin=order.pin,
         )
-        if wait is None:
+        if wait is None or listening is None:
             return handle.task_id, None
         say(f"{handle.task_id} submitted to {order.capability}")
-        watching = asyncio.create_task(_show_progress(handle))
+        watching = asyncio.create_task(_show_progress(listening, handle.task_id))
         try:
             return handle.task_id, await handle.outcome(timeout=wait)
         finally:
@@ -112,9 +116,13 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
             await asyncio.wait([watching])
 
 
-async def _show_progress(handle: Handle) -> None:
-    async for event in handle.events():
-        say(printable(f"  {event.type}  {dict(event.data) or ''}".rstrip()))
+async def _show_progress(events: AsyncIterator[Event], task_id: str) -> None:
+    """What happens to the task, to its end; listened to from before it was submitted."""
+    async for event in events:
+        if event.subject == task_id:
+            say(printable(f"  {event.type}  {dict(event.data) or ''}".rstrip()))
+            if event.type in ENDINGS:
+                return
 
 
 async def _cancel(opened: Connections, task_id: str) -> None:

@@ -17,7 +17,7 @@ from coditect.local.state import Phase, UpFolder, UpState, read_state
 
 PYTHON_AT_LEAST = (3, 11)
 RABBITMQ_AT_LEAST = (3, 10)
-REDIS_AT_LEAST = (6, 2)
+REDIS_AT_LEAST = (7, 0)
 FREE_BYTES_AT_LEAST = 1_000_000_000
 
 VersionOf = Callable[[str], Awaitable[str]]

@@ -17,6 +17,10 @@ class Status(StrEnum):
     REJECTED = "rejected"
 
 
+ENDINGS = frozenset(f"task.{status.value}" for status in Status)
+"""Types of the events that end a task's story."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why there is no value."""

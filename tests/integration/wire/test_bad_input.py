@@ -43,9 +43,7 @@ async def test_every_bad_message_is_a_dead_letter_with_its_reason_and_is_answere
     assert fleet.broker.connected
 
 
-async def _given_up(
-    fleet: Running, echo: Echo, url: str, bad: Bad
-) -> tuple[Answer | None, list[Letter]]:
+async def _given_up(fleet: Running, echo: Echo, url: str, bad: Bad) -> tuple[Answer | None, list[Letter]]:
     if bad.answered:
         answer = await blocking(foreign.ask, url, echo.capability, bad.body, **bad.properties)
     else:
@@ -123,9 +121,7 @@ async def test_task_whose_time_has_passed_is_a_dead_letter_and_is_answered(
 ) -> None:
     past = int(time.time() * 1000) - 1_000
 
-    answer = await blocking(
-        foreign.ask, amqp_url, echo.capability, GOOD, headers={f"x-coditect-{limit}": past}
-    )
+    answer = await blocking(foreign.ask, amqp_url, echo.capability, GOOD, headers={f"x-coditect-{limit}": past})
 
     (letter,) = await fleet.letters(f"dead.{echo.capability}")
     assert (answer.status, json.loads(answer.body)["reason"]) == ("rejected", "expired")
@@ -133,9 +129,7 @@ async def test_task_whose_time_has_passed_is_a_dead_letter_and_is_answered(
     assert echo.started == []
 
 
-async def test_task_that_expires_in_its_queue_is_a_dead_letter(
-    echo: Echo, servers: Servers, amqp_url: str
-) -> None:
+async def test_task_that_expires_in_its_queue_is_a_dead_letter(echo: Echo, servers: Servers, amqp_url: str) -> None:
     echo.slots = 1
     async with running(echo.agent(), servers) as fleet:
         await blocking(foreign.publish, amqp_url, echo.capability, b'{"wait": true}')
@@ -189,9 +183,7 @@ async def test_task_published_again_after_it_was_done_is_answered_without_runnin
     assert echo.started == ["good"]
 
 
-async def test_task_published_again_after_it_failed_runs_again(
-    fleet: Running, echo: Echo, amqp_url: str
-) -> None:
+async def test_task_published_again_after_it_failed_runs_again(fleet: Running, echo: Echo, amqp_url: str) -> None:
     message_id = uuid4().hex
     await blocking(foreign.ask, amqp_url, echo.capability, b'{"fail": true}', message_id=message_id)
 

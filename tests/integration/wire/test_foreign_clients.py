@@ -85,9 +85,7 @@ async def test_pika_is_answered_directly_after_a_retry(fleet: Running, echo: Ech
     assert (answer.status, answer.headers["x-coditect-attempt"]) == ("failed", 2)
 
 
-async def test_pika_is_answered_through_the_exchange_for_replies(
-    fleet: Running, echo: Echo, amqp_url: str
-) -> None:
+async def test_pika_is_answered_through_the_exchange_for_replies(fleet: Running, echo: Echo, amqp_url: str) -> None:
     name = f"reply.{uuid4().hex}"
 
     answer = await blocking(foreign.ask_through_replies, amqp_url, echo.capability, b'{"say": "hi"}', name)
@@ -152,9 +150,7 @@ async def test_task_without_a_return_address_is_done_and_answers_nobody(
     assert await fleet.letters(f"dead.{echo.capability}") == []
 
 
-async def test_answer_that_nobody_waits_for_any_more_holds_up_nobody(
-    fleet: Running, echo: Echo, amqp_url: str
-) -> None:
+async def test_answer_that_nobody_waits_for_any_more_holds_up_nobody(fleet: Running, echo: Echo, amqp_url: str) -> None:
     await blocking(foreign.publish, amqp_url, echo.capability, b'{"say": "late"}', reply_to=f"gone-{uuid4().hex}")
 
     answer = await blocking(foreign.ask, amqp_url, echo.capability, b'{"say": "next"}')
@@ -184,4 +180,3 @@ async def test_address_of_the_default_virtual_host_may_be_written_in_any_form(
         value = await fleet.client.request(echo.capability, {"say": "there"}, timeout="10s")
 
     assert value["said"] == "there"
-

@@ -94,7 +94,8 @@ def test_project_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
 def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path) -> None:
     environ = {"CODITECT_AMQP_URL": "amqp://there/"}
 
-    plan = local._plan({"agents/reviewer.py:one": 2, "my.agent": 1}, tmp_path, environ)
+    fleet = local._fleet_programs(["agents/reviewer.py:one=2", "my.agent"], tmp_path)
+    plan = local._plan(tuple(fleet), tmp_path, environ)
 
     assert [program.name for program in plan.programs] == ["reviewer-1", "reviewer-2", "my.agent"]
     assert plan.programs[0].argv[1:] == ("-m", "coditect", "agent", "run", "agents/reviewer.py:one")

@@ -99,7 +99,7 @@ def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
 
     ran = terminal.run("task", "submit", "code.revew")
 
-    assert ran.code == 2
+    assert ran.code == 4
     assert "nearest: code.review" in ran.err
     assert "coditect agent list" in ran.err
 
