@@ -365,16 +365,19 @@ class Runtime:
 
     async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
         message = delivery.message
-        key = delivery.routing_key
+        key = routing.queue_key(delivery.queue)
+        if key is None:
+            delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
+            return
         try:
             await self._settler.bury(message, key, failure, attempt=1, errors=())
         except Unroutable:
             delivery.reject()
             return
-        capability, _, _ = key.rpartition(".")
+        capability, priority = routing.parse_task_key(key)
         anonymous = Task(
-            capability or key,
-            Priority.P1,
+            capability,
+            priority,
             b"",
             id=TaskId(message.message_id) if message.message_id else None,
             correlation_id=message.correlation_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ PUBLISH_SECONDS = 60.0
 SENT_BACK_SECONDS = 1.0
 FULL_REPLIES_SECONDS = 2.0
 FULL_PAUSE_SECONDS = 0.1
+MOST_FULL = 1_000
 _MAX_HEADER_TEXT = 4_096
 _MAX_CARRIED_BYTES = 16 * 1024
 _MAX_ERROR_BYTES = 16 * 1024
@@ -46,6 +48,7 @@ class Settler:
         self._agent_id = agent_id
         self.unclaimed = 0
         """Replies that nobody could receive any more."""
+        self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
     async def reply(self, task: Task, outcome: Outcome) -> None:
         """Answers to the task's return address, if it has one.
@@ -68,12 +71,14 @@ class Settler:
             log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 
     async def _hand_in(self, message: Message, address: routing.Address) -> None:
-        """Publishes a reply. Full reply queues are waited for only a moment: the deliveries that wait for
-        them take the place of everybody's."""
-        until = asyncio.get_running_loop().time() + FULL_REPLIES_SECONDS
+        """Publishes a reply. A reply queue that is full is waited for only a moment, by all together.
+
+        The deliveries that wait for it take the place of everybody's.
+        """
+        now = asyncio.get_running_loop().time
         while True:
             try:
-                return await self._broker.publish(
+                await self._broker.publish(
                     message,
                     exchange=address.exchange,
                     routing_key=address.routing_key,
@@ -81,8 +86,14 @@ class Settler:
                     wait_when_full=False,
                 )
             except Overloaded:
-                if self._broker.blocked or asyncio.get_running_loop().time() >= until:
+                since = self._full_since.setdefault(address, now())
+                if len(self._full_since) > MOST_FULL:
+                    self._full_since.popitem(last=False)
+                if self._broker.blocked or now() - since >= FULL_REPLIES_SECONDS:
                     raise
+            else:
+                self._full_since.pop(address, None)
+                return
             await asyncio.sleep(FULL_PAUSE_SECONDS)
 
     async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> None:

@@ -69,6 +69,11 @@ def task_queue(capability: str, priority: Priority) -> str:
     return f"tasks.{capability}.{priority.value}"
 
 
+def queue_key(queue: str) -> str | None:
+    """The routing key of a capability's queue, whatever key its messages came by; None for any other queue."""
+    return queue.removeprefix("tasks.") if queue.startswith("tasks.") else None
+
+
 def dead_queue(capability: str) -> str:
     """The dead letters of one capability."""
     return f"dead.{capability}"

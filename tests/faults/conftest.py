@@ -33,10 +33,11 @@ async def observer(node: Node) -> AsyncIterator[AmqpBroker]:
 
 
 @pytest.fixture
-async def queue(observer: AmqpBroker) -> AsyncIterator[str]:
+async def queue(node: Node, observer: AmqpBroker) -> AsyncIterator[str]:
     """A durable quorum queue of this test."""
     async with declared(observer) as name:
         yield name
+        await node.start()  # a test that failed may have left it dead
 
 
 @asynccontextmanager

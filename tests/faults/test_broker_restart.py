@@ -127,6 +127,7 @@ async def test_reply_that_was_confirmed_arrives_after_a_restart_from_a_classic_r
 async def test_sent_publish_whose_broker_died_is_unconfirmed_at_its_deadline(
     node: Node, broker: AmqpBroker, old_queue: str
 ) -> None:
+    await broker.publish(Message(b"the channel is open"), exchange="", routing_key=old_queue)
     async with node.frozen():
         publishing = asyncio.create_task(
             broker.publish(Message(b"x"), exchange="", routing_key=old_queue, timeout_seconds=1.0)

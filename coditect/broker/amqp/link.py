@@ -17,6 +17,7 @@ from aiormq.abc import AbstractConnection, ExceptionType, TimeoutType
 from aiormq.exceptions import ConnectionClosed
 from yarl import URL
 
+from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.lenient import read_leniently
 from coditect.broker.amqp.transport import Transport
@@ -29,6 +30,7 @@ HEARTBEAT_SECONDS = 5
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = HEARTBEAT_SECONDS + 1.0
 """An idle broker is heard every `HEARTBEAT_SECONDS`."""
+ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
@@ -114,7 +116,7 @@ class Link:
             await self._close()
 
     async def _until_lost(self, connection: AbstractConnection) -> None:
-        """Gives up a connection that is silent while the broker greets somebody new.
+        """Gives up a connection that answers nothing while the broker greets somebody new.
 
         So a dead path is left early, and a broker that stands still altogether costs no redelivery: its
         connections end by aiormq's own limit of 18 s alone.
@@ -122,9 +124,25 @@ class Link:
         closing = connection.closing
         while not closing.done() and not canceled_by_us():
             await asyncio.wait({closing}, timeout=LOOK_SECONDS)
-            if self._transport.silent_seconds > SILENT_SECONDS and await self._transport.is_greeted_anew():
+            if self._is_silent and await self._transport.is_greeted_anew() and not await self._answers(connection):
                 log.warning("A silent connection is replaced", extra={"link": self._url.query.get("name")})
                 self.abort()
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._transport.silent_seconds > SILENT_SECONDS
+
+    async def _answers(self, connection: AbstractConnection) -> bool:
+        """Whether anything comes back when something is asked."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await close_quietly(await open_channel(connection))
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+        except LOST as error:
+            log.debug("A silent connection does not answer", extra={"reason": repr(error)})
+        return not self._is_silent
 
     async def _open(self) -> AbstractConnection | None:
         connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)

@@ -10,7 +10,7 @@ import pytest
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.amqp.inlet import Subscription
 from coditect.broker.port import Delivery
-from coditect.broker.topology import Queue, Topology
+from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene
 from tests.support import eventually
@@ -58,18 +58,18 @@ async def test_deaf_consumer_is_found_though_another_process_consumes_the_queue(
     assert len(hoarded) == 1
 
 
-async def test_consumer_of_a_queue_that_was_deleted_and_made_again_at_once_hears_again(
+async def test_consumer_of_a_classic_queue_that_was_deleted_and_made_again_at_once_hears_again(
     scene: Scene, broker: AmqpBroker
 ) -> None:
-    queue = await scene.declare()
+    queue = Queue(f"{scene.prefix}.classic", QueueType.CLASSIC)
+    scene.names.append(queue.name)
+    await scene.observer.declare(Topology(queues=(queue,)))
     seen: list[Delivery] = []
-    consumer = await broker.consume(queue, seen.append, prefetch=5)
-    told = []
+    await broker.consume(queue.name, seen.append, prefetch=5)
 
-    await scene.observer.delete_queue(queue)
-    await scene.declare()
-    await eventually(lambda: told.append(broker.connected) or consumer.active)  # type: ignore[func-returns-value]
-    await broker.publish(Message(b"x"), exchange="", routing_key=queue)
+    await scene.observer.delete_queue(queue.name)
+    await scene.observer.declare(Topology(queues=(queue,)))
+    await broker.publish(Message(b"x"), exchange="", routing_key=queue.name)
 
     await eventually(lambda: len(seen) == 1)
     assert broker.connected

@@ -76,7 +76,7 @@ def ask_many(
         for body, properties in requests:
             wanted = pika.BasicProperties(**{"reply_to": queue, **properties})
             opened.basic_publish(TASKS, key, body, wanted, mandatory=True)
-        return _answers(opened, queue, many=len(requests), seconds=seconds)
+        return answers(opened, queue, many=len(requests), seconds=seconds)
 
 
 def ask_directly(url: str, key: str, body: bytes, *, seconds: float = 10.0) -> Answer:
@@ -102,12 +102,18 @@ def ask_through_replies(url: str, key: str, body: bytes, name: str, *, seconds: 
         opened.queue_declare(name, durable=True, arguments={"x-expires": 60_000})
         opened.queue_bind(name, REPLIES, name)
         opened.basic_publish(TASKS, key, body, pika.BasicProperties(reply_to=name), mandatory=True)
-        (answer,) = _answers(opened, name, many=1, seconds=seconds)
+        (answer,) = answers(opened, name, many=1, seconds=seconds)
         opened.queue_delete(name)
         return answer
 
 
-def _answers(opened: BlockingChannel, queue: str, *, many: int, seconds: float) -> list[Answer]:
+def properties(**given: Any) -> pika.BasicProperties:
+    """The properties of a message."""
+    return pika.BasicProperties(**given)
+
+
+def answers(opened: BlockingChannel, queue: str, *, many: int, seconds: float) -> list[Answer]:
+    """So many messages of the queue, in the order of their arrival."""
     replies = opened.consume(queue, auto_ack=True, inactivity_timeout=seconds)
     return [_next(replies) for _ in range(many)]
 
