@@ -1,4 +1,4 @@
-"""One queue as an agent consumes it: its lanes (consumers), and what is in hand and not started.
+"""One queue as an agent consumes it: its lanes (consumers), what is in hand, and when it will be done.
 
 A lane is a consumer with a fixed prefetch. More credit is another lane, less is a canceled one: a consumer's
 prefetch cannot change, and what a canceled one delivered stays ours without counting any more.
@@ -30,6 +30,14 @@ class Held:
     """Its handler ended."""
 
 
+AHEAD_SECONDS = 0.03
+"""How far ahead the end of what runs is guessed: what is fetched for it waits about so long."""
+SLOW_SECONDS = 0.025
+"""From here on a run is long beside a round trip, so that credit is given for each one anew."""
+_STRAGGLER = 3
+_WEIGHT = 0.1
+
+
 class Feed:
     """The lanes of one queue and the deliveries that wait for a slot."""
 
@@ -44,6 +52,43 @@ class Feed:
         """Its unstarted deliveries were handed back; there is more in the queue."""
         self.changing = False
         """A lane is being opened or closed."""
+        self.slack_since: float | None = None
+        """Since when it may receive more than could start."""
+        self._running: dict[Held, float] = {}
+        self._mean_run_seconds: float | None = None
+
+    @property
+    def slow(self) -> bool:
+        """Whether its runs are long beside a round trip."""
+        return self._mean_run_seconds is not None and self._mean_run_seconds >= SLOW_SECONDS
+
+    def started(self, held: Held, now: float) -> None:
+        """One of its tasks took a slot."""
+        self._running[held] = now
+
+    def stopped(self, held: Held) -> None:
+        """It gave its slot back."""
+        self._running.pop(held, None)
+
+    def ran(self, seconds: float) -> None:
+        """One run took so long."""
+        mean = seconds if self._mean_run_seconds is None else self._mean_run_seconds
+        self._mean_run_seconds = mean + _WEIGHT * (seconds - mean)
+
+    def soon(self, now: float) -> int:
+        """How many of its running tasks will probably end within `AHEAD_SECONDS`; stragglers are not counted on."""
+        mean = self._mean_run_seconds
+        if mean is None:
+            return 0
+        if mean < AHEAD_SECONDS:
+            return len(self._running)
+        due, late = now + AHEAD_SECONDS - mean, now - _STRAGGLER * mean
+        count = 0
+        for since in self._running.values():  # in order of their start
+            if since > due:
+                break
+            count += since >= late
+        return count
 
     @property
     def wants_a_slot(self) -> bool:
@@ -51,9 +96,9 @@ class Feed:
         return bool(self.waiting) or (self.paused and not self.changing)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether all its credit is in hand, so that the queue may hold more than we hear of."""
-        return all(lane.unsettled >= lane.prefetch for lane in self.lanes)
+    def unused(self) -> int:
+        """How many deliveries may still come; with none the queue may hold more than we hear of."""
+        return sum(max(0, lane.prefetch - lane.unsettled) for lane in self.lanes)
 
     @property
     def credit(self) -> int:

@@ -1,8 +1,9 @@
 """Consume: how much an agent takes in hand, and who of it starts next.
 
-An agent holds nothing that it cannot start: a delivery that waited `HAND_BACK_SECONDS` for a slot goes back
-with the others of its queue, and the queue is consumed again when a slot frees. A task that awaits another
-agent gives its slot away (`suspend`) and takes one before anything new when it goes on (`resume`).
+An agent holds nothing that it cannot start. It asks for as many deliveries as slots are free or will
+probably be within a round trip; one that waited `HAND_BACK_SECONDS` all the same goes back with the others of
+its queue, and the queue is consumed again when a slot frees. A task that awaits another agent gives its slot
+away (`suspend`) and takes one before anything new when it goes on (`resume`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from coditect.agent.feed import Feed, Held
 from coditect.agent.slots import Slots
@@ -26,7 +28,7 @@ HAND_BACK_SECONDS = 0.05
 FETCH_SECONDS = 0.025
 PATROL_SECONDS = 0.01
 RETRY_SECONDS = 0.5
-ROUND_TRIP_SECONDS = 0.002
+SLACK_SECONDS = 0.1
 MOST_LANES = 8
 
 Screen = Callable[[Delivery], Task | None]
@@ -56,8 +58,6 @@ class Intake:
         self._suspended: Counter[int] = Counter()
         self._patrol: asyncio.TimerHandle | None = None
         self._waiting = 0
-        self._mean_run_seconds = 0.1
-        self.settling = 0
         self.closed = False
 
     @property
@@ -102,8 +102,14 @@ class Intake:
         return not self._resuming and not any(self._candidates.values())
 
     def _go(self, held: Held) -> None:
-        held.slot = True
+        self._occupy(held)
         self._start(held)
+        self._watch()
+
+    @staticmethod
+    def _occupy(held: Held) -> None:
+        held.slot = True
+        held.feed.started(held, asyncio.get_running_loop().time())
 
     # -- admission --------------------------------------------------------------------------------------
 
@@ -118,8 +124,7 @@ class Intake:
         while not self.closed and (level := self._slots.choose([p for p, c in self._candidates.items() if c])):
             self._serve(level, fetches)
         for feed, many in fetches.items():
-            feed.changing = True
-            self._background.start(self._fetch(feed, many), name=f"fetch {feed.queue}")
+            self._change(feed, self._fetch(feed, many))
 
     def _serve(self, level: Priority, fetches: dict[Feed, int]) -> None:
         candidates = self._candidates[level]
@@ -174,29 +179,24 @@ class Intake:
     def finished(self, held: Held, ran_seconds: float | None) -> None:
         """Its handler ended: the slot is free, the delivery still has to be settled."""
         if ran_seconds is not None:
-            self._mean_run_seconds += 0.05 * (ran_seconds - self._mean_run_seconds)
-        self.settling += 1
+            held.feed.ran(ran_seconds)
         held.over = True
         if held.awaiting:
             self._suspended[held.task.depth] -= 1
         self._give_back(held)
 
-    def settled(self, held: Held) -> None:
-        """Its delivery is settled."""
-        self.settling -= 1
-        if self._slots.free > 0 and held.feed.exhausted:
-            self._watch()
-
     def _give_back(self, held: Held) -> None:
         if held.slot:
             held.slot = False
+            held.feed.stopped(held)
             self._free(held.feed.level)
+            if held.feed.slow and not self._waiting:
+                self._hurry()
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
         self._admit()
-        if self._slots.free > 0:
-            self._watch()
+        self._watch()
 
     def may_suspend(self, held: Held, most: int) -> bool:
         """Whether it may await somebody without a slot.
@@ -228,7 +228,7 @@ class Intake:
         if taken and (held.awaiting or held.over):
             self._free(level)
         elif taken:
-            held.slot = True
+            self._occupy(held)
 
     async def _next_slot(self, level: Priority) -> None:
         turn = asyncio.get_running_loop().create_future()
@@ -254,18 +254,52 @@ class Intake:
         if self._patrol is None and not self.closed:
             self._patrol = asyncio.get_running_loop().call_later(PATROL_SECONDS, self._look)
 
+    def _hurry(self) -> None:
+        """Looks again at once: a slot is free and nothing is in hand for it."""
+        if self._patrol is not None and not self.closed:
+            self._patrol.cancel()
+            self._patrol = asyncio.get_running_loop().call_later(0, self._look)
+
     def _look(self) -> None:
         self._patrol = None
         if self.closed:
             return
-        overdue = asyncio.get_running_loop().time() - HAND_BACK_SECONDS
+        now = asyncio.get_running_loop().time()
         for feed in self._feeds:
-            if feed.waiting and feed.waiting[0].since <= overdue and not feed.changing:
-                feed.changing = True
-                self._background.start(self._hand_back(feed), name=f"hand back {feed.queue}")
-        self._grow()
-        if self._waiting:
+            if feed.changing:
+                continue
+            if feed.waiting and feed.waiting[0].since <= now - HAND_BACK_SECONDS:
+                self._change(feed, self._hand_back(feed))
+            elif feed.slow and feed.lanes and not feed.unused:
+                self._change(feed, self._replace_lanes(feed, 0))  # else every ack would bring another delivery
+        self._balance(now)
+        if self._waiting or self._slots.in_use:
             self._watch()
+
+    def _change(self, feed: Feed, work: Coroutine[Any, Any, None]) -> None:
+        """Opens or closes lanes of a feed; one change at a time."""
+        feed.changing = True
+        self._background.start(work, name=f"change {feed.queue}")
+
+    def _balance(self, now: float) -> None:
+        """Gives every feed the credit that its level could start: more where it is short, less where it idles."""
+        soon = sum(feed.soon(now) for feed in self._feeds)
+        short: list[tuple[Feed, int]] = []
+        for feed in self._feeds:
+            if feed.changing or feed.paused:
+                continue
+            wanted, unused = self._slots.startable(feed.level) + soon, feed.unused
+            if wanted > 2 * unused:
+                short.append((feed, wanted - unused))
+            feed.slack_since = (feed.slack_since or now) if unused > wanted else None
+            if feed.slack_since is not None and now - feed.slack_since >= SLACK_SECONDS:
+                feed.slack_since = None
+                self._change(feed, self._replace_lanes(feed, wanted))
+        spare = self._slots.free + soon - self._waiting
+        for feed, missing in short:
+            many = min(missing, max(spare // len(short), 0 if feed.lanes else 1), self._room(feed))
+            if many > 0:
+                self._change(feed, self._widen(feed, many))
 
     async def _hand_back(self, feed: Feed) -> None:
         """Returns what the feed holds unstarted and stops listening until a slot frees."""
@@ -285,30 +319,31 @@ class Intake:
         feed.waiting.clear()
         self._candidates[feed.level].pop(feed, None)
 
-    def _grow(self) -> None:
-        """More credit for queues whose credit is all in hand, while slots are free."""
-        look_ahead = min(self._slots.total + 16, self._slots.total * ROUND_TRIP_SECONDS / self._mean_run_seconds)
-        spare = self._slots.free - self._waiting - max(0, self.settling - int(look_ahead))
-        hungry = [feed for feed in self._feeds if feed.exhausted and not (feed.changing or feed.paused or feed.waiting)]
-        for feed in hungry:
-            share = min(spare, self._slots.startable(feed.level)) // len(hungry)
-            many = min(max(share, 1 if spare > 0 else 0), self._room(feed))
-            if many > 0:
-                feed.changing = True
-                self._background.start(self._widen(feed, many), name=f"widen {feed.queue}")
-
     def _room(self, feed: Feed) -> int:
         return 2 * self._slots.total + 16 + self.suspended - feed.credit
 
     async def _widen(self, feed: Feed, many: int) -> None:
+        if len(feed.lanes) >= MOST_LANES:
+            await self._replace_lanes(feed, feed.unused + many)
+            return
         try:
-            if len(feed.lanes) >= MOST_LANES:
-                spent, feed.lanes = feed.lanes, []
-                for lane in spent:
-                    await lane.cancel()  # all its credit is in hand, so nothing is lost by it
             await self._add_lane(feed, many, group=feed.level.value)
         except CoditectError as error:
             log.warning("A queue cannot be consumed further", extra={"queue": feed.queue, "reason": str(error)})
+        finally:
+            feed.changing = False
+            self._watch()
+
+    async def _replace_lanes(self, feed: Feed, prefetch: int) -> None:
+        """Closes the feed's lanes; what they delivered stays in hand and does not count any more."""
+        lanes, feed.lanes = feed.lanes, []
+        try:
+            for lane in lanes:
+                await lane.cancel()
+            if prefetch:
+                await self._add_lane(feed, prefetch, group=feed.level.value)
+        except CoditectError as error:
+            log.warning("A queue cannot be consumed again yet", extra={"queue": feed.queue, "reason": str(error)})
         finally:
             feed.changing = False
             self._watch()

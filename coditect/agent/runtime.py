@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,26 +21,24 @@ from coditect.agent.execution import CanceledIds, Execution, ExecutionKey, Remem
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.services import TaskServices
-from coditect.agent.settle import Settler
+from coditect.agent.settle import RETURN_SECONDS, Settler, guarded, worth_another
 from coditect.agent.slots import Slots
-from coditect.agent.workers import RemoteError, Workers
+from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
-from coditect.errors import InputError, Retryable, TooLarge, Unroutable
+from coditect.errors import InputError, InvalidTask, TooLarge, Unroutable
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.retry import Retry
 from coditect.model.task import Task
 from coditect.requests import Requests
 
 log = logging.getLogger(__name__)
 
-RETURN_SECONDS = 1.0
 INBOX_GROUP = "inbox"
 
 
@@ -154,7 +151,7 @@ class Runtime:
             self._beside(self._refuse(delivery, error))
             return None
         if task.capability not in self._capabilities:
-            delivery.reject()  # a pin to an agent that cannot do it: the inbox hands it to the capability's queue
+            self._not_ours(delivery, task)
             return None
         if self._joined(task, delivery):
             return None
@@ -163,6 +160,14 @@ class Runtime:
             self._beside(self._settle_unstarted(task, delivery, ended))
             return None
         return task
+
+    def _not_ours(self, delivery: Delivery, task: Task) -> None:
+        """A pin to an agent that cannot do it is handed on by its inbox; elsewhere a `CC` claims what is not so."""
+        if routing.queue_key(delivery.queue) is None:
+            delivery.reject()
+        else:
+            error = InvalidTask("The CC header names another capability", given=task.capability)
+            self._beside(self._refuse(delivery, error))
 
     def _joined(self, task: Task, delivery: Delivery) -> bool:
         """Whether this execution runs here already, or did: then the delivery only wants its outcome."""
@@ -209,12 +214,11 @@ class Runtime:
 
     async def _execute(self, execution: Execution, held: Held) -> None:
         try:
-            await self._guarded(self._work_on(execution, held), execution.requeue, execution.task.id)
+            await guarded(self._work_on(execution, held), execution.requeue, execution.task.id)
         finally:
             self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
-            self._intake.settled(held)
 
     async def _work_on(self, execution: Execution, held: Held) -> None:
         task = held.task
@@ -331,7 +335,7 @@ class Runtime:
             or ended.failure is None
             or task.owner is not None
             or task.attempt >= attempts
-            or not _worth_another(ended.error, policy)
+            or not worth_another(ended.error, policy)
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
@@ -351,17 +355,17 @@ class Runtime:
 
     async def _settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
         now = self._clock.now_ms()
-        await self._guarded(self._settle(Execution(task, delivery), ended, now, now), delivery.requeue, task.id)
+        await guarded(self._settle(Execution(task, delivery), ended, now, now), delivery.requeue, task.id)
 
     async def _answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
-        await self._guarded(self._settler.reply(task, outcome), delivery.requeue, task.id)
+        await guarded(self._settler.reply(task, outcome), delivery.requeue, task.id)
         delivery.ack()
 
     async def _refuse(self, delivery: Delivery, error: InputError) -> None:
         """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
-        await self._guarded(self._bury_and_answer(delivery, failure), delivery.requeue, delivery.message.message_id)
+        await guarded(self._bury_and_answer(delivery, failure), delivery.requeue, delivery.message.message_id)
 
     async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
         message = delivery.message
@@ -388,29 +392,6 @@ class Runtime:
         )
         await self._settler.reply(anonymous, outcome)
         delivery.ack()
-
-    @staticmethod
-    async def _guarded(work: Coroutine[Any, Any, None], give_back: Callable[[], None], task_id: str | None) -> None:
-        """The boundary of deliveries: whatever happens to the work on them, they are settled or go back."""
-        done = False
-        try:
-            await work
-            done = True
-        except Retryable as error:
-            log.warning("A task could not be settled; it is returned", extra={"task_id": task_id, "reason": str(error)})
-        except Exception:
-            log.exception("The runtime failed on a delivery; it is returned", extra={"task_id": task_id})
-            await asyncio.sleep(RETURN_SECONDS)
-        finally:
-            if not done:
-                give_back()
-
-
-def _worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Whether the policy tries such a failure again; for a handler's own process that has said so already."""
-    if isinstance(error, RemoteError):
-        return error.retryable
-    return policy.allows(error or Exception())
 
 
 def wire_failure(failure: Failure) -> bytes:

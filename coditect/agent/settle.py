@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from coditect.agent.events import Events
+from coditect.agent.workers import RemoteError
 from coditect.broker.port import Broker
 from coditect.clock import Clock
-from coditect.errors import NotFound, Overloaded, Unroutable
+from coditect.errors import NotFound, Overloaded, Retryable, Unroutable
 from coditect.model import routing, wire
 from coditect.model.ids import AgentId
 from coditect.model.json import dumps
@@ -28,6 +29,8 @@ from coditect.model.task import Task
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 60.0
+RETURN_SECONDS = 1.0
+"""Pause before a delivery on which the runtime itself failed goes back."""
 SENT_BACK_SECONDS = 1.0
 FULL_REPLIES_SECONDS = 2.0
 FULL_PAUSE_SECONDS = 0.1
@@ -186,3 +189,26 @@ def _carried_bytes(name: str, value: object) -> int:
     if isinstance(value, str):
         return len(name) + len(value.encode()) + 6 if len(value) <= _MAX_HEADER_TEXT else 0
     return len(name) + 10 if isinstance(value, bool | int | float) else 0
+
+
+async def guarded(work: Coroutine[Any, Any, None], give_back: Callable[[], None], task_id: str | None) -> None:
+    """The boundary of deliveries: whatever happens to the work on them, they are settled or go back."""
+    done = False
+    try:
+        await work
+        done = True
+    except Retryable as error:
+        log.warning("A task could not be settled; it is returned", extra={"task_id": task_id, "reason": str(error)})
+    except Exception:
+        log.exception("The runtime failed on a delivery; it is returned", extra={"task_id": task_id})
+        await asyncio.sleep(RETURN_SECONDS)
+    finally:
+        if not done:
+            give_back()
+
+
+def worth_another(error: BaseException | None, policy: Retry) -> bool:
+    """Whether the policy tries such a failure again; for a handler's own process that has said so already."""
+    if isinstance(error, RemoteError):
+        return error.retryable
+    return policy.allows(error or Exception())

@@ -101,6 +101,11 @@ HEADERS = (
     Bad("workflow that is not UTF-8", "invalid_task", properties=_header("workflow", b"\xff")),
     Bad("trace that is no text", "invalid_task", properties={"headers": {"traceparent": [1]}}),
     Bad("trace of 10 kB", "invalid_task", properties={"headers": {"tracestate": "x" * 10_000}}),
+    Bad(
+        "copy that claims another capability",
+        "invalid_task",
+        properties={"headers": {"CC": ["another.capability.p1"], "x-coditect-capability": "x"}},
+    ),
     Bad("header of 100 kB", "invalid_task", properties={"headers": {"x": "y" * 100_000}}),
     Bad("header name that is not UTF-8", "invalid_task", properties={"headers": {b"\xff\xfe": 1}}),
 )

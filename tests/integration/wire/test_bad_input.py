@@ -205,6 +205,20 @@ async def test_return_address_that_is_the_systems_own_gets_nothing_and_the_task_
     assert await fleet.letters(f"dead.{echo.capability}") == []
 
 
+async def test_reply_queue_that_is_full_costs_its_own_answers_and_holds_up_nobody_for_long(
+    fleet: Running, echo: Echo, amqp_url: str
+) -> None:
+    full = Queue(f"full-{uuid4().hex}", QueueType.CLASSIC, max_length=1, expires_ms=60_000)
+    await fleet.broker.declare(Topology(queues=(full,)))
+    await blocking(foreign.publish, amqp_url, echo.capability, *[GOOD] * 50, reply_to=full.name)
+
+    answer = await blocking(foreign.ask, amqp_url, echo.capability, GOOD, seconds=10)
+
+    assert answer.status == "completed"
+    await eventually(lambda: fleet.runtime.load().completed == 51)
+    await fleet.broker.delete_queue(full.name)
+
+
 async def test_unknown_capability_is_kept_as_unrouted(fleet: Running, amqp_url: str) -> None:
     message_id = uuid4().hex
 

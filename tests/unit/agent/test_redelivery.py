@@ -269,7 +269,7 @@ async def test_publish_that_fails_while_settling_returns_the_task(scene: Scene) 
 async def test_fault_of_the_runtime_returns_the_task(
     scene: Scene, exchange: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("coditect.agent.runtime.RETURN_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.agent.settle.RETURN_SECONDS", 0.05)
     gated = Gated()
     gated.gate.set()
     broker = Faulty(scene.server)
