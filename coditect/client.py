@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
 SUBMIT_SECONDS = 30.0
 DEFAULT_CONCURRENCY = 500
+BURST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +263,13 @@ class Client:
             chosen = replace(chosen, priority=priority)
         under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
         try:
-            for value in values:
+            for number, value in enumerate(values, 1):
                 work = self._submit(capability, encode_any(value), chosen)
-                under_way.put_nowait(self._background.start(work, name="submit"))
+                under_way.put_nowait(self._background.start(work, name="submit", awaited=True))
                 if under_way.qsize() >= concurrency:
                     yield await under_way.get_nowait()
+                elif number % BURST == 0:
+                    await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
             while not under_way.empty():
                 yield await under_way.get_nowait()
         finally:

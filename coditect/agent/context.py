@@ -29,7 +29,10 @@ class Services(Protocol):
         """Submits a child task and waits for its outcome without a slot."""
 
     def progress(self, share: float, note: str) -> None:
-        """Publishes progress."""
+        """Publishes progress; on the event loop only."""
+
+    def report(self, share: float, note: str) -> None:
+        """Publishes progress; from any thread."""
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publishes an event."""
@@ -93,6 +96,10 @@ class Context:
         """Tells how far it is (0 to 1) and what it does; an event `task.progress`, at most once."""
         self._need().progress(min(1.0, max(0.0, share)), note)
 
+    def report(self, share: float, note: str = "") -> None:
+        """`progress` for a plain handler, which cannot await."""
+        self._need().report(min(1.0, max(0.0, share)), note)
+
     async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publishes an event of the handler's own, at most once."""
         self._need().emit(type_, subject=subject or self.task_id, **data)
@@ -144,5 +151,7 @@ class Context:
 
     def _need(self) -> Services:
         if self._services is None:
-            raise SetupError("A handler in a process of its own cannot talk to the fleet", fix="make it async")
+            raise SetupError(
+                "A handler in a process of its own cannot talk to the fleet", fix="declare it without process=True"
+            )
         return self._services

@@ -57,7 +57,8 @@ class Intake:
         self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
         self._suspended: Counter[int] = Counter()
         self._patrol: asyncio.TimerHandle | None = None
-        self._waiting = 0
+        self.waiting = 0
+        """Deliveries in hand that have no slot yet."""
         self.closed = False
 
     @property
@@ -92,7 +93,7 @@ class Intake:
             self._go(held)
         else:
             feed.waiting.append(held)
-            self._waiting += 1
+            self.waiting += 1
             self._candidates[feed.level][feed] = None
             self._admit()
             self._watch()
@@ -131,7 +132,7 @@ class Intake:
         feed = next(iter(candidates))
         del candidates[feed]
         held = feed.next_waiting()
-        self._waiting = sum(len(one.waiting) for one in self._feeds) if held is None else self._waiting - 1
+        self.waiting = sum(len(one.waiting) for one in self._feeds) if held is None else self.waiting - 1
         if held is not None:
             self._slots.take(level)
             self._go(held)
@@ -190,7 +191,7 @@ class Intake:
             held.slot = False
             held.feed.stopped(held)
             self._free(held.feed.level)
-            if held.feed.slow and not self._waiting:
+            if held.feed.slow and not self.waiting:
                 self._hurry()
 
     def _free(self, level: Priority) -> None:
@@ -265,15 +266,16 @@ class Intake:
         if self.closed:
             return
         now = asyncio.get_running_loop().time()
+        soon = sum(feed.soon(now) for feed in self._feeds)
         for feed in self._feeds:
             if feed.changing:
                 continue
-            if feed.waiting and feed.waiting[0].since <= now - HAND_BACK_SECONDS:
+            if self._overdue(feed, now, soon):
                 self._change(feed, self._hand_back(feed))
             elif feed.slow and feed.lanes and not feed.unused:
                 self._change(feed, self._replace_lanes(feed, 0))  # else every ack would bring another delivery
-        self._balance(now)
-        if self._waiting or self._slots.in_use:
+        self._balance(now, soon)
+        if self.waiting or self._slots.in_use:
             self._watch()
 
     def _change(self, feed: Feed, work: Coroutine[Any, Any, None]) -> None:
@@ -281,9 +283,13 @@ class Intake:
         feed.changing = True
         self._background.start(work, name=f"change {feed.queue}")
 
-    def _balance(self, now: float) -> None:
+    def _overdue(self, feed: Feed, now: float, soon: int) -> bool:
+        """Whether what waits has waited long enough to go back; a little more when slots are about to free."""
+        patience = HAND_BACK_SECONDS if soon < self.waiting else 2 * HAND_BACK_SECONDS
+        return bool(feed.waiting) and feed.waiting[0].since <= now - patience
+
+    def _balance(self, now: float, soon: int) -> None:
         """Gives every feed the credit that its level could start: more where it is short, less where it idles."""
-        soon = sum(feed.soon(now) for feed in self._feeds)
         short: list[tuple[Feed, int]] = []
         for feed in self._feeds:
             if feed.changing or feed.paused:
@@ -295,7 +301,7 @@ class Intake:
             if feed.slack_since is not None and now - feed.slack_since >= SLACK_SECONDS:
                 feed.slack_since = None
                 self._change(feed, self._replace_lanes(feed, wanted))
-        spare = self._slots.free + soon - self._waiting
+        spare = self._slots.free + soon - self.waiting
         for feed, missing in short:
             many = min(missing, max(spare // len(short), 0 if feed.lanes else 1), self._room(feed))
             if many > 0:
@@ -313,7 +319,7 @@ class Intake:
             self._pause(feed)
 
     def _return_waiting(self, feed: Feed) -> None:
-        self._waiting -= len(feed.waiting)
+        self.waiting -= len(feed.waiting)
         for held in feed.waiting:
             held.delivery.requeue()
         feed.waiting.clear()

@@ -32,6 +32,24 @@ def load_agents(target: str) -> tuple[Agent, ...]:
     return tuple(dict.fromkeys(found.values()))
 
 
+def load_agent(target: str) -> Agent:
+    """The one agent that the target names.
+
+    Raises: SetupError when there is none, or several.
+    """
+    agents = load_agents(target)
+    if len(agents) > 1:
+        place = target.partition(":")[0]
+        names = [key for key, value in vars(_import(place)).items() if isinstance(value, Agent)]
+        raise SetupError(
+            "Several agents are declared there; name one",
+            target=target,
+            names=names,
+            fix=f"coditect agent run {place}:{names[0]}",
+        )
+    return agents[0]
+
+
 def _import(place: str) -> ModuleType:
     path = Path(place)
     if place.endswith(".py"):

@@ -20,7 +20,7 @@ from typing import Any
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
-from coditect.agent.loading import load_agents
+from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
 from coditect.agent.presence import Presence, load_sampler
@@ -31,7 +31,7 @@ from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
 from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
 from coditect.clock import Clock, SystemClock
-from coditect.errors import CoditectError, SetupError
+from coditect.errors import CoditectError
 from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
@@ -155,11 +155,13 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
 
 
 async def serve(agent: Agent, settings: Settings) -> None:
-    """Runs one agent process until SIGTERM, SIGINT or a drain letter; then drains and ends."""
+    """Runs one agent process until SIGTERM, SIGINT or a drain letter; then drains and ends.
+
+    Raises: CancelledError when the signal comes before the agent is ready.
+    """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    if (opening := asyncio.current_task()) is not None:
+        _on_signal(opening.cancel)
     broker = AmqpBroker(
         settings.amqp_url,
         name=agent.name,
@@ -172,13 +174,21 @@ async def serve(agent: Agent, settings: Settings) -> None:
             running_agent(agent, broker=broker, registry=registry, settings=settings, clock=SystemClock(), drain=stop)
         )
         if settings.health_port is not None:
-            await stack.enter_async_context(
+            port = await stack.enter_async_context(
                 health_server(lambda: unready(broker), host=settings.health_host, port=settings.health_port)
             )
+            log.info("Health is served", extra={"host": settings.health_host, "port": port})
+        _on_signal(stop.set)
         gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
         _tell_ready()
         log.info("The agent is ready", extra={"agent_id": runtime.agent_id})
         await stop.wait()
+
+
+def _on_signal(act: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, act)
 
 
 def unready(broker: Broker) -> str:
@@ -202,15 +212,7 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
         return asyncio.run(keep_processes([sys.executable, "-m", "coditect", "agent", "run", target], processes))
     if PARENT in os.environ:
         die_with(int(os.environ.pop(PARENT)))
-    agents = load_agents(target)
-    if len(agents) > 1:
-        raise SetupError(
-            "The file declares several agents; name one",
-            target=target,
-            names=[one.name for one in agents],
-            fix=f"coditect agent run {target}:NAME",
-        )
-    _run_loop(_serve_and_end(agents[0], settings))
+    _run_loop(_serve_and_end(load_agent(target), settings))
     return 0
 
 
@@ -219,6 +221,9 @@ async def _serve_and_end(agent: Agent, settings: Settings) -> None:
     code = 1
     try:
         await serve(agent, settings)
+        code = 0
+    except asyncio.CancelledError:
+        log.info("Stopped before the agent was ready")
         code = 0
     finally:
         timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))

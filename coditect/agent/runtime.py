@@ -17,23 +17,23 @@ from coditect.agent.context import Context
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
-from coditect.agent.execution import CanceledIds, Execution, ExecutionKey, Remembered
+from coditect.agent.execution import CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
+from coditect.agent.outcomes import Outcomes
 from coditect.agent.services import TaskServices
-from coditect.agent.settle import RETURN_SECONDS, Settler, guarded, worth_another
+from coditect.agent.settle import RETURN_SECONDS, guarded
 from coditect.agent.slots import Slots
 from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
-from coditect.errors import InputError, InvalidTask, TooLarge, Unroutable
+from coditect.errors import InputError, InvalidTask
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
-from coditect.model.ids import AgentId, TaskId
-from coditect.model.json import dumps
+from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
-from coditect.model.result import Failure, Outcome, Status
+from coditect.model.result import Failure, Status
 from coditect.model.task import Task
 from coditect.requests import Requests
 
@@ -77,16 +77,13 @@ class Runtime:
         self._background = background
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
-        self._settler = Settler(broker, events, clock, agent_id=agent_id)
+        self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
         self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers())
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
-        self._remembered = Remembered()
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
         self._mean_ms = 0.0
-        self._completed = 0
-        self._failed = 0
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -126,8 +123,8 @@ class Runtime:
             running=self._slots.in_use,
             suspended=self._intake.suspended,
             latency_ms=round(self._mean_ms, 3),
-            completed=self._completed,
-            failed=self._failed,
+            completed=self._outcomes.completed,
+            failed=self._outcomes.failed,
         )
 
     def cancel(self, task_id: str, reason: str) -> None:
@@ -148,7 +145,7 @@ class Runtime:
         try:
             task = wire.read_task(delivery.message, delivery.routing_key)
         except InputError as error:
-            self._beside(self._refuse(delivery, error))
+            self._beside(self._outcomes.refuse(delivery, error))
             return None
         if task.capability not in self._capabilities:
             self._not_ours(delivery, task)
@@ -157,7 +154,7 @@ class Runtime:
             return None
         ended = self._too_late(task) or self._canceled_before(task)
         if ended is not None:
-            self._beside(self._settle_unstarted(task, delivery, ended))
+            self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
         return task
 
@@ -167,7 +164,7 @@ class Runtime:
             delivery.reject()
         else:
             error = InvalidTask("The CC header names another capability", given=task.capability)
-            self._beside(self._refuse(delivery, error))
+            self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, delivery: Delivery) -> bool:
         """Whether this execution runs here already, or did: then the delivery only wants its outcome."""
@@ -178,9 +175,9 @@ class Runtime:
         if running is not None:
             running.attached.append((task, delivery))
             return True
-        outcome = self._remembered.get(key, self._now())
+        outcome = self._outcomes.known(task)
         if outcome is not None:
-            self._beside(self._answer_again(task, delivery, outcome))
+            self._beside(self._outcomes.answer_again(task, delivery, outcome))
         return outcome is not None
 
     def _too_late(self, task: Task) -> Ended | None:
@@ -230,12 +227,12 @@ class Runtime:
         try:
             ended = self._too_late(task) or self._canceled_before(task) or await self._handle(execution, held)
         except SentBack:
-            await self._settler.send_back(task, execution.delivery.message.headers)
-            execution.ack()
+            await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        self._pass_on_slot(execution, held, began)
-        await self._settle(execution, ended, started_ms, finished_ms)
+        if self._pass_on_slot(execution, held, began):
+            await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
+        await self._outcomes.settle(execution, ended, started_ms, finished_ms)
 
     def _forget(self, execution: Execution) -> None:
         self._executions.discard(execution)
@@ -248,7 +245,14 @@ class Runtime:
         capability = self._capabilities[task.capability]
         task_id = task.id or self._clock.new_id()
         services = TaskServices(
-            held, task_id, self._requests, self._events, self._intake, self._clock, self._limits.max_suspended
+            held,
+            task_id,
+            self._requests,
+            self._events,
+            self._intake,
+            self._clock,
+            self._limits.max_suspended,
+            asyncio.get_running_loop(),
         )
         context = Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
         self._events.emit("task.started", subject=task_id, agent=self.agent_id, attempt=task.attempt)
@@ -280,7 +284,9 @@ class Runtime:
             seconds = min(seconds, (task.limits.deadline_ms - self._clock.now_ms()) / 1000)
         return max(0.0, seconds)
 
-    def _pass_on_slot(self, execution: Execution, held: Held, began: float) -> None:
+    def _pass_on_slot(self, execution: Execution, held: Held, began: float) -> bool:
+        """Whether somebody who waited may have got it."""
+        somebody_waits = self._intake.waiting > 0
         ran = self._now() - began
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         execution.slot_passed_on = True
@@ -289,111 +295,4 @@ class Runtime:
             self._intake.finished(held, ran)
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
             thread.add_done_callback(lambda _: self._intake.finished(held, ran))
-
-    # -- settle -----------------------------------------------------------------------------------------
-
-    async def _settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
-        task = execution.task
-        if await self._retried(execution, ended):
-            return
-        outcome = Outcome(
-            status=ended.status,
-            body=ended.body if ended.failure is None else wire_failure(ended.failure),
-            task_id=task.id,
-            correlation_id=task.correlation_id,
-            agent_id=self.agent_id,
-            attempt=task.attempt,
-            fence=task.owner.fence if task.owner else None,
-            started_at_ms=started_ms,
-            finished_at_ms=finished_ms,
-            failure=ended.failure,
-        )
-        if ended.status is Status.COMPLETED:
-            self._completed += 1
-            if task.execution_key is not None:
-                self._remembered.put(task.execution_key, outcome, self._now())
-        else:
-            self._failed += 1
-        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
-            await self._bury(execution, ended.failure)
-        self._events.emit(
-            f"task.{ended.status.value}", subject=task.id or "", agent=self.agent_id, attempt=task.attempt
-        )
-        answered = 0
-        while answered < len(execution.deliveries):  # more may be attached while a reply goes out
-            wanting, delivery = execution.deliveries[answered]
-            await self._settler.reply(wanting, outcome)
-            delivery.ack()
-            answered += 1
-
-    async def _retried(self, execution: Execution, ended: Ended) -> bool:
-        task = execution.task
-        policy = self._capabilities[task.capability].retry
-        attempts = task.limits.max_attempts or policy.max_attempts
-        if (
-            ended.status is not Status.FAILED
-            or ended.failure is None
-            or task.owner is not None
-            or task.attempt >= attempts
-            or not worth_another(ended.error, policy)
-            or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
-        ):
-            return False
-        self._failed += 1
-        await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
-        execution.ack()
-        return True
-
-    async def _bury(self, execution: Execution, failure: Failure) -> None:
-        task, delivery = execution.task, execution.delivery
-        errors = (*task.errors, self._settler.history(task, failure))
-        try:
-            await self._settler.bury(delivery.message, task.key, failure, attempt=task.attempt, errors=errors)
-        except Unroutable as error:
-            log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
-            delivery.reject()
-
-    async def _settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
-        now = self._clock.now_ms()
-        await guarded(self._settle(Execution(task, delivery), ended, now, now), delivery.requeue, task.id)
-
-    async def _answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
-        await guarded(self._settler.reply(task, outcome), delivery.requeue, task.id)
-        delivery.ack()
-
-    async def _refuse(self, delivery: Delivery, error: InputError) -> None:
-        """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
-        reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
-        failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
-        await guarded(self._bury_and_answer(delivery, failure), delivery.requeue, delivery.message.message_id)
-
-    async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
-        message = delivery.message
-        key = routing.queue_key(delivery.queue)
-        if key is None:
-            delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
-            return
-        try:
-            await self._settler.bury(message, key, failure, attempt=1, errors=())
-        except Unroutable:
-            delivery.reject()
-            return
-        capability, priority = routing.parse_task_key(key)
-        anonymous = Task(
-            capability,
-            priority,
-            b"",
-            id=TaskId(message.message_id) if message.message_id else None,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-        )
-        outcome = Outcome(
-            Status.REJECTED, wire_failure(failure), message.message_id, None, self.agent_id, failure=failure
-        )
-        await self._settler.reply(anonymous, outcome)
-        delivery.ack()
-
-
-def wire_failure(failure: Failure) -> bytes:
-    """The body of a result without a value."""
-    return dumps(failure.as_json())
+        return somebody_waits

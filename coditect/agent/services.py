@@ -30,6 +30,7 @@ class TaskServices:
     intake: Intake
     clock: Clock
     max_suspended: int
+    loop: asyncio.AbstractEventLoop
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
@@ -91,6 +92,10 @@ class TaskServices:
     def progress(self, share: float, note: str) -> None:
         """An event about this task."""
         self.events.emit("task.progress", subject=self.task_id, share=share, note=note)
+
+    def report(self, share: float, note: str) -> None:
+        """The same from a handler's thread."""
+        self.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """An event of the handler's own."""

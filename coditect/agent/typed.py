@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,10 +36,12 @@ PLAIN = Codec()
 """Anything JSON can say."""
 
 
+@lru_cache(maxsize=1_000)
 def codec(type_: Any) -> Codec:
     """The codec of a type: pydantic models, dataclasses, typed dicts, lists of them, or plain JSON.
 
-    Raises: SetupError when the type cannot be validated.
+    Kept per type, since making one takes over a millisecond. Raises: SetupError when the type cannot be
+    validated.
     """
     if type_ in (Any, None, type(None), object, dict, inspect.Parameter.empty):
         return PLAIN
@@ -81,6 +84,11 @@ def _shown(error: ValidationError) -> list[str]:
     return [f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in found[:_MAX_SHOWN]]
 
 
+def _codec_of(value: object) -> Codec:
+    kind: Any = type(value)
+    return codec(kind)
+
+
 def encode_any(value: Any) -> bytes:
     """The JSON of a value of any supported type: bytes are taken as JSON already."""
     if isinstance(value, bytes):
@@ -88,7 +96,7 @@ def encode_any(value: Any) -> bytes:
     try:
         return dumps(value)
     except InvalidTask:
-        return codec(type(value)).encode(value)
+        return _codec_of(value).encode(value)
 
 
 @dataclass(frozen=True, slots=True)

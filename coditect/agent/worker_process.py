@@ -47,6 +47,10 @@ class _ProcessContext(Context):
 
     async def progress(self, share: float, note: str = "") -> None:
         """Tells the agent, which tells the fleet."""
+        self.report(share, note)
+
+    def report(self, share: float, note: str = "") -> None:
+        """The same for a plain handler."""
         self._pipe.send(PROGRESS_FRAME, dumps([share, note]))
 
 

@@ -86,9 +86,7 @@ async def test_task_that_expired_in_its_queue_is_answered(
         assert len(await taken(broker, routing.dead_queue(capability))) == 1
 
 
-async def test_task_that_came_back_too_often_is_answered(
-    servers: Servers, broker: AmqpBroker, capability: str
-) -> None:
+async def test_task_that_came_back_too_often_is_answered(servers: Servers, broker: AmqpBroker, capability: str) -> None:
     key = f"{capability}.p1"
     queue = Queue(f"tasks.{key}", delivery_limit=1, dead_letter_exchange=routing.DEAD)
     async with dispatching(servers):
@@ -103,7 +101,7 @@ async def test_task_that_came_back_too_often_is_answered(
 
 def _ask_queue(url: str, queue: str) -> Answer:
     with foreign.channel(url) as opened:
-        replies = opened.queue_declare("", exclusive=True).method.queue
+        replies = foreign.own_queue(opened)
         opened.basic_publish("", queue, b"{}", foreign.properties(reply_to=replies), mandatory=True)
         (answer,) = foreign.answers(opened, replies, many=1, seconds=10)
         return answer
@@ -124,7 +122,7 @@ async def test_task_that_an_agent_gave_up_is_answered_once(servers: Servers, cap
 async def test_hostile_messages_without_a_queue_are_answered_and_hold_up_nobody(
     servers: Servers, capability: str
 ) -> None:
-    failures = {}
+    failures: dict[str, Answer] = {}
     async with dispatching(servers) as notices:
         for bad in hostile.ALL:
             if bad.answered:
@@ -137,9 +135,7 @@ async def test_hostile_messages_without_a_queue_are_answered_and_hold_up_nobody(
         assert notices.failed == 0
 
 
-async def test_header_tables_that_would_choke_their_reader_hold_up_nobody(
-    servers: Servers, capability: str
-) -> None:
+async def test_header_tables_that_would_choke_their_reader_hold_up_nobody(servers: Servers, capability: str) -> None:
     def publish() -> None:
         with foreign.channel(servers.amqp_url) as opened:
             for encoded in (hostile.nested(5_000), hostile.void_array(120_000)):
@@ -226,4 +222,3 @@ async def test_answers_go_on_after_the_brokers_connection_was_lost(servers: Serv
         answer = await blocking(foreign.ask, servers.amqp_url, capability, b"{}")
 
     assert _reason(answer) == "unknown_capability"
-

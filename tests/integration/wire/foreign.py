@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ class Answer:
     """A message as pika gives it."""
 
     body: bytes
-    headers: dict[str, Any]
+    headers: Mapping[str, Any]
     correlation_id: str | None
     type: str | None
     properties: pika.BasicProperties = field(repr=False, compare=False)
@@ -72,7 +72,7 @@ def ask_many(
 ) -> list[Answer]:
     """Several requests over one reply queue: as many answers, in the order of their arrival."""
     with channel(url) as opened:
-        queue = opened.queue_declare("", exclusive=True).method.queue
+        queue = own_queue(opened)
         for body, properties in requests:
             wanted = pika.BasicProperties(**{"reply_to": queue, **properties})
             opened.basic_publish(TASKS, key, body, wanted, mandatory=True)
@@ -91,7 +91,7 @@ def ask_directly(url: str, key: str, body: bytes, *, seconds: float = 10.0) -> A
         opened.basic_publish(TASKS, key, body, pika.BasicProperties(reply_to=DIRECT_REPLY_TO), mandatory=True)
         deadline = time.monotonic() + seconds
         while not arrived and time.monotonic() < deadline:
-            opened.connection.process_data_events(time_limit=0.1)
+            opened.connection.process_data_events(time_limit=1)
     assert arrived, "no answer came in time"
     return arrived[0]
 
@@ -105,6 +105,13 @@ def ask_through_replies(url: str, key: str, body: bytes, name: str, *, seconds: 
         (answer,) = answers(opened, name, many=1, seconds=seconds)
         opened.queue_delete(name)
         return answer
+
+
+def own_queue(opened: BlockingChannel) -> str:
+    """A queue that goes with the connection, named by the broker."""
+    name = opened.queue_declare("", exclusive=True).method.queue
+    assert name
+    return name
 
 
 def properties(**given: Any) -> pika.BasicProperties:

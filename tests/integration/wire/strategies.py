@@ -67,9 +67,7 @@ def strange_messages() -> st.SearchStrategy[Strange]:
     return st.builds(
         Strange,
         body=st.one_of(st.sampled_from(BODIES), st.binary(max_size=200)),
-        headers=st.builds(
-            lambda many, copy: many | copy, st.dictionaries(names, header_values(), max_size=6), copies
-        ),
+        headers=st.builds(lambda many, copy: many | copy, st.dictionaries(names, header_values(), max_size=6), copies),
         message_id=st.one_of(st.none(), short_text(longest=30), st.sampled_from(["same", "x" * 255])),
         type=st.one_of(st.none(), st.sampled_from(["coditect.task.v1", "coditect.result.v1"]), short_text()),
     )

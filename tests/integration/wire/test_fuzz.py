@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-import pika
 import pika.exceptions
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,13 +32,13 @@ def wild_properties(draw: st.DrawFn) -> dict[str, bytes]:
 
 def _ask(url: str, key: str, messages: list[tuple[Strange, dict[str, bytes]]]) -> tuple[set[str], list[str | None]]:
     """Publishes them all; which ones the broker took, and whose answers came."""
-    taken = set()
+    taken: set[str] = set()
     with foreign.channel(url) as opened:
-        queue = opened.queue_declare("", exclusive=True).method.queue
+        queue = foreign.own_queue(opened)
         for strange, wild in messages:
             correlation_id = uuid4().hex
             given_properties = {"message_id": strange.message_id, "type": strange.type, **wild}
-            properties = pika.BasicProperties(
+            properties = foreign.properties(
                 headers=strange.headers, reply_to=queue, correlation_id=correlation_id, **given_properties
             )
             try:

@@ -62,5 +62,5 @@ def test_several_agents_in_a_file_need_a_name(tmp_path: Path) -> None:
     file = tmp_path / "several_agents.py"
     file.write_text(TWO)
 
-    with pytest.raises(SetupError, match=r"name one.*several_agents.py:NAME"):
+    with pytest.raises(SetupError, match=r"name one.*several_agents.py:\w+"):
         run(str(file), Settings())

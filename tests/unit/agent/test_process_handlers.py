@@ -118,7 +118,7 @@ async def test_workspace_is_gone_after_the_task(scene: Scene, tmp_path: Path) ->
 async def test_request_from_a_process_is_refused_with_the_way_out(scene: Scene) -> None:
     await scene.start(worker)
 
-    assert "make it async" in str((await failure(scene, "proc.ask")).facts)
+    assert "without process=True" in str((await failure(scene, "proc.ask")).facts)
 
 
 async def test_result_over_the_limit_is_a_failure(scene: Scene) -> None:

@@ -1,0 +1,172 @@
+"""What follows from how an attempt ended: another attempt, a dead letter, an answer; then the delivery goes.
+
+Who owns a task decides about its failure: a task without an owner is tried again while attempts are left, and
+becomes a dead letter when they are used up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from coditect.agent.declaration import Capability
+from coditect.agent.events import Events
+from coditect.agent.execute import Ended
+from coditect.agent.execution import Execution, Remembered
+from coditect.agent.settle import Settler, guarded, worth_another
+from coditect.broker.port import Broker, Delivery
+from coditect.clock import Clock
+from coditect.errors import InputError, TooLarge, Unroutable
+from coditect.model import routing
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.json import dumps
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """Ends executions and answers for them; remembers what it answered."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        events: Events,
+        clock: Clock,
+        *,
+        agent_id: AgentId,
+        capabilities: Mapping[str, Capability],
+    ) -> None:
+        self._events = events
+        self._clock = clock
+        self._agent_id = agent_id
+        self._capabilities = capabilities
+        self._settler = Settler(broker, events, clock, agent_id=agent_id)
+        self._remembered = Remembered()
+        self.completed = 0
+        self.failed = 0
+        """Failed attempts, and tasks that ended without a value."""
+
+    @property
+    def unclaimed(self) -> int:
+        """Replies that nobody could receive any more."""
+        return self._settler.unclaimed
+
+    def known(self, task: Task) -> Outcome | None:
+        """The outcome of this very execution, if it ended here with success in the last ten minutes."""
+        key = task.execution_key
+        return None if key is None else self._remembered.get(key, asyncio.get_running_loop().time())
+
+    async def send_back(self, execution: Execution) -> None:
+        """The task goes round unchanged: it could not be suspended."""
+        await self._settler.send_back(execution.task, execution.delivery.message.headers)
+        execution.ack()
+
+    async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
+        """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        task = execution.task
+        if await self._retried(execution, ended):
+            return
+        outcome = Outcome(
+            status=ended.status,
+            body=ended.body if ended.failure is None else _body(ended.failure),
+            task_id=task.id,
+            correlation_id=task.correlation_id,
+            agent_id=self._agent_id,
+            attempt=task.attempt,
+            fence=task.owner.fence if task.owner else None,
+            started_at_ms=started_ms,
+            finished_at_ms=finished_ms,
+            failure=ended.failure,
+        )
+        if ended.status is Status.COMPLETED:
+            self.completed += 1
+            if task.execution_key is not None:
+                self._remembered.put(task.execution_key, outcome, asyncio.get_running_loop().time())
+        else:
+            self.failed += 1
+        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
+            await self._bury(execution, ended.failure)
+        self._events.emit(
+            f"task.{ended.status.value}", subject=task.id or "", agent=self._agent_id, attempt=task.attempt
+        )
+        answered = 0
+        while answered < len(execution.deliveries):  # more may be attached while a reply goes out
+            wanting, delivery = execution.deliveries[answered]
+            await self._settler.reply(wanting, outcome)
+            delivery.ack()
+            answered += 1
+
+    async def _retried(self, execution: Execution, ended: Ended) -> bool:
+        task = execution.task
+        policy = self._capabilities[task.capability].retry
+        attempts = task.limits.max_attempts or policy.max_attempts
+        if (
+            ended.status is not Status.FAILED
+            or ended.failure is None
+            or task.owner is not None
+            or task.attempt >= attempts
+            or not worth_another(ended.error, policy)
+            or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
+        ):
+            return False
+        self.failed += 1
+        await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
+        execution.ack()
+        return True
+
+    async def _bury(self, execution: Execution, failure: Failure) -> None:
+        task, delivery = execution.task, execution.delivery
+        errors = (*task.errors, self._settler.history(task, failure))
+        try:
+            await self._settler.bury(delivery.message, task.key, failure, attempt=task.attempt, errors=errors)
+        except Unroutable as error:
+            log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
+            delivery.reject()
+
+    async def settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
+        """The same for a task that never started here."""
+        now = self._clock.now_ms()
+        await guarded(self.settle(Execution(task, delivery), ended, now, now), delivery.requeue, task.id)
+
+    async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
+        """Gives a repeated delivery the outcome that is known."""
+        await guarded(self._settler.reply(task, outcome), delivery.requeue, task.id)
+        delivery.ack()
+
+    async def refuse(self, delivery: Delivery, error: InputError) -> None:
+        """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
+        reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
+        failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
+        await guarded(self._bury_and_answer(delivery, failure), delivery.requeue, delivery.message.message_id)
+
+    async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
+        message = delivery.message
+        key = routing.queue_key(delivery.queue)
+        if key is None:
+            delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
+            return
+        try:
+            await self._settler.bury(message, key, failure, attempt=1, errors=())
+        except Unroutable:
+            delivery.reject()
+            return
+        capability, priority = routing.parse_task_key(key)
+        anonymous = Task(
+            capability,
+            priority,
+            b"",
+            id=TaskId(message.message_id) if message.message_id else None,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+        )
+        outcome = Outcome(Status.REJECTED, _body(failure), message.message_id, None, self._agent_id, failure=failure)
+        await self._settler.reply(anonymous, outcome)
+        delivery.ack()
+
+
+def _body(failure: Failure) -> bytes:
+    """The body of a result without a value."""
+    return dumps(failure.as_json())
