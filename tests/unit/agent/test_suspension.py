@@ -101,6 +101,7 @@ async def test_thousand_parents_before_children_of_another_agent_complete(scene:
     await accounts_are_even(parents, children)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "many"), [(1, 1_000), (3, 300)])
 async def test_many_parents_of_the_same_capability_complete(scene: Scene, depth: int, many: int) -> None:
     running = await scene.start(recursive(slots=8), max_suspended=50)
@@ -112,6 +113,7 @@ async def test_many_parents_of_the_same_capability_complete(scene: Scene, depth:
     await accounts_are_even(running)
 
 
+@pytest.mark.slow
 async def test_bound_on_suspended_is_kept(scene: Scene) -> None:
     highest = 0
     gate = asyncio.Event()

@@ -77,6 +77,7 @@ async def test_run_without_tests_says_so(project: Path, ctx: Context) -> None:
     assert report.verdict is Verdict.NO_TESTS
 
 
+@pytest.mark.slow
 async def test_run_over_its_time_is_killed_with_its_children(project: Path, ctx: Context) -> None:
     pids = project / "pids"
     root = write_tests(
@@ -126,6 +127,7 @@ async def test_run_over_its_memory_fails_and_is_reported(project: Path, ctx: Con
     assert "MemoryError" in report.failures[0].message
 
 
+@pytest.mark.slow
 async def test_run_over_its_processor_time_is_killed_and_says_so(project: Path, ctx: Context) -> None:
     root = write_tests(project, "def test_busy():\n    while True: ...\n")
 

@@ -32,7 +32,7 @@ async def test_given_addresses_start_no_server_and_reach_the_programs(tmp_path: 
     assert (child.env["CODITECT_AMQP_URL"], child.env["CODITECT_REDIS_URL"]) == ("amqp://a", "redis://r")
     assert child.ready is not None
     assert not await child.ready()
-    Path(child.env[READY_FILE]).touch()  # noqa: ASYNC240
+    Path(child.env[READY_FILE]).touch()
     assert await child.ready()
 
 
