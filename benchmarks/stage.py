@@ -105,12 +105,12 @@ class Stage:
         ready_file = self.file("ready")
         running = self.start(program, ready_file=ready_file)
         try:
-            deadline = time.monotonic() + READY_SECONDS
-            while not ready_file.exists():
-                if running.exit_code is not None or time.monotonic() > deadline:
-                    raise failed(running)
-                await asyncio.sleep(POLL_SECONDS)
-            yield running.process.pid
+            await until_ready(running, ready_file)
+            try:
+                yield running.process.pid
+            except ProgramFailed as error:
+                error.add_note(f"{running.child.name} ran beside it:\n{last_lines(running.log)}")
+                raise
         finally:
             await running.stop()
         if running.exit_code:
@@ -142,6 +142,18 @@ class Stage:
             for capability in capabilities:
                 for level in Priority:
                     await broker.delete_queue(routing.task_queue(capability, level))
+
+
+async def until_ready(running: RunningChild, ready_file: Path) -> None:
+    """Returns when the program has created the file.
+
+    Raises: ProgramFailed when it ended, or is not ready in time.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while not ready_file.exists():  # noqa: ASYNC240 - another process makes it; one stat is not worth a thread
+        if running.exit_code is not None or time.monotonic() > deadline:
+            raise failed(running)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def failed(running: RunningChild) -> ProgramFailed:

@@ -75,6 +75,7 @@ def _tell_ready() -> None:
 
 def main() -> int:
     """Runs the dispatcher with the settings of the environment; gives the exit code."""
+    configure_logs("INFO")
     try:
         settings = read_settings()
         configure_logs(settings.log_level)

@@ -9,7 +9,7 @@ WINDOW = 500
 PREFETCH = 500
 """Deliveries that an agent holds at once, and slots of ours."""
 REPLY_PREFETCH = 1_000
-RESULT_SECONDS = 120.0
+RESULT_SECONDS = 60.0
 TEXT = "The quick brown fox jumps over the lazy dog. " * 3
 
 

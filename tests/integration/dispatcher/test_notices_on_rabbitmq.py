@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -209,6 +210,68 @@ async def test_program_says_when_it_is_ready_answers_and_ends_on_a_signal(
     finally:
         process.kill()
         process.wait()
+
+
+async def test_program_says_over_http_that_it_is_ready(servers: Servers, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ready = tmp_path / "ready"
+    environment = {
+        **os.environ,
+        "CODITECT_AMQP_URL": servers.amqp_url,
+        "CODITECT_REDIS_URL": servers.redis_url,
+        "CODITECT_READY_FILE": str(ready),
+        "CODITECT_HEALTH_PORT": str(port),
+        "CODITECT_LOG_LEVEL": "ERROR",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "dispatcher"], env=environment)
+    try:
+        await eventually(ready.exists, seconds=20)
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+
+        assert answer.startswith(b"HTTP/1.1 200")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def test_program_with_a_wrong_setting_ends_and_says_which(tmp_path: Path) -> None:
+    environment = {**os.environ, "CODITECT_WINDOW": "none"}
+
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "dispatcher"],
+        env=environment,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+
+    (line,) = process.stderr.decode().splitlines()
+    assert process.returncode == 1
+    assert "CODITECT_WINDOW" in json.loads(line)["reason"]
+
+
+async def test_dispatcher_that_may_declare_nothing_shared_still_has_its_own_queues(
+    servers: Servers, broker: AmqpBroker, capability: str
+) -> None:
+    await broker.declare(backbone())
+    for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES):
+        await broker.delete_queue(queue)
+
+    async with (
+        AmqpBroker(servers.amqp_url, name="dispatcher", declare=False) as own,
+        RedisRegistry(servers.redis_url, prefix=f"test-{uuid4().hex}:") as registry,
+        running_dispatcher(broker=own, registry=registry, clock=SystemClock()),
+    ):
+        answer = await blocking(foreign.ask, servers.amqp_url, capability, b"{}")
+
+    assert _reason(answer) == "unknown_capability"
 
 
 async def test_answers_go_on_after_the_brokers_connection_was_lost(servers: Servers, capability: str) -> None:
