@@ -94,7 +94,7 @@ class Publisher:
                 raise
             attempt.lose()
         except LOST as error:
-            about_us = refusal(error, entity=attempt.exchange)
+            about_us = refusal(error, entity=attempt.exchange or "amq.default")
             if about_us is not None:
                 raise about_us from error
             attempt.lose()
