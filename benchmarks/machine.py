@@ -20,7 +20,7 @@ async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
     packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return {
         "machine": f"{os.cpu_count()} x {_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "load before the run": f"{os.getloadavg()[0]:.2f}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "servers": f"RabbitMQ {await broker_version(amqp_url)}, Redis {await redis_version(redis_url)}",

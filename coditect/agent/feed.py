@@ -30,7 +30,7 @@ class Held:
     """Its handler ended."""
 
 
-AHEAD_SECONDS = 0.03
+AHEAD_SECONDS = 0.045
 """How far ahead the end of what runs is guessed: what is fetched for it waits about so long."""
 SLOW_SECONDS = 0.025
 """From here on a run is long beside a round trip, so that credit is given for each one anew."""

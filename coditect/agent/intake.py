@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coditect.agent.feed import Feed, Held
-from coditect.agent.slots import Slots
+from coditect.agent.slots import Slots, Turns
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
@@ -28,7 +29,7 @@ HAND_BACK_SECONDS = 0.05
 FETCH_SECONDS = 0.025
 PATROL_SECONDS = 0.01
 RETRY_SECONDS = 0.5
-SLACK_SECONDS = 0.1
+SLACK_SECONDS = 0.5
 MOST_LANES = 8
 
 Screen = Callable[[Delivery], Task | None]
@@ -56,6 +57,7 @@ class Intake:
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
         self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
         self._suspended: Counter[int] = Counter()
+        self._turns = Turns()
         self._patrol: asyncio.TimerHandle | None = None
         self.waiting = 0
         """Deliveries in hand that have no slot yet."""
@@ -271,7 +273,10 @@ class Intake:
             if feed.changing:
                 continue
             if self._overdue(feed, now, soon):
-                self._change(feed, self._hand_back(feed))
+                if feed.unused:
+                    self._change(feed, self._hand_back(feed))
+                else:
+                    self._return_waiting(feed, since=now - HAND_BACK_SECONDS)  # nothing of it can come back here
             elif feed.slow and feed.lanes and not feed.unused:
                 self._change(feed, self._replace_lanes(feed, 0))  # else every ack would bring another delivery
         self._balance(now, soon)
@@ -290,22 +295,30 @@ class Intake:
 
     def _balance(self, now: float, soon: int) -> None:
         """Gives every feed the credit that its level could start: more where it is short, less where it idles."""
-        short: list[tuple[Feed, int]] = []
+        short: dict[Priority, list[tuple[Feed, int]]] = {}
         for feed in self._feeds:
             if feed.changing or feed.paused:
                 continue
             wanted, unused = self._slots.startable(feed.level) + soon, feed.unused
-            if wanted > 2 * unused:
-                short.append((feed, wanted - unused))
+            if wanted > 2 * unused and (not unused or not self._slots.in_use):
+                short.setdefault(feed.level, []).append((feed, wanted - unused - len(feed.waiting)))
             feed.slack_since = (feed.slack_since or now) if unused > wanted else None
             if feed.slack_since is not None and now - feed.slack_since >= SLACK_SECONDS:
                 feed.slack_since = None
                 self._change(feed, self._replace_lanes(feed, wanted))
-        spare = self._slots.free + soon - self.waiting
-        for feed, missing in short:
-            many = min(missing, max(spare // len(short), 0 if feed.lanes else 1), self._room(feed))
-            if many > 0:
-                self._change(feed, self._widen(feed, many))
+        shares = self._shared(self._slots.free + soon - self.waiting, list(short))
+        for level, feeds in short.items():
+            for feed, missing in feeds:
+                share = max(shares[level] // len(feeds), 0 if feed.lanes else 1)
+                many = min(missing, share, self._room(feed))
+                if many > 0:
+                    self._change(feed, self._widen(feed, many))
+
+    def _shared(self, spare: int, levels: list[Priority]) -> Counter[Priority]:
+        """How much of the spare credit each level gets, by weight."""
+        if len(levels) == 1:
+            return Counter({levels[0]: spare})
+        return Counter(self._turns.choose(levels, levels) for _ in range(spare if levels else 0))
 
     async def _hand_back(self, feed: Feed) -> None:
         """Returns what the feed holds unstarted and stops listening until a slot frees."""
@@ -318,12 +331,13 @@ class Intake:
             self._return_waiting(feed)
             self._pause(feed)
 
-    def _return_waiting(self, feed: Feed) -> None:
-        self.waiting -= len(feed.waiting)
-        for held in feed.waiting:
-            held.delivery.requeue()
-        feed.waiting.clear()
-        self._candidates[feed.level].pop(feed, None)
+    def _return_waiting(self, feed: Feed, *, since: float = math.inf) -> None:
+        """Returns what arrived before that moment, in order."""
+        while feed.waiting and feed.waiting[0].since <= since:
+            feed.waiting.popleft().delivery.requeue()
+            self.waiting -= 1
+        if not feed.wants_a_slot:
+            self._candidates[feed.level].pop(feed, None)
 
     def _room(self, feed: Feed) -> int:
         return 2 * self._slots.total + 16 + self.suspended - feed.credit

@@ -44,6 +44,8 @@ from coditect.telemetry.logs import configure_logs
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 60.0
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Tasks in flight are young and many: looking at them every 700 allocations costs a tenth of the throughput."""
 EXIT_SECONDS = 2.0
 """How long a drained process may take to end."""
 
@@ -180,6 +182,7 @@ async def serve(agent: Agent, settings: Settings) -> None:
             log.info("Health is served", extra={"host": settings.health_host, "port": port})
         _on_signal(stop.set)
         gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
+        gc.set_threshold(*GC_THRESHOLDS)
         _tell_ready()
         log.info("The agent is ready", extra={"agent_id": runtime.agent_id})
         await stop.wait()

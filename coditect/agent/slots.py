@@ -7,13 +7,33 @@ P0's share like any other.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from coditect.model.capability import Priority
 
 _FARTHEST = 26
 """Two rounds: what a level may save or owe while the others could not start."""
 WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
+
+
+class Turns:
+    """Whose turn it is, by weight; a level that had nothing to start neither saves nor owes turns."""
+
+    def __init__(self) -> None:
+        self._turn = dict.fromkeys(Priority, 0)
+
+    def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
+        """One of the eligible levels; the others of those that wait save their turns."""
+        if len(waiting) == 1:
+            return eligible[0]
+        for level in waiting:
+            self._turn[level] = min(_FARTHEST, self._turn[level] + WEIGHTS[level])
+        best = max(eligible, key=lambda level: (self._turn[level], WEIGHTS[level]))
+        self._turn[best] = max(-_FARTHEST, self._turn[best] - sum(WEIGHTS[level] for level in waiting))
+        for level in Priority:
+            if level not in waiting:
+                self._turn[level] = 0
+        return best
 
 
 class Slots:
@@ -23,7 +43,7 @@ class Slots:
         self.total = total
         self._taken = dict.fromkeys(Priority, 0)
         self._in_use = 0
-        self._turn = dict.fromkeys(Priority, 0)
+        self._turns = Turns()
 
     @property
     def in_use(self) -> int:
@@ -55,17 +75,4 @@ class Slots:
         eligible = [level for level in waiting if self.startable(level)]
         if not eligible:
             return None
-        if len(waiting) == 1:
-            return eligible[0]
-        for level in waiting:
-            self._turn[level] = min(_FARTHEST, self._turn[level] + WEIGHTS[level])
-        best = max(eligible, key=lambda level: (self._turn[level], WEIGHTS[level]))
-        self._turn[best] = max(-_FARTHEST, self._turn[best] - sum(WEIGHTS[level] for level in waiting))
-        self._forget_idle(waiting)
-        return best
-
-    def _forget_idle(self, waiting: Collection[Priority]) -> None:
-        """A level that had nothing to start neither saves nor owes turns."""
-        for level in Priority:
-            if level not in waiting:
-                self._turn[level] = 0
+        return self._turns.choose(waiting, eligible)
