@@ -19,6 +19,7 @@ from coditect.local.errors import StartFailed
 from coditect.local.plan import server_children
 from coditect.local.ports import Addresses, keep_addresses
 from coditect.local.process import ProcessId
+from coditect.local.state import hold_data
 from coditect.local.supervisor import guarded
 
 BROKER = "rabbitmq"
@@ -128,6 +129,7 @@ async def private_servers(
     Raises:
         MissingServer: one that is wanted is not installed.
         StartFailed: one died or was not ready in time; nothing is left running.
+        AlreadyUp: somebody runs servers on this folder; two brokers on one folder destroy each other's files.
     """
     marker = uuid.uuid4().hex
     addresses = keep_addresses(folder / "servers.json")
@@ -135,7 +137,7 @@ async def private_servers(
         find_binaries(environ), addresses, folder=folder, environ=environ, rabbitmq=rabbitmq, redis=redis
     )
     servers = PrivateServers(children, addresses=addresses, marker=marker, log_folder=folder / "log")
-    with guarded(marker):
+    with hold_data(folder), guarded(marker):
         try:
             await servers.start()
             yield servers

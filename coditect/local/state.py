@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -148,16 +148,39 @@ def hold(folder: UpFolder) -> Iterator[None]:
     Raises:
         AlreadyUp: another process holds it.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.lock.open("a") as lock:
+
+    def refusal() -> AlreadyUp:
+        state = read_state(folder)
+        return AlreadyUp(
+            "Coditect is already up in this folder",
+            folder=str(folder.path),
+            pid=state.supervisor.pid if state else None,
+            fix="  coditect down   stops it",
+        )
+
+    with _locked(folder.lock, refusal):
+        yield
+
+
+@contextmanager
+def hold_data(folder: Path) -> Iterator[None]:
+    """Hold a folder of servers: two brokers on one folder destroy each other's files.
+
+    Raises:
+        AlreadyUp: servers run on it.
+    """
+    with _locked(
+        folder / "servers.lock", lambda: AlreadyUp("Servers run on this folder already", folder=str(folder), fix="")
+    ):
+        yield
+
+
+@contextmanager
+def _locked(file: Path, refusal: Callable[[], AlreadyUp]) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            state = read_state(folder)
-            raise AlreadyUp(
-                "Coditect is already up in this folder",
-                folder=str(folder.path),
-                pid=state.supervisor.pid if state else None,
-                fix="  coditect down   stops it",
-            ) from error
+            raise refusal() from error
         yield

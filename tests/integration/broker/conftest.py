@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -9,9 +8,6 @@ import pytest
 
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.topology import Queue, Topology
-from tests.servers import Servers, servers
-
-__all__ = ["servers"]
 
 
 @dataclass
@@ -34,15 +30,6 @@ class Scene:
         stats = await self.observer.stats(queue)
         assert stats is not None
         return stats.messages
-
-
-@pytest.fixture
-def amqp_url(request: pytest.FixtureRequest) -> str:
-    named = os.environ.get("CODITECT_TEST_AMQP_URL")
-    if named:
-        return named
-    found: Servers = request.getfixturevalue("servers")
-    return found.amqp_url
 
 
 @pytest.fixture

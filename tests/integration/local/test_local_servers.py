@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.local import PrivateServers, StartFailed, private_servers
+from coditect.local import AlreadyUp, PrivateServers, StartFailed, private_servers
 from coditect.local.probe import broker_answers, broker_version, redis_answers, redis_version
 from coditect.local.process import is_running
 
@@ -46,3 +46,10 @@ async def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
         with pytest.raises(StartFailed, match="no-such-setting"):
             await servers.start_redis()
+
+
+async def test_servers_on_a_folder_that_has_some_are_refused(tmp_path: Path) -> None:
+    async with private_servers(tmp_path, environ=os.environ, rabbitmq=False):
+        with pytest.raises(AlreadyUp):
+            async with private_servers(tmp_path, environ=os.environ, rabbitmq=False):
+                pass
