@@ -109,13 +109,8 @@ async def running_agent(
             background=background,
             limits=Limits(slots, settings.max_suspended, settings.drain_seconds, settings.workspace),
         )
-        presence = Presence(
-            registry,
-            registration(agent, agent_id, clock, slots=slots),
-            _with_usage(runtime.load),
-            beat_seconds=settings.beat_seconds,
-            lease_seconds=settings.lease_seconds,
-        )
+        described = registration(agent, agent_id, clock, slots=slots)
+        presence = _presence(registry, described, runtime, settings)
         await stack.enter_async_context(presence)
         mailbox = Mailbox(
             runtime,
@@ -133,6 +128,16 @@ async def running_agent(
         yield runtime
         presence.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
+
+
+def _presence(registry: Registry, described: Registration, runtime: Runtime, settings: Settings) -> Presence:
+    return Presence(
+        registry,
+        described,
+        _with_usage(runtime.load),
+        beat_seconds=settings.beat_seconds,
+        lease_seconds=settings.lease_seconds,
+    )
 
 
 def _with_usage(load: Callable[[], Load]) -> Callable[[], Load]:
