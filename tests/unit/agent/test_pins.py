@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from coditect import Agent, Client, Handle, Options, Priority, ResultTimeout, Strategy
+from coditect.model.ids import AgentId
+from coditect.model.result import Outcome
+from tests.unit.agent.scene import Scene
+
+CAPABILITY = "pinned.work"
+
+
+def worker(release: asyncio.Event | None = None, *, slots: int = 2) -> Agent:
+    agent = Agent("worker", slots=slots)
+
+    @agent.capability(CAPABILITY, timeout="20s")
+    async def work(number: int) -> int:
+        if release is not None:
+            await release.wait()
+        return number
+
+    return agent
+
+
+async def outcomes(client: Client, many: int, options: Options) -> list[Outcome]:
+    handles = [await client.submit(CAPABILITY, number, options=options) for number in range(many)]
+    return [await handle.outcome(timeout="10s") for handle in handles]
+
+
+async def test_pinned_tasks_are_done_by_that_agent(scene: Scene) -> None:
+    first, _ = await scene.start(worker()), await scene.start(worker())
+    client = await scene.client()
+
+    done = [(await outcomes(client, 1, Options(pin=AgentId(first.agent_id))))[0] for _ in range(10)]
+
+    assert {outcome.agent_id for outcome in done} == {first.agent_id}
+
+
+@pytest.mark.parametrize("level", list(Priority))
+async def test_task_pinned_to_an_agent_that_is_gone_is_done_by_another(scene: Scene, level: Priority) -> None:
+    first, second = await scene.start(worker()), await scene.start(worker())
+    await first.stop()
+    client = await scene.client()
+
+    done = await outcomes(client, 3, Options(pin=AgentId(first.agent_id), priority=level))
+
+    assert {outcome.agent_id for outcome in done} == {second.agent_id}
+
+
+async def test_task_that_a_dead_agent_s_inbox_holds_goes_to_another_by_itself(scene: Scene) -> None:
+    first, second = await scene.start(worker()), await scene.start(worker())
+    await first.vanish()
+    client = await scene.client()
+
+    done = await outcomes(client, 2, Options(pin=AgentId(first.agent_id)))
+
+    assert {outcome.agent_id for outcome in done} == {second.agent_id}
+
+
+async def test_what_a_full_inbox_refuses_goes_to_another_at_once(scene: Scene) -> None:
+    release = asyncio.Event()
+    first = await scene.start(worker(release, slots=1))
+    client = await scene.client()
+    options = Options(pin=AgentId(first.agent_id))
+    handles = [await client.submit(CAPABILITY, number, options=options) for number in range(8)]
+    second = await scene.start(worker(slots=8))
+
+    elsewhere = [outcome for outcome in await asyncio.gather(*(_early(handle) for handle in handles)) if outcome]
+    release.set()
+    rest = [await handle.outcome(timeout="10s") for handle in handles]
+
+    assert {outcome.agent_id for outcome in elsewhere} == {second.agent_id}
+    assert len(elsewhere) == 7
+    assert Counter(outcome.agent_id for outcome in rest)[AgentId(first.agent_id)] == 1
+
+
+async def _early(handle: Handle) -> Outcome | None:
+    try:
+        return await handle.outcome(timeout="3s")
+    except ResultTimeout:
+        return None
+
+
+@pytest.mark.parametrize("strategy", [Strategy.ROUND_ROBIN, Strategy.LEAST_BUSY])
+async def test_strategy_spreads_tasks_over_the_fleet(scene: Scene, strategy: Strategy) -> None:
+    fleet = [await scene.start(worker(), beat_seconds=0.05) for _ in range(3)]
+    client = await scene.client()
+
+    done = await outcomes(client, 12, Options(strategy=strategy))
+
+    by_agent = Counter(outcome.agent_id for outcome in done)
+    assert set(by_agent) <= {one.agent_id for one in fleet}
+    if strategy is Strategy.ROUND_ROBIN:
+        assert sorted(by_agent.values()) == [4, 4, 4]
+
+
+async def test_strategy_without_a_registry_leaves_it_to_the_broker(scene: Scene) -> None:
+    await scene.start(worker())
+    client = await scene.client()
+    scene.registry.failing = True
+
+    done = await outcomes(client, 3, Options(strategy=Strategy.LEAST_BUSY))
+
+    assert [outcome.failure for outcome in done] == [None, None, None]
