@@ -41,9 +41,11 @@ _WEIGHT = 0.1
 class Feed:
     """The lanes of one queue and the deliveries that wait for a slot."""
 
-    def __init__(self, queue: str, level: Priority) -> None:
+    def __init__(self, queue: str, level: Priority, *, group: str) -> None:
         self.queue = queue
         self.level = level
+        self.group = group
+        """The channel of its lanes."""
         self.waiting: deque[Held] = deque()
         self.lanes: list[Consumer] = []
         self.reserved = 0

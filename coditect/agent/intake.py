@@ -73,9 +73,9 @@ class Intake:
 
         Raises: NotFound, BrokerUnavailable.
         """
-        feed = Feed(queue, level)
+        feed = Feed(queue, level, group=group or level.value)
         self._feeds.append(feed)
-        await self._add_lane(feed, max(1, self._slots.startable(level)), group=group or level.value)
+        await self._add_lane(feed, max(1, self._slots.startable(level)))
 
     # -- arrivals ---------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class Intake:
         feed.paused = False
         self._candidates[feed.level].pop(feed, None)
         try:
-            await self._add_lane(feed, many, group=feed.level.value)
+            await self._add_lane(feed, many)
             await asyncio.sleep(FETCH_SECONDS)  # what the queue holds arrives within a round trip
         except CoditectError as error:
             log.warning("A queue cannot be consumed yet", extra={"queue": feed.queue, "reason": str(error)})
@@ -168,9 +168,9 @@ class Intake:
         self._candidates[feed.level][feed] = None
         self._admit()
 
-    async def _add_lane(self, feed: Feed, prefetch: int, *, group: str) -> None:
+    async def _add_lane(self, feed: Feed, prefetch: int) -> None:
         lane = await self._broker.consume(
-            feed.queue, lambda delivery: self._arrived(feed, delivery), prefetch=prefetch, group=group
+            feed.queue, lambda delivery: self._arrived(feed, delivery), prefetch=prefetch, group=feed.group
         )
         if self.closed:
             await lane.cancel()
@@ -347,7 +347,7 @@ class Intake:
             await self._replace_lanes(feed, feed.unused + many)
             return
         try:
-            await self._add_lane(feed, many, group=feed.level.value)
+            await self._add_lane(feed, many)
         except CoditectError as error:
             log.warning("A queue cannot be consumed further", extra={"queue": feed.queue, "reason": str(error)})
         finally:
@@ -361,7 +361,7 @@ class Intake:
             for lane in lanes:
                 await lane.cancel()
             if prefetch:
-                await self._add_lane(feed, prefetch, group=feed.level.value)
+                await self._add_lane(feed, prefetch)
         except CoditectError as error:
             log.warning("A queue cannot be consumed again yet", extra={"queue": feed.queue, "reason": str(error)})
         finally:
