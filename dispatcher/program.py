@@ -48,6 +48,7 @@ async def serve(settings: Settings) -> None:
         name="dispatcher",
         window=settings.window,
         declare=settings.declare,
+        wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:

@@ -174,6 +174,7 @@ async def serve(agent: Agent, settings: Settings) -> None:
         name=agent.name,
         window=settings.window,
         declare=settings.declare,
+        wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
