@@ -23,7 +23,7 @@ _INT = struct.Struct(">i")
 _FLAGS = struct.Struct(">H")
 _OCTETS = tuple(bytes((n,)) for n in range(256))
 _TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
-_LONGEST_NAME = 128
+_LONGEST_NAME = 255
 _LARGEST_UNSIGNED = 2**32 - 1
 _PROPERTIES_AT = 12
 """Behind class, weight and body size of a content header."""
@@ -45,7 +45,7 @@ def read_message(header: bytes, body: bytes) -> Message:
     """The message of a content header's payload and its body; never raises."""
     try:
         return _read(header, body)
-    except (ValueError, IndexError, struct.error):
+    except (ValueError, ArithmeticError, LookupError, RecursionError, struct.error):
         return _read_with_care(header, body)
 
 
@@ -233,7 +233,7 @@ def write_table(headers: HeaderTable) -> bytes:
 def _name(name: str) -> bytes:
     raw = name.encode()
     if len(raw) > _LONGEST_NAME:
-        raise ValueError("A header's name holds at most 128 bytes")
+        raise ValueError("A header's name holds at most 255 bytes")
     return _OCTETS[len(raw)] + raw
 
 
