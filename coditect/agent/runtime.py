@@ -210,32 +210,28 @@ class Runtime:
     def _start(self, held: Held) -> None:
         execution = Execution(held.task, held.delivery, held.task.execution_key)
         self._executions.add(execution)  # which keeps the asyncio task alive, too
-        execution.work = self._loop.create_task(self._execute(execution, held))
+        work = guarded(self._execute(execution, held), execution.requeue, execution.task.id)
+        execution.work = self._loop.create_task(work)
 
     async def _execute(self, execution: Execution, held: Held) -> None:
+        task, key = held.task, execution.key
         try:
-            await guarded(self._work_on(execution, held), execution.requeue, execution.task.id)
+            if self._joined(task, key, held.delivery):
+                return
+            if key is not None:
+                self._running[key] = execution
+            began, started_ms = self._now(), self._clock.now_ms()
+            ended = self._not_any_more(task) or await self._handle(execution, held, started_ms)
+            finished_ms = self._clock.now_ms()
+            if self._pass_on_slot(execution, held, began):
+                await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
+            await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+        except SentBack:
+            await self._outcomes.send_back(execution)
         finally:
             self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
-
-    async def _work_on(self, execution: Execution, held: Held) -> None:
-        task, key = held.task, execution.key
-        if self._joined(task, key, held.delivery):
-            return
-        if key is not None:
-            self._running[key] = execution
-        began, started_ms = self._now(), self._clock.now_ms()
-        try:
-            ended = self._not_any_more(task) or await self._handle(execution, held, started_ms)
-        except SentBack:
-            await self._outcomes.send_back(execution)
-            return
-        finished_ms = self._clock.now_ms()
-        if self._pass_on_slot(execution, held, began):
-            await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
-        await self._outcomes.settle(execution, ended, started_ms, finished_ms)
 
     def _forget(self, execution: Execution) -> None:
         self._executions.discard(execution)
