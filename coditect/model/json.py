@@ -37,8 +37,10 @@ except ImportError:  # the `speed` extra is not installed
     orjson = None
 
 MOST_LEVELS = 254
+_PLAIN = frozenset({type(None), bool, str})
 _LEAST = -(2**63)
 _MOST = 2**64 - 1
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _OTHER_ESCAPE = re.compile(r"\\[^u]")
 _LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
 _OPTIONS = 0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
@@ -69,11 +71,10 @@ def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
     if orjson is not None:
         try:
             written: bytes = orjson.dumps(value, option=_OPTIONS)
+            if value is None or b"null" not in written or _agrees(value):
+                return written
         except TypeError:
             pass  # the definition decides, and gives the reason
-        else:
-            if value is None or b"null" not in written:  # a null may be orjson's word for NaN
-                return written
     try:
         return _written(_plain(value, otherwise, MOST_LEVELS))
     except (TypeError, ValueError, RecursionError) as error:
@@ -88,8 +89,17 @@ def _read(body: bytes) -> Any:
     return value
 
 
+def _agrees(value: Any) -> bool:
+    """Whether each null that orjson wrote is None: it is its word for NaN, too."""
+    try:
+        _written(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def _written(plain: Any) -> bytes:
-    return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _encode(plain).encode()
 
 
 def _no_number(text: str) -> NoReturn:
@@ -111,16 +121,16 @@ def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
     """The value in nothing but None, bool, int, float, str, list and dict."""
     if levels < 0:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
+    if type(value) in _PLAIN:
+        return value
     plain: Any
     match value:
-        case None | bool():
-            plain = value
-        case Enum():
-            plain = _plain(value.value, otherwise, levels)
         case str():
             plain = str.__str__(value)  # what is in it, whatever a subclass shows
         case int() | float():
             plain = _number(value)
+        case Enum():
+            plain = _plain(value.value, otherwise, levels)
         case dict():
             plain = {_key(key): _plain(one, otherwise, levels - 1) for key, one in value.items()}
         case list() | tuple():

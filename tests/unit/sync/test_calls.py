@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from pydantic import BaseModel
 
-from coditect import Client, SyncClient, SyncHandle, TaskCanceled, TaskFailed
+from coditect import Client, SyncClient, SyncHandle, TaskCanceled, TaskFailed, loop
 from coditect.errors import InvalidTask, ResultTimeout, SetupError, UnknownCapability
 from coditect.handle import Handle
 from coditect.sync import CHUNK
@@ -200,8 +200,17 @@ def test_coroutine_on_the_clients_own_loop_is_told_not_to_wait_there(client: Syn
     assert client.request("hall.say", 1, timeout=SECONDS) == 1
 
 
-def test_thread_runs_the_fastest_loop(client: SyncClient, fleet: FleetClient) -> None:
-    assert isinstance(fleet.loop, uvloop.Loop)
+@pytest.mark.parametrize("module", [uvloop, None], ids=["uvloop", "asyncio"])
+def test_thread_runs_the_fastest_loop_that_is_installed(
+    fleet: FleetClient, module: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "uvloop", module)
+
+    with fleet.sync() as client:
+        assert client.request("hall.say", 1, timeout=SECONDS) == 1
+
+    assert isinstance(fleet.loop, uvloop.Loop) is (module is uvloop)
+    assert fleet.left.is_set()
 
 
 @pytest.mark.parametrize(("kind", "original"), [(SyncClient, Client), (SyncHandle, Handle)], ids=["client", "handle"])
