@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from secrets import token_hex
@@ -39,6 +39,7 @@ from coditect.registry.port import Registry, Search
 from coditect.registry.selection import Strategy, choose
 from coditect.requests import Requests
 from coditect.settings import Settings, read_settings
+from coditect.sync import SyncContext, handing, handing_many, listening, waiting
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,24 @@ class Options:
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
 
 
+class _Sync:
+    """`Client.sync()` is for the servers of the environment, `client.sync()` for those of this client."""
+
+    def __get__(self, client: Client | None, kind: type[Client]) -> Callable[[], SyncClient]:
+        def sync() -> SyncClient:
+            """The same client for code without an event loop; not opened yet.
+
+            `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`.
+            """
+            return SyncClient(kind.from_env() if client is None else client)
+
+        return sync
+
+
 class Client:
     """A process's way into the fleet. `async with` opens and closes it; safe to share between tasks."""
+
+    sync = _Sync()
 
     def __init__(
         self,
@@ -337,7 +354,7 @@ class Client:
         except Unroutable:
             log.info("No agent is there to hear a broadcast")
 
-    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+    async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publishes an event; whoever listens gets it, and it is no error when nobody does."""
         event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
         try:
@@ -369,6 +386,31 @@ def _limits(options: Options, now_ms: int) -> Limits:
         timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
         max_attempts=options.max_attempts,
     )
+
+
+class SyncClient(SyncContext[Client]):
+    """The client for code without an event loop: scripts, notebooks, threads. Made by `Client.sync`.
+
+    `with` opens and closes it; in a notebook, `open()` and `close()`. Safe to share between threads. Each call
+    waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call it: it would
+    hold up its event loop.
+
+    Raises, beside what the methods of `Client` raise: SetupError before it is open, after it was closed, and
+    after a fork.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the fleet knows this client by."""
+        return self._inner.name
+
+    submit = handing(Client.submit)
+    submit_many = handing_many(Client.submit_many)
+    request = waiting(Client.request)
+    cancel = waiting(Client.cancel)
+    broadcast = waiting(Client.broadcast)
+    emit = waiting(Client.emit)
+    events = listening(Client.events)
 
 
 def _later(now_ms: int, span: Duration | None) -> int | None:
