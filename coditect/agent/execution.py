@@ -85,21 +85,18 @@ class Remembered:
 
     def put(self, key: ExecutionKey, outcome: Outcome, now: float) -> None:
         """Keeps an outcome."""
-        _, replaced = self._outcomes.pop(key, (0.0, None))
-        self._bytes -= 0 if replaced is None else len(replaced.body)
-        self._outcomes[key] = (now, outcome)
+        outcomes = self._outcomes
+        if (replaced := outcomes.pop(key, None)) is not None:
+            self._bytes -= len(replaced[1].body)
+        outcomes[key] = (now, outcome)
         self._bytes += len(outcome.body)
-        while self._outcomes and self._over(now):
-            _, (_, oldest) = self._outcomes.popitem(last=False)
-            self._bytes -= len(oldest.body)
-
-    def _over(self, now: float) -> bool:
-        since, _ = next(iter(self._outcomes.values()))
-        return (
-            len(self._outcomes) > MOST_REMEMBERED
+        while (
+            len(outcomes) > MOST_REMEMBERED
             or self._bytes > MOST_REMEMBERED_BYTES
-            or now - since > REMEMBER_SECONDS
-        )
+            or now - next(iter(outcomes.values()))[0] > REMEMBER_SECONDS
+        ):
+            _, (_, oldest) = outcomes.popitem(last=False)
+            self._bytes -= len(oldest.body)
 
     def get(self, key: ExecutionKey) -> Outcome | None:
         """The outcome of this execution, if it is remembered; an old one that nobody pushed out yet, too."""

