@@ -10,7 +10,7 @@ from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
-from coditect.agent.workers import Workers
+from coditect.agent.workers import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.result import Failure, Status
 from coditect.model.task import Task
@@ -40,6 +40,8 @@ class Rooms:
 
     threads: Executor
     workers: Workers
+    alone: Worker | None = None
+    """The process of this one execution, wherever its handler runs otherwise."""
 
 
 async def run_handler(
@@ -89,6 +91,8 @@ async def _call(
 ) -> bytes:
     shape = capability.signature
     try:
+        if rooms.alone is not None:
+            return await rooms.alone.call(task, context)
         if capability.where is Where.PROCESS:
             return await rooms.workers.run(capability, task, context)
         value = shape.input.decode(task.body)
@@ -104,7 +108,7 @@ async def _call(
 
 def _failed(error: BaseException, reason: str) -> Ended:
     failure = Failure(
-        reason=reason,
+        reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
         type=getattr(error, "remote_type", type(error).__name__),
         message=str(error)[:2_000],
         traceback=getattr(error, "remote_traceback", None) or _shown(error),

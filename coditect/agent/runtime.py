@@ -16,14 +16,16 @@ from typing import Any, Self
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
+from coditect.agent.execute import Ended, Rooms, SentBack
 from coditect.agent.execution import CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
+from coditect.agent.isolation import Isolation
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, guarded
 from coditect.agent.slots import Slots
+from coditect.agent.suspects import Suspects
 from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
@@ -50,12 +52,14 @@ class Limits:
     max_suspended: int = 1_000
     drain_seconds: float = 30.0
     workspace: str | None = None
+    source: str | None = None
+    """The file or module that declares the agent, for handlers in processes of their own."""
 
 
 class Runtime:
     """One agent process's work. `async with` consumes; leaving drains."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that an agent works with comes together here
         self,
         agent: Agent,
         agent_id: AgentId,
@@ -66,6 +70,7 @@ class Runtime:
         clock: Clock,
         limits: Limits,
         background: Background,
+        suspects: Suspects,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self.agent_id = agent_id
@@ -78,7 +83,8 @@ class Runtime:
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
         self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
-        self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers())
+        self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source))
+        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -223,6 +229,14 @@ class Runtime:
             return
         if task.execution_key is not None:
             self._running[task.execution_key] = execution
+        if not self._isolation.concerns(held):
+            await self._run(execution, held)
+            return
+        async with self._isolation.around(held) as execution.suspicion:
+            await self._run(execution, held)
+
+    async def _run(self, execution: Execution, held: Held) -> None:
+        task = held.task
         began, started_ms = self._now(), self._clock.now_ms()
         try:
             ended = self._too_late(task) or self._canceled_before(task) or await self._handle(execution, held)
@@ -258,7 +272,8 @@ class Runtime:
         self._events.emit("task.started", subject=task_id, agent=self.agent_id, attempt=task.attempt)
         execution.handling = True
         try:
-            return await run_handler(
+            run = self._isolation.runner(execution.suspicion)
+            return await run(
                 capability,
                 task,
                 context,
