@@ -132,13 +132,13 @@ class Suspects:
         start = _Start(mark_of(task))
         recorded = await self._record(start, aside) if delivered_before(delivery) else Recorded.NOWHERE_ELSE
         found = suspicion(task, delivery.delivery_count, recorded)
-        settled = False
         try:
             yield found
-            settled = True
-        finally:
-            if start.holder is not None and (settled or found is Suspicion.NONE):
-                await self._clear(start.mark, start.holder)
+        except BaseException:
+            if found is Suspicion.NONE:
+                await self._clear(start)  # before the task goes back, or the next agent finds the mark
+            raise
+        self._background.start(self._clear(start), name="clear a mark")  # whoever settled it is not kept
 
     async def _record(self, start: _Start, aside: Aside) -> Recorded:
         if self._now() < self._unanswered_until:
@@ -184,9 +184,11 @@ class Suspects:
             await asyncio.sleep(LOOK_SECONDS)
         return False
 
-    async def _clear(self, mark: str, holder: AgentId) -> None:
+    async def _clear(self, start: _Start) -> None:
+        if start.holder is None:
+            return
         try:
-            await self._registry.clear_start(mark, holder)
+            await self._registry.clear_start(start.mark, start.holder)
         except RegistryUnavailable as error:
             log.info("The mark of a start stays until it lapses", extra={"reason": str(error)})
 

@@ -16,7 +16,7 @@ from coditect.agent.declaration import Capability
 from coditect.agent.errands import outcome_in
 from coditect.agent.frames import Frame, Kind, read
 from coditect.agent.loading import load_agents
-from coditect.agent.parent import die_with
+from coditect.agent.parent import die_first, die_with
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
@@ -159,6 +159,7 @@ def _load(target: str, capability_name: str) -> Capability:
 def main(target: str, capability_name: str, agent_pid: int) -> None:
     """Serves one capability of the agent in this file or module; ends with the agent's process."""
     die_with(agent_pid)
+    die_first()
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
     try:

@@ -117,7 +117,7 @@ async def test_poison_kills_two_agents_at_most_and_no_neighbour_pays(
         letters = await taken(observer, routing.dead_queue(CAPABILITY))
 
     assert values == [1] * 200, "nobody lost an attempt"
-    assert len(deaths) <= 2
+    assert 1 <= len(deaths) <= 2
     assert (error.facts["reason"], error.facts["attempt"]) == ("process_died", 3)
     assert [letter.message_id for letter in letters] == [killer.task_id]
     assert letters[0].reason == "process_died"

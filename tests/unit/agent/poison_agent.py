@@ -23,14 +23,14 @@ def at_home() -> bool:
 @poison.capability("poison.do", retry=THRICE)
 async def do(value: str, ctx: Context) -> str:
     if at_home() and value.startswith("stay"):
-        Path(ctx_file("started")).write_text(value)
+        Path(_file("started")).write_text(value)
         await asyncio.sleep(600)
     if value.endswith("die"):
         os._exit(3)
     return f"{'home' if at_home() else 'apart'} {ctx.attempt}"
 
 
-def ctx_file(name: str) -> str:
+def _file(name: str) -> str:
     return str(Path(os.environ["POISON_FOLDER"]) / name)
 
 
@@ -52,6 +52,12 @@ def plain(value: str, ctx: Context) -> str:
 def hang(pid: str) -> None:
     Path(pid).write_text(str(os.getpid()))
     time.sleep(60)
+
+
+@poison.capability("poison.hang.on")
+async def hang_on(pid: str) -> None:
+    Path(pid).write_text(str(os.getpid()))
+    await asyncio.sleep(600)
 
 
 @poison.capability("poison.span")

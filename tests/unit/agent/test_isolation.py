@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context, Options, Retry
 from coditect.agent.suspects import MANY_DELIVERIES, mark_of
 from coditect.broker.memory import MemoryBroker
 from coditect.client import Client
-from coditect.errors import TaskFailed
+from coditect.errors import TaskCanceled, TaskFailed
 from coditect.handle import Handle
 from coditect.model import routing
 from coditect.model.capability import Priority
@@ -207,6 +207,39 @@ async def test_suspects_share_few_processes_and_hold_no_slots_meanwhile(
 
     assert (home / "log").read_text().split() == ["begin", "end"] * 3
     await eventually(lambda: (agent.runtime.load().running, agent.runtime.load().suspended) == (0, 0))
+
+
+async def test_suspect_can_be_canceled(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.hang.on", str(home / "pid"))
+    agent = await scene.start(poison)
+    await eventually((home / "pid").exists, seconds=20)
+
+    await handle.cancel()
+
+    with pytest.raises(TaskCanceled):
+        await handle.result(timeout="20s")
+    await eventually(lambda: not _alive(int((home / "pid").read_text())))
+    await eventually(lambda: agent.runtime.load().running == 0)
+
+
+async def test_pinned_task_that_its_agent_s_inbox_hands_on_kills_two_agents_at_most(scene: Scene, home: Path) -> None:
+    agent = await start_to_die(scene)
+    client = await scene.client()
+    pinned = Options(pin=AgentId(agent.agent_id))
+    handle = await client.submit("poison.do", "stay and die", options=pinned)
+    for last in (False, True):
+        await eventually((home / "started").exists)
+        (home / "started").unlink()
+        await die(scene, agent)
+        if not last:
+            agent = await start_to_die(scene)
+
+    await scene.start(poison)
+
+    with pytest.raises(TaskFailed):
+        await handle.result(timeout="20s")
+    assert not (home / "started").exists(), "it did not run in an agent a third time"
 
 
 def nested() -> Agent:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import psutil
@@ -153,6 +154,16 @@ async def test_event_of_a_handler_in_a_process_comes_through(scene: Scene) -> No
         event = await anext(events)
 
     assert (event.subject, event.data) == (task_id, {"what": "all"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice of a victim is Linux'")
+async def test_process_is_the_kernel_s_first_victim_when_memory_runs_out(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    pid = await client.request("proc.pid", None, int)
+
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
 
 
 async def test_result_over_the_limit_is_a_failure(scene: Scene) -> None:
