@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
 from coditect.agent.typed import codec, encode_any
-from coditect.errors import SetupError, TaskFailed
+from coditect.errors import TaskFailed
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
@@ -42,10 +42,11 @@ class Context:
     """One execution of one task, as its handler sees it. Every method may be called from the handler only."""
 
     def __init__(
-        self, task: Task, task_id: TaskId, agent_id: AgentId, services: Services | None, *, folder: str | None = None
+        self, task: Task, task_id: TaskId, agent_id: AgentId, services: Services, *, folder: str | None = None
     ) -> None:
         self._task = task
-        self._services = services
+        self.services = services
+        """What the runtime does for this execution."""
         self._folder = folder
         self._workspace: Path | None = None
         self._ordinal = 0
@@ -94,15 +95,15 @@ class Context:
 
     async def progress(self, share: float, note: str = "") -> None:
         """Tells how far it is (0 to 1) and what it does; an event `task.progress`, at most once."""
-        self._need().progress(min(1.0, max(0.0, share)), note)
+        self.services.progress(min(1.0, max(0.0, share)), note)
 
     def report(self, share: float, note: str = "") -> None:
         """`progress` for a plain handler, which cannot await."""
-        self._need().report(min(1.0, max(0.0, share)), note)
+        self.services.report(min(1.0, max(0.0, share)), note)
 
     async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publishes an event of the handler's own, at most once."""
-        self._need().emit(type_, subject=subject or self.task_id, **data)
+        self.services.emit(type_, subject=subject or self.task_id, **data)
 
     @overload
     async def request(
@@ -132,7 +133,7 @@ class Context:
         Raises: TaskFailed (or its kin) with the child's failure; ResultTimeout; UnknownCapability.
         """
         self._ordinal += 1
-        outcome = await self._need().request(
+        outcome = await self.services.request(
             capability,
             encode_any(value),
             ordinal=self._ordinal,
@@ -148,10 +149,3 @@ class Context:
                 task_id=outcome.task_id,
             )
         return codec(model).decode(outcome.body)
-
-    def _need(self) -> Services:
-        if self._services is None:
-            raise SetupError(
-                "A handler in a process of its own cannot talk to the fleet", fix="declare it without process=True"
-            )
-        return self._services

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution import Execution
-from coditect.agent.workers import Workers
+from coditect.agent.workers import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.result import Failure, Status
 from coditect.model.value import value
@@ -40,6 +40,8 @@ class Rooms:
 
     threads: Executor
     workers: Workers
+    alone: Worker | None = None
+    """The process of this one execution, wherever its handler runs otherwise."""
 
 
 async def run_handler(
@@ -55,7 +57,7 @@ async def run_handler(
     try:
         body = await _call(capability, execution, context, rooms)
     except asyncio.CancelledError as error:
-        return _cut_short(execution, error, limit_seconds)
+        return cut_short(execution, error, limit_seconds)
     except _BadInput as error:
         return _rejected(error.cause)
     except (SentBack, GeneratorExit):
@@ -67,12 +69,12 @@ async def run_handler(
     finally:
         execution.handling = False
         timer.cancel()
-        if execution.asked_to_end and (current := asyncio.current_task()) is not None:
-            current.uncancel()  # whatever the handler made of it, the rest of this task goes on
+        if execution.asked_to_end:
+            _go_on()
     return _completed(body)
 
 
-def _cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
+def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
     """What a cancellation means: a request to cancel, the end of its time, a drain, or the handler's own doing.
 
     Raises: the error, when the process itself is to end.
@@ -82,9 +84,17 @@ def _cut_short(execution: Execution, error: asyncio.CancelledError, limit_second
         return _failed(error, "handler_error")
     if not execution.asked_to_end:
         raise error
+    _go_on()
     if execution.canceled is None:
         return _timed_out(limit_seconds)
     return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
+
+
+def _go_on() -> None:
+    """The handler was canceled; whatever it made of that, the rest of this asyncio task goes on."""
+    current = asyncio.current_task()
+    if current is not None and current.cancelling():
+        current.uncancel()
 
 
 class _BadInput(Exception):
@@ -98,6 +108,8 @@ class _BadInput(Exception):
 async def _call(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
     shape = capability.signature
     try:
+        if context is not None and rooms.alone is not None:
+            return await rooms.alone.call(execution.task, context)
         if context is not None and capability.where is Where.PROCESS:
             return await rooms.workers.run(capability, execution.task, context)
         value = shape.input.decode(execution.task.body)
@@ -113,7 +125,7 @@ async def _call(capability: Capability, execution: Execution, context: Context |
 
 def _failed(error: BaseException, reason: str) -> Ended:
     failure = Failure(
-        reason=reason,
+        reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
         type=getattr(error, "remote_type", type(error).__name__),
         message=str(error)[:2_000],
         traceback=getattr(error, "remote_traceback", None) or _shown(error),

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from coditect.agent.suspects import Suspicion
 from coditect.broker.port import Delivery
 from coditect.model.result import Outcome
 from coditect.model.task import Task
@@ -37,6 +38,8 @@ class Execution:
     """The handler runs, so a cancellation reaches it."""
     thread: asyncio.Future[Any] | None = None
     """The thread that a plain handler runs in; it may outlive the attempt."""
+    suspicion: Suspicion = Suspicion.NONE
+    """Whether it may kill the process that runs it."""
     slot_passed_on: bool = False
     """Its slot is free, or will be when its thread ends."""
 

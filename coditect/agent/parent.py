@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, also when that was killed."""
+"""A process that ends with the one that started it, also when that was killed, and before it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -19,3 +21,9 @@ def die_with(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         sys.exit(1)
+
+
+def die_first() -> None:
+    """Asks the kernel to kill this process rather than others when memory runs out; Linux only."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

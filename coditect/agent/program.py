@@ -25,6 +25,7 @@ from coditect.agent.parent import die_with
 from coditect.agent.presence import Presence, load_sampler
 from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
+from coditect.agent.suspects import Suspects
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -88,8 +89,12 @@ async def running_agent(
     settings: Settings,
     clock: Clock,
     drain: asyncio.Event,
+    source: str | None = None,
 ) -> AsyncIterator[Runtime]:
-    """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues."""
+    """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues.
+
+    `source` is the file or module that declares it, each handler's own file when it is None.
+    """
     agent_id = new_agent_id(agent)
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
@@ -107,7 +112,8 @@ async def running_agent(
             events=events,
             clock=clock,
             background=background,
-            limits=Limits(slots, settings.max_suspended, settings.drain_seconds, settings.workspace),
+            limits=Limits(slots, settings.max_suspended, settings.drain_seconds, settings.workspace, source),
+            suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         described = registration(agent, agent_id, clock, slots=slots)
         presence = _presence(registry, described, runtime, settings)
@@ -128,6 +134,11 @@ async def running_agent(
         yield runtime
         presence.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
+
+
+def _patience_seconds(settings: Settings) -> float:
+    """After how long without a heartbeat an agent that may be gone is taken for gone: at most three beats."""
+    return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 
 def _presence(registry: Registry, described: Registration, runtime: Runtime, settings: Settings) -> Presence:
@@ -161,7 +172,7 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})
 
 
-async def serve(agent: Agent, settings: Settings) -> None:
+async def serve(agent: Agent, settings: Settings, *, source: str | None = None) -> None:
     """Runs one agent process until SIGTERM, SIGINT or a drain letter; then drains and ends.
 
     Raises: CancelledError when the signal comes before the agent is ready.
@@ -179,7 +190,15 @@ async def serve(agent: Agent, settings: Settings) -> None:
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(
-            running_agent(agent, broker=broker, registry=registry, settings=settings, clock=SystemClock(), drain=stop)
+            running_agent(
+                agent,
+                broker=broker,
+                registry=registry,
+                settings=settings,
+                clock=SystemClock(),
+                drain=stop,
+                source=source,
+            )
         )
         if settings.health_port is not None:
             port = await stack.enter_async_context(
@@ -221,15 +240,15 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
         return run_loop(keep_processes([sys.executable, "-m", "coditect", "agent", "run", target], processes))
     if PARENT in os.environ:
         die_with(int(os.environ.pop(PARENT)))
-    run_loop(_serve_and_end(load_agent(target), settings))
+    run_loop(_serve_and_end(load_agent(target), settings, source=target))
     return 0
 
 
-async def _serve_and_end(agent: Agent, settings: Settings) -> None:
+async def _serve_and_end(agent: Agent, settings: Settings, *, source: str) -> None:
     """Python waits for every thread before it ends; a handler's thread that never ends must not keep us."""
     code = 1
     try:
-        await serve(agent, settings)
+        await serve(agent, settings, source=source)
         code = 0
     except asyncio.CancelledError:
         log.info("Stopped before the agent was ready")

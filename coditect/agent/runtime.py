@@ -20,10 +20,12 @@ from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
 from coditect.agent.execution import CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
+from coditect.agent.isolation import Isolation, run_apart
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, guarded
 from coditect.agent.slots import Slots
+from coditect.agent.suspects import Suspects, Suspicion
 from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
@@ -50,12 +52,14 @@ class Limits:
     max_suspended: int = 1_000
     drain_seconds: float = 30.0
     workspace: str | None = None
+    source: str | None = None
+    """The file or module that declares the agent, for handlers in processes of their own."""
 
 
 class Runtime:
     """One agent process's work. `async with` consumes; leaving drains."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that an agent works with comes together here
         self,
         agent: Agent,
         agent_id: AgentId,
@@ -66,6 +70,7 @@ class Runtime:
         clock: Clock,
         limits: Limits,
         background: Background,
+        suspects: Suspects,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self.agent_id = agent_id
@@ -78,7 +83,8 @@ class Runtime:
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
         self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
-        self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers())
+        self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source))
+        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -214,24 +220,33 @@ class Runtime:
         execution.work = self._loop.create_task(work)
 
     async def _execute(self, execution: Execution, held: Held) -> None:
-        task, key = held.task, execution.key
+        key = execution.key
         try:
-            if self._joined(task, key, held.delivery):
+            if self._joined(held.task, key, held.delivery):
                 return
             if key is not None:
                 self._running[key] = execution
-            began, started_ms = self._now(), self._clock.now_ms()
-            ended = self._not_any_more(task) or await self._handle(execution, held, started_ms)
-            finished_ms = self._clock.now_ms()
-            if self._pass_on_slot(execution, held, began):
-                await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
-            await self._outcomes.settle(execution, ended, started_ms, finished_ms)
-        except SentBack:
-            await self._outcomes.send_back(execution)
+            if not self._isolation.concerns(held):
+                await self._run(execution, held)
+                return
+            async with self._isolation.around(held) as execution.suspicion:
+                await self._run(execution, held)
         finally:
             self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
+
+    async def _run(self, execution: Execution, held: Held) -> None:
+        began, started_ms = self._now(), self._clock.now_ms()
+        try:
+            ended = self._not_any_more(held.task) or await self._handle(execution, held, started_ms)
+        except SentBack:
+            await self._outcomes.send_back(execution)
+            return
+        finished_ms = self._clock.now_ms()
+        if self._pass_on_slot(execution, held, began):
+            await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
+        await self._outcomes.settle(execution, ended, started_ms, finished_ms)
 
     def _forget(self, execution: Execution) -> None:
         self._executions.discard(execution)
@@ -245,9 +260,11 @@ class Runtime:
         if self._events.heard("task.started"):
             self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         limit_seconds = _limit_seconds(capability, task, now_ms)
-        context = self._context(held) if capability.wants_context else None
+        apart = execution.suspicion is not Suspicion.NONE
+        context = self._context(held) if apart or capability.wants_context else None
+        run = run_apart if apart else run_handler
         try:
-            return await run_handler(capability, execution, context, self._rooms, limit_seconds=limit_seconds)
+            return await run(capability, execution, context, self._rooms, limit_seconds=limit_seconds)
         finally:
             if context is not None:
                 context.remove_workspace()

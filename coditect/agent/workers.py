@@ -6,28 +6,36 @@ import asyncio
 import logging
 import os
 import signal
-import struct
 import sys
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability
-from coditect.errors import CoditectError, InvalidTask
-from coditect.model.json import dumps, loads
+from coditect.agent.errands import Errands
+from coditect.agent.frames import Frame, Kind, receive
+from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
 from coditect.model.task import Task
+from coditect.model.wire import task_message
 
 log = logging.getLogger(__name__)
 
-FRAME = struct.Struct(">IB")
-TASK_FRAME, VALUE_FRAME, FAILURE_FRAME, PROGRESS_FRAME = range(4)
 STREAM_BYTES = 4 * 1024 * 1024
+PROCESS_DIED = "process_died"
+"""The reason of an attempt that ended with its process."""
+START_SECONDS = 60.0
+"""How long a process may take to load the agent's file."""
 
 
 class ProcessDied(CoditectError):
     """The handler's process ended before its result: killed, out of memory, or it exited."""
 
     retryable = True
+
+
+class WorkerUnavailable(Retryable):
+    """No process could be started for the handler; it did not run."""
 
 
 class RemoteError(Exception):
@@ -41,36 +49,68 @@ class RemoteError(Exception):
         """Whether the capability's retry policy tries it again."""
 
 
-class _Worker:
-    """One process, one task at a time."""
+class Worker:
+    """One process with one handler, one task at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._process = process
+        self._stdin = process.stdin
+        self._stdout = process.stdout
 
     @property
     def alive(self) -> bool:
+        """Whether it has not ended."""
         return self._process.returncode is None
 
-    async def call(self, header: dict[str, Any], body: bytes, context: Context) -> bytes:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise ProcessDied("The handler's process has no pipes")
-        head = dumps(header)
+    async def loaded(self) -> None:
+        """Returns when it has loaded the handler. Raises: SetupError when it cannot; WorkerUnavailable."""
         try:
-            stdin.write(FRAME.pack(len(head), TASK_FRAME) + head + FRAME.pack(len(body), TASK_FRAME) + body)
-            await stdin.drain()
-            while True:
-                size, kind = FRAME.unpack(await stdout.readexactly(FRAME.size))
-                payload = await stdout.readexactly(size)
-                if kind == VALUE_FRAME:
-                    return payload
-                if kind == FAILURE_FRAME:
-                    raise _remote(loads(payload))
-                share, note = loads(payload)
-                await context.progress(share, note)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            code = await self._process.wait()
-            raise ProcessDied("The handler's process ended before its result", exit_code=code) from error
+            async with asyncio.timeout(START_SECONDS):
+                frame = await receive(self._stdout)
+        except (TimeoutError, asyncio.IncompleteReadError) as error:
+            raise WorkerUnavailable("The handler's process did not start") from error
+        if frame.kind is Kind.UNUSABLE:
+            raise SetupError(
+                "The handler cannot be loaded into a process of its own",
+                reason=str(frame.head),
+                fix="declare agent and handler when a file or module is imported, and run the agent from that file",
+            )
+
+    async def call(self, task: Task, context: Context) -> bytes:
+        """The result's body.
+
+        Raises: RemoteError for the handler's exception, InvalidTask when the input does not fit, ProcessDied;
+        and what `Services.request` raises past a handler.
+        """
+        async with asyncio.TaskGroup() as group:
+            errands = Errands(context.services, group, self._send)
+            ended = await self._converse(task, context, errands)
+            errands.cancel()
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
+
+    async def _converse(self, task: Task, context: Context, errands: Errands) -> bytes | Exception:
+        head = {
+            "key": task.key,
+            "headers": dict(task_message(task).headers),
+            "task_id": context.task_id,
+            "agent_id": context.agent_id,
+            "workspace": str(context.workspace),
+        }
+        try:
+            self._send(Frame(Kind.TASK, head, task.body))
+            await self._stdin.drain()
+            while (frame := await receive(self._stdout)).kind not in (Kind.VALUE, Kind.FAILURE):
+                errands.run(frame)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return _died(await self._process.wait())
+        return frame.body if frame.kind is Kind.VALUE else _remote(frame.head)
+
+    def _send(self, frame: Frame) -> None:
+        self._stdin.write(frame.packed())
 
     async def kill(self) -> None:
         """Ends the process and everything it started."""
@@ -81,6 +121,13 @@ class _Worker:
         await self._process.wait()
 
 
+def _died(code: int) -> ProcessDied:
+    sentence = "The handler's process ended before its result"
+    if code < 0:
+        return ProcessDied(sentence, signal=signal.Signals(-code).name)
+    return ProcessDied(sentence, exit_code=code)
+
+
 def _remote(facts: dict[str, Any]) -> Exception:
     if facts.get("invalid_input"):
         return InvalidTask(str(facts.get("message", "")))
@@ -88,35 +135,30 @@ def _remote(facts: dict[str, Any]) -> Exception:
 
 
 class Workers:
-    """The processes of one agent; an idle one is kept per capability and slot."""
+    """The processes of one agent; an idle one is kept per capability and slot.
 
-    def __init__(self) -> None:
-        self._idle: dict[str, list[_Worker]] = {}
-        self._busy: set[_Worker] = set()
+    `source` is the file or module that declares the agent; without it each handler's own file is taken.
+    """
+
+    def __init__(self, source: str | None = None) -> None:
+        self._source = source
+        self._idle: dict[str, list[Worker]] = {}
+        self._busy: set[Worker] = set()
 
     async def run(self, capability: Capability, task: Task, context: Context) -> bytes:
-        """The result's body. A cancellation (a timeout is one) kills the process.
+        """One task in a process that others use before and after. A cancellation (a timeout is one) kills it.
 
-        Raises: RemoteError for the handler's exception, InvalidTask when the input does not fit, ProcessDied.
+        Raises: what `Worker.call` and `start` raise.
         """
-        worker = self._take(capability) or await _start(capability)
+        worker = self._take(capability) or await self.start(capability)
         self._busy.add(worker)
-        header = {
-            "task_id": context.task_id,
-            "agent_id": context.agent_id,
-            "attempt": task.attempt,
-            "redrive": task.redrive,
-            "priority": task.priority.value,
-            "deadline_ms": task.limits.deadline_ms,
-            "workspace": str(context.workspace),
-        }
         try:
-            body = await worker.call(header, task.body, context)
+            body = await worker.call(task, context)
         except (RemoteError, InvalidTask):
             self._keep(capability, worker)
             raise
         except BaseException:
-            await asyncio.shield(worker.kill())
+            await asyncio.shield(self.end(worker))
             raise
         else:
             self._keep(capability, worker)
@@ -124,7 +166,26 @@ class Workers:
         finally:
             self._busy.discard(worker)
 
-    def _take(self, capability: Capability) -> _Worker | None:
+    async def start(self, capability: Capability) -> Worker:
+        """A new process that has loaded the handler; whoever takes it ends it.
+
+        Raises: SetupError when the handler cannot be loaded; WorkerUnavailable, retryable.
+        """
+        worker = await _spawn(self._source or _source_file(capability), capability)
+        self._busy.add(worker)
+        try:
+            await worker.loaded()
+        except BaseException:
+            await asyncio.shield(self.end(worker))
+            raise
+        return worker
+
+    async def end(self, worker: Worker) -> None:
+        """Kills the process."""
+        await worker.kill()
+        self._busy.discard(worker)
+
+    def _take(self, capability: Capability) -> Worker | None:
         idle = self._idle.get(capability.name, [])
         while idle:
             worker = idle.pop()
@@ -132,7 +193,7 @@ class Workers:
                 return worker
         return None
 
-    def _keep(self, capability: Capability, worker: _Worker) -> None:
+    def _keep(self, capability: Capability, worker: Worker) -> None:
         self._idle.setdefault(capability.name, []).append(worker)
 
     async def close(self) -> None:
@@ -144,21 +205,25 @@ class Workers:
                 await worker.kill()
 
 
-async def _start(capability: Capability) -> _Worker:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "coditect.agent.worker_process",
-        _source_file(capability),
-        capability.name,
-        str(os.getpid()),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=STREAM_BYTES,
-        start_new_session=True,
-    )
-    return _Worker(process)
+async def _spawn(source: str, capability: Capability) -> Worker:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "coditect.agent.worker_process",
+            source,
+            capability.name,
+            str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=STREAM_BYTES,
+            start_new_session=True,
+        )
+    except OSError as error:  # no memory, no process ids, no file descriptors
+        raise WorkerUnavailable("The handler's process could not be started", reason=str(error)) from error
+    return Worker(process)
 
 
 def _source_file(capability: Capability) -> str:
-    return str(Path(capability.handler.__code__.co_filename).resolve())
+    code = getattr(unwrap(capability.handler), "__code__", None)
+    return str(Path(code.co_filename).resolve()) if code is not None else ""

@@ -29,7 +29,7 @@ class Failure:
     """Why there is no value."""
 
     reason: str
-    """One word a program can act on: handler_error, timeout, deadline, invalid_input, too_large,
+    """One word a program can act on: handler_error, timeout, process_died, deadline, invalid_input, too_large,
     unknown_capability, expired, canceled, result_too_large, ..."""
     type: str
     """Name of the exception."""

@@ -85,6 +85,11 @@ def inbox_queue(agent_id: AgentId) -> str:
     return f"agent.{agent_id}.tasks"
 
 
+def is_inbox(queue: str) -> bool:
+    """Whether the queue is some agent's inbox."""
+    return queue.startswith("agent.") and queue.endswith(".tasks")
+
+
 def mail_queue(agent_id: AgentId) -> str:
     """Cancels, pings and broadcasts for this agent."""
     return f"agent.{agent_id}.mail"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class MemoryRegistry:
         self._now = now
         self._entries: dict[AgentId, _Entry] = {}
         self._turns: dict[str, int] = {}
+        self._starts: dict[str, tuple[AgentId, float]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,6 +55,7 @@ class MemoryRegistry:
         """Loses everything, as a Redis that came back empty."""
         self._entries.clear()
         self._turns.clear()
+        self._starts.clear()
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
         """Writes the agent; replaces what was there."""
@@ -104,6 +107,25 @@ class MemoryRegistry:
         turn = self._turns[name] = self._turns.get(name, 0) + 1
         await self._answer()
         return turn
+
+    async def mark_start(
+        self, task: str, agent_id: AgentId, *, keep_seconds: float, instead_of: AgentId | None = None
+    ) -> AgentId | None:
+        """Notes that this agent starts the task; another's mark stays and is returned."""
+        self._refuse_when_failing()
+        holder, ends = self._starts.get(task, (agent_id, math.inf))
+        free = holder in (agent_id, instead_of) or ends <= self._now()
+        if free:
+            self._starts[task] = (agent_id, self._now() + keep_seconds)
+        await self._answer()
+        return None if free else holder
+
+    async def clear_start(self, task: str, agent_id: AgentId) -> None:
+        """Takes this agent's mark away; idempotent."""
+        self._refuse_when_failing()
+        if self._starts.get(task, (None, 0.0))[0] == agent_id:
+            del self._starts[task]
+        await self._answer()
 
     def _refuse_when_failing(self) -> None:
         if self.failing:

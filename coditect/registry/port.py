@@ -77,3 +77,15 @@ class Registry(Protocol):
 
     async def next_turn(self, name: str) -> int:
         """A number that grows by one with each call by anybody, for round robin."""
+
+    async def mark_start(
+        self, task: str, agent_id: AgentId, *, keep_seconds: float, instead_of: AgentId | None = None
+    ) -> AgentId | None:
+        """Notes that this agent starts the task; None when it is noted.
+
+        A mark of another agent stays, unless it is that of `instead_of`; that agent is returned. A mark lives
+        `keep_seconds`.
+        """
+
+    async def clear_start(self, task: str, agent_id: AgentId) -> None:
+        """Takes this agent's mark away and leaves another's; idempotent."""

@@ -51,12 +51,15 @@ class RedisRegistry:
         self._redis = _client(url, timeout_seconds)
         self._keys = [prefix + key for key in scripts.KEYS]
         self._turns_key = prefix + scripts.TURNS_KEY
+        self._start_prefix = prefix + scripts.START_PREFIX
         self._register = self._redis.register_script(scripts.REGISTER)
         self._renew = self._redis.register_script(scripts.RENEW)
         self._deregister = self._redis.register_script(scripts.DEREGISTER)
         self._find = self._redis.register_script(scripts.FIND)
         self._get = self._redis.register_script(scripts.GET)
         self._capabilities = self._redis.register_script(scripts.CAPABILITIES)
+        self._mark_start = self._redis.register_script(scripts.MARK_START)
+        self._clear_start = self._redis.register_script(scripts.CLEAR_START)
         self._decode = lru_cache(maxsize=1024)(decode_registration)
 
     async def __aenter__(self) -> Self:
@@ -111,6 +114,20 @@ class RedisRegistry:
     async def next_turn(self, name: str) -> int:
         """Grows by one with each call by anybody; may skip some when a connection breaks."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
+
+    async def mark_start(
+        self, task: str, agent_id: AgentId, *, keep_seconds: float, instead_of: AgentId | None = None
+    ) -> AgentId | None:
+        """Notes that this agent starts the task; another's mark stays and is returned."""
+        arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds), instead_of or "")]
+        call = self._mark_start(keys=[_encode(self._start_prefix + task)], args=arguments)
+        holder = await self._bounded("mark_start", call)
+        return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
+
+    async def clear_start(self, task: str, agent_id: AgentId) -> None:
+        """Takes this agent's mark away; idempotent."""
+        call = self._clear_start(keys=[_encode(self._start_prefix + task)], args=[_encode(agent_id)])
+        await self._bounded("clear_start", call)
 
     async def _run(self, step: str, script: AsyncScript, *arguments: str | bytes | int) -> Any:
         encoded = [_encode(argument) for argument in arguments]

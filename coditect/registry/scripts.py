@@ -8,14 +8,16 @@
     <prefix>terms          hash        agent id: JSON list of its index terms, to take them away again
     <prefix>index          sorted set  every score 0, members "<term> NUL <agent id>", found by range
     <prefix>turns          hash        name: the last turn given out
+    <prefix>start:<task>   string      id of the agent that started this redelivered task; lives a day at most
 
 A term is ``a`` (every agent has it), ``c NUL <capability>`` or ``t NUL <tag>``. One index for all of them
 keeps every key of a script declared, however many capabilities there are.
 
-A lapsed agent is taken away by the next script that anybody runs. Each key (but `turns`) also lives no
+A lapsed agent is taken away by the next script that anybody runs. Each key (but `turns` and marks) also lives no
 longer than the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may
 write when the memory is full (`allow-oom`): what they hold is bounded by the fleet, and agents must not
-lapse because something else filled Redis.
+lapse because something else filled Redis. Start marks are bounded by nothing but the redelivered tasks, so
+none is written then.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ KEYS = ("leases", "registrations", "loads", "terms", "index")
 """What each script declares, in this order."""
 
 TURNS_KEY = "turns"
+START_PREFIX = "start:"
 SEPARATOR = "\0"
 
 ANY_AGENT = "a"
@@ -140,3 +143,17 @@ return names
 """
 )
 """No ARGV. Answers the names, each once."""
+
+MARK_START = r"""#!lua
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then return holder end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
+"""KEYS: the mark. ARGV: agent id, life in ms, whose mark may be replaced. Answers whose mark stays, if one does."""
+
+CLEAR_START = r"""#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+"""KEYS: the mark. ARGV: agent id."""

@@ -17,6 +17,7 @@ from tests.unit.registry.samples import IDLE, make_registration
 
 Wipe = Callable[[], Awaitable[object]]
 A = AgentId("reviewer-0000000a")
+B = AgentId("writer-0000000b")
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
@@ -42,6 +43,7 @@ async def wipeable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 async def test_wiped_registry_is_empty_and_takes_registrations_again(wipeable: tuple[Registry, Wipe]) -> None:
     registry, wipe = wipeable
     await registry.register(make_registration(), IDLE, lease_seconds=30)
+    await registry.mark_start("task-1", A, keep_seconds=60)
 
     await wipe()
 
@@ -52,3 +54,4 @@ async def test_wiped_registry_is_empty_and_takes_registrations_again(wipeable: t
     assert await registry.renew(A, IDLE, lease_seconds=30)
     assert len(await registry.find(Search(capability="code.review"))) == 1
     assert await registry.next_turn("code.review") == 1
+    assert await registry.mark_start("task-1", B, keep_seconds=60) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coditect import Agent, Context, Retry
-from coditect.errors import InvalidTask
+from coditect.errors import CoditectError, InvalidTask
 
 worker = Agent("process-worker", slots=2)
 ONCE = Retry(max_attempts=1)
@@ -72,8 +73,46 @@ def folder(_: None, ctx: Context) -> str:
 
 
 @worker.capability("proc.ask", process=True, retry=ONCE)
-async def ask(_: None, ctx: Context) -> None:
-    await ctx.request("proc.add", {"left": 1, "right": 2})
+async def ask(numbers: list[int], ctx: Context) -> list[int]:
+    pairs = [{"left": number, "right": number} for number in numbers]
+    return await asyncio.gather(*(ctx.request("proc.add", pair, int) for pair in pairs))
+
+
+@worker.capability("proc.ask.wrong", process=True, retry=ONCE)
+async def ask_wrong(_: None, ctx: Context) -> dict[str, str]:
+    async def error(capability: str, value: object, timeout: str) -> str:
+        try:
+            await ctx.request(capability, value, timeout=timeout)
+        except CoditectError as caught:
+            return f"{type(caught).__name__}: {caught}"
+        return "none"
+
+    return {
+        "nobody": await error("proc.nobody", None, "5s"),
+        "late": await error("proc.wait", None, "100ms"),
+        "failed": await error("proc.fail", "key", "20s"),
+    }
+
+
+@worker.capability("proc.wait")
+async def wait(_: None) -> None:
+    await asyncio.sleep(30)
+
+
+@worker.capability("proc.abandon", process=True, retry=ONCE)
+async def abandon(_: None, ctx: Context) -> str:
+    try:
+        async with asyncio.timeout(0.1):
+            await ctx.request("proc.wait")
+    except TimeoutError:
+        return "went on"
+    return "was answered"
+
+
+@worker.capability("proc.tell", process=True)
+async def tell(_: None, ctx: Context) -> str:
+    await ctx.emit("proc.told", what="all")
+    return ctx.task_id
 
 
 @worker.capability("proc.large", process=True, retry=ONCE)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import psutil
@@ -115,10 +116,54 @@ async def test_workspace_is_gone_after_the_task(scene: Scene, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_request_from_a_process_is_refused_with_the_way_out(scene: Scene) -> None:
+async def test_handler_in_a_process_asks_others_as_any_other(scene: Scene) -> None:
     await scene.start(worker)
+    client = await scene.client()
 
-    assert "without process=True" in str((await failure(scene, "proc.ask")).facts)
+    assert await client.request("proc.ask", [1, 2, 3], list[int]) == [2, 4, 6]
+
+
+async def test_request_s_error_reaches_the_handler_in_its_process(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    caught = await client.request("proc.ask.wrong", None, dict[str, str])
+
+    assert caught["nobody"].startswith("UnknownCapability: Nobody offers this capability (capability=")
+    assert caught["late"].startswith("ResultTimeout: ")
+    assert caught["failed"].startswith("TaskFailed: ")
+    assert "wrong key" in caught["failed"]
+
+
+async def test_abandoned_request_disturbs_neither_process_nor_agent(scene: Scene) -> None:
+    running = await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.abandon", None, str) == "went on"
+
+    assert await client.request("proc.add", {"left": 2, "right": 3}, int) == 5
+    await eventually(lambda: (running.runtime.load().running, running.runtime.load().suspended) == (0, 0))
+
+
+async def test_event_of_a_handler_in_a_process_comes_through(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    async with client.events("proc.told") as events:
+        task_id = await client.request("proc.tell", None, str)
+        event = await anext(events)
+
+    assert (event.subject, event.data) == (task_id, {"what": "all"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice of a victim is Linux'")
+async def test_process_is_the_kernel_s_first_victim_when_memory_runs_out(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    pid = await client.request("proc.pid", None, int)
+
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
 
 
 async def test_result_over_the_limit_is_a_failure(scene: Scene) -> None:

@@ -1,0 +1,107 @@
+"""Which agent started a redelivered task: what every registry promises about the marks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.model.ids import AgentId
+from coditect.registry.port import Registry, Search
+from tests.support import eventually
+
+A = AgentId("reviewer-0000000a")
+B = AgentId("writer-0000000b")
+C = AgentId("tester-0000000c")
+
+
+async def mark(registry: Registry, agent_id: AgentId, task: str = "task-1", *, keep: float = 60) -> AgentId | None:
+    return await registry.mark_start(task, agent_id, keep_seconds=keep)
+
+
+async def test_first_mark_is_noted_and_shown_to_the_next(registry: Registry) -> None:
+    assert await mark(registry, A) is None
+
+    assert await mark(registry, B) == A
+    assert await mark(registry, B) == A, "asking did not change it"
+    assert await mark(registry, A) is None, "an agent's own mark is no other's"
+
+
+async def test_marks_of_different_tasks_have_nothing_in_common(registry: Registry) -> None:
+    await mark(registry, A, "task-1")
+
+    assert await mark(registry, B, "task-2") is None
+    assert await mark(registry, B, "task-1") == A
+
+
+async def test_cleared_mark_is_gone(registry: Registry) -> None:
+    await mark(registry, A)
+
+    await registry.clear_start("task-1", A)
+    await registry.clear_start("task-1", A)
+
+    assert await mark(registry, B) is None
+
+
+async def test_another_s_mark_is_not_cleared(registry: Registry) -> None:
+    await mark(registry, A)
+
+    await registry.clear_start("task-1", B)
+
+    assert await mark(registry, B) == A
+
+
+async def test_mark_is_replaced_only_for_the_agent_that_was_named(registry: Registry) -> None:
+    await mark(registry, A)
+
+    assert await registry.mark_start("task-1", B, keep_seconds=60, instead_of=C) == A
+    assert await registry.mark_start("task-1", B, keep_seconds=60, instead_of=A) is None
+    assert await mark(registry, A) == B
+
+
+async def test_mark_lapses(registry: Registry) -> None:
+    await mark(registry, A, keep=0.05)
+
+    async def free() -> bool:
+        return await mark(registry, B) is None
+
+    await eventually(free)
+    assert await mark(registry, A) == B
+
+
+async def test_marking_again_lengthens_the_mark_s_life(registry: Registry) -> None:
+    await mark(registry, A, "short", keep=0.05)
+    await mark(registry, A, "long", keep=0.05)
+    await mark(registry, A, "long", keep=60)
+
+    async def lapsed() -> bool:
+        return await mark(registry, B, "short") is None
+
+    await eventually(lapsed)
+    assert await mark(registry, B, "long") == A
+
+
+async def test_one_of_many_who_mark_at_once_gets_it(registry: Registry) -> None:
+    agents = [AgentId(f"agent-{number:08x}") for number in range(20)]
+
+    holders = await asyncio.gather(*(mark(registry, agent_id) for agent_id in agents))
+
+    winner = agents[holders.index(None)]
+    assert [one for one in holders if one is not None] == [winner] * 19
+
+
+async def test_mark_makes_nobody_an_agent(registry: Registry) -> None:
+    await mark(registry, A)
+
+    assert await registry.get(A) is None
+    assert await registry.find(Search()) == ()
+
+
+@pytest.mark.parametrize("task", ["", "a b", "ü 要", "\0\xff", "{x}:*", "\udcff", "x" * 255], ids=repr)
+async def test_any_text_may_name_a_task(registry: Registry, task: str) -> None:
+    assert await mark(registry, A, task) is None
+    assert await mark(registry, B, task + "x") is None
+
+    assert await mark(registry, C, task) == A
+    await registry.clear_start(task, A)
+    assert await mark(registry, C, task) is None

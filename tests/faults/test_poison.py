@@ -1,0 +1,160 @@
+"""A task that kills the process that runs it, in a fleet of one agent that is started again each time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from coditect.agent.suspects import MANY_DELIVERIES
+from coditect.background import Background
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import backbone, capability_queues
+from coditect.client import Client
+from coditect.errors import TaskFailed
+from coditect.handle import Handle
+from coditect.local import PrivateServers
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.json import loads
+from tests.fleet import taken
+from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+
+pytestmark = pytest.mark.servers
+
+CAPABILITY = "poison.work"
+QUEUE = routing.task_queue(CAPABILITY, Priority.P1)
+PROGRAM = str(Path(__file__).with_name("poison_program.py"))
+NO_REDIS = "redis://127.0.0.1:1/0"
+
+
+@dataclass(slots=True)
+class Supervised:
+    """One agent process at a time, and how those before it ended."""
+
+    fleet: Fleet
+    deaths: list[int] = field(default_factory=list)
+
+    async def keep(self, **environment: str) -> None:
+        """Starts the next one whenever one has ended."""
+        while True:
+            process = await self.fleet.start(target=PROGRAM, **environment)
+            self.deaths.append(await asyncio.to_thread(process.wait))
+
+    def runs(self, handle: Handle) -> list[tuple[str, str]]:
+        """Attempt and process of each start of a task."""
+        lines = (line.split() for line in self.fleet.effect_log.read_text().splitlines())
+        return [(attempt, pid) for what, task_id, attempt, pid in lines if (what, task_id) == ("start", handle.task_id)]
+
+    @property
+    def agents(self) -> set[str]:
+        """Processes that were agents."""
+        return {str(process.pid) for process in self.fleet.processes}
+
+
+@asynccontextmanager
+async def supervised(servers: PrivateServers, folder: Path, **environment: str) -> AsyncIterator[Supervised]:
+    async with Background() as background, open_fleet(servers, folder) as fleet:
+        opened = Supervised(fleet)
+        keeping = background.start(opened.keep(**environment), name="supervisor")
+        try:
+            yield opened
+        finally:
+            keeping.cancel()
+            fleet.end()
+
+
+async def prepared(broker: AmqpBroker) -> None:
+    """The queues are there before any agent."""
+    await broker.declare(backbone() + capability_queues(CAPABILITY))
+
+
+async def handed_back(broker: AmqpBroker, times: int) -> None:
+    """Somebody takes the first task that waits and gives it back, again and again."""
+    for _ in range(times):
+        delivery = await broker.get(QUEUE)
+        assert delivery is not None
+        delivery.requeue()
+
+
+async def answered(handles: list[Handle]) -> list[object]:
+    """The values, all of them attempts."""
+    return [await handle.result(timeout="100s") for handle in handles]
+
+
+async def failure(handle: Handle) -> TaskFailed:
+    with pytest.raises(TaskFailed) as caught:
+        await handle.result(timeout="100s")
+    return caught.value
+
+
+async def mixed(client: Client, poison: str, ordinary: int) -> tuple[Handle, list[Handle]]:
+    """One poison in the midst of the others."""
+    before = [await client.submit(CAPABILITY, "work") for _ in range(ordinary // 10)]
+    killer = await client.submit(CAPABILITY, poison)
+    return killer, before + [await client.submit(CAPABILITY, "work") for _ in range(ordinary - len(before))]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("poison", "said"), [("exit", "exit_code=7"), ("kill", "signal='SIGKILL'"), ("crash", "signal='SIGSEGV'")]
+)
+async def test_poison_kills_two_agents_at_most_and_no_neighbour_pays(
+    own_servers: PrivateServers, tmp_path: Path, poison: str, said: str
+) -> None:
+    async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
+        await prepared(observer)
+        killer, others = await mixed(client, poison, 200)
+        async with supervised(own_servers, tmp_path) as fleet:
+            values = await answered(others)
+            error = await failure(killer)
+            deaths, runs, agents = list(fleet.deaths), fleet.runs(killer), fleet.agents
+        letters = await taken(observer, routing.dead_queue(CAPABILITY))
+
+    assert values == [1] * 200, "nobody lost an attempt"
+    assert 1 <= len(deaths) <= 2
+    assert (error.facts["reason"], error.facts["attempt"]) == ("process_died", 3)
+    assert [letter.message_id for letter in letters] == [killer.task_id]
+    assert letters[0].reason == "process_died"
+    errors = loads(str(letters[0].headers["x-coditect-errors"]).encode())
+    assert [one["attempt"] for one in errors] == [1, 2, 3]
+    assert all(said in one["message"] for one in errors)
+    in_agents = [attempt for attempt, pid in runs if pid in agents]
+    assert in_agents == ["1"] * len(deaths), "no agent ran it again"
+    assert Counter(attempt for attempt, pid in runs if pid not in agents) == {"1": 1, "2": 1, "3": 1}
+
+
+@pytest.mark.timeout(180)
+async def test_without_redis_many_deliveries_end_it(own_servers: PrivateServers, tmp_path: Path) -> None:
+    async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
+        await prepared(observer)
+        killer = await client.submit(CAPABILITY, "exit")
+        await handed_back(observer, MANY_DELIVERIES - 1)
+        others = [await client.submit(CAPABILITY, "work") for _ in range(100)]
+        async with supervised(own_servers, tmp_path, CODITECT_REDIS_URL=NO_REDIS) as fleet:
+            values = await answered(others)
+            error = await failure(killer)
+            deaths = list(fleet.deaths)
+
+    assert values == [1] * 100
+    assert deaths == [7], "one more delivery, and it was a suspect"
+    assert (error.facts["reason"], error.facts["attempt"]) == ("process_died", 3)
+
+
+@pytest.mark.timeout(120)
+async def test_hand_backs_alone_make_no_suspect(own_servers: PrivateServers, tmp_path: Path) -> None:
+    async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
+        await prepared(observer)
+        handle = await client.submit(CAPABILITY, "work")
+        await handed_back(observer, 3 * MANY_DELIVERIES)
+        async with supervised(own_servers, tmp_path) as fleet:
+            assert await answered([handle]) == [1]
+            [(attempt, pid)] = fleet.runs(handle)
+
+            assert attempt == "1"
+            assert pid in fleet.agents

@@ -1,0 +1,124 @@
+"""How many suspects run at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from coditect.agent.feed import Feed, Held
+from coditect.agent.isolation import Isolation
+from coditect.agent.suspects import Suspicion
+from coditect.background import Background
+from coditect.model.capability import Priority
+from coditect.model.task import Task
+from tests.support import eventually
+
+TASK = Task("a.b", Priority.P1, b"1")
+
+
+class Everyone:
+    """Suspects everybody."""
+
+    @asynccontextmanager
+    async def examined(self, *_: object) -> AsyncIterator[Suspicion]:
+        yield Suspicion.RECORDED
+
+
+class Suspending:
+    """Counts who waits without a slot."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.waiting = 0
+
+    def may_suspend(self, held: Held, most: int) -> bool:
+        return self.waiting < self.most
+
+    def suspend(self, held: Held) -> None:
+        self.waiting += 1
+
+    async def resume(self, held: Held) -> None:
+        self.abandon(held)
+
+    def abandon(self, held: Held) -> None:
+        self.waiting -= 1
+
+
+class Stage:
+    """One place for each depth, and who is in it."""
+
+    def __init__(self, background: Background, *, most_suspended: int = 10) -> None:
+        self.intake = Suspending(most_suspended)
+        self.isolation = Isolation(cast(Any, Everyone()), cast(Any, self.intake), slots=1, most_suspended=10)
+        self.inside: list[str] = []
+        self._background = background
+        self._leave: dict[str, asyncio.Event] = {}
+
+    def enter(self, name: str, *, depth: int = 0) -> asyncio.Task[None]:
+        self._leave[name] = asyncio.Event()
+        return self._background.start(self._stay(name, depth), name=name)
+
+    async def _stay(self, name: str, depth: int) -> None:
+        held = Held(cast(Any, None), replace(TASK, depth=depth), Feed("q", Priority.P1, group="p1"), 0.0)
+        async with self.isolation.around(held):
+            self.inside.append(name)
+            await self._leave[name].wait()
+        self.inside.remove(name)
+
+    def leave(self, name: str) -> None:
+        self._leave[name].set()
+
+
+@pytest.fixture
+async def background() -> AsyncIterator[Background]:
+    async with Background() as opened:
+        yield opened
+
+
+async def test_who_finds_no_place_waits_without_a_slot(background: Background) -> None:
+    stage = Stage(background)
+    stage.enter("first")
+    stage.enter("second")
+    await eventually(lambda: stage.intake.waiting == 1)
+    assert stage.inside == ["first"]
+
+    stage.leave("first")
+
+    await eventually(lambda: stage.inside == ["second"])
+    assert stage.intake.waiting == 0
+
+
+async def test_who_is_awaited_by_a_suspect_has_a_place_of_its_own(background: Background) -> None:
+    stage = Stage(background)
+    stage.enter("parent", depth=0)
+    stage.enter("child", depth=1)
+
+    await eventually(lambda: stage.inside == ["parent", "child"])
+
+
+async def test_who_may_not_wait_goes_on_without_a_place(background: Background) -> None:
+    stage = Stage(background, most_suspended=0)
+    stage.enter("first")
+    stage.enter("second")
+
+    await eventually(lambda: stage.inside == ["first", "second"])
+
+
+async def test_who_is_canceled_while_waiting_takes_no_place_along(background: Background) -> None:
+    stage = Stage(background)
+    stage.enter("first")
+    waiting = stage.enter("second")
+    await eventually(lambda: stage.intake.waiting == 1)
+
+    waiting.cancel()
+    await eventually(waiting.done)
+    assert stage.intake.waiting == 0
+    stage.leave("first")
+    stage.enter("third")
+
+    await eventually(lambda: stage.inside == ["third"])

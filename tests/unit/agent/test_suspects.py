@@ -1,0 +1,256 @@
+"""Who is a suspect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.agent import suspects
+from coditect.agent.suspects import (
+    MANY_DELIVERIES,
+    Recorded,
+    Suspects,
+    Suspicion,
+    delivered_before,
+    mark_of,
+    suspicion,
+)
+from coditect.background import Background
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import Message
+from coditect.model.task import Task
+from coditect.registry.memory import MemoryRegistry
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, make_registration
+
+ME, OTHER = AgentId("me-1"), AgentId("other-1")
+TASK = Task("a.b", Priority.P1, b"1", id=TaskId("task-1"))
+DIED = ({"attempt": 1, "reason": "process_died"},)
+FAILED: tuple[Any, ...] = ({"attempt": 1, "reason": "handler_error"}, "foreign", 7, {})
+
+
+@dataclass(slots=True)
+class Delivered:
+    """As much of a delivery as matters here."""
+
+    delivery_count: int = 0
+    redelivered: bool = False
+    headers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def message(self) -> Message:
+        return Message(b"1", headers=self.headers)
+
+
+@pytest.mark.parametrize(
+    ("errors", "deliveries", "recorded", "expected"),
+    [
+        ((), 0, Recorded.NOWHERE_ELSE, Suspicion.NONE),
+        ((), 1, Recorded.NOWHERE_ELSE, Suspicion.NONE),
+        ((), 999, Recorded.NOWHERE_ELSE, Suspicion.NONE),
+        ((), 999, Recorded.AT_LIVING_AGENT, Suspicion.NONE),
+        ((), 1, Recorded.AT_GONE_AGENT, Suspicion.RECORDED),
+        ((), MANY_DELIVERIES - 1, Recorded.UNKNOWN, Suspicion.NONE),
+        ((), MANY_DELIVERIES, Recorded.UNKNOWN, Suspicion.COUNTED),
+        ((), MANY_DELIVERIES, Recorded.AT_GONE_AGENT, Suspicion.RECORDED),
+        (DIED, 0, Recorded.NOWHERE_ELSE, Suspicion.RECORDED),
+        ((*DIED, *FAILED), 0, Recorded.UNKNOWN, Suspicion.RECORDED),
+        (FAILED, 0, Recorded.NOWHERE_ELSE, Suspicion.NONE),
+    ],
+)
+def test_rule(errors: tuple[Any, ...], deliveries: int, recorded: Recorded, expected: Suspicion) -> None:
+    assert suspicion(replace(TASK, errors=errors), deliveries, recorded) is expected
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"),
+    [
+        (Delivered(), False),
+        (Delivered(delivery_count=1), True),
+        (Delivered(redelivered=True), True),
+        (Delivered(headers={"x-first-death-queue": "agent.me-1.tasks"}), True),
+        (Delivered(headers={"x-first-death-queue": "retry.100"}), False),
+        (Delivered(headers={"x-first-death-queue": 7}), False),
+    ],
+)
+def test_first_delivery_is_told_from_others(delivered: Delivered, expected: bool) -> None:
+    assert delivered_before(delivered) is expected  # type: ignore[arg-type]  # the rest of it does not matter
+
+
+texts = st.text(max_size=5)
+tasks = st.builds(
+    Task,
+    texts,
+    st.sampled_from(Priority),
+    st.binary(max_size=3),
+    id=st.none() | texts.map(TaskId),
+    correlation_id=st.none() | texts,
+    attempt=st.integers(1, 3),
+    redrive=st.integers(0, 2),
+)
+
+
+@given(tasks, tasks)
+def test_mark_is_that_of_one_execution(one: Task, other: Task) -> None:
+    assert mark_of(one) == mark_of(replace(one, depth=5, errors=(1,)))
+    if one.id is not None and one.execution_key != other.execution_key:
+        assert mark_of(one) != mark_of(other)
+
+
+def test_marks_of_tasks_without_id_follow_their_content() -> None:
+    foreign = replace(TASK, id=None)
+
+    assert mark_of(foreign) == mark_of(replace(foreign))
+    assert len({mark_of(foreign), mark_of(replace(foreign, body=b"2")), mark_of(replace(foreign, attempt=2))}) == 3
+
+
+class Stage:
+    """One agent's suspects over a registry that others use, too."""
+
+    def __init__(self, background: Background) -> None:
+        self.registry = MemoryRegistry()
+        self.suspects = Suspects(self.registry, ME, background, patience_seconds=0.3)
+        self.waits = 0
+
+    async def aside(self, work: Any) -> bool:
+        self.waits += 1
+        return bool(await work)
+
+    async def examine(self, delivered: Delivered | None = None) -> Suspicion:
+        one = delivered or Delivered(1)
+        async with self.suspects.examined(TASK, one, self.aside) as found:  # type: ignore[arg-type]
+            return found
+
+    async def marked_by_other(self) -> None:
+        assert await self.registry.mark_start(mark_of(TASK), OTHER, keep_seconds=60) is None
+
+    async def holder(self) -> AgentId | None:
+        return await self.registry.mark_start(mark_of(TASK), AgentId("looks"), keep_seconds=0.0)
+
+    async def unmarked(self) -> bool:
+        return await self.holder() is None
+
+    async def beat(self) -> None:
+        await self.registry.register(make_registration(OTHER), IDLE, lease_seconds=30)
+
+
+async def test_start_is_recorded_inside_and_forgotten_behind() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+
+        async with stage.suspects.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
+            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+
+        await eventually(stage.unmarked)
+        assert stage.waits == 0
+
+
+async def test_first_delivery_asks_nobody() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        stage.registry.failing = True
+
+        assert await stage.examine(Delivered(0)) is Suspicion.NONE
+        assert not stage.suspects.concerns(TASK, Delivered(0))  # type: ignore[arg-type]
+        assert stage.suspects.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
+
+
+async def test_task_handed_back_leaves_no_mark() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+
+        with pytest.raises(KeyError):
+            async with stage.suspects.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
+                raise KeyError
+
+        assert await stage.holder() is None
+
+
+async def test_mark_of_a_gone_agent_makes_a_suspect_until_it_is_settled() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+
+        with pytest.raises(KeyError):
+            async with stage.suspects.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
+                raise KeyError
+        assert (found, await stage.holder()) == (Suspicion.RECORDED, OTHER)
+
+        assert await stage.examine(Delivered(3)) is Suspicion.RECORDED
+        await eventually(stage.unmarked)
+
+
+async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+        await stage.beat()
+
+        assert await stage.examine() is Suspicion.RECORDED
+        assert stage.waits == 1
+
+
+async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "LOOK_SECONDS", 0.02)
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+        await stage.beat()
+
+        async def beats() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+                await stage.beat()
+
+        background.start(beats(), name="beats")
+        async with stage.suspects.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
+            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+        await eventually(stage.unmarked)
+
+
+async def test_mark_that_is_cleared_while_its_agent_leaves_makes_no_suspect() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+        await stage.beat()
+
+        async def leaves(work: Any) -> bool:
+            await stage.registry.clear_start(mark_of(TASK), OTHER)
+            await stage.registry.deregister(OTHER)
+            return bool(await work)
+
+        async with stage.suspects.examined(TASK, Delivered(1), leaves) as found:  # type: ignore[arg-type]
+            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+
+
+async def test_registry_that_fails_leaves_the_count_and_is_not_asked_for_a_while() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+        stage.registry.failing = True
+
+        assert await stage.examine(Delivered(MANY_DELIVERIES - 1)) is Suspicion.NONE
+        stage.registry.failing = False
+        assert await stage.examine(Delivered(2)) is Suspicion.NONE, "it was not asked"
+        assert await stage.examine(Delivered(MANY_DELIVERIES)) is Suspicion.COUNTED
+
+
+async def test_mark_that_cannot_be_cleared_is_left_to_lapse(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Background() as background:
+        stage = Stage(background)
+
+        async with stage.suspects.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
+            stage.registry.failing = True
+
+        await eventually(lambda: "The mark of a start stays until it lapses" in caplog.text)
+        stage.registry.failing = False
+        assert await stage.holder() == ME
+        assert await stage.examine() is Suspicion.NONE, "one's own mark says nothing against a task"
