@@ -12,6 +12,7 @@ from coditect.broker.port import Broker
 from coditect.errors import (
     InputError,
     ResultTimeout,
+    SetupError,
     TaskCanceled,
     TaskError,
     TaskExpired,
@@ -72,15 +73,13 @@ class Handle:
         """How the task ended, whatever it is; may be asked again.
 
         Raises: ResultTimeout when nothing came in time (the task goes on); InputError when the task was
-        submitted without results.
+        submitted without results; SetupError when the client was closed, or the handle forgotten, meanwhile.
         """
         reply = self._expected()
         if not reply.done() and not await _done_within(reply, seconds(timeout)):
             raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
         if reply.cancelled():
-            raise ResultTimeout(
-                "The client was closed, or the handle forgotten; the task goes on", task_id=self.task_id
-            )
+            raise SetupError("The client is closed", task_id=self.task_id, fix="wait for results before it closes")
         return reply.result()
 
     def _expected(self) -> asyncio.Future[Outcome]:
