@@ -35,13 +35,6 @@ SYSTEM_CALLS = frozenset(
 )
 ROOMS: Mapping[str, str] = {
     "/benchmarks/": "the handler and the driver",
-    "/coditect/broker/amqp/": "coditect.broker.amqp",
-    "/coditect/broker/": "coditect.broker",
-    "/coditect/agent/": "coditect.agent",
-    "/coditect/model/": "coditect.model",
-    "/coditect/registry/": "coditect.registry",
-    "/coditect/telemetry/": "coditect.telemetry",
-    "/coditect/": "coditect: client, requests, background",
     "/aiormq/": "aiormq",
     "/pamqp/": "pamqp",
     "/pydantic/": "pydantic",
@@ -54,7 +47,11 @@ ROOMS: Mapping[str, str] = {
     "/psutil/": "psutil",
     "/logging/": "logging",
 }
-"""The first that the file of a frame contains says its room."""
+"""The first that the file of a frame contains says its room; each module of ours is a room of its own."""
+OURS = "/coditect/"
+LEAST_SHARE = 1.0
+"""Rooms that are below it in every process are one row."""
+THE_REST = "the rest, each below 1 %"
 
 
 class NoProfile(RuntimeError):
@@ -78,10 +75,17 @@ def room(stack: Stack) -> str:
     if stack and stack[-1].name in SYSTEM_CALLS:
         return KERNEL
     for frame in reversed(stack):
-        for part, name in ROOMS.items():
-            if part in frame.file:
-                return name
+        if name := _room_of(frame.file):
+            return name
     return ELSEWHERE
+
+
+def _room_of(file: str) -> str:
+    for part, name in ROOMS.items():
+        if part in file:
+            return name
+    _, ours, module = file.rpartition(OURS)
+    return f"coditect.{module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}" if ours else ""
 
 
 def stacks(document: Mapping[str, object]) -> Iterable[tuple[Stack, float]]:
@@ -109,10 +113,17 @@ def read_shares(file: Path) -> dict[str, float]:
 
 def shares_as_markdown(by_process: Mapping[str, Mapping[str, float]]) -> str:
     """One row for each room, one column for each process."""
-    names = {name for found in by_process.values() for name in found}
-    largest_first = sorted(names, key=lambda name: -sum(found.get(name, 0.0) for found in by_process.values()))
-    rows = [(name, *(f"{found.get(name, 0.0):.1f} %" for found in by_process.values())) for name in largest_first]
+    columns = by_process.values()
+    names = {name for found in columns for name, share in found.items() if share >= LEAST_SHARE}
+    largest_first = sorted(names, key=lambda name: -sum(found.get(name, 0.0) for found in columns))
+    rows = [(name, *(_per_cent(found.get(name, 0.0)) for found in columns)) for name in largest_first]
+    rest = (sum(share for name, share in found.items() if name not in names) for found in columns)
+    rows.append((THE_REST, *(_per_cent(share) for share in rest)))
     return table(("share of the time", *by_process), rows)
+
+
+def _per_cent(share: float) -> str:
+    return f"{share:.1f} %"
 
 
 def find_py_spy() -> str:
