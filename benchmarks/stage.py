@@ -29,7 +29,6 @@ from coditect.model.capability import Priority
 from coditect.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 60.0
 POLL_SECONDS = 0.005
 PYTHON = sys.executable
 
@@ -49,6 +48,7 @@ class Program:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 300.0
+    ready_seconds: float = 60.0
 
 
 def python(name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
@@ -115,7 +115,7 @@ class Stage:
         ready_file = self.file("ready")
         running = self.start(program, ready_file=ready_file)
         try:
-            await until_ready(running, ready_file)
+            await until_ready(running, ready_file, seconds=program.ready_seconds)
             try:
                 yield running.process.pid
             except ProgramFailed as error:
@@ -138,7 +138,7 @@ class Stage:
         try:
             async with asyncio.timeout(program.seconds), AsyncExitStack() as watching:
                 if beside is not None and ready_file is not None:
-                    await until_ready(running, ready_file)
+                    await until_ready(running, ready_file, seconds=program.ready_seconds)
                     await watching.enter_async_context(beside(running.process.pid))
                 code = await running.exited()
         except TimeoutError as error:
@@ -157,19 +157,20 @@ class Stage:
             await broker.declare(backbone() + capability_queues(capability))
 
     async def forget(self, capabilities: Iterable[str]) -> None:
-        """Removes the task queues of these capabilities with all they hold."""
+        """Removes the queues of these capabilities with all they hold."""
         async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
             for capability in capabilities:
+                await broker.delete_queue(routing.dead_queue(capability))
                 for level in Priority:
                     await broker.delete_queue(routing.task_queue(capability, level))
 
 
-async def until_ready(running: RunningChild, ready_file: Path) -> None:
+async def until_ready(running: RunningChild, ready_file: Path, *, seconds: float) -> None:
     """Returns when the program has created the file.
 
     Raises: ProgramFailed when it ended, or is not ready in time.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + seconds
     while not ready_file.exists():  # noqa: ASYNC240 - another process makes it; one stat is not worth a thread
         if running.exit_code is not None or time.monotonic() > deadline:
             raise failed(running)

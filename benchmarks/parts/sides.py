@@ -17,6 +17,9 @@ from benchmarks.stage import PYTHON, Program, Stage, agent, python
 
 ECHOER = "benchmarks.programs.workload:echoer"
 COUNTER = "benchmarks.programs.workload:counter"
+READY_SECONDS = 30.0
+CAPABILITY_SECONDS = 0.3
+"""What an agent may take to declare the four quorum queues of a capability, on a busy machine."""
 TALLIED = (Mode.FORGET, Mode.FILL)
 
 
@@ -52,7 +55,8 @@ def agent_of(side: Side, order: Order) -> Program:
     """The agent process that this order is for."""
     if side in WIRES:
         target = COUNTER if order.mode in TALLIED else ECHOER
-        return agent(target, slots=PREFETCH, env=environment(side, order))
+        program = agent(target, slots=PREFETCH, env=environment(side, order))
+        return replace(program, ready_seconds=READY_SECONDS + order.capabilities * CAPABILITY_SECONDS)
     if side in OTHERS:
         return Program(side.value.lower(), (PYTHON, *OTHERS[side].worker))
     return python("aio-pika-agent", "benchmarks.programs.aio_pika_agent", env=environment(side, order))
