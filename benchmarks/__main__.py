@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import loop
 from benchmarks.plots import can_draw, draw
 from benchmarks.profiling import NoProfile, shares_as_markdown
 from benchmarks.report import findings_as_markdown, write
@@ -17,6 +16,7 @@ from benchmarks.runner import PARTS, now, run_parts, run_profile
 from benchmarks.size import FULL, QUICK, Size
 from benchmarks.stage import ROOT
 from benchmarks.verdict import Findings
+from coditect.loop import run_loop
 
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "benchmarks" / "plots"
@@ -49,7 +49,7 @@ def tell(found: Findings) -> None:
 
 def measure(names: Sequence[str], size: Size, command: str) -> int:
     """Runs the parts, writes the report, draws the plots, gives the exit code."""
-    report = loop.run(run_parts(names, size, command=command, tell=tell))
+    report = run_loop(run_parts(names, size, command=command, tell=tell))
     files = [*write(report, RESULTS)]
     charts = [chart for found in report.findings for chart in found.charts]
     if can_draw():
@@ -67,7 +67,7 @@ def profile(size: Size) -> int:
     time = now()
     files = {process: RESULTS / f"{time}-{process}.speedscope.json" for process in ("client", "agent")}
     try:
-        print(shares_as_markdown(loop.run(run_profile(size, files))))
+        print(shares_as_markdown(run_loop(run_profile(size, files))))
     except NoProfile as error:
         print(error, file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
-    from coditect.client import Client, Options
+    from coditect.client import Client, Options, SyncClient
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry
     from coditect.registry.selection import Strategy
+    from coditect.sync import SyncHandle
 
 _HOMES = {
     "Agent": "coditect.agent.declaration",
@@ -41,6 +42,8 @@ _HOMES = {
     "Retry": "coditect.model.retry",
     "Status": "coditect.model.result",
     "Strategy": "coditect.registry.selection",
+    "SyncClient": "coditect.client",
+    "SyncHandle": "coditect.sync",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
@@ -61,6 +64,8 @@ __all__ = [
     "Retry",
     "Status",
     "Strategy",
+    "SyncClient",
+    "SyncHandle",
     "TaskCanceled",
     "TaskExpired",
     "TaskFailed",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from secrets import token_hex
@@ -33,11 +34,12 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
-from coditect.model.task import Limits, Task
+from coditect.model.task import NO_LIMITS, Limits, Task
 from coditect.registry.port import Registry, Search
 from coditect.registry.selection import Strategy, choose
 from coditect.requests import Requests
 from coditect.settings import Settings, read_settings
+from coditect.sync import SyncContext, handing, handing_many, listening, waiting
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,31 @@ class Options:
     strategy: Strategy | None = None
     """Picks the agent to prefer from the registry; None lets the broker balance."""
     max_attempts: int | None = None
+    results: bool = True
+    """Whether the result is wanted; without it nothing comes back, and nobody waits for it."""
     idempotency_key: str | None = None
     submit_timeout: Duration = SUBMIT_SECONDS
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
 
 
+class _Sync:
+    """`Client.sync()` is for the servers of the environment, `client.sync()` for those of this client."""
+
+    def __get__(self, client: Client | None, kind: type[Client]) -> Callable[[], SyncClient]:
+        def sync() -> SyncClient:
+            """The same client for code without an event loop; not opened yet.
+
+            `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`.
+            """
+            return SyncClient(kind.from_env() if client is None else client)
+
+        return sync
+
+
 class Client:
     """A process's way into the fleet. `async with` opens and closes it; safe to share between tasks."""
+
+    sync = _Sync()
 
     def __init__(
         self,
@@ -162,26 +182,40 @@ class Client:
             pin=pin or given.pin,
             strategy=given.strategy,
             max_attempts=given.max_attempts,
+            results=given.results,
             idempotency_key=idempotency_key or given.idempotency_key,
             submit_timeout=given.submit_timeout,
         )
         return await self._submit(capability, encode_any(value), chosen)
 
     async def _submit(self, capability: str, body: bytes, options: Options) -> Handle:
+        handle, sent = self._begin(capability, body, options, await self._pin(capability, options))
+        await self._taken(handle, sent)
+        return handle
+
+    def _begin(
+        self, capability: str, body: bytes, options: Options, pin: AgentId | None
+    ) -> tuple[Handle, Awaitable[None]]:
+        """Sends a task; `_taken` waits until the broker has it."""
         task = self._task(capability, body, options)
-        pin = options.pin
-        if pin is None and options.strategy is not None:
-            pin = await self._preferred(capability, options.strategy)
-        reply = self._requests.expect(task.id or "")
+        reply = self._requests.expect(task.id or "") if options.results else None
+        handle = Handle(task, reply, self._requests, self._listening, self._broker)
         try:
-            await self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
-        except Unroutable as error:
-            self._requests.forget(task.id or "")
-            raise await self._unknown(capability, task.key) from error
+            sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
         except BaseException:
-            self._requests.forget(task.id or "")
+            handle.forget()
             raise
-        return Handle(task, reply, self._requests, self._listening, self._broker)
+        return handle, sent
+
+    async def _taken(self, handle: Handle, sent: Awaitable[None]) -> None:
+        try:
+            await sent
+        except Unroutable as error:
+            handle.forget()
+            raise await self._unknown(handle.capability, error) from error
+        except BaseException:
+            handle.forget()
+            raise
 
     def _task(self, capability: str, body: bytes, options: Options) -> Task:
         check_capability_name(capability)
@@ -193,14 +227,9 @@ class Client:
             options.priority,
             body,
             id=task_id,
-            correlation_id=task_id,
-            reply_to=self._requests.reply_to,
-            limits=Limits(
-                deadline_ms=_later(now, options.deadline),
-                start_by_ms=_later(now, options.start_within),
-                timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
-                max_attempts=options.max_attempts,
-            ),
+            correlation_id=task_id if options.results else None,
+            reply_to=self._requests.reply_to if options.results else None,
+            limits=_limits(options, now),
             published_at_ms=now,
         )
 
@@ -217,6 +246,11 @@ class Client:
                 fix="split the work; longer tasks need a control plane, which this release has not",
             )
 
+    async def _pin(self, capability: str, options: Options) -> AgentId | None:
+        if options.pin is not None or options.strategy is None:
+            return options.pin
+        return await self._preferred(capability, options.strategy)
+
     async def _preferred(self, capability: str, strategy: Strategy) -> AgentId | None:
         """The agent that the strategy picks; None when the registry cannot say: the broker balances then."""
         if self._registry is None:
@@ -230,17 +264,17 @@ class Client:
         record = choose(records, strategy, turn=turn, chance=self._clock.chance())
         return record.agent_id if record is not None else None
 
-    async def _unknown(self, capability: str, key: str) -> InputError:
+    async def _unknown(self, capability: str, error: Unroutable) -> InputError:
         known: frozenset[str] = frozenset()
         if self._registry is not None:
             try:
                 known = await self._registry.capabilities()
-            except RegistryUnavailable as error:
-                log.debug("The nearest names are unknown", extra={"reason": str(error)})
+            except RegistryUnavailable as silent:
+                log.debug("The nearest names are unknown", extra={"reason": str(silent)})
         return UnknownCapability(
             "Nobody offers this capability",
             capability=capability,
-            routing_key=key,
+            routing_key=error.facts.get("routing_key"),
             nearest=nearest_names(capability, known),
             fix="start an agent that declares it: coditect agent run FILE",
         )
@@ -252,29 +286,39 @@ class Client:
         *,
         options: Options | None = None,
         priority: Priority | None = None,
+        results: bool | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> AsyncIterator[Handle]:
         """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
 
-        Raises what `submit` raises at the value that failed; what was yielded before it is taken.
+        With `results=False` nothing comes back: fire and forget, as safe as any other submit. Raises what
+        `submit` raises at the value that failed; what was yielded before it is taken.
         """
         chosen = options or Options()
-        if priority is not None:
-            chosen = replace(chosen, priority=priority)
-        under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
+        if priority is not None or results is not None:
+            chosen = replace(
+                chosen, priority=priority or chosen.priority, results=chosen.results if results is None else results
+            )
+        under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:
             for number, value in enumerate(values, 1):
-                work = self._submit(capability, encode_any(value), chosen)
-                under_way.put_nowait(self._background.start(work, name="submit", awaited=True))
-                if under_way.qsize() >= concurrency:
-                    yield await under_way.get_nowait()
+                handle, sent = self._begin(capability, encode_any(value), chosen, await self._pin(capability, chosen))
+                under_way.append((handle, asyncio.ensure_future(sent)))
+                if len(under_way) >= concurrency:
+                    yield await self._first(under_way)
                 elif number % BURST == 0:
                     await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
-            while not under_way.empty():
-                yield await under_way.get_nowait()
+            while under_way:
+                yield await self._first(under_way)
         finally:
-            while not under_way.empty():
-                under_way.get_nowait().cancel()
+            for handle, sent in under_way:
+                sent.cancel()
+                handle.forget()
+
+    async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
+        handle, sent = under_way.popleft()
+        await self._taken(handle, sent)
+        return handle
 
     async def request(
         self,
@@ -310,7 +354,7 @@ class Client:
         except Unroutable:
             log.info("No agent is there to hear a broadcast")
 
-    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+    async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publishes an event; whoever listens gets it, and it is no error when nobody does."""
         event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
         try:
@@ -331,6 +375,42 @@ class Client:
         block was entered is heard; a listener more than 10,000 events behind misses the oldest.
         """
         return self._listening.stream(pattern)
+
+
+def _limits(options: Options, now_ms: int) -> Limits:
+    if options.deadline is options.start_within is options.timeout is options.max_attempts is None:
+        return NO_LIMITS
+    return Limits(
+        deadline_ms=_later(now_ms, options.deadline),
+        start_by_ms=_later(now_ms, options.start_within),
+        timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
+        max_attempts=options.max_attempts,
+    )
+
+
+class SyncClient(SyncContext[Client]):
+    """The client for code without an event loop: scripts, notebooks, threads. Made by `Client.sync`.
+
+    `with` opens and closes it; in a notebook, `open()` and `close()`. Safe to share between threads. Each call
+    waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call it: it would
+    hold up its event loop.
+
+    Raises, beside what the methods of `Client` raise: SetupError before it is open, after it was closed, and
+    after a fork.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the fleet knows this client by."""
+        return self._inner.name
+
+    submit = handing(Client.submit)
+    submit_many = handing_many(Client.submit_many)
+    request = waiting(Client.request)
+    cancel = waiting(Client.cancel)
+    broadcast = waiting(Client.broadcast)
+    emit = waiting(Client.emit)
+    events = listening(Client.events)
 
 
 def _later(now_ms: int, span: Duration | None) -> int | None:

@@ -13,11 +13,11 @@ import signal
 from aio_pika import DeliveryMode, Message, connect_robust
 from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
-from benchmarks import loop
 from benchmarks.programs.aio_pika_driver import TASK_QUEUE
 from benchmarks.programs.driver import PREFETCH
 from benchmarks.programs.ready import tell_ready
 from benchmarks.programs.tally import own_tally
+from coditect.loop import run_loop
 from coditect.model.json import dumps, loads
 
 DEAD_EXCHANGE = "baseline.dead"
@@ -70,4 +70,4 @@ async def serve(url: str) -> None:
 
 
 if __name__ == "__main__":
-    loop.run(serve(os.environ["CODITECT_AMQP_URL"]))
+    run_loop(serve(os.environ["CODITECT_AMQP_URL"]))

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import loop
 from benchmarks.programs import tally
 from benchmarks.programs.driver import Driver, Load
 from benchmarks.programs.order import Mode, Order
 from benchmarks.programs.ready import tell_ready
 from coditect.local.plan import READY_FILE
+from coditect.loop import run_loop
 
 CLIENT = "client"
 EXECUTED_SECONDS = 120.0
@@ -132,7 +132,7 @@ async def measure(order: Order) -> dict[str, object]:
 
 def main(order: str, answer: str) -> None:
     """Runs one measurement; see the module's first lines."""
-    figures = loop.run(measure(Order.read(order)))
+    figures = run_loop(measure(Order.read(order)))
     Path(answer).write_text(json.dumps(figures))
 
 

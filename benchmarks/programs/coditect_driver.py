@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from benchmarks.programs.driver import RESULT_SECONDS, WINDOW, Load, check
 from benchmarks.programs.workload import COUNT, Echo, echo_capability
 from coditect import Client
-
-NO_RESULTS: Mapping[str, Any] = {"results": False}
 
 
 class CoditectDriver:
@@ -46,7 +43,7 @@ class CoditectDriver:
     async def forget(self, tasks: int) -> None:
         """See `Driver.forget`."""
         values = (Echo(number, self._text) for number in range(tasks))
-        async for _ in self._client.submit_many(COUNT, values, concurrency=WINDOW, **NO_RESULTS):
+        async for _ in self._client.submit_many(COUNT, values, concurrency=WINDOW, results=False):
             pass
 
 
