@@ -17,7 +17,6 @@ from aio_pika import DeliveryMode, Message, connect_robust
 from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
 from benchmarks.programs.driver import REPLY_PREFETCH, RESULT_SECONDS, WINDOW, Load, check
-from benchmarks.programs.workload import Echo
 from coditect.model.json import dumps, loads
 
 TASK_QUEUE = "baseline.tasks"
@@ -42,7 +41,7 @@ class AioPikaDriver:
 
     async def _publish(self, number: int, *, task_id: str, reply_to: str | None = None) -> None:
         message = Message(
-            dumps(Echo(number, self._text)),
+            dumps({"number": number, "text": self._text}),
             content_type="application/json",
             delivery_mode=DeliveryMode.PERSISTENT,
             message_id=task_id,

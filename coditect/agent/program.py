@@ -58,13 +58,13 @@ def new_agent_id(agent: Agent) -> AgentId:
 
 def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
     """What this process needs on the broker, in steps: a declaration has its time, many capabilities need more."""
-    needed = backbone() + agent_queues(agent_id, slots=slots)
+    needed = backbone()
     for number, capability in enumerate(agent.capabilities, 1):
         needed += capability_queues(capability.name)
         if number % CAPABILITIES_AT_ONCE == 0:
             yield needed
             needed = Topology()
-    yield needed
+    yield needed + agent_queues(agent_id, slots=slots)  # last: unused, they expire
 
 
 def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -> Registration:

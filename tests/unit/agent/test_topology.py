@@ -27,11 +27,11 @@ def agent(capabilities: int) -> Agent:
 def test_agent_declares_everything_in_steps_of_a_bounded_size(capabilities: int) -> None:
     steps = list(topology(agent(capabilities), AGENT_ID, slots=8))
 
-    whole = backbone() + agent_queues(AGENT_ID, slots=8)
+    whole = backbone()
     for number in range(capabilities):
         whole += capability_queues(f"work.n{number}")
-    most = len((backbone() + agent_queues(AGENT_ID, slots=8)).queues) + CAPABILITIES_AT_ONCE * len(
-        capability_queues("any").queues
-    )
-    assert sum(steps, Topology()) == whole
+    own = agent_queues(AGENT_ID, slots=8)
+    most = CAPABILITIES_AT_ONCE * len(capability_queues("any").queues) + len((backbone() + own).queues)
+    assert sum(steps, Topology()) == whole + own
     assert all(len(step.queues) <= most for step in steps)
+    assert steps[-1].queues[-len(own.queues) :] == own.queues
