@@ -35,6 +35,8 @@ class Question:
     """What the client does at this step."""
     agents: Callable[[int], int] = lambda _step: 1
     """How many agent processes run at this step."""
+    once: Sequence[int] = ()
+    """Steps that take so long that they have one round only."""
 
 
 Answer = Mapping[Side, Mapping[int, tuple[float, ...]]]
@@ -48,7 +50,7 @@ def plain_burst(size: Size, _step: int) -> Order:
 
 def spread_burst(size: Size, step: int) -> Order:
     """Spread over so many capabilities; the warm-up touches each."""
-    return Order(Mode.BURST, max(WARM_UP, step), size.scaling_tasks, capabilities=step)
+    return Order(Mode.BURST, max(WARM_UP, step), size.scaling_tasks // 3, capabilities=step)
 
 
 def sized_burst(size: Size, step: int) -> Order:
@@ -60,7 +62,9 @@ def sized_burst(size: Size, step: int) -> Order:
 BY_AGENTS = Question(
     "agents", "agent processes", (Side.DIRECT, Side.AIO_PIKA), AGENTS, plain_burst, agents=lambda step: step
 )
-BY_CAPABILITIES = Question("capabilities", "capabilities of one agent", (Side.DIRECT,), CAPABILITIES, spread_burst)
+BY_CAPABILITIES = Question(
+    "capabilities", "capabilities of one agent", (Side.DIRECT,), CAPABILITIES, spread_burst, once=(1_000,)
+)
 BY_BODY = Question("bodies", "kB of body", (Side.DIRECT, Side.AIO_PIKA), BODY_KB, sized_burst)
 
 
@@ -69,7 +73,7 @@ async def measure(stage: Stage, size: Size, question: Question) -> Answer:
     found: dict[Side, dict[int, tuple[float, ...]]] = {side: {} for side in question.sides}
     for step in question.steps:
         order = question.order(size, step)
-        for number in range(size.scaling_rounds):
+        for number in range(1 if step in question.once else size.scaling_rounds):
             for side in rotated(question.sides, number):
                 one = await one_round(stage, side, order, agents=question.agents(step))
                 found[side][step] = (*found[side].get(step, ()), one["tasks"] / one["seconds"])
