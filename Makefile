@@ -6,13 +6,15 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.locked
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.locked
 CODE := coditect dispatcher agents benchmarks examples scripts tests
 TYPED := coditect agents dispatcher benchmarks examples tests
 UV ?= uv
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup servers lock format lint types unit test up down demo bench docs check clean
+.PHONY: help setup servers lock format lint types unit test up down demo bench profile docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -21,6 +23,10 @@ setup: $(STAMP) servers ## Create .venv from the lock file; install RabbitMQ and
 
 $(STAMP): requirements.lock requirements-dev.lock pyproject.toml scripts/create-venv.sh
 	@scripts/create-venv.sh $(VENV)
+	@touch $@
+
+$(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/create-venv.sh
+	@scripts/create-venv.sh $(BENCH_VENV) requirements-bench.lock
 	@touch $@
 
 servers:
@@ -56,8 +62,11 @@ down: $(STAMP) ## Stop exactly what `coditect up` started
 demo: setup ## Watch a fleet of agents review real code through RabbitMQ
 	@$(PYTHON) -m agents.demo
 
-bench: setup ## Measure throughput and latency; JSON and a table
-	@$(PYTHON) -m benchmarks
+bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq and RQ; JSON, a table and plots
+	@$(BENCH_VENV)/bin/python -m benchmarks
+
+profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time, by py-spy
+	@$(BENCH_VENV)/bin/python -m benchmarks --profile
 
 docs: setup ## Check the documentation: links, snippets, schemas
 	@$(PYTHON) -m pytest $(wildcard tests/docs)
@@ -66,5 +75,5 @@ check: lint types unit ## Lint, types, unit
 
 clean: ## Remove the environment and every cache (stops what `coditect up` started)
 	@if [ -x $(VENV)/bin/coditect ]; then $(VENV)/bin/coditect down || true; fi
-	@rm -rf $(VENV) .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) $(BENCH_VENV) .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--only NAME]... [--profile]`: measures, prints a table, writes JSON.
+"""`python -m benchmarks [--quick] [--only NAME]... [--profile]`: measures, prints tables, writes JSON, draws plots.
 
 Exit code 0 when every target is met (or with --quick, whose figures are too few to judge), else 1.
 """
@@ -9,14 +9,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import loop
+from benchmarks.plots import can_draw, draw
+from benchmarks.profiling import NoProfile, shares_as_markdown
 from benchmarks.report import findings_as_markdown, write
 from benchmarks.runner import PARTS, now, run_parts, run_profile
 from benchmarks.size import FULL, QUICK, Size
 from benchmarks.stage import ROOT
 from benchmarks.verdict import Findings
+from coditect.loop import run_loop
 
 RESULTS = ROOT / "benchmarks" / "results"
+PLOTS = ROOT / "benchmarks" / "plots"
+"""Of full runs: the pages show them. Those of a quick run stay beside its results."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         help=f"one of {', '.join(PARTS)}; may be repeated",
     )
     options.add_argument(
-        "--profile", action="store_true", help="profile client and agent of a throughput round instead"
+        "--profile",
+        action="store_true",
+        help="show where client and agent of a throughput round spend their time instead",
     )
     return options
 
@@ -42,11 +48,32 @@ def tell(found: Findings) -> None:
 
 
 def measure(names: Sequence[str], size: Size, command: str) -> int:
-    """Runs the parts, writes the report, gives the exit code."""
-    report = loop.run(run_parts(names, size, command=command, tell=tell))
-    for file in write(report, RESULTS):
+    """Runs the parts, writes the report, draws the plots, gives the exit code."""
+    report = run_loop(run_parts(names, size, command=command, tell=tell))
+    files = [*write(report, RESULTS)]
+    charts = [chart for found in report.findings for chart in found.charts]
+    if can_draw():
+        files += draw(charts, PLOTS if size is FULL else RESULTS / "plots")
+    elif charts:
+        print("no plots: matplotlib is not installed; `make bench` installs it")
+    for file in files:
         print(f"wrote {file.relative_to(ROOT)}")
     return 0 if report.ok or size is QUICK else 1
+
+
+def profile(size: Size) -> int:
+    """Profiles a round, prints the shares by room, gives the exit code."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    time = now()
+    files = {process: RESULTS / f"{time}-{process}.speedscope.json" for process in ("client", "agent")}
+    try:
+        print(shares_as_markdown(run_loop(run_profile(size, files))))
+    except NoProfile as error:
+        print(error, file=sys.stderr)
+        return 1
+    for file in files.values():
+        print(f"wrote {file.relative_to(ROOT)}: open it on https://www.speedscope.app")
+    return 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,10 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     size = QUICK if chosen.quick else FULL
     if chosen.profile:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        files = [RESULTS / f"{now()}-{process}.pstats" for process in ("client", "agent")]
-        print(loop.run(run_profile(size, files)))
-        return 0
+        return profile(size)
     command = " ".join(["python -m benchmarks", *arguments])
     return measure(chosen.only or list(PARTS), size, command)
 

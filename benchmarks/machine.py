@@ -11,13 +11,13 @@ import psutil
 
 from coditect.local.probe import broker_version, redis_version
 
-PACKAGES = ("coditect", "aiormq", "aio-pika", "pamqp", "pydantic", "redis", "uvloop", "orjson")
+PACKAGES = ("coditect", "aiormq", "aio-pika", "pamqp", "pydantic", "redis", "uvloop", "orjson", "hiredis")
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
 async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
     """Processor, memory, system and every version that matters; no name or path of the machine."""
-    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
     return {
         "machine": f"{os.cpu_count()} x {_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
@@ -28,7 +28,8 @@ async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The installed version of a package, or that there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

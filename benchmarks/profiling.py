@@ -1,36 +1,172 @@
-"""Where the time goes, by cProfile: it slows the program two to three times, so look at shares only."""
+"""Where the time goes: py-spy looks at client and agent of a round, and the samples are counted by room.
+
+A sample belongs to the innermost frame that is in one of the rooms below, so that what the standard library or the
+interpreter does counts for whoever called it; a system call counts as the kernel's.
+"""
 
 from __future__ import annotations
 
-import cProfile
-import io
-import pstats
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import json
+import shutil
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-LINES = 15
+from benchmarks.report import table
+
+RATE = 250
+"""Samples per second."""
+END_SECONDS = 30.0
+ADVICE = (
+    "if it may not look into other processes: run as root, or allow it with `sysctl kernel.yama.ptrace_scope=0`, "
+    "or in a container with `--cap-add SYS_PTRACE`"
+)
+KERNEL = "kernel: sockets"
+ELSEWHERE = "elsewhere"
+SYSTEM_CALLS = frozenset(
+    {"send", "__send", "__libc_send", "sendto", "sendmsg", "__libc_sendmsg", "write", "__write", "__libc_write"}
+    | {"writev", "__writev", "recv", "__recv", "__libc_recv", "recvfrom", "read", "__read", "__libc_read"}
+    | {"epoll_wait", "epoll_pwait", "__epoll_wait"}
+)
+ROOMS: Mapping[str, str] = {
+    "/benchmarks/": "the handler and the driver",
+    "/aiormq/": "aiormq",
+    "/pamqp/": "pamqp",
+    "/pydantic/": "pydantic",
+    "/pydantic_core/": "pydantic",
+    "/redis/": "redis",
+    "/orjson": "orjson",
+    "/uvloop/": "uvloop",
+    "/asyncio/": "asyncio",
+    "_asyncio.": "asyncio",
+    "/psutil/": "psutil",
+    "/logging/": "logging",
+}
+"""The first that the file of a frame contains says its room; each module of ours is a room of its own."""
+OURS = "/coditect/"
+LEAST_SHARE = 1.0
+"""Rooms that are below it in every process are one row."""
+THE_REST = "the rest, each below 1 %"
 
 
-@contextmanager
-def profiled(file: str | None) -> Iterator[None]:
-    """Profiles the block and writes the statistics to the file; does nothing without one."""
-    if file is None:
-        yield
-        return
-    profile = cProfile.Profile()
-    profile.enable()
+class NoProfile(RuntimeError):
+    """py-spy could not look into a process; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call of a stack: a function of a file, Python or native."""
+
+    name: str
+    file: str
+
+
+Stack = Sequence[Frame]
+"""From the outermost call to the innermost."""
+
+
+def room(stack: Stack) -> str:
+    """Whose time this sample is."""
+    if stack and stack[-1].name in SYSTEM_CALLS:
+        return KERNEL
+    for frame in reversed(stack):
+        if name := _room_of(frame.file):
+            return name
+    return ELSEWHERE
+
+
+def _room_of(file: str) -> str:
+    for part, name in ROOMS.items():
+        if part in file:
+            return name
+    _, ours, module = file.rpartition(OURS)
+    return f"coditect.{module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}" if ours else ""
+
+
+def stacks(document: Mapping[str, object]) -> Iterable[tuple[Stack, float]]:
+    """Every sample of a speedscope file with its weight in seconds."""
+    frames = [Frame(one["name"], one.get("file") or "") for one in document["shared"]["frames"]]  # type: ignore[index]
+    for profile in document["profiles"]:  # type: ignore[attr-defined]
+        for sample, weight in zip(profile["samples"], profile["weights"], strict=True):
+            yield [frames[number] for number in sample], weight
+
+
+def shares(samples: Iterable[tuple[Stack, float]]) -> dict[str, float]:
+    """Per cent of the time by room, the largest first; they add up to 100."""
+    seconds: dict[str, float] = defaultdict(float)
+    for stack, weight in samples:
+        seconds[room(stack)] += weight
+    whole = sum(seconds.values())
+    largest_first = sorted(seconds.items(), key=lambda one: one[1], reverse=True)
+    return {name: 100 * one / whole for name, one in largest_first}
+
+
+def read_shares(file: Path) -> dict[str, float]:
+    """The shares of a file that py-spy wrote."""
+    return shares(stacks(json.loads(file.read_text())))
+
+
+def shares_as_markdown(by_process: Mapping[str, Mapping[str, float]]) -> str:
+    """One row for each room, one column for each process."""
+    columns = by_process.values()
+    names = {name for found in columns for name, share in found.items() if share >= LEAST_SHARE}
+    largest_first = sorted(names, key=lambda name: -sum(found.get(name, 0.0) for found in columns))
+    rows = [(name, *(_per_cent(found.get(name, 0.0)) for found in columns)) for name in largest_first]
+    rest = (sum(share for name, share in found.items() if name not in names) for found in columns)
+    rows.append((THE_REST, *(_per_cent(share) for share in rest)))
+    return table(("share of the time", *by_process), rows)
+
+
+def _per_cent(share: float) -> str:
+    return f"{share:.1f} %"
+
+
+def find_py_spy() -> str:
+    """The program.
+
+    Raises: NoProfile when it is not installed.
+    """
+    beside = Path(sys.executable).with_name("py-spy")
+    found = str(beside) if beside.exists() else shutil.which("py-spy")
+    if found is None:
+        raise NoProfile("py-spy is not installed: run `make profile`, which installs it")
+    return found
+
+
+@asynccontextmanager
+async def profiled(pid: int, file: Path) -> AsyncIterator[None]:
+    """Samples the process, native code included, from now to the end of the block; writes a speedscope file.
+
+    Raises: NoProfile when the system does not allow it.
+    """
+    arguments = ("--pid", str(pid), "--rate", str(RATE), "--native", "--full-filenames", "--format", "speedscope")
+    spy = await asyncio.create_subprocess_exec(
+        *(find_py_spy(), "record", *arguments, "--output", str(file)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
     try:
         yield
     finally:
-        profile.disable()
-        profile.dump_stats(file)
+        with suppress(ProcessLookupError):
+            spy.send_signal(signal.SIGINT)  # it writes its file and ends, unless the process has ended before
+        said = await _end_of(spy)
+    if not file.exists():  # noqa: ASYNC240 - one stat
+        raise NoProfile(f"py-spy wrote nothing; {ADVICE}\n{said}")
 
 
-def summary(file: Path) -> str:
-    """The functions with the most own and the most cumulative time; file names without their folders."""
-    text = io.StringIO()
-    statistics = pstats.Stats(str(file), stream=text).strip_dirs()
-    for order in (pstats.SortKey.TIME, pstats.SortKey.CUMULATIVE):
-        statistics.sort_stats(order).print_stats(LINES)
-    return text.getvalue()
+async def _end_of(spy: asyncio.subprocess.Process) -> str:
+    """What it said; killed when it does not end in time."""
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            _, said = await spy.communicate()
+    except TimeoutError:
+        spy.kill()
+        _, said = await spy.communicate()
+    return said.decode(errors="replace").strip()

@@ -24,8 +24,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every target is met."""
-        return all(verdict.ok for found in self.findings for verdict in found.verdicts)
+        """Whether every part was measured and every target is met."""
+        return all(found.complete and all(verdict.ok for verdict in found.verdicts) for found in self.findings)
 
 
 def as_json(report: Report) -> dict[str, object]:
@@ -39,6 +39,7 @@ def as_json(report: Report) -> dict[str, object]:
             found.part: {
                 "verdicts": [asdict(verdict) | {"ok": verdict.ok} for verdict in found.verdicts],
                 "figures": [asdict(figure) for figure in found.figures],
+                "notes": list(found.notes),
                 "raw": found.raw,
             }
             for found in report.findings
@@ -54,12 +55,14 @@ def as_markdown(report: Report) -> str:
 
 
 def findings_as_markdown(found: Findings) -> str:
-    """The targets and the other figures of one part."""
+    """The targets, the other figures and the notes of one part."""
     blocks = [f"## {found.part}\n"]
     if found.verdicts:
         blocks.append(table(("target", "wanted", "measured", ""), [_verdict_row(one) for one in found.verdicts]))
     if found.figures:
         blocks.append(table(("figure", "measured"), [_figure_row(one) for one in found.figures]))
+    if found.notes:
+        blocks.append("".join(f"- {note}\n" for note in found.notes))
     return "\n".join(blocks)
 
 

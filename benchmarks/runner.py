@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.parts import footprint, priorities, round_trip, slots, throughput
-from benchmarks.parts.pair import Mode, Side, one_round
-from benchmarks.profiling import summary
+from benchmarks.parts import (
+    backlog,
+    fire_and_forget,
+    footprint,
+    others,
+    priorities,
+    round_trip,
+    scaling,
+    slots,
+    throughput,
+)
+from benchmarks.parts.sides import Side, agent_of, client_of
+from benchmarks.profiling import profiled, read_shares
+from benchmarks.programs.order import Mode, Order
 from benchmarks.report import Report
 from benchmarks.size import Size
-from benchmarks.stage import Stage, open_stage
+from benchmarks.stage import ProgramFailed, Stage, open_stage
 from benchmarks.verdict import Findings
+from coditect.errors import CoditectError
 
 Part = Callable[[Stage, Size], Awaitable[Findings]]
 
 PARTS: dict[str, Part] = {
     throughput.NAME: throughput.run,
+    fire_and_forget.NAME: fire_and_forget.run,
     round_trip.NAME: round_trip.run,
+    others.NAME: others.run,
     slots.NAME: slots.run,
     priorities.NAME: priorities.run,
     footprint.NAME: footprint.run,
+    scaling.BY_AGENTS.name: scaling.agents,
+    scaling.BY_BODY.name: scaling.bodies,
+    scaling.BY_CAPABILITIES.name: scaling.capabilities,
+    backlog.NAME: backlog.run,
 }
 
 
@@ -38,15 +57,35 @@ async def run_parts(names: Sequence[str], size: Size, *, command: str, tell: Cal
         machine = await describe(stage.settings.amqp_url, stage.settings.redis_url)
         findings = []
         for name in names:
-            found = await PARTS[name](stage, size)
+            found = await found_by(name, stage, size)
             findings.append(found)
             tell(found)
     return Report(time, command, machine, findings)
 
 
-async def run_profile(size: Size, files: Sequence[Path]) -> str:
-    """One burst of ours; client and agent write their profiles to the two files; gives their top lines."""
-    async with open_stage() as stage:
-        mode = Mode("burst", size.warm_up, size.tasks)
-        await one_round(stage, Side.OURS, mode, profiles=[str(file) for file in files])
-    return "\n".join(f"## {file.stem}\n\n{summary(file)}" for file in files)
+async def found_by(name: str, stage: Stage, size: Size) -> Findings:
+    """What the part found. One that fails says so, and the others are measured nevertheless."""
+    try:
+        return await PARTS[name](stage, size)
+    except (ProgramFailed, CoditectError, TimeoutError) as error:
+        text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        return Findings(name, (), (), None, notes=(f"could not be measured: {text}",), complete=False)
+
+
+async def run_profile(size: Size, files: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """One long burst of ours; `files` names where the profiles of client and agent go. Gives their shares by room.
+
+    Raises: NoProfile.
+    """
+    order = Order(Mode.BURST, size.warm_up, size.profiled_tasks)
+    async with open_stage() as stage, stage.running(agent_of(Side.DIRECT, order)) as agent_pid:
+
+        @asynccontextmanager
+        async def both(client_pid: int) -> AsyncIterator[None]:
+            async with AsyncExitStack() as watching:
+                await watching.enter_async_context(profiled(client_pid, files["client"]))
+                await watching.enter_async_context(profiled(agent_pid, files["agent"]))
+                yield
+
+        await stage.finished(client_of(Side.DIRECT, order), beside=both)
+    return {process: read_shares(file) for process, file in files.items()}

@@ -25,6 +25,15 @@ class Size:
     idle_seconds: float
     repeats: int
     """Of what is short: a command's start, the waves of 100 ms tasks."""
+    others_rounds: int
+    """Alternating rounds beside the task queues that people use."""
+    others_tasks: int
+    scaling_rounds: int
+    """Alternating rounds of each step of each plot."""
+    scaling_tasks: int
+    profiled_tasks: int
+    depths: tuple[int, ...]
+    """Backlogs; the first 500 of each are its warm-up."""
 
 
 FULL = Size(
@@ -37,6 +46,12 @@ FULL = Size(
     flood_seconds=15.0,
     idle_seconds=20.0,
     repeats=10,
+    others_rounds=3,
+    others_tasks=5_000,
+    scaling_rounds=3,
+    scaling_tasks=6_000,
+    profiled_tasks=150_000,
+    depths=(1_000, 10_000, 100_000, 1_000_000),
 )
 QUICK = Size(
     rounds=1,
@@ -48,4 +63,10 @@ QUICK = Size(
     flood_seconds=4.0,
     idle_seconds=4.0,
     repeats=3,
+    others_rounds=1,
+    others_tasks=1_000,
+    scaling_rounds=1,
+    scaling_tasks=1_000,
+    profiled_tasks=20_000,
+    depths=(1_000, 10_000, 20_000),
 )

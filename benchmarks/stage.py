@@ -9,15 +9,17 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import backbone, capability_queues
 from coditect.local import PrivateServers, private_servers
 from coditect.local.child import Child, RunningChild, last_lines, spawn
 from coditect.local.plan import READY_FILE
@@ -27,9 +29,11 @@ from coditect.model.capability import Priority
 from coditect.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 30.0
 POLL_SECONDS = 0.005
 PYTHON = sys.executable
+
+Beside = Callable[[int], AbstractAsyncContextManager[None]]
+"""What is done with a program while it runs, given its pid."""
 
 
 class ProgramFailed(RuntimeError):
@@ -44,6 +48,7 @@ class Program:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 300.0
+    ready_seconds: float = 60.0
 
 
 def python(name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
@@ -51,11 +56,10 @@ def python(name: str, module: str, *arguments: str, env: Mapping[str, str] | Non
     return Program(name, (PYTHON, "-m", module, *arguments), env or {})
 
 
-def agent(target: str, *, slots: int, drain_seconds: float = 5.0, profile: str | None = None) -> Program:
+def agent(target: str, *, slots: int, drain_seconds: float = 5.0, env: Mapping[str, str] | None = None) -> Program:
     """An agent process as `coditect agent run` starts it, with so many slots."""
-    env = {"CODITECT_SLOTS": str(slots), "CODITECT_DRAIN_SECONDS": str(drain_seconds)}
-    arguments = (target, profile) if profile else (target,)
-    return python("agent", "benchmarks.programs.agent", *arguments, env=env)
+    settings = {"CODITECT_SLOTS": str(slots), "CODITECT_DRAIN_SECONDS": str(drain_seconds)}
+    return python("agent", "benchmarks.programs.agent", target, env={**settings, **(env or {})})
 
 
 class Stage:
@@ -81,6 +85,12 @@ class Stage:
         """A file name that nobody else has."""
         return self._folder / f"{next(self._numbers)}-{name}"
 
+    def fresh_folder(self, name: str) -> Path:
+        """An empty folder that nobody else has."""
+        folder = self.file(name)
+        folder.mkdir()
+        return folder
+
     def start(self, program: Program, *, ready_file: Path | None = None) -> RunningChild:
         """Starts the program; the caller stops it. Its environment holds no setting but what is given here."""
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
@@ -105,7 +115,7 @@ class Stage:
         ready_file = self.file("ready")
         running = self.start(program, ready_file=ready_file)
         try:
-            await until_ready(running, ready_file)
+            await until_ready(running, ready_file, seconds=program.ready_seconds)
             try:
                 yield running.process.pid
             except ProgramFailed as error:
@@ -116,15 +126,20 @@ class Stage:
         if running.exit_code:
             raise failed(running)
 
-    async def finished(self, program: Program) -> dict[str, object]:
+    async def finished(self, program: Program, *, beside: Beside | None = None) -> dict[str, Any]:
         """Runs the program to its end; returns the JSON object that it wrote to the file it was told last.
+
+        `beside` is entered with its pid when the program says that it is ready, and left when it has ended.
 
         Raises: ProgramFailed when it does not end well and in time.
         """
-        answer = self.file("answer.json")
-        running = self.start(Program(program.name, (*program.argv, str(answer)), program.env))
+        answer, ready_file = self.file("answer.json"), self.file("ready") if beside else None
+        running = self.start(replace(program, argv=(*program.argv, str(answer))), ready_file=ready_file)
         try:
-            async with asyncio.timeout(program.seconds):
+            async with asyncio.timeout(program.seconds), AsyncExitStack() as watching:
+                if beside is not None and ready_file is not None:
+                    await until_ready(running, ready_file, seconds=program.ready_seconds)
+                    await watching.enter_async_context(beside(running.process.pid))
                 code = await running.exited()
         except TimeoutError as error:
             raise failed(running) from error
@@ -136,20 +151,26 @@ class Stage:
         assert isinstance(document, dict)
         return document
 
+    async def declare(self, capability: str) -> None:
+        """Makes the queues of a capability that no agent offers yet."""
+        async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
+            await broker.declare(backbone() + capability_queues(capability))
+
     async def forget(self, capabilities: Iterable[str]) -> None:
-        """Removes the task queues of these capabilities with all they hold."""
+        """Removes the queues of these capabilities with all they hold."""
         async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
             for capability in capabilities:
+                await broker.delete_queue(routing.dead_queue(capability))
                 for level in Priority:
                     await broker.delete_queue(routing.task_queue(capability, level))
 
 
-async def until_ready(running: RunningChild, ready_file: Path) -> None:
+async def until_ready(running: RunningChild, ready_file: Path, *, seconds: float) -> None:
     """Returns when the program has created the file.
 
     Raises: ProgramFailed when it ended, or is not ready in time.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + seconds
     while not ready_file.exists():  # noqa: ASYNC240 - another process makes it; one stat is not worth a thread
         if running.exit_code is not None or time.monotonic() > deadline:
             raise failed(running)

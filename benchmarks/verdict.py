@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from benchmarks.charts import Chart
+
 
 class Bound(StrEnum):
     """Which side of the target is good."""
@@ -53,3 +55,8 @@ class Findings:
     verdicts: tuple[Verdict, ...]
     figures: tuple[Figure, ...]
     raw: object
+    charts: tuple[Chart, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader must know: settings, or what could not be measured and why."""
+    complete: bool = True
+    """False when the part failed before it had its figures."""

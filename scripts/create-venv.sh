@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Creates or renews the virtual environment $1 from the lock files: every package pinned, every file hashed.
+# Creates or renews the virtual environment $1 from the lock file $2: every package pinned, every file hashed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${1:-.venv}"
+lock="${2:-requirements-dev.lock}"
 source scripts/apt.sh
 
 find_python() {
@@ -31,5 +32,5 @@ if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
 fi
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
 echo "Installing the locked packages into $venv"
-"${pip[@]}" install --require-hashes --no-deps --requirement requirements-dev.lock
+"${pip[@]}" install --require-hashes --no-deps --requirement "$lock"
 "${pip[@]}" install --no-deps --no-build-isolation --editable .

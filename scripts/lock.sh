@@ -7,3 +7,4 @@ compile=("$uv" pip compile --quiet --generate-hashes --universal --no-header --n
     --no-emit-index-url --no-emit-find-links --python-version 3.11)
 "${compile[@]}" pyproject.toml --extra speed --output-file requirements.lock
 "${compile[@]}" pyproject.toml --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
+"${compile[@]}" pyproject.toml --extra speed --group bench --constraint requirements-dev.lock --output-file requirements-bench.lock

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.charts import Chart, Lines, Target, times
 from benchmarks.figures import percentile
-from benchmarks.parts.pair import Mode, Side, alternating
+from benchmarks.parts.sides import BY_HAND, WIRES, Side, alternating
+from benchmarks.programs.order import Mode, Order
 from benchmarks.size import Size
 from benchmarks.stage import Stage
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 
 NAME = "round-trip"
 WARM_UP = 100
-MOST_P50_RATIO = 1.3
-MOST_P99_RATIO = 2.0
+MOST_RATIOS = {Side.DIRECT: {50: 1.0, 99: 1.5}, Side.PLAIN: {50: 1.3, 99: 2.0}}
+"""By percentile."""
 
-
-@dataclass(frozen=True, slots=True)
-class RoundTrips:
-    """Milliseconds of every round trip of one run."""
-
-    ours: tuple[float, ...]
-    theirs: tuple[float, ...]
+RoundTrips = Mapping[Side, tuple[float, ...]]
+"""Milliseconds of every round trip of one run."""
 
 
 def pooled(rounds: list[dict[str, Any]]) -> tuple[float, ...]:
@@ -31,31 +28,60 @@ def pooled(rounds: list[dict[str, Any]]) -> tuple[float, ...]:
 
 
 async def measure(stage: Stage, size: Size) -> RoundTrips:
-    """Alternating rounds of both."""
-    mode = Mode("single", WARM_UP, size.round_trips // size.rounds)
-    found = await alternating(stage, mode, rounds=size.rounds)
-    return RoundTrips(pooled(found[Side.OURS]), pooled(found[Side.THEIRS]))
+    """Alternating rounds of all sides."""
+    order = Order(Mode.SINGLE, WARM_UP, size.round_trips // size.rounds)
+    found = await alternating(stage, BY_HAND, order, rounds=size.rounds)
+    return {side: pooled(rounds) for side, rounds in found.items()}
+
+
+def to_aio_pika(found: RoundTrips, side: Side, share: int) -> float:
+    """How many times as long as the program written by hand, at this percentile."""
+    return percentile(found[side], share) / percentile(found[Side.AIO_PIKA], share)
 
 
 def verdict(found: RoundTrips) -> tuple[Verdict, ...]:
-    """Ours against theirs, the middle and the slow end."""
-    p50, p99 = (percentile(found.ours, share) / percentile(found.theirs, share) for share in (50, 99))
-    return (
-        Verdict("round trip p50, ours / aio-pika", p50, Bound.AT_MOST, MOST_P50_RATIO, "x"),
-        Verdict("round trip p99, ours / aio-pika", p99, Bound.AT_MOST, MOST_P99_RATIO, "x"),
+    """Ours against the program written by hand, the middle and the slow end."""
+    return tuple(
+        Verdict(
+            f"round trip p{share}, {WIRES[side]} / aio-pika", to_aio_pika(found, side, share), Bound.AT_MOST, most, "x"
+        )
+        for side, ratios in MOST_RATIOS.items()
+        for share, most in ratios.items()
     )
 
 
 def figures(found: RoundTrips) -> tuple[Figure, ...]:
-    """Percentiles of both sides."""
+    """Percentiles of every side."""
     return tuple(
         Figure(f"{side.value}: round trip p{share}", percentile(values, share), "ms")
-        for side, values in ((Side.OURS, found.ours), (Side.THEIRS, found.theirs))
+        for side, values in found.items()
         for share in (50, 99)
+    )
+
+
+def charts(found: RoundTrips) -> tuple[Chart, ...]:
+    """How many round trips are done by when."""
+    shares = [*range(1, 100), 99.5]
+    return (
+        Lines(
+            NAME,
+            f"Round trip: p50 {times(to_aio_pika(found, Side.DIRECT, 50))} and p99 "
+            f"{times(to_aio_pika(found, Side.DIRECT, 99))} that of the hand-written aio-pika program",
+            "ms from submit to result in hand",
+            "% of the round trips",
+            {side.value: [(percentile(values, share), share) for share in shares] for side, values in found.items()},
+            tuple(
+                Target(most * percentile(found[Side.AIO_PIKA], share), f"p{share} target", upright=True)
+                for share, most in MOST_RATIOS[Side.DIRECT].items()
+            ),
+            level_logarithmic=True,
+            marked=False,
+        ),
     )
 
 
 async def run(stage: Stage, size: Size) -> Findings:
     """Measures and judges."""
     found = await measure(stage, size)
-    return Findings(NAME, verdict(found), figures(found), asdict(found))
+    raw = {side.value: values for side, values in found.items()}
+    return Findings(NAME, verdict(found), figures(found), raw, charts(found))

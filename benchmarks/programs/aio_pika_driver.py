@@ -7,6 +7,7 @@ pipelined behind a semaphore. One channel publishes, another consumes. JSON is t
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,8 +16,7 @@ from uuid import uuid4
 from aio_pika import DeliveryMode, Message, connect_robust
 from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
-from benchmarks.programs.driver import REPLY_PREFETCH, RESULT_SECONDS, TEXT, WINDOW, check
-from benchmarks.programs.workload import Echo
+from benchmarks.programs.driver import REPLY_PREFETCH, RESULT_SECONDS, WINDOW, Load, check
 from coditect.model.json import dumps, loads
 
 TASK_QUEUE = "baseline.tasks"
@@ -25,8 +25,9 @@ TASK_QUEUE = "baseline.tasks"
 class AioPikaDriver:
     """See `Driver`."""
 
-    def __init__(self, exchange: AbstractExchange, reply_to: str) -> None:
+    def __init__(self, exchange: AbstractExchange, reply_to: str, text: str) -> None:
         self._exchange = exchange
+        self._text = text
         self._reply_to = reply_to
         self._window = asyncio.Semaphore(WINDOW)
         self._waiting: dict[str, asyncio.Future[Any]] = {}
@@ -38,23 +39,32 @@ class AioPikaDriver:
             waiting.set_result(loads(message.body))
         await message.ack()
 
-    async def _publish(self, number: int) -> asyncio.Future[Any]:
-        task_id = str(uuid4())
-        reply = self._waiting[task_id] = asyncio.get_running_loop().create_future()
+    async def _publish(self, number: int, *, task_id: str, reply_to: str | None = None) -> None:
         message = Message(
-            dumps(Echo(number, TEXT)),
+            dumps({"number": number, "text": self._text}),
             content_type="application/json",
             delivery_mode=DeliveryMode.PERSISTENT,
             message_id=task_id,
             correlation_id=task_id,
-            reply_to=self._reply_to,
+            reply_to=reply_to,
         )
         await self._exchange.publish(message, routing_key=TASK_QUEUE, mandatory=True)
+
+    async def _ask(self, number: int) -> asyncio.Future[Any]:
+        task_id = str(uuid4())
+        reply = self._waiting[task_id] = asyncio.get_running_loop().create_future()
+        await self._publish(number, task_id=task_id, reply_to=self._reply_to)
         return reply
 
-    async def _publish_in_turn(self, number: int) -> asyncio.Future[Any]:
+    async def _ask_in_turn(self, number: int) -> asyncio.Future[Any]:
         try:
-            return await self._publish(number)
+            return await self._ask(number)
+        finally:
+            self._window.release()
+
+    async def _tell_in_turn(self, number: int) -> None:
+        try:
+            await self._publish(number, task_id=str(uuid4()))
         finally:
             self._window.release()
 
@@ -64,21 +74,28 @@ class AioPikaDriver:
             publishing = []
             for number in range(tasks):
                 await self._window.acquire()
-                publishing.append(group.create_task(self._publish_in_turn(number)))
+                publishing.append(group.create_task(self._ask_in_turn(number)))
             replies = await asyncio.gather(*publishing)
             for number, value in enumerate(await asyncio.gather(*replies)):
-                check(number, value)
+                check(number, self._text, value)
 
     async def single(self, number: int) -> None:
         """See `Driver.single`."""
         async with asyncio.timeout(RESULT_SECONDS):
-            check(number, await (await self._publish(number)))
+            check(number, self._text, await (await self._ask(number)))
+
+    async def forget(self, tasks: int) -> None:
+        """See `Driver.forget`."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(tasks):
+                await self._window.acquire()
+                group.create_task(self._tell_in_turn(number))
 
 
 @asynccontextmanager
-async def aio_pika_driver(url: str) -> AsyncIterator[AioPikaDriver]:
-    """A client of this broker; the agent has declared the task queue."""
-    async with await connect_robust(url) as connection:
+async def open_driver(load: Load) -> AsyncIterator[AioPikaDriver]:
+    """A client of the broker that the environment names; the agent has declared the task queue."""
+    async with await connect_robust(os.environ["CODITECT_AMQP_URL"]) as connection:
         publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
         consuming = await connection.channel(publisher_confirms=False)
         await consuming.set_qos(prefetch_count=REPLY_PREFETCH)
@@ -87,7 +104,7 @@ async def aio_pika_driver(url: str) -> AsyncIterator[AioPikaDriver]:
             durable=True,
             arguments={"x-queue-type": "classic", "x-expires": 600_000},
         )
-        driver = AioPikaDriver(publishing.default_exchange, replies.name)
+        driver = AioPikaDriver(publishing.default_exchange, replies.name, load.text)
         await replies.consume(driver.replied)
         yield driver
         await replies.delete(if_unused=False, if_empty=False)

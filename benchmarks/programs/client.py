@@ -1,97 +1,140 @@
-"""`python -m benchmarks.programs.client SIDE MODE WARM_UP COUNT WATCHED [PROFILE] ANSWER`: the timed client.
+"""`python -m benchmarks.programs.client ORDER ANSWER`: the timed client.
 
-SIDE is `coditect` or `aio-pika`; MODE is `burst` (COUNT tasks at once, after a burst of WARM_UP) or `single`
-(COUNT round trips, one at a time). WATCHED is `name=pid,...`: processes whose processor time is measured
-too. The figures go to the file ANSWER as JSON.
+ORDER is an `Order` as JSON. The figures go to the file ANSWER, as JSON, too.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import psutil
 
-from benchmarks import loop
-from benchmarks.profiling import profiled
-from benchmarks.programs.aio_pika_driver import aio_pika_driver
-from benchmarks.programs.coditect_driver import coditect_driver
-from benchmarks.programs.driver import Driver
+from benchmarks.programs import tally
+from benchmarks.programs.driver import Driver, Load
+from benchmarks.programs.order import Mode, Order
+from benchmarks.programs.ready import tell_ready
+from coditect.local.plan import READY_FILE
+from coditect.loop import run_loop
 
 CLIENT = "client"
+EXECUTED_SECONDS = 120.0
 
 
-def open_driver(side: str) -> AbstractAsyncContextManager[Driver]:
+def open_driver(order: Order) -> AbstractAsyncContextManager[Driver]:
     """The driver of this side."""
-    if side == "coditect":
-        return coditect_driver()
-    return aio_pika_driver(os.environ["CODITECT_AMQP_URL"])
+    opened: AbstractAsyncContextManager[Driver] = importlib.import_module(order.driver).open_driver(
+        Load(order.body_bytes, order.capabilities)
+    )
+    return opened
 
 
 class CpuMeter:
-    """Processor time, user and system, of this process and of the watched ones since it was made."""
+    """Processor time, user and system, of this process and of the watched ones since it was made.
 
-    def __init__(self, watched: str) -> None:
-        pairs = (one.split("=") for one in watched.split(",") if one)
-        self._processes = {name: psutil.Process(int(pid)) for name, pid in pairs}
+    The children of a watched process count as it.
+    """
+
+    def __init__(self, watched: Mapping[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in watched.items()}
         self._processes[CLIENT] = psutil.Process()
         self._before = self._read()
 
     def _read(self) -> dict[str, float]:
-        times = {name: process.cpu_times() for name, process in self._processes.items()}
-        return {name: one.user + one.system for name, one in times.items()}
+        return {name: _cpu_seconds(process) for name, process in self._processes.items()}
 
     def seconds(self) -> dict[str, float]:
         """By process name; the kernel counts in steps of 10 ms."""
         return {name: after - self._before[name] for name, after in self._read().items()}
 
 
-async def burst(driver: Driver, warm_up: int, count: int, watched: str) -> dict[str, object]:
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+def _megabytes() -> float:
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def _settle() -> None:
+    """What start-up and warm-up left is no garbage of the measurement. Whoever watches is told that it begins."""
+    gc.collect()
+    gc.freeze()
+    if READY_FILE in os.environ:
+        tell_ready()
+
+
+async def burst(driver: Driver, order: Order) -> dict[str, object]:
     """Tasks at once: wall time from the first publish to the last checked result."""
-    await driver.burst(warm_up)
-    gc.collect()
-    gc.freeze()
-    meter = CpuMeter(watched)
+    await driver.burst(order.warm_up)
+    _settle()
+    meter = CpuMeter(order.watched)
     began = time.perf_counter()
-    await driver.burst(count)
+    await driver.burst(order.count)
     seconds = time.perf_counter() - began
-    return {"tasks": count, "seconds": seconds, "cpu_seconds": meter.seconds()}
+    return {"tasks": order.count, "seconds": seconds, "cpu_seconds": meter.seconds()}
 
 
-async def single(driver: Driver, warm_up: int, count: int) -> dict[str, object]:
+async def single(driver: Driver, order: Order) -> dict[str, object]:
     """One round trip after the other: each one's milliseconds."""
-    for number in range(warm_up):
+    for number in range(order.warm_up):
         await driver.single(number)
-    gc.collect()
-    gc.freeze()
+    _settle()
     milliseconds = []
-    for number in range(count):
+    for number in range(order.count):
         began = time.perf_counter()
         await driver.single(number)
         milliseconds.append((time.perf_counter() - began) * 1000)
     return {"milliseconds": milliseconds}
 
 
-async def measure(side: str, mode: str, warm_up: int, count: int, watched: str) -> dict[str, object]:
+async def forget(driver: Driver, order: Order) -> dict[str, object]:
+    """Tasks without results: wall time from the first publish to the last execution."""
+    folder = Path(order.tally)
+    await driver.forget(order.warm_up)
+    await tally.reached(folder, order.warm_up, seconds=EXECUTED_SECONDS)
+    _settle()
+    meter = CpuMeter(order.watched)
+    began = time.perf_counter()
+    await driver.forget(order.count)
+    await tally.reached(folder, order.warm_up + order.count, seconds=EXECUTED_SECONDS)
+    seconds = time.perf_counter() - began
+    return {"tasks": order.count, "seconds": seconds, "cpu_seconds": meter.seconds()}
+
+
+async def fill(driver: Driver, order: Order) -> dict[str, object]:
+    """Tasks that nobody takes yet: wall time from the first publish to the last confirm, and memory."""
+    await driver.forget(order.warm_up)
+    _settle()
+    before = _megabytes()
+    began = time.perf_counter()
+    await driver.forget(order.count)
+    seconds = time.perf_counter() - began
+    return {"tasks": order.count, "seconds": seconds, "megabytes": [before, _megabytes()]}
+
+
+MODES = {Mode.BURST: burst, Mode.SINGLE: single, Mode.FORGET: forget, Mode.FILL: fill}
+
+
+async def measure(order: Order) -> dict[str, object]:
     """Connects, measures, and disconnects."""
-    async with open_driver(side) as driver:
-        if mode == "burst":
-            return await burst(driver, warm_up, count, watched)
-        return await single(driver, warm_up, count)
+    async with open_driver(order) as driver:
+        return await MODES[order.mode](driver, order)
 
 
-def main(arguments: list[str]) -> None:
+def main(order: str, answer: str) -> None:
     """Runs one measurement; see the module's first lines."""
-    side, mode, warm_up, count, watched, *profile, answer = arguments
-    with profiled(profile[0] if profile else None):
-        figures = loop.run(measure(side, mode, int(warm_up), int(count), watched))
+    figures = run_loop(measure(Order.read(order)))
     Path(answer).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

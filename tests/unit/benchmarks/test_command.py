@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from benchmarks.__main__ import parser
-from benchmarks.runner import PARTS
+from benchmarks.report import Report
+from benchmarks.runner import PARTS, found_by
+from benchmarks.size import QUICK, Size
+from benchmarks.stage import ProgramFailed, Stage
+from benchmarks.verdict import Findings
 
 
 def test_only_names_parts_and_may_be_repeated() -> None:
@@ -24,4 +30,30 @@ def test_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_every_part_is_run_by_default() -> None:
     assert parser().parse_args([]).only is None
-    assert list(PARTS) == ["throughput", "round-trip", "slots", "priorities", "footprint"]
+    assert list(PARTS) == [
+        "throughput",
+        "fire-and-forget",
+        "round-trip",
+        "others",
+        "slots",
+        "priorities",
+        "footprint",
+        "agents",
+        "bodies",
+        "capabilities",
+        "backlog",
+    ]
+
+
+async def test_part_that_fails_says_so_and_fails_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(_stage: Stage, _size: Size) -> Findings:
+        error = ProgramFailed("agent-1: exit code 1")
+        error.add_note("the end of a log")
+        raise error
+
+    monkeypatch.setitem(PARTS, "throughput", fails)
+
+    found = await found_by("throughput", cast(Stage, None), QUICK)
+
+    assert found.notes == ("could not be measured: ProgramFailed: agent-1: exit code 1\nthe end of a log",)
+    assert not Report("", "", {}, [found]).ok

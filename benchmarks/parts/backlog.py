@@ -1,0 +1,158 @@
+"""More and more tasks queued before anybody works: submitted, then drained; what memory that takes.
+
+The tasks want no result. One client process submits while no agent runs; then one agent process executes them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from benchmarks.charts import Chart, Lines, Target
+from benchmarks.parts.sides import Side, agent_of, client_of, with_tally
+from benchmarks.programs.order import Mode, Order
+from benchmarks.programs.tally import span_seconds, total
+from benchmarks.programs.workload import COUNT
+from benchmarks.size import Size
+from benchmarks.stage import Stage
+from benchmarks.verdict import Bound, Figure, Findings, Verdict
+
+NAME = "backlog"
+WARM_UP = 500
+LOOK_SECONDS = 0.1
+LONGEST_SECONDS = 1_800.0
+REFERENCE = 10_000
+"""A backlog of so many has filled every window and every buffer: a deeper one should need no more memory."""
+MOST_GROWTH_MB = 20.0
+"""A client or an agent that kept as little as 20 bytes of each of a million tasks would be over it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """One backlog, submitted and drained. Megabytes are resident, before the first task and after the last one."""
+
+    queued: int
+    submitted_per_second: float
+    drained_per_second: float
+    client_megabytes: tuple[float, float]
+    agent_megabytes: tuple[float, float]
+
+
+async def drained(folder: Path, wanted: int) -> float:
+    """Waits until the agent has executed so many; seconds from its first one to its last one.
+
+    Raises: TimeoutError.
+    """
+    async with asyncio.timeout(LONGEST_SECONDS):
+        while total(folder) < wanted:  # noqa: ASYNC110 - another process counts
+            await asyncio.sleep(LOOK_SECONDS)
+    return span_seconds(folder)
+
+
+async def one_depth(stage: Stage, queued: int) -> Depth:
+    """From an empty queue to an empty queue."""
+    order = with_tally(stage, Order(Mode.FILL, WARM_UP, queued - WARM_UP))
+    await stage.declare(COUNT)
+    filled = await stage.finished(replace(client_of(Side.DIRECT, order), seconds=LONGEST_SECONDS))
+    async with stage.running(agent_of(Side.DIRECT, order)) as pid:
+        process = psutil.Process(pid)
+        before = process.memory_info().rss
+        seconds = await drained(Path(order.tally), queued)
+        after = process.memory_info().rss
+    await stage.forget([COUNT])
+    return Depth(
+        queued,
+        filled["tasks"] / filled["seconds"],
+        queued / seconds,
+        (filled["megabytes"][0], filled["megabytes"][1]),
+        (before / 1e6, after / 1e6),
+    )
+
+
+async def measure(stage: Stage, size: Size) -> tuple[Depth, ...]:
+    """One depth after the other."""
+    return tuple([await one_depth(stage, queued) for queued in size.depths])
+
+
+def reference(found: Sequence[Depth]) -> Depth:
+    """The depth that the deepest one is compared with."""
+    return next((one for one in found if one.queued >= REFERENCE), found[-1])
+
+
+def growth(found: Sequence[Depth]) -> dict[str, float]:
+    """Megabytes that the deepest backlog takes more than the reference, by process."""
+    deepest, usual = found[-1], reference(found)
+    return {
+        "client": deepest.client_megabytes[1] - usual.client_megabytes[1],
+        "agent": deepest.agent_megabytes[1] - usual.agent_megabytes[1],
+    }
+
+
+def verdict(found: Sequence[Depth]) -> tuple[Verdict, ...]:
+    """The deepest backlog leaves the memory as it was."""
+    depths = f"{reference(found).queued:,} to {found[-1].queued:,} queued"
+    return tuple(
+        Verdict(f"{name}'s memory, growth from {depths}", megabytes, Bound.AT_MOST, MOST_GROWTH_MB, "MB")
+        for name, megabytes in growth(found).items()
+    )
+
+
+def figures(found: Sequence[Depth]) -> tuple[Figure, ...]:
+    """Speed and memory at each depth."""
+    shown = []
+    for depth in found:
+        of = f"{depth.queued:,} queued"
+        shown += [
+            Figure(f"{of}: submitted", depth.submitted_per_second, "/s"),
+            Figure(f"{of}: drained", depth.drained_per_second, "/s"),
+            Figure(f"{of}: client, before", depth.client_megabytes[0], "MB"),
+            Figure(f"{of}: client, after", depth.client_megabytes[1], "MB"),
+            Figure(f"{of}: agent, before", depth.agent_megabytes[0], "MB"),
+            Figure(f"{of}: agent, after", depth.agent_megabytes[1], "MB"),
+        ]
+    return tuple(shown)
+
+
+def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
+    """Speed and memory over the depth."""
+    deepest, usual = found[-1], reference(found)
+    grown = max(growth(found).values())
+    return (
+        Lines(
+            NAME,
+            f"A backlog of {deepest.queued:,}: submitted at {deepest.submitted_per_second:,.0f} and drained at "
+            f"{deepest.drained_per_second:,.0f} tasks per second",
+            "tasks queued",
+            "tasks per second",
+            {
+                "submitted": [(one.queued, one.submitted_per_second) for one in found],
+                "drained": [(one.queued, one.drained_per_second) for one in found],
+            },
+            level_logarithmic=True,
+        ),
+        Lines(
+            "memory",
+            f"{usual.queued:,} or {deepest.queued:,} tasks queued: at most {grown:+.0f} MB in client and agent",
+            "tasks queued",
+            "MB resident at the end",
+            {
+                "client": [(one.queued, one.client_megabytes[1]) for one in found],
+                "agent": [(one.queued, one.agent_megabytes[1]) for one in found],
+            },
+            tuple(
+                Target(megabytes + MOST_GROWTH_MB, f"bound of the {name}: {MOST_GROWTH_MB:g} MB more")
+                for name, megabytes in (("client", usual.client_megabytes[1]), ("agent", usual.agent_megabytes[1]))
+            ),
+            level_logarithmic=True,
+        ),
+    )
+
+
+async def run(stage: Stage, size: Size) -> Findings:
+    """Measures and judges."""
+    found = await measure(stage, size)
+    return Findings(NAME, verdict(found), figures(found), [asdict(one) for one in found], charts(found))

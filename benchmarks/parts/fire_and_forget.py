@@ -1,0 +1,38 @@
+"""No-op tasks whose result nobody wants: from the first publish until the agent has executed the last one."""
+
+from __future__ import annotations
+
+from benchmarks.charts import Chart, times
+from benchmarks.parts.pace import Paces, figures, paces, ratio_verdicts, raw, speed_bars, speed_targets, to_aio_pika
+from benchmarks.parts.sides import BY_HAND, Side, alternating
+from benchmarks.programs.order import Mode, Order
+from benchmarks.size import Size
+from benchmarks.stage import Stage
+from benchmarks.verdict import Findings, Verdict
+
+NAME = "fire-and-forget"
+LEAST_RATIOS = {Side.DIRECT: 3.0}
+
+
+async def measure(stage: Stage, size: Size) -> Paces:
+    """Alternating rounds of all sides."""
+    order = Order(Mode.FORGET, size.warm_up, size.tasks)
+    return paces(await alternating(stage, BY_HAND, order, rounds=size.rounds))
+
+
+def verdict(found: Paces) -> tuple[Verdict, ...]:
+    """Ours against the program written by hand."""
+    return ratio_verdicts(found, "tasks without a result per second", LEAST_RATIOS)
+
+
+def charts(found: Paces) -> tuple[Chart, ...]:
+    """The speed."""
+    ahead = times(to_aio_pika(found, Side.DIRECT))
+    title = f"Fire and forget, until executed: {ahead} the hand-written aio-pika program"
+    return (speed_bars(found, name=NAME, title=title, targets=speed_targets(found, LEAST_RATIOS)),)
+
+
+async def run(stage: Stage, size: Size) -> Findings:
+    """Measures and judges."""
+    found = await measure(stage, size)
+    return Findings(NAME, verdict(found), figures(found), raw(found), charts(found))

@@ -1,0 +1,52 @@
+"""What a client is told to measure: written by the part, read by the program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from benchmarks.programs.driver import BODY_BYTES
+
+
+class Mode(StrEnum):
+    """What the client does."""
+
+    BURST = "burst"
+    """`count` tasks at once, each with its result."""
+    SINGLE = "single"
+    """`count` round trips, one at a time."""
+    FORGET = "forget"
+    """`count` tasks at once without results, until the agent has executed them."""
+    FILL = "fill"
+    """`count` tasks at once without results, until the broker has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One measurement."""
+
+    mode: Mode
+    warm_up: int
+    """Tasks before it that do not count."""
+    count: int
+    body_bytes: int = BODY_BYTES
+    capabilities: int = 1
+    driver: str = ""
+    """The module of the side."""
+    watched: Mapping[str, int] = field(default_factory=dict)
+    """Processes, by name, whose processor time is measured, too."""
+    tally: str = ""
+    """The folder in which agents count what they executed."""
+
+    def written(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From JSON."""
+        fields = json.loads(text)
+        return cls(**{**fields, "mode": Mode(fields["mode"])})

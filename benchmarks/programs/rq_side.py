@@ -1,0 +1,70 @@
+"""RQ beside us: `python -m benchmarks.programs.rq_side` is its worker; and the client that drives it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis import Redis
+from rq import Queue, Retry, SimpleWorker
+from rq.serializers import JSONSerializer
+
+from benchmarks.programs.driver import RESULT_SECONDS, Load, check
+from benchmarks.programs.others import RQ_BATCH
+from benchmarks.programs.ready import tell_ready
+
+QUEUE = "bench"
+
+
+def echo(number: int, text: str) -> dict[str, object]:
+    """Give the input back."""
+    return {"number": number, "text": text}
+
+
+class RqDriver:
+    """See `Driver`."""
+
+    def __init__(self, connection: Redis, load: Load) -> None:
+        self._text = load.text
+        self._queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+
+    async def burst(self, tasks: int) -> None:
+        """See `Driver.burst`. RQ blocks, and nothing else runs here."""
+        jobs = []
+        for first in range(0, tasks, RQ_BATCH):
+            numbers = range(first, min(first + RQ_BATCH, tasks))
+            jobs += self._queue.enqueue_many(
+                [
+                    Queue.prepare_data("benchmarks.programs.rq_side.echo", (number, self._text), retry=Retry(max=3))
+                    for number in numbers
+                ]
+            )
+        for number, job in enumerate(jobs):
+            result = job.latest_result(timeout=int(RESULT_SECONDS))
+            if result is None:
+                raise TimeoutError(f"no result of job {number}")
+            check(number, self._text, result.return_value)
+
+
+@asynccontextmanager
+async def open_driver(load: Load) -> AsyncIterator[RqDriver]:
+    """A client of the Redis that the environment names."""
+    with Redis.from_url(os.environ["CODITECT_REDIS_URL"]) as connection:
+        yield RqDriver(connection, load)
+
+
+def main() -> None:
+    """Works until SIGTERM."""
+    with Redis.from_url(os.environ["CODITECT_REDIS_URL"]) as connection:
+        worker = SimpleWorker(
+            [Queue(QUEUE, connection=connection, serializer=JSONSerializer)],
+            connection=connection,
+            serializer=JSONSerializer,
+        )
+        tell_ready()
+        worker.work(logging_level="ERROR")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""How many tasks the agents have executed, for whoever gets no results: a shared page of memory per agent."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import struct
+import time
+from functools import cache
+from pathlib import Path
+
+FOLDER = "BENCH_TALLY_FOLDER"
+PAGE = struct.Struct("<3q")
+"""How many, when the first and when the last, by the machine's monotonic clock in nanoseconds."""
+POLL_SECONDS = 0.002
+
+
+class Tally:
+    """The count of one process."""
+
+    def __init__(self, file: Path) -> None:
+        file.write_bytes(bytes(PAGE.size))
+        with file.open("r+b") as page:
+            self._page = mmap.mmap(page.fileno(), PAGE.size)
+        self._count = 0
+        self._first_ns = 0
+
+    def add(self) -> None:
+        """One more task is executed."""
+        now_ns = time.monotonic_ns()
+        self._count += 1
+        self._first_ns = self._first_ns or now_ns
+        PAGE.pack_into(self._page, 0, self._count, self._first_ns, now_ns)
+
+
+@cache
+def own_tally() -> Tally:
+    """This process's, in the folder that the environment names."""
+    return Tally(Path(os.environ[FOLDER]) / str(os.getpid()))
+
+
+def total(folder: Path) -> int:
+    """What all processes have counted so far."""
+    return sum(count for count, _, _ in _pages(folder))
+
+
+def span_seconds(folder: Path) -> float:
+    """From the first execution to the last one, of any process; 0 when there was none."""
+    pages = [page for page in _pages(folder) if page[0]]
+    if not pages:
+        return 0.0
+    return (max(last for _, _, last in pages) - min(first for _, first, _ in pages)) / 1e9
+
+
+def _pages(folder: Path) -> list[tuple[int, int, int]]:
+    whole = (text for file in folder.iterdir() if len(text := file.read_bytes()) == PAGE.size)
+    return [PAGE.unpack(text) for text in whole]
+
+
+async def reached(folder: Path, wanted: int, *, seconds: float) -> None:
+    """Returns when so many tasks have been executed.
+
+    Raises: TimeoutError.
+    """
+    async with asyncio.timeout(seconds):
+        while total(folder) < wanted:  # noqa: ASYNC110 - other processes count
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from coditect import Agent
+from coditect.agent.program import CAPABILITIES_AT_ONCE, topology
+from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
+from coditect.model.ids import AgentId
+
+AGENT_ID = AgentId("many-1")
+
+
+async def nothing(_task: str) -> None:
+    """Do nothing."""
+
+
+def agent(capabilities: int) -> Agent:
+    many = Agent("many", version="1.0.0")
+    for number in range(capabilities):
+        many.capability(f"work.n{number}")(nothing)
+    return many
+
+
+@pytest.mark.parametrize(
+    "capabilities", [1, CAPABILITIES_AT_ONCE - 1, CAPABILITIES_AT_ONCE, 2 * CAPABILITIES_AT_ONCE + 1]
+)
+def test_agent_declares_everything_in_steps_of_a_bounded_size(capabilities: int) -> None:
+    steps = list(topology(agent(capabilities), AGENT_ID, slots=8))
+
+    whole = backbone()
+    for number in range(capabilities):
+        whole += capability_queues(f"work.n{number}")
+    own = agent_queues(AGENT_ID, slots=8)
+    most = CAPABILITIES_AT_ONCE * len(capability_queues("any").queues) + len((backbone() + own).queues)
+    assert sum(steps, Topology()) == whole + own
+    assert all(len(step.queues) <= most for step in steps)
+    assert steps[-1].queues[-len(own.queues) :] == own.queues
