@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from coditect.model.event import Event
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry
-    from coditect.registry.selection import Strategy
+    from coditect.model.strategy import Strategy, Wanted
 
 _HOMES = {
     "Agent": "coditect.agent.declaration",
@@ -40,11 +40,12 @@ _HOMES = {
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
     "Status": "coditect.model.result",
-    "Strategy": "coditect.registry.selection",
+    "Strategy": "coditect.model.strategy",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
     "TaskRejected": "coditect.errors",
+    "Wanted": "coditect.model.strategy",
 }
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "TaskExpired",
     "TaskFailed",
     "TaskRejected",
+    "Wanted",
 ]
 
 __version__ = "0.1.0"

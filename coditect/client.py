@@ -33,9 +33,10 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
+from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.model.task import Limits, Task
-from coditect.registry.port import Registry, Search
-from coditect.registry.selection import Strategy, choose
+from coditect.picking import Picker
+from coditect.registry.port import Registry
 from coditect.requests import Requests
 from coditect.settings import Settings, read_settings
 
@@ -61,7 +62,9 @@ class Options:
     pin: AgentId | None = None
     """The agent that is preferred; another does it when that one does not take it within a second."""
     strategy: Strategy | None = None
-    """Picks the agent to prefer from the registry; None lets the broker balance."""
+    """Picks the agent to prefer from the registry; None is the capability's own, or the broker's balance."""
+    wanted: Wanted = ANYTHING
+    """What the agent should have: for `best_match`, which is the strategy when only this is given."""
     max_attempts: int | None = None
     idempotency_key: str | None = None
     submit_timeout: Duration = SUBMIT_SECONDS
@@ -85,6 +88,7 @@ class Client:
         self.name = f"client-{token_hex(6)}"
         self._stack = AsyncExitStack()
         self._background = Background()
+        self._picker = Picker(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies)
         self._listening = Listening(broker, name=self.name)
         self._owned: tuple[Any, ...] = ()
@@ -161,17 +165,17 @@ class Client:
             start_within=given.start_within,
             pin=pin or given.pin,
             strategy=given.strategy,
+            wanted=given.wanted,
             max_attempts=given.max_attempts,
             idempotency_key=idempotency_key or given.idempotency_key,
             submit_timeout=given.submit_timeout,
         )
-        return await self._submit(capability, encode_any(value), chosen)
+        body = encode_any(value)
+        picked = chosen.pin or await self._picker.pick(capability, chosen.strategy, chosen.wanted)
+        return await self._submit(capability, body, chosen, pin=picked)
 
-    async def _submit(self, capability: str, body: bytes, options: Options) -> Handle:
+    async def _submit(self, capability: str, body: bytes, options: Options, *, pin: AgentId | None) -> Handle:
         task = self._task(capability, body, options)
-        pin = options.pin
-        if pin is None and options.strategy is not None:
-            pin = await self._preferred(capability, options.strategy)
         reply = self._requests.expect(task.id or "")
         try:
             await self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
@@ -217,19 +221,6 @@ class Client:
                 fix="split the work; longer tasks need a control plane, which this release has not",
             )
 
-    async def _preferred(self, capability: str, strategy: Strategy) -> AgentId | None:
-        """The agent that the strategy picks; None when the registry cannot say: the broker balances then."""
-        if self._registry is None:
-            return None
-        try:
-            records = await self._registry.find(Search(capability=capability))
-            turn = await self._registry.next_turn(capability) if strategy is Strategy.ROUND_ROBIN else 0
-        except RegistryUnavailable as error:
-            log.info("No agent could be picked; the broker balances", extra={"reason": str(error)})
-            return None
-        record = choose(records, strategy, turn=turn, chance=self._clock.chance())
-        return record.agent_id if record is not None else None
-
     async def _unknown(self, capability: str, key: str) -> InputError:
         known: frozenset[str] = frozenset()
         if self._registry is not None:
@@ -256,15 +247,20 @@ class Client:
     ) -> AsyncIterator[Handle]:
         """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
 
+        With a strategy the agents are assigned in batches of that size: none gets more than it can take, what
+        is over the broker balances.
+
         Raises what `submit` raises at the value that failed; what was yielded before it is taken.
         """
         chosen = options or Options()
         if priority is not None:
             chosen = replace(chosen, priority=priority)
+        picks = self._picker.batch(capability, chosen.strategy, chosen.wanted, many=concurrency)
         under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
         try:
             for number, value in enumerate(values, 1):
-                work = self._submit(capability, encode_any(value), chosen)
+                pin = chosen.pin or await picks.next()
+                work = self._submit(capability, encode_any(value), chosen, pin=pin)
                 under_way.put_nowait(self._background.start(work, name="submit", awaited=True))
                 if under_way.qsize() >= concurrency:
                     yield await under_way.get_nowait()
