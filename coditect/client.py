@@ -35,7 +35,7 @@ from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.model.task import Limits, Task
-from coditect.picking import Picker
+from coditect.picking import Pick, Picker
 from coditect.registry.port import Registry
 from coditect.requests import Requests
 from coditect.settings import Settings, read_settings
@@ -171,13 +171,16 @@ class Client:
             submit_timeout=given.submit_timeout,
         )
         body = encode_any(value)
-        picked = chosen.pin or await self._picker.pick(capability, chosen.strategy, chosen.wanted)
-        return await self._submit(capability, body, chosen, pin=picked)
+        pick = await self._picker.pick(capability, chosen.strategy, chosen.wanted, pin=chosen.pin)
+        return await self._submit(capability, body, chosen, pick)
 
-    async def _submit(self, capability: str, body: bytes, options: Options, *, pin: AgentId | None) -> Handle:
+    async def _submit(self, capability: str, body: bytes, options: Options, pick: Pick | None) -> Handle:
         task = self._task(capability, body, options)
         reply = self._requests.expect(task.id or "")
+        if pick is not None:
+            reply.add_done_callback(pick.over)
         try:
+            pin = None if pick is None else pick.agent_id
             await self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
         except Unroutable as error:
             self._requests.forget(task.id or "")
@@ -255,12 +258,11 @@ class Client:
         chosen = options or Options()
         if priority is not None:
             chosen = replace(chosen, priority=priority)
-        picks = self._picker.batch(capability, chosen.strategy, chosen.wanted, many=concurrency)
+        picks = self._picker.batch(capability, chosen.strategy, chosen.wanted, pin=chosen.pin, many=concurrency)
         under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
         try:
             for number, value in enumerate(values, 1):
-                pin = chosen.pin or await picks.next()
-                work = self._submit(capability, encode_any(value), chosen, pin=pin)
+                work = self._submit(capability, encode_any(value), chosen, await picks.next())
                 under_way.put_nowait(self._background.start(work, name="submit", awaited=True))
                 if under_way.qsize() >= concurrency:
                     yield await under_way.get_nowait()

@@ -50,9 +50,34 @@ class Known:
         """Seconds since it was read."""
         return asyncio.get_running_loop().time() - self.read_at
 
-    def give(self, agent_id: AgentId) -> None:
-        """Counts the task as running there, until the agents tell better."""
+    def give(self, agent_id: AgentId) -> Pick:
+        """Counts a task as running there, until its end is known or the agents tell better."""
         self.records[agent_id] = with_more(self.records[agent_id], 1)
+        return Pick(agent_id, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The agent that one task shall prefer."""
+
+    agent_id: AgentId
+    known: Known | None = None
+    """What it was picked by; None when the caller named the agent."""
+
+    def over(self, _: object) -> None:
+        """The task's end is known: it does not count any more. A callback of its reply."""
+        if self.known is not None:
+            self.known.records[self.agent_id] = with_more(self.known.records[self.agent_id], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a batch is."""
+
+    capability: str
+    strategy: Strategy | None
+    wanted: Wanted
+    many: int
 
 
 class Picker:
@@ -68,8 +93,12 @@ class Picker:
         self._learning: dict[str, None] = {}
         self._learner: asyncio.Task[None] | None = None
 
-    async def pick(self, capability: str, strategy: Strategy | None, wanted: Wanted) -> AgentId | None:
+    async def pick(
+        self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None
+    ) -> Pick | None:
         """The agent for one task; None leaves it to the broker. Asks the registry at most once a second."""
+        if pin is not None:
+            return Pick(pin)
         strategy = _asked(strategy, wanted)
         if strategy is None:
             return self.follow(capability, wanted)
@@ -77,35 +106,34 @@ class Picker:
         turn = await self._turn(capability) if strategy is Strategy.ROUND_ROBIN and known.records else 0
         return self._choose(known, strategy, turn, wanted)
 
-    def follow(self, capability: str, wanted: Wanted = ANYTHING) -> AgentId | None:
+    def follow(self, capability: str, wanted: Wanted = ANYTHING) -> Pick | None:
         """The agent for one task by what its capability asks for; never waits for the registry."""
         known = self._remembered(capability)
         if known is None or known.asked is None:
             return None
         return self._choose(known, known.asked, self._next_turn(capability), wanted)
 
-    def batch(self, capability: str, strategy: Strategy | None, wanted: Wanted, *, many: int) -> Batch:
+    def batch(
+        self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
+    ) -> Batch:
         """The picks for a sequence of tasks, assigned `many` at a time."""
-        return Batch(self, capability, _asked(strategy, wanted), wanted, many)
+        order = _Order(capability, _asked(strategy, wanted), wanted, many)
+        return Batch(self, order, None if pin is None else Pick(pin))
 
-    async def assign(
-        self, capability: str, strategy: Strategy | None, wanted: Wanted, *, many: int
-    ) -> tuple[Known, tuple[AgentId | None, ...]] | None:
+    async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
         """Who gets each of the next tasks, from one look at the registry; None leaves them to the broker."""
-        known = self._remembered(capability) if strategy is None else await self._fresh(capability)
-        strategy = strategy or (known.asked if known is not None else None)
+        name = order.capability
+        known = self._remembered(name) if order.strategy is None else await self._fresh(name)
+        strategy = order.strategy or (known.asked if known is not None else None)
         if known is None or strategy is None:
             return None
-        turn = self._next_turn(capability, many)
-        return known, assign(known.records.values(), many, strategy, turn=turn, wanted=wanted)
+        turn = self._next_turn(name, order.many)
+        return known, assign(known.records.values(), order.many, strategy, turn=turn, wanted=order.wanted)
 
-    def _choose(self, known: Known, strategy: Strategy, turn: int, wanted: Wanted) -> AgentId | None:
+    def _choose(self, known: Known, strategy: Strategy, turn: int, wanted: Wanted) -> Pick | None:
         records, chance = known.records.values(), self._clock.chance()
         record = choose(records, strategy, turn=turn, chance=chance, wanted=wanted)
-        if record is None:
-            return None
-        known.give(record.agent_id)
-        return record.agent_id
+        return None if record is None else known.give(record.agent_id)
 
     # -- what is known ----------------------------------------------------------------------------------
 
@@ -186,26 +214,24 @@ class Picker:
 class Batch:
     """The picks for a sequence of tasks, in order."""
 
-    def __init__(self, picker: Picker, capability: str, strategy: Strategy | None, wanted: Wanted, many: int) -> None:
+    def __init__(self, picker: Picker, order: _Order, pinned: Pick | None) -> None:
         self._picker = picker
-        self._capability = capability
-        self._strategy = strategy
-        self._wanted = wanted
-        self._many = many
+        self._order = order
+        self._pinned = pinned
         self._known: Known | None = None
         self._picks: deque[AgentId | None] = deque()
 
-    async def next(self) -> AgentId | None:
+    async def next(self) -> Pick | None:
         """The agent for the next task; None leaves it to the broker."""
+        if self._pinned is not None:
+            return self._pinned
         if not self._picks or (self._known is not None and self._known.age >= FRESH_SECONDS):
             await self._refill()
         agent_id = self._picks.popleft()
-        if agent_id is not None and self._known is not None:
-            self._known.give(agent_id)
-        return agent_id
+        return None if agent_id is None or self._known is None else self._known.give(agent_id)
 
     async def _refill(self) -> None:
-        assigned = await self._picker.assign(self._capability, self._strategy, self._wanted, many=self._many)
+        assigned = await self._picker.assign(self._order)
         self._known, picks = assigned or (None, (None,) * GLANCE)
         self._picks = deque(picks)
 

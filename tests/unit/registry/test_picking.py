@@ -13,7 +13,7 @@ from coditect.clock import SystemClock
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
-from coditect.picking import GLANCE, Picker
+from coditect.picking import GLANCE, Pick, Picker
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
 from tests.support import eventually
@@ -58,12 +58,16 @@ async def picker(registry: CountingRegistry) -> AsyncIterator[Picker]:
 
 
 async def picks(picker: Picker, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
-    return Counter([await picker.pick(CAPABILITY, strategy, ANYTHING) for _ in range(many)])
+    return Counter([agent_of(await picker.pick(CAPABILITY, strategy, ANYTHING)) for _ in range(many)])
 
 
 async def batch(picker: Picker, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
     sequence = picker.batch(CAPABILITY, strategy, ANYTHING, many=size)
-    return [await sequence.next() for _ in range(many)]
+    return [agent_of(await sequence.next()) for _ in range(many)]
+
+
+def agent_of(pick: Pick | None) -> AgentId | None:
+    return None if pick is None else pick.agent_id
 
 
 async def learnt(picker: Picker, registry: CountingRegistry) -> None:
@@ -79,7 +83,7 @@ async def test_many_picks_are_one_read_of_the_registry(
 
     many = await asyncio.gather(*(picker.pick(CAPABILITY, strategy, ANYTHING) for _ in range(50)))
 
-    assert set(many) == {"a0", "a1"}
+    assert {agent_of(pick) for pick in many} == {"a0", "a1"}
     assert registry.finds == {CAPABILITY: 1}
 
 
@@ -105,7 +109,9 @@ async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Picker, regist
         other = Picker(registry, SystemClock(), background)
 
         turns = [
-            await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING) for _ in range(6) for one in (picker, other)
+            agent_of(await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING))
+            for _ in range(6)
+            for one in (picker, other)
         ]
 
     assert all(len(set(turns[start : start + 3])) == 3 for start in range(0, 12, 3))
@@ -147,7 +153,7 @@ async def test_batch_that_goes_on_looks_again(
     monkeypatch.setattr(picking, "FRESH_SECONDS", 0.0)
 
     assert first[-1] is None
-    assert await sequence.next() == "a0"
+    assert agent_of(await sequence.next()) == "a0"
 
 
 async def test_call_without_a_strategy_waits_for_nothing_and_learns_beside(
@@ -179,7 +185,7 @@ async def test_batch_without_a_strategy_follows_its_capability_once_that_is_know
     await eventually(lambda: registry.finds[CAPABILITY])
 
     assert first == [None] * GLANCE
-    assert Counter([await sequence.next() for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
+    assert Counter([agent_of(await sequence.next()) for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
 
 
 async def test_call_s_own_strategy_comes_before_its_capability_s(picker: Picker, registry: CountingRegistry) -> None:
@@ -205,7 +211,7 @@ async def test_what_is_wanted_is_the_best_match(picker: Picker, registry: Counti
     await registry.fleet(4, 4)
     await registry.register(make_registration("b0", tags=frozenset({"gpu"})), IDLE, lease_seconds=60)
 
-    assert await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"})) == "b0"
+    assert agent_of(await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"}))) == "b0"
 
 
 @pytest.mark.parametrize("strategy", [None, *Strategy])
@@ -238,3 +244,15 @@ async def test_what_was_learnt_too_long_ago_is_not_gone_by(
     monkeypatch.setattr(picking, "LEARN_SECONDS", 0.0)
 
     assert picker.follow(CAPABILITY) is None
+
+
+async def test_task_whose_end_is_known_does_not_count_any_more(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(1)
+    await registry.register(make_registration("b0", tags=frozenset({"gpu"}), slots=1), IDLE, lease_seconds=60)
+
+    for _ in range(20):
+        pick = await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"}))
+        assert pick is not None
+        assert pick.agent_id == "b0"
+        pick.over(None)
+    assert registry.finds[CAPABILITY] == 1
