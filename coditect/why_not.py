@@ -73,7 +73,7 @@ class QueueSeen:
     messages: int = 0
     """Ready, not in anybody's hand."""
     consumers: int = 0
-    """Of agents with a free slot: one whose slots are all in use stops consuming."""
+    """One or more for each agent that has a free slot: whose slots are all in use stops consuming."""
 
 
 @dataclass(frozen=True, slots=True)
