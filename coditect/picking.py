@@ -88,6 +88,8 @@ class Picker:
         self._clock = clock
         self._background = background
         self._known: dict[str, Known] = {}
+        self._plain: set[str] = set()
+        """Capabilities that ask for nothing, as far as is believed: the way of most calls."""
         self._turns: dict[str, int] = {}
         self._reads: dict[str, asyncio.Task[Known]] = {}
         self._learning: dict[str, None] = {}
@@ -99,6 +101,8 @@ class Picker:
         """The agent for one task; None leaves it to the broker. Asks the registry at most once a second."""
         if pin is not None:
             return Pick(pin)
+        if strategy is None and wanted is ANYTHING and (capability in self._plain or self._registry is None):
+            return None
         strategy = _asked(strategy, wanted)
         if strategy is None:
             return self.follow(capability, wanted)
@@ -185,10 +189,14 @@ class Picker:
                 known = Known({one.agent_id: one for one in records}, asked=_asked_by(records, capability))
         except RegistryUnavailable as error:
             log.debug("No agent can be picked; the broker balances", extra={"reason": str(error)})
-        known.read_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        known.read_at = loop.time()
         if len(self._known) >= MOST_REMEMBERED:
             self._known.clear()
         self._known[capability] = known
+        if known.asked is None and capability not in self._plain:
+            self._plain.add(capability)
+            loop.call_later(LEARN_SECONDS, self._plain.discard, capability)
         return known
 
     async def _turn(self, capability: str) -> int:

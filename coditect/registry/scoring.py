@@ -49,6 +49,9 @@ class Terms:
     overlap: float
 
 
+_TERMS = tuple(term.name for term in fields(Terms))
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """How much each term counts: its exponent, at least 0."""
@@ -89,10 +92,10 @@ def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = 
     """How good the agent is, in (0, 1]; see the module for the formula."""
     terms = terms_of(record, scale, wanted)
     product = 1.0
-    for term in fields(terms):
-        weight = getattr(weights, term.name)
+    for name in _TERMS:
+        weight = getattr(weights, name)
         if weight:
-            product *= (FLOOR + (1 - FLOOR) * getattr(terms, term.name)) ** weight
+            product *= (FLOOR + (1 - FLOOR) * getattr(terms, name)) ** weight
     return float(product)
 
 

@@ -256,3 +256,19 @@ async def test_task_whose_end_is_known_does_not_count_any_more(picker: Picker, r
         assert pick.agent_id == "b0"
         pick.over(None)
     assert registry.finds[CAPABILITY] == 1
+
+
+async def test_capability_that_begins_to_ask_is_followed_in_time(
+    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picking, "LEARN_SECONDS", 0.2)
+    await registry.fleet(4)
+    await learnt(picker, registry)
+    assert await picks(picker, 5, None) == {None: 5}
+
+    await registry.fleet(4, asks=Strategy.LEAST_BUSY)
+
+    async def followed() -> bool:
+        return agent_of(await picker.pick(CAPABILITY, None, ANYTHING)) == "a0"
+
+    await eventually(followed)
