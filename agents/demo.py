@@ -27,6 +27,7 @@ from agents.documenter import Docs
 from coditect import Client
 from coditect.errors import CoditectError, ResultTimeout, Retryable
 from coditect.listening import EventStream
+from coditect.loop import run_loop
 from coditect.telemetry.logs import JsonLines
 
 _RESULT_WITHIN = "2m"
@@ -140,7 +141,7 @@ def main() -> int:
     console, code = Console(), 1
     try:
         with _told(console):
-            totals = asyncio.run(_stopped_by_signals(Path(__file__).resolve().parents[1], console))
+            totals = run_loop(_stopped_by_signals(Path(__file__).resolve().parents[1], console))
             code = 1 if totals.shortfalls else 0
     except asyncio.CancelledError:
         console.print("Stopped, with everything that was started.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
-    from coditect.client import Client, Options
+    from coditect.client import Client, SyncClient
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry
     from coditect.model.strategy import Strategy, Wanted
+    from coditect.options import Options
+    from coditect.sync import SyncHandle
 
 _HOMES = {
     "Agent": "coditect.agent.declaration",
@@ -34,13 +36,15 @@ _HOMES = {
     "Context": "coditect.agent.context",
     "Event": "coditect.model.event",
     "Handle": "coditect.handle",
-    "Options": "coditect.client",
+    "Options": "coditect.options",
     "Outcome": "coditect.model.result",
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
     "Status": "coditect.model.result",
     "Strategy": "coditect.model.strategy",
+    "SyncClient": "coditect.client",
+    "SyncHandle": "coditect.sync",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
@@ -62,6 +66,8 @@ __all__ = [
     "Retry",
     "Status",
     "Strategy",
+    "SyncClient",
+    "SyncHandle",
     "TaskCanceled",
     "TaskExpired",
     "TaskFailed",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -33,46 +34,39 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
-from coditect.model.strategy import ANYTHING, Strategy, Wanted
-from coditect.model.task import Limits, Task
+from coditect.model.task import NO_LIMITS, Limits, Task
+from coditect.options import SUBMIT_SECONDS, Options
 from coditect.picking import Pick, Picker
 from coditect.registry.port import Registry
 from coditect.requests import Requests
 from coditect.settings import Settings, read_settings
+from coditect.sync import SyncContext, handing, handing_many, listening, waiting
 
 log = logging.getLogger(__name__)
 
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
-SUBMIT_SECONDS = 30.0
 DEFAULT_CONCURRENCY = 500
 BURST = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How one task is submitted; every field has a sensible default."""
+class _Sync:
+    """`Client.sync()` is for the servers of the environment, `client.sync()` for those of this client."""
 
-    priority: Priority = Priority.P1
-    timeout: Duration | None = None
-    """Longest run of one attempt; the capability's own when None."""
-    deadline: Duration | None = None
-    """From now on; after it nobody wants the result. No bound when None."""
-    start_within: Duration | None = None
-    """How long it may wait unstarted."""
-    pin: AgentId | None = None
-    """The agent that is preferred; another does it when that one does not take it within a second."""
-    strategy: Strategy | None = None
-    """Picks the agent to prefer from the registry; None is the capability's own, or the broker's balance."""
-    wanted: Wanted = ANYTHING
-    """What the agent should have: for `best_match`, which is the strategy when only this is given."""
-    max_attempts: int | None = None
-    idempotency_key: str | None = None
-    submit_timeout: Duration = SUBMIT_SECONDS
-    """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
+    def __get__(self, client: Client | None, kind: type[Client]) -> Callable[[], SyncClient]:
+        def sync() -> SyncClient:
+            """The same client for code without an event loop; not opened yet.
+
+            `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`.
+            """
+            return SyncClient(kind.from_env() if client is None else client)
+
+        return sync
 
 
 class Client:
     """A process's way into the fleet. `async with` opens and closes it; safe to share between tasks."""
+
+    sync = _Sync()
 
     def __init__(
         self,
@@ -167,28 +161,42 @@ class Client:
             strategy=given.strategy,
             wanted=given.wanted,
             max_attempts=given.max_attempts,
+            results=given.results,
             idempotency_key=idempotency_key or given.idempotency_key,
             submit_timeout=given.submit_timeout,
         )
         body = encode_any(value)
         pick = await self._picker.pick(capability, chosen.strategy, chosen.wanted, pin=chosen.pin)
-        return await self._submit(capability, body, chosen, pick)
+        handle, sent = self._begin(capability, body, chosen, pick)
+        await self._taken(handle, sent)
+        return handle
 
-    async def _submit(self, capability: str, body: bytes, options: Options, pick: Pick | None) -> Handle:
+    def _begin(
+        self, capability: str, body: bytes, options: Options, pick: Pick | None
+    ) -> tuple[Handle, Awaitable[None]]:
+        """Sends a task; `_taken` waits until the broker has it."""
         task = self._task(capability, body, options)
-        reply = self._requests.expect(task.id or "")
-        if pick is not None:
+        reply = self._requests.expect(task.id or "") if options.results else None
+        handle = Handle(task, reply, self._requests, self._listening, self._broker)
+        if pick is not None and reply is not None:
             reply.add_done_callback(pick.over)
         try:
             pin = None if pick is None else pick.agent_id
-            await self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
-        except Unroutable as error:
-            self._requests.forget(task.id or "")
-            raise await self._unknown(capability, task.key) from error
+            sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
         except BaseException:
-            self._requests.forget(task.id or "")
+            handle.forget()
             raise
-        return Handle(task, reply, self._requests, self._listening, self._broker)
+        return handle, sent
+
+    async def _taken(self, handle: Handle, sent: Awaitable[None]) -> None:
+        try:
+            await sent
+        except Unroutable as error:
+            handle.forget()
+            raise await self._unknown(handle.capability, error) from error
+        except BaseException:
+            handle.forget()
+            raise
 
     def _task(self, capability: str, body: bytes, options: Options) -> Task:
         check_capability_name(capability)
@@ -200,14 +208,9 @@ class Client:
             options.priority,
             body,
             id=task_id,
-            correlation_id=task_id,
-            reply_to=self._requests.reply_to,
-            limits=Limits(
-                deadline_ms=_later(now, options.deadline),
-                start_by_ms=_later(now, options.start_within),
-                timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
-                max_attempts=options.max_attempts,
-            ),
+            correlation_id=task_id if options.results else None,
+            reply_to=self._requests.reply_to if options.results else None,
+            limits=_limits(options, now),
             published_at_ms=now,
         )
 
@@ -224,17 +227,17 @@ class Client:
                 fix="split the work; longer tasks need a control plane, which this release has not",
             )
 
-    async def _unknown(self, capability: str, key: str) -> InputError:
+    async def _unknown(self, capability: str, error: Unroutable) -> InputError:
         known: frozenset[str] = frozenset()
         if self._registry is not None:
             try:
                 known = await self._registry.capabilities()
-            except RegistryUnavailable as error:
-                log.debug("The nearest names are unknown", extra={"reason": str(error)})
+            except RegistryUnavailable as silent:
+                log.debug("The nearest names are unknown", extra={"reason": str(silent)})
         return UnknownCapability(
             "Nobody offers this capability",
             capability=capability,
-            routing_key=key,
+            routing_key=error.facts.get("routing_key"),
             nearest=nearest_names(capability, known),
             fix="start an agent that declares it: coditect agent run FILE",
         )
@@ -246,6 +249,7 @@ class Client:
         *,
         options: Options | None = None,
         priority: Priority | None = None,
+        results: bool | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> AsyncIterator[Handle]:
         """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
@@ -253,26 +257,35 @@ class Client:
         With a strategy the agents are assigned in batches of that size: none gets more than it can take, what
         is over the broker balances.
 
-        Raises what `submit` raises at the value that failed; what was yielded before it is taken.
+        With `results=False` nothing comes back: fire and forget, as safe as any other submit. Raises what
+        `submit` raises at the value that failed; what was yielded before it is taken.
         """
         chosen = options or Options()
-        if priority is not None:
-            chosen = replace(chosen, priority=priority)
+        if priority is not None or results is not None:
+            chosen = replace(
+                chosen, priority=priority or chosen.priority, results=chosen.results if results is None else results
+            )
         picks = self._picker.batch(capability, chosen.strategy, chosen.wanted, pin=chosen.pin, many=concurrency)
-        under_way: asyncio.Queue[asyncio.Task[Handle]] = asyncio.Queue()
+        under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:
             for number, value in enumerate(values, 1):
-                work = self._submit(capability, encode_any(value), chosen, await picks.next())
-                under_way.put_nowait(self._background.start(work, name="submit", awaited=True))
-                if under_way.qsize() >= concurrency:
-                    yield await under_way.get_nowait()
+                handle, sent = self._begin(capability, encode_any(value), chosen, await picks.next())
+                under_way.append((handle, asyncio.ensure_future(sent)))
+                if len(under_way) >= concurrency:
+                    yield await self._first(under_way)
                 elif number % BURST == 0:
                     await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
-            while not under_way.empty():
-                yield await under_way.get_nowait()
+            while under_way:
+                yield await self._first(under_way)
         finally:
-            while not under_way.empty():
-                under_way.get_nowait().cancel()
+            for handle, sent in under_way:
+                sent.cancel()
+                handle.forget()
+
+    async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
+        handle, sent = under_way.popleft()
+        await self._taken(handle, sent)
+        return handle
 
     async def request(
         self,
@@ -308,7 +321,7 @@ class Client:
         except Unroutable:
             log.info("No agent is there to hear a broadcast")
 
-    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+    async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publishes an event; whoever listens gets it, and it is no error when nobody does."""
         event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
         try:
@@ -329,6 +342,42 @@ class Client:
         block was entered is heard; a listener more than 10,000 events behind misses the oldest.
         """
         return self._listening.stream(pattern)
+
+
+def _limits(options: Options, now_ms: int) -> Limits:
+    if options.deadline is options.start_within is options.timeout is options.max_attempts is None:
+        return NO_LIMITS
+    return Limits(
+        deadline_ms=_later(now_ms, options.deadline),
+        start_by_ms=_later(now_ms, options.start_within),
+        timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
+        max_attempts=options.max_attempts,
+    )
+
+
+class SyncClient(SyncContext[Client]):
+    """The client for code without an event loop: scripts, notebooks, threads. Made by `Client.sync`.
+
+    `with` opens and closes it; in a notebook, `open()` and `close()`. Safe to share between threads. Each call
+    waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call it: it would
+    hold up its event loop.
+
+    Raises, beside what the methods of `Client` raise: SetupError before it is open, after it was closed, and
+    after a fork.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the fleet knows this client by."""
+        return self._inner.name
+
+    submit = handing(Client.submit)
+    submit_many = handing_many(Client.submit_many)
+    request = waiting(Client.request)
+    cancel = waiting(Client.cancel)
+    broadcast = waiting(Client.broadcast)
+    emit = waiting(Client.emit)
+    events = listening(Client.events)
 
 
 def _later(now_ms: int, span: Duration | None) -> int | None:

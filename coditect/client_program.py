@@ -9,5 +9,11 @@ from coditect.settings import Settings
 
 def adapters(settings: Settings) -> tuple[AmqpBroker, RedisRegistry]:
     """The broker and the registry that the settings name, not opened yet."""
-    broker = AmqpBroker(settings.amqp_url, name="coditect client", window=settings.window, declare=settings.declare)
+    broker = AmqpBroker(
+        settings.amqp_url,
+        name="coditect client",
+        window=settings.window,
+        declare=settings.declare,
+        wire=settings.wire,
+    )
     return broker, RedisRegistry(settings.redis_url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Self
 
@@ -78,20 +79,27 @@ class Requests:
                 future.set_exception(error)
         delivery.ack()
 
-    async def send(self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None) -> None:
-        """Publishes a task through our door; returns when the broker has it.
+    def send(self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None) -> Awaitable[None]:
+        """Publishes a task through our door; done when the broker has it.
 
         A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is
-        gone or full. Raises: TooLarge; Unroutable when nobody offers the capability; what `publish` raises.
+        gone or full. Raises, here or when awaited: TooLarge; Unroutable when nobody offers the capability; what
+        `publish` raises.
         """
         if len(task.body) > MAX_BODY_BYTES:
             raise TooLarge("The body is over the inline limit", bytes=len(task.body), limit=MAX_BODY_BYTES)
         message = task_message(task)
-        if pin is not None and await self._sent_to_inbox(message, task, pin, timeout_seconds):
-            return
-        await self._broker.publish(
+        if pin is not None:
+            return self._send_pinned(message, task, pin, timeout_seconds)
+        return self._broker.publish(
             message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=timeout_seconds
         )
+
+    async def _send_pinned(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> None:
+        if not await self._sent_to_inbox(message, task, pin, timeout_seconds):
+            await self._broker.publish(
+                message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=timeout_seconds
+            )
 
     async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:
         pinned = Message(

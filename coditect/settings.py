@@ -10,6 +10,7 @@ CODITECT_SLOTS                 the agent's own             slots of an agent pro
 CODITECT_WINDOW                500                         unconfirmed publishes at once, 1 to 10000
 CODITECT_MAX_SUSPENDED         1000                        tasks that may await another agent, 1 to 100000
 CODITECT_DRAIN_SECONDS         30                          how long a drain waits for what runs
+CODITECT_WIRE                  direct                      direct frames, or plain: aiormq's own path
 CODITECT_REPLY_QUEUE           classic                     classic, or quorum in a cluster
 CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
@@ -46,6 +47,7 @@ class Settings:
     window: int = 500
     max_suspended: int = 1_000
     drain_seconds: float = 30.0
+    wire: str = "direct"
     reply_queue: str = "classic"
     health_port: int | None = None
     health_host: str = "127.0.0.1"
@@ -73,6 +75,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         window=_whole(values, "CODITECT_WINDOW", DEFAULTS.window, 1, 10_000),
         max_suspended=_whole(values, "CODITECT_MAX_SUSPENDED", DEFAULTS.max_suspended, 1, 100_000),
         drain_seconds=_number(values, "CODITECT_DRAIN_SECONDS", DEFAULTS.drain_seconds, 0, 86_400),
+        wire=_choice(values, "CODITECT_WIRE", ("direct", "plain")),
         reply_queue=_choice(values, "CODITECT_REPLY_QUEUE", ("classic", "quorum")),
         health_port=_optional(values, "CODITECT_HEALTH_PORT", 0, 65_535),
         health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),

@@ -17,6 +17,7 @@ from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
 from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError
+from coditect.loop import run_loop
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
@@ -48,6 +49,7 @@ async def serve(settings: Settings) -> None:
         name="dispatcher",
         window=settings.window,
         declare=settings.declare,
+        wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
@@ -79,7 +81,7 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs(settings.log_level)
-        asyncio.run(serve(settings))
+        run_loop(serve(settings))
     except CoditectError as error:
         log.error("The dispatcher cannot run", extra={"reason": str(error)})
         return error.exit_code

@@ -6,6 +6,9 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
+WIRES = ("plain", "direct")
+"""The wire paths to RabbitMQ; what is promised of a broker holds on both."""
+
 
 async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 5.0) -> None:
     """Returns when the condition (a function, or a coroutine function) is true; fails after the time."""

@@ -51,6 +51,11 @@ class Capability:
         """Longest run of one attempt."""
         return self.spec.timeout_seconds
 
+    @property
+    def wants_context(self) -> bool:
+        """Whether its handler, or the process that it runs in, is given one."""
+        return self.signature.wants_context or self.where is Where.PROCESS
+
 
 class Agent:
     """A declared agent. Handlers are added with `@agent.capability` and stay plain functions."""

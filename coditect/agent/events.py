@@ -32,14 +32,18 @@ class Events:
         self._background = background
         self._clock = clock
         self._source = source
+        self._time = asyncio.get_running_loop().time
         self._muted_until: dict[str, float] = {}
         self._under_way = 0
         self.dropped = 0
 
+    def heard(self, type_: str) -> bool:
+        """Whether somebody may listen: asked before the facts of a frequent event are put together."""
+        return self._muted_until.get(type_, 0.0) <= self._time()
+
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Sends an event in the background; drops it when nobody listens or too many are under way."""
-        now = asyncio.get_running_loop().time()
-        if self._muted_until.get(type_, 0.0) > now:
+        if not self.heard(type_):
             return
         if self._under_way >= MOST_UNDER_WAY:
             self.dropped += 1
@@ -61,7 +65,7 @@ class Events:
                 timeout_seconds=PUBLISH_SECONDS,
             )
         except Unroutable:
-            self._muted_until[event.type] = asyncio.get_running_loop().time() + MUTE_SECONDS
+            self._muted_until[event.type] = self._time() + MUTE_SECONDS
         except CoditectError as error:
             self.dropped += 1
             log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})

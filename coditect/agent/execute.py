@@ -6,14 +6,14 @@ import asyncio
 import traceback
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
+from coditect.agent.execution import Execution
 from coditect.agent.workers import Workers
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.result import Failure, Status
-from coditect.model.task import Task
+from coditect.model.value import value
 from coditect.model.wire import MAX_BODY_BYTES
 
 _MAX_TRACEBACK = 8_000
@@ -23,7 +23,7 @@ class SentBack(BaseException):
     """The task goes back to its queue unfinished, attempt unchanged. No `Exception`: handlers let it pass."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ended:
     """How one attempt ended, before anybody decided what follows from it."""
 
@@ -43,28 +43,19 @@ class Rooms:
 
 
 async def run_handler(
-    capability: Capability,
-    task: Task,
-    context: Context,
-    rooms: Rooms,
-    *,
-    limit_seconds: float,
-    threads: list[asyncio.Future[Any]],
+    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
 ) -> Ended:
-    """One attempt. Cancellation and `SentBack` pass; everything else that a handler can do becomes an `Ended`.
+    """One attempt. Somebody else's cancellation and `SentBack` pass; everything else that a handler can do
+    becomes an `Ended`.
 
-    `threads` receives the thread of a plain handler: neither a timeout nor a cancellation stops it.
+    A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
     """
+    timer = asyncio.get_running_loop().call_later(limit_seconds, execution.expire)
+    execution.handling = True
     try:
-        async with asyncio.timeout(limit_seconds) as limit:
-            body = await _call(capability, task, context, rooms, threads)
-    except TimeoutError as error:
-        return _timed_out(limit_seconds) if limit.expired() else _failed(error, "handler_error")
+        body = await _call(capability, execution, context, rooms)
     except asyncio.CancelledError as error:
-        current = asyncio.current_task()
-        if current is not None and current.cancelling():
-            raise
-        return _failed(error, "handler_error")
+        return _cut_short(execution, error, limit_seconds)
     except _BadInput as error:
         return _rejected(error.cause)
     except (SentBack, GeneratorExit):
@@ -73,7 +64,27 @@ async def run_handler(
         if isinstance(error, BaseExceptionGroup) and error.subgroup(SentBack):
             raise SentBack from error
         return _failed(error, "handler_error")
+    finally:
+        execution.handling = False
+        timer.cancel()
+        if execution.asked_to_end and (current := asyncio.current_task()) is not None:
+            current.uncancel()  # whatever the handler made of it, the rest of this task goes on
     return _completed(body)
+
+
+def _cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
+    """What a cancellation means: a request to cancel, the end of its time, a drain, or the handler's own doing.
+
+    Raises: the error, when the process itself is to end.
+    """
+    current = asyncio.current_task()
+    if current is None or not current.cancelling():
+        return _failed(error, "handler_error")
+    if not execution.asked_to_end:
+        raise error
+    if execution.canceled is None:
+        return _timed_out(limit_seconds)
+    return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
 
 
 class _BadInput(Exception):
@@ -84,21 +95,19 @@ class _BadInput(Exception):
         self.cause = cause
 
 
-async def _call(
-    capability: Capability, task: Task, context: Context, rooms: Rooms, threads: list[asyncio.Future[Any]]
-) -> bytes:
+async def _call(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
     shape = capability.signature
     try:
-        if capability.where is Where.PROCESS:
-            return await rooms.workers.run(capability, task, context)
-        value = shape.input.decode(task.body)
+        if context is not None and capability.where is Where.PROCESS:
+            return await rooms.workers.run(capability, execution.task, context)
+        value = shape.input.decode(execution.task.body)
     except InvalidTask as error:
         raise _BadInput(error) from error
     arguments = (value, context) if shape.wants_context else (value,)
     if capability.where is Where.THREAD:
-        future = asyncio.get_running_loop().run_in_executor(rooms.threads, capability.handler, *arguments)
-        threads.append(future)
-        return shape.output.encode(await asyncio.shield(future))
+        thread = asyncio.get_running_loop().run_in_executor(rooms.threads, capability.handler, *arguments)
+        execution.thread = thread
+        return shape.output.encode(await asyncio.shield(thread))
     return shape.output.encode(await capability.handler(*arguments))
 
 

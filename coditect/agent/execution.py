@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from coditect.broker.port import Delivery
@@ -24,13 +24,18 @@ class Execution:
 
     task: Task
     delivery: Delivery
-    attached: list[tuple[Task, Delivery]] = field(default_factory=list)
+    key: ExecutionKey | None
+    """The task's `execution_key`."""
+    attached: list[tuple[Task, Delivery]] | None = None
+    """Redeliveries; None for none."""
     work: asyncio.Task[None] | None = None
     canceled: str | None = None
     """Why it was asked to cancel; None when it was not."""
+    overdue: bool = False
+    """Its time is over, and it was told."""
     handling: bool = False
     """The handler runs, so a cancellation reaches it."""
-    threads: list[asyncio.Future[Any]] = field(default_factory=list)
+    thread: asyncio.Future[Any] | None = None
     """The thread that a plain handler runs in; it may outlive the attempt."""
     slot_passed_on: bool = False
     """Its slot is free, or will be when its thread ends."""
@@ -41,19 +46,33 @@ class Execution:
             self.canceled = reason
             self.work.cancel()
 
+    def expire(self) -> None:
+        """Its time is over: as `cancel`."""
+        if self.handling and self.work is not None:
+            self.overdue = True
+            self.work.cancel()
+
     @property
-    def deliveries(self) -> list[tuple[Task, Delivery]]:
-        """Everybody who wants its outcome, the first delivery first."""
-        return [(self.task, self.delivery), *self.attached]
+    def asked_to_end(self) -> bool:
+        """Whether its handler was canceled by `cancel` or `expire`."""
+        return self.overdue or self.canceled is not None
+
+    def attach(self, task: Task, delivery: Delivery) -> None:
+        """One more that wants its outcome."""
+        if self.attached is None:
+            self.attached = []
+        self.attached.append((task, delivery))
 
     def ack(self) -> None:
         """All of them are done with."""
-        for _, delivery in self.deliveries:
+        self.delivery.ack()
+        for _, delivery in self.attached or ():
             delivery.ack()
 
     def requeue(self) -> None:
         """All of them go back, for anybody."""
-        for _, delivery in self.deliveries:
+        self.delivery.requeue()
+        for _, delivery in self.attached or ():
             delivery.requeue()
 
 
@@ -82,10 +101,10 @@ class Remembered:
             or now - since > REMEMBER_SECONDS
         )
 
-    def get(self, key: ExecutionKey, now: float) -> Outcome | None:
-        """The outcome of this execution, if it is remembered."""
+    def get(self, key: ExecutionKey) -> Outcome | None:
+        """The outcome of this execution, if it is remembered; an old one that nobody pushed out yet, too."""
         found = self._outcomes.get(key)
-        return None if found is None or now - found[0] > REMEMBER_SECONDS else found[1]
+        return None if found is None else found[1]
 
 
 class CanceledIds:
@@ -93,6 +112,9 @@ class CanceledIds:
 
     def __init__(self) -> None:
         self._reasons: OrderedDict[str, tuple[float, str]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._reasons)
 
     def put(self, task_id: str, reason: str, now: float) -> None:
         """Remembers a request."""

@@ -53,6 +53,7 @@ class Intake:
         self._background = background
         self._screen = screen
         self._start = start
+        self._loop = asyncio.get_running_loop()
         self._feeds: list[Feed] = []
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
         self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
@@ -86,7 +87,7 @@ class Intake:
         task = self._screen(delivery)
         if task is None:
             return
-        held = Held(delivery, task, feed, asyncio.get_running_loop().time())
+        held = Held(delivery, task, feed, self._loop.time())
         if feed.reserved:
             feed.reserved -= 1
             self._go(held)
@@ -102,17 +103,16 @@ class Intake:
 
     @property
     def _nobody_waits(self) -> bool:
-        return not self._resuming and not any(self._candidates.values())
+        return not (self._resuming or any(self._candidates.values()))
 
     def _go(self, held: Held) -> None:
         self._occupy(held)
         self._start(held)
         self._watch()
 
-    @staticmethod
-    def _occupy(held: Held) -> None:
+    def _occupy(self, held: Held) -> None:
         held.slot = True
-        held.feed.started(held, asyncio.get_running_loop().time())
+        held.feed.started(held, self._loop.time())
 
     # -- admission --------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Intake:
             await asyncio.sleep(FETCH_SECONDS)  # what the queue holds arrives within a round trip
         except CoditectError as error:
             log.warning("A queue cannot be consumed yet", extra={"queue": feed.queue, "reason": str(error)})
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._pause, feed)
+            self._loop.call_later(RETRY_SECONDS, self._pause, feed)
         finally:
             feed.changing = False
             for _ in range(feed.reserved):
@@ -198,7 +198,8 @@ class Intake:
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
-        self._admit()
+        if not self._nobody_waits:
+            self._admit()
         self._watch()
 
     def may_suspend(self, held: Held, most: int) -> bool:
@@ -234,7 +235,7 @@ class Intake:
             self._occupy(held)
 
     async def _next_slot(self, level: Priority) -> None:
-        turn = asyncio.get_running_loop().create_future()
+        turn = self._loop.create_future()
         self._resuming.append((turn, level))
         self._admit()
         try:
@@ -255,19 +256,19 @@ class Intake:
     def _watch(self) -> None:
         """Looks again in a moment, while there is something to look after."""
         if self._patrol is None and not self.closed:
-            self._patrol = asyncio.get_running_loop().call_later(PATROL_SECONDS, self._look)
+            self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
 
     def _hurry(self) -> None:
         """Looks again at once: a slot is free and nothing is in hand for it."""
         if self._patrol is not None and not self.closed:
             self._patrol.cancel()
-            self._patrol = asyncio.get_running_loop().call_later(0, self._look)
+            self._patrol = self._loop.call_later(0, self._look)
 
     def _look(self) -> None:
         self._patrol = None
         if self.closed:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         soon = sum(feed.soon(now) for feed in self._feeds)
         for feed in self._feeds:
             if feed.changing:

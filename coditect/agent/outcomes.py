@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended
-from coditect.agent.execution import Execution, Remembered
+from coditect.agent.execution import Execution, ExecutionKey, Remembered
 from coditect.agent.settle import Settler, guarded, worth_another
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
@@ -21,7 +22,7 @@ from coditect.errors import InputError, TooLarge, Unroutable
 from coditect.model import routing
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
-from coditect.model.result import Failure, Outcome, Status
+from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,9 @@ class Outcomes:
         """Replies that nobody could receive any more."""
         return self._settler.unclaimed
 
-    def known(self, task: Task) -> Outcome | None:
+    def known(self, key: ExecutionKey) -> Outcome | None:
         """The outcome of this very execution, if it ended here with success in the last ten minutes."""
-        key = task.execution_key
-        return None if key is None else self._remembered.get(key, asyncio.get_running_loop().time())
+        return self._remembered.get(key)
 
     async def send_back(self, execution: Execution) -> None:
         """The task goes round unchanged: it could not be suspended."""
@@ -67,13 +67,14 @@ class Outcomes:
     async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
         """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
         task = execution.task
-        if await self._retried(execution, ended):
+        completed = ended.status is Status.COMPLETED
+        if not completed and await self._retried(execution, ended):
             return
         outcome = Outcome(
             status=ended.status,
             body=ended.body if ended.failure is None else _body(ended.failure),
             task_id=task.id,
-            correlation_id=task.correlation_id,
+            correlation_id=task.correlation_id or task.id,
             agent_id=self._agent_id,
             attempt=task.attempt,
             fence=task.owner.fence if task.owner else None,
@@ -81,21 +82,23 @@ class Outcomes:
             finished_at_ms=finished_ms,
             failure=ended.failure,
         )
-        if ended.status is Status.COMPLETED:
+        if completed:
             self.completed += 1
-            if task.execution_key is not None:
-                self._remembered.put(task.execution_key, outcome, asyncio.get_running_loop().time())
+            if execution.key is not None:
+                self._remembered.put(execution.key, outcome, asyncio.get_running_loop().time())
         else:
             self.failed += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
-        self._events.emit(
-            f"task.{ended.status.value}", subject=task.id or "", agent=self._agent_id, attempt=task.attempt
-        )
+        ending = ENDED_AS[ended.status]
+        if self._events.heard(ending):
+            self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
+        await self._settler.reply(task, outcome)
+        execution.delivery.ack()
         answered = 0
-        while answered < len(execution.deliveries):  # more may be attached while a reply goes out
-            wanting, delivery = execution.deliveries[answered]
-            await self._settler.reply(wanting, outcome)
+        while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
+            wanting, delivery = execution.attached[answered]
+            await self._settler.reply(wanting, _for_another(outcome, wanting))
             delivery.ack()
             answered += 1
 
@@ -129,11 +132,12 @@ class Outcomes:
     async def settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
         """The same for a task that never started here."""
         now = self._clock.now_ms()
-        await guarded(self.settle(Execution(task, delivery), ended, now, now), delivery.requeue, task.id)
+        execution = Execution(task, delivery, task.execution_key)
+        await guarded(self.settle(execution, ended, now, now), delivery.requeue, task.id)
 
     async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
         """Gives a repeated delivery the outcome that is known."""
-        await guarded(self._settler.reply(task, outcome), delivery.requeue, task.id)
+        await guarded(self._settler.reply(task, _for_another(outcome, task)), delivery.requeue, task.id)
         delivery.ack()
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
@@ -162,9 +166,21 @@ class Outcomes:
             correlation_id=message.correlation_id,
             reply_to=message.reply_to,
         )
-        outcome = Outcome(Status.REJECTED, _body(failure), message.message_id, None, self._agent_id, failure=failure)
+        outcome = Outcome(
+            Status.REJECTED,
+            _body(failure),
+            message.message_id,
+            message.correlation_id or message.message_id,
+            self._agent_id,
+            failure=failure,
+        )
         await self._settler.reply(anonymous, outcome)
         delivery.ack()
+
+
+def _for_another(outcome: Outcome, task: Task) -> Outcome:
+    """The same end for a repeated delivery, which may carry a correlation of its own."""
+    return replace(outcome, correlation_id=task.correlation_id or task.id)
 
 
 def _body(failure: Failure) -> bytes:

@@ -10,12 +10,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
@@ -32,6 +31,7 @@ from coditect.broker.port import Broker
 from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
 from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError
+from coditect.loop import run_loop
 from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
@@ -174,6 +174,7 @@ async def serve(agent: Agent, settings: Settings) -> None:
         name=agent.name,
         window=settings.window,
         declare=settings.declare,
+        wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
@@ -217,10 +218,10 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
     """Runs the agents of a file or module; with `processes` that many of them. Gives the exit code."""
     configure_logs(settings.log_level)
     if processes > 1:
-        return asyncio.run(keep_processes([sys.executable, "-m", "coditect", "agent", "run", target], processes))
+        return run_loop(keep_processes([sys.executable, "-m", "coditect", "agent", "run", target], processes))
     if PARENT in os.environ:
         die_with(int(os.environ.pop(PARENT)))
-    _run_loop(_serve_and_end(load_agent(target), settings))
+    run_loop(_serve_and_end(load_agent(target), settings))
     return 0
 
 
@@ -237,12 +238,3 @@ async def _serve_and_end(agent: Agent, settings: Settings) -> None:
         timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
         timer.daemon = True
         timer.start()
-
-
-def _run_loop(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop  # noqa: PLC0415 - the `speed` extra
-    except ImportError:
-        asyncio.run(work)
-    else:
-        uvloop.run(work)

@@ -34,7 +34,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Status
-from coditect.model.task import Task
+from coditect.model.task import NO_LIMITS, Task
 from coditect.requests import Requests
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ class Runtime:
     # -- life -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         for name in self._capabilities:
             for level in Priority:
                 await self._intake.open(routing.task_queue(name, level), level)
@@ -138,10 +140,6 @@ class Runtime:
         """The task of this id, if it runs here."""
         return next((one.task for one in self._executions if one.task.id == task_id), None)
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
-
     # -- consume ----------------------------------------------------------------------------------------
 
     def _screen(self, delivery: Delivery) -> Task | None:
@@ -154,9 +152,9 @@ class Runtime:
         if task.capability not in self._capabilities:
             self._not_ours(delivery, task)
             return None
-        if self._joined(task, delivery):
+        if self._joined(task, task.execution_key, delivery):
             return None
-        ended = self._too_late(task) or self._canceled_before(task)
+        ended = self._not_any_more(task)
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
@@ -170,19 +168,24 @@ class Runtime:
             error = InvalidTask("The CC header names another capability", given=task.capability)
             self._beside(self._outcomes.refuse(delivery, error))
 
-    def _joined(self, task: Task, delivery: Delivery) -> bool:
+    def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
         """Whether this execution runs here already, or did: then the delivery only wants its outcome."""
-        key = task.execution_key
         if key is None:
             return False
         running = self._running.get(key)
         if running is not None:
-            running.attached.append((task, delivery))
+            running.attach(task, delivery)
             return True
-        outcome = self._outcomes.known(task)
+        outcome = self._outcomes.known(key)
         if outcome is not None:
             self._beside(self._outcomes.answer_again(task, delivery, outcome))
         return outcome is not None
+
+    def _not_any_more(self, task: Task) -> Ended | None:
+        """Why it need not start; None when it does."""
+        if task.limits is NO_LIMITS and not self._canceled:
+            return None
+        return self._too_late(task) or self._canceled_before(task)
 
     def _too_late(self, task: Task) -> Ended | None:
         limits, now = task.limits, self._clock.now_ms()
@@ -209,44 +212,52 @@ class Runtime:
     # -- execute ----------------------------------------------------------------------------------------
 
     def _start(self, held: Held) -> None:
-        execution = Execution(held.task, held.delivery)
-        self._executions.add(execution)
-        execution.work = self._background.start(self._execute(execution, held), name="task")
+        execution = Execution(held.task, held.delivery, held.task.execution_key)
+        self._executions.add(execution)  # which keeps the asyncio task alive, too
+        work = guarded(self._execute(execution, held), execution.requeue, execution.task.id)
+        execution.work = self._loop.create_task(work)
 
     async def _execute(self, execution: Execution, held: Held) -> None:
+        task, key = held.task, execution.key
         try:
-            await guarded(self._work_on(execution, held), execution.requeue, execution.task.id)
+            if self._joined(task, key, held.delivery):
+                return
+            if key is not None:
+                self._running[key] = execution
+            began, started_ms = self._now(), self._clock.now_ms()
+            ended = self._not_any_more(task) or await self._handle(execution, held, started_ms)
+            finished_ms = self._clock.now_ms()
+            if self._pass_on_slot(execution, held, began):
+                await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
+            await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+        except SentBack:
+            await self._outcomes.send_back(execution)
         finally:
             self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
 
-    async def _work_on(self, execution: Execution, held: Held) -> None:
-        task = held.task
-        if self._joined(task, held.delivery):
-            return
-        if task.execution_key is not None:
-            self._running[task.execution_key] = execution
-        began, started_ms = self._now(), self._clock.now_ms()
-        try:
-            ended = self._too_late(task) or self._canceled_before(task) or await self._handle(execution, held)
-        except SentBack:
-            await self._outcomes.send_back(execution)
-            return
-        finished_ms = self._clock.now_ms()
-        if self._pass_on_slot(execution, held, began):
-            await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
-        await self._outcomes.settle(execution, ended, started_ms, finished_ms)
-
     def _forget(self, execution: Execution) -> None:
         self._executions.discard(execution)
-        key = execution.task.execution_key
+        key = execution.key
         if key is not None and self._running.get(key) is execution:
             del self._running[key]
 
-    async def _handle(self, execution: Execution, held: Held) -> Ended:
+    async def _handle(self, execution: Execution, held: Held, now_ms: int) -> Ended:
         task = execution.task
         capability = self._capabilities[task.capability]
+        if self._events.heard("task.started"):
+            self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
+        limit_seconds = _limit_seconds(capability, task, now_ms)
+        context = self._context(held) if capability.wants_context else None
+        try:
+            return await run_handler(capability, execution, context, self._rooms, limit_seconds=limit_seconds)
+        finally:
+            if context is not None:
+                context.remove_workspace()
+
+    def _context(self, held: Held) -> Context:
+        task = held.task
         task_id = task.id or self._clock.new_id()
         services = TaskServices(
             held,
@@ -256,37 +267,9 @@ class Runtime:
             self._intake,
             self._clock,
             self._limits.max_suspended,
-            asyncio.get_running_loop(),
+            self._loop,
         )
-        context = Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
-        self._events.emit("task.started", subject=task_id, agent=self.agent_id, attempt=task.attempt)
-        execution.handling = True
-        try:
-            return await run_handler(
-                capability,
-                task,
-                context,
-                self._rooms,
-                limit_seconds=self._limit_seconds(capability, task),
-                threads=execution.threads,
-            )
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if execution.canceled is None or current is None:
-                raise
-            current.uncancel()
-            return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
-        finally:
-            execution.handling = False
-            context.remove_workspace()
-
-    def _limit_seconds(self, capability: Capability, task: Task) -> float:
-        seconds = capability.timeout_seconds
-        if task.limits.timeout_ms is not None:
-            seconds = min(task.limits.timeout_ms / 1000, seconds)
-        if task.limits.deadline_ms is not None:
-            seconds = min(seconds, (task.limits.deadline_ms - self._clock.now_ms()) / 1000)
-        return max(0.0, seconds)
+        return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
     def _pass_on_slot(self, execution: Execution, held: Held, began: float) -> bool:
         """Whether somebody who waited may have got it."""
@@ -294,9 +277,21 @@ class Runtime:
         ran = self._now() - began
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         execution.slot_passed_on = True
-        thread = next((one for one in execution.threads if not one.done()), None)
-        if thread is None:
+        thread = execution.thread
+        if thread is None or thread.done():
             self._intake.finished(held, ran)
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
             thread.add_done_callback(lambda _: self._intake.finished(held, ran))
         return somebody_waits
+
+
+def _limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
+    """How long this attempt may run."""
+    seconds, limits = capability.timeout_seconds, task.limits
+    if limits is NO_LIMITS:
+        return seconds
+    if limits.timeout_ms is not None:
+        seconds = min(limits.timeout_ms / 1000, seconds)
+    if limits.deadline_ms is not None:
+        seconds = min(seconds, (limits.deadline_ms - now_ms) / 1000)
+    return max(0.0, seconds)

@@ -54,7 +54,7 @@ class Settler:
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
     async def reply(self, task: Task, outcome: Outcome) -> None:
-        """Answers to the task's return address, if it has one.
+        """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 
         A reply that no queue takes has no receiver any more: it is counted, told, and dropped. Raises what
         `publish` raises while the broker as a whole cannot take it (retryable).
@@ -62,8 +62,7 @@ class Settler:
         address = routing.reply_address(task.reply_to)
         if address is None:
             return
-        answer = replace(outcome, correlation_id=task.correlation_id or task.id, task_id=task.id)
-        message = wire.result_message(answer, capability=task.capability)
+        message = wire.result_message(outcome, capability=task.capability)
         try:
             await self._hand_in(message, address)
         except (Unroutable, NotFound, Overloaded) as error:

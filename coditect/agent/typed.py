@@ -15,6 +15,7 @@ from coditect.errors import InvalidTask, SetupError
 from coditect.model.json import dumps, loads
 
 _MAX_SHOWN = 5
+_SAID_BY_JSON = (dict, list, tuple, str, int, float)
 
 
 def _decode_json(body: bytes) -> Any:
@@ -84,19 +85,25 @@ def _shown(error: ValidationError) -> list[str]:
     return [f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in found[:_MAX_SHOWN]]
 
 
-def _codec_of(value: object) -> Codec:
-    kind: Any = type(value)
-    return codec(kind)
-
-
 def encode_any(value: Any) -> bytes:
-    """The JSON of a value of any supported type: bytes are taken as JSON already."""
+    """The JSON of a value of any supported type, alone or inside lists and dicts: bytes alone are JSON already.
+
+    Raises: InvalidTask; SetupError when its type cannot be validated.
+    """
     if isinstance(value, bytes):
         return value
-    try:
-        return dumps(value)
-    except InvalidTask:
-        return _codec_of(value).encode(value)
+    if value is None or isinstance(value, _SAID_BY_JSON):
+        return dumps(value, otherwise=_plain)
+    return _encode(value)
+
+
+def _encode(value: object) -> bytes:
+    kind: Any = type(value)
+    return codec(kind).encode(value)
+
+
+def _plain(value: object) -> Any:
+    return loads(_encode(value))
 
 
 @dataclass(frozen=True, slots=True)

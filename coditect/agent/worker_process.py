@@ -15,6 +15,7 @@ from coditect.agent.loading import load_agents
 from coditect.agent.parent import die_with
 from coditect.agent.workers import FAILURE_FRAME, FRAME, PROGRESS_FRAME, VALUE_FRAME
 from coditect.errors import InvalidTask, SetupError
+from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
@@ -76,7 +77,7 @@ def _run(capability: Capability, header: dict[str, Any], body: bytes, value: Any
     arguments = (value, context) if shape.wants_context else (value,)
     result = capability.handler(*arguments)
     if asyncio.iscoroutine(result):
-        result = asyncio.run(result)
+        result = run_loop(result)
     return shape.output.encode(result)
 
 

@@ -7,7 +7,7 @@ A publish is done when the broker confirmed it. A delivery is settled exactly on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,7 +122,7 @@ class Broker(Protocol):
         Raises: TopologyMismatch when one exists with other arguments; BrokerUnavailable.
         """
 
-    async def publish(
+    def publish(
         self,
         message: Message,
         *,
@@ -130,8 +130,8 @@ class Broker(Protocol):
         routing_key: str,
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
-    ) -> None:
-        """Returns when the broker has taken the message; at least once, the same `message_id` if repeated.
+    ) -> Awaitable[None]:
+        """Done when the broker has taken the message; at least once, the same `message_id` if repeated.
 
         Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is
         False) and the confirm window. Order between concurrent calls is not promised.

@@ -20,6 +20,7 @@ from coditect.cli.output import (
     write_table,
 )
 from coditect.errors import NotFound, ResultTimeout, Unroutable
+from coditect.loop import run_loop
 from coditect.model import mail, routing
 from coditect.model.capability import nearest_names
 from coditect.model.duration import seconds
@@ -78,7 +79,7 @@ def list_agents(
     Example: coditect agent list --capability code.review
     """
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
-    records = asyncio.run(_find(connections(context), search))
+    records = run_loop(_find(connections(context), search))
     if output is Output.JSON:
         write_json([agent_json(record) for record in records])
         return
@@ -103,7 +104,7 @@ def show_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOp
     \b
     Example: coditect agent show reviewer-1f2e3d4c
     """
-    record = asyncio.run(_get(connections(context), AgentId(agent_id)))
+    record = run_loop(_get(connections(context), AgentId(agent_id)))
     if output is Output.JSON:
         write_json(agent_json(record))
         return
@@ -133,7 +134,7 @@ def drain_agent(
     \b
     Example: coditect agent drain reviewer-1f2e3d4c --wait 60s
     """
-    asyncio.run(_drain(connections(context), AgentId(agent_id), seconds(wait) if wait else None))
+    run_loop(_drain(connections(context), AgentId(agent_id), seconds(wait) if wait else None))
     say(f"{agent_id} {'is gone' if wait else 'was asked to drain'}.")
 
 

@@ -30,7 +30,8 @@ class RealConnections:
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         """RabbitMQ; always allowed to declare, since only a person asks this program to."""
-        return AmqpBroker(self._settings.amqp_url, name="coditect cli", window=self._settings.window)
+        settings = self._settings
+        return AmqpBroker(settings.amqp_url, name="coditect cli", window=settings.window, wire=settings.wire)
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Redis."""

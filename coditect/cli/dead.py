@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated
@@ -16,6 +15,7 @@ from coditect.clock import SystemClock
 from coditect.dead_letter import DeadLetter
 from coditect.dead_letters import DeadLetters, DeadQueue, Selection, Settled
 from coditect.errors import CoditectError, NotFound
+from coditect.loop import run_loop
 
 app = typer.Typer(no_args_is_help=True, help="Look at, bring back or throw away tasks that were given up.")
 
@@ -53,7 +53,7 @@ def list_letters(
     Example: coditect dead list --capability code.review --reason handler_error
     """
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
-    queues, rows = asyncio.run(_list(connections(context), selection, most))
+    queues, rows = run_loop(_list(connections(context), selection, most))
     total = sum(queue.messages for queue in queues)
     if output is Output.JSON:
         write_json({"letters": rows, "queues": {queue.name: queue.messages for queue in queues}})
@@ -87,7 +87,7 @@ def show_letter(
     \b
     Example: coditect dead show 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    letter = asyncio.run(_show(connections(context), letter_id, capability))
+    letter = run_loop(_show(connections(context), letter_id, capability))
     if output is Output.JSON:
         write_json(_whole(letter))
         return
@@ -132,7 +132,7 @@ def redrive_letters(
     async def act(letters: DeadLetters, queues: list[str]) -> Settled:
         return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
 
-    settled = asyncio.run(_settle(connections(context), selection, act))
+    settled = run_loop(_settle(connections(context), selection, act))
     _report("redriven", settled, selection, output)
 
 
@@ -159,7 +159,7 @@ def discard_letters(
     async def act(letters: DeadLetters, queues: list[str]) -> Settled:
         return await letters.discard(queues, selection, dry_run=dry_run)
 
-    settled = asyncio.run(_settle(connections(context), selection, act))
+    settled = run_loop(_settle(connections(context), selection, act))
     _report("discarded", settled, selection, output)
 
 

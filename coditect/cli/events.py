@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, instant, printable, write_json_line
+from coditect.loop import run_loop
 from coditect.model.event import Event
 
 app = typer.Typer(no_args_is_help=True, help="See what happens in the fleet.")
@@ -30,7 +30,7 @@ def tail_events(
     Example: coditect events tail 'task.*' --count 10
     """
     with suppress(KeyboardInterrupt):
-        asyncio.run(_tail(connections(context), pattern, count, output))
+        run_loop(_tail(connections(context), pattern, count, output))
 
 
 async def _tail(opened: Connections, pattern: str, count: int | None, output: Output) -> None:

@@ -16,6 +16,7 @@ from coditect.cli.load_drive import Counts, Load, drive
 from coditect.cli.load_report import Effect, Ending, LoadReport, parse_effects, report_json, summarize
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.errors import InputError
+from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
 from coditect.settings import find_env_file
@@ -60,7 +61,7 @@ def run_load(
     load = Load(tasks, concurrency, rate, min_ms, max_ms, capability, priority, seconds(wait))
     opened = connections(context)
     counts = Counts()
-    asyncio.run(_run(opened, load, counts))
+    run_loop(_run(opened, load, counts))
     log = effect_log or default_log(opened.environ, Path.cwd())
     effects = read_effects(log, counts)
     if effects is None and effect_log is not None:

@@ -20,6 +20,7 @@ from coditect.errors import (
     InvalidTask,
     TooLarge,
 )
+from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.event import Event
 from coditect.model.ids import AgentId
@@ -67,7 +68,7 @@ def submit_task(
     Example: coditect task submit code.review '{"path": "src"}' --priority p0
     """
     order = _Order(capability, _read_body(body), priority, timeout, deadline, AgentId(agent) if agent else None)
-    task_id, outcome = asyncio.run(_submit(connections(context), order, None if no_wait else wait))
+    task_id, outcome = run_loop(_submit(connections(context), order, None if no_wait else wait))
     if outcome is None:
         if output is Output.JSON:
             write_json({"task_id": task_id, "status": "submitted"})
@@ -91,7 +92,7 @@ def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(m
     \b
     Example: coditect task cancel 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    asyncio.run(_cancel(connections(context), task_id))
+    run_loop(_cancel(connections(context), task_id))
     say(f"{task_id}: cancel was sent to every agent.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -21,6 +20,7 @@ from coditect.cli.capabilities import known_capabilities
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json, write_table
 from coditect.errors import TopologyMismatch
+from coditect.loop import run_loop
 from coditect.model.capability import check_capability_name
 
 app = typer.Typer(no_args_is_help=True, help="Compare, create or export the exchanges and queues.")
@@ -40,7 +40,7 @@ def plan_topology(
     \b
     Example: coditect topology plan --capability code.review
     """
-    plan = asyncio.run(_plan(connections(context), capability or []))
+    plan = run_loop(_plan(connections(context), capability or []))
     _write(plan, output, missing="missing: apply creates it")
     if not plan.clean:
         raise typer.Exit(1)
@@ -55,7 +55,7 @@ def apply_plan(
     \b
     Example: coditect topology apply --capability code.review --capability tests.run
     """
-    plan = asyncio.run(_apply(connections(context), capability or []))
+    plan = run_loop(_apply(connections(context), capability or []))
     _write(plan, output, missing="created")
     differing = plan.of(Verdict.DIFFERS)
     if differing:
@@ -77,7 +77,7 @@ def export_topology(
              rabbitmqctl import_definitions topology.json
     """
     named = tuple(check_capability_name(name) for name in capability or [])
-    known = named or asyncio.run(known_capabilities(connections(context), ()))
+    known = named or run_loop(known_capabilities(connections(context), ()))
     write_json(export_definitions(_topology(known), vhost=vhost))
 
 

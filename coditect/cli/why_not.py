@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,6 +12,7 @@ from coditect.broker.port import Broker
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json, write_table
 from coditect.errors import NotFound, RegistryUnavailable
+from coditect.loop import run_loop
 from coditect.model import routing
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import is_uuid
@@ -59,11 +59,11 @@ def why_not(
     opened, tags = connections(context), frozenset(tag or ())
     if capability is not None:
         question = Question(check_capability_name(capability), priority, tags)
-        answer = asyncio.run(_of_task(opened, target, question, most))
+        answer = run_loop(_of_task(opened, target, question, most))
     elif is_uuid(target):
-        answer = asyncio.run(_of_task(opened, target, None, most))
+        answer = run_loop(_of_task(opened, target, None, most))
     else:
-        answer = asyncio.run(_of_capability(opened, Question(check_capability_name(target), priority, tags)))
+        answer = run_loop(_of_capability(opened, Question(check_capability_name(target), priority, tags)))
     if output is Output.JSON:
         write_json(_json(answer))
     else:

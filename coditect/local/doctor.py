@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from coditect import loop
 from coditect.local.binaries import Binaries, find_binaries
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
 from coditect.local.probe import broker_version, redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
+from coditect.loop import run_loop
+from coditect.model import json
 
 PYTHON_AT_LEAST = (3, 11)
 RABBITMQ_AT_LEAST = (3, 10)
@@ -49,12 +52,13 @@ def doctor(
     redis_url = redis_url or (running.redis_url if running else None)
     return [
         check_python(),
+        check_speed({"uvloop": loop.uvloop, "orjson": json.orjson}),
         _check_rabbitmq_installed(binaries, needed=amqp_url is None),
         _check_redis_installed(binaries, needed=redis_url is None),
         check_disk(folder),
         check_up(files, state),
-        asyncio.run(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST)),
-        asyncio.run(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
+        run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST)),
+        run_loop(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
     ]
 
 
@@ -62,6 +66,14 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     """Whether this Python is new enough."""
     fix = "" if version >= PYTHON_AT_LEAST else "Install Python 3.11 or newer and run `make setup`"
     return Check("python", not fix, ".".join(map(str, version)), fix)
+
+
+def check_speed(parts: Mapping[str, Any]) -> Check:
+    """Which parts of the `speed` extra are in use, by name; everything works without them, only slower."""
+    used = [f"{name} {part.__version__}" for name, part in parts.items() if part is not None]
+    missing = [name for name, part in parts.items() if part is None]
+    hint = f"without {', '.join(missing)} (pip install 'coditect[speed]')" if missing else ""
+    return Check("speed", True, ", ".join([*used, *filter(None, [hint])]))
 
 
 def check_disk(folder: Path) -> Check:

@@ -23,6 +23,7 @@ from coditect.local.process import ProcessId, identify, is_running
 from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
 from coditect.local.supervisor import Say, Supervisor, guarded
 from coditect.local.watchdog import kill_marked
+from coditect.loop import run_loop
 
 READY_LINE = "ready"
 ERROR_PREFIX = "! "
@@ -53,7 +54,7 @@ def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[]
         marker = uuid.uuid4().hex
         try:
             with guarded(marker) as watchdog:
-                asyncio.run(_supervise(cast(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready))
+                run_loop(_supervise(cast(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready))
         finally:
             forget(folder)
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from coditect.errors import InputError
 from coditect.model.strategy import Strategy
@@ -24,6 +25,7 @@ class Priority(StrEnum):
     P2 = "p2"
 
 
+@lru_cache(maxsize=4096)
 def check_capability_name(name: str) -> str:
     """The name itself, if it is one: lower-case words joined by dots, at most 100 characters.
 

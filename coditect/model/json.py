@@ -1,9 +1,32 @@
-"""JSON on the wire: UTF-8, no NaN or Infinity; orjson when it is installed, else the standard library."""
+"""JSON on the wire: what is written is read back as the same value, or it is refused.
+
+orjson does the work when it is installed, else the standard library. Both give the same: the functions below
+say what JSON is here, and orjson is asked only where it agrees with them.
+
+=====================  ==================================================================================
+value                  on the wire
+=====================  ==================================================================================
+float                  finite; NaN and Infinity are refused
+int                    64 bits (-2^63 to 2^64-1) are written; a longer one of a foreign publisher is read
+                       as the nearest float
+str                    without lone surrogates
+dict                   keys are text; any other key is refused rather than changed
+list, tuple            a list
+Enum, UUID             the member's value, the id as text
+nesting                254 levels are written
+anything else          refused, or what the caller's `otherwise` makes of it
+=====================  ==================================================================================
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Callable
+from enum import Enum
 from typing import Any, NoReturn
+from uuid import UUID
 
 from coditect.errors import InvalidTask
 
@@ -13,9 +36,18 @@ try:
 except ImportError:  # the `speed` extra is not installed
     orjson = None
 
+MOST_LEVELS = 254
+_PLAIN = frozenset({type(None), bool, str})
+_LEAST = -(2**63)
+_MOST = 2**64 - 1
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_OTHER_ESCAPE = re.compile(r"\\[^u]")
+_LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
+_OPTIONS = 0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
+
+def _refuse(value: object) -> NoReturn:
+    raise TypeError(f"JSON has no {type(value).__name__}")
 
 
 def loads(body: bytes) -> Any:
@@ -26,20 +58,101 @@ def loads(body: bytes) -> Any:
     try:
         if orjson is not None:
             return orjson.loads(body)
-        return json.loads(body.decode(), parse_constant=_refuse)
+        return _read(body)
     except (ValueError, RecursionError) as error:
         raise InvalidTask("The body is not valid JSON", reason=str(error)[:200]) from error
 
 
-def dumps(value: Any) -> bytes:
-    """The value as a JSON document without spaces.
+def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
+    """The value as a JSON document without spaces; `otherwise` gives a plain value for what JSON cannot say.
 
-    Raises: InvalidTask when JSON cannot say it.
+    Raises: InvalidTask when JSON cannot say it; what `otherwise` raises.
     """
+    if orjson is not None:
+        try:
+            written: bytes = orjson.dumps(value, option=_OPTIONS)
+            if value is None or b"null" not in written or _agrees(value):
+                return written
+        except TypeError:
+            pass  # the definition decides, and gives the reason
     try:
-        if orjson is not None:
-            written: bytes = orjson.dumps(value)
-            return written
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return _written(_plain(value, otherwise, MOST_LEVELS))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTask("The value cannot be written as JSON", reason=str(error)[:200]) from error
+
+
+def _read(body: bytes) -> Any:
+    text = body.decode()
+    value = json.loads(text, parse_constant=_no_number, parse_int=_whole, parse_float=_finite)
+    if "\\u" in text and _LONE_SURROGATE.search(_OTHER_ESCAPE.sub(" ", text)):
+        raise ValueError("a lone surrogate has no UTF-8")
+    return value
+
+
+def _agrees(value: Any) -> bool:
+    """Whether each null that orjson wrote is None: it is its word for NaN, too."""
+    try:
+        _written(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _written(plain: Any) -> bytes:
+    return _encode(plain).encode()
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is no number of JSON")
+
+
+def _whole(text: str) -> int | float:
+    if len(text) <= len(str(_MOST)) and _LEAST <= (number := int(text)) <= _MOST:
+        return number
+    return _finite(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
+    """The value in nothing but None, bool, int, float, str, list and dict."""
+    if levels < 0:
+        raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
+    if type(value) in _PLAIN:
+        return value
+    plain: Any
+    match value:
+        case str():
+            plain = str.__str__(value)  # what is in it, whatever a subclass shows
+        case int() | float():
+            plain = _number(value)
+        case Enum():
+            plain = _plain(value.value, otherwise, levels)
+        case dict():
+            plain = {_key(key): _plain(one, otherwise, levels - 1) for key, one in value.items()}
+        case list() | tuple():
+            plain = [_plain(one, otherwise, levels - 1) for one in value]
+        case UUID():
+            plain = str(value)
+        case _:
+            plain = _plain(otherwise(value), otherwise, levels - 1)
+    return plain
+
+
+def _number(value: float) -> int | float:
+    if isinstance(value, int):
+        if not _LEAST <= value <= _MOST:
+            raise ValueError("an integer has more than 64 bits")
+        return int(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number of JSON")
+    return float(value)
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key is text, not {type(key).__name__}")
+    return str.__str__(key)

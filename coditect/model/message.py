@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
+
+from coditect.model.value import value
 
 HeaderTable = Mapping[str, Any]
 """AMQP field table: text, numbers, booleans, times, bytes, lists and tables; foreign ones hold anything."""
@@ -13,7 +15,7 @@ HeaderTable = Mapping[str, Any]
 NO_HEADERS: HeaderTable = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """What is published and delivered. Always persistent; properties that are None are not sent."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from coditect.model.ids import AgentId
+from coditect.model.value import value
 
 
 class Status(StrEnum):
@@ -17,8 +19,9 @@ class Status(StrEnum):
     REJECTED = "rejected"
 
 
-ENDINGS = frozenset(f"task.{status.value}" for status in Status)
+ENDED_AS = MappingProxyType({status: f"task.{status.value}" for status in Status})
 """Types of the events that end a task's story."""
+ENDINGS = frozenset(ENDED_AS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Failure:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """The end of a task, as it comes back. `body` is the JSON of the value, or of the failure."""
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from coditect.errors import InvalidTask
 from coditect.model.capability import Priority
@@ -104,6 +105,7 @@ def retry_queue(delay_ms: int) -> str:
     return f"retry.{delay_ms}"
 
 
+@lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
     """Where the answer to this `reply_to` goes; None when none is wanted or the name is the system's own.
 

@@ -15,6 +15,7 @@ from typing import Any
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.routing import task_key
+from coditect.model.value import value
 
 DEFAULT_MAX_ATTEMPTS = 3
 MAX_DEPTH = 64
@@ -35,6 +36,9 @@ class Limits:
     """Attempts in all; the capability's own when None."""
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who decides about a failure, when it is not the agent: a workflow's node at its dispatcher."""
@@ -46,7 +50,7 @@ class Owner:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Task:
     """One piece of work as an agent sees it. The body is its input and nothing else."""
 
@@ -57,7 +61,7 @@ class Task:
     """None for a foreign publisher that gave no `message_id`: no duplicate is recognised then."""
     correlation_id: str | None = None
     reply_to: str | None = None
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     attempt: int = 1
     publication: int = 0
     redrive: int = 0

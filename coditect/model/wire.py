@@ -26,16 +26,17 @@ JSON Schemas of all of it: ``docs/wire/``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, TooLarge
-from coditect.model.capability import check_capability_name
+from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
 from coditect.model.message import HeaderTable, Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import parse_task_key
-from coditect.model.task import MAX_DEPTH, Limits, Owner, Task
+from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
 
 MAX_BODY_BYTES = 1024 * 1024
 TASK_TYPE = "coditect.task.v1"
@@ -68,6 +69,8 @@ DEAD_AT = PREFIX + "dead-at"
 UNDECODABLE = PREFIX + "undecodable"
 """Put there by the adapter: which part of the message could not be decoded, and why."""
 
+_LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
+_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW))
 _MAX_INSTANT = 2**53
 _MAX_ERRORS_BYTES = 16 * 1024
 
@@ -149,27 +152,38 @@ def read_task(message: Message, routing_key: str) -> Task:
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
         limits=_read_limits(headers),
-        attempt=_number(headers, ATTEMPT, 1, 1, 10_000) or 1,
-        publication=_number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
-        redrive=_number(headers, REDRIVE, 0, 0, 10_000) or 0,
-        depth=_number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
-        errors=_read_errors(headers),
-        owner=_read_owner(headers),
         traceparent=_text(headers, "traceparent", 128),
         tracestate=_text(headers, "tracestate", 1024),
+        **({} if _STORY.isdisjoint(headers) else _read_story(headers)),
     )
 
 
-def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Any]:
+def _read_story(headers: HeaderTable) -> dict[str, Any]:
+    """What a first attempt without an owner has not."""
+    return {
+        "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
+        "publication": _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
+        "redrive": _number(headers, REDRIVE, 0, 0, 10_000) or 0,
+        "depth": _number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
+        "errors": _read_errors(headers),
+        "owner": _read_owner(headers),
+    }
+
+
+def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
     """Capability and priority: from the key, or for a pinned task from its first CC key.
 
     Raises: InvalidTask when the capability is no name.
     """
     carbon = headers.get("CC") if headers else None
-    key = routing_key
     if isinstance(carbon, list) and carbon and isinstance(carbon[0], str) and headers.get(CAPABILITY):
-        key = carbon[0]
+        return _target(carbon[0])
+    return _target(routing_key)
+
+
+@lru_cache(maxsize=4096)
+def _target(key: str) -> tuple[str, Priority]:
     capability, priority = parse_task_key(key)
     try:
         return check_capability_name(capability), priority
@@ -178,6 +192,8 @@ def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Any]:
 
 
 def _read_limits(headers: HeaderTable) -> Limits:
+    if _LIMITS.isdisjoint(headers):
+        return NO_LIMITS
     return Limits(
         deadline_ms=_number(headers, DEADLINE, None, 0, _MAX_INSTANT),
         start_by_ms=_number(headers, START_BY, None, 0, _MAX_INSTANT),

@@ -16,9 +16,11 @@ from tests.support import eventually
 pytestmark = pytest.mark.servers
 
 
-def publish(broker: AmqpBroker, queue: str, name: str, *, timeout_seconds: float = 30.0) -> asyncio.Task[None]:
+def publish(broker: AmqpBroker, queue: str, name: str, *, timeout_seconds: float = 30.0) -> asyncio.Future[None]:
     message = Message(b"", message_id=name)
-    return asyncio.create_task(broker.publish(message, exchange="", routing_key=queue, timeout_seconds=timeout_seconds))
+    return asyncio.ensure_future(
+        broker.publish(message, exchange="", routing_key=queue, timeout_seconds=timeout_seconds)
+    )
 
 
 async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(

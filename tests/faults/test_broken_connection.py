@@ -32,9 +32,9 @@ async def broker(proxy: FaultProxy) -> AsyncIterator[AmqpBroker]:
         yield connected
 
 
-def publish(broker: AmqpBroker, queue: str, name: str) -> asyncio.Task[None]:
+def publish(broker: AmqpBroker, queue: str, name: str) -> asyncio.Future[None]:
     message = Message(b"x" * 400, message_id=name)
-    return asyncio.create_task(broker.publish(message, exchange="", routing_key=queue))
+    return asyncio.ensure_future(broker.publish(message, exchange="", routing_key=queue))
 
 
 async def ready(observer: AmqpBroker, queue: str) -> int:

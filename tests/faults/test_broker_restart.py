@@ -82,7 +82,7 @@ async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_
 ) -> None:
     await node.kill()
     await eventually(lambda: not broker.connected)
-    patient = asyncio.create_task(broker.publish(Message(b"patient"), exchange="", routing_key=old_queue))
+    patient = asyncio.ensure_future(broker.publish(Message(b"patient"), exchange="", routing_key=old_queue))
 
     with pytest.raises(BrokerUnavailable) as caught:
         await broker.publish(Message(b"hasty"), exchange="", routing_key=old_queue, timeout_seconds=0.5)
@@ -129,7 +129,7 @@ async def test_sent_publish_whose_broker_died_is_unconfirmed_at_its_deadline(
 ) -> None:
     await broker.publish(Message(b"the channel is open"), exchange="", routing_key=old_queue)
     async with node.frozen():
-        publishing = asyncio.create_task(
+        publishing = asyncio.ensure_future(
             broker.publish(Message(b"x"), exchange="", routing_key=old_queue, timeout_seconds=1.0)
         )
         await asyncio.wait({publishing}, timeout=0.2)

@@ -12,19 +12,18 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aiormq.abc import AbstractConnection
-from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.channels import close_quietly, open_channel
-from coditect.broker.amqp.delivery import AmqpDelivery
+from coditect.broker.amqp.direct.path import DirectPath, is_tested
 from coditect.broker.amqp.faults import LOST, canceled_by_us, cancellations, unreachable
 from coditect.broker.amqp.inlet import Group, Subscription
 from coditect.broker.amqp.link import Link
+from coditect.broker.amqp.plain import PlainInlet, PlainPath, plain_delivery
 from coditect.broker.amqp.publisher import Publisher
-from coditect.broker.amqp.settle import Settlements
 from coditect.broker.amqp.watch import watch_consumers
 from coditect.broker.plan import Probe
 from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo
@@ -35,6 +34,7 @@ from coditect.model.message import Message
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 15.0
+DIRECT, PLAIN = "direct", "plain"
 T = TypeVar("T")
 
 
@@ -50,6 +50,7 @@ class AmqpBroker:
         declare: bool = True,
         connect_seconds: float = 10.0,
         watch_seconds: float = 5.0,
+        wire: str = DIRECT,
     ) -> None:
         self._background = Background()
         self._connect_seconds = connect_seconds
@@ -57,10 +58,13 @@ class AmqpBroker:
         self._only_check = not declare
         self._topology = Topology()
         self._groups: dict[str, Group] = {}
-        self._outgoing = Link(url, name=f"{name} publishes", restore=self._restore_outgoing)
-        self._incoming = Link(url, name=f"{name} consumes", restore=self._restore_incoming)
-        self._publisher = Publisher(self._outgoing, window=window)
-        self._browsing: tuple[Channel, Settlements] | None = None
+        self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
+        """The wire path in use."""
+        new_path = DirectPath if self.wire == DIRECT else PlainPath
+        self._outgoing = Link(url, name=f"{name} publishes", path=new_path(), restore=self._restore_outgoing)
+        self._incoming = Link(url, name=f"{name} consumes", path=new_path(), restore=self._restore_incoming)
+        self._publisher = Publisher(self._outgoing, self._background, window=window)
+        self._browsing: PlainInlet | None = None
 
     async def __aenter__(self) -> Self:
         self._background.start(self._incoming.run(), name="incoming link")
@@ -121,7 +125,7 @@ class AmqpBroker:
         if lost.queues:
             await rare.declare(connection, lost, only_check=self._only_check)
 
-    async def publish(
+    def publish(
         self,
         message: Message,
         *,
@@ -129,9 +133,9 @@ class AmqpBroker:
         routing_key: str,
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
-    ) -> None:
+    ) -> Awaitable[None]:
         """See `Broker.publish`."""
-        await self._publisher.publish(
+        return self._publisher.publish(
             message,
             exchange=exchange,
             routing_key=routing_key,
@@ -152,7 +156,9 @@ class AmqpBroker:
         """See `Broker.consume`."""
         shared = self._groups.get(group)
         if shared is None:
-            shared = self._groups[group] = Group(group, self._background, declare_again=self._declare_again)
+            shared = self._groups[group] = Group(
+                group, self._background, path=self._incoming.path, declare_again=self._declare_again
+            )
         subscription = Subscription(shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive)
 
         async def subscribe(connection: AbstractConnection) -> None:
@@ -167,39 +173,36 @@ class AmqpBroker:
         """See `Broker.get`."""
 
         async def fetch(connection: AbstractConnection) -> Delivery | None:
-            channel, settlements = await self._browse(connection)
+            inlet = await self._browse(connection)
             try:
-                delivered = await channel.basic_get(queue, timeout=CALL_SECONDS)
+                delivered = await inlet.channel.basic_get(queue, timeout=CALL_SECONDS)
             except ChannelNotFoundEntity as error:
                 raise NotFound("There is no such queue", queue=queue) from error
             if isinstance(delivered.delivery, Basic.GetEmpty):
                 return None
-            delivery = AmqpDelivery(delivered, _Browsed(queue), settlements)
-            settlements.took(delivery.tag)
-            return delivery
+            return plain_delivery(delivered, _Browsed(queue), inlet.settlements)
 
         return await self._rarely(fetch)
 
-    async def _browse(self, connection: AbstractConnection) -> tuple[Channel, Settlements]:
-        if self._browsing is None or self._browsing[0].is_closed:
-            channel = await open_channel(connection)
-            self._browsing = channel, Settlements(channel)
-            self._background.start(self._browsing[1].run(), name="settle browsed")
-            self._background.start(_lose_with(*self._browsing), name="watch browsed")
+    async def _browse(self, connection: AbstractConnection) -> PlainInlet:
+        if self._browsing is None or self._browsing.channel.is_closed:
+            self._browsing = PlainInlet(await open_channel(connection))
+            self._browsing.start(self._background)
+            self._background.start(_lose_with(self._browsing), name="watch browsed")
         return self._browsing
 
     async def release(self) -> None:
         """See `Broker.release`."""
         if self._browsing is None:
             return
-        (channel, settlements), self._browsing = self._browsing, None
+        inlet, self._browsing = self._browsing, None
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await settlements.flushed()
-                await close_quietly(channel)
+                await inlet.settlements.flushed()
+                await close_quietly(inlet.channel)
         except LOST as error:
             log.debug("The browsing channel was lost", extra={"reason": repr(error)})
-        settlements.lose()
+        inlet.lose()
 
     async def stats(self, queue: str) -> QueueStats | None:
         """See `Broker.stats`."""
@@ -246,10 +249,10 @@ class AmqpBroker:
             raise unreachable("", last or self._incoming.last_error) from error
 
 
-async def _lose_with(channel: Channel, settlements: Settlements) -> None:
+async def _lose_with(inlet: PlainInlet) -> None:
     """What was fetched to look at is lost with its channel."""
-    await asyncio.wait({channel.closing})
-    settlements.lose()
+    await asyncio.wait({inlet.channel.closing})
+    inlet.lose()
 
 
 class _Browsed:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from aiormq.abc import DeliveredMessage
-
-from coditect.broker.amqp.properties import from_properties
 from coditect.broker.amqp.settle import Settlements, Verdict
 from coditect.model.message import Message
 
@@ -24,21 +22,44 @@ class Source(Protocol):
 class AmqpDelivery:
     """See `Delivery` of the port."""
 
-    __slots__ = ("_delivered", "_message", "_open", "_settlements", "_source", "tag")
+    __slots__ = (
+        "_message",
+        "_open",
+        "_read",
+        "_settlements",
+        "_source",
+        "exchange",
+        "redelivered",
+        "routing_key",
+        "tag",
+    )
 
-    def __init__(self, delivered: DeliveredMessage, source: Source, settlements: Settlements) -> None:
-        self._delivered = delivered
+    def __init__(
+        self,
+        tag: int,
+        *,
+        redelivered: bool,
+        exchange: str,
+        routing_key: str,
+        read: Callable[[], Message],
+        source: Source,
+        settlements: Settlements,
+    ) -> None:
+        self.tag = tag
+        self.redelivered = redelivered
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self._read = read
         self._source = source
         self._settlements = settlements
         self._message: Message | None = None
         self._open = True
-        self.tag: int = delivered.delivery_tag or 0
 
     @property
     def message(self) -> Message:
         """What was published."""
         if self._message is None:
-            self._message = from_properties(self._delivered.header.properties, self._delivered.body)
+            self._message = self._read()
         return self._message
 
     @property
@@ -47,25 +68,9 @@ class AmqpDelivery:
         return self._source.queue
 
     @property
-    def exchange(self) -> str:
-        """The exchange it was last published or dead-lettered to."""
-        return self._delivered.exchange or ""
-
-    @property
-    def routing_key(self) -> str:
-        """The key it was last published with."""
-        return self._delivered.routing_key or ""
-
-    @property
-    def redelivered(self) -> bool:
-        """Whether the broker gave it to someone before."""
-        return bool(self._delivered.redelivered)
-
-    @property
     def delivery_count(self) -> int:
         """How often it came back to its quorum queue."""
-        headers = self._delivered.header.properties.headers or {}
-        count = headers.get("x-delivery-count")
+        count = self.message.headers.get("x-delivery-count")
         return count if isinstance(count, int) else 0
 
     @property

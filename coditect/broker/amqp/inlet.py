@@ -7,22 +7,21 @@ import logging
 from collections.abc import Awaitable, Callable
 from itertools import count
 
-from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare as rare
-from coditect.broker.amqp.channels import HOT_FRAMES, open_channel
+from coditect.broker.amqp.channels import CALL_SECONDS
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
-from coditect.broker.amqp.settle import Settlements
+from coditect.broker.amqp.path import Inlet, WirePath
 from coditect.broker.port import OnDelivery
 from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 5.0
 RETRY_SECONDS = 0.3
 
 
@@ -76,27 +75,20 @@ class Subscription:
         self.canceled = True
         await self._group.unsubscribe(self)
 
-    async def start(self, channel: Channel, settlements: Settlements, tag: str) -> None:
+    async def start(self, inlet: Inlet, tag: str) -> None:
         """Subscribes on this channel."""
-
-        def deliver(delivered: DeliveredMessage) -> None:
-            if settlements.lost:
-                return  # it waited in the loop while the channel went
-            delivery = AmqpDelivery(delivered, self, settlements)
-            settlements.took(delivery.tag)
-            self.unsettled += 1
-            self.delivered += 1
-            self._on_delivery(delivery)
-
-        await channel.basic_qos(prefetch_count=self._prefetch, timeout=CALL_SECONDS)
-        await channel.basic_consume(
-            self._queue,
-            deliver,  # type: ignore[arg-type] # aiormq takes plain functions, too
-            consumer_tag=tag,
-            exclusive=self._exclusive,
-            timeout=CALL_SECONDS,
-        )
+        await inlet.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
         self.tag = tag
+
+    def deliver(self, delivery: AmqpDelivery) -> None:
+        """Hands it on. Called by the transport itself, so nothing may come out of it."""
+        self.unsettled += 1
+        self.delivered += 1
+        try:
+            self._on_delivery(delivery)
+        except Exception:
+            log.exception("A delivery could not be taken; the broker keeps it as a dead letter")
+            delivery.reject()
 
     def lose(self) -> None:
         """Its deliveries are gone with the channel."""
@@ -109,13 +101,13 @@ class Subscription:
 class Group:
     """One channel with its subscriptions; opened again when the channel or the connection is lost."""
 
-    def __init__(self, name: str, background: Background, *, declare_again: DeclareAgain) -> None:
+    def __init__(self, name: str, background: Background, *, path: WirePath, declare_again: DeclareAgain) -> None:
         self._name = name
+        self._path = path
         self._declare_again = declare_again
         self._background = background
         self._connection: AbstractConnection | None = None
-        self._channel: Channel | None = None
-        self._settlements: Settlements | None = None
+        self._inlet: Inlet | None = None
         self._lock = asyncio.Lock()
         self._tags = count(1)
         self.subscriptions: set[Subscription] = set()
@@ -123,7 +115,12 @@ class Group:
     @property
     def opened(self) -> bool:
         """Whether it has its channel."""
-        return self._channel is not None and not self._channel.is_closed
+        return self._channel is not None
+
+    @property
+    def _channel(self) -> Channel | None:
+        """While it is open."""
+        return None if self._inlet is None or self._inlet.channel.is_closed else self._inlet.channel
 
     async def restore(self, connection: AbstractConnection) -> None:
         """Everything anew on a new connection."""
@@ -137,7 +134,7 @@ class Group:
         Raises: our error when the broker refuses it; the library's when the connection is lost.
         """
         async with self._lock:
-            if self._channel is None or self._channel.is_closed:
+            if self._channel is None:
                 await self._reopen()
             self.subscriptions.add(subscription)
             try:
@@ -154,44 +151,46 @@ class Group:
         async with self._lock:
             self.subscriptions.discard(subscription)
             tag, subscription.tag = subscription.tag, None
-            if tag is None or self._channel is None or self._channel.is_closed:
+            channel = self._channel
+            if tag is None or channel is None:
                 return
             try:
-                await self._channel.basic_cancel(tag, timeout=CALL_SECONDS)
+                await channel.basic_cancel(tag, timeout=CALL_SECONDS)
             except LOST as error:
                 log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
 
     async def renew(self, subscription: Subscription) -> None:
         """Subscribes again on the same channel: what a deaf consumer needs."""
         async with self._lock:
-            if subscription.canceled or self._channel is None or self._channel.is_closed:
+            channel = self._channel
+            if subscription.canceled or channel is None:
                 return
             if subscription.tag is not None:
-                await self._channel.basic_cancel(subscription.tag, timeout=CALL_SECONDS)
+                await channel.basic_cancel(subscription.tag, timeout=CALL_SECONDS)
                 subscription.tag = None
             await self._start(subscription)
 
     async def flushed(self) -> None:
         """Waits until every settlement decided so far was written."""
-        if self._settlements is not None:
-            await self._settlements.flushed()
+        if self._inlet is not None:
+            await self._inlet.settlements.flushed()
 
     async def close(self) -> None:
         """Writes what was decided and closes the channel; the rest goes back to the queues."""
         self._connection = None
-        if self._channel is None or self._channel.is_closed:
+        channel = self._channel
+        if channel is None:
             return
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await self.flushed()
-                await self._channel.close()
+                await channel.close()
         except LOST as error:
             log.debug("Closing a lost channel failed", extra={"reason": repr(error)})
 
     async def _start(self, subscription: Subscription) -> None:
-        if self._channel is None or self._settlements is None:
-            return
-        await subscription.start(self._channel, self._settlements, f"{self._name or 'c'}.{next(self._tags)}")
+        if self._inlet is not None:
+            await subscription.start(self._inlet, f"{self._name or 'c'}.{next(self._tags)}")
 
     async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
         """Consuming a missing queue would close the channel, and silence its neighbours again and again."""
@@ -204,28 +203,27 @@ class Group:
         self._lose()
         if self._connection is None or self._connection.is_closed:
             return
-        channel = await open_channel(self._connection, frames=HOT_FRAMES)
-        self._channel, self._settlements = channel, Settlements(channel)
-        channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
+        self._inlet = inlet = await self._path.inlet(self._connection)
+        inlet.channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
         for subscription in tuple(self.subscriptions):
             if not subscription.canceled:
                 await self._start_when_there(subscription, self._connection)
-        self._background.start(self._settlements.run(), name=f"settle {self._name}")
-        self._background.start(self._watch(channel), name=f"watch {self._name}")
+        inlet.start(self._background)
+        self._background.start(self._watch(inlet), name=f"watch {self._name}")
 
     def _lose(self) -> None:
         """Once per channel: its deliveries are nobody's any more."""
-        if self._settlements is None:
+        if self._inlet is None:
             return
-        self._settlements.lose()
-        self._settlements = self._channel = None
+        self._inlet.lose()
+        self._inlet = None
         for subscription in tuple(self.subscriptions):
             subscription.lose()
 
-    async def _watch(self, channel: Channel) -> None:
+    async def _watch(self, inlet: Inlet) -> None:
         """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
-        await asyncio.wait({channel.closing})
-        if self._channel is not channel or self._connection is None:
+        await asyncio.wait({inlet.channel.closing})
+        if self._inlet is not inlet or self._connection is None:
             return
         self._lose()
         connection = self._connection
@@ -253,7 +251,7 @@ class Group:
         channel = self._channel
         while not subscription.canceled and subscription.tag is None and not canceled_by_us():
             await asyncio.sleep(RETRY_SECONDS)
-            if channel is None or channel is not self._channel or channel.is_closed:
+            if channel is None or channel is not self._channel:
                 return  # the watcher opens the channel with all its subscriptions
             try:
                 await self._declare_again(channel.connection, subscription.queue)

@@ -20,6 +20,7 @@ from yarl import URL
 from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.lenient import read_leniently
+from coditect.broker.amqp.path import WirePath
 from coditect.broker.amqp.transport import Transport
 from coditect.broker.port import ServerInfo
 from coditect.errors import CoditectError, SetupError, UnsupportedBroker
@@ -56,12 +57,13 @@ class _Connection(aiormq.Connection):
 class Link:
     """Keeps one connection; `restore` runs on every new one before anybody else may use it."""
 
-    def __init__(self, url: str, *, name: str, restore: Restore) -> None:
+    def __init__(self, url: str, *, name: str, path: WirePath, restore: Restore) -> None:
         self._url = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS), name=name)
         self._restore = restore
+        self.path = path
         self._up = asyncio.Event()
         self._connection: AbstractConnection | None = None
-        self._transport = Transport(self._url)
+        self._transport = Transport(self._url, tap=path.tap)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._hopeless = asyncio.Event()
         self.last_error: BaseException | None = None

@@ -19,7 +19,7 @@ def to_properties(message: Message) -> Basic.Properties:
     """The properties of a message; always persistent."""
     return Basic.Properties(
         content_type=message.content_type,
-        headers={name: _sendable(value) for name, value in message.headers.items()} if message.headers else None,
+        headers={name: sendable(value) for name, value in message.headers.items()} if message.headers else None,
         delivery_mode=PERSISTENT,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
@@ -60,14 +60,14 @@ def _without_wrong_texts(message: Message) -> Message:
     return replace(message, headers={**message.headers, **told}, **left_out)
 
 
-def _sendable(value: Any) -> Any:
+def sendable(value: Any) -> Any:
     """Kinds that pamqp reads but does not write: bytes as a byte array, tuples as lists."""
     if isinstance(value, str | int):
         return value
     if isinstance(value, bytes):
         return bytearray(value)
     if isinstance(value, list | tuple):
-        return [_sendable(one) for one in value]
+        return [sendable(one) for one in value]
     if isinstance(value, Mapping):
-        return {name: _sendable(one) for name, one in value.items()}
+        return {name: sendable(one) for name, one in value.items()}
     return value

@@ -1,31 +1,29 @@
-"""Publishing with confirms, `mandatory`, a window, and patience."""
+"""Publishing with confirms, `mandatory`, a window, and patience.
+
+Where nothing holds it up a publish is sent at once and is a future (`Outlet.begin`). What is held up, or comes
+to nothing at first, is repeated by a coroutine until it is known or too late.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any
 
-from aiormq.channel import Channel
-from aiormq.exceptions import DeliveryError, PublishError
-
-from coditect.broker.amqp.channels import HOT_FRAMES, open_channel
+from coditect.background import Background
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.link import Link
-from coditect.broker.amqp.properties import to_properties
-from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.broker.amqp.path import Late, Outlet, Refused, Returned
+from coditect.broker.amqp.window import Window
+from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 
-_UNSPEAKABLE = (TypeError, ValueError, struct.error)
-"""What pamqp raises for values that have no AMQP encoding; nothing was sent then."""
+_FAILED: tuple[type[BaseException], ...] = (Refused, Returned, *LOST)
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
-GATE_SECONDS = 0.5
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Attempt:
     """What is known of one publish while it is under way."""
 
@@ -33,6 +31,8 @@ class _Attempt:
     exchange: str
     routing_key: str
     wait_when_full: bool
+    until: float
+    """Loop time."""
     in_flight: bool = False
     unknown: bool = False
     refusals: int = 0
@@ -52,14 +52,21 @@ class _Attempt:
             return Overloaded("The broker takes no more messages for now", **facts)
         return BrokerUnavailable("The broker could not be reached in time", **facts)
 
+    def unroutable(self) -> Unroutable:
+        """It came back."""
+        return Unroutable(
+            "No queue is bound to this key; nothing was taken", exchange=self.exchange, routing_key=self.routing_key
+        )
+
 
 class Publisher:
     """Publishes over one link: at most `window` unconfirmed at once, repeated until it is known or too late."""
 
-    def __init__(self, link: Link, *, window: int) -> None:
+    def __init__(self, link: Link, background: Background, *, window: int) -> None:
         self._link = link
-        self._window = asyncio.Semaphore(window)
-        self._channel: Channel | None = None
+        self._background = background
+        self._window = Window(window)
+        self._outlet: Outlet | None = None
         self._opening = asyncio.Lock()
         self._gated = 0
 
@@ -68,13 +75,99 @@ class Publisher:
         """Whether publishes wait for the broker's alarm to end."""
         return self._gated > 0 and self._link.up
 
-    async def publish(
+    def publish(
         self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
-    ) -> None:
+    ) -> Awaitable[None]:
         """See `Broker.publish`."""
-        attempt = _Attempt(message, exchange, routing_key, wait_when_full)
+        until = asyncio.get_running_loop().time() + timeout_seconds
+        attempt = _Attempt(message, exchange, routing_key, wait_when_full, until)
+        outlet = self._outlet
+        if outlet is not None and outlet.ready and self._link.up and self._window.enter_at_once():
+            return self._begin(outlet, attempt)
+        return self._patiently(attempt)
+
+    # -- at once ----------------------------------------------------------------------------------------
+
+    def _begin(self, outlet: Outlet, attempt: _Attempt) -> asyncio.Future[None]:
+        attempt.in_flight = True
+
+        def failed(error: BaseException) -> None:
+            self._rescue(future, attempt, error)
+
         try:
-            async with asyncio.timeout(timeout_seconds), self._window:
+            future = outlet.begin(
+                attempt.message,
+                exchange=attempt.exchange,
+                routing_key=attempt.routing_key,
+                until=attempt.until,
+                failed=failed,
+            )
+        except BaseException:
+            self._window.leave()
+            raise
+        future.add_done_callback(self._leave)
+        return future
+
+    def _leave(self, _: asyncio.Future[None]) -> None:
+        self._window.leave()
+
+    def _rescue(self, future: asyncio.Future[None], attempt: _Attempt, error: BaseException) -> None:
+        """The first try came to nothing: says so, or goes on trying."""
+        try:
+            self._judge(attempt, error)
+        except CoditectError as verdict:
+            future.set_exception(verdict)
+        else:
+            self._background.start(self._go_on(future, attempt), name="publish again", awaited=True)
+
+    async def _go_on(self, future: asyncio.Future[None], attempt: _Attempt) -> None:
+        try:
+            await self._repeat(attempt)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        except CoditectError as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(None)
+
+    def _judge(self, attempt: _Attempt, error: BaseException) -> None:
+        """Returns when it is worth another try; else raises the verdict."""
+        if isinstance(error, Late):
+            raise attempt.verdict() from error
+        if isinstance(error, Returned):
+            raise attempt.unroutable() from error
+        if isinstance(error, Refused):
+            attempt.in_flight = False
+            attempt.refusals += 1
+            if not attempt.wait_when_full:
+                raise attempt.verdict() from error
+            return
+        about_us = refusal(error, entity=attempt.exchange or "amq.default")
+        if about_us is not None:
+            raise about_us from error
+        attempt.lose()
+
+    # -- with patience ----------------------------------------------------------------------------------
+
+    async def _patiently(self, attempt: _Attempt) -> None:
+        try:
+            async with asyncio.timeout_at(attempt.until):
+                await self._window.enter()
+        except TimeoutError as error:
+            raise attempt.verdict() from error
+        try:
+            await self._repeat(attempt, pause_first=False)
+        finally:
+            self._window.leave()
+
+    async def _repeat(self, attempt: _Attempt, *, pause_first: bool = True) -> None:
+        try:
+            async with asyncio.timeout_at(attempt.until):
+                if pause_first:
+                    await self._pause(attempt)
                 while not await self._taken(attempt):
                     await self._pause(attempt)
         except TimeoutError as error:
@@ -84,87 +177,40 @@ class Publisher:
         """One try; False when another one is worth it."""
         try:
             return await self._tried(attempt)
-        except DeliveryError as error:
-            attempt.in_flight = False
-            attempt.refusals += 1
-            if not attempt.wait_when_full:
-                raise attempt.verdict() from error
         except asyncio.CancelledError:
             if canceled_by_us():
                 raise
             attempt.lose()
-        except LOST as error:
-            about_us = refusal(error, entity=attempt.exchange or "amq.default")
-            if about_us is not None:
-                raise about_us from error
-            attempt.lose()
+        except _FAILED as error:
+            self._judge(attempt, error)
         return False
 
     async def _tried(self, attempt: _Attempt) -> bool:
-        channel = self._channel
-        if channel is None or channel.is_closed or not self._link.up:
-            channel = await self._open()
-        if not await self._open_gate(channel):
+        outlet = self._outlet
+        if outlet is None or outlet.closed or not self._link.up:
+            outlet = await self._open()
+        if not await self._open_gate(outlet):
             attempt.blocked = True
             return False
         attempt.in_flight = True
-        try:
-            await channel.basic_publish(
-                attempt.message.body,
-                exchange=attempt.exchange,
-                routing_key=attempt.routing_key,
-                properties=to_properties(attempt.message),
-                mandatory=True,
-                wait=False,
-            )
-        except PublishError as error:
-            raise _unroutable(attempt) from error
-        except _UNSPEAKABLE as error:
-            raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
+        await outlet.send(attempt.message, exchange=attempt.exchange, routing_key=attempt.routing_key)
         return True
 
-    async def _open_gate(self, channel: Channel) -> bool:
-        """Waits while the broker says `connection.blocked`; aiormq itself would go on sending.
-
-        False after a while, for another look: a connection that dies while it is blocked never opens.
-        """
-        if _ends_at_once(channel.connection.ready()):
-            return True
+    async def _open_gate(self, outlet: Outlet) -> bool:
+        """False after a while, for another look: a connection that dies while it is blocked never opens."""
         self._gated += 1
         try:
-            async with asyncio.timeout(GATE_SECONDS):
-                await channel.connection.ready()
-        except TimeoutError:
-            return False
+            return await outlet.gate()
         finally:
             self._gated -= 1
-        return True
 
-    async def _open(self) -> Channel:
+    async def _open(self) -> Outlet:
         async with self._opening:
             connection = await self._link.connection()
-            if self._channel is None or self._channel.is_closed or self._channel.connection is not connection:
-                self._channel = await open_channel(connection, confirms=True, frames=HOT_FRAMES)
-            return self._channel
+            if self._outlet is None or self._outlet.closed or self._outlet.connection is not connection:
+                self._outlet = await self._link.path.outlet(connection)
+            return self._outlet
 
     async def _pause(self, attempt: _Attempt) -> None:
         pause = FIRST_PAUSE_SECONDS * 2 ** min(attempt.refusals, 8)
         await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
-
-
-def _unroutable(attempt: _Attempt) -> Unroutable:
-    return Unroutable(
-        "No queue is bound to this key; nothing was taken",
-        exchange=attempt.exchange,
-        routing_key=attempt.routing_key,
-    )
-
-
-def _ends_at_once(wait: Coroutine[Any, Any, None]) -> bool:
-    """Whether there is nothing to wait for. Taking its first step asks that without a timer per message."""
-    try:
-        wait.send(None)
-    except StopIteration:
-        return True
-    wait.close()
-    return False

@@ -1,4 +1,4 @@
-"""Acknowledgements of one channel, gathered per turn of the event loop.
+"""What was decided of one channel's deliveries, and how few frames say it.
 
 Finished deliveries at the head of the channel leave as one `multiple` ack; those behind a delivery that
 still runs are acked singly, so a slow task never holds back its neighbours.
@@ -7,11 +7,9 @@ still runs are acked singly, so a slow task never holds back its neighbours.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-
-from aiormq.channel import Channel
-
-from coditect.broker.amqp.faults import LOST, canceled_by_us
 
 
 class Verdict(Enum):
@@ -22,14 +20,23 @@ class Verdict(Enum):
     REJECT = "reject"
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One frame's worth: a delivery, or with `multiple` it and all before it."""
+
+    tag: int
+    verdict: Verdict
+    multiple: bool = False
+
+
 class Settlements:
     """Outstanding deliveries of one channel, in order, and what was decided of them."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """`wake` is called when there is something to write again; then `decided` and `written` are to be called."""
+        self._wake = wake
         self._outstanding: dict[int, Verdict | None] = {}
         self._decided: list[int] = []
-        self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.lost = False
@@ -44,49 +51,39 @@ class Settlements:
             return
         self._outstanding[tag] = verdict
         self._decided.append(tag)
-        self._idle.clear()
-        self._wake.set()
+        if len(self._decided) == 1:
+            self._idle.clear()
+            self._wake()
 
     def lose(self) -> None:
         """The channel is gone; nothing of it can be settled any more."""
+        if self.lost:
+            return
         self.lost = True
         self._outstanding.clear()
         self._decided.clear()
         self._idle.set()
-        self._wake.set()
+        self._wake()
 
     async def flushed(self) -> None:
         """Waits until everything decided so far was written."""
         await self._idle.wait()
 
-    async def run(self) -> None:
-        """Writes what was decided, once per loop turn, until the channel is lost."""
-        while not self.lost and not canceled_by_us():
-            await self._wake.wait()
-            self._wake.clear()
-            await asyncio.sleep(0)  # lets the deliveries that finish in this turn join
-            try:
-                await self._flush()
-            except asyncio.CancelledError:
-                if canceled_by_us():
-                    raise
-                self.lose()
-            except LOST:
-                self.lose()
-            if not self._decided:
-                self._idle.set()
-
-    async def _flush(self) -> None:
+    def decided(self) -> list[Settled]:
+        """What is to be written now, in this order; it is forgotten here."""
         decided, self._decided = self._decided, []
         head = self._acked_head()
-        if head:
-            await self._channel.basic_ack(head, multiple=True, wait=False)
+        settled = [Settled(head, Verdict.ACK, multiple=True)] if head else []
         for tag in decided:
             verdict = self._outstanding.pop(tag, None)
-            if verdict is Verdict.ACK:
-                await self._channel.basic_ack(tag, wait=False)
-            elif verdict is not None:
-                await self._channel.basic_nack(tag, requeue=verdict is Verdict.REQUEUE, wait=False)
+            if verdict is not None:
+                settled.append(Settled(tag, verdict))
+        return settled
+
+    def written(self) -> None:
+        """What `decided` gave is on its way."""
+        if not self._decided:
+            self._idle.set()
 
     def _acked_head(self) -> int:
         """The last tag of the unbroken run of acked deliveries at the head; they are forgotten here."""

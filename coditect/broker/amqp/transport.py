@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
@@ -15,12 +16,15 @@ from coditect.broker.amqp.faults import LOST
 GREETING_SECONDS = 1.0
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes] | None]
+"""Given a new connection's writer, says through what its incoming bytes go."""
 
 
 class Transport(TransportFactory):
     """Opens the streams of one link, the newest of which it remembers."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, tap: Tap) -> None:
+        self._tap = tap
         self._ordinary = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         self._url = url
         self._options: dict[str, Any] = {}
@@ -31,15 +35,17 @@ class Transport(TransportFactory):
         """Opens a stream pair, as aiormq asks for it."""
         self._url, self._options = url, kwargs
         reader, self._writer = await self._ordinary.create(url, **kwargs)
-        self._listen(reader)
+        self._listen(reader, self._writer)
         return reader, self._writer
 
-    def _listen(self, reader: asyncio.StreamReader) -> None:
-        feed = reader.feed_data
+    def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        feed, taken_by = reader.feed_data, self._tap(writer)
 
         def hear(chunk: bytes) -> None:
             self._heard_at = time.monotonic()
-            feed(chunk)
+            passed = chunk if taken_by is None else taken_by(chunk)
+            if passed:
+                feed(passed)
 
         self._heard_at = time.monotonic()
         reader.feed_data = hear  # type: ignore[method-assign, assignment] # asyncio offers no other place to listen

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import aiormq
 import pytest
@@ -10,13 +11,14 @@ from coditect.broker.amqp import AmqpBroker
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Topology
 from tests.contract.broker.scene import FaultyBroker, Scene, new_prefix
+from tests.support import WIRES
 
 
 class _RecordingBroker(AmqpBroker):
     """Remembers what it declared, so that the test can remove it."""
 
-    def __init__(self, url: str, *, name: str, declared: list[Topology]) -> None:
-        super().__init__(url, name=name)
+    def __init__(self, url: str, *, name: str, wire: str, declared: list[Topology]) -> None:
+        super().__init__(url, name=name, wire=wire)
         self._declared = declared
 
     async def declare(self, topology: Topology) -> None:
@@ -35,25 +37,36 @@ async def _remove(url: str, declared: list[Topology]) -> None:
     await connection.close()
 
 
-@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.servers)])
-def broker_url(request: pytest.FixtureRequest) -> str:
-    """RabbitMQ's address, empty for the in-memory twin; not a coroutine, since it may start the server."""
-    return str(request.getfixturevalue("amqp_url")) if request.param == "amqp" else ""
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Which broker the contract is held to: RabbitMQ by a wire path, or with no address the in-memory twin."""
+
+    url: str = ""
+    wire: str = ""
+
+
+@pytest.fixture(params=["memory", *(pytest.param(wire, marks=pytest.mark.servers) for wire in WIRES)])
+def side(request: pytest.FixtureRequest) -> Side:
+    """Not a coroutine, since it may start the server."""
+    if request.param == "memory":
+        return Side()
+    return Side(str(request.getfixturevalue("amqp_url")), request.param)
 
 
 @pytest.fixture
-async def scene(broker_url: str) -> AsyncIterator[Scene]:
-    """The contract's stage, once on the in-memory twin and once on RabbitMQ."""
+async def scene(side: Side) -> AsyncIterator[Scene]:
+    """The contract's stage: once on the in-memory twin, and on RabbitMQ once for each wire path."""
     prefix = new_prefix()
     server = MemoryServer()
     declared: list[Topology] = []
     async with AsyncExitStack() as stack:
-        if broker_url:
-            stack.push_async_callback(_remove, broker_url, declared)
+        if side.url:
+            stack.push_async_callback(_remove, side.url, declared)
 
         async def connect() -> FaultyBroker:
-            if broker_url:
-                return await stack.enter_async_context(_RecordingBroker(broker_url, name=prefix, declared=declared))
+            if side.url:
+                broker = _RecordingBroker(side.url, name=prefix, wire=side.wire, declared=declared)
+                return await stack.enter_async_context(broker)
             return await stack.enter_async_context(MemoryBroker(server, name=prefix))
 
         yield Scene(prefix, connect)

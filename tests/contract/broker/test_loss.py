@@ -113,7 +113,7 @@ async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_on
     queue = await scene.declared_queue(broker)
     ids = [f"id-{number}" for number in range(100)]
     publishes = [
-        asyncio.create_task(broker.publish(Message(b"x" * 1000, message_id=one), exchange="", routing_key=queue))
+        asyncio.ensure_future(broker.publish(Message(b"x" * 1000, message_id=one), exchange="", routing_key=queue))
         for one in ids
     ]
     await asyncio.wait(publishes, return_when=asyncio.FIRST_COMPLETED)

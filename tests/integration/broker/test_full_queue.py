@@ -29,7 +29,7 @@ async def fill(broker: AmqpBroker, queue: str) -> None:
 async def test_publish_to_a_full_queue_waits_until_there_is_room(scene: Scene, broker: AmqpBroker) -> None:
     queue = await scene.declare(max_length=5)
     await fill(broker, queue)
-    waiting = asyncio.create_task(
+    waiting = asyncio.ensure_future(
         broker.publish(Message(b"patient", message_id="patient"), exchange="", routing_key=queue)
     )
     await asyncio.wait({waiting}, timeout=0.5)
@@ -69,7 +69,7 @@ async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_ful
     scene.names += [queue.name for queue in topology.queues]
     await fill(broker, task_queue(capability, Priority.P2))
     held_back = [
-        asyncio.create_task(
+        asyncio.ensure_future(
             broker.publish(
                 Message(b"bulk"), exchange="", routing_key=task_queue(capability, Priority.P2), timeout_seconds=1.0
             )
@@ -91,7 +91,9 @@ async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_ful
 async def test_refusal_after_a_lost_confirm_is_unconfirmed_not_overload(scene: Scene, broker: AmqpBroker) -> None:
     queue = await scene.declare(max_length=1)
     publishes = [
-        asyncio.create_task(broker.publish(Message(b"x" * 1_000), exchange="", routing_key=queue, wait_when_full=False))
+        asyncio.ensure_future(
+            broker.publish(Message(b"x" * 1_000), exchange="", routing_key=queue, wait_when_full=False)
+        )
         for _ in range(200)
     ]
     await asyncio.wait(publishes, return_when=asyncio.FIRST_COMPLETED)

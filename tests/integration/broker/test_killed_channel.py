@@ -20,9 +20,9 @@ async def test_missing_exchange_fails_its_own_publish_and_no_other(scene: Scene,
     queue = await scene.declare()
     missing = f"{scene.prefix}.missing"
 
-    def publish(name: str, exchange: str) -> asyncio.Task[None]:
+    def publish(name: str, exchange: str) -> asyncio.Future[None]:
         message = Message(b"x" * 500, message_id=name)
-        return asyncio.create_task(broker.publish(message, exchange=exchange, routing_key=queue))
+        return asyncio.ensure_future(broker.publish(message, exchange=exchange, routing_key=queue))
 
     neighbours = [publish(f"m-{number}", "") for number in range(100)]
     wrong = [publish(f"wrong-{number}", missing) for number in range(5)]

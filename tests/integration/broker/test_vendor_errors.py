@@ -68,7 +68,7 @@ async def test_connection_that_ended_without_an_error_is_a_loss_for_what_is_pend
     queue = await scene.declare()
     connection = await broker._outgoing.connection()
     publishes = [
-        asyncio.create_task(broker.publish(Message(b"x", message_id=str(one)), exchange="", routing_key=queue))
+        asyncio.ensure_future(broker.publish(Message(b"x", message_id=str(one)), exchange="", routing_key=queue))
         for one in range(50)
     ]
     await asyncio.wait(publishes, timeout=0.001)

@@ -1,9 +1,12 @@
 import os
+from importlib import metadata
 from pathlib import Path
 
+import orjson
 import pytest
+import uvloop
 
-from coditect.local.doctor import Check, check_disk, check_python, check_server, check_up, doctor
+from coditect.local.doctor import Check, check_disk, check_python, check_server, check_speed, check_up, doctor
 from coditect.local.errors import ServerUnreachable
 from coditect.local.process import ProcessId, identify
 from coditect.local.state import ChildState, Phase, UpFolder, UpState, write_env, write_state
@@ -19,6 +22,15 @@ def a_state(*, phase: Phase = Phase.READY, alive: bool = True) -> UpState:
 def test_new_python_is_fine_and_old_python_has_a_fix() -> None:
     assert check_python().ok
     assert "3.11" in check_python((3, 10, 2)).fix
+
+
+def test_speed_says_what_is_used_and_what_could_be() -> None:
+    both = check_speed({"uvloop": uvloop, "orjson": orjson})
+    one = check_speed({"uvloop": None, "orjson": orjson})
+
+    assert both == Check("speed", True, f"uvloop {metadata.version('uvloop')}, orjson {orjson.__version__}")
+    assert one.ok
+    assert "without uvloop (pip install 'coditect[speed]')" in one.detail
 
 
 def test_disk_of_a_folder_that_is_not_there_yet_is_looked_at(tmp_path: Path) -> None:
@@ -73,6 +85,6 @@ def test_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
     checks = doctor(tmp_path, environ=os.environ, amqp_url="amqp://127.0.0.1:9", redis_url="redis://127.0.0.1:9")
 
     assert [check.name for check in checks] == [
-        "python", "rabbitmq-server", "redis-server", "disk", "up", "broker", "redis",
+        "python", "speed", "rabbitmq-server", "redis-server", "disk", "up", "broker", "redis",
     ]  # fmt: skip
     assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,242 @@
+"""A message's properties and header table as AMQP bytes, and back, in one pass over the usual kinds.
+
+What is unusual (a rare type of value, text that is not UTF-8, a table that is too large) is given to pamqp
+and the leniency that the plain path uses, so both paths read every message alike.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Any
+
+from pamqp import decode, encode
+from pamqp.header import ContentHeader
+
+from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, marked
+from coditect.broker.amqp.properties import PERSISTENT, from_properties, sendable
+from coditect.model.message import NO_HEADERS, HeaderTable, Message
+
+_LENGTH = struct.Struct(">I")
+_LONG = struct.Struct(">q")
+_INT = struct.Struct(">i")
+_FLAGS = struct.Struct(">H")
+_OCTETS = tuple(bytes((n,)) for n in range(256))
+_TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
+_LONGEST_NAME = 255
+_LARGEST_UNSIGNED = 2**32 - 1
+_PROPERTIES_AT = 12
+"""Behind class, weight and body size of a content header."""
+
+CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
+PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
+MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
+_BEHIND_APP_ID = 0b111
+
+
+class _Unusual(ValueError):
+    """Not for the fast pass."""
+
+
+# -- reading --------------------------------------------------------------------------------------------------
+
+
+def read_message(header: bytes, body: bytes) -> Message:
+    """The message of a content header's payload and its body; never raises."""
+    try:
+        return _read(header, body)
+    except (ValueError, ArithmeticError, LookupError, RecursionError, struct.error):
+        return _read_with_care(header, body)
+
+
+def _read_with_care(header: bytes, body: bytes) -> Message:
+    content = ContentHeader()
+    try:
+        content.unmarshal(header)
+    except (ValueError, ArithmeticError, IndexError, KeyError, struct.error) as error:
+        return Message(body, marked(f"the properties: {error}"))
+    return from_properties(content.properties, body)
+
+
+def _read(header: bytes, body: bytes) -> Message:  # noqa: C901, PLR0912 - one flag after the other, as they are sent
+    flags: int = _FLAGS.unpack_from(header, _PROPERTIES_AT)[0]
+    if flags & _BEHIND_APP_ID:
+        raise _Unusual
+    at = _PROPERTIES_AT + 2
+    headers: HeaderTable = NO_HEADERS
+    content_type = correlation_id = reply_to = expiration = message_id = type_ = app_id = None
+    if flags & CONTENT_TYPE:
+        content_type, at = _shared(header, at)
+    if flags & CONTENT_ENCODING:
+        at += 1 + header[at]
+    if flags & HEADERS:
+        headers, at = read_table(header, at)
+    if flags & DELIVERY_MODE:
+        at += 1
+    if flags & PRIORITY:
+        at += 1
+    if flags & CORRELATION_ID:
+        correlation_id, at = _own(header, at)
+    if flags & REPLY_TO:
+        reply_to, at = _shared(header, at)
+    if flags & EXPIRATION:
+        expiration, at = _own(header, at)
+    if flags & MESSAGE_ID:
+        message_id, at = _own(header, at)
+    if flags & TIMESTAMP:
+        at += 8
+    if flags & TYPE:
+        type_, at = _shared(header, at)
+    if flags & USER_ID:
+        at += 1 + header[at]
+    if flags & APP_ID:
+        app_id, at = _shared(header, at)
+    if at != len(header):
+        raise _Unusual
+    return Message(
+        body,
+        headers or NO_HEADERS,
+        message_id or None,
+        correlation_id or None,
+        reply_to or None,
+        type_ or None,
+        content_type or None,
+        int(expiration) if expiration and expiration.isdecimal() else None,
+        app_id or None,
+    )
+
+
+def _own(data: bytes, at: int) -> tuple[str, int]:
+    """Text that is another one in every message."""
+    end = at + 1 + data[at]
+    return data[at + 1 : end].decode(), end
+
+
+def _shared(data: bytes, at: int) -> tuple[str, int]:
+    """Text that many messages share."""
+    end = at + 1 + data[at]
+    return text(data[at + 1 : end]), end
+
+
+@lru_cache(maxsize=4096)
+def text(raw: bytes) -> str:
+    """Decoded once for all messages that carry it."""
+    return raw.decode()
+
+
+def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+    """The header table that begins at `at`, and where it ends.
+
+    Raises: ValueError, IndexError or struct.error for what the fast pass does not read.
+    """
+    size: int = _LENGTH.unpack_from(data, at)[0]
+    at += 4
+    end = at + size
+    if size > MAX_TABLE_BYTES or end > len(data):
+        raise _Unusual
+    table: dict[str, Any] = {}
+    while at < end:
+        behind = at + 1 + data[at]
+        name, kind = text(data[at + 1 : behind]), data[behind]
+        at = behind + 1
+        value: Any
+        if kind == _TEXT:
+            behind = at + 4 + _LENGTH.unpack_from(data, at)[0]
+            value, at = data[at + 4 : behind].decode(), behind
+        elif kind == _BIG:
+            value, at = _LONG.unpack_from(data, at)[0], at + 8
+        elif kind == _TINY:
+            value, at = data[at] - ((data[at] & 0x80) << 1), at + 1
+        elif kind == _NUMBER:
+            value, at = _INT.unpack_from(data, at)[0], at + 4
+        elif kind == _TRUE_OR_FALSE:
+            value, at = data[at] != 0, at + 1
+        else:
+            consumed, value = decode.embedded_value(data[behind:end])
+            at = behind + consumed
+        table[name] = value
+    if at != end:
+        raise _Unusual
+    return table, end
+
+
+# -- writing --------------------------------------------------------------------------------------------------
+
+
+def write_properties(message: Message) -> bytes:
+    """Flags and properties of a message; always persistent. Byte for byte what pamqp writes.
+
+    Raises: TypeError, ValueError or struct.error for what AMQP cannot carry.
+    """
+    flags, parts = DELIVERY_MODE, []
+    if message.content_type is not None:
+        flags |= CONTENT_TYPE
+        parts.append(_short_shared(message.content_type))
+    if message.headers:
+        flags |= HEADERS
+        parts.append(write_table(message.headers))
+    parts.append(_OCTETS[PERSISTENT])
+    if message.correlation_id is not None:
+        flags |= CORRELATION_ID
+        parts.append(_short(message.correlation_id))
+    if message.reply_to is not None:
+        flags |= REPLY_TO
+        parts.append(_short_shared(message.reply_to))
+    if message.expiration_ms is not None:
+        flags |= EXPIRATION
+        parts.append(_short(str(message.expiration_ms)))
+    if message.message_id is not None:
+        flags |= MESSAGE_ID
+        parts.append(_short(message.message_id))
+    if message.type is not None:
+        flags |= TYPE
+        parts.append(_short_shared(message.type))
+    if message.app_id is not None:
+        flags |= APP_ID
+        parts.append(_short_shared(message.app_id))
+    return _FLAGS.pack(flags) + b"".join(parts)
+
+
+def _short(value: str) -> bytes:
+    raw = value.encode()
+    if len(raw) > 255:
+        raise ValueError("A property holds at most 255 bytes")
+    return _OCTETS[len(raw)] + raw
+
+
+_short_shared = lru_cache(maxsize=4096)(_short)
+
+
+def write_table(headers: HeaderTable) -> bytes:
+    """A header table with its length.
+
+    Raises: TypeError, ValueError or struct.error for what AMQP cannot carry.
+    """
+    parts = []
+    for name, value in headers.items():
+        parts.append(_name(name))
+        kind = type(value)
+        if kind is str:
+            raw = value.encode()
+            parts += (b"S", _LENGTH.pack(len(raw)), raw)
+        elif kind is int and value > _LARGEST_UNSIGNED:
+            parts += (b"l", _LONG.pack(value))
+        elif kind is int:
+            parts.append(_small(value))
+        else:
+            parts.append(encode.encode_table_value(sendable(value)))
+    table = b"".join(parts)
+    return _LENGTH.pack(len(table)) + table
+
+
+@lru_cache(maxsize=4096)
+def _name(name: str) -> bytes:
+    raw = name.encode()
+    if len(raw) > _LONGEST_NAME:
+        raise ValueError("A header's name holds at most 255 bytes")
+    return _OCTETS[len(raw)] + raw
+
+
+@lru_cache(maxsize=4096)
+def _small(value: int) -> bytes:
+    return encode.table_integer(value)

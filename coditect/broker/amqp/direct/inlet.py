@@ -1,0 +1,78 @@
+"""Consuming by direct frames: deliveries in the very call that reads them, settlements once per turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+
+from coditect.background import Background
+from coditect.broker.amqp.channels import CALL_SECONDS
+from coditect.broker.amqp.delivery import AmqpDelivery
+from coditect.broker.amqp.direct.fields import read_message, text
+from coditect.broker.amqp.direct.frames import Content, Contents, read_deliver, settle_frame
+from coditect.broker.amqp.direct.stream import Stream
+from coditect.broker.amqp.path import Receiver
+from coditect.broker.amqp.settle import Settlements
+
+
+class DirectInlet:
+    """See `Inlet`."""
+
+    def __init__(self, channel: Channel, stream: Stream) -> None:
+        self.channel = channel
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._receivers: dict[bytes, Receiver] = {}
+        self._contents = Contents(delivered=self._delivered)
+        self.settlements = Settlements(self._write_soon)
+        stream.attach(channel.number, self._contents)
+
+    def start(self, background: Background) -> None:
+        """Nothing to start: settlements are written by the loop."""
+
+    async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
+        """See `Inlet.consume`. The first delivery may come before the broker's answer is seen here."""
+        self._receivers[tag.encode()] = receiver
+        await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
+        await self.channel.basic_consume(
+            receiver.queue, _nothing_comes_here, consumer_tag=tag, exclusive=exclusive, timeout=CALL_SECONDS
+        )
+
+    def lose(self) -> None:
+        """The channel is gone."""
+        self._stream.detach(self.channel.number, self._contents)
+        self.settlements.lose()
+
+    def _delivered(self, content: Content) -> None:
+        delivered = read_deliver(content.method)
+        receiver = self._receivers.get(delivered.consumer)
+        if receiver is None or self.settlements.lost:
+            return
+        self.settlements.took(delivered.tag)
+        receiver.deliver(
+            AmqpDelivery(
+                delivered.tag,
+                redelivered=delivered.redelivered,
+                exchange=text(delivered.exchange),
+                routing_key=text(delivered.routing_key),
+                read=partial(read_message, content.header, content.body),
+                source=receiver,
+                settlements=self.settlements,
+            )
+        )
+
+    def _write_soon(self) -> None:
+        self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        if not self.settlements.lost:
+            number = self.channel.number
+            self._stream.write([settle_frame(number, one) for one in self.settlements.decided()])
+        self.settlements.written()
+
+
+async def _nothing_comes_here(_: DeliveredMessage) -> None:
+    """aiormq sees no delivery of this channel."""

@@ -1,0 +1,191 @@
+"""Publishing by direct frames: sequence numbers, confirms in order, returns before their ack.
+
+aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers
+diverge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import struct
+from dataclasses import dataclass
+
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+from aiormq.exceptions import ChannelInvalidStateError
+
+from coditect.broker.amqp.direct.frames import Content, Contents, publish_frames, read_return
+from coditect.broker.amqp.direct.stream import Stream
+from coditect.broker.amqp.path import Late, OnFailure, Refused, Returned
+from coditect.errors import InvalidTask
+from coditect.model.message import Message
+
+GATE_SECONDS = 0.5
+_UNSPEAKABLE = (TypeError, ValueError, struct.error)
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A publish that the broker has not confirmed yet."""
+
+    future: asyncio.Future[None]
+    failed: OnFailure
+    until: float
+    exchange: str
+    routing_key: str
+    message_id: str | None
+    returned: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        """It was not taken, or nobody knows; says so once, if anybody still wants to know."""
+        if not self.future.done():
+            self.failed(error)
+
+
+class DirectOutlet:
+    """See `Outlet`."""
+
+    def __init__(self, channel: Channel, stream: Stream, *, frame_max: int, sequence: int = 0) -> None:
+        self._channel = channel
+        self._stream = stream
+        self._frame_max = frame_max
+        self._sequence = sequence
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[int, _Pending] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._contents = Contents(returned=self._came_back, confirmed=self._confirmed)
+        self.connection: AbstractConnection = channel.connection
+        self._closing = channel.closing
+        stream.attach(channel.number, self._contents)
+        self._closing.add_done_callback(self._lose)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+        return self._closing.done() or self._channel.is_closed
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing holds a publish up."""
+        return not (self._closing.done() or self._stream.blocked or self._stream.congested)
+
+    async def gate(self) -> bool:
+        """Waits while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await self._stream.unblocked()
+                while self._stream.congested:
+                    await self._stream.drained()
+        except TimeoutError:
+            return False
+        return True
+
+    def send(self, message: Message, *, exchange: str, routing_key: str) -> asyncio.Future[None]:
+        """See `Outlet.send`."""
+        if self.closed:
+            raise ChannelInvalidStateError("The channel is closed")
+        future = self._loop.create_future()
+        return self._publish(message, _Pending(future, future.set_exception, math.inf, exchange, routing_key, None))
+
+    def begin(
+        self, message: Message, *, exchange: str, routing_key: str, until: float, failed: OnFailure
+    ) -> asyncio.Future[None]:
+        """See `Outlet.begin`."""
+        future = self._publish(
+            message, _Pending(self._loop.create_future(), failed, until, exchange, routing_key, None)
+        )
+        if self._timer is None or self._timer.when() > until:
+            self._look_again_at(until)
+        return future
+
+    def _publish(self, message: Message, pending: _Pending) -> asyncio.Future[None]:
+        try:
+            frames = publish_frames(
+                self._channel.number, message, pending.exchange, pending.routing_key, frame_max=self._frame_max
+            )
+        except _UNSPEAKABLE as error:
+            raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
+        pending.message_id = message.message_id
+        self._sequence += 1
+        self._pending[self._sequence] = pending
+        self._stream.write(frames, size=len(message.body))
+        return pending.future
+
+    # -- what the broker says ---------------------------------------------------------------------------
+
+    def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        """Ends a publish, or with `multiple` all up to it: they stand in order, so only the prefix is walked."""
+        pending = self._pending
+        if not multiple:
+            one = pending.pop(tag, None)
+            if one is not None:
+                _end(one, taken=taken)
+            return
+        covered = []
+        for sequence in pending:
+            if sequence > tag:
+                break
+            covered.append(sequence)
+        for sequence in covered:
+            _end(pending.pop(sequence), taken=taken)
+
+    def _came_back(self, content: Content) -> None:
+        """A return comes before its confirm and without a number.
+
+        The broker returns in the order of the publishes, and whether a key has a queue is the same for equal
+        keys: so it is the first of those that are alike.
+        """
+        returned = read_return(content.method)
+        target = (returned.exchange, returned.routing_key)
+        for one in self._pending.values():
+            if not one.returned and (one.exchange, one.routing_key) == target:
+                one.returned = True
+                return
+
+    # -- loss and lateness ------------------------------------------------------------------------------
+
+    def _look_again_at(self, until: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(until, self._expire)
+
+    def _expire(self) -> None:
+        """Fails what is too late. It stays in its place: the confirm may still come."""
+        self._timer = None
+        now = self._loop.time()
+        next_look = math.inf
+        for one in tuple(self._pending.values()):
+            if one.until <= now:
+                one.fail(Late())
+            else:
+                next_look = min(next_look, one.until)
+        if next_look < math.inf:
+            self._look_again_at(next_look)
+
+    def _lose(self, closing: asyncio.Future[object]) -> None:
+        """The channel is gone: nobody else tells those who wait."""
+        self._stream.detach(self._channel.number, self._contents)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        error = _why(closing)
+        pending, self._pending = self._pending, {}
+        for one in pending.values():
+            one.fail(error)
+
+
+def _end(one: _Pending, *, taken: bool) -> None:
+    if one.future.done():
+        return
+    if one.returned:
+        one.failed(Returned())
+    elif taken:
+        one.future.set_result(None)
+    else:
+        one.failed(Refused())
+
+
+def _why(closing: asyncio.Future[object]) -> BaseException:
+    error = None if closing.cancelled() else closing.exception()
+    return error if isinstance(error, Exception) else ChannelInvalidStateError("The channel was closed")

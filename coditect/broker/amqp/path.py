@@ -1,0 +1,114 @@
+"""How frames travel: the two wire paths, seen from publisher and inlet. `plain` is aiormq's own, `direct` ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+
+from coditect.background import Background
+from coditect.broker.amqp.delivery import AmqpDelivery
+from coditect.broker.amqp.settle import Settlements
+from coditect.model.message import Message
+
+
+class Refused(Exception):
+    """The broker took the message not (a full queue); again later."""
+
+
+class Returned(Exception):
+    """The message found no queue and came back."""
+
+
+class Late(Exception):
+    """Nothing is known in time; the message may still be delivered."""
+
+
+Feed = Callable[[bytes], bytes]
+"""Sees what has arrived; gives what the library is to see of it."""
+OnFailure = Callable[[BaseException], None]
+
+
+class Outlet(Protocol):
+    """A channel that publishes with confirms and `mandatory`."""
+
+    @property
+    def connection(self) -> AbstractConnection:
+        """Whose channel it is."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `begin` may be called now."""
+
+    async def gate(self) -> bool:
+        """Waits while the broker says `connection.blocked`; False after a while, for another look."""
+
+    def send(self, message: Message, *, exchange: str, routing_key: str) -> Awaitable[object]:
+        """One publish; done when it is confirmed.
+
+        Raises, here or when awaited: Refused, Returned, InvalidTask for what AMQP cannot carry, and what the
+        library raises when the connection or channel is lost.
+        """
+
+    def begin(
+        self, message: Message, *, exchange: str, routing_key: str, until: float, failed: OnFailure
+    ) -> asyncio.Future[None]:
+        """The same without a coroutine, for an outlet that is `ready`.
+
+        The future is done when the message is confirmed; `failed` is called instead when it is not, with `Late`
+        when the loop's time is past `until` before anything is known.
+        """
+
+
+class Receiver(Protocol):
+    """A subscription, as the inlet's channel sees it."""
+
+    unsettled: int
+
+    @property
+    def queue(self) -> str:
+        """The queue it consumes."""
+
+    def deliver(self, delivery: AmqpDelivery) -> None:
+        """Takes a delivery in hand."""
+
+
+class Inlet(Protocol):
+    """A channel that consumes."""
+
+    @property
+    def channel(self) -> Channel:
+        """For rare calls."""
+
+    @property
+    def settlements(self) -> Settlements:
+        """What is outstanding on it."""
+
+    def start(self, background: Background) -> None:
+        """Begins to write settlements, until it is lost."""
+
+    async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
+        """Subscribes. Raises what the library raises."""
+
+    def lose(self) -> None:
+        """The channel is gone. Idempotent."""
+
+
+class WirePath(Protocol):
+    """Opens channels of its kind. Raises what the library raises when the connection is lost."""
+
+    def tap(self, writer: asyncio.StreamWriter) -> Feed | None:
+        """Called for each new connection, before its first byte; None when the library sees everything."""
+
+    async def outlet(self, connection: AbstractConnection) -> Outlet:
+        """A channel to publish on."""
+
+    async def inlet(self, connection: AbstractConnection) -> Inlet:
+        """A channel to consume on."""

@@ -1,0 +1,172 @@
+"""The plain wire path: publishing, consuming and acknowledging by aiormq as it is published."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, NoReturn
+
+from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.channel import Channel
+from aiormq.exceptions import DeliveryError, PublishError
+
+from coditect.background import Background
+from coditect.broker.amqp.channels import CALL_SECONDS, HOT_FRAMES, open_channel
+from coditect.broker.amqp.delivery import AmqpDelivery, Source
+from coditect.broker.amqp.faults import LOST, canceled_by_us
+from coditect.broker.amqp.path import OnFailure, Receiver, Refused, Returned
+from coditect.broker.amqp.properties import from_properties, to_properties
+from coditect.broker.amqp.settle import Settlements, Verdict
+from coditect.errors import InvalidTask
+from coditect.model.message import Message
+
+GATE_SECONDS = 0.5
+UNSPEAKABLE = (TypeError, ValueError, struct.error)
+"""What pamqp raises for values that have no AMQP encoding; nothing was sent then."""
+
+
+class PlainPath:
+    """See `WirePath`."""
+
+    def tap(self, writer: asyncio.StreamWriter) -> None:
+        """aiormq sees everything."""
+
+    async def outlet(self, connection: AbstractConnection) -> PlainOutlet:
+        """A channel to publish on."""
+        return PlainOutlet(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
+
+    async def inlet(self, connection: AbstractConnection) -> PlainInlet:
+        """A channel to consume on."""
+        return PlainInlet(await open_channel(connection, frames=HOT_FRAMES))
+
+
+class PlainOutlet:
+    """See `Outlet`."""
+
+    ready = False
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.connection = channel.connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+        return self._channel.is_closed
+
+    async def gate(self) -> bool:
+        """Waits while the broker says `connection.blocked`; aiormq itself would go on sending."""
+        if _ends_at_once(self.connection.ready()):
+            return True
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await self.connection.ready()
+        except TimeoutError:
+            return False
+        return True
+
+    async def send(self, message: Message, *, exchange: str, routing_key: str) -> None:
+        """See `Outlet.send`."""
+        try:
+            await self._channel.basic_publish(
+                message.body,
+                exchange=exchange,
+                routing_key=routing_key,
+                properties=to_properties(message),
+                mandatory=True,
+                wait=False,
+            )
+        except PublishError as error:
+            raise Returned from error
+        except DeliveryError as error:
+            raise Refused from error
+        except UNSPEAKABLE as error:
+            raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
+
+    def begin(self, message: Message, *, exchange: str, routing_key: str, until: float, failed: OnFailure) -> NoReturn:
+        """Never: it is not `ready`."""
+        raise NotImplementedError
+
+
+class PlainInlet:
+    """See `Inlet`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._wake = asyncio.Event()
+        self.settlements = Settlements(self._wake.set)
+
+    def start(self, background: Background) -> None:
+        """Writes what is decided, once per turn of the loop."""
+        background.start(self._settle(), name="settle")
+
+    async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
+        """See `Inlet.consume`."""
+
+        def deliver(delivered: DeliveredMessage) -> None:
+            if self.settlements.lost:
+                return  # it waited in the loop while the channel went
+            delivery = plain_delivery(delivered, receiver, self.settlements)
+            receiver.deliver(delivery)
+
+        await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
+        await self.channel.basic_consume(
+            receiver.queue,
+            deliver,  # type: ignore[arg-type] # aiormq takes plain functions, too
+            consumer_tag=tag,
+            exclusive=exclusive,
+            timeout=CALL_SECONDS,
+        )
+
+    def lose(self) -> None:
+        """The channel is gone."""
+        self.settlements.lose()
+
+    async def _settle(self) -> None:
+        while not self.settlements.lost and not canceled_by_us():
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(0)  # lets the deliveries that finish in this turn join
+            try:
+                await self._write()
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+                self.lose()
+            except LOST:
+                self.lose()
+            self.settlements.written()
+
+    async def _write(self) -> None:
+        for settled in self.settlements.decided():
+            if settled.verdict is Verdict.ACK:
+                await self.channel.basic_ack(settled.tag, multiple=settled.multiple, wait=False)
+            else:
+                await self.channel.basic_nack(settled.tag, requeue=settled.verdict is Verdict.REQUEUE, wait=False)
+
+
+def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Settlements) -> AmqpDelivery:
+    """What aiormq delivered, in hand."""
+    tag = delivered.delivery_tag or 0
+    settlements.took(tag)
+    return AmqpDelivery(
+        tag,
+        redelivered=bool(delivered.redelivered),
+        exchange=delivered.exchange or "",
+        routing_key=delivered.routing_key or "",
+        read=partial(from_properties, delivered.header.properties, delivered.body),
+        source=source,
+        settlements=settlements,
+    )
+
+
+def _ends_at_once(wait: Coroutine[Any, Any, None]) -> bool:
+    """Whether there is nothing to wait for. Taking its first step asks that without a timer per message."""
+    try:
+        wait.send(None)
+    except StopIteration:
+        return True
+    wait.close()
+    return False

@@ -1,0 +1,104 @@
+"""A synchronous client and an agent on the memory twins: both live on the client's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from coditect.agent.declaration import Agent
+from coditect.agent.program import running_agent
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.client import Client, SyncClient
+from coditect.clock import SystemClock
+from coditect.errors import SetupError
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings import Settings
+
+SECONDS = 20.0
+"""After which a test gives up; nothing takes as long."""
+
+
+class FleetClient(Client):
+    """A client that brings its fleet along."""
+
+    def __init__(self, *agents: Agent) -> None:
+        self._server = MemoryServer()
+        self._fleet = AsyncExitStack()
+        self._memory = MemoryBroker(self._server, name="client")
+        self._found = MemoryRegistry()
+        self._agents = agents
+        self.opening: Callable[[], object] = lambda: None
+        self.left = threading.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(self._memory, self._found)
+
+    async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
+        opening = self.opening()
+        if asyncio.iscoroutine(opening):
+            await opening
+        await self._fleet.enter_async_context(self._memory)
+        for agent in self._agents:
+            link = await self._fleet.enter_async_context(MemoryBroker(self._server, name=agent.name))
+            await self._fleet.enter_async_context(
+                running_agent(
+                    agent,
+                    broker=link,
+                    registry=self._found,
+                    settings=Settings(drain_seconds=0.3),
+                    clock=SystemClock(),
+                    drain=asyncio.Event(),
+                )
+            )
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        await self._fleet.aclose()
+        self.left.set()
+
+
+class Hall:
+    """An agent that says what it is told, and holds one task until it is let go."""
+
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        """A held task runs."""
+        self.let_go = threading.Event()
+        self.heard: list[object] = []
+        self.client: SyncClient | None = None
+        self.agent = Agent("hall", slots=50)
+        self.agent.capability("hall.say")(self.say)
+        self.agent.capability("hall.fail")(self.fail)
+        self.agent.capability("hall.hold")(self.hold)
+        self.agent.capability("hall.call")(self.call)
+        self.agent.on_broadcast("news")(self.heard.append)
+
+    async def say(self, words: object) -> object:
+        return words
+
+    async def fail(self, words: str) -> object:
+        error = RuntimeError(words)
+        error.retryable = False  # type: ignore[attr-defined]
+        raise error
+
+    async def hold(self, words: object) -> object:
+        self.held.set()
+        while not self.let_go.is_set():
+            await asyncio.sleep(0.01)
+        return words
+
+    async def call(self, words: object) -> object:
+        """A mistake: it waits on the loop that it runs on."""
+        assert self.client is not None
+        try:
+            self.client.request("hall.say", words)
+        except SetupError as error:
+            return str(error)
+        return "waited"

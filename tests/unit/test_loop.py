@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import ast
+import asyncio
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from coditect import loop
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ROOMS = ("coditect", "dispatcher", "agents")
+
+
+async def _own_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+def test_program_runs_on_uvloop_when_it_is_installed() -> None:
+    assert isinstance(loop.run_loop(_own_loop()), uvloop.Loop)
+
+
+def test_program_runs_on_the_loop_of_asyncio_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "uvloop", None)
+
+    found = loop.run_loop(_own_loop())
+
+    assert isinstance(found, asyncio.SelectorEventLoop)
+    assert found.is_closed()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_program_asks_the_one_place_for_its_loop(room: str) -> None:
+    own_loops = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / room).rglob("*.py")
+        if path != ROOT / "coditect" / "loop.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in {"asyncio.run", "asyncio.Runner", "asyncio.new_event_loop"}
+    ]
+
+    assert not own_loops
