@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
-    from coditect.client import Client, Options, SyncClient
+    from coditect.client import Client, SyncClient
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from coditect.model.event import Event
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry
-    from coditect.registry.selection import Strategy
+    from coditect.model.strategy import Strategy, Wanted
+    from coditect.options import Options
     from coditect.sync import SyncHandle
 
 _HOMES = {
@@ -35,19 +36,20 @@ _HOMES = {
     "Context": "coditect.agent.context",
     "Event": "coditect.model.event",
     "Handle": "coditect.handle",
-    "Options": "coditect.client",
+    "Options": "coditect.options",
     "Outcome": "coditect.model.result",
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
     "Status": "coditect.model.result",
-    "Strategy": "coditect.registry.selection",
+    "Strategy": "coditect.model.strategy",
     "SyncClient": "coditect.client",
     "SyncHandle": "coditect.sync",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
     "TaskRejected": "coditect.errors",
+    "Wanted": "coditect.model.strategy",
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "TaskExpired",
     "TaskFailed",
     "TaskRejected",
+    "Wanted",
 ]
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -35,8 +35,9 @@ from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
 from coditect.model.task import NO_LIMITS, Limits, Task
-from coditect.registry.port import Registry, Search
-from coditect.registry.selection import Strategy, choose
+from coditect.options import SUBMIT_SECONDS, Options
+from coditect.picking import Pick, Picker
+from coditect.registry.port import Registry
 from coditect.requests import Requests
 from coditect.settings import Settings, read_settings
 from coditect.sync import SyncContext, handing, handing_many, listening, waiting
@@ -44,32 +45,8 @@ from coditect.sync import SyncContext, handing, handing_many, listening, waiting
 log = logging.getLogger(__name__)
 
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
-SUBMIT_SECONDS = 30.0
 DEFAULT_CONCURRENCY = 500
 BURST = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How one task is submitted; every field has a sensible default."""
-
-    priority: Priority = Priority.P1
-    timeout: Duration | None = None
-    """Longest run of one attempt; the capability's own when None."""
-    deadline: Duration | None = None
-    """From now on; after it nobody wants the result. No bound when None."""
-    start_within: Duration | None = None
-    """How long it may wait unstarted."""
-    pin: AgentId | None = None
-    """The agent that is preferred; another does it when that one does not take it within a second."""
-    strategy: Strategy | None = None
-    """Picks the agent to prefer from the registry; None lets the broker balance."""
-    max_attempts: int | None = None
-    results: bool = True
-    """Whether the result is wanted; without it nothing comes back, and nobody waits for it."""
-    idempotency_key: str | None = None
-    submit_timeout: Duration = SUBMIT_SECONDS
-    """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
 
 
 class _Sync:
@@ -105,6 +82,7 @@ class Client:
         self.name = f"client-{token_hex(6)}"
         self._stack = AsyncExitStack()
         self._background = Background()
+        self._picker = Picker(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies)
         self._listening = Listening(broker, name=self.name)
         self._owned: tuple[Any, ...] = ()
@@ -181,26 +159,29 @@ class Client:
             start_within=given.start_within,
             pin=pin or given.pin,
             strategy=given.strategy,
+            wanted=given.wanted,
             max_attempts=given.max_attempts,
             results=given.results,
             idempotency_key=idempotency_key or given.idempotency_key,
             submit_timeout=given.submit_timeout,
         )
-        return await self._submit(capability, encode_any(value), chosen)
-
-    async def _submit(self, capability: str, body: bytes, options: Options) -> Handle:
-        handle, sent = self._begin(capability, body, options, await self._pin(capability, options))
+        body = encode_any(value)
+        pick = await self._picker.pick(capability, chosen.strategy, chosen.wanted, pin=chosen.pin)
+        handle, sent = self._begin(capability, body, chosen, pick)
         await self._taken(handle, sent)
         return handle
 
     def _begin(
-        self, capability: str, body: bytes, options: Options, pin: AgentId | None
+        self, capability: str, body: bytes, options: Options, pick: Pick | None
     ) -> tuple[Handle, Awaitable[None]]:
         """Sends a task; `_taken` waits until the broker has it."""
         task = self._task(capability, body, options)
         reply = self._requests.expect(task.id or "") if options.results else None
         handle = Handle(task, reply, self._requests, self._listening, self._broker)
+        if pick is not None and reply is not None:
+            reply.add_done_callback(pick.over)
         try:
+            pin = None if pick is None else pick.agent_id
             sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
         except BaseException:
             handle.forget()
@@ -246,24 +227,6 @@ class Client:
                 fix="split the work; longer tasks need a control plane, which this release has not",
             )
 
-    async def _pin(self, capability: str, options: Options) -> AgentId | None:
-        if options.pin is not None or options.strategy is None:
-            return options.pin
-        return await self._preferred(capability, options.strategy)
-
-    async def _preferred(self, capability: str, strategy: Strategy) -> AgentId | None:
-        """The agent that the strategy picks; None when the registry cannot say: the broker balances then."""
-        if self._registry is None:
-            return None
-        try:
-            records = await self._registry.find(Search(capability=capability))
-            turn = await self._registry.next_turn(capability) if strategy is Strategy.ROUND_ROBIN else 0
-        except RegistryUnavailable as error:
-            log.info("No agent could be picked; the broker balances", extra={"reason": str(error)})
-            return None
-        record = choose(records, strategy, turn=turn, chance=self._clock.chance())
-        return record.agent_id if record is not None else None
-
     async def _unknown(self, capability: str, error: Unroutable) -> InputError:
         known: frozenset[str] = frozenset()
         if self._registry is not None:
@@ -291,6 +254,9 @@ class Client:
     ) -> AsyncIterator[Handle]:
         """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
 
+        With a strategy the agents are assigned in batches of that size: none gets more than it can take, what
+        is over the broker balances.
+
         With `results=False` nothing comes back: fire and forget, as safe as any other submit. Raises what
         `submit` raises at the value that failed; what was yielded before it is taken.
         """
@@ -299,10 +265,11 @@ class Client:
             chosen = replace(
                 chosen, priority=priority or chosen.priority, results=chosen.results if results is None else results
             )
+        picks = self._picker.batch(capability, chosen.strategy, chosen.wanted, pin=chosen.pin, many=concurrency)
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:
             for number, value in enumerate(values, 1):
-                handle, sent = self._begin(capability, encode_any(value), chosen, await self._pin(capability, chosen))
+                handle, sent = self._begin(capability, encode_any(value), chosen, await picks.next())
                 under_way.append((handle, asyncio.ensure_future(sent)))
                 if len(under_way) >= concurrency:
                     yield await self._first(under_way)

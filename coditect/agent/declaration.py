@@ -14,6 +14,7 @@ from coditect.errors import SetupError
 from coditect.model.capability import CapabilitySpec, check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.retry import Retry
+from coditect.model.strategy import Strategy
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -100,14 +101,17 @@ class Agent:
         description: str = "",
         tags: Iterable[str] = (),
         cost: float = 1.0,
+        strategy: Strategy | str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declares a capability. The handler is called at least once per task, with the validated input.
 
         An async handler runs on the event loop, a plain one in a thread; with `process=True` either runs in
         a process of its own that a timeout really kills. Annotated types are validated and published as
-        JSON Schema. An exception is a failed attempt; one whose `retryable` is False is the last.
+        JSON Schema. An exception is a failed attempt; one whose `retryable` is False is the last. `strategy`
+        is how clients pick the agent when a call does not say; without one the broker balances.
 
-        Raises: SetupError for a name taken twice, a timeout above 25 minutes or a wrong signature.
+        Raises: SetupError for a name taken twice, a timeout above 25 minutes, an unknown strategy or a wrong
+        signature.
         """
         check_capability_name(name)
         limit = seconds(timeout)
@@ -117,6 +121,7 @@ class Agent:
             raise SetupError(
                 "A capability's timeout is at most 25m", capability=name, given=timeout, fix="split the work"
             )
+        asked = _strategy(name, strategy)
 
         def declare(handler: Handler) -> Handler:
             shape = signature(handler)
@@ -128,6 +133,7 @@ class Agent:
                 cost=cost,
                 tags=frozenset(tags),
                 timeout_seconds=limit,
+                strategy=asked,
             )
             where = _where(handler, process=process)
             self._capabilities[name] = Capability(spec, handler, shape, where, retry or Retry())
@@ -146,6 +152,15 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r}, capabilities={sorted(self._capabilities)})"
+
+
+def _strategy(name: str, given: Strategy | str | None) -> Strategy | None:
+    try:
+        return None if given is None else Strategy(given)
+    except ValueError as error:
+        raise SetupError(
+            "There is no such strategy", capability=name, given=given, fix=f"one of {', '.join(Strategy)}"
+        ) from error
 
 
 def _where(handler: Callable[..., Any], *, process: bool) -> Where:

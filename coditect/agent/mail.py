@@ -72,7 +72,7 @@ class Mailbox:
             case mail.CANCEL if isinstance(content, dict) and isinstance(content.get("task_id"), str):
                 self._runtime.cancel(content["task_id"], str(content.get("reason") or "canceled on request")[:500])
             case mail.PING:
-                self._background.start(self._pong(message), name="pong")
+                self._background.start(self._pong(message, content), name="pong")
             case mail.DRAIN:
                 self._drain()
             case mail.LISTEN:
@@ -88,21 +88,31 @@ class Mailbox:
         if listener is not None and isinstance(excluded, list) and not self._names.intersection(map(str, excluded)):
             self._background.start(_call(listener, content), name="broadcast listener")
 
-    async def _pong(self, message: Message) -> None:
+    async def _pong(self, message: Message, content: Any) -> None:
         address = routing.reply_address(message.reply_to)
         if address is None:
             return
         load = self._runtime.load()
-        body = dumps({"agent_id": self._runtime.agent_id, "status": load.status.value, "running": load.running})
+        told: dict[str, object] = {
+            "agent_id": self._runtime.agent_id,
+            "status": load.status.value,
+            "running": load.running,
+        }
+        if isinstance(content, dict) and isinstance(content.get("task_id"), str):
+            told["task"] = self._task(content["task_id"])
         try:
             await self._broker.publish(
-                Message(body=body, correlation_id=message.correlation_id, type="coditect.pong.v1"),
+                Message(body=dumps(told), correlation_id=message.correlation_id, type="coditect.pong.v1"),
                 exchange=address.exchange,
                 routing_key=address.routing_key,
                 timeout_seconds=ANSWER_SECONDS,
             )
         except CoditectError as error:
             log.debug("A ping could not be answered", extra={"reason": str(error)})
+
+    def _task(self, task_id: str) -> dict[str, str] | None:
+        task = self._runtime.task(task_id)
+        return None if task is None else {"capability": task.capability, "priority": task.priority.value}
 
 
 async def _call(listener: Listener, content: Any) -> None:

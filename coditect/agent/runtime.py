@@ -142,6 +142,10 @@ class Runtime:
             if execution.task.id == task_id:
                 execution.cancel(reason)
 
+    def task(self, task_id: str) -> Task | None:
+        """The task of this id, if it runs here."""
+        return next((one.task for one in self._executions if one.task.id == task_id), None)
+
     # -- consume ----------------------------------------------------------------------------------------
 
     def _screen(self, delivery: Delivery) -> Task | None:

@@ -14,6 +14,7 @@ import typer
 
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, printable, say, write_json
+from coditect.cli.why_not import why_not
 from coditect.errors import (
     CoditectError,
     InvalidTask,
@@ -30,7 +31,8 @@ from coditect.model.wire import MAX_BODY_BYTES
 LAST_EVENTS_SECONDS = 0.5
 """The events of an end may come a moment after the result."""
 
-app = typer.Typer(no_args_is_help=True, help="Submit a task and wait for it, or cancel one.")
+app = typer.Typer(no_args_is_help=True, help="Submit a task and wait for it, cancel one, ask why nobody takes it.")
+app.command("why-not")(why_not)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from coditect.errors import InputError
+from coditect.model.strategy import Strategy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 MAX_NAME_LENGTH = 100
@@ -57,3 +58,5 @@ class CapabilitySpec:
     tags: frozenset[str] = frozenset()
     timeout_seconds: float = 300.0
     """Longest run of one attempt."""
+    strategy: Strategy | None = None
+    """How a sender picks the agent when the call does not say; None lets the broker balance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from coditect.model.ids import AgentId
@@ -11,7 +12,7 @@ from coditect.model.message import Message
 CANCEL = "coditect.cancel.v1"
 """Cancel a task: `{"task_id": ..., "reason": ...}`."""
 PING = "coditect.ping.v1"
-"""Are you there? Answered to `reply_to` with the agent's id and load."""
+"""Are you there? Answered to `reply_to` with the agent's id and load; `{"task_id": ...}` also with that task."""
 DRAIN = "coditect.drain.v1"
 """Finish what runs, return the rest, end."""
 LISTEN = "coditect.listen.v1"
@@ -31,6 +32,11 @@ def mail(kind: str, content: Any = None, **headers: Any) -> Message:
 def cancel(task_id: str, *, reason: str = "") -> Message:
     """Asks whoever has the task to cancel it."""
     return mail(CANCEL, {"task_id": task_id, "reason": reason})
+
+
+def ping(*, task_id: str, reply_to: str) -> Message:
+    """Asks an agent whether it is there, and whether it works on this task."""
+    return replace(mail(PING, {"task_id": task_id}), reply_to=reply_to, correlation_id=task_id)
 
 
 def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:

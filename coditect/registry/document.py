@@ -14,6 +14,7 @@ from coditect.model import json
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
+from coditect.model.strategy import Strategy
 
 
 def encode_registration(registration: Registration) -> bytes:
@@ -97,6 +98,7 @@ def _capability_values(offer: CapabilitySpec) -> dict[str, object]:
         "cost": offer.cost,
         "tags": sorted(offer.tags),
         "timeout_seconds": offer.timeout_seconds,
+        "strategy": offer.strategy,
     }
 
 
@@ -109,4 +111,10 @@ def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
         cost=float(values.get("cost", 1)),
         tags=frozenset(map(str, values.get("tags", ()))),
         timeout_seconds=float(values.get("timeout_seconds", 300)),
+        strategy=_strategy(values.get("strategy")),
     )
+
+
+def _strategy(value: object) -> Strategy | None:
+    """One that a newer version knows is none here: the broker balances."""
+    return Strategy(value) if isinstance(value, str) and value in tuple(Strategy) else None

@@ -38,10 +38,11 @@ class Search:
         if self.status is not None and self.status is not record.load.status:
             return False
         keyword = (self.keyword or "").casefold()
-        return any(keyword in text.casefold() for text in _texts(agent))
+        return any(keyword in text.casefold() for text in texts_of(agent))
 
 
-def _texts(agent: Registration) -> Iterator[str]:
+def texts_of(agent: Registration) -> Iterator[str]:
+    """What a keyword is looked for in."""
     yield agent.name
     yield from agent.all_tags
     for offer in agent.capabilities:

@@ -15,7 +15,10 @@ import typer.main
 from coditect import errors, settings
 from coditect.cli.main import app
 from coditect.errors import CoditectError, SetupError
+from coditect.model.strategy import Strategy
+from coditect.registry.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
 from coditect.settings import DEFAULTS, Settings, read_settings
+from coditect.why_not import Obstacle
 from tests.docs import topology_table
 from tests.docs.pages import headings, section, table_rows
 from tests.servers import ROOT
@@ -199,6 +202,34 @@ def test_every_error_is_documented_with_what_it_means_for_the_caller() -> None:
     assert documented == {
         name: ("yes" if error.retryable else "no", str(error.exit_code)) for name, error in _concrete_errors().items()
     }
+
+
+# Selection
+
+
+def test_every_strategy_is_documented_alone_and_in_a_batch() -> None:
+    page = DOCS / "selection.md"
+    alone, batch = (table_rows(section(page, title)) for title in ("Strategies", "Many at once"))
+
+    assert [row[0].strip("`") for row in alone[1:]] == list(Strategy)
+    assert [row[0].strip("`") for row in batch] == list(Strategy)
+
+
+def test_the_score_is_documented_with_the_weights_that_count() -> None:
+    text = section(DOCS / "selection.md", "The score")
+    documented = {row[0].strip("`"): (float(row[2]), float(row[3])) for row in table_rows(text)}
+
+    assert documented == {
+        term.name: (getattr(LOAD_BALANCED, term.name), getattr(BEST_MATCH, term.name)) for term in fields(Weights)
+    }
+    assert "score = " + " · ".join(f"{name}^w" for name in documented) in text
+    assert f"{FLOOR} to 1" in text
+
+
+def test_every_obstacle_is_documented() -> None:
+    rows = table_rows(section(DOCS / "selection.md", "Why nobody takes it"))
+
+    assert [row[0].strip("`") for row in rows] == list(Obstacle)
 
 
 # Words

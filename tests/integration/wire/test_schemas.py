@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 from pika.adapters.blocking_connection import BlockingChannel
 
 from coditect import Agent, Context, Retry
-from coditect.client import Options
 from coditect.errors import TaskError
 from coditect.model import mail, routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.options import Options
 from tests.fleet import Running, running
 from tests.integration.wire import foreign
 from tests.integration.wire.foreign import blocking
@@ -84,7 +84,7 @@ async def _one_of_everything(fleet: Running, capability: str) -> None:
     await client.broadcast("prices", {"tea": 3}, exclude=["nobody"])
     await client.cancel("no-such-task", reason="only to see the letter")
     await client.emit("shop.opened", subject="shop", hour=9)
-    for letter in (mail.mail(mail.PING), mail.mail(mail.LISTEN)):
+    for letter in (mail.mail(mail.PING), mail.ping(task_id="nowhere", reply_to=""), mail.mail(mail.LISTEN)):
         await fleet.broker.publish(letter, exchange=routing.BROADCAST, routing_key="")
 
 
@@ -138,7 +138,8 @@ def _undescribed(name: str, messages: list[Message]) -> set[str]:
 
 
 @pytest.mark.servers
-async def test_answer_to_a_ping_fits_its_schema(servers: Servers, capability: str) -> None:
+@pytest.mark.parametrize("body", [b"null", b'{"task_id": "nowhere"}'])
+async def test_answer_to_a_ping_fits_its_schema(servers: Servers, capability: str, body: bytes) -> None:
     async with running(_talkative(capability), servers) as fleet:
 
         def ping() -> Message:
@@ -146,7 +147,7 @@ async def test_answer_to_a_ping_fits_its_schema(servers: Servers, capability: st
                 queue = foreign.own_queue(opened)
                 properties = foreign.properties(type=mail.PING, reply_to=queue, correlation_id="c")
                 key = routing.mail_key(AgentId(fleet.runtime.agent_id))
-                opened.basic_publish(routing.AGENTS, key, b"null", properties, mandatory=True)
+                opened.basic_publish(routing.AGENTS, key, body, properties, mandatory=True)
                 (answer,) = foreign.answers(opened, queue, many=1, seconds=10)
                 return as_json(answer.properties, answer.body)
 

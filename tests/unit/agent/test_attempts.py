@@ -10,12 +10,12 @@ import pytest
 
 from coditect import Agent, Context, Retry
 from coditect.broker.topology import reply_queue
-from coditect.client import Options
 from coditect.errors import InputError, TaskCanceled, TaskExpired, TaskFailed
 from coditect.model import mail, routing
 from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.message import Message
+from coditect.options import Options
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, replies
 

@@ -5,18 +5,22 @@ from collections import Counter
 
 import pytest
 
-from coditect import Agent, Client, Handle, Options, Priority, ResultTimeout, Strategy
+from coditect import Agent, Client, Handle, Options, Priority, ResultTimeout, Strategy, Wanted
+from coditect.errors import SetupError
 from coditect.model.ids import AgentId
 from coditect.model.result import Outcome
+from tests.support import eventually
 from tests.unit.agent.scene import Scene
 
 CAPABILITY = "pinned.work"
 
 
-def worker(release: asyncio.Event | None = None, *, slots: int = 2) -> Agent:
-    agent = Agent("worker", slots=slots)
+def worker(
+    release: asyncio.Event | None = None, *, slots: int = 2, strategy: str | None = None, tags: tuple[str, ...] = ()
+) -> Agent:
+    agent = Agent("worker", slots=slots, tags=tags)
 
-    @agent.capability(CAPABILITY, timeout="20s")
+    @agent.capability(CAPABILITY, timeout="20s", strategy=strategy)
     async def work(number: int) -> int:
         if release is not None:
             await release.wait()
@@ -84,7 +88,7 @@ async def _early(handle: Handle) -> Outcome | None:
         return None
 
 
-@pytest.mark.parametrize("strategy", [Strategy.ROUND_ROBIN, Strategy.LEAST_BUSY])
+@pytest.mark.parametrize("strategy", list(Strategy))
 async def test_strategy_spreads_tasks_over_the_fleet(scene: Scene, strategy: Strategy) -> None:
     fleet = [await scene.start(worker(), beat_seconds=0.05) for _ in range(3)]
     client = await scene.client()
@@ -105,3 +109,46 @@ async def test_strategy_without_a_registry_leaves_it_to_the_broker(scene: Scene)
     done = await outcomes(client, 3, Options(strategy=Strategy.LEAST_BUSY))
 
     assert [outcome.failure for outcome in done] == [None, None, None]
+
+
+async def test_call_without_a_strategy_follows_that_of_its_capability(scene: Scene) -> None:
+    fleet = [await scene.start(worker(strategy="round_robin")) for _ in range(3)]
+    client = await scene.client()
+
+    async def spread() -> bool:
+        done = await outcomes(client, 6, Options())
+        return sorted(Counter(outcome.agent_id for outcome in done).values()) == [2, 2, 2]
+
+    await eventually(spread)
+    assert len(fleet) == 3
+
+
+async def test_task_goes_to_the_agent_that_has_what_is_wanted(scene: Scene) -> None:
+    await scene.start(worker())
+    wanted = await scene.start(worker(tags=("gpu",)))
+    client = await scene.client()
+
+    done = await outcomes(client, 4, Options(wanted=Wanted(tags={"gpu"})))
+
+    assert {outcome.agent_id for outcome in done} == {wanted.agent_id}
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+async def test_batch_with_a_strategy_is_done_whole_however_little_the_agents_can_take(
+    scene: Scene, strategy: Strategy
+) -> None:
+    fleet = [await scene.start(worker(slots=slots)) for slots in (2, 4)]
+    client = await scene.client()
+
+    handles = [handle async for handle in client.submit_many(CAPABILITY, range(60), options=Options(strategy=strategy))]
+    done = [await handle.outcome(timeout="10s") for handle in handles]
+
+    assert [outcome.body for outcome in done] == [str(number).encode() for number in range(60)]
+    assert {outcome.agent_id for outcome in done} == {one.agent_id for one in fleet}
+
+
+def test_strategy_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SetupError) as refused:
+        worker(strategy="cleverest")
+
+    assert "load_balanced" in str(refused.value.facts["fix"])

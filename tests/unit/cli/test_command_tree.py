@@ -18,7 +18,7 @@ COMMANDS = (
     ("doctor",),
     ("load",),
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
-    *(("task", verb) for verb in ("submit", "cancel")),
+    *(("task", verb) for verb in ("submit", "cancel", "why-not")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),

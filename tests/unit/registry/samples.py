@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
@@ -48,6 +51,9 @@ def make_record(
     running: int = 0,
     latency_ms: float = 0.0,
     lease_ms: int = 3_000,
+    tags: frozenset[str] = frozenset({"fast"}),
+    **load: Any,
 ) -> AgentRecord:
-    load = Load(status=status, running=running, latency_ms=latency_ms)
-    return AgentRecord(make_registration(agent_id, slots=slots), load, lease_ms)
+    """`load` are further fields of the load."""
+    carried = replace(Load(status=status, running=running, latency_ms=latency_ms), **load)
+    return AgentRecord(make_registration(agent_id, slots=slots, tags=tags), carried, lease_ms)

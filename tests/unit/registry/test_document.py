@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from coditect.errors import InvalidTask
 from coditect.model.registration import AgentStatus, Load
+from coditect.model.strategy import Strategy
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_registration
 
@@ -67,6 +68,23 @@ def test_documents_read_back_equal() -> None:
 
     assert decode_registration(encode_registration(registration)) == registration
     assert decode_load(encode_load(BUSY)) == replace(BUSY, cpu_percent=12.5, latency_ms=33.125)
+
+
+@pytest.mark.parametrize("strategy", [None, *Strategy])
+def test_strategy_of_a_capability_travels(schema: dict[str, Any], strategy: Strategy | None) -> None:
+    registration = make_registration(offers=(replace(REVIEW, strategy=strategy),))
+    document = encode_registration(registration)
+
+    Draft202012Validator(schema).validate(json.loads(document))
+    assert decode_registration(document) == registration
+
+
+@pytest.mark.parametrize("value", ["cleverest", 7, ["least_busy"], {}])
+def test_strategy_that_is_not_known_here_leaves_it_to_the_broker(value: object) -> None:
+    document = json.loads(encode_registration(make_registration()))
+    document["capabilities"][0]["strategy"] = value
+
+    assert decode_registration(json.dumps(document).encode()).capabilities[0].strategy is None
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:

@@ -2,32 +2,22 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coditect.errors import InputError
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.registry.selection import Strategy, choose, least_busy, round_robin
+from coditect.model.strategy import Strategy, Wanted
+from coditect.registry import scoring
+from coditect.registry.selection import best_match, choose, least_busy, load_balanced, round_robin
+from tests.unit.registry.fleets import SimulatedFleet, chances, records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 
 UNAVAILABLE = (AgentStatus.DRAINING, AgentStatus.OFFLINE)
-
-records_of_any_kind = st.lists(
-    st.builds(
-        make_record,
-        st.text(alphabet="abc", min_size=1, max_size=3).map("agent-{}".format),
-        status=st.sampled_from(AgentStatus),
-        slots=st.integers(0, 8),
-        running=st.integers(0, 12),
-        latency_ms=st.sampled_from([0.0, 1.5, 20.0]),
-        lease_ms=st.sampled_from([0, 1, 3_000]),
-    ),
-    max_size=8,
-    unique_by=lambda record: record.agent_id,
-)
-chances = st.floats(0, 1, exclude_max=True)
 
 
 @given(records_of_any_kind, st.sampled_from(Strategy), st.integers(0, 1 << 62), chances)
@@ -42,13 +32,14 @@ def test_only_a_living_agent_that_takes_work_is_chosen(
     assert chosen is None or chosen in allowed
 
 
-@given(records_of_any_kind, st.sampled_from(Strategy), st.integers(0, 1 << 62), chances, st.randoms())
+@given(records_of_any_kind, st.sampled_from(Strategy), st.integers(0, 1 << 62), chances, some_wanted, st.randoms())
 def test_choice_does_not_depend_on_the_order_of_the_records(
-    records: list[AgentRecord], strategy: Strategy, turn: int, chance: float, order: random.Random
+    records: list[AgentRecord], strategy: Strategy, turn: int, chance: float, wanted: Wanted, order: random.Random
 ) -> None:
     shuffled = order.sample(records, len(records))
 
-    assert choose(records, strategy, turn=turn, chance=chance) == choose(shuffled, strategy, turn=turn, chance=chance)
+    one = choose(records, strategy, turn=turn, chance=chance, wanted=wanted)
+    assert one == choose(shuffled, strategy, turn=turn, chance=chance, wanted=wanted)
 
 
 def test_round_robin_gives_each_agent_the_same_share() -> None:
@@ -117,3 +108,136 @@ def test_nobody_is_chosen_from_none(strategy: Strategy) -> None:
 def pick(record: AgentRecord | None) -> str:
     assert record is not None
     return record.agent_id
+
+
+@given(records_of_any_kind, chances)
+def test_least_busy_never_picks_one_that_is_busier_than_another(records: list[AgentRecord], chance: float) -> None:
+    allowed = [one for one in records if one.lease_ms and one.load.status in (AgentStatus.IDLE, AgentStatus.BUSY)]
+
+    chosen = least_busy(records, chance=chance)
+
+    shares = [one.load.running / max(1, one.registration.slots) for one in allowed]
+    if allowed:
+        assert chosen is not None
+        assert chosen.load.running / max(1, chosen.registration.slots) == min(shares)
+
+
+@pytest.mark.parametrize("arrivals", [1, 2, 4])
+def test_load_balanced_spreads_in_proportion_to_slots_when_all_else_is_the_same(arrivals: int) -> None:
+    records = {name: make_record(name, slots=slots) for name, slots in (("a", 4), ("b", 8), ("c", 16))}
+    chance = random.Random(7)
+
+    fleet = SimulatedFleet(records, steps={"a": 4, "b": 4, "c": 4}, beat=5)
+    taken = fleet.run(lambda told: load_balanced(told, chance=chance.random()), steps=1_000, arrivals=arrivals)
+
+    assert taken.total() == 1_000 * arrivals
+    for name, share in (("a", 1 / 7), ("b", 2 / 7), ("c", 4 / 7)):
+        assert taken[name] / taken.total() == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"cpu_percent": 100.0},
+        {"resident_bytes": 64 * 1024**3},
+        {"failed": 500},
+        {"latency_ms": 5_000.0},
+        {"running": 7},
+        {"suspended": 12},
+    ],
+    ids=str,
+)
+def test_load_balanced_avoids_an_agent_in_trouble_but_does_not_forget_it(trouble: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"slots": 8, "latency_ms": 20.0, "completed": 100}
+    records = [make_record(name, **{**good, **(trouble if name == "a" else {})}) for name in ("a", "b", "c")]
+    chance = random.Random(7)
+
+    taken = Counter(pick(load_balanced(records, chance=chance.random())) for _ in range(6_000))
+
+    assert 0 < taken["a"] < 0.6 * min(taken["b"], taken["c"])
+    assert taken["b"] == pytest.approx(taken["c"], rel=0.1)
+
+
+def test_load_balanced_learns_from_what_comes_back_who_is_slow_and_who_fails() -> None:
+    records = {name: make_record(name, slots=8) for name in ("good", "slow", "sick")}
+    chance = random.Random(7)
+
+    fleet = SimulatedFleet(records, steps={"good": 2, "slow": 12, "sick": 2}, failing={"sick": 0.8})
+    taken = fleet.run(lambda told: load_balanced(told, chance=chance.random()), steps=1_000, arrivals=2)
+
+    assert taken["good"] > 3 * taken["slow"]
+    assert taken["good"] > 3 * taken["sick"]
+
+
+def test_load_balanced_draws_by_slots_when_nobody_has_a_free_one() -> None:
+    records = [make_record("a", slots=2, running=2), make_record("b", slots=6, running=6)]
+    chance = random.Random(7)
+
+    taken = Counter(pick(load_balanced(records, chance=chance.random())) for _ in range(4_000))
+
+    assert taken["b"] / taken["a"] == pytest.approx(3, rel=0.15)
+
+
+@given(st.permutations(["gpu", "zone", "eu"]), st.integers(0, 3), st.integers(0, 3), chances)
+def test_best_match_takes_who_has_more_of_what_is_wanted(tags: list[str], one: int, other: int, chance: float) -> None:
+    records = [make_record("one", tags=frozenset(tags[:one])), make_record("other", tags=frozenset(tags[:other]))]
+
+    chosen = pick(best_match(records, Wanted(tags=set(tags)), chance=chance))
+
+    assert one == other or chosen == ("one" if one > other else "other")
+
+
+def test_best_match_counts_tags_capabilities_and_keywords_alike() -> None:
+    wanted = Wanted(tags={"gpu"}, capabilities={"code.review"}, keywords={"MISTAKES"})
+
+    assert scoring.overlap(make_record("a", tags=frozenset({"gpu"})).registration, wanted) == 1
+    assert scoring.overlap(make_record("a", tags=frozenset()).registration, wanted) == pytest.approx(2 / 3)
+
+
+def test_best_match_prefers_a_free_half_match_to_a_whole_one_without_a_slot() -> None:
+    wanted = Wanted(tags={"gpu", "eu"})
+    half = make_record("half", tags=frozenset({"eu"}))
+
+    assert pick(best_match([make_record("x", running=4, tags=wanted_tags(wanted)), half], wanted, chance=0)) == "half"
+    assert pick(best_match([make_record("x", running=3, tags=wanted_tags(wanted)), half], wanted, chance=0)) == "x"
+
+
+@pytest.mark.parametrize("status", UNAVAILABLE)
+def test_best_match_never_takes_one_that_takes_no_work(status: AgentStatus) -> None:
+    wanted = Wanted(tags={"gpu"})
+    perfect = make_record("perfect", status=status, tags=frozenset({"gpu"}))
+    dead = make_record("dead", lease_ms=0, tags=frozenset({"gpu"}))
+
+    assert pick(best_match([perfect, dead, make_record("other")], wanted, chance=0)) == "other"
+    assert best_match([perfect, dead], wanted, chance=0) is None
+
+
+@given(records_of_any_kind, some_wanted)
+def test_terms_and_scores_are_normalised(records: list[AgentRecord], wanted: Wanted) -> None:
+    scale = scoring.Scale.of(records)
+
+    for record in records:
+        terms = scoring.terms_of(record, scale, wanted)
+        assert all(0 <= getattr(terms, term.name) <= 1 for term in fields(terms))
+        for weights in (scoring.LOAD_BALANCED, scoring.BEST_MATCH):
+            assert 0 < scoring.score(record, weights, scale, wanted) <= 1
+
+
+@given(records_of_any_kind, st.sampled_from([field.name for field in fields(scoring.Weights)]))
+def test_a_weight_of_nothing_leaves_its_term_out(records: list[AgentRecord], name: str) -> None:
+    scale = scoring.Scale.of(records)
+    only = replace(scoring.Weights(), **{name: 1.0})
+
+    for record in records:
+        term = getattr(scoring.terms_of(record, scale), name)
+        assert scoring.score(record, scoring.Weights(), scale) == 1
+        assert scoring.score(record, only, scale) == pytest.approx(scoring.FLOOR + (1 - scoring.FLOOR) * term)
+
+
+def test_wanted_is_a_set_of_texts() -> None:
+    with pytest.raises(InputError):
+        Wanted(tags="gpu")
+
+
+def wanted_tags(wanted: Wanted) -> frozenset[str]:
+    return frozenset(wanted.tags)

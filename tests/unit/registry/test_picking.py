@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from coditect import picking
+from coditect.background import Background
+from coditect.clock import SystemClock
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord
+from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.picking import GLANCE, Pick, Picker
+from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Search
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, REVIEW, make_registration
+
+CAPABILITY = REVIEW.name
+
+
+class CountingRegistry(MemoryRegistry):
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finds: Counter[str | None] = Counter()
+        self.turns = 0
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        self.finds[search.capability] += 1
+        return await super().find(search)
+
+    async def next_turn(self, name: str) -> int:
+        self.turns += 1
+        return await super().next_turn(name)
+
+    async def fleet(self, *slots: int, asks: Strategy | None = None) -> None:
+        """Agents a0, a1, ... with so many slots each."""
+        for number, many in enumerate(slots):
+            offers = (replace(REVIEW, strategy=asks),)
+            registration = make_registration(f"a{number}", slots=many, offers=offers)
+            await self.register(registration, IDLE, lease_seconds=60)
+
+
+@pytest.fixture
+def registry() -> CountingRegistry:
+    return CountingRegistry()
+
+
+@pytest.fixture
+async def picker(registry: CountingRegistry) -> AsyncIterator[Picker]:
+    async with Background() as background:
+        yield Picker(registry, SystemClock(), background)
+
+
+async def picks(picker: Picker, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
+    return Counter([agent_of(await picker.pick(CAPABILITY, strategy, ANYTHING)) for _ in range(many)])
+
+
+async def batch(picker: Picker, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
+    sequence = picker.batch(CAPABILITY, strategy, ANYTHING, many=size)
+    return [agent_of(await sequence.next()) for _ in range(many)]
+
+
+def agent_of(pick: Pick | None) -> AgentId | None:
+    return None if pick is None else pick.agent_id
+
+
+async def learnt(picker: Picker, registry: CountingRegistry) -> None:
+    assert picker.follow(CAPABILITY) is None
+    await eventually(lambda: picker._known.get(CAPABILITY) is not None)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+async def test_many_picks_are_one_read_of_the_registry(
+    picker: Picker, registry: CountingRegistry, strategy: Strategy
+) -> None:
+    await registry.fleet(4, 4)
+
+    many = await asyncio.gather(*(picker.pick(CAPABILITY, strategy, ANYTHING) for _ in range(50)))
+
+    assert {agent_of(pick) for pick in many} == {"a0", "a1"}
+    assert registry.finds == {CAPABILITY: 1}
+
+
+async def test_picks_from_one_read_do_not_all_go_to_the_same(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(2, 4, 6)
+
+    assert await picks(picker, 60, Strategy.LEAST_BUSY) == {"a0": 10, "a1": 20, "a2": 30}
+
+
+async def test_what_is_old_is_read_again(
+    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picking, "FRESH_SECONDS", 0.0)
+    await registry.fleet(4)
+    await picks(picker, 3, Strategy.LEAST_BUSY)
+
+    assert registry.finds[CAPABILITY] == 3
+
+
+async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(4, 4, 4)
+    async with Background() as background:
+        other = Picker(registry, SystemClock(), background)
+
+        turns = [
+            agent_of(await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING))
+            for _ in range(6)
+            for one in (picker, other)
+        ]
+
+    assert all(len(set(turns[start : start + 3])) == 3 for start in range(0, 12, 3))
+
+
+async def test_batch_is_assigned_from_one_read_and_the_rest_is_the_broker_s(
+    picker: Picker, registry: CountingRegistry
+) -> None:
+    await registry.fleet(2, 4)
+
+    assigned = await batch(picker, 100, Strategy.LOAD_BALANCED)
+
+    assert Counter(assigned) == {"a0": 4, "a1": 8, None: 88}
+    assert None not in assigned[:12]
+    assert (registry.finds[CAPABILITY], registry.turns) == (1, 0)
+
+
+async def test_two_batches_share_the_room(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(2, 4)
+
+    both = [*await batch(picker, 7, Strategy.ROUND_ROBIN), *await batch(picker, 7, Strategy.ROUND_ROBIN)]
+
+    assert Counter(both) == {"a0": 4, "a1": 8, None: 2}
+
+
+async def test_what_a_batch_did_not_use_is_free_for_the_next(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(2)
+
+    assert await batch(picker, 1, Strategy.LEAST_BUSY) == ["a0"]
+    assert await batch(picker, 4, Strategy.LEAST_BUSY) == ["a0", "a0", "a0", None]
+
+
+async def test_batch_that_goes_on_looks_again(
+    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registry.fleet(2)
+    sequence = picker.batch(CAPABILITY, Strategy.LEAST_BUSY, ANYTHING, many=100)
+    first = [await sequence.next() for _ in range(5)]
+    monkeypatch.setattr(picking, "FRESH_SECONDS", 0.0)
+
+    assert first[-1] is None
+    assert agent_of(await sequence.next()) == "a0"
+
+
+async def test_call_without_a_strategy_waits_for_nothing_and_learns_beside(
+    picker: Picker, registry: CountingRegistry
+) -> None:
+    await registry.fleet(4)
+
+    assert await picks(picker, 1_000, None) == {None: 1_000}
+    assert registry.finds[CAPABILITY] == 0
+    await eventually(lambda: registry.finds[CAPABILITY])
+    assert await picks(picker, 1_000, None) == {None: 1_000}
+    assert registry.finds[CAPABILITY] == 1
+
+
+async def test_call_without_a_strategy_follows_its_capability(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(4, 4, asks=Strategy.ROUND_ROBIN)
+    await learnt(picker, registry)
+
+    assert await picks(picker, 100, None) == {"a0": 50, "a1": 50}
+    assert (registry.finds[CAPABILITY], registry.turns) == (1, 0)
+
+
+async def test_batch_without_a_strategy_follows_its_capability_once_that_is_known(
+    picker: Picker, registry: CountingRegistry
+) -> None:
+    await registry.fleet(2, 4, asks=Strategy.LEAST_BUSY)
+    sequence = picker.batch(CAPABILITY, None, ANYTHING, many=100)
+    first = [await sequence.next() for _ in range(GLANCE)]
+    await eventually(lambda: registry.finds[CAPABILITY])
+
+    assert first == [None] * GLANCE
+    assert Counter([agent_of(await sequence.next()) for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
+
+
+async def test_call_s_own_strategy_comes_before_its_capability_s(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(1, 9, asks=Strategy.LEAST_BUSY)
+    await learnt(picker, registry)
+
+    assert await picks(picker, 10, Strategy.ROUND_ROBIN) == {"a0": 5, "a1": 5}
+
+
+async def test_newest_version_says_what_its_capability_asks_for(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(4)
+    newer = replace(
+        make_registration("b0", offers=(replace(REVIEW, strategy=Strategy.LEAST_BUSY),)),
+        started_at_ms=1_900_000_000_000,
+    )
+    await registry.register(newer, IDLE, lease_seconds=60)
+    await learnt(picker, registry)
+
+    assert await picks(picker, 8, None) == {"a0": 4, "b0": 4}
+
+
+async def test_what_is_wanted_is_the_best_match(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(4, 4)
+    await registry.register(make_registration("b0", tags=frozenset({"gpu"})), IDLE, lease_seconds=60)
+
+    assert agent_of(await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"}))) == "b0"
+
+
+@pytest.mark.parametrize("strategy", [None, *Strategy])
+async def test_registry_that_fails_leaves_it_to_the_broker(
+    picker: Picker, registry: CountingRegistry, strategy: Strategy | None
+) -> None:
+    await registry.fleet(4, asks=Strategy.LEAST_BUSY)
+    registry.failing = True
+
+    assert await picks(picker, 5, strategy) == {None: 5}
+    assert await batch(picker, 40, strategy) == [None] * 40
+    assert registry.finds[CAPABILITY] <= 1
+
+
+@pytest.mark.parametrize("strategy", [None, *Strategy])
+async def test_client_without_a_registry_leaves_it_to_the_broker(strategy: Strategy | None) -> None:
+    async with Background() as background:
+        picker = Picker(None, SystemClock(), background)
+
+        assert await picks(picker, 5, strategy) == {None: 5}
+        assert await batch(picker, 40, strategy) == [None] * 40
+        assert len(background) == 0
+
+
+async def test_what_was_learnt_too_long_ago_is_not_gone_by(
+    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registry.fleet(4, asks=Strategy.LEAST_BUSY)
+    await learnt(picker, registry)
+    monkeypatch.setattr(picking, "LEARN_SECONDS", 0.0)
+
+    assert picker.follow(CAPABILITY) is None
+
+
+async def test_task_whose_end_is_known_does_not_count_any_more(picker: Picker, registry: CountingRegistry) -> None:
+    await registry.fleet(1)
+    await registry.register(make_registration("b0", tags=frozenset({"gpu"}), slots=1), IDLE, lease_seconds=60)
+
+    for _ in range(20):
+        pick = await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"}))
+        assert pick is not None
+        assert pick.agent_id == "b0"
+        pick.over(None)
+    assert registry.finds[CAPABILITY] == 1
+
+
+async def test_capability_that_begins_to_ask_is_followed_in_time(
+    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picking, "LEARN_SECONDS", 0.2)
+    await registry.fleet(4)
+    await learnt(picker, registry)
+    assert await picks(picker, 5, None) == {None: 5}
+
+    await registry.fleet(4, asks=Strategy.LEAST_BUSY)
+
+    async def followed() -> bool:
+        return agent_of(await picker.pick(CAPABILITY, None, ANYTHING)) == "a0"
+
+    await eventually(followed)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, AgentStatus
+from coditect.sightings import Found, Place, Sighting, task_verdict, unseen
+from coditect.why_not import Explanation, Obstacle, Question, QueueSeen, explain, judge
+from tests.unit.registry.fleets import records_of_any_kind
+from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
+
+QUESTION = Question("code.review")
+TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+def queue(messages: int = 0, consumers: int = 1, *, exists: bool = True) -> QueueSeen:
+    return QueueSeen("tasks.code.review.p1", exists, messages, consumers)
+
+
+def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord:
+    record = make_record(agent_id)
+    return replace(record, registration=replace(make_registration(agent_id, offers=offers), version=version))
+
+
+@pytest.mark.parametrize(
+    ("agent", "question", "obstacle", "said"),
+    [
+        (make_record("a"), QUESTION, None, "would take it now: 4 of 4 slots are free"),
+        (make_record("a", running=2), QUESTION, None, "2 of 4"),
+        (make_record("a", slots=1), QUESTION, None, "1 of 1"),
+        (make_record("a", running=3), Question("code.review", Priority.P0), None, "1 of 4"),
+        (make_record("a", running=3), QUESTION, Obstacle.KEPT_FOR_P0, "last free slot of 4 is kept for P0"),
+        (make_record("a", running=4), QUESTION, Obstacle.NO_FREE_SLOT, "all 4 slots are in use"),
+        (make_record("a", running=9, suspended=2), QUESTION, Obstacle.NO_FREE_SLOT, "2 suspended"),
+        (make_record("a", lease_ms=0), QUESTION, Obstacle.OFFLINE, "lease lapsed"),
+        (make_record("a", status=AgentStatus.OFFLINE), QUESTION, Obstacle.OFFLINE, "is offline"),
+        (make_record("a", status=AgentStatus.STARTING), QUESTION, Obstacle.STARTING, "still starting"),
+        (make_record("a", status=AgentStatus.DRAINING), QUESTION, Obstacle.DRAINING, "takes nothing new"),
+        (
+            make_record("a"),
+            Question("code.review", tags=frozenset({"gpu", "fast"})),
+            Obstacle.TAGS_MISSING,
+            "lacks gpu:",
+        ),
+        (make_record("a"), Question("code.reviews"), Obstacle.NOT_OFFERED, "offers code.review"),
+        (make_record("a"), Question("xyz.abc"), Obstacle.NOT_OFFERED, "does not offer it"),
+    ],
+)
+def test_each_agent_has_its_reason(agent: AgentRecord, question: Question, obstacle: Obstacle, said: str) -> None:
+    judged = judge(agent, question, [agent])
+
+    assert judged.obstacle is obstacle
+    assert said in judged.text
+
+
+def test_agent_of_another_version_is_told_which_version_offers_it() -> None:
+    old, new = offering("a-1", SUMMARY, version="1.0.0"), offering("a-2", REVIEW, version="2.0.0")
+
+    judged = judge(old, QUESTION, [old, new])
+
+    assert judged.obstacle is Obstacle.OTHER_VERSION
+    assert judged.text == "does not offer it in version 1.0.0; 2.0.0 does"
+
+
+@pytest.mark.parametrize(
+    ("fleet", "seen", "sentence", "fix"),
+    [
+        ([make_record("a")], queue(), "a would take it now", ""),
+        ([make_record("a"), make_record("b")], queue(), "a (or 1 other) would take it now", ""),
+        ([make_record("a")], queue(7), "a would take it now, after 7 that wait before it", ""),
+        ([make_record("a")], queue(7, 0), "a has a free slot, but nobody consumes", "start the agent again"),
+        ([make_record("a")], queue(exists=False), "its queue tasks.code.review.p1 is missing", "topology apply"),
+        ([], queue(exists=False), "Nobody offers code.review, and it has no queue", "coditect agent run FILE"),
+        ([], queue(3, 0), "Nobody offers code.review now; 3 tasks in", "coditect agent run FILE"),
+        (
+            [],
+            queue(0, 2),
+            "The registry knows nobody that offers code.review, but tasks.code.review.p1 has 2 consumers",
+            "doctor",
+        ),
+        (
+            [make_record("a", running=4)],
+            queue(1),
+            "of those that offer it 1 without a free slot; 1 waiting before it",
+            "--processes",
+        ),
+        (
+            [make_record("a", running=3), make_record("b", running=4)],
+            queue(),
+            "1 with the last free slot kept for P0, 1 without a free slot",
+            "p0",
+        ),
+        ([make_record("a", status=AgentStatus.STARTING)], queue(), "1 still starting", "few seconds"),
+        ([make_record("a", status=AgentStatus.DRAINING)], queue(), "1 draining", "agent run"),
+        ([make_record("a", lease_ms=0)], queue(), "1 offline", "agent run"),
+        (None, queue(4, 1), "The registry does not answer", "doctor"),
+        (None, queue(exists=False), "there is no such queue", "doctor"),
+    ],
+)
+def test_verdict_is_one_sentence_with_the_way_out(
+    fleet: list[AgentRecord] | None, seen: QueueSeen, sentence: str, fix: str
+) -> None:
+    verdict = explain(QUESTION, fleet, [seen]).verdict
+
+    assert sentence in verdict.sentence
+    assert fix in verdict.fix
+    assert "\n" not in verdict.sentence
+    assert verdict.takes or verdict.fix
+
+
+def test_unknown_capability_names_the_nearest() -> None:
+    explanation = explain(Question("code.revew"), [make_record("a")], [])
+
+    assert explanation.nearest == ("code.review",)
+    assert not explanation.verdict.known
+    assert "did you mean code.review?" in explanation.verdict.fix
+
+
+def test_verdict_without_the_tags_says_what_happens_without_them() -> None:
+    explanation = explain(replace(QUESTION, tags=frozenset({"gpu"})), [make_record("a")], [queue()])
+
+    assert "1 without the tags" in explanation.verdict.sentence
+    assert "without a wish for them" in explanation.verdict.fix
+
+
+@given(records_of_any_kind, st.sampled_from(Priority), st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_every_situation_has_an_answer_that_agrees_with_its_agents(
+    fleet: list[AgentRecord], level: Priority, messages: int, consumers: int, exists: bool
+) -> None:
+    question = Question("code.review", level)
+    seen = QueueSeen(question.queue, exists, messages, consumers)
+
+    explanation = explain(question, fleet, [seen])
+
+    assert [one.agent_id for one in explanation.agents] == [record.agent_id for record in fleet]
+    takers = any(one.obstacle is None for one in explanation.agents)
+    assert explanation.verdict.takes <= (takers or (not fleet and consumers > 0))
+    assert explanation.verdict.takes or explanation.verdict.fix
+
+
+def found(*sightings: Sighting, cut: tuple[str, ...] = ()) -> Found:
+    return Found(sightings, ("tasks.code.review.p1",), cut, 1)
+
+
+def seen(place: Place, **more: Any) -> Sighting:
+    return Sighting(place, "code.review", Priority.P1, **more)
+
+
+EXPLAINED: Explanation = explain(QUESTION, [make_record("a", running=4)], [queue(5)])
+
+
+@pytest.mark.parametrize(
+    ("sighting", "sentence", "fix"),
+    [
+        (seen(Place.WORKING, agent_id=AgentId("a-1")), "a-1 works on it", ""),
+        (
+            seen(Place.WAITING, queue="tasks.code.review.p1", before=3),
+            "It waits in tasks.code.review.p1, 3 before it. Nobody would take it now",
+            "--slots",
+        ),
+        (seen(Place.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
+        (seen(Place.DEAD, reason="handler_error"), "given up: handler_error", f"coditect dead redrive --id {TASK}"),
+        (seen(Place.UNROUTED), "Nobody offered code.review", f"coditect dead redrive --id {TASK}"),
+    ],
+)
+def test_task_that_was_seen_has_its_verdict(sighting: Sighting, sentence: str, fix: str) -> None:
+    verdict = task_verdict(TASK, found(sighting), EXPLAINED, named=True)
+
+    assert sentence in verdict.sentence
+    assert fix in verdict.fix
+    assert verdict.known
+
+
+def test_most_telling_sighting_counts() -> None:
+    both = found(seen(Place.DEAD, reason="expired"), seen(Place.WORKING, agent_id=AgentId("a-1")))
+
+    assert task_verdict(TASK, both, None, named=False).sentence == "a-1 works on it"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_cannot_be_known_is_said(named: bool) -> None:
+    nowhere = found(cut=("tasks.code.review.p2",))
+
+    verdict, perhaps = task_verdict(TASK, nowhere, None, named=named), unseen(nowhere, named=named)
+
+    assert not verdict.known
+    assert any("--capability" in place for place in (*perhaps, verdict.fix)) is not named
+    assert any("further back in tasks.code.review.p2" in place for place in perhaps)
+    assert any("ended" in place for place in perhaps)
