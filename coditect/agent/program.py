@@ -23,7 +23,7 @@ from coditect.agent.health import health_server
 from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
-from coditect.agent.presence import Presence, load_sampler
+from coditect.agent.presence import Presence, Usage, load_sampler
 from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
 from coditect.background import Background
@@ -88,9 +88,14 @@ async def running_agent(
     settings: Settings,
     clock: Clock,
     drain: asyncio.Event,
+    agent_id: AgentId | None = None,
+    sample: Callable[[], Usage] | None = None,
 ) -> AsyncIterator[Runtime]:
-    """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues."""
-    agent_id = new_agent_id(agent)
+    """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues.
+
+    Its id is a fresh one and its usage is measured, unless they are given.
+    """
+    agent_id = agent_id or new_agent_id(agent)
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
@@ -110,7 +115,7 @@ async def running_agent(
             limits=Limits(slots, settings.max_suspended, settings.drain_seconds, settings.workspace),
         )
         described = registration(agent, agent_id, clock, slots=slots)
-        presence = _presence(registry, described, runtime, settings)
+        presence = _presence(registry, described, _with_usage(runtime.load, sample or load_sampler()), settings)
         await stack.enter_async_context(presence)
         mailbox = Mailbox(
             runtime,
@@ -130,19 +135,18 @@ async def running_agent(
         events.emit("agent.draining", subject=agent_id)
 
 
-def _presence(registry: Registry, described: Registration, runtime: Runtime, settings: Settings) -> Presence:
+def _presence(registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings) -> Presence:
     return Presence(
         registry,
         described,
-        _with_usage(runtime.load),
+        load,
         beat_seconds=settings.beat_seconds,
         lease_seconds=settings.lease_seconds,
     )
 
 
-def _with_usage(load: Callable[[], Load]) -> Callable[[], Load]:
+def _with_usage(load: Callable[[], Load], sample: Callable[[], Usage]) -> Callable[[], Load]:
     """The runtime's load with what the process uses of the machine."""
-    sample = load_sampler()
 
     def complete() -> Load:
         usage = sample()
