@@ -119,7 +119,7 @@ class Schedule:
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):
-            return when - self._timeline.now <= PATROL_SECONDS
+            return when - self._timeline.now < 2 * PATROL_SECONDS
         task = asyncio.current_task(self._loop)
         return task is not None and task.get_name().startswith(TASK_PREFIX)
 
