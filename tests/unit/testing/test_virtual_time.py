@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coditect import Agent, Context, TaskFailed
 from coditect.errors import ResultTimeout, SetupError
@@ -52,6 +54,26 @@ async def test_advance_goes_exactly_so_far_with_what_happens_at_its_end(fleet: T
 
     assert done == [False, True]
     assert fleet.elapsed_seconds == 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(delays=st.lists(st.floats(0, 1e7), min_size=1, max_size=20))
+def test_everybody_wakes_at_their_time_and_in_order(delays: list[float]) -> None:
+    woken: list[tuple[float, float]] = []
+
+    async def sleep(delay: float) -> None:
+        await asyncio.sleep(delay)
+        woken.append((delay, asyncio.get_running_loop().time()))
+
+    async def main() -> None:
+        async with TestFleet(agents=[Sleepers().agent], patience="365d"), asyncio.TaskGroup() as group:
+            for delay in delays:
+                group.create_task(sleep(delay))
+
+    asyncio.run(main())
+
+    assert [delay for delay, _ in woken] == pytest.approx(sorted(delays), abs=1e-6)
+    assert all(at == pytest.approx(delay, abs=1e-6) for delay, at in woken)
 
 
 @pytest.fixture
@@ -194,6 +216,18 @@ async def test_waiting_beyond_the_patience_is_an_error() -> None:
         async with TestFleet(agents=[Sleepers().agent], patience="1h"):
             asyncio.get_running_loop().call_later(7_200, print)
             await asyncio.Event().wait()
+
+
+def test_stuck_test_in_a_fleet_that_another_task_opened_ends_all_the_same() -> None:
+    async def wait_in_vain() -> None:
+        await asyncio.Event().wait()
+
+    fleet = TestFleet(agents=[Sleepers().agent])
+    with asyncio.Runner() as runner:
+        runner.run(fleet.__aenter__())  # as a fixture does
+        with pytest.raises(FleetStuck, match="only heartbeats"):
+            runner.run(wait_in_vain())
+        runner.run(fleet.__aexit__(None, None, None))
 
 
 async def test_await_with_a_timeout_is_not_stuck(fleet: TestFleet) -> None:
