@@ -35,7 +35,7 @@ def run(seed: int) -> History:
     return asyncio.run(history(seed))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_same_seed_gives_the_same_history(seed: int) -> None:
     assert run(seed) == run(seed)
@@ -64,7 +64,7 @@ def test_other_seeds_give_other_interleavings() -> None:
     def who_did_what(seed: int) -> list[tuple[str, str]]:
         return [(kind, source) for kind, source, _, _, _ in run(seed)]
 
-    assert len({str(who_did_what(seed)) for seed in range(6)}) > 3
+    assert len({str(who_did_what(seed)) for seed in range(4)}) > 2
 
 
 def test_work_is_shared_whatever_the_seed() -> None:

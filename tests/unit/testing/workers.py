@@ -25,6 +25,8 @@ class Sleepers:
 
     async def sleep(self, seconds: float, ctx: Context) -> str:
         self.started.append(ctx.agent_id)
+        if seconds < 0:
+            raise ValueError("Nobody sleeps backwards")
         try:
             await asyncio.sleep(seconds)
         finally:
