@@ -75,11 +75,13 @@ class Client:
         *,
         clock: Clock | None = None,
         quorum_replies: bool = False,
+        name: str | None = None,
     ) -> None:
+        """The name, of its reply queue and events, is a fresh one unless it is given."""
         self._broker = broker
         self._registry = registry
         self._clock = clock or SystemClock()
-        self.name = f"client-{token_hex(6)}"
+        self.name = name or f"client-{token_hex(6)}"
         self._stack = AsyncExitStack()
         self._background = Background()
         self._picker = Picker(registry, self._clock, self._background)

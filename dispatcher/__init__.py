@@ -2,3 +2,7 @@
 
 `notices` answers for tasks that nobody ran. `program` puts the process together.
 """
+
+from dispatcher.program import running_dispatcher
+
+__all__ = ["running_dispatcher"]

@@ -26,6 +26,9 @@ REPAIR_SECONDS = 0.5
 
 SHORTEST_PAUSE_SECONDS = 0.02
 
+TASK_PREFIX = "presence of "
+"""How the name of the task begins that sends the heartbeats."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -93,7 +96,7 @@ class Presence:
     async def __aenter__(self) -> Self:
         await self._tell()
         await self._tasks.__aenter__()
-        self._tasks.create_task(self._beat(), name=f"presence of {self._registration.agent_id}")
+        self._tasks.create_task(self._beat(), name=f"{TASK_PREFIX}{self._registration.agent_id}")
         return self
 
     async def __aexit__(

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 
@@ -22,7 +22,7 @@ from coditect.agent.health import health_server
 from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
-from coditect.agent.presence import Presence, load_sampler
+from coditect.agent.presence import Presence, Usage, load_sampler
 from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
 from coditect.agent.suspects import Suspects
@@ -84,6 +84,21 @@ def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The process that an agent lives in."""
+
+    source: str | None = None
+    """The file or module that declares the agent, for handlers in other processes; their own file when None."""
+    sample: Callable[[], Usage] | None = None
+    """What tells its usage; measured when None."""
+    processes: bool = True
+    """Whether suspects may run in processes of their own; a fleet under test has but one."""
+
+
+THIS_PROCESS = Host()
+
+
 @asynccontextmanager
 async def running_agent(
     agent: Agent,
@@ -93,13 +108,14 @@ async def running_agent(
     settings: Settings,
     clock: Clock,
     drain: asyncio.Event,
-    source: str | None = None,
+    agent_id: AgentId | None = None,
+    host: Host = THIS_PROCESS,
 ) -> AsyncIterator[Runtime]:
     """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues.
 
-    `source` is the file or module that declares it, each handler's own file when it is None.
+    Its id is a fresh one unless it is given.
     """
-    agent_id = new_agent_id(agent)
+    agent_id = agent_id or new_agent_id(agent)
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
@@ -117,11 +133,18 @@ async def running_agent(
             events=events,
             clock=clock,
             background=background,
-            limits=Limits(slots, settings.max_suspended, settings.drain_seconds, settings.workspace, source),
+            limits=Limits(
+                slots,
+                settings.max_suspended,
+                settings.drain_seconds,
+                settings.workspace,
+                source=host.source,
+                processes=host.processes,
+            ),
             suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         described = registration(agent, agent_id, clock, slots=slots)
-        presence = _presence(registry, described, runtime, settings)
+        presence = _presence(registry, described, _with_usage(runtime.load, host.sample or load_sampler()), settings)
         await stack.enter_async_context(presence)
         mailbox = Mailbox(
             runtime,
@@ -146,19 +169,18 @@ def _patience_seconds(settings: Settings) -> float:
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 
-def _presence(registry: Registry, described: Registration, runtime: Runtime, settings: Settings) -> Presence:
+def _presence(registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings) -> Presence:
     return Presence(
         registry,
         described,
-        _with_usage(runtime.load),
+        load,
         beat_seconds=settings.beat_seconds,
         lease_seconds=settings.lease_seconds,
     )
 
 
-def _with_usage(load: Callable[[], Load]) -> Callable[[], Load]:
+def _with_usage(load: Callable[[], Load], sample: Callable[[], Usage]) -> Callable[[], Load]:
     """The runtime's load with what the process uses of the machine."""
-    sample = load_sampler()
 
     def complete() -> Load:
         usage = sample()
@@ -202,7 +224,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                 settings=settings,
                 clock=SystemClock(),
                 drain=stop,
-                source=source,
+                host=Host(source=source),
             )
         )
         if settings.health_port is not None:

@@ -54,6 +54,8 @@ class Limits:
     workspace: str | None = None
     source: str | None = None
     """The file or module that declares the agent, for handlers in processes of their own."""
+    processes: bool = True
+    """Whether suspects may run in such."""
 
 
 class Runtime:
@@ -220,17 +222,19 @@ class Runtime:
     def _start(self, held: Held) -> None:
         execution = Execution(held.task, held.delivery, held.task.execution_key)
         self._executions.add(execution)  # which keeps the asyncio task alive, too
-        work = guarded(self._execute(execution, held), execution.requeue, execution.task.id)
-        execution.work = self._loop.create_task(work)
+        execution.work = self._loop.create_task(self._execute(execution, held))
 
     async def _execute(self, execution: Execution, held: Held) -> None:
+        await guarded(self._attempt(execution, held), execution.requeue, execution.task.id)
+
+    async def _attempt(self, execution: Execution, held: Held) -> None:
         key = execution.key
         try:
             if self._joined(held.task, key, held.delivery):
                 return
             if key is not None:
                 self._running[key] = execution
-            if not self._isolation.concerns(held):
+            if not (self._limits.processes and self._isolation.concerns(held)):
                 await self._run(execution, held)
                 return
             async with self._isolation.around(held) as execution.suspicion:

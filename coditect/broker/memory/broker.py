@@ -64,8 +64,7 @@ class MemoryBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._link.close()
-        self._let_go(tell=False)
+        self.vanish()
 
     @property
     def server(self) -> ServerInfo:
@@ -85,6 +84,11 @@ class MemoryBroker:
     def drop(self) -> None:
         """Cuts the connection, as a network fault would. For tests."""
         self._link.drop()
+
+    def vanish(self) -> None:
+        """The process was killed: the connection breaks for good and nobody is told. For tests."""
+        self._link.close()
+        self._let_go(tell=False)
 
     def _restore(self) -> None:
         self._server.declare(self._topology)

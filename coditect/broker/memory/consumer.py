@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 
 from coditect.broker.memory.delivery import Hand, MemoryDelivery
 from coditect.broker.memory.queue import Stored, Subscription
@@ -40,6 +41,8 @@ class MemoryConsumer:
         self._subscription: Subscription | None = None
         self._connected = False
         self._ended = False
+        self._context = copy_context()
+        """The subscriber's: a delivery is its business, not the publisher's."""
 
     @property
     def queue(self) -> str:
@@ -83,7 +86,7 @@ class MemoryConsumer:
 
         def deliver(stored: Stored) -> None:
             delivery = self._hand.take(stored, queue, subscription)
-            asyncio.get_running_loop().call_soon(self._hand_over, delivery)
+            asyncio.get_running_loop().call_soon(self._hand_over, delivery, context=self._context)
 
         subscription = Subscription(deliver, self._canceled, self._prefetch, self._exclusive)
         self._subscription = subscription
@@ -100,7 +103,8 @@ class MemoryConsumer:
             self._resubscribe_later()
 
     def _resubscribe_later(self) -> None:
-        asyncio.get_running_loop().call_later(RESUBSCRIBE_SECONDS, self._resubscribe_if_connected)
+        loop = asyncio.get_running_loop()
+        loop.call_later(RESUBSCRIBE_SECONDS, self._resubscribe_if_connected, context=self._context)
 
     def _resubscribe_if_connected(self) -> None:
         if self._connected:

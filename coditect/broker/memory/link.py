@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 
 from coditect.broker.memory.server import MemoryServer, Session
 from coditect.errors import BrokerUnavailable, CoditectError
@@ -23,6 +24,7 @@ class Link:
         self._lost = lost
         self._up = asyncio.Event()
         self._closed = False
+        self._context = copy_context()
         self.session = Session(closed=self._broken)
 
     @property
@@ -32,6 +34,7 @@ class Link:
 
     def open(self) -> None:
         """Connects now, or as soon as the broker accepts it; and again after every loss."""
+        self._context = copy_context()  # whoever breaks the connection, it is ours to stand again
         self._server.when_up(self._connect)
 
     def _connect(self) -> None:
@@ -47,7 +50,7 @@ class Link:
             self._up.set()
 
     def _open_later(self) -> None:
-        asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self.open)
+        asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self.open, context=self._context)
 
     def drop(self) -> None:
         """Breaks the connection, as a network fault would."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from math import inf
 
@@ -60,10 +62,21 @@ GiveUp = Callable[[Queue, Stored, Reason], bool]
 class MemoryQueue:
     """Messages in order, handed to the consumers in turn, each up to its prefetch."""
 
-    def __init__(self, declared: Queue, *, give_up: GiveUp, expire: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        declared: Queue,
+        *,
+        give_up: GiveUp,
+        expire: Callable[[str], None],
+        chance: random.Random | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """`chance` decides whose turn it is, else they take turns; `context` is whose the timers are."""
         self.declared = declared
         self._give_up = give_up
         self._expire = expire
+        self._chance = chance
+        self._context = context or copy_context()
         self._ready: list[Stored] = []
         self._in_hand: dict[int, Stored] = {}
         self._retained: list[tuple[Stored, Reason]] = []
@@ -217,6 +230,8 @@ class MemoryQueue:
         self._expire_heads()
 
     def _next_with_room(self) -> Subscription | None:
+        if self._chance is not None and self._subscriptions:
+            self._subscriptions.rotate(self._chance.randrange(len(self._subscriptions)))
         for _ in range(len(self._subscriptions)):
             subscription = self._subscriptions[0]
             self._subscriptions.rotate(-1)
@@ -255,7 +270,7 @@ class MemoryQueue:
         if timer is not None:
             self._timers.pop(name).cancel()
         if due is not None and call is not None and not self._paused:
-            self._timers[name] = asyncio.get_running_loop().call_at(due, self._ring, name, call)
+            self._timers[name] = asyncio.get_running_loop().call_at(due, self._ring, name, call, context=self._context)
 
     def _ring(self, name: str, call: Callable[[], None]) -> None:
         self._timers.pop(name, None)

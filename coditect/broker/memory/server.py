@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -54,9 +56,12 @@ class Session:
 class MemoryServer:
     """RabbitMQ 3.10 in memory, for one event loop. Everything is durable and survives `stop` and `start`."""
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
+    def __init__(self, *, clock: Clock | None = None, chance: random.Random | None = None) -> None:
+        """With `chance` it decides which consumer gets the next message; without, they take turns."""
         self.info = ServerInfo("Memory", (3, 10, 8))
         self._clock = clock or SystemClock()
+        self._chance = chance
+        self._context = copy_context()
         self._exchanges = Exchanges()
         self._queues: dict[str, MemoryQueue] = {}
         self._sessions: list[Session] = []
@@ -156,7 +161,9 @@ class MemoryServer:
     def _declare_queue(self, queue: Queue) -> None:
         known = self._queues.get(queue.name)
         if known is None:
-            self._queues[queue.name] = MemoryQueue(queue, give_up=self._give_up, expire=self.delete_queue)
+            self._queues[queue.name] = MemoryQueue(
+                queue, give_up=self._give_up, expire=self.delete_queue, chance=self._chance, context=self._context
+            )
         elif known.declared != queue:
             raise TopologyMismatch("The queue exists with other arguments", entity=queue.name)
         else:

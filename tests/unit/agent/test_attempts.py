@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.options import Options
+from coditect.testing import TestFleet
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, replies
 
 QUICK = Retry(max_attempts=3, first="100ms", cap="100ms")
+SLOW = Retry(max_attempts=3, first="10m", cap="1h")
 
 
 class Unlucky:
@@ -27,11 +30,14 @@ class Unlucky:
 
     def __init__(self, luck: int = 99, *, error: BaseException | None = None, retry: Retry = QUICK) -> None:
         self.attempts: list[int] = []
+        self.moments: list[float] = []
+        """When they began, on the loop's clock."""
         self.agent = Agent("unlucky")
 
         @self.agent.capability("try.luck", retry=retry)
         async def attempt(_: None, ctx: Context) -> int:
             self.attempts.append(ctx.attempt)
+            self.moments.append(asyncio.get_running_loop().time())
             if ctx.attempt < luck:
                 raise error or ValueError(f"attempt {ctx.attempt}")
             return ctx.attempt
@@ -51,14 +57,22 @@ async def failed(scene: Scene, unlucky: Unlucky, **options: Any) -> TaskFailed:
     return caught.value
 
 
-async def test_failed_attempt_is_tried_again(scene: Scene) -> None:
-    unlucky = Unlucky(luck=3)
-    await scene.start(unlucky.agent)
-    client = await scene.client()
+async def test_failed_attempt_is_tried_again() -> None:
+    unlucky = Unlucky(luck=3, retry=SLOW)
+    async with TestFleet(agents=[unlucky.agent]) as fleet:
+        assert await fleet.request("try.luck", None, int, timeout="1d") == 3
+        assert unlucky.attempts == [1, 2, 3]
+        assert await fleet.dead_letters() == ()
 
-    assert await client.request("try.luck", None, int) == 3
-    assert unlucky.attempts == [1, 2, 3]
-    assert scene.dead("try.luck") == 0
+
+async def test_pause_between_attempts_is_at_most_what_the_policy_says() -> None:
+    unlucky = Unlucky(luck=40, retry=Retry(max_attempts=40, first="1m", cap="1h"))
+    async with TestFleet(agents=[unlucky.agent]) as fleet:
+        await fleet.request("try.luck", None, int, timeout="7d")
+
+    pauses = [later - earlier for earlier, later in pairwise(unlucky.moments)]
+    assert pauses[0] <= 60
+    assert 900 < max(pauses) <= 3_600
 
 
 async def test_used_up_attempts_end_in_a_dead_letter_with_the_history(scene: Scene) -> None:
@@ -100,17 +114,17 @@ async def test_task_s_own_number_of_attempts_counts(scene: Scene) -> None:
     assert unlucky.attempts == [1, 2]
 
 
-async def test_deadline_that_passes_between_attempts_ends_the_task(scene: Scene) -> None:
-    unlucky = Unlucky(retry=Retry(max_attempts=50, first="250ms", cap="250ms"))
-    await scene.start(unlucky.agent)
-    client = await scene.client()
+async def test_deadline_of_two_days_that_passes_between_attempts_ends_the_task() -> None:
+    unlucky = Unlucky(luck=1_000, retry=Retry(max_attempts=1_000, first="1h", cap="1h"))
+    async with TestFleet(agents=[unlucky.agent]) as fleet:
+        handle = await fleet.client.submit("try.luck", deadline="2d")
 
-    handle = await client.submit("try.luck", deadline="300ms")
+        with pytest.raises((TaskExpired, TaskFailed)):
+            await handle.result(timeout="3d")
 
-    with pytest.raises((TaskExpired, TaskFailed)):
-        await handle.result(timeout="5s")
-    assert len(unlucky.attempts) < 5
-    await eventually(lambda: scene.dead("try.luck") == 1)
+        assert 2 * 86_400 <= fleet.elapsed_seconds <= 2 * 86_400 + 3_600
+        assert len(await fleet.dead_letters("try.luck")) == 1
+        assert max(unlucky.moments) < 2 * 86_400
 
 
 async def test_headers_of_a_foreign_publisher_survive_a_retry(scene: Scene) -> None:
@@ -153,36 +167,25 @@ class Waiting:
             self.gate.wait(10)
 
 
-async def test_timeout_of_the_capability_cancels_the_handler(scene: Scene) -> None:
-    waiting = Waiting(timeout="100ms")
-    await scene.start(waiting.agent)
-    client = await scene.client()
+async def test_timeout_of_the_capability_cancels_the_handler() -> None:
+    waiting = Waiting(timeout="10m")
+    async with TestFleet(agents=[waiting.agent]) as fleet:
+        with pytest.raises(TaskFailed, match="timeout"):
+            await fleet.request("wait.loop", timeout="1h")
 
-    with pytest.raises(TaskFailed, match="timeout"):
-        await client.request("wait.loop")
-    assert waiting.ended == 1
-
-
-async def test_shorter_timeout_of_the_task_counts(scene: Scene) -> None:
-    waiting = Waiting()
-    await scene.start(waiting.agent)
-    client = await scene.client()
-
-    handle = await client.submit("wait.loop", timeout="100ms")
-
-    with pytest.raises(TaskFailed, match="timeout"):
-        await handle.result(timeout="5s")
+        assert (waiting.ended, fleet.elapsed_seconds) == (1, 600)
 
 
-async def test_deadline_cuts_the_handler_short(scene: Scene) -> None:
-    waiting = Waiting()
-    await scene.start(waiting.agent)
-    client = await scene.client()
+@pytest.mark.parametrize("limit", [{"timeout": "2m"}, {"deadline": "2m"}])
+async def test_shorter_limit_of_the_task_cuts_the_handler_short(limit: dict[str, str]) -> None:
+    waiting = Waiting(timeout="5m")
+    async with TestFleet(agents=[waiting.agent]) as fleet:
+        handle = await fleet.submit("wait.loop", **limit)
 
-    handle = await client.submit("wait.loop", deadline="150ms")
+        with pytest.raises(TaskFailed, match="timeout"):
+            await handle.result(timeout="1h")
 
-    with pytest.raises(TaskFailed, match="timeout"):
-        await handle.result(timeout="5s")
+        assert fleet.elapsed_seconds == 120
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
@@ -203,21 +206,20 @@ async def test_thread_that_goes_on_keeps_its_slot(scene: Scene, how: str) -> Non
     await eventually(lambda: agent.runtime.load().running == 0)
 
 
-@pytest.mark.parametrize("limit", [{"deadline": "1ms"}, {"start_within": "1ms"}])
-async def test_task_that_waited_too_long_is_not_started(scene: Scene, limit: dict[str, str]) -> None:
+@pytest.mark.parametrize("limit", [{"deadline": "2d"}, {"start_within": "2d"}])
+async def test_task_that_waited_too_long_is_not_started(limit: dict[str, str]) -> None:
     waiting = Waiting()
-    agent = await scene.start(waiting.agent)
-    client = await scene.client()
-    await agent.stop()
-    handle = await client.submit("wait.loop", options=Options(**limit))  # type: ignore[arg-type]
-    await asyncio.sleep(0.01)
+    async with TestFleet(agents=[waiting.agent]) as fleet:
+        await fleet.drain("waiting")
+        handle = await fleet.submit("wait.loop", options=Options(**limit))  # type: ignore[arg-type]
+        await fleet.advance("2d")
 
-    await scene.start(waiting.agent)
+        await fleet.restart("waiting")
 
-    with pytest.raises(TaskExpired):
-        await handle.result(timeout="5s")
-    assert waiting.started == []
-    assert (await scene.dead_letter("wait.loop")).headers["x-coditect-reason"] == "expired"
+        with pytest.raises(TaskExpired):
+            await handle.result(timeout="5s")
+        assert waiting.started == []
+        assert [letter.reason for letter in await fleet.dead_letters("wait.loop")] == ["expired"]
 
 
 async def test_canceled_before_it_starts_it_never_does(scene: Scene) -> None:

@@ -10,6 +10,8 @@ from coditect.model import mail, routing
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search
+from coditect.settings import Settings
+from coditect.testing import TestFleet
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
 
@@ -77,20 +79,19 @@ async def test_drain_goes_in_order(scene: Scene) -> None:
     assert await handle.result(int, timeout="1s") == 1
 
 
-async def test_drain_that_takes_too_long_returns_what_still_runs(scene: Scene) -> None:
-    started: list[int] = []
-    agent = await scene.start(gated(asyncio.Event(), started), drain_seconds=0.1)
-    client = await scene.client()
-    handles = [await client.submit("gate.pass", number) for number in range(2)]
-    await eventually(lambda: started)
+async def test_drain_that_takes_too_long_returns_what_still_runs() -> None:
+    gate, started = asyncio.Event(), list[int]()
+    async with TestFleet(agents=[gated(gate, started)], settings=Settings(drain_seconds=300)) as fleet:
+        handles = [await fleet.submit("gate.pass", number) for number in range(2)]
+        await fleet.settled()
 
-    await agent.stop()
+        await fleet.drain("gated")
+        assert fleet.elapsed_seconds == 300
+        gate.set()
+        await fleet.restart("gated")
 
-    assert scene.ready_tasks("gate.pass") == 2
-    peer, gate = list[int](), asyncio.Event()
-    gate.set()
-    await scene.start(gated(gate, peer))
-    assert [await handle.result(int, timeout="5s") for handle in handles] == [0, 1]
+        assert [await handle.result(int) for handle in handles] == [0, 1]
+        assert sorted(started) == [0, 0, 1]
 
 
 async def test_handler_that_ignores_its_cancellation_holds_up_no_drain(

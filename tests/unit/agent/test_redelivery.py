@@ -13,6 +13,7 @@ from coditect.errors import BrokerUnavailable, TaskFailed
 from coditect.model import routing
 from coditect.model.message import Message
 from coditect.model.wire import TASK_TYPE, read_result
+from coditect.testing import TestFleet
 from tests.support import eventually
 from tests.unit.agent.scene import Faulty, Scene, replies
 
@@ -200,18 +201,19 @@ async def test_failed_work_is_not_answered_from_memory(scene: Scene) -> None:
     await eventually(lambda: gated.started == ["bad", "good"])
 
 
-async def test_killed_agent_s_work_is_done_by_its_peer(scene: Scene) -> None:
-    first, second = Gated(), Gated()
-    second.gate.set()
-    doomed = await scene.start(first.agent)
-    client = await scene.client()
-    handles = [await client.submit("gate.pass", str(number)) for number in range(3)]
-    await eventually(lambda: len(first.started) == 3)
+async def test_killed_agent_s_work_is_done_by_its_peer() -> None:
+    gated = Gated()
+    async with TestFleet(agents=[gated.agent]) as fleet:
+        handles = [await fleet.submit("gate.pass", str(number)) for number in range(3)]
+        await fleet.settled()
+        assert sorted(gated.started) == ["0", "1", "2"]
 
-    await doomed.vanish()
-    await scene.start(second.agent)
+        fleet.kill("gated")
+        gated.gate.set()
+        await fleet.restart("gated")
 
-    assert [await handle.result(str, timeout="5s") for handle in handles] == ["0", "1", "2"]
+        assert [await handle.result(str) for handle in handles] == ["0", "1", "2"]
+        assert sorted(gated.started) == ["0", "0", "1", "1", "2", "2"]
 
 
 async def test_reply_that_nobody_can_receive_is_counted_told_and_acked(scene: Scene) -> None:
@@ -234,21 +236,19 @@ async def test_reply_that_nobody_can_receive_is_counted_told_and_acked(scene: Sc
     assert scene.ready_tasks("gate.pass") == 0
 
 
-async def test_alarm_that_outlasts_the_patience_drops_no_reply(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle, "PUBLISH_SECONDS", 0.2)
+async def test_alarm_that_outlasts_the_patience_drops_no_reply() -> None:
     gated = Gated()
-    await scene.start(gated.agent)
-    client = await scene.client()
-    handles = [await client.submit("gate.pass", str(number)) for number in range(3)]
-    await eventually(lambda: len(gated.started) == 3)
-    scene.server.block()
-    gated.gate.set()
-    await asyncio.sleep(0.5)  # longer than a reply is tried: this is the fault, not a wait for it
+    async with TestFleet(agents=[gated.agent]) as fleet:
+        handles = [await fleet.submit("gate.pass", str(number)) for number in range(3)]
+        await fleet.settled()
+        fleet.server.block()
+        gated.gate.set()
+        await fleet.advance(10 * settle.PUBLISH_SECONDS)
 
-    scene.server.unblock()
+        fleet.server.unblock()
 
-    assert [await handle.result(str, timeout="5s") for handle in handles] == ["0", "1", "2"]
-    assert sorted(gated.started) == ["0", "1", "2"]
+        assert [await handle.result(str) for handle in handles] == ["0", "1", "2"]
+        assert sorted(gated.started) == ["0", "1", "2"]
 
 
 async def test_publish_that_fails_while_settling_returns_the_task(scene: Scene) -> None:

@@ -1,0 +1,368 @@
+"""What a test holds: a fleet in its own process, faults to inject, and what there is to look at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import entry_points
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from coditect.agent.declaration import Agent
+from coditect.agent.presence import Usage
+from coditect.agent.program import Host, running_agent
+from coditect.agent.runtime import Runtime
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import Delivery
+from coditect.broker.topology import backbone, event_queue
+from coditect.client import Client
+from coditect.clock import Clock
+from coditect.dead_letter import DeadLetter
+from coditect.dead_letters import DeadLetters, Selection
+from coditect.errors import SetupError
+from coditect.handle import Handle
+from coditect.model import routing
+from coditect.model.duration import Duration, seconds
+from coditect.model.event import Event, read_event
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings import Settings
+from coditect.testing.chance import SeededClock
+from coditect.testing.crashes import Crashes, warnings_muted
+from coditect.testing.crew import Crew
+from coditect.testing.errors import FleetCrashed, FleetStuck
+from coditect.testing.member import InProcess, Member, State
+from coditect.testing.schedule import Actor, Schedule
+from coditect.testing.timeline import Jobs, Timeline, virtual_loop
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CONTROL_PLANES = "coditect.control_plane"
+"""The group of entry points under which a control plane registers itself."""
+_MOST_LETTERS = 10_000
+
+
+class TestFleet:
+    """Agents, a control plane and a client over an in-memory broker and registry, in the test's event loop.
+
+    ::
+
+        async with TestFleet(agents=[reviewer], seed=7) as fleet:
+            handle = await fleet.submit("code.review", {"pr": 42})
+            fleet.kill("reviewer-1")
+            await fleet.advance("2d")
+
+    Inside the block the loop's time is virtual. It stands still while anything can run, and jumps to the next
+    timer when nothing can: no wait takes real time. The same seed gives the same run.
+
+    Leaving the block kills what still runs. Raises there: FleetCrashed when background work failed meanwhile;
+    FleetStuck when the test waited for what cannot come.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    def __init__(
+        self,
+        agents: Iterable[Agent] = (),
+        *,
+        seed: int = 0,
+        replicas: int | Mapping[str, int] = 1,
+        settings: Settings | None = None,
+        start: datetime = START,
+        stuck_after: Duration = "5s",
+        patience: Duration = "7d",
+    ) -> None:
+        """`replicas` is the number of processes of each agent, or of those it names.
+
+        `start` is the time of day at which virtual time begins. A plain handler's thread that takes longer
+        than `stuck_after`, in real time, no longer holds virtual time up. After `patience`, in virtual time,
+        without anything that the test waits for, it is called stuck.
+        """
+        self._declared = tuple(agents)
+        self._added: list[Agent] = []
+        self._seed = seed
+        self._replicas = replicas if isinstance(replicas, int) else dict(replicas)
+        self._settings = settings or Settings()
+        self._epoch_ms = round(start.timestamp() * 1000)
+        self._stuck_after_seconds = seconds(stuck_after)
+        self._patience_seconds = seconds(patience)
+        self._outside = (Actor("broker"), Actor("observer"))
+        self._crew: Crew | None = None
+        self._events: list[Event] = []
+        self._stack = AsyncExitStack()
+        self._test: asyncio.Task[Any] | None = None
+        self._stuck: FleetStuck | None = None
+        self._ended = False
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        loop = virtual_loop()
+        self._test = asyncio.current_task()
+        self._timeline = Timeline(
+            loop,
+            beat_seconds=self._settings.beat_seconds,
+            stuck_after_seconds=self._stuck_after_seconds,
+            patience_seconds=self._patience_seconds,
+            leapt=self._leapt,
+            stuck=self._waits_in_vain,
+        )
+        self._schedule = Schedule(loop, self._timeline, self._random("schedule"))
+        planes = tuple(entry_points(group=CONTROL_PLANES))
+        self._crashes = Crashes(loop, ["coditect", *(one.value for one in planes)])
+        self._timeline.open()
+        self._schedule.open()
+        self._crashes.open()
+        try:
+            await self._open({one.name: one.load().running_dispatcher for one in planes})
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def _open(self, planes: Mapping[str, Callable[..., Any]]) -> None:
+        broker, observer = self._outside
+        make = partial(MemoryServer, clock=self._clock("broker"), chance=self._random("consumers"))
+        self.server: MemoryServer = broker.context().run(make)
+        """The in-memory broker, with faults of its own: `stop`, `start`, `block`, `lose_next_confirms`."""
+        self.registry = MemoryRegistry(now=asyncio.get_running_loop().time)
+        """The in-memory registry, with faults of its own: `failing`, `slow_seconds`."""
+        self._crew = Crew(self.server, self._schedule)
+        await asyncio.get_running_loop().create_task(self._observe(), context=observer.context())
+        for name, running in planes.items():
+            await self._crew.start(name, partial(self._plane, running))
+        for agent in self._declared:
+            await self.add(agent, replicas=self._replicas_of(agent))
+        self._broker = await self._stack.enter_async_context(MemoryBroker(self.server, name="test"))
+        self.client = Client(self._broker, self.registry, clock=self._clock("client"), name="client-test")
+        """A client of the fleet, open as long as the fleet is."""
+        await self._stack.enter_async_context(self.client)
+        await self.settled()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._look_for_lost_errors()
+        await self._end()
+        crashes = self.crashes
+        if self._stuck is not None and (error is None or isinstance(error, asyncio.CancelledError)):
+            if self._test is not None:
+                self._test.uncancel()
+            raise self._stuck from error
+        if error is None and crashes:
+            raise FleetCrashed("Background work of the fleet failed", crashes)
+        for crash in crashes:
+            if error is not None:
+                error.add_note(f"In the background of the fleet: {crash!r}")
+
+    async def _end(self) -> None:
+        self._ended = True
+        self._crashes.close()
+        self._timeline.jobs = Jobs()  # no thread is waited for any more
+        try:
+            await self._stack.aclose()
+            if self._crew is not None:
+                with warnings_muted():
+                    await self._crew.end()
+        finally:
+            for actor in self._outside:
+                self._schedule.stop(actor)
+            self._schedule.close()
+            self._timeline.close()
+
+    def _look_for_lost_errors(self) -> None:
+        """Tasks that a handler started and nobody awaited would tell of their errors only when collected."""
+        for member in self._members:
+            for task in member.actor.tasks:
+                if task.done() and not task.cancelled() and getattr(task, "_log_traceback", False):
+                    error = task.exception()
+                    if isinstance(error, Exception):
+                        self._crashes.add(error, f"{task.get_name()} of {member.id}")
+
+    def _waits_in_vain(self, why: str) -> None:
+        stuck = FleetStuck(
+            why,
+            elapsed_seconds=round(self._timeline.now, 3),
+            paused=[one.id for one in self._members if one.state is State.PAUSED],
+            killed=[one.id for one in self._members if one.state is State.KILLED],
+            fix="await something that the fleet brings about, resume or restart what should do it, "
+            "or give the await a timeout",
+        )
+        if self._stuck is None and not self._ended and self._test is not None and not self._test.done():
+            self._stuck = stuck
+            self._test.cancel()
+        else:
+            raise stuck
+
+    def _leapt(self, span_seconds: float) -> None:
+        self.registry.extend([one.id for one in self._members if one.state is State.RUNNING], span_seconds)
+
+    # -- what it is made of -----------------------------------------------------------------------------
+
+    def _random(self, purpose: str) -> Random:
+        return Random(f"{self._seed}/{purpose}")  # noqa: S311 - it is to be foreseen
+
+    def _clock(self, purpose: str) -> Clock:
+        return SeededClock(self._epoch_ms, lambda: self._timeline.now, self._random(purpose))
+
+    def _replicas_of(self, agent: Agent) -> int:
+        return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
+
+    def _agent(self, agent: Agent, member: Member) -> AbstractAsyncContextManager[Runtime]:
+        return running_agent(
+            InProcess(agent),
+            broker=member.broker,
+            registry=self.registry,
+            settings=self._settings,
+            clock=self._clock(member.id),
+            drain=member.drain,
+            agent_id=member.id,
+            host=Host(sample=lambda: Usage(0.0, 0), processes=False),
+        )
+
+    def _plane(self, running: Callable[..., Any], member: Member) -> AbstractAsyncContextManager[Any]:
+        plane: AbstractAsyncContextManager[Any] = running(
+            broker=member.broker, registry=self.registry, clock=self._clock(member.id)
+        )
+        return plane
+
+    async def _observe(self) -> None:
+        """Hears every event; nobody ends it before the fleet ends."""
+        broker = await MemoryBroker(self.server, name="observer").__aenter__()
+        await broker.declare(backbone() + event_queue("events.test", ("#",)))
+        await broker.consume("events.test", self._heard, prefetch=1_000)
+
+    def _heard(self, delivery: Delivery) -> None:
+        self._events.append(read_event(delivery.message))
+        delivery.ack()
+
+    @property
+    def _members(self) -> tuple[Member, ...]:
+        return () if self._crew is None else self._crew.members
+
+    @property
+    def _processes(self) -> Crew:
+        if self._crew is None or self._ended:
+            raise SetupError("The fleet is not open", fix="async with TestFleet(...) as fleet:")
+        return self._crew
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Virtual time since the fleet was entered."""
+        return self._timeline.now
+
+    async def advance(self, span: Duration) -> None:
+        """Lets so much virtual time pass, with everything that happens in it, also at its very end."""
+        await self.settled()
+        self._timeline.heard = self._timeline.now + seconds(span)
+        await asyncio.sleep(seconds(span))
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Returns when nothing is left to do before time goes on; no virtual time passes."""
+        await self._timeline.settled()
+
+    # -- work -------------------------------------------------------------------------------------------
+
+    async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
+        """`fleet.client.submit`."""
+        return await self.client.submit(capability, value, **how)
+
+    async def request(self, capability: str, value: Any = None, model: Any = Any, **how: Any) -> Any:
+        """`fleet.client.request`."""
+        return await self.client.request(capability, value, model, **how)
+
+    # -- processes --------------------------------------------------------------------------------------
+
+    async def add(self, agent: Agent, *, replicas: int = 1) -> tuple[Member, ...]:
+        """Starts more processes of an agent; returns when they are at work."""
+        self._added.append(agent)
+        start = partial(self._processes.start, agent.name, partial(self._agent, agent))
+        return tuple([await start() for _ in range(replicas)])
+
+    def kill(self, target: str) -> tuple[Member, ...]:
+        """Ends a process (by its id), or every process of an agent (by its name), as `kill -9` does.
+
+        Nothing of it runs any more, not even a `finally` before the fleet ends. What it had not acknowledged
+        goes back to the queues now; its lease lapses with time. A thread that runs is not ended.
+
+        Raises: NotFound when nothing of this name or id lives.
+        """
+        return self._processes.kill(target)
+
+    def pause(self, target: str) -> tuple[Member, ...]:
+        """Stops a process, or every one of an agent, as SIGSTOP does: nothing of it runs until `resume`.
+
+        It keeps its deliveries until the broker, having heard nothing for 10 s, gives its connection up; its
+        lease lapses earlier. A thread that runs is not stopped.
+        """
+        return self._processes.pause(target)
+
+    def resume(self, target: str) -> tuple[Member, ...]:
+        """Lets a paused process, or every one of an agent, go on where it stood, as SIGCONT does."""
+        return self._processes.resume(target)
+
+    async def restart(self, target: str) -> tuple[Member, ...]:
+        """Starts a process anew, or every one of an agent, under fresh ids; kills first what still lives."""
+        return await self._processes.restart(target)
+
+    async def drain(self, target: str) -> tuple[Member, ...]:
+        """Ends a process, or every one of an agent, as SIGTERM does; returns when it has ended."""
+        return await self._processes.drain(target)
+
+    # -- other faults -----------------------------------------------------------------------------------
+
+    def drop_connections(self, target: str | None = None) -> None:
+        """Cuts the broker connections of a process or agent, or all of them, the client's too."""
+        for member in self._processes.living(target):
+            member.broker.drop()
+        if target is None:
+            self._broker.drop()
+
+    def wipe_registry(self) -> None:
+        """The registry loses everything, as a Redis that came back empty."""
+        self.registry.wipe()
+
+    # -- what there is to see ---------------------------------------------------------------------------
+
+    @property
+    def agents(self) -> tuple[Member, ...]:
+        """The processes of agents that live, in order of their start."""
+        names = {one.name for one in self._added}
+        return tuple(one for one in self._members if one.lives and one.name in names)
+
+    @property
+    def processes(self) -> tuple[Member, ...]:
+        """Every process there ever was, the control plane's and the dead included."""
+        return self._members
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened so far, in the order in which it was heard."""
+        return tuple(self._events)
+
+    @property
+    def crashes(self) -> tuple[Exception, ...]:
+        """What failed in the background so far; leaving the block raises it."""
+        return tuple(self._crashes.found)
+
+    def forgive_crashes(self) -> tuple[Exception, ...]:
+        """The crashes so far, which were expected: leaving the block does not raise them."""
+        forgiven = self.crashes
+        self._crashes.found.clear()
+        return forgiven
+
+    async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
+        """What was given up, of one capability or of all that the fleet has, and what was unrouted; all stays."""
+        declared = {one.name for agent in self._added for one in agent.capabilities}
+        names = declared if capability is None else {capability}
+        queues = [routing.dead_queue(name) for name in sorted(names)]
+        if capability is None:
+            queues.append(routing.UNROUTED_QUEUE)
+        letters = DeadLetters(self._broker, self._clock("dead letters"))
+        async with aclosing(letters.browse(queues, Selection(), most=_MOST_LETTERS)) as found:
+            return tuple([one async for one in found])

@@ -1,0 +1,123 @@
+"""One simulated process of a fleet: an agent, or a control plane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any
+
+from coditect.agent.declaration import Agent, Capability, Where
+from coditect.agent.runtime import Runtime
+from coditect.broker.memory import MemoryBroker
+from coditect.model.ids import AgentId
+from coditect.model.registration import Load
+from coditect.testing.schedule import Actor
+
+Program = Callable[["Member"], AbstractAsyncContextManager[Any]]
+"""Puts a process together on its own connection; it is at work while the context is entered."""
+
+
+class State(StrEnum):
+    """How a process is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    """As by SIGSTOP."""
+    KILLED = "killed"
+    """As by SIGKILL."""
+    ENDED = "ended"
+    """It drained and ended by itself."""
+
+
+class Member:
+    """A process as a test sees it."""
+
+    def __init__(self, id_: AgentId, name: str, broker: MemoryBroker, actor: Actor, program: Program) -> None:
+        self.id = id_
+        """Of this process; the agent's id."""
+        self.name = name
+        """Of the agent."""
+        self.state = State.STARTING
+        self.program = program
+        """What it runs."""
+        self.broker = broker
+        """Its connection to the in-memory broker."""
+        self.actor = actor
+        self.drain = asyncio.Event()
+        """Set, it drains and ends, as by SIGTERM."""
+        self.work: asyncio.Task[None] | None = None
+        self.replaced = False
+        """Whether another was started in its place."""
+        self.silence: asyncio.TimerHandle | None = None
+        """Rings when the broker has heard nothing of a paused process for too long."""
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._runtime: Runtime | None = None
+
+    def __repr__(self) -> str:
+        return f"Member({self.id!r}, {self.state.value})"
+
+    @property
+    def load(self) -> Load:
+        """What it carries right now; nothing while it does not run."""
+        return Load() if self._runtime is None else self._runtime.load()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it was started and has not ended; a paused one lives."""
+        return self.state in (State.STARTING, State.RUNNING, State.PAUSED)
+
+    async def start(self) -> None:
+        """Runs beside the test; returns when it is at work.
+
+        Raises: what its program raises.
+        """
+        loop = asyncio.get_running_loop()
+        self.work = loop.create_task(self._live(), name=self.id, context=self.actor.context())
+        await asyncio.wait({self.work, self._ready}, return_when=asyncio.FIRST_COMPLETED)
+        if self.work.done():
+            self.work.result()
+
+    async def _live(self) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self.broker)
+                running = await stack.enter_async_context(self.program(self))
+                self._runtime = running if isinstance(running, Runtime) else None
+                self.state = State.RUNNING
+                self._ready.set_result(None)
+                await self.drain.wait()
+        finally:
+            self._runtime = None
+            if self.state is not State.KILLED:
+                self.state = State.ENDED
+
+
+class InProcess(Agent):
+    """The agent with its `process=True` handlers in threads or on the loop: a fleet under test has no processes."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__(
+            agent.name, version=agent.version, slots=agent.slots, tags=agent.tags, description=agent.description
+        )
+        self._agent = agent
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """The same, each where it can run here."""
+        return tuple(_here(one) for one in self._agent.capabilities)
+
+    @property
+    def listeners(self) -> dict[str, Callable[..., Any]]:
+        """The same."""
+        return self._agent.listeners
+
+
+def _here(capability: Capability) -> Capability:
+    if capability.where is not Where.PROCESS:
+        return capability
+    on_loop = asyncio.iscoroutinefunction(capability.handler)
+    return replace(capability, where=Where.LOOP if on_loop else Where.THREAD)

@@ -1,0 +1,168 @@
+"""Makes simulated processes of the parts of one event loop: each can stand still, and who is next is chance.
+
+What belongs to a process is told by a context variable, which every task, callback and timer inherits from
+whoever started it. Within a process everything runs in asyncio's order; between processes, which in reality
+share nothing but the network, the seed decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from random import Random
+from typing import Any
+
+from coditect.agent.intake import PATROL_SECONDS, Intake
+from coditect.agent.presence import TASK_PREFIX
+from coditect.testing.timeline import Timeline
+
+_OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)
+
+
+class Actor:
+    """One simulated process, as far as the loop is concerned."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopped = False
+        self.ready: deque[tuple[asyncio.Handle, asyncio.Handle]] = deque()
+        """Callbacks in order, each with the handle that may cancel it."""
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._most_tasks = 64
+
+    def context(self) -> Context:
+        """A fresh context; what runs in it, and what that starts, belongs to this process."""
+        context = copy_context()
+        context.run(_OWNER.set, self)
+        return context
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        """A task of its; kept, so that one which stands still for ever is not collected."""
+        if len(self._tasks) >= self._most_tasks:
+            self._tasks = [one for one in self._tasks if not one.done()]
+            self._most_tasks = 2 * len(self._tasks) + 64
+        self._tasks.append(task)
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        """What it still has to do, and some of what it did."""
+        return tuple(self._tasks)
+
+
+def _owner(context: Context | None) -> Actor | None:
+    return _OWNER.get() if context is None else context.get(_OWNER)
+
+
+class Schedule:
+    """Takes the place of the loop's own order from `open` to `close`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeline: Timeline, random: Random) -> None:
+        self._loop = loop
+        self._timeline = timeline
+        self._random = random
+        self._real_soon = loop.call_soon
+        self._real_at = loop.call_at
+        self._real_create = loop.create_task
+        self._real_executor = loop.run_in_executor
+        self._runnable: list[Actor] = []
+        self._turning = False
+
+    def open(self) -> None:
+        """Every callback goes through here from now on."""
+        vars(self._loop).update(
+            call_soon=self._soon, call_at=self._at, create_task=self._create, run_in_executor=self._execute
+        )
+
+    def close(self) -> None:
+        """The loop is as it was; who stands still does so for ever."""
+        for name in ("call_soon", "call_at", "create_task", "run_in_executor"):
+            del vars(self._loop)[name]
+
+    def stop(self, actor: Actor) -> None:
+        """Nothing of it runs any more."""
+        actor.stopped = True
+        if actor in self._runnable:
+            self._runnable.remove(actor)
+
+    def go_on(self, actor: Actor) -> None:
+        """It goes on where it stood; timers that passed meanwhile ring at once."""
+        actor.stopped = False
+        self._wake(actor)
+
+    # -- in place of the loop's own ---------------------------------------------------------------------
+
+    def _soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        actor = _owner(context)
+        if actor is None:
+            self._timeline.heard = max(self._timeline.heard, self._timeline.now)
+            return self._real_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self._loop, context)
+        self._enqueue(actor, handle, handle)
+        return handle
+
+    def _at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        actor = _owner(context)
+        if actor is None:
+            timer = self._real_at(when, callback, *args, context=context)
+        else:
+            handle = asyncio.Handle(callback, args, self._loop, context)
+            timer = self._real_at(when, lambda: self._enqueue(actor, handle, timer))
+        self._timeline.set(timer, quiet=self._is_quiet(actor, when, callback))
+        return timer
+
+    def _is_quiet(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
+        """Whether it belongs to a heartbeat, or to the patrol of an intake that has something to look after."""
+        if actor is None:
+            return False
+        if isinstance(getattr(callback, "__self__", None), Intake):
+            return when - self._timeline.now < 2 * PATROL_SECONDS
+        task = asyncio.current_task(self._loop)
+        return task is not None and task.get_name().startswith(TASK_PREFIX)
+
+    def _create(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        task = self._real_create(coroutine, **options)
+        actor = _owner(options.get("context"))
+        if actor is not None:
+            actor.add(task)
+        return task
+
+    def _execute(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        job = self._real_executor(executor, function, *args)
+        actor = _owner(None)
+        self._timeline.jobs.add(job, lambda: actor is None or not actor.stopped)
+        return job
+
+    # -- turns ------------------------------------------------------------------------------------------
+
+    def _enqueue(self, actor: Actor, handle: asyncio.Handle, guard: asyncio.Handle) -> None:
+        actor.ready.append((handle, guard))
+        self._wake(actor)
+
+    def _wake(self, actor: Actor) -> None:
+        if actor.ready and not actor.stopped and actor not in self._runnable:
+            self._runnable.append(actor)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        if self._runnable and not self._turning:
+            self._turning = True
+            self._real_soon(self._turn, context=Context())
+
+    def _turn(self) -> None:
+        """As many callbacks as are ready now, of one process after the other, as chance will have it."""
+        self._turning = False
+        for _ in range(sum(len(actor.ready) for actor in self._runnable)):
+            if not self._runnable:
+                break
+            number = self._random.randrange(len(self._runnable))
+            actor = self._runnable[number]
+            handle, guard = actor.ready.popleft()
+            if not actor.ready:
+                del self._runnable[number]
+            if not guard.cancelled():
+                handle._run()
+        self._rouse()

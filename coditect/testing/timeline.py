@@ -1,0 +1,216 @@
+"""Virtual time for a running event loop: it stands still while there is work, and jumps while there is none.
+
+The loop asks its selector to wait until the next timer; here the wait is not waited but added to the time.
+What really happens outside of the loop keeps its place: while a plain handler runs in a thread, time stands
+still; while somebody has a socket open, it takes small steps only.
+
+An idle fleet still beats: each agent sends a heartbeat, and looks after a task that runs. When nothing else
+has happened for a while, nothing else will before the next other timer. Then the time *leaps* there, and the
+quiet timers, with the leases that they would have renewed, move along: two days cost as much as two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable
+from typing import Any
+
+from coditect.errors import SetupError
+
+STEADY_BEATS = 2
+"""For how many beats nothing else must have happened before time leaps."""
+IO_SECONDS = 0.02
+"""What an open socket or pipe is given, in real time, before each step of virtual time."""
+LAST_CHANCE_SECONDS = 0.25
+"""What the outside is given, in real time, before the fleet is called stuck."""
+LONGEST_SELECT_SECONDS = 24 * 3600.0
+"""Where asyncio itself cuts a wait."""
+ROUNDING_SECONDS = 1e-9
+_MOST_QUIET = 1_000
+
+
+class Jobs:
+    """What runs in threads for the fleet, and since when in real time."""
+
+    def __init__(self) -> None:
+        self._since: dict[asyncio.Future[Any], tuple[float, Callable[[], bool]]] = {}
+
+    def add(self, job: asyncio.Future[Any], counts: Callable[[], bool]) -> None:
+        """A job started; `counts` tells whether time still has to wait for it."""
+        self._since[job] = (time.monotonic(), counts)
+
+    def last_start(self) -> float | None:
+        """When the youngest that counts began; None when none runs."""
+        self._since = {job: since for job, since in self._since.items() if not job.done()}
+        return max((since for since, counts in self._since.values() if counts()), default=None)
+
+
+class Timeline:
+    """The time of one loop, from `open` to `close`. It starts at 0."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        beat_seconds: float,
+        stuck_after_seconds: float,
+        patience_seconds: float,
+        leapt: Callable[[float], None],
+        stuck: Callable[[str], None],
+    ) -> None:
+        """`leapt` is told of every leap; `stuck` when the test waits in vain, and why."""
+        self.now = 0.0
+        """Virtual seconds since the beginning."""
+        self.heard = 0.0
+        """When the test itself last did something, or will have."""
+        self.jobs = Jobs()
+        self._loop = loop
+        self._beat_seconds = beat_seconds
+        self._stuck_after_seconds = stuck_after_seconds
+        self._patience_seconds = patience_seconds
+        self._leapt = leapt
+        self._stuck = stuck
+        self._quiet: dict[int, asyncio.TimerHandle] = {}
+        self._stirred = 0.0
+        self._idle: list[asyncio.Future[None]] = []
+        self._own = vars(loop)
+        self._selector = self._own["_selector"]
+        self._files = 0
+
+    # -- the loop ---------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """The loop's time is virtual from now on; what waits on the loop already waits as long as before."""
+        self._move_timers(self.now - self._loop.time())
+        self._files = len(self._selector.get_map())
+        self._real_select = self._selector.select
+        self._own["time"] = lambda: self.now
+        vars(self._selector)["select"] = self._select
+
+    def close(self) -> None:
+        """The loop's time is real again; what still waits on the loop waits as long as it would have."""
+        del self._own["time"]
+        del vars(self._selector)["select"]
+        self._move_timers(self._loop.time() - self.now)
+
+    @property
+    def _scheduled(self) -> list[asyncio.TimerHandle]:
+        timers: list[asyncio.TimerHandle] = self._own["_scheduled"]
+        return timers
+
+    def _move_timers(self, seconds: float, *, quiet_only: bool = False) -> None:
+        for timer in self._scheduled:
+            if not quiet_only or id(timer) in self._quiet:
+                timer._when = timer.when() + seconds  # type: ignore[attr-defined]
+        heapq.heapify(self._scheduled)
+
+    # -- what others tell -------------------------------------------------------------------------------
+
+    def set(self, timer: asyncio.TimerHandle, *, quiet: bool) -> None:
+        """A timer was set; a quiet one only looks whether anything happened."""
+        if not quiet:
+            self._stirred = self.now
+            return
+        if len(self._quiet) >= _MOST_QUIET:
+            waiting = {id(one) for one in self._scheduled}
+            self._quiet = {key: one for key, one in self._quiet.items() if key in waiting}
+        self._quiet[id(timer)] = timer
+
+    async def settled(self) -> None:
+        """Returns when nothing is left to do before time goes on; no time passes meanwhile."""
+        idle: asyncio.Future[None] = self._loop.create_future()
+        self._idle.append(idle)
+        await idle
+
+    # -- the passing of time ----------------------------------------------------------------------------
+
+    def _select(self, timeout: float | None = None) -> list[Any]:
+        """Stands in for the selector's `select`: what is ready, and a step of time when nothing is."""
+        events: list[Any] = self._real_select(0)
+        if events or timeout == 0:
+            return events
+        events = self._outside()
+        if events:
+            return events
+        if self._idle:
+            idle, self._idle = self._idle, []
+            for one in idle:
+                if not one.done():
+                    one.set_result(None)
+        elif timeout is None:
+            return self._in_vain("Nothing runs, and nothing waits for time")
+        else:
+            return self._jump(timeout)
+        return []
+
+    def _outside(self) -> list[Any]:
+        """Waits, in real time, for threads and sockets."""
+        events: list[Any] = []
+        if (since := self.jobs.last_start()) is not None:
+            left = since + self._stuck_after_seconds - time.monotonic()
+            if left > 0:
+                return list(self._real_select(left)) or self._outside()
+        if len(self._selector.get_map()) > self._files:
+            events = self._real_select(IO_SECONDS)
+        return events
+
+    def _jump(self, timeout: float) -> list[Any]:
+        first = self._scheduled[0]
+        if self.now - self.heard > self._patience_seconds:
+            return self._in_vain("What the test waits for did not come within the patience of the fleet")
+        if id(first) not in self._quiet:
+            self._stirred = _snapped(first.when())
+        elif self.now - self._stirred >= STEADY_BEATS * self._beat_seconds:
+            others = [one.when() for one in self._scheduled if not one.cancelled() and id(one) not in self._quiet]
+            if not others:
+                return self._in_vain("Nothing runs, and only heartbeats wait for time")
+            if self._leap(min(others)):
+                return []
+        self.now = _snapped(first.when()) if timeout < LONGEST_SELECT_SECONDS else self.now + timeout
+        return []
+
+    def _leap(self, to: float) -> bool:
+        """By whole beats, so that everything is afterwards as it was before; False when it is not that far."""
+        seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
+        if seconds < self._beat_seconds:
+            return False
+        self._move_timers(seconds, quiet_only=True)
+        self.now += seconds
+        self._leapt(seconds)
+        return True
+
+    def _in_vain(self, why: str) -> list[Any]:
+        events: list[Any] = self._real_select(LAST_CHANCE_SECONDS)
+        if not events:
+            self.heard = self.now
+            self._stuck(why)
+        return events
+
+
+def _snapped(instant: float) -> float:
+    """On a whole microsecond, if it missed that only by the rounding of sums. The loop rounds by as much itself."""
+    whole = round(instant, 6)
+    return whole if abs(whole - instant) < ROUNDING_SECONDS else instant
+
+
+def virtual_loop() -> asyncio.AbstractEventLoop:
+    """The running loop, if its time can be made virtual.
+
+    Raises: SetupError, naming what to do.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        raise SetupError(
+            "The time of this event loop cannot be made virtual",
+            loop=f"{type(loop).__module__}.{type(loop).__name__}",
+            fix="run the test on asyncio's own SelectorEventLoop: without uvloop's event loop policy, "
+            "and on Windows with asyncio.WindowsSelectorEventLoopPolicy",
+        )
+    if "time" in vars(loop):
+        raise SetupError(
+            "The time of this event loop is virtual already",
+            fix="run one TestFleet at a time on a loop, and no other library that fakes its time",
+        )
+    return loop

@@ -1,0 +1,132 @@
+"""What leaving the fleet does and tells."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from coditect import Agent, Context
+from coditect.errors import SetupError
+from coditect.testing import FleetCrashed, TestFleet
+from tests.unit.testing.workers import Sleepers
+
+
+def careless() -> Agent:
+    """An agent whose listener fails, and whose handler leaves a task of its own behind."""
+    agent = Agent("careless")
+
+    @agent.on_broadcast("news")
+    async def hear(_: object) -> None:
+        raise ValueError("bad news")
+
+    @agent.capability("careless.start")
+    async def start(_: None, ctx: Context) -> None:
+        async def fail() -> None:
+            raise KeyError("nobody awaits me")
+
+        ctx.left_behind = asyncio.create_task(fail())  # type: ignore[attr-defined]
+
+    return agent
+
+
+async def test_crash_in_the_background_fails_the_test() -> None:
+    with pytest.raises(FleetCrashed) as crashed:
+        async with TestFleet(agents=[careless()]) as fleet:
+            await fleet.client.broadcast("news")
+            await fleet.settled()
+
+    [error] = crashed.value.exceptions
+    assert str(error) == "bad news"
+
+
+async def test_error_of_a_task_that_nobody_awaits_fails_the_test() -> None:
+    with pytest.raises(FleetCrashed) as crashed:
+        async with TestFleet(agents=[careless()]) as fleet:
+            await fleet.request("careless.start")
+            await fleet.settled()
+
+    [error] = crashed.value.exceptions
+    assert isinstance(error, KeyError)
+
+
+async def test_error_of_the_test_comes_first_and_has_the_crash_as_a_note() -> None:
+    with pytest.raises(AssertionError, match="mine") as failed:
+        async with TestFleet(agents=[careless()]) as fleet:
+            await fleet.client.broadcast("news")
+            await fleet.settled()
+            raise AssertionError("mine")
+
+    assert any("bad news" in note for note in failed.value.__notes__)
+
+
+async def test_expected_crash_can_be_forgiven() -> None:
+    async with TestFleet(agents=[careless()]) as fleet:
+        await fleet.client.broadcast("news")
+        await fleet.settled()
+
+        [forgiven] = fleet.forgive_crashes()
+
+    assert isinstance(forgiven, ValueError)
+
+
+async def test_failing_handler_is_no_crash() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        handle = await fleet.submit("sleep.well", "not a number")
+        await handle.outcome()
+
+        assert fleet.crashes == ()
+
+
+async def test_end_is_quick_and_quiet_with_tasks_in_flight(caplog: pytest.LogCaptureFixture) -> None:
+    sleepers = Sleepers(slots=50)
+    began = time.monotonic()
+    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
+        for _ in range(60):
+            await fleet.submit("sleep.well", 1_000)
+        await fleet.settled()
+        fleet.pause("sleeper-2")
+
+    assert time.monotonic() - began < 10
+    assert sorted(sleepers.left) == sorted(sleepers.started), "their coroutines are ended"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+async def test_loop_is_as_it_was_afterwards() -> None:
+    loop = asyncio.get_running_loop()
+    before = set(vars(loop))
+
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        await fleet.submit("sleep.well", 5)
+
+    assert set(vars(loop)) == before
+    assert "select" not in vars(vars(loop)["_selector"])
+
+
+async def test_agent_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SetupError("no")
+
+    monkeypatch.setattr("coditect.testing.fleet.running_agent", refuse)
+    with pytest.raises(SetupError):
+        async with TestFleet(agents=[Sleepers().agent]):
+            pass
+
+    assert "time" not in vars(loop)
+
+
+async def test_fleet_that_is_not_open_says_so() -> None:
+    fleet = TestFleet(agents=[Sleepers().agent])
+    with pytest.raises(SetupError, match="async with TestFleet"):
+        fleet.kill("sleeper")
+
+
+async def test_many_fleets_one_after_the_other() -> None:
+    for number in range(20):
+        async with TestFleet(agents=[Sleepers().agent], seed=number) as fleet:
+            assert await fleet.request("sleep.well", 1) == "sleeper-1"

@@ -1,0 +1,244 @@
+"""Killed, paused, cut off: what becomes of the tasks, and what a test sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect import Agent, Context
+from coditect.broker.memory import MemoryBroker
+from coditect.errors import NotFound, ResultTimeout
+from coditect.model import routing
+from coditect.model.message import Message
+from coditect.model.registration import AgentStatus
+from coditect.registry.port import Search
+from coditect.testing import State, TestFleet
+from tests.unit.testing.workers import Sleepers
+
+
+async def registered(fleet: TestFleet) -> list[str]:
+    return [record.agent_id for record in await fleet.registry.find(Search())]
+
+
+async def test_task_of_a_killed_agent_is_redelivered_and_answered_exactly_once() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
+        handle = await fleet.submit("sleep.well", 60)
+        await fleet.advance("30s")
+        [victim] = sleepers.started
+
+        fleet.kill(victim)
+        winner = await handle.result(str, timeout="2m")
+        await fleet.advance("10m")
+
+        assert sleepers.started == [victim, winner]
+        assert sleepers.left == [winner], "kill -9 runs no finally"
+        assert fleet.elapsed_seconds == pytest.approx(690, abs=1)
+        assert [event.type for event in fleet.events].count("task.completed") == 1
+        assert await registered(fleet) == [winner]
+
+
+async def test_lease_of_a_killed_agent_lapses_with_time() -> None:
+    async with TestFleet(agents=[Sleepers().agent], replicas=2) as fleet:
+        fleet.kill("sleeper-1")
+        assert await registered(fleet) == ["sleeper-1", "sleeper-2"]
+
+        await fleet.advance("3s")
+
+        assert await registered(fleet) == ["sleeper-2"]
+
+
+async def test_name_kills_every_process_and_restart_brings_as_many_back() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent], replicas={"sleeper": 3}) as fleet:
+        handle = await fleet.submit("sleep.well", 5)
+        await fleet.settled()
+
+        killed = fleet.kill("sleeper")
+        assert {one.state for one in killed} == {State.KILLED}
+        assert len(killed) == 3
+        assert not fleet.agents
+        with pytest.raises(ResultTimeout):
+            await handle.result(timeout="1h")
+        await fleet.restart("sleeper")
+
+        assert [one.id for one in fleet.agents] == ["sleeper-4", "sleeper-5", "sleeper-6"]
+        assert await handle.result(str) in {one.id for one in fleet.agents}
+
+
+async def test_handler_that_kills_its_own_process_runs_to_its_next_await_only() -> None:
+    trace: list[str] = []
+    fleet = TestFleet(agents=[(suicidal := Agent("suicidal"))])
+
+    @suicidal.capability("self.kill")
+    async def handle(_: None, ctx: Context) -> str:
+        trace.append(ctx.agent_id)
+        if len(trace) == 1:
+            fleet.kill(ctx.agent_id)
+            await asyncio.sleep(0)
+            trace.append("went on")
+        return "done"
+
+    async with fleet:
+        task = await fleet.submit("self.kill")
+        await fleet.settled()
+        await fleet.restart("suicidal")
+
+        assert await task.result(str) == "done"
+        assert trace == ["suicidal-1", "suicidal-2"]
+
+
+async def test_pause_shorter_than_the_silence_changes_only_when() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
+        handle = await fleet.submit("sleep.well", 2)
+        await fleet.settled()
+        [paused] = sleepers.started
+
+        fleet.pause(paused)
+        await fleet.advance("8s")
+        assert not handle.done
+        assert paused not in await registered(fleet), "no heartbeat, no lease"
+        fleet.resume(paused)
+        await fleet.settled()
+
+        assert await handle.result(str) == paused
+        assert sleepers.started == [paused]
+        await fleet.advance("2s")
+        assert paused in await registered(fleet)
+
+
+async def test_pause_beyond_the_broker_s_patience_gives_the_task_to_another() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
+        handle = await fleet.submit("sleep.well", 60)
+        await fleet.settled()
+        [paused] = sleepers.started
+
+        fleet.pause(paused)
+        other = await handle.result(str, timeout="5m")
+        assert other != paused
+        assert sleepers.left == [other], "nothing of a paused process runs"
+        fleet.resume(paused)
+        await fleet.advance("1m")
+
+        assert sorted(sleepers.left) == ["sleeper-1", "sleeper-2"], "it ran twice"
+        assert [event.type for event in fleet.events].count("task.completed") == 2
+        assert fleet.crashes == ()
+        assert await fleet.request("sleep.well", 1) in {"sleeper-1", "sleeper-2"}
+
+
+async def test_paused_process_can_be_killed() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        fleet.pause("sleeper")
+        [killed] = fleet.kill("sleeper")
+        await fleet.advance("1m")
+
+        assert killed.state is State.KILLED
+
+
+async def test_drain_finishes_what_runs_and_takes_its_leave() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent]) as fleet:
+        handle = await fleet.submit("sleep.well", 20)
+        await fleet.settled()
+
+        [ended] = await fleet.drain("sleeper")
+
+        assert ended.state is State.ENDED
+        assert await handle.result(str) == "sleeper-1"
+        assert await registered(fleet) == []
+        assert fleet.elapsed_seconds == pytest.approx(20, abs=1)
+
+
+async def test_dropped_connections_stand_again_and_nothing_runs_twice() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent]) as fleet:
+        handle = await fleet.submit("sleep.well", 30)
+        await fleet.settled()
+
+        fleet.drop_connections()
+
+        assert await handle.result(str) == "sleeper-1"
+        assert sleepers.started == ["sleeper-1"]
+
+
+async def test_wiped_registry_is_filled_again_within_a_beat() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        fleet.wipe_registry()
+        assert await registered(fleet) == []
+
+        await fleet.advance("1s")
+
+        assert await registered(fleet) == ["sleeper-1"]
+
+
+async def test_broker_that_is_down_for_an_hour_loses_nothing() -> None:
+    sleepers = Sleepers()
+    async with TestFleet(agents=[sleepers.agent]) as fleet:
+        handle = await fleet.submit("sleep.well", 60)
+        await fleet.settled()
+
+        fleet.server.stop()
+        await fleet.advance("1h")
+        fleet.server.start()
+
+        assert await handle.result(str) == "sleeper-1"
+
+
+async def test_unknown_process_is_an_error_that_names_the_nearest() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        with pytest.raises(NotFound, match="'sleeper'"):
+            fleet.kill("slepper")
+        fleet.kill("sleeper")
+        with pytest.raises(NotFound, match=r"await fleet\.restart\('sleeper'\)"):
+            fleet.pause("sleeper")
+
+
+async def publish_for_an_hour(fleet: TestFleet) -> None:
+    """A foreign task that expires at the broker."""
+    async with MemoryBroker(fleet.server) as broker:
+        message = Message(b"1", message_id="foreign", expiration_ms=3_600_000)
+        await broker.publish(message, exchange=routing.TASKS, routing_key="sleep.well.p1")
+
+
+async def test_control_plane_tells_of_what_nobody_ran() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        fleet.kill("sleeper")
+        await publish_for_an_hour(fleet)
+        await fleet.advance("59m")
+        assert await fleet.dead_letters() == ()
+        await fleet.advance("1m")
+
+        assert [letter.reason for letter in await fleet.dead_letters("sleep.well")] == ["expired"]
+        assert [(one.type, one.subject) for one in fleet.events if one.source == "/dispatcher"] == [
+            ("task.dead", "foreign")
+        ]
+
+
+async def test_control_plane_is_a_process_that_can_be_killed() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        fleet.kill("sleeper")
+        await publish_for_an_hour(fleet)
+        await fleet.advance("30m")
+        fleet.kill("dispatcher")
+        await fleet.advance("31m")
+        assert "task.dead" not in {one.type for one in fleet.events}
+
+        await fleet.restart("dispatcher")
+        await fleet.settled()
+
+        assert "task.dead" in {one.type for one in fleet.events}
+
+
+async def test_state_and_load_of_a_process_can_be_looked_at() -> None:
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        [member] = fleet.agents
+        assert (member.id, member.name, member.state) == ("sleeper-1", "sleeper", State.RUNNING)
+        await fleet.submit("sleep.well", 5)
+        await fleet.settled()
+
+        assert (member.load.status, member.load.running) == (AgentStatus.BUSY, 1)
+        fleet.kill("sleeper")
+        assert repr(member) == "Member('sleeper-1', killed)"
