@@ -46,7 +46,7 @@ class Binaries:
 
 
 def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
-    """RabbitMQ (the one that is named, else the newest), its port mapper and Redis, from their usual places and PATH."""
+    """RabbitMQ (the named one, else the newest), its port mapper and Redis, from their usual places and PATH."""
     folders = [*environ.get("PATH", "").split(os.pathsep), *MORE_FOLDERS]
     sbin = environ.get(RABBITMQ_SBIN) or None
     return Binaries(
