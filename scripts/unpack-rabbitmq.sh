@@ -44,7 +44,7 @@ mirrors() {
     if [ -n "${DEBIAN_MIRROR:-}" ]; then
         echo "$DEBIAN_MIRROR"
     else
-        apt-get update --print-uris 2>/dev/null | sed -nE "s|^'([^']*/debian)/dists/[a-z]+/InRelease'.*|\1|p" | sort -u
+        apt-get update --print-uris 2>/dev/null | sed -nE "s|^'([^']*)/dists/[a-z]+/InRelease'.*|\1|p" | sort -u
     fi
 }
 
