@@ -14,10 +14,12 @@ UV ?= uv
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup servers lock format lint types unit test up down demo bench profile docs check clean
+RABBITMQ4 := .coditect/rabbitmq-4.0.5
+
+.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 up down demo bench profile docs check clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) servers ## Create .venv from the lock file; install RabbitMQ and Redis if they are missing
 
@@ -52,6 +54,10 @@ unit: $(STAMP) ## Unit and contract tests on the in-memory twins: no servers, un
 
 test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself
 	@$(PYTHON) -m pytest --cov --cov-report=term
+
+test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
+	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
+	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest -m servers
 
 up: setup ## Start private servers and the reference fleet in the foreground
 	@$(VENV)/bin/coditect up

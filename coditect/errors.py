@@ -84,7 +84,7 @@ class InvalidTask(InputError):
 
 
 class TooLarge(InvalidTask):
-    """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`)."""
+    """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`), or over the broker's."""
 
 
 class UnknownCapability(InputError):

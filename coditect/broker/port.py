@@ -137,7 +137,8 @@ class Broker(Protocol):
         False) and the confirm window. Order between concurrent calls is not promised.
 
         Raises: Unroutable (nothing was taken); Overloaded (nothing was taken, retryable);
-        PublishUnconfirmed (unknown, retryable); BrokerUnavailable (nothing was sent, retryable).
+        PublishUnconfirmed (unknown, retryable); BrokerUnavailable (nothing was sent, retryable); TooLarge
+        (over the broker's own limit, far above ours; nothing was taken).
         """
 
     async def consume(

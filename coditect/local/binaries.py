@@ -1,7 +1,8 @@
 """Finds the servers' programs on this machine.
 
 Debian's ``/usr/sbin/rabbitmq-server`` changes user to ``rabbitmq`` and so cannot run a private broker; the
-scripts that it calls can, and are looked for first.
+scripts that it calls can, and are looked for first. ``CODITECT_RABBITMQ_SBIN`` names the folder of another
+RabbitMQ's scripts, and then nothing else is looked at.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from coditect.local.errors import INSTALL_SERVERS, MissingServer
 
+RABBITMQ_SBIN = "CODITECT_RABBITMQ_SBIN"
 RABBITMQ_PLACES = (
     "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
     "opt/homebrew/opt/rabbitmq/sbin",
@@ -39,15 +41,19 @@ class Binaries:
     rabbitmq: Path | None
     epmd: Path | None
     redis: Path | None
+    rabbitmq_sbin: str | None = None
+    """The folder that was named for RabbitMQ's; None if it was looked for in the usual places."""
 
 
 def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
-    """The newest RabbitMQ, its port mapper and Redis, from their usual places and PATH."""
+    """RabbitMQ (the named one, else the newest), its port mapper and Redis, from their usual places and PATH."""
     folders = [*environ.get("PATH", "").split(os.pathsep), *MORE_FOLDERS]
+    sbin = environ.get(RABBITMQ_SBIN) or None
     return Binaries(
-        rabbitmq=_find_rabbitmq(folders, root),
-        epmd=_find("epmd", folders) or _epmd_in_erlang(root),
+        rabbitmq=_find("rabbitmq-server", [sbin]) if sbin else _find_rabbitmq(folders, root),
+        epmd=_find("epmd", [sbin, *folders] if sbin else folders) or _epmd_in_erlang(root),
         redis=_find("redis-server", folders) or _find("valkey-server", folders),
+        rabbitmq_sbin=sbin,
     )
 
 
@@ -55,8 +61,14 @@ def require_rabbitmq(found: Binaries) -> tuple[Path, Path]:
     """The programs of the broker and of Erlang's port mapper.
 
     Raises:
-        MissingServer: one of them is not installed.
+        MissingServer: one of them is not installed, or not in the folder that was named.
     """
+    if found.rabbitmq is None and found.rabbitmq_sbin is not None:
+        raise MissingServer(
+            "There is no RabbitMQ in this folder",
+            folder=found.rabbitmq_sbin,
+            fix=f"Have {RABBITMQ_SBIN} name the folder of its rabbitmq-server, or unset it",
+        )
     if found.rabbitmq is None or found.epmd is None:
         raise MissingServer("RabbitMQ is not installed", fix=INSTALL_SERVERS)
     return found.rabbitmq, found.epmd

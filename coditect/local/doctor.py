@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coditect import loop
-from coditect.local.binaries import Binaries, find_binaries
+from coditect.local.binaries import RABBITMQ_SBIN, Binaries, find_binaries
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
 from coditect.local.probe import broker_version, redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
@@ -114,6 +114,9 @@ async def check_server(name: str, url: str | None, version_of: VersionOf, at_lea
 
 def _check_rabbitmq_installed(binaries: Binaries, *, needed: bool) -> Check:
     found = binaries.rabbitmq if binaries.epmd else None
+    if found is None and binaries.rabbitmq_sbin:
+        detail = f"not in {binaries.rabbitmq_sbin}"
+        return Check("rabbitmq-server", False, detail, f"Have {RABBITMQ_SBIN} name its folder, or unset it")
     return _check_installed("rabbitmq-server", found, needed=needed)
 
 

@@ -55,6 +55,19 @@ def test_the_topology_page_names_every_rung() -> None:
     assert f"the rungs are {topology_table.rungs()}." in words
 
 
+def test_the_table_of_versions_names_every_test_that_tells_versions_apart_and_only_tests_that_exist() -> None:
+    rows = table_rows(section(topology_table.PAGE, "What differs between RabbitMQ 3.10 and 4.0"))
+    named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row[-1])}
+
+    assert named <= _tests_in("test_*.py")
+    assert named >= _tests_in("test_rabbitmq_versions.py")
+
+
+def _tests_in(files: str) -> set[str]:
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob(files)]
+    return {name for text in texts for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)}
+
+
 # Settings
 
 

@@ -13,6 +13,7 @@ import psutil
 from coditect.local import PrivateServers
 from coditect.local.binaries import find_binaries
 from tests.servers import private_servers_of_run
+from tests.support import eventually
 
 
 class Node:
@@ -42,10 +43,16 @@ class Node:
         broker = psutil.Process(self.pid)
         broker.suspend()
         try:
+            await eventually(self._stands_still)
             yield
         finally:
             with suppress(psutil.NoSuchProcess):  # killed meanwhile
                 broker.resume()
+
+    def _stands_still(self) -> bool:
+        """Each thread stops when it next looks up, and until then may confirm a message."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return all(thread.read_text().rsplit(")", 1)[1].split()[0] == "T" for thread in threads)
 
     @asynccontextmanager
     async def alarmed(self) -> AsyncIterator[None]:

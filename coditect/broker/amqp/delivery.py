@@ -70,6 +70,8 @@ class AmqpDelivery:
     @property
     def delivery_count(self) -> int:
         """How often it came back to its quorum queue."""
+        if not self.redelivered:
+            return 0  # RabbitMQ 4 passes on what the publisher wrote there, until it has a count of its own
         count = self.message.headers.get("x-delivery-count")
         return count if isinstance(count, int) else 0
 

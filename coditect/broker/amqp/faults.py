@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 
 from aiormq.exceptions import (
@@ -15,10 +16,11 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
-from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TopologyMismatch
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TooLarge, TopologyMismatch
 
 LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
 """What a call on a broken connection or channel may raise (aiormq raises RuntimeError for a closed one)."""
+_OVERSIZE = re.compile(r"message size (\d+) .*?larger than .*?(\d+)")
 
 
 def canceled_by_us() -> bool:
@@ -78,3 +80,14 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
     if isinstance(error, ChannelAccessRefused):
         return SetupError("The broker's permissions do not allow it", entity=entity, broker=text)
     return None
+
+
+def oversize(error: BaseException, *, size: int) -> TooLarge | None:
+    """Our error for a channel that the broker closed over a body of this size.
+
+    None when it was another's: publishes share a channel, and those beside the culprit are worth another try.
+    """
+    found = _OVERSIZE.search(str(error)) if isinstance(error, ChannelPreconditionFailed) else None
+    if found is None or int(found[1]) != size:
+        return None
+    return TooLarge("The broker takes no body of this size", bytes=size, limit=int(found[2]))

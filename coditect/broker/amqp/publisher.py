@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from coditect.background import Background
-from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
+from coditect.broker.amqp.faults import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.path import Late, Outlet, Refused, Returned
 from coditect.broker.amqp.window import Window
@@ -145,7 +145,9 @@ class Publisher:
             if not attempt.wait_when_full:
                 raise attempt.verdict() from error
             return
-        about_us = refusal(error, entity=attempt.exchange or "amq.default")
+        about_us = refusal(error, entity=attempt.exchange or "amq.default") or oversize(
+            error, size=len(attempt.message.body)
+        )
         if about_us is not None:
             raise about_us from error
         attempt.lose()

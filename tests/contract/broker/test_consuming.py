@@ -5,6 +5,7 @@ import pytest
 from coditect.broker.port import Delivery
 from coditect.broker.topology import QueueType
 from coditect.errors import NotFound, SetupError
+from coditect.model.message import Message
 from tests.contract.broker.scene import FaultyBroker, Scene, bodies, put, ready
 from tests.support import eventually
 
@@ -123,6 +124,22 @@ async def test_requeued_message_comes_back_first_with_its_count(scene: Scene, br
     await eventually(lambda: len(seen) == 3)
     assert bodies(seen) == [b"first"] * 3
     assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 1), (True, 2)]
+
+
+async def test_delivery_count_that_a_publisher_wrote_is_not_believed(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    counts: list[int] = []
+
+    def hand_back_once(delivery: Delivery) -> None:
+        counts.append(delivery.delivery_count)
+        if len(counts) < 2:
+            delivery.requeue()
+
+    await broker.consume(queue, hand_back_once, prefetch=1)
+    await broker.publish(Message(b"x", {"x-delivery-count": 77}), exchange="", routing_key=queue)
+
+    await eventually(lambda: len(counts) == 2)
+    assert counts == [0, 1]
 
 
 async def test_classic_queue_redelivers_without_a_count(scene: Scene, broker: FaultyBroker) -> None:

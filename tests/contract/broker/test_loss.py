@@ -159,8 +159,8 @@ async def test_consumer_of_a_deleted_queue_consumes_again_when_it_is_declared(
 
 
 async def test_consumer_of_a_deleted_queue_does_not_silence_its_group(scene: Scene, broker: FaultyBroker) -> None:
-    gone, stays = await scene.declared_queue(broker, "gone"), await scene.declared_queue(broker, "stays")
-    other = await scene.connect()
+    other = await scene.connect()  # declares the queue: a process makes its own again
+    gone, stays = await scene.declared_queue(other, "gone"), await scene.declared_queue(broker, "stays")
     seen: list[Delivery] = []
 
     def take(delivery: Delivery) -> None:

@@ -1,9 +1,11 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from coditect.local import AlreadyUp, PrivateServers, StartFailed, private_servers
+from coditect.local.binaries import find_binaries
 from coditect.local.probe import broker_answers, broker_version, redis_answers, redis_version
 from coditect.local.process import is_running
 
@@ -26,6 +28,14 @@ async def test_killed_servers_come_back_on_the_same_address(own_servers: Private
     assert await broker_version(amqp_url) >= "3.10"
     assert await redis_version(redis_url) >= "6.2"
     assert own_servers.processes["rabbitmq"] != before["rabbitmq"]
+
+
+async def test_private_broker_is_of_the_version_whose_programs_were_found(own_servers: PrivateServers) -> None:
+    found = re.search(r"rabbitmq_server-([\d.]+)", str(find_binaries(os.environ).rabbitmq))
+
+    version = await broker_version(own_servers.amqp_url)
+
+    assert version == (found[1] if found else version)
 
 
 async def test_servers_stop_with_the_block(tmp_path: Path) -> None:

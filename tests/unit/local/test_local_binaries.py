@@ -42,6 +42,28 @@ def test_rabbitmq_on_path_counts_only_with_its_environment_beside_it(
     assert (found.rabbitmq == script) is usable
 
 
+def test_named_rabbitmq_comes_before_every_other(tmp_path: Path) -> None:
+    a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-9.9.9/sbin/rabbitmq-server")
+    a_program(tmp_path / "bin/epmd")
+    named = a_program(tmp_path / "named/rabbitmq-server")
+    epmd = a_program(tmp_path / "named/epmd")
+
+    found = find_binaries(
+        {"PATH": str(tmp_path / "bin"), "CODITECT_RABBITMQ_SBIN": str(tmp_path / "named")}, root=tmp_path
+    )
+
+    assert require_rabbitmq(found) == (named, epmd)
+
+
+def test_named_folder_without_rabbitmq_is_an_error_that_names_it(tmp_path: Path) -> None:
+    a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-9.9.9/sbin/rabbitmq-server")
+
+    found = find_binaries({"PATH": "", "CODITECT_RABBITMQ_SBIN": str(tmp_path / "empty")}, root=tmp_path)
+
+    with pytest.raises(MissingServer, match=f"{tmp_path / 'empty'}.*\n.*CODITECT_RABBITMQ_SBIN"):
+        require_rabbitmq(found)
+
+
 @pytest.mark.parametrize("place", ["apt-get", "dnf", "brew", "docker", "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"])
 def test_missing_server_says_how_to_install_it(place: str) -> None:
     nothing = Binaries(rabbitmq=None, epmd=None, redis=None)
