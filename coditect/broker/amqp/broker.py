@@ -85,6 +85,7 @@ class AmqpBroker:
     ) -> None:
         await self.release()
         await asyncio.gather(*(group.close() for group in self._groups.values()))
+        self._publisher.close()
         await self._background.close()
 
     @property
@@ -245,8 +246,8 @@ class AmqpBroker:
                     if cancellations() > before:
                         raise asyncio.CancelledError  # swallowed in the call
                     await asyncio.sleep(0.05)
-        except TimeoutError as error:
-            raise unreachable("", last or self._incoming.last_error) from error
+        except (TimeoutError, ConnectionError) as error:
+            raise unreachable("", last or self._incoming.last_error or error) from error
 
 
 async def _lose_with(inlet: PlainInlet) -> None:

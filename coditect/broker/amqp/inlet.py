@@ -151,40 +151,34 @@ class Group:
         async with self._lock:
             self.subscriptions.discard(subscription)
             tag, subscription.tag = subscription.tag, None
-            channel = self._channel
-            if tag is None or channel is None:
+            if tag is None or self._inlet is None or not self.opened:
                 return
             try:
-                await channel.basic_cancel(tag, timeout=CALL_SECONDS)
+                await self._inlet.cancel(tag)
             except LOST as error:
                 log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
 
     async def renew(self, subscription: Subscription) -> None:
         """Subscribes again on the same channel: what a deaf consumer needs."""
         async with self._lock:
-            channel = self._channel
-            if subscription.canceled or channel is None:
+            if subscription.canceled or self._inlet is None or not self.opened:
                 return
             if subscription.tag is not None:
-                await channel.basic_cancel(subscription.tag, timeout=CALL_SECONDS)
+                await self._inlet.cancel(subscription.tag)
                 subscription.tag = None
             await self._start(subscription)
-
-    async def flushed(self) -> None:
-        """Waits until every settlement decided so far was written."""
-        if self._inlet is not None:
-            await self._inlet.settlements.flushed()
 
     async def close(self) -> None:
         """Writes what was decided and closes the channel; the rest goes back to the queues."""
         self._connection = None
-        channel = self._channel
-        if channel is None:
+        inlet = self._inlet
+        if inlet is None or not self.opened:
             return
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await self.flushed()
-                await channel.close()
+                await inlet.settlements.flushed()
+                inlet.lose()  # a settlement behind `channel.close` would end the connection, and its neighbours
+                await inlet.channel.close()
         except LOST as error:
             log.debug("Closing a lost channel failed", extra={"reason": repr(error)})
 
@@ -241,6 +235,8 @@ class Group:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _canceled_by_broker(self, frame: Basic.Cancel | Basic.CancelOk) -> None:
+        if self._inlet is not None and frame.consumer_tag is not None:
+            self._inlet.forget(frame.consumer_tag)
         for subscription in self.subscriptions:
             if subscription.tag == frame.consumer_tag:
                 subscription.tag = None

@@ -66,12 +66,13 @@ class Link:
         self._transport = Transport(self._url, tap=path.tap)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._hopeless = asyncio.Event()
+        self._over = False
         self.last_error: BaseException | None = None
 
     @property
     def up(self) -> bool:
         """Whether the connection stands and is restored."""
-        return self._up.is_set()
+        return self._up.is_set() and not self._over
 
     @property
     def server(self) -> ServerInfo:
@@ -80,9 +81,11 @@ class Link:
         return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
 
     async def connection(self) -> AbstractConnection:
-        """The standing connection; waits for it without limit."""
+        """The standing connection; waits for it without limit. Raises ConnectionError when there will be none."""
         while True:
             await self._up.wait()
+            if self._over:
+                raise ConnectionError("The link is closed")
             if self._connection is not None and not self._connection.is_closed:
                 return self._connection
             await asyncio.sleep(0)
@@ -98,7 +101,7 @@ class Link:
         finally:
             for wait in waits:
                 wait.cancel()
-        if not self._up.is_set():
+        if not self.up:
             raise unreachable(str(self._url), self.last_error) from self.last_error
 
     async def run(self) -> None:
@@ -116,6 +119,8 @@ class Link:
         finally:
             self._up.clear()
             await self._close()
+            self._over = True
+            self._up.set()
 
     async def _until_lost(self, connection: AbstractConnection) -> None:
         """Gives up a connection that answers nothing while the broker greets somebody new.

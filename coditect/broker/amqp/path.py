@@ -97,8 +97,14 @@ class Inlet(Protocol):
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
         """Subscribes. Raises what the library raises."""
 
+    async def cancel(self, tag: str) -> None:
+        """Ends the consumer; what is on its way is still delivered. Raises what the library raises."""
+
+    def forget(self, tag: str) -> None:
+        """The broker ended the consumer."""
+
     def lose(self) -> None:
-        """The channel is gone. Idempotent."""
+        """The channel is gone, or goes: nothing is settled on it any more. Idempotent."""
 
 
 class WirePath(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, NoReturn
@@ -17,14 +16,12 @@ from coditect.broker.amqp.channels import CALL_SECONDS, HOT_FRAMES, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery, Source
 from coditect.broker.amqp.faults import LOST, canceled_by_us
 from coditect.broker.amqp.path import OnFailure, Receiver, Refused, Returned
-from coditect.broker.amqp.properties import from_properties, to_properties
+from coditect.broker.amqp.properties import UNSPEAKABLE, from_properties, to_properties
 from coditect.broker.amqp.settle import Settlements, Verdict
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 
 GATE_SECONDS = 0.5
-UNSPEAKABLE = (TypeError, ValueError, struct.error)
-"""What pamqp raises for values that have no AMQP encoding; nothing was sent then."""
 
 
 class PlainPath:
@@ -119,6 +116,13 @@ class PlainInlet:
             exclusive=exclusive,
             timeout=CALL_SECONDS,
         )
+
+    async def cancel(self, tag: str) -> None:
+        """See `Inlet.cancel`."""
+        await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
+
+    def forget(self, tag: str) -> None:
+        """aiormq has done so."""
 
     def lose(self) -> None:
         """The channel is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from coditect.broker.amqp.lenient import Undecodable, marked
 from coditect.model.message import NO_HEADERS, Message
 
 PERSISTENT = 2
+UNSPEAKABLE = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, struct.error)
+"""What comes of a property or header that AMQP cannot carry; nothing was sent then."""
 _TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
 
 
@@ -61,7 +64,7 @@ def _without_wrong_texts(message: Message) -> Message:
 
 
 def sendable(value: Any) -> Any:
-    """Kinds that pamqp reads but does not write: bytes as a byte array, tuples as lists."""
+    """Kinds that pamqp reads but does not write: bytes as a byte array, tuples as lists. Raises `UNSPEAKABLE`."""
     if isinstance(value, str | int):
         return value
     if isinstance(value, bytes):

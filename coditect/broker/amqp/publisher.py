@@ -69,6 +69,11 @@ class Publisher:
         self._outlet: Outlet | None = None
         self._opening = asyncio.Lock()
         self._gated = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """What comes to nothing from now on is not repeated. Nobody is left waiting."""
+        self._closed = True
 
     @property
     def blocked(self) -> bool:
@@ -102,6 +107,9 @@ class Publisher:
                 until=attempt.until,
                 failed=failed,
             )
+        except CoditectError as error:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
         except BaseException:
             self._window.leave()
             raise
@@ -112,26 +120,17 @@ class Publisher:
         self._window.leave()
 
     def _rescue(self, future: asyncio.Future[None], attempt: _Attempt, error: BaseException) -> None:
-        """The first try came to nothing: says so, or goes on trying."""
+        """The first try came to nothing: says so, or goes on trying while somebody wants to know."""
         try:
             self._judge(attempt, error)
+            if self._closed:
+                raise attempt.verdict()
         except CoditectError as verdict:
             future.set_exception(verdict)
         else:
-            self._background.start(self._go_on(future, attempt), name="publish again", awaited=True)
-
-    async def _go_on(self, future: asyncio.Future[None], attempt: _Attempt) -> None:
-        try:
-            await self._repeat(attempt)
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-        except CoditectError as error:
-            if not future.done():
-                future.set_exception(error)
-        else:
-            if not future.done():
-                future.set_result(None)
+            again = self._background.start(self._repeat(attempt), name="publish again", awaited=True)
+            again.add_done_callback(lambda _: _pass_on(again, future, attempt))
+            future.add_done_callback(lambda _: again.cancel())
 
     def _judge(self, attempt: _Attempt, error: BaseException) -> None:
         """Returns when it is worth another try; else raises the verdict."""
@@ -170,10 +169,13 @@ class Publisher:
             async with asyncio.timeout_at(attempt.until):
                 if pause_first:
                     await self._pause(attempt)
-                while not await self._taken(attempt):
+                while not self._closed:
+                    if await self._taken(attempt):
+                        return
                     await self._pause(attempt)
         except TimeoutError as error:
             raise attempt.verdict() from error
+        raise attempt.verdict()
 
     async def _taken(self, attempt: _Attempt) -> bool:
         """One try; False when another one is worth it."""
@@ -216,3 +218,14 @@ class Publisher:
     async def _pause(self, attempt: _Attempt) -> None:
         pause = FIRST_PAUSE_SECONDS * 2 ** min(attempt.refusals, 8)
         await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+
+
+def _pass_on(again: asyncio.Task[None], future: asyncio.Future[None], attempt: _Attempt) -> None:
+    """What became of the repetition; whoever waits is told even when it never began."""
+    error = attempt.verdict() if again.cancelled() else again.exception()
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -38,6 +38,9 @@ class _Unusual(ValueError):
     """Not for the fast pass."""
 
 
+_UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError, struct.error)
+
+
 # -- reading --------------------------------------------------------------------------------------------------
 
 
@@ -45,7 +48,7 @@ def read_message(header: bytes, body: bytes) -> Message:
     """The message of a content header's payload and its body; never raises."""
     try:
         return _read(header, body)
-    except (ValueError, ArithmeticError, LookupError, RecursionError, struct.error):
+    except _UNREADABLE:
         return _read_with_care(header, body)
 
 
@@ -53,7 +56,7 @@ def _read_with_care(header: bytes, body: bytes) -> Message:
     content = ContentHeader()
     try:
         content.unmarshal(header)
-    except (ValueError, ArithmeticError, IndexError, KeyError, struct.error) as error:
+    except _UNREADABLE as error:
         return Message(body, marked(f"the properties: {error}"))
     return from_properties(content.properties, body)
 
@@ -120,7 +123,7 @@ def _shared(data: bytes, at: int) -> tuple[str, int]:
 
 @lru_cache(maxsize=4096)
 def text(raw: bytes) -> str:
-    """Decoded once for all messages that carry it."""
+    """Decoded once for all messages that carry it. Raises ValueError."""
     return raw.decode()
 
 
@@ -164,34 +167,36 @@ def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
 
 
 def write_properties(message: Message) -> bytes:
-    """Flags and properties of a message; always persistent. Byte for byte what pamqp writes.
+    """Flags and properties of a message; always persistent.
 
-    Raises: TypeError, ValueError or struct.error for what AMQP cannot carry.
+    Byte for byte what pamqp writes, but that the headers keep their order where pamqp sorts them.
+
+    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
     flags, parts = DELIVERY_MODE, []
-    if message.content_type is not None:
+    if message.content_type:
         flags |= CONTENT_TYPE
         parts.append(_short_shared(message.content_type))
     if message.headers:
         flags |= HEADERS
         parts.append(write_table(message.headers))
     parts.append(_OCTETS[PERSISTENT])
-    if message.correlation_id is not None:
+    if message.correlation_id:
         flags |= CORRELATION_ID
         parts.append(_short(message.correlation_id))
-    if message.reply_to is not None:
+    if message.reply_to:
         flags |= REPLY_TO
         parts.append(_short_shared(message.reply_to))
     if message.expiration_ms is not None:
         flags |= EXPIRATION
         parts.append(_short(str(message.expiration_ms)))
-    if message.message_id is not None:
+    if message.message_id:
         flags |= MESSAGE_ID
         parts.append(_short(message.message_id))
-    if message.type is not None:
+    if message.type:
         flags |= TYPE
         parts.append(_short_shared(message.type))
-    if message.app_id is not None:
+    if message.app_id:
         flags |= APP_ID
         parts.append(_short_shared(message.app_id))
     return _FLAGS.pack(flags) + b"".join(parts)
@@ -210,7 +215,7 @@ _short_shared = lru_cache(maxsize=4096)(_short)
 def write_table(headers: HeaderTable) -> bytes:
     """A header table with its length.
 
-    Raises: TypeError, ValueError or struct.error for what AMQP cannot carry.
+    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
     parts = []
     for name, value in headers.items():

@@ -22,6 +22,8 @@ OVERHEAD = 8
 """Bytes of a frame beside its payload."""
 _LARGEST_KIND = 8
 """The heartbeat's."""
+_LARGEST_FRAME = 2**29
+"""RabbitMQ's limit of a message; what says that it is larger is no frame."""
 
 _HEAD = struct.Struct(">BHI")
 _END = b"\xce"
@@ -33,6 +35,8 @@ _BASIC = 60
 _DELIVER, _RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
 _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
 _CONFIRMS = (_ACK, _NACK)
+_CLOSING = (struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41))
+"""`channel.close` and its answer."""
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
 _MANDATORY = b"\x01"
 _MULTIPLE, _REQUEUE = 1, 2
@@ -45,7 +49,7 @@ _LONGEST = 255
 def publish_frames(channel: int, message: Message, exchange: str, routing_key: str, *, frame_max: int) -> list[bytes]:
     """One `mandatory` publish; the pieces are to be written in order and without anything between them.
 
-    Raises: TypeError, ValueError or struct.error for what AMQP cannot carry.
+    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
     properties = write_properties(message)
     body = message.body
@@ -104,7 +108,10 @@ class Taken(Protocol):
     """Somebody who takes frames of one channel out of the stream."""
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Whether the frame was theirs; else it is passed on."""
+        """Whether the frame was theirs; else it is passed on. Raises `_MALFORMED` for one that cannot be read."""
+
+
+_MALFORMED = (ValueError, IndexError, struct.error)
 
 
 class Cutter:
@@ -119,8 +126,14 @@ class Cutter:
     def feed(self, chunk: bytes) -> bytes:
         """Takes what has arrived; gives the complete frames that nobody took, in order.
 
-        Raises: Torn.
+        Raises: Torn; the stream is of no more use then.
         """
+        try:
+            return self._cut(chunk)
+        except _MALFORMED as error:
+            raise Torn(f"a frame cannot be read: {error!r}") from error
+
+    def _cut(self, chunk: bytes) -> bytes:
         self._chunks.append(chunk)
         self._held += len(chunk)
         if self._held < self._needed:
@@ -135,6 +148,8 @@ class Cutter:
             if kind > _LARGEST_KIND or (after <= end and data[after - 1] != END):
                 raise Torn(f"byte {at} of {end} begins no frame")
             if after > end:
+                if size > _LARGEST_FRAME:
+                    raise Torn(f"a frame of {size} bytes")
                 self._needed = after - at
                 break
             taken = self._channels.get(channel)
@@ -214,12 +229,18 @@ class Contents:
         delivered: Callable[[Content], None] | None = None,
         returned: Callable[[Content], None] | None = None,
         confirmed: Callable[[int, bool, bool], None] | None = None,
+        closing: Callable[[], None] | None = None,
     ) -> None:
-        """`confirmed` is called with the tag, whether it covers all before it, and whether the broker has it."""
+        """`confirmed` is called with the tag, whether it covers all before it, and whether the broker has it.
+
+        `closing` is called when the channel's end is read, before the library sees it: whatever is written on
+        this channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
+        """
         self._wanted = {
             method: handler for method, handler in ((_DELIVER, delivered), (_RETURN, returned)) if handler is not None
         }
         self._confirmed = confirmed
+        self._closing = closing
         self._handler: Callable[[Content], None] | None = None
         self._method = self._header = b""
         self._parts: list[bytes] = []
@@ -257,10 +278,14 @@ class Contents:
             tag, bits = _BIT.unpack_from(payload, 4)
             self._confirmed(tag, bool(bits & _MULTIPLE), method == _ACK)
             return True
+        if self._closing is not None and method in _CLOSING:
+            self._closing()
         return False
 
     def _complete(self, body: bytes) -> None:
         handler, content = self._handler, Content(self._method, self._header, body)
-        self._handler, self._parts = None, []
+        self._handler = None
+        if self._parts:
+            self._parts = []
         if handler is not None:
             handler(content)

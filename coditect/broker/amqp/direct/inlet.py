@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from functools import lru_cache, partial
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
@@ -11,11 +11,11 @@ from aiormq.channel import Channel
 from coditect.background import Background
 from coditect.broker.amqp.channels import CALL_SECONDS
 from coditect.broker.amqp.delivery import AmqpDelivery
-from coditect.broker.amqp.direct.fields import read_message, text
+from coditect.broker.amqp.direct.fields import read_message
 from coditect.broker.amqp.direct.frames import Content, Contents, read_deliver, settle_frame
 from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Receiver
-from coditect.broker.amqp.settle import Settlements
+from coditect.broker.amqp.settle import Settlements, Verdict
 
 
 class DirectInlet:
@@ -26,7 +26,7 @@ class DirectInlet:
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._receivers: dict[bytes, Receiver] = {}
-        self._contents = Contents(delivered=self._delivered)
+        self._contents = Contents(delivered=self._delivered, closing=self.lose)
         self.settlements = Settlements(self._write_soon)
         stream.attach(channel.number, self._contents)
 
@@ -41,6 +41,15 @@ class DirectInlet:
             receiver.queue, _nothing_comes_here, consumer_tag=tag, exclusive=exclusive, timeout=CALL_SECONDS
         )
 
+    async def cancel(self, tag: str) -> None:
+        """See `Inlet.cancel`."""
+        await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
+        self.forget(tag)
+
+    def forget(self, tag: str) -> None:
+        """See `Inlet.forget`."""
+        self._receivers.pop(tag.encode(), None)
+
     def lose(self) -> None:
         """The channel is gone."""
         self._stream.detach(self.channel.number, self._contents)
@@ -48,16 +57,19 @@ class DirectInlet:
 
     def _delivered(self, content: Content) -> None:
         delivered = read_deliver(content.method)
-        receiver = self._receivers.get(delivered.consumer)
-        if receiver is None or self.settlements.lost:
+        if self.settlements.lost:
             return
+        receiver = self._receivers.get(delivered.consumer)
         self.settlements.took(delivered.tag)
+        if receiver is None:  # nobody wants it; a multiple ack must not cover it
+            self.settlements.settle(delivered.tag, Verdict.REQUEUE)
+            return
         receiver.deliver(
             AmqpDelivery(
                 delivered.tag,
                 redelivered=delivered.redelivered,
-                exchange=text(delivered.exchange),
-                routing_key=text(delivered.routing_key),
+                exchange=_name(delivered.exchange),
+                routing_key=_name(delivered.routing_key),
                 read=partial(read_message, content.header, content.body),
                 source=receiver,
                 settlements=self.settlements,
@@ -72,6 +84,12 @@ class DirectInlet:
             number = self.channel.number
             self._stream.write([settle_frame(number, one) for one in self.settlements.decided()])
         self.settlements.written()
+
+
+@lru_cache(maxsize=4096)
+def _name(raw: bytes) -> str:
+    """Strangers may use a routing key that is not UTF-8."""
+    return raw.decode(errors="backslashreplace")
 
 
 async def _nothing_comes_here(_: DeliveredMessage) -> None:

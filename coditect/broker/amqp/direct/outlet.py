@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-import struct
 from dataclasses import dataclass
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
 
+from coditect.broker.amqp.direct.fields import read_message
 from coditect.broker.amqp.direct.frames import Content, Contents, publish_frames, read_return
 from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Late, OnFailure, Refused, Returned
+from coditect.broker.amqp.properties import UNSPEAKABLE
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 
 GATE_SECONDS = 0.5
-_UNSPEAKABLE = (TypeError, ValueError, struct.error)
+LARGEST_FRAME = 131_072
+"""Of ours, where the broker sets no limit: a larger one would hold up its neighbours."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,12 +51,13 @@ class DirectOutlet:
     def __init__(self, channel: Channel, stream: Stream, *, frame_max: int, sequence: int = 0) -> None:
         self._channel = channel
         self._stream = stream
-        self._frame_max = frame_max
+        self._frame_max = frame_max or LARGEST_FRAME
         self._sequence = sequence
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, _Pending] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._contents = Contents(returned=self._came_back, confirmed=self._confirmed)
+        self._contents = Contents(returned=self._came_back, confirmed=self._confirmed, closing=self._go)
+        self._going = False
         self.connection: AbstractConnection = channel.connection
         self._closing = channel.closing
         stream.attach(channel.number, self._contents)
@@ -63,12 +66,12 @@ class DirectOutlet:
     @property
     def closed(self) -> bool:
         """Whether it is of no more use."""
-        return self._closing.done() or self._channel.is_closed
+        return self._going or self._closing.done() or self._channel.is_closed
 
     @property
     def ready(self) -> bool:
         """Whether nothing holds a publish up."""
-        return not (self._closing.done() or self._stream.blocked or self._stream.congested)
+        return not (self._going or self._closing.done() or self._stream.blocked or self._stream.congested)
 
     async def gate(self) -> bool:
         """Waits while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
@@ -104,9 +107,9 @@ class DirectOutlet:
             frames = publish_frames(
                 self._channel.number, message, pending.exchange, pending.routing_key, frame_max=self._frame_max
             )
-        except _UNSPEAKABLE as error:
+        except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
-        pending.message_id = message.message_id
+        pending.message_id = message.message_id or None
         self._sequence += 1
         self._pending[self._sequence] = pending
         self._stream.write(frames, size=len(message.body))
@@ -133,13 +136,13 @@ class DirectOutlet:
     def _came_back(self, content: Content) -> None:
         """A return comes before its confirm and without a number.
 
-        The broker returns in the order of the publishes, and whether a key has a queue is the same for equal
-        keys: so it is the first of those that are alike.
+        The broker returns in the order of the publishes, so it is the first of those that are alike. The id
+        belongs to it: a key that had a queue a moment ago may have none now.
         """
         returned = read_return(content.method)
-        target = (returned.exchange, returned.routing_key)
+        sent = (returned.exchange, returned.routing_key, read_message(content.header, b"").message_id)
         for one in self._pending.values():
-            if not one.returned and (one.exchange, one.routing_key) == target:
+            if not one.returned and (one.exchange, one.routing_key, one.message_id) == sent:
                 one.returned = True
                 return
 
@@ -163,9 +166,14 @@ class DirectOutlet:
         if next_look < math.inf:
             self._look_again_at(next_look)
 
+    def _go(self) -> None:
+        """The channel is about to go: nothing is written on it any more. `_lose` follows, with the reason."""
+        self._going = True
+        self._stream.detach(self._channel.number, self._contents)
+
     def _lose(self, closing: asyncio.Future[object]) -> None:
         """The channel is gone: nobody else tells those who wait."""
-        self._stream.detach(self._channel.number, self._contents)
+        self._go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -49,6 +49,7 @@ class Stream:
         self._cutter = Cutter(self._channels)
         self._pieces: list[bytes] = []
         self._gathered = 0
+        self._torn = False
         self._passed_at = loop.time()
 
     # -- from the broker --------------------------------------------------------------------------------
@@ -59,9 +60,12 @@ class Stream:
         aiormq takes a connection for dead on which it sees nothing, so while everything that arrives is ours
         it is given a heartbeat once a second.
         """
+        if self._torn:
+            return b""
         try:
             passed = self._cutter.feed(chunk)
         except Torn as error:
+            self._torn = True
             log.error("The broker's stream cannot be read; the connection is given up", extra={"reason": str(error)})
             self._writer.transport.abort()
             return b""

@@ -1,0 +1,167 @@
+"""Every frame that pamqp writes is read alike, however the bytes arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import chain, repeat
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import frame
+from pamqp.commands import Basic, Channel
+
+from coditect.broker.amqp.direct.frames import Content, Contents, Cutter, Torn, read_deliver, read_return
+from tests.unit.broker.direct.written import ALSO_OURS, OURS, Said, content, conversations, interleaved
+
+Heard = list[tuple[Any, ...]]
+
+
+class Listener:
+    """Writes down what the cutter makes of one channel."""
+
+    def __init__(self) -> None:
+        self.heard: Heard = []
+        self.contents = Contents(delivered=self._delivered, returned=self._returned, confirmed=self._confirmed)
+
+    def _delivered(self, content: Content) -> None:
+        one = read_deliver(content.method)
+        texts = (one.exchange.decode(), one.routing_key.decode())
+        said = ("deliver", one.consumer.decode(), one.tag, one.redelivered, *texts)
+        self.heard.append((*said, content.header[12:], content.body))
+
+    def _returned(self, content: Content) -> None:
+        one = read_return(content.method)
+        said = ("return", one.code, one.reason, one.exchange, one.routing_key)
+        self.heard.append((*said, content.header[12:], content.body))
+
+    def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        self.heard.append(("confirm", tag, multiple, taken))
+
+
+def hear(chunks: Iterable[bytes]) -> tuple[dict[int, Heard], list[bytes]]:
+    listeners = {OURS: Listener(), ALSO_OURS: Listener()}
+    cutter = Cutter({number: one.contents for number, one in listeners.items()})
+    passed = [cutter.feed(chunk) for chunk in chunks]
+    return {number: one.heard for number, one in listeners.items()}, passed
+
+
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    at = sorted({cut % (len(stream) + 1) for cut in cuts})
+    return [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True)]
+
+
+def whole_frames(passed: bytes) -> bool:
+    while passed:
+        consumed, _, _ = frame.unmarshal(passed)
+        passed = passed[consumed:]
+    return True
+
+
+def expected(said: list[Said], number: int) -> Heard:
+    return [one.heard for one in said if one.channel == number and one.heard is not None]
+
+
+@given(conversations, st.lists(st.integers(0, 50), max_size=30), st.lists(st.integers(0, 5_000), max_size=20))
+def test_what_is_ours_is_heard_alike_and_the_rest_is_passed_on_whole_and_in_order(
+    said: list[Said], choices: list[int], cuts: list[int]
+) -> None:
+    sent = list(interleaved(said, chain(choices, repeat(0))))
+
+    heard, passed = hear(split(b"".join(written for _, written in sent), cuts))
+
+    for number in (OURS, ALSO_OURS):
+        assert heard[number] == expected(said, number)
+    assert b"".join(passed) == b"".join(written for one, written in sent if one.heard is None)
+    assert all(whole_frames(one) for one in passed)
+
+
+@given(conversations)
+def test_one_byte_at_a_time_makes_no_difference(said: list[Said]) -> None:
+    stream = b"".join(chain.from_iterable(one.frames for one in said))
+
+    heard, passed = hear(stream[at : at + 1] for at in range(len(stream)))
+
+    assert heard == {number: expected(said, number) for number in (OURS, ALSO_OURS)}
+    assert b"".join(passed) == b"".join(chain.from_iterable(one.frames for one in said if one.heard is None))
+
+
+def test_body_of_400_kb_in_frames_of_128_kb_is_put_together() -> None:
+    body = bytes(range(256)) * 1_600
+    listener = Listener()
+    cutter = Cutter({OURS: listener.contents})
+    written = _frames(body, 131_072)
+
+    for chunk in split(b"".join(written), [65_536 * number for number in range(8)]):
+        assert cutter.feed(chunk) == b""
+
+    assert [one[-1] for one in listener.heard] == [body]
+
+
+def _frames(body: bytes, frame_max: int) -> list[bytes]:
+    [method, header, *_] = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), body)
+    size = frame_max - 8
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    heads = [b"\x03" + OURS.to_bytes(2, "big") + len(part).to_bytes(4, "big") for part in parts]
+    return [method, header, *(head + part + b"\xce" for head, part in zip(heads, parts, strict=True))]
+
+
+def test_empty_body_is_complete_without_a_body_frame() -> None:
+    listener = Listener()
+    cutter = Cutter({OURS: listener.contents})
+
+    cutter.feed(b"".join(content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"")))
+
+    assert [one[-1] for one in listener.heard] == [b""]
+
+
+def test_end_of_a_channel_in_the_middle_of_a_message_is_told_and_passed_on() -> None:
+    told: list[str] = []
+    contents = Contents(delivered=lambda _: told.append("delivered"), closing=lambda: told.append("closing"))
+    channels = {OURS: contents}
+    cutter = Cutter(channels)
+    begun = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"x" * 100)[:-1]
+    close = frame.marshal(Channel.Close(404, "gone", 0, 0), OURS)
+
+    passed = cutter.feed(b"".join((*begun, close)))
+    channels[OURS] = Contents(delivered=lambda content: told.append(content.body.decode()))
+    cutter.feed(b"".join(content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"next")))
+
+    assert passed == close
+    assert told == ["closing", "next"]
+
+
+@given(st.lists(st.binary(max_size=200), max_size=10))
+def test_garbage_is_torn_and_nothing_else(chunks: list[bytes]) -> None:
+    with suppress(Torn):
+        hear(chunks)
+
+
+@given(
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([b"", b"\x00<\x00<", b"\x00<\x00P", b"\x00<\x00x", b"\x00<\x002"]),
+    st.binary(max_size=20),
+)
+def test_frame_of_garbage_on_our_channel_is_torn_and_nothing_else(kind: int, method: bytes, rest: bytes) -> None:
+    payload = method + rest
+    begun = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"")[0]
+    garbage = bytes([kind, 0, OURS]) + len(payload).to_bytes(4, "big") + payload + b"\xce"
+    for stream in (garbage, begun + garbage):
+        with suppress(Torn):
+            hear([stream])
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x3c\x00",
+        b"\x03\x00\x01\xff\xff\xff\xff" + b"x" * 20,
+    ],
+    ids=["another protocol", "no end", "a frame of 4 GB"],
+)
+def test_stream_that_is_no_sequence_of_frames_is_torn(stream: bytes) -> None:
+    with pytest.raises(Torn):
+        hear([stream])

@@ -1,0 +1,236 @@
+"""What we write is what pamqp writes, and what pamqp reads; what pamqp reads is what we read."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pamqp import frame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from coditect.broker.amqp.direct.fields import read_message, write_properties
+from coditect.broker.amqp.direct.frames import publish_frames, settle_frame
+from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, marked, read_leniently
+from coditect.broker.amqp.properties import UNSPEAKABLE, from_properties, to_properties
+from coditect.broker.amqp.settle import Settled, Verdict
+from coditect.model.message import Message
+from coditect.model.wire import UNDECODABLE
+from tests.integration.wire.hostile import nested, void_array
+from tests.unit.broker.direct.written import FRAME_MAX, exchanges, field_values, names, properties, short_texts
+
+PREFIX = struct.Struct(">HHQ")
+_optional = st.none() | short_texts
+messages = st.builds(
+    Message,
+    body=st.binary(max_size=3 * FRAME_MAX),
+    headers=st.dictionaries(names, field_values, max_size=5),
+    message_id=_optional,
+    correlation_id=_optional,
+    reply_to=_optional,
+    type=_optional,
+    content_type=_optional,
+    expiration_ms=st.none() | st.integers(0, 2**40),
+    app_id=_optional,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lenient() -> None:
+    read_leniently()
+
+
+def by_pamqp(header: bytes, body: bytes) -> Message:
+    """How the plain path reads it."""
+    content = ContentHeader()
+    try:
+        content.unmarshal(header)
+    except (ValueError, struct.error) as error:
+        return Message(body, marked(f"the properties: {error}"))
+    return from_properties(content.properties, body)
+
+
+def ordered(message: Message) -> Message:
+    """pamqp sorts the headers; their order has no meaning."""
+    return Message(**{**_fields(message), "headers": dict(sorted(message.headers.items()))})
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in Message.__slots__}
+
+
+@given(messages)
+def test_properties_are_written_byte_for_byte_as_pamqp_writes_them(message: Message) -> None:
+    message = ordered(message)
+
+    assert write_properties(message) == to_properties(message).marshal()
+
+
+@given(messages)
+def test_what_was_written_reads_as_what_was_meant(message: Message) -> None:
+    header = PREFIX.pack(60, 0, len(message.body)) + write_properties(message)
+
+    read = read_message(header, message.body)
+
+    assert read == by_pamqp(header, message.body)
+    for name in ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id"):
+        assert getattr(read, name) == (getattr(message, name) or None)
+    assert (read.expiration_ms, read.body) == (message.expiration_ms, message.body)
+    assert read.headers.keys() == message.headers.keys()
+
+
+@given(properties)
+def test_every_combination_of_properties_is_read_as_pamqp_reads_it(of: Basic.Properties) -> None:
+    header = PREFIX.pack(60, 0, 0) + of.marshal()
+
+    assert read_message(header, b"x") == by_pamqp(header, b"x")
+
+
+@given(properties, st.integers(0, 400), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
+def test_damaged_properties_are_read_as_pamqp_reads_them(
+    of: Basic.Properties, length: int, changes: list[tuple[int, int]]
+) -> None:
+    damaged = bytearray(of.marshal())
+    for at, value in changes:
+        damaged[at % len(damaged)] = value
+    header = PREFIX.pack(60, 0, 0) + bytes(damaged[:length])
+
+    assert repr(read_message(header, b"x")) == repr(by_pamqp(header, b"x"))
+
+
+@given(st.binary(max_size=400))
+@example(b"")
+@example(PREFIX.pack(60, 0, 0))
+def test_no_header_of_bytes_raises(header: bytes) -> None:
+    assert isinstance(read_message(header, b""), Message)
+
+
+def _short(text: bytes) -> bytes:
+    return bytes([len(text)]) + text
+
+
+def _table(encoded: bytes) -> bytes:
+    return struct.pack(">I", len(encoded)) + encoded
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "marks"),
+    [
+        ("message_id", _short(b"\xff\xfe"), True),
+        ("correlation_id", _short(b"\xff\xfe"), True),
+        ("reply_to", _short(b"\xff\xfe"), True),
+        ("message_type", _short(b"\xff\xfe"), True),
+        ("content_type", _short(b"\xff\xfe"), True),
+        ("app_id", _short(b"\xff\xfe"), True),
+        ("expiration", _short(b"\xff\xfe"), False),
+        ("expiration", _short("²".encode()), False),
+        ("timestamp", struct.pack(">Q", 1_700_000_000_000_000_000), False),
+        ("headers", _table(b"\x01aT" + struct.pack(">Q", 2**64 - 1)), False),
+        ("headers", _table(nested(50)), False),
+        ("headers", _table(nested(5_000)), True),
+        ("headers", _table(void_array(MAX_TABLE_BYTES)), True),
+        ("headers", _table(b"\x01a?"), True),
+        ("headers", _table(b"\x05ab"), True),
+        ("headers", _table(b"\x01\xfft\x01"), True),
+        ("headers", _table(b"\x01aS\xff\xff\xff\xff"), False),
+        ("headers", _table(b"\x01aS\x00\x00\x00\x01\xff"), False),
+        ("headers", _table(b"\x01aD\xff\xff\xff\xff\xff"), False),
+    ],
+)
+def test_what_strangers_write_is_read_leniently_as_on_the_plain_path(name: str, value: bytes, marks: bool) -> None:
+    header = PREFIX.pack(60, 0, 0) + struct.pack(">H", Basic.Properties.flags[name]) + value
+
+    message = read_message(header, b"x")
+
+    assert repr(message) == repr(by_pamqp(header, b"x"))
+    assert (UNDECODABLE in message.headers) is marks
+
+
+@given(
+    messages,
+    st.integers(1, 65_535),
+    exchanges,
+    short_texts,
+    st.sampled_from([0, 1, FRAME_MAX - 9, FRAME_MAX - 8, FRAME_MAX - 7, 2 * (FRAME_MAX - 8), 3 * FRAME_MAX]),
+)
+def test_published_frames_are_read_back_by_pamqp(
+    message: Message, channel: int, exchange: str, key: str, size: int
+) -> None:
+    message = Message(**{**_fields(message), "body": b"x" * size})
+    frame_max = max(FRAME_MAX, 12 + len(write_properties(message)) + 8)
+
+    stream = b"".join(publish_frames(channel, message, exchange, key, frame_max=frame_max))
+    [method, header, *bodies] = _unmarshaled(stream, channel, frame_max)
+
+    assert isinstance(method, Basic.Publish) and isinstance(header, ContentHeader)
+    assert (method.exchange, method.routing_key, method.mandatory, method.immediate) == (exchange, key, True, False)
+    assert header.body_size == size
+    assert header.properties.marshal() == to_properties(message).marshal()
+    assert b"".join(one.value for one in bodies if isinstance(one, ContentBody)) == message.body
+    assert len(bodies) == -(-size // (frame_max - 8))
+
+
+def _unmarshaled(stream: bytes, channel: int, frame_max: int) -> list[Any]:
+    found = []
+    while stream:
+        consumed, number, one = frame.unmarshal(stream)
+        assert number == channel and (consumed <= frame_max or isinstance(one, Basic.Publish))
+        found.append(one)
+        stream = stream[consumed:]
+    return found
+
+
+@given(st.integers(1, 65_535), st.integers(0, 2**64 - 1), st.sampled_from(Verdict), st.booleans())
+@example(1, 2**63 + 5, Verdict.ACK, True)
+def test_settlement_is_read_back_by_pamqp(channel: int, tag: int, verdict: Verdict, multiple: bool) -> None:
+    written = settle_frame(channel, Settled(tag, verdict, multiple))
+
+    consumed, number, read = frame.unmarshal(written)
+
+    assert (consumed, number) == (len(written), channel)
+    assert isinstance(read, Basic.Ack if verdict is Verdict.ACK else Basic.Nack)
+    assert int.from_bytes(written[11:19], "big") == tag  # pamqp reads a tag of 2^63 and more as a negative number
+    assert read.multiple is multiple
+    if isinstance(read, Basic.Nack):
+        assert read.requeue is (verdict is Verdict.REQUEUE)
+
+
+def _deep() -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for _ in range(100_000):
+        table = {"a": table}
+    return table
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Message(b"", {"a": 2**63}),
+        Message(b"", {"a": object()}),
+        Message(b"", {"a": 1e300}),
+        Message(b"", {"a": "\ud800"}),
+        Message(b"", {"n" * 129: 1}),
+        Message(b"", {"ü" * 65: 1}),
+        Message(b"", {"a": {"n" * 129: 1}}),
+        Message(b"", {1: "a"}),  # type: ignore[dict-item]
+        Message(b"", message_id="x" * 256),
+        Message(b"", message_id=5),  # type: ignore[arg-type]
+        Message(b"", expiration_ms=10**300),
+        Message(b"", _deep()),
+    ],
+    ids=range(12),
+)
+def test_what_amqp_cannot_carry_is_refused_on_both_paths(wrong: Message) -> None:
+    with pytest.raises(UNSPEAKABLE):
+        to_properties(wrong).marshal()
+    with pytest.raises(UNSPEAKABLE):
+        write_properties(wrong)
+
+
+def test_headers_that_do_not_fit_into_a_frame_are_refused() -> None:
+    with pytest.raises(UNSPEAKABLE):
+        publish_frames(1, Message(b"", {"a": "x" * 5_000}), "", "q", frame_max=4_096)
