@@ -1,0 +1,152 @@
+"""A connection without a broker: what is said to it is written down, what the broker says is given by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from aiormq.channel import Channel
+from pamqp import frame
+from pamqp.base import Frame
+from pamqp.commands import Basic
+
+from coditect.broker.amqp.delivery import AmqpDelivery
+from coditect.broker.amqp.direct.inlet import DirectInlet
+from coditect.broker.amqp.direct.outlet import DirectOutlet
+from coditect.broker.amqp.direct.stream import Stream
+from coditect.model.message import Message
+from tests.unit.broker.direct.written import content
+
+
+class WireTransport:
+    """Takes everything, or nothing; `held` are bytes that it could not send yet."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.closing = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.held
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+class WireWriter:
+    """Where the stream writes to."""
+
+    def __init__(self) -> None:
+        self.ours = WireTransport()
+        self.sent = b""
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        return cast(asyncio.WriteTransport, self.ours)
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    async def drain(self) -> None:
+        await self.flowing.wait()
+
+
+@dataclass
+class WireChannel:
+    """As much of aiormq's channel as is asked for."""
+
+    number: int
+    closing: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    connection: object = None
+    is_closed: bool = False
+
+
+class Wire:
+    """One connection."""
+
+    def __init__(self) -> None:
+        self.writer = WireWriter()
+        self.stream = Stream(self.writer, asyncio.get_running_loop())
+        self.channels: dict[int, WireChannel] = {}
+
+    def channel(self, number: int) -> Channel:
+        self.channels[number] = WireChannel(number)
+        return cast(Channel, self.channels[number])
+
+    def outlet(self, number: int = 1, *, sequence: int = 0) -> DirectOutlet:
+        return DirectOutlet(self.channel(number), self.stream, frame_max=4_096, sequence=sequence)
+
+    def inlet(self, number: int = 1) -> DirectInlet:
+        return DirectInlet(self.channel(number), self.stream)
+
+    def say(self, *said: bytes) -> bytes:
+        """The broker sends; returns what aiormq sees of it."""
+        return self.stream.feed(b"".join(said))
+
+    def deliver(self, tag: int, consumer: str, body: bytes = b"", *, key: str = "q", number: int = 1) -> bytes:
+        written = content(number, Basic.Deliver(consumer, 0, False, "", key), Basic.Properties(), body)
+        at = 7 + 4 + 1 + len(consumer)
+        method = written[0][:at] + tag.to_bytes(8, "big") + written[0][at + 8 :]  # pamqp knows no tag beyond 2^63
+        return self.say(method, *written[1:])
+
+    async def sent(self) -> list[Frame]:
+        """What was written since the last look; gives what is gathered the time to leave."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        found = []
+        data, self.writer.sent = self.writer.sent, b""
+        while data:
+            consumed, _, one = frame.unmarshal(data)
+            found.append(cast(Frame, one))
+            data = data[consumed:]
+        return found
+
+
+class Held:
+    """A receiver that keeps what it gets, or does with it what it is told to."""
+
+    queue = "queue"
+
+    def __init__(self, do: Callable[[AmqpDelivery], Any] = lambda _: None) -> None:
+        self.unsettled = 0
+        self.deliveries: list[AmqpDelivery] = []
+        self._do = do
+
+    def deliver(self, delivery: AmqpDelivery) -> None:
+        self.unsettled += 1
+        self.deliveries.append(delivery)
+        self._do(delivery)
+
+
+def ack(tag: int, *, multiple: bool = False, number: int = 1, taken: bool = True) -> bytes:
+    """A confirm, with any tag."""
+    payload = b"\x00\x3c" + (b"\x00\x50" if taken else b"\x00\x78") + tag.to_bytes(8, "big") + bytes([multiple])
+    return b"\x01" + number.to_bytes(2, "big") + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+
+def returned(key: str, message_id: str | None, *, exchange: str = "", body: bytes = b"x", number: int = 1) -> bytes:
+    method = Basic.Return(312, "NO_ROUTE", exchange, key)
+    return b"".join(content(number, method, Basic.Properties(message_id=message_id), body))
+
+
+def publish(outlet: DirectOutlet, key: str = "q", name: str | None = None, body: bytes = b"x") -> asyncio.Future[None]:
+    """One publish; it ends with None, or with the path's error."""
+    future: asyncio.Future[None]
+
+    def failed(error: BaseException) -> None:
+        future.set_exception(error)
+
+    future = outlet.begin(Message(body, message_id=name), exchange="", routing_key=key, until=math.inf, failed=failed)
+    return future
+
+
+def ended(futures: list[asyncio.Future[None]]) -> list[object]:
+    """Of each publish: None, the kind of its error, or that it waits."""
+    return ["waits" if not one.done() else type(one.exception()) if one.exception() else None for one in futures]
