@@ -12,8 +12,9 @@ import pytest
 
 from coditect.settings import Settings
 from tests.servers import Servers, own_servers, servers
+from tests.support import WIRES
 
-__all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings"]
+__all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
 
 
 @pytest.fixture
@@ -38,6 +39,12 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
         workspace=str(tmp_path),
         log_level="WARNING",
     )
+
+
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest) -> str:
+    """A wire path: what asks for it runs on each of them."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ def publish(broker: AmqpBroker, queue: str, name: str, *, timeout_seconds: float
 
 
 async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(
-    node: Node, observer: AmqpBroker, queue: str
+    node: Node, observer: AmqpBroker, queue: str, wire: str
 ) -> None:
-    async with AmqpBroker(node.url, name="blocked") as broker:
+    async with AmqpBroker(node.url, name="blocked", wire=wire) as broker:
         await asyncio.gather(*(publish(broker, queue, f"before-{number}") for number in range(20)))
         seen: list[str | None] = []
 
@@ -56,9 +56,9 @@ async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(
 
 
 async def test_connection_that_dies_while_it_is_blocked_publishes_on_the_next_one(
-    node: Node, observer: AmqpBroker, queue: str
+    node: Node, observer: AmqpBroker, queue: str, wire: str
 ) -> None:
-    async with AmqpBroker(node.url, name="blocked") as broker:
+    async with AmqpBroker(node.url, name="blocked", wire=wire) as broker:
         async with node.alarmed():
             first = publish(broker, queue, "first")
             second = publish(broker, queue, "second")

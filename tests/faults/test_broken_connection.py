@@ -23,12 +23,14 @@ CUTS: dict[str, Callable[[Pipe], None]] = {
     "reset": Pipe.cut,
     "end right behind a frame": lambda pipe: pipe.finish_with_next(Way.TO_CLIENT),
 }
+on_the_default_wire = pytest.mark.parametrize("wire", ["direct"])
+"""Silence is noticed below the wire path."""
 every_cut = pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 
 
 @pytest.fixture
-async def broker(proxy: FaultProxy) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(proxy.url, name="faulty", watch_seconds=0.5) as connected:
+async def broker(proxy: FaultProxy, wire: str) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(proxy.url, name="faulty", watch_seconds=0.5, wire=wire) as connected:
         yield connected
 
 
@@ -117,6 +119,7 @@ async def test_consumer_is_back_whatever_cuts_the_connection(
     await eventually(lambda: broker.connected)
 
 
+@on_the_default_wire
 @pytest.mark.parametrize(
     "break_it", [lambda pipe: pipe.swallow(*BOTH), Pipe.half_open], ids=["black hole", "half-open"]
 )
@@ -141,6 +144,7 @@ async def test_silent_publishing_connection_is_noticed_and_replaced(
     assert await names(observer, queue) == ["first", "second"]
 
 
+@on_the_default_wire
 @pytest.mark.parametrize(
     "break_it", [lambda pipe: pipe.swallow(*BOTH), Pipe.half_open], ids=["black hole", "half-open"]
 )
@@ -185,11 +189,11 @@ async def test_slow_and_trembling_network_loses_and_doubles_nothing(
 
 
 async def test_broker_whose_connections_are_black_holes_is_left_without_a_trace(
-    proxy: FaultProxy, observer: AmqpBroker, queue: str
+    proxy: FaultProxy, observer: AmqpBroker, queue: str, wire: str
 ) -> None:
     before = asyncio.all_tasks()
     clock = asyncio.get_running_loop().time
-    async with AmqpBroker(proxy.url, name="leaving") as leaving:
+    async with AmqpBroker(proxy.url, name="leaving", wire=wire) as leaving:
         for group in ("p0", "p1", "p2"):
             await leaving.consume(queue, lambda _: None, prefetch=1, group=group)
         for pipe in proxy.pipes():

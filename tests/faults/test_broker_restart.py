@@ -32,8 +32,8 @@ async def old_queue(node: Node, queue: str) -> str:
 
 
 @pytest.fixture
-async def broker(node: Node) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(node.url, name="under load", watch_seconds=0.5) as connected:
+async def broker(node: Node, wire: str) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(node.url, name="under load", watch_seconds=0.5, wire=wire) as connected:
         yield connected
 
 
@@ -101,6 +101,7 @@ async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_
 
 @pytest.mark.slow
 @pytest.mark.timeout(90)
+@pytest.mark.parametrize("wire", ["direct"])
 async def test_reply_that_was_confirmed_arrives_after_a_restart_from_a_classic_reply_queue(
     node: Node, broker: AmqpBroker, observer: AmqpBroker
 ) -> None:

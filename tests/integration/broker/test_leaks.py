@@ -79,12 +79,13 @@ async def test_refused_calls_leave_no_channel_behind(scene: Scene, broker: AmqpB
     await eventually(lambda: _no_more(Held.by(broker), before))
 
 
-async def test_broker_can_be_left_while_its_consumers_are_looked_at(scene: Scene) -> None:
+async def test_broker_can_be_left_while_its_consumers_are_looked_at(scene: Scene, wire: str) -> None:
     """A cancellation that arrives together with the broker's answer used to be swallowed."""
     queue = await scene.declare()
 
     for turn in range(25):
-        async with asyncio.timeout(5), AmqpBroker(scene.url, name="leaving", watch_seconds=0.001) as broker:
+        leaving = AmqpBroker(scene.url, name="leaving", watch_seconds=0.001, wire=wire)
+        async with asyncio.timeout(5), leaving as broker:
             await broker.consume(queue, lambda _: None, prefetch=1)
             await asyncio.sleep(turn / 1_000)
 

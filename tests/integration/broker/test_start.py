@@ -95,11 +95,11 @@ async def _listen_with_tls(node: Node, port: int, certificate: Path, key: Path) 
 
 
 async def test_tls_with_a_self_signed_certificate_works_with_its_file_in_the_address(
-    secured: tuple[str, Path],
+    secured: tuple[str, Path], wire: str
 ) -> None:
     url, certificate = secured
 
-    async with AmqpBroker(f"{url}/?cafile={certificate}") as broker:
+    async with AmqpBroker(f"{url}/?cafile={certificate}", wire=wire) as broker:
         scene = Scene(url, broker)
         queue = await scene.declare()
         await broker.publish(Message(b"x" * 300_000), exchange="", routing_key=queue)
