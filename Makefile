@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 up down demo bench profile docs check clean
+.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 endure up down demo bench profile docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import count, cycle
 
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
@@ -16,8 +16,12 @@ from coditect.model.message import Message
 class Load:
     """Publishers that each publish one message after the other, and a consumer that acks what comes."""
 
-    def __init__(self, broker: Broker, queue: str, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, broker: Broker, queue: str, *, timeout_seconds: float = 30.0, sizes: Sequence[int] = (200,)
+    ) -> None:
+        """`sizes` are those of the bodies, in turn."""
         self._broker = broker
+        self._bodies = cycle([b"x" * size for size in sizes])
         self._queue = queue
         self._timeout_seconds = timeout_seconds
         self._numbers = count(1)
@@ -53,7 +57,7 @@ class Load:
             name = f"m-{next(self._numbers)}"
             try:
                 await self._broker.publish(
-                    Message(b"x" * 200, message_id=name),
+                    Message(next(self._bodies), message_id=name),
                     exchange="",
                     routing_key=self._queue,
                     timeout_seconds=self._timeout_seconds,

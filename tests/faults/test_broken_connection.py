@@ -188,6 +188,7 @@ async def test_slow_and_trembling_network_loses_and_doubles_nothing(
     assert broker.connected
 
 
+@on_the_default_wire
 async def test_broker_whose_connections_are_black_holes_is_left_without_a_trace(
     proxy: FaultProxy, observer: AmqpBroker, queue: str, wire: str
 ) -> None:

@@ -77,6 +77,7 @@ async def _restart(node: Node, load: Load) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(90)
+@pytest.mark.parametrize("wire", ["direct"])
 async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_deadline(
     node: Node, broker: AmqpBroker, old_queue: str
 ) -> None:

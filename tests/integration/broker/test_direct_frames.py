@@ -1,0 +1,362 @@
+"""The traps of direct frames that only a real broker sets, numbered as in docs/adr/0009-direct-frames.md."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import metadata
+
+import pika
+import pytest
+
+from coditect.broker.amqp import AmqpBroker, link
+from coditect.broker.amqp.direct import path as direct_path
+from coditect.broker.amqp.direct.outlet import DirectOutlet
+from coditect.broker.amqp.direct.path import TESTED, DirectPath
+from coditect.broker.port import Delivery
+from coditect.broker.topology import Queue, QueueType, Topology
+from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
+from coditect.model.message import Message
+from tests.integration.broker.conftest import Scene
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+BODIES = [0, 1, 131_063, 131_064, 131_065, 262_128, 400_000]
+"""131,064 bytes are a full frame by the broker's default."""
+
+
+@pytest.fixture
+def wire() -> str:
+    return "direct"
+
+
+def publish(broker: AmqpBroker, queue: str, name: str = "", *, seconds: float = 30.0) -> asyncio.Future[None]:
+    message = Message(b"x" * 100, message_id=name or None)
+    return asyncio.ensure_future(broker.publish(message, exchange="", routing_key=queue, timeout_seconds=seconds))
+
+
+def outlet_of(broker: AmqpBroker) -> DirectOutlet:
+    outlet = broker._publisher._outlet
+    assert isinstance(outlet, DirectOutlet)
+    return outlet
+
+
+@pytest.mark.slow
+async def test_trap_1_busy_connection_is_not_taken_for_dead(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiormq gives up a connection on which it saw nothing for three heartbeats and three seconds."""
+    monkeypatch.setattr(link, "HEARTBEAT_SECONDS", 1)
+    queue = await scene.declare()
+    lost: list[bool] = []
+    async with AmqpBroker(scene.url, name="busy", wire="direct") as broker:
+        await broker.consume(queue, lambda one: one.ack(), prefetch=50, on_lost=lambda: lost.append(True))
+        await publish(broker, queue)
+        before = outlet_of(broker)
+
+        until = asyncio.get_running_loop().time() + 8.0
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.gather(*(publish(broker, queue) for _ in range(20)))
+
+        assert lost == []
+        assert outlet_of(broker) is before
+
+
+async def test_trap_2_every_verdict_is_right_among_many_in_flight_with_the_same_ids(
+    scene: Scene, broker: AmqpBroker
+) -> None:
+    queue = await scene.declare()
+    keys = [queue if number % 3 else f"{scene.prefix}.nowhere.{number % 2}" for number in range(900)]
+
+    ended = await asyncio.gather(
+        *(publish(broker, key, f"id-{number // 5}") for number, key in enumerate(keys)), return_exceptions=True
+    )
+
+    assert [type(one) for one in ended] == [type(None) if key == queue else Unroutable for key in keys]
+    await eventually(lambda: _holds(scene, queue, keys.count(queue)))
+
+
+async def _holds(scene: Scene, queue: str, messages: int) -> bool:
+    return await scene.ready(queue) == messages
+
+
+async def test_trap_2_confirmed_message_is_there_though_its_queue_comes_and_goes(
+    scene: Scene, broker: AmqpBroker
+) -> None:
+    """What comes back while others with the same key are under way must not be taken for one of them."""
+    stays = await scene.declare("stays")
+    copied = f"{scene.prefix}.copied"
+    names = [f"m-{number}" for number in range(2_000)]
+    publishing = asyncio.create_task(_publish_each(broker, copied, names))
+    queue = Queue(copied, QueueType.CLASSIC)
+    scene.names.append(copied)
+    arrived: set[str | None] = set()
+    while not publishing.done():
+        await scene.observer.declare(Topology(queues=(queue,)))
+        await publish(scene.observer, stays)
+        while (delivery := await scene.observer.get(copied)) is not None:
+            arrived.add(delivery.message.message_id)
+            delivery.ack()
+        await scene.observer.release()
+        await scene.observer.delete_queue(copied, if_empty=True)
+
+    confirmed, unroutable = await publishing
+    while await scene.observer.stats(copied) and (delivery := await scene.observer.get(copied)) is not None:
+        arrived.add(delivery.message.message_id)
+
+    assert confirmed and unroutable
+    assert confirmed <= arrived
+    assert not unroutable & arrived
+
+
+async def _publish_each(broker: AmqpBroker, queue: str, names: list[str]) -> tuple[set[str], set[str]]:
+    confirmed, unroutable = set(), set()
+
+    async def one(name: str) -> None:
+        try:
+            await publish(broker, queue, name)
+            confirmed.add(name)
+        except Unroutable:
+            unroutable.add(name)
+
+    for start in range(0, len(names), 20):
+        await asyncio.gather(*(one(name) for name in names[start : start + 20]))
+    return confirmed, unroutable
+
+
+async def test_trap_4_the_library_counts_none_of_our_publishes(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+
+    await asyncio.gather(*(publish(broker, queue) for _ in range(50)))
+
+    channel = outlet_of(broker)._channel
+    assert (channel.delivery_tag, len(channel.confirmations)) == (0, 0)
+
+
+async def test_trap_5_slow_delivery_holds_back_no_neighbour(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+    slow: list[Delivery] = []
+    done: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        if not slow:
+            slow.append(delivery)
+            return
+        done.append(delivery)
+        delivery.ack()
+
+    await broker.consume(queue, take, prefetch=5)
+    await asyncio.gather(*(publish(broker, queue) for _ in range(200)))
+    await eventually(lambda: len(done) == 199)
+    broker.drop()
+
+    await eventually(lambda: len(done) == 200)
+    assert done[-1].redelivered and slow[0].lost
+    slow[0].ack()
+    assert not any(one.redelivered for one in done[:-1])
+
+
+async def test_trap_7_handler_that_raises_hurts_no_neighbour(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+    taken: list[bytes] = []
+    lost: list[bool] = []
+
+    def take(delivery: Delivery) -> None:
+        if delivery.message.message_id == "poison":
+            raise RuntimeError("a handler's bug")
+        taken.append(delivery.message.body)
+        delivery.ack()
+
+    await broker.consume(queue, take, prefetch=50, on_lost=lambda: lost.append(True))
+    await asyncio.gather(*(publish(broker, queue, "poison" if number == 50 else "") for number in range(100)))
+
+    await eventually(lambda: len(taken) == 99)
+    await eventually(lambda: _holds(scene, queue, 0))
+    assert lost == [] and broker.connected
+
+
+async def test_trap_7_foreign_routing_key_that_is_not_utf8_is_delivered(
+    scene: Scene, broker: AmqpBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = await scene.declare()
+    seen: list[Delivery] = []
+    await broker.consume(queue, seen.append, prefetch=5)
+
+    def foreign() -> None:
+        connection = pika.BlockingConnection(pika.URLParameters(scene.url))
+        channel = connection.channel()
+        channel.queue_bind(queue, "amq.fanout")
+        monkeypatch.setattr("pika.data.encode_short_string", _raw_short_string)
+        channel.basic_publish("amq.fanout", "\udcff\udcfe", b"strange")
+        monkeypatch.undo()
+        connection.close()
+
+    await asyncio.to_thread(foreign)
+    await publish(broker, queue)
+
+    await eventually(lambda: len(seen) == 2)
+    assert (seen[0].message.body, seen[0].routing_key) == (b"strange", "\\xff\\xfe")
+
+
+def _raw_short_string(pieces: list[bytes], value: str) -> int:
+    raw = value.encode(errors="surrogateescape")
+    pieces.extend((bytes([len(raw)]), raw))
+    return 1 + len(raw)
+
+
+async def test_trap_9_bodies_of_every_size_about_a_frame_arrive_whole(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+    seen: list[bytes] = []
+
+    def take(delivery: Delivery) -> None:
+        seen.append(delivery.message.body)
+        delivery.ack()
+
+    await broker.consume(queue, take, prefetch=3)
+    bodies = [bytes([number]) * size for number, size in enumerate(BODIES)]
+    await asyncio.gather(*(broker.publish(Message(body), exchange="", routing_key=queue) for body in bodies))
+
+    await eventually(lambda: len(seen) == len(bodies))
+    assert seen == bodies
+
+
+async def test_trap_10_connections_are_opened_through_our_own_transport(broker: AmqpBroker) -> None:
+    for one in (broker._incoming, broker._outgoing):
+        assert isinstance(one.path, DirectPath)
+        assert one.path._of_this_connection()
+
+
+async def test_consumer_that_the_broker_cancels_subscribes_again_and_the_old_tag_is_forgotten(
+    scene: Scene, broker: AmqpBroker
+) -> None:
+    queue = await scene.declare()
+    seen: list[Delivery] = []
+    consumer = await broker.consume(queue, seen.append, prefetch=5)
+    for _ in range(3):
+        await publish(broker, queue)
+    await eventually(lambda: len(seen) == 3)
+
+    await scene.observer.delete_queue(queue)
+    seen[0].ack()
+    await eventually(lambda: not consumer.active)
+    await scene.declare()
+    await eventually(lambda: consumer.active)
+    await publish(broker, queue)
+
+    await eventually(lambda: len(seen) == 4)
+    inlet = broker._groups[""]._inlet
+    assert len(inlet._receivers) == 1  # type: ignore[union-attr]
+
+
+async def test_consumers_that_come_and_go_leave_nothing_behind(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+    stays = await broker.consume(queue, lambda one: one.ack(), prefetch=5)
+    for _ in range(20):
+        leaving = await broker.consume(queue, lambda one: one.ack(), prefetch=5)
+        publishes = [publish(broker, queue) for _ in range(10)]
+        await leaving.cancel()
+        await asyncio.gather(*publishes)
+
+    assert stays.active
+    await eventually(lambda: _holds(scene, queue, 0))
+    assert len(broker._groups[""]._inlet._receivers) == 1  # type: ignore[union-attr]
+
+
+async def test_acked_delivery_never_comes_again_after_a_clean_end(scene: Scene) -> None:
+    """The ack that leaves in the last turn stands before `channel.close`."""
+    queue = await scene.declare()
+    taken: list[str] = []
+    names = [f"m-{number}" for number in range(600)]
+    await asyncio.gather(*(publish(scene.observer, queue, name) for name in names))
+
+    for _ in range(12):
+        taken += await _take_fifty(scene, queue)
+
+    assert sorted(taken) == sorted(names)
+    assert await scene.ready(queue) == 0
+
+
+async def _take_fifty(scene: Scene, queue: str) -> list[str]:
+    """Acks fifty and leaves at once."""
+    enough = asyncio.Event()
+    acked: list[str] = []
+
+    def take(delivery: Delivery) -> None:
+        if not enough.is_set():
+            delivery.ack()
+            acked.append(str(delivery.message.message_id))
+        if len(acked) == 50:
+            enough.set()
+
+    async with AmqpBroker(scene.url, name="leaving", wire="direct") as broker:
+        for group in ("one", "two"):
+            await broker.consume(queue, take, prefetch=20, group=group)
+        await enough.wait()
+    return acked
+
+
+async def test_nobody_waits_for_a_publish_of_a_broker_that_was_left(scene: Scene) -> None:
+    queue = await scene.declare()
+    async with AmqpBroker(scene.url, name="leaving", wire="direct") as broker:
+        await publish(broker, queue)
+        sent = [publish(broker, queue) for _ in range(100)]
+        broker.drop()
+        held_up = [publish(broker, queue) for _ in range(100)]
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(2):
+        ended = await asyncio.gather(*sent, *held_up, return_exceptions=True)
+    with pytest.raises(BrokerUnavailable):
+        async with asyncio.timeout(2):
+            await publish(broker, queue)
+    with pytest.raises(CoditectError):
+        async with asyncio.timeout(2):
+            await broker.stats(queue)
+
+    assert {type(one) for one in ended} <= {type(None), PublishUnconfirmed, BrokerUnavailable}
+
+
+async def test_publishes_that_are_given_up_leave_their_places(scene: Scene) -> None:
+    queue = await scene.declare()
+    async with AmqpBroker(scene.url, name="hasty", window=10, wire="direct") as broker:
+        await publish(broker, queue)
+        for turn in range(30):
+            hasty = [publish(broker, queue) for _ in range(25)]
+            if turn % 2:
+                await asyncio.sleep(0)
+            if turn % 7 == 3:
+                broker.drop()
+            for one in hasty:
+                one.cancel()
+            await asyncio.wait(hasty)
+
+        await asyncio.gather(*(publish(broker, queue) for _ in range(50)))
+        await eventually(lambda: broker._publisher._window._free == 10)
+
+
+async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+    await publish(broker, queue)
+
+    wrong = broker.publish(Message(b"", {"a": object()}), exchange="", routing_key=queue)
+
+    with pytest.raises(InvalidTask):
+        await wrong
+    await publish(broker, queue)
+    await eventually(lambda: broker._publisher._window._free == 500)
+
+
+@pytest.mark.parametrize("version", [*sorted(TESTED), "7.2.99", "8.0.0"])
+async def test_version_of_the_library_that_was_not_tested_is_used_as_it_is(
+    amqp_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str
+) -> None:
+    monkeypatch.setattr(direct_path, "version", lambda _: version)
+
+    async with AmqpBroker(amqp_url, wire="direct") as broker:
+        tested = version in TESTED
+
+        assert broker.wire == ("direct" if tested else "plain")
+        assert isinstance(broker._incoming.path, DirectPath) is tested
+        told = [one for one in caplog.records if "not tested with this aiormq" in one.message]
+        assert [getattr(one, "aiormq", None) for one in told] == ([] if tested else [version])
+
+
+def test_installed_version_of_the_library_is_a_tested_one() -> None:
+    assert metadata.version("aiormq") in TESTED
