@@ -153,6 +153,34 @@ async def test_trap_5_slow_delivery_holds_back_no_neighbour(scene: Scene, broker
     assert not any(one.redelivered for one in done[:-1])
 
 
+async def test_trap_6_end_of_a_channel_amid_acks_leaves_the_connection_and_its_neighbours(
+    scene: Scene, broker: AmqpBroker
+) -> None:
+    """An ack behind the answer to `channel.close` would end the connection (504)."""
+    busy, quiet = await scene.declare("busy"), await scene.declare("quiet")
+    lost: list[str] = []
+    taken: list[str | None] = []
+
+    def take(delivery: Delivery) -> None:
+        taken.append(delivery.message.message_id)
+        asyncio.get_running_loop().call_later(0.001, delivery.ack)
+
+    await broker.consume(busy, take, prefetch=100, group="busy", on_lost=lambda: lost.append("busy"))
+    await broker.consume(quiet, lambda _: None, prefetch=1, group="quiet", on_lost=lambda: lost.append("quiet"))
+
+    for turn in range(5):
+        publishes = [publish(scene.observer, busy, f"m-{turn}-{number}") for number in range(300)]
+        await eventually(lambda turn=turn: f"m-{turn}-20" in taken)  # type: ignore[misc]
+        channel = broker._groups["busy"]._channel
+        assert channel is not None
+        await channel.basic_ack(2**62)
+        await asyncio.gather(*publishes)
+        await eventually(lambda turn=turn: f"m-{turn}-299" in taken and len(lost) > turn)  # type: ignore[misc]
+
+    await eventually(lambda: _holds(scene, busy, 0))
+    assert lost == ["busy"] * 5
+
+
 async def test_trap_7_handler_that_raises_hurts_no_neighbour(scene: Scene, broker: AmqpBroker) -> None:
     queue = await scene.declare()
     taken: list[bytes] = []

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from yarl import URL
 
 from coditect.broker.amqp import AmqpBroker
+from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable, SetupError
 from coditect.model.message import Message
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
+from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 
@@ -107,6 +110,40 @@ async def test_tls_with_a_self_signed_certificate_works_with_its_file_in_the_add
 
         assert delivery is not None and len(delivery.message.body) == 300_000
         assert broker.connected
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_tls_carries_thousands_of_messages_and_bodies_of_100_kb(
+    secured: tuple[str, Path], wire: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    url, certificate = secured
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(_carry(f"{url}/?cafile={certificate}", wire))
+
+
+async def _carry(url: str, wire: str) -> None:
+    bodies = {f"m-{number}": b"x" * (100_000 if number % 10 == 0 else number % 300) for number in range(2_000)}
+    taken: dict[str | None, bytes] = {}
+
+    def take(delivery: Delivery) -> None:
+        taken[delivery.message.message_id] = delivery.message.body
+        delivery.ack()
+
+    async with AmqpBroker(url, wire=wire) as broker:
+        scene = Scene(url, broker)
+        queue = await scene.declare()
+        await broker.consume(queue, take, prefetch=100)
+        await asyncio.gather(
+            *(
+                broker.publish(Message(body, message_id=name), exchange="", routing_key=queue)
+                for name, body in bodies.items()
+            )
+        )
+        await eventually(lambda: len(taken) == len(bodies), seconds=20)
+        await broker.delete_queue(queue)
+
+    assert taken == bodies
 
 
 async def test_tls_with_a_certificate_nobody_vouches_for_says_so_at_once(secured: tuple[str, Path]) -> None:
