@@ -57,7 +57,10 @@ test: setup ## Every test, on a private RabbitMQ and Redis that the run starts i
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
-	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest -m servers
+	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest -m "servers and not endurance"
+
+endure: setup ## The long proofs: fifty kills of the broker under load (six minutes)
+	@$(PYTHON) -m pytest -m endurance -s tests
 
 up: setup ## Start private servers and the reference fleet in the foreground
 	@$(VENV)/bin/coditect up
