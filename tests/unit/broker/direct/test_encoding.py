@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def ordered(message: Message) -> Message:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    return {name: getattr(message, name) for name in Message.__slots__}
+    return {one.name: getattr(message, one.name) for one in fields(Message)}
 
 
 @given(messages)
@@ -213,22 +214,27 @@ def _deep() -> dict[str, Any]:
         Message(b"", {"a": object()}),
         Message(b"", {"a": 1e300}),
         Message(b"", {"a": "\ud800"}),
-        Message(b"", {"n" * 129: 1}),
-        Message(b"", {"ü" * 65: 1}),
-        Message(b"", {"a": {"n" * 129: 1}}),
         Message(b"", {1: "a"}),  # type: ignore[dict-item]
         Message(b"", message_id="x" * 256),
         Message(b"", message_id=5),  # type: ignore[arg-type]
         Message(b"", expiration_ms=10**300),
         Message(b"", _deep()),
     ],
-    ids=range(12),
+    ids=range(9),
 )
 def test_what_amqp_cannot_carry_is_refused_on_both_paths(wrong: Message) -> None:
     with pytest.raises(UNSPEAKABLE):
         to_properties(wrong).marshal()
     with pytest.raises(UNSPEAKABLE):
         write_properties(wrong)
+
+
+def test_name_of_a_header_is_never_cut_off() -> None:
+    longest = Message(b"", {"n" * 255: 1})
+
+    assert read_message(PREFIX.pack(60, 0, 0) + write_properties(longest), b"") == longest
+    with pytest.raises(UNSPEAKABLE):
+        write_properties(Message(b"", {"n" * 256: 1}))
 
 
 def test_headers_that_do_not_fit_into_a_frame_are_refused() -> None:
