@@ -95,8 +95,8 @@ async def open_fleet(servers: PrivateServers, folder: Path) -> AsyncIterator[Fle
         fleet.end()
 
 
-def client_of(servers: PrivateServers) -> Client:
-    return Client.connecting(Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url))
+def client_of(servers: PrivateServers, *, wire: str = "direct") -> Client:
+    return Client.connecting(Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url, wire=wire))
 
 
 async def submitted(client: Client, many: int, *, capability: str = "work.do") -> list[Handle]:

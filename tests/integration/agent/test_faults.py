@@ -18,10 +18,10 @@ from tests.support import eventually
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
-async def test_agent_killed_amid_work_loses_nothing(fleet: Fleet) -> None:
-    doomed = await fleet.start()
-    await fleet.start()
-    async with client_of(fleet.servers) as client:
+async def test_agent_killed_amid_work_loses_nothing(fleet: Fleet, wire: str) -> None:
+    doomed = await fleet.start(CODITECT_WIRE=wire)
+    await fleet.start(CODITECT_WIRE=wire)
+    async with client_of(fleet.servers, wire=wire) as client:
         handles = await submitted(client, 600)
         await eventually(lambda: len(fleet.noted("end")) > 150, seconds=20)
 
