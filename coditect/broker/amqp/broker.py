@@ -67,6 +67,7 @@ class AmqpBroker:
         self._browsing: PlainInlet | None = None
 
     async def __aenter__(self) -> Self:
+        self._publisher.open()
         self._background.start(self._incoming.run(), name="incoming link")
         self._background.start(self._outgoing.run(), name="outgoing link")
         try:

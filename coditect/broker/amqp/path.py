@@ -29,7 +29,25 @@ class Late(Exception):
 
 Feed = Callable[[bytes], bytes]
 """Sees what has arrived; gives what the library is to see of it."""
-OnFailure = Callable[[BaseException], None]
+
+
+class Publish(Protocol):
+    """One publish on its way, as an outlet sees it."""
+
+    message: Message
+    exchange: str
+    routing_key: str
+    until: float
+    """Loop time after which it is `Late`."""
+    future: asyncio.Future[None]
+    returned: bool
+    """Whether the message came back; its confirm follows."""
+
+    def taken(self) -> None:
+        """The broker has it."""
+
+    def failed(self, error: BaseException) -> None:
+        """Refused, Returned or Late, or the channel is lost. After `Late` another call may follow."""
 
 
 class Outlet(Protocol):
@@ -57,13 +75,10 @@ class Outlet(Protocol):
         library raises when the connection or channel is lost.
         """
 
-    def begin(
-        self, message: Message, *, exchange: str, routing_key: str, until: float, failed: OnFailure
-    ) -> asyncio.Future[None]:
-        """The same without a coroutine, for an outlet that is `ready`.
+    def begin(self, publish: Publish) -> None:
+        """The same for an outlet that is `ready`, without a coroutine: the publish is told what became of it.
 
-        The future is done when the message is confirmed; `failed` is called instead when it is not, with `Late`
-        when the loop's time is past `until` before anything is known.
+        Raises: InvalidTask.
         """
 
 

@@ -15,7 +15,7 @@ from coditect.background import Background
 from coditect.broker.amqp.channels import CALL_SECONDS, HOT_FRAMES, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery, Source
 from coditect.broker.amqp.faults import LOST, canceled_by_us
-from coditect.broker.amqp.path import OnFailure, Receiver, Refused, Returned
+from coditect.broker.amqp.path import Publish, Receiver, Refused, Returned
 from coditect.broker.amqp.properties import UNSPEAKABLE, from_properties, to_properties
 from coditect.broker.amqp.settle import Settlements, Verdict
 from coditect.errors import InvalidTask
@@ -82,7 +82,7 @@ class PlainOutlet:
         except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
 
-    def begin(self, message: Message, *, exchange: str, routing_key: str, until: float, failed: OnFailure) -> NoReturn:
+    def begin(self, publish: Publish) -> NoReturn:
         """Never: it is not `ready`."""
         raise NotImplementedError
 

@@ -25,18 +25,40 @@ LONGEST_PAUSE_SECONDS = 0.5
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """What is known of one publish while it is under way."""
+    """What is known of one publish while it is under way. See `Publish` of the wire path."""
 
+    publisher: Publisher
     message: Message
     exchange: str
     routing_key: str
     wait_when_full: bool
     until: float
     """Loop time."""
+    future: asyncio.Future[None]
+    """What the caller waits for, where it was sent at once."""
+    returned: bool = False
+    placed: bool = False
+    """Whether it holds a place of the window."""
     in_flight: bool = False
     unknown: bool = False
     refusals: int = 0
     blocked: bool = False
+
+    def taken(self) -> None:
+        """The broker has it."""
+        self.leave()
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def failed(self, error: BaseException) -> None:
+        """The first try came to nothing."""
+        self.publisher.rescue(self, error)
+
+    def leave(self) -> None:
+        """Its place is free. Idempotent."""
+        if self.placed:
+            self.placed = False
+            self.publisher.window.leave()
 
     def lose(self) -> None:
         """The connection went: if it was sent, nobody knows whether it arrived."""
@@ -65,11 +87,15 @@ class Publisher:
     def __init__(self, link: Link, background: Background, *, window: int) -> None:
         self._link = link
         self._background = background
-        self._window = Window(window)
+        self.window = Window(window)
         self._outlet: Outlet | None = None
         self._opening = asyncio.Lock()
         self._gated = 0
         self._closed = False
+
+    def open(self) -> None:
+        """To be called on the event loop that publishes, before anybody does."""
+        self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         """What comes to nothing from now on is not repeated. Nobody is left waiting."""
@@ -84,52 +110,49 @@ class Publisher:
         self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
     ) -> Awaitable[None]:
         """See `Broker.publish`."""
-        until = asyncio.get_running_loop().time() + timeout_seconds
-        attempt = _Attempt(message, exchange, routing_key, wait_when_full, until)
+        loop = self._loop
+        attempt = _Attempt(
+            self, message, exchange, routing_key, wait_when_full, loop.time() + timeout_seconds, loop.create_future()
+        )
         outlet = self._outlet
-        if outlet is not None and outlet.ready and self._link.up and self._window.enter_at_once():
-            return self._begin(outlet, attempt)
+        if outlet is not None and outlet.ready and self.window.enter_at_once():
+            self._begin(outlet, attempt)
+            return attempt.future
         return self._patiently(attempt)
 
     # -- at once ----------------------------------------------------------------------------------------
 
-    def _begin(self, outlet: Outlet, attempt: _Attempt) -> asyncio.Future[None]:
-        attempt.in_flight = True
-
-        def failed(error: BaseException) -> None:
-            self._rescue(future, attempt, error)
-
+    def _begin(self, outlet: Outlet, attempt: _Attempt) -> None:
+        attempt.placed = attempt.in_flight = True
         try:
-            future = outlet.begin(
-                attempt.message,
-                exchange=attempt.exchange,
-                routing_key=attempt.routing_key,
-                until=attempt.until,
-                failed=failed,
-            )
+            outlet.begin(attempt)
         except CoditectError as error:
-            future = asyncio.get_running_loop().create_future()
-            future.set_exception(error)
+            attempt.leave()
+            attempt.future.set_exception(error)
         except BaseException:
-            self._window.leave()
+            attempt.leave()
             raise
-        future.add_done_callback(self._leave)
-        return future
 
-    def _leave(self, _: asyncio.Future[None]) -> None:
-        self._window.leave()
+    def rescue(self, attempt: _Attempt, error: BaseException) -> None:
+        """The first try came to nothing: says so, or goes on trying while somebody wants to know.
 
-    def _rescue(self, future: asyncio.Future[None], attempt: _Attempt, error: BaseException) -> None:
-        """The first try came to nothing: says so, or goes on trying while somebody wants to know."""
+        One that is late keeps its place: its confirm may still come.
+        """
+        future = attempt.future
+        if future.done():
+            attempt.leave()
+            return
         try:
             self._judge(attempt, error)
             if self._closed:
                 raise attempt.verdict()
         except CoditectError as verdict:
+            if not isinstance(error, Late):
+                attempt.leave()
             future.set_exception(verdict)
         else:
             again = self._background.start(self._repeat(attempt), name="publish again", awaited=True)
-            again.add_done_callback(lambda _: _pass_on(again, future, attempt))
+            again.add_done_callback(lambda _: _pass_on(again, attempt))
             future.add_done_callback(lambda _: again.cancel())
 
     def _judge(self, attempt: _Attempt, error: BaseException) -> None:
@@ -156,13 +179,13 @@ class Publisher:
     async def _patiently(self, attempt: _Attempt) -> None:
         try:
             async with asyncio.timeout_at(attempt.until):
-                await self._window.enter()
+                await self.window.enter()
         except TimeoutError as error:
             raise attempt.verdict() from error
         try:
             await self._repeat(attempt, pause_first=False)
         finally:
-            self._window.leave()
+            self.window.leave()
 
     async def _repeat(self, attempt: _Attempt, *, pause_first: bool = True) -> None:
         try:
@@ -220,12 +243,13 @@ class Publisher:
         await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
 
-def _pass_on(again: asyncio.Task[None], future: asyncio.Future[None], attempt: _Attempt) -> None:
+def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
     """What became of the repetition; whoever waits is told even when it never began."""
+    attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()
-    if future.done():
+    if attempt.future.done():
         return
     if error is None:
-        future.set_result(None)
+        attempt.future.set_result(None)
     else:
-        future.set_exception(error)
+        attempt.future.set_exception(error)

@@ -315,7 +315,7 @@ async def test_publishes_that_are_given_up_leave_their_places(scene: Scene) -> N
             await asyncio.wait(hasty)
 
         await asyncio.gather(*(publish(broker, queue) for _ in range(50)))
-        await eventually(lambda: broker._publisher._window._free == 10)
+        await eventually(lambda: broker._publisher.window._free == 10)
 
 
 async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Scene, broker: AmqpBroker) -> None:
@@ -327,7 +327,7 @@ async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Sce
     with pytest.raises(InvalidTask):
         await wrong
     await publish(broker, queue)
-    await eventually(lambda: broker._publisher._window._free == 500)
+    await eventually(lambda: broker._publisher.window._free == 500)
 
 
 @pytest.mark.parametrize("version", [*sorted(TESTED), "7.2.99", "8.0.0"])

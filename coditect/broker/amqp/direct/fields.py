@@ -25,6 +25,8 @@ _OCTETS = tuple(bytes((n,)) for n in range(256))
 _TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
 _LONGEST_NAME = 255
 _LARGEST_UNSIGNED = 2**32 - 1
+_REPEATED = 32
+"""Texts up to this length are encoded once; a task's id has 36."""
 _PROPERTIES_AT = 12
 """Behind class, weight and body size of a content header."""
 
@@ -217,21 +219,28 @@ def write_table(headers: HeaderTable) -> bytes:
 
     Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
-    parts = []
+    parts: list[bytes] = []
     for name, value in headers.items():
-        parts.append(_name(name))
         kind = type(value)
         if kind is str:
-            raw = value.encode()
-            parts += (b"S", _LENGTH.pack(len(raw)), raw)
-        elif kind is int and value > _LARGEST_UNSIGNED:
-            parts += (b"l", _LONG.pack(value))
+            if len(value) <= _REPEATED:
+                parts.append(_item(name, value))
+            else:
+                raw = value.encode()
+                parts += (_name(name), b"S", _LENGTH.pack(len(raw)), raw)
         elif kind is int:
-            parts.append(_small(value))
+            parts += (_name(name), b"l" + _LONG.pack(value) if value > _LARGEST_UNSIGNED else _small(value))
         else:
-            parts.append(encode.encode_table_value(sendable(value)))
+            parts += (_name(name), encode.encode_table_value(sendable(value)))
     table = b"".join(parts)
     return _LENGTH.pack(len(table)) + table
+
+
+@lru_cache(maxsize=4096)
+def _item(name: str, value: str) -> bytes:
+    """A header whose value many messages share: a status, a capability, an agent's id."""
+    raw = value.encode()
+    return b"".join((_name(name), b"S", _LENGTH.pack(len(raw)), raw))
 
 
 @lru_cache(maxsize=4096)

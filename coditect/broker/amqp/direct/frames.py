@@ -15,6 +15,7 @@ from typing import Protocol
 from coditect.broker.amqp.direct.fields import write_properties
 from coditect.broker.amqp.settle import Settled, Verdict
 from coditect.model.message import Message
+from coditect.model.value import value
 
 METHOD, HEADER, BODY = 1, 2, 3
 END = 0xCE
@@ -174,7 +175,7 @@ class Content:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivered:
     """What `basic.deliver` says beside the message; texts are not decoded yet."""
 

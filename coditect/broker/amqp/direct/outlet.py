@@ -17,7 +17,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 from coditect.broker.amqp.direct.fields import read_message
 from coditect.broker.amqp.direct.frames import Content, Contents, publish_frames, read_return
 from coditect.broker.amqp.direct.stream import Stream
-from coditect.broker.amqp.path import Late, OnFailure, Refused, Returned
+from coditect.broker.amqp.path import Late, Publish, Refused, Returned
 from coditect.broker.amqp.properties import UNSPEAKABLE
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
@@ -28,21 +28,25 @@ LARGEST_FRAME = 131_072
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
-    """A publish that the broker has not confirmed yet."""
+class _Once:
+    """A publish whose failure is its future's."""
 
-    future: asyncio.Future[None]
-    failed: OnFailure
-    until: float
+    message: Message
     exchange: str
     routing_key: str
-    message_id: str | None
+    future: asyncio.Future[None]
+    until: float = math.inf
     returned: bool = False
 
-    def fail(self, error: BaseException) -> None:
-        """It was not taken, or nobody knows; says so once, if anybody still wants to know."""
+    def taken(self) -> None:
+        """See `Publish`."""
         if not self.future.done():
-            self.failed(error)
+            self.future.set_result(None)
+
+    def failed(self, error: BaseException) -> None:
+        """See `Publish`."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class DirectOutlet:
@@ -54,8 +58,9 @@ class DirectOutlet:
         self._frame_max = frame_max or LARGEST_FRAME
         self._sequence = sequence
         self._loop = asyncio.get_running_loop()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Publish] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._next_look = math.inf
         self._contents = Contents(returned=self._came_back, confirmed=self._confirmed, closing=self._go)
         self._going = False
         self.connection: AbstractConnection = channel.connection
@@ -71,7 +76,7 @@ class DirectOutlet:
     @property
     def ready(self) -> bool:
         """Whether nothing holds a publish up."""
-        return not (self._going or self._closing.done() or self._stream.blocked or self._stream.congested)
+        return self._stream.open and not self._going
 
     async def gate(self) -> bool:
         """Waits while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
@@ -88,32 +93,27 @@ class DirectOutlet:
         """See `Outlet.send`."""
         if self.closed:
             raise ChannelInvalidStateError("The channel is closed")
-        future = self._loop.create_future()
-        return self._publish(message, _Pending(future, future.set_exception, math.inf, exchange, routing_key, None))
+        publish = _Once(message, exchange, routing_key, self._loop.create_future())
+        self._send(publish)
+        return publish.future
 
-    def begin(
-        self, message: Message, *, exchange: str, routing_key: str, until: float, failed: OnFailure
-    ) -> asyncio.Future[None]:
+    def begin(self, publish: Publish) -> None:
         """See `Outlet.begin`."""
-        future = self._publish(
-            message, _Pending(self._loop.create_future(), failed, until, exchange, routing_key, None)
-        )
-        if self._timer is None or self._timer.when() > until:
-            self._look_again_at(until)
-        return future
+        self._send(publish)
+        if publish.until < self._next_look:
+            self._look_again_at(publish.until)
 
-    def _publish(self, message: Message, pending: _Pending) -> asyncio.Future[None]:
+    def _send(self, publish: Publish) -> None:
+        message = publish.message
         try:
             frames = publish_frames(
-                self._channel.number, message, pending.exchange, pending.routing_key, frame_max=self._frame_max
+                self._channel.number, message, publish.exchange, publish.routing_key, frame_max=self._frame_max
             )
         except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
-        pending.message_id = message.message_id or None
         self._sequence += 1
-        self._pending[self._sequence] = pending
+        self._pending[self._sequence] = publish
         self._stream.write(frames, size=len(message.body))
-        return pending.future
 
     # -- what the broker says ---------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class DirectOutlet:
         if not multiple:
             one = pending.pop(tag, None)
             if one is not None:
-                _end(one, taken=taken)
+                _end(one, has_it=taken)
             return
         covered = []
         for sequence in pending:
@@ -131,7 +131,7 @@ class DirectOutlet:
                 break
             covered.append(sequence)
         for sequence in covered:
-            _end(pending.pop(sequence), taken=taken)
+            _end(pending.pop(sequence), has_it=taken)
 
     def _came_back(self, content: Content) -> None:
         """A return comes before its confirm and without a number.
@@ -142,7 +142,7 @@ class DirectOutlet:
         returned = read_return(content.method)
         sent = (returned.exchange, returned.routing_key, read_message(content.header, b"").message_id)
         for one in self._pending.values():
-            if not one.returned and (one.exchange, one.routing_key, one.message_id) == sent:
+            if not one.returned and (one.exchange, one.routing_key, one.message.message_id or None) == sent:
                 one.returned = True
                 return
 
@@ -152,17 +152,17 @@ class DirectOutlet:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(until, self._expire)
+        self._next_look = until
 
     def _expire(self) -> None:
         """Fails what is too late. It stays in its place: the confirm may still come."""
-        self._timer = None
-        now = self._loop.time()
-        next_look = math.inf
+        self._timer, self._next_look = None, math.inf
+        now, next_look = self._loop.time(), math.inf
         for one in tuple(self._pending.values()):
-            if one.until <= now:
-                one.fail(Late())
-            else:
+            if one.until > now:
                 next_look = min(next_look, one.until)
+            elif not one.future.done():
+                one.failed(Late())
         if next_look < math.inf:
             self._look_again_at(next_look)
 
@@ -180,16 +180,14 @@ class DirectOutlet:
         error = _why(closing)
         pending, self._pending = self._pending, {}
         for one in pending.values():
-            one.fail(error)
+            one.failed(error)
 
 
-def _end(one: _Pending, *, taken: bool) -> None:
-    if one.future.done():
-        return
+def _end(one: Publish, *, has_it: bool) -> None:
     if one.returned:
         one.failed(Returned())
-    elif taken:
-        one.future.set_result(None)
+    elif has_it:
+        one.taken()
     else:
         one.failed(Refused())
 

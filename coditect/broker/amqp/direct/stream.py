@@ -43,8 +43,10 @@ class Stream:
     def __init__(self, writer: Streams, loop: asyncio.AbstractEventLoop) -> None:
         self._writer = writer
         self._loop = loop
-        self._open = asyncio.Event()
-        self._open.set()
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
+        self.open = True
+        """Whether publishes need not wait: neither for an alarm's end nor for bytes to leave."""
         self._channels: dict[int, Taken] = {0: self}
         self._cutter = Cutter(self._channels)
         self._pieces: list[bytes] = []
@@ -88,9 +90,11 @@ class Stream:
     def take(self, kind: int, payload: bytes) -> bool:
         """Listens to the connection's own frames and takes none."""
         if kind == METHOD and payload.startswith(_BLOCKED):
-            self._open.clear()
+            self._unblocked.clear()
+            self.open = False
         elif kind == METHOD and payload.startswith(_UNBLOCKED):
-            self._open.set()
+            self._unblocked.set()
+            self.open = not self.congested
         return False
 
     # -- to the broker ----------------------------------------------------------------------------------
@@ -98,7 +102,7 @@ class Stream:
     @property
     def blocked(self) -> bool:
         """Whether the broker has told us to stop publishing."""
-        return not self._open.is_set()
+        return not self._unblocked.is_set()
 
     @property
     def congested(self) -> bool:
@@ -107,12 +111,13 @@ class Stream:
 
     async def unblocked(self) -> None:
         """Waits for the alarm's end."""
-        await self._open.wait()
+        await self._unblocked.wait()
 
     async def drained(self) -> None:
         """Waits until the transport takes more. Raises ConnectionError when it is lost."""
         await asyncio.sleep(0)  # what was gathered leaves first
         await self._writer.drain()
+        self.open = not (self.blocked or self.congested)
 
     def write(self, pieces: Iterable[bytes], *, size: int = 0) -> None:
         """Whole frames of about this size; they leave with everything else of this turn of the event loop."""
@@ -120,8 +125,11 @@ class Stream:
             self._loop.call_soon(self._flush)
         self._pieces += pieces
         self._gathered += size
+        if self._gathered > CONGESTED_BYTES:
+            self.open = False
 
     def _flush(self) -> None:
         pieces, self._pieces, self._gathered = self._pieces, [], 0
         if not self._writer.transport.is_closing():
             self._writer.write(b"".join(pieces))
+            self.open = not (self.blocked or self.congested)

@@ -11,7 +11,7 @@ from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Late
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
-from tests.unit.broker.direct.wire import Held, Wire, WireWriter, ack, ended, publish
+from tests.unit.broker.direct.wire import Held, Sent, Wire, WireWriter, ack, ended, publish
 
 
 @pytest.fixture
@@ -21,18 +21,16 @@ async def wire() -> Wire:
 
 async def test_publish_that_is_late_says_so_and_its_confirm_ends_nothing_else(wire: Wire) -> None:
     outlet = wire.outlet()
-    told: list[BaseException] = []
-    clock = asyncio.get_running_loop().time
-    late = outlet.begin(Message(b""), exchange="", routing_key="q", until=clock(), failed=told.append)
+    loop = asyncio.get_running_loop()
+    late = Sent(Message(b""), "", "q", loop.create_future(), until=loop.time())
+    outlet.begin(late)
     patient = publish(outlet)
 
-    while not told:
+    while not late.future.done():
         await asyncio.sleep(0)
-    late.cancel()
     wire.say(ack(1), ack(2))
 
-    assert [type(one) for one in told] == [Late]
-    assert ended([patient]) == [None]
+    assert ended([late.future, patient]) == [Late, None]
 
 
 async def test_publish_nobody_waits_for_any_more_keeps_its_number(wire: Wire) -> None:

@@ -289,6 +289,8 @@ async def test_trap_8_publishes_wait_while_the_broker_reads_slowly(wire: Wire) -
     ready = outlet.ready
     wire.writer.ours.held = CONGESTED_BYTES + 1
     wire.writer.flowing.clear()
+    publish(outlet)
+    await asyncio.sleep(0)
     congested = not outlet.ready and not await outlet.gate()
     gate = asyncio.ensure_future(outlet.gate())
     await asyncio.sleep(0)

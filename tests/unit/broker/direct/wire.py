@@ -138,13 +138,29 @@ def returned(key: str, message_id: str | None, *, exchange: str = "", body: byte
 
 def publish(outlet: DirectOutlet, key: str = "q", name: str | None = None, body: bytes = b"x") -> asyncio.Future[None]:
     """One publish; it ends with None, or with the path's error."""
+    one = Sent(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
+    outlet.begin(one)
+    return one.future
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A publish that its own future tells about."""
+
+    message: Message
+    exchange: str
+    routing_key: str
     future: asyncio.Future[None]
+    until: float = math.inf
+    returned: bool = False
 
-    def failed(error: BaseException) -> None:
-        future.set_exception(error)
+    def taken(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
 
-    future = outlet.begin(Message(body, message_id=name), exchange="", routing_key=key, until=math.inf, failed=failed)
-    return future
+    def failed(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 def ended(futures: list[asyncio.Future[None]]) -> list[object]:
