@@ -6,6 +6,7 @@ import asyncio
 import traceback
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
@@ -36,8 +37,9 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """Where handlers run besides the loop."""
+    """Where handlers run."""
 
+    loop: asyncio.AbstractEventLoop
     threads: Executor
     workers: Workers
     alone: Worker | None = None
@@ -52,10 +54,15 @@ async def run_handler(
 
     A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
     """
-    timer = asyncio.get_running_loop().call_later(limit_seconds, execution.expire)
+    timer = rooms.loop.call_later(limit_seconds, execution.expire)
     execution.handling = True
     try:
-        body = await _call(capability, execution, context, rooms)
+        if capability.where is Where.LOOP and rooms.alone is None:
+            body = capability.signature.output.encode(
+                await capability.handler(*_arguments(capability, execution, context))
+            )
+        else:
+            body = await _elsewhere(capability, execution, context, rooms)
     except asyncio.CancelledError as error:
         return cut_short(execution, error, limit_seconds)
     except _BadInput as error:
@@ -105,22 +112,29 @@ class _BadInput(Exception):
         self.cause = cause
 
 
-async def _call(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
+def _arguments(capability: Capability, execution: Execution, context: Context | None) -> tuple[Any, ...]:
+    """What its handler is called with. Raises: _BadInput."""
     shape = capability.signature
     try:
-        if context is not None and rooms.alone is not None:
-            return await rooms.alone.call(execution.task, context)
-        if context is not None and capability.where is Where.PROCESS:
-            return await rooms.workers.run(capability, execution.task, context)
         value = shape.input.decode(execution.task.body)
     except InvalidTask as error:
         raise _BadInput(error) from error
-    arguments = (value, context) if shape.wants_context else (value,)
-    if capability.where is Where.THREAD:
-        thread = asyncio.get_running_loop().run_in_executor(rooms.threads, capability.handler, *arguments)
-        execution.thread = thread
-        return shape.output.encode(await asyncio.shield(thread))
-    return shape.output.encode(await capability.handler(*arguments))
+    return (value, context) if shape.wants_context else (value,)
+
+
+async def _elsewhere(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
+    """Runs the handler in a process or thread."""
+    if capability.where is Where.THREAD and rooms.alone is None:
+        arguments = _arguments(capability, execution, context)
+        execution.thread = rooms.loop.run_in_executor(rooms.threads, capability.handler, *arguments)
+        return capability.signature.output.encode(await asyncio.shield(execution.thread))
+    assert context is not None, "a process is given the task's context"
+    try:
+        if rooms.alone is not None:
+            return await rooms.alone.call(execution.task, context)
+        return await rooms.workers.run(capability, execution.task, context)
+    except InvalidTask as error:
+        raise _BadInput(error) from error
 
 
 def _failed(error: BaseException, reason: str) -> Ended:

@@ -13,6 +13,7 @@ from coditect.model.result import Outcome
 from coditect.model.task import Task
 
 REMEMBER_SECONDS = 600.0
+SWEEP_SECONDS = 1.0
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
@@ -85,6 +86,7 @@ class Remembered:
     def __init__(self) -> None:
         self._outcomes: OrderedDict[ExecutionKey, tuple[float, Outcome]] = OrderedDict()
         self._bytes = 0
+        self._next_sweep = 0.0
 
     def put(self, key: ExecutionKey, outcome: Outcome, now: float) -> None:
         """Keeps an outcome."""
@@ -93,13 +95,16 @@ class Remembered:
             self._bytes -= len(replaced[1].body)
         outcomes[key] = (now, outcome)
         self._bytes += len(outcome.body)
-        while (
-            len(outcomes) > MOST_REMEMBERED
-            or self._bytes > MOST_REMEMBERED_BYTES
-            or now - next(iter(outcomes.values()))[0] > REMEMBER_SECONDS
-        ):
-            _, (_, oldest) = outcomes.popitem(last=False)
-            self._bytes -= len(oldest.body)
+        while len(outcomes) > MOST_REMEMBERED or self._bytes > MOST_REMEMBERED_BYTES:
+            self._forget_oldest()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_SECONDS
+            while outcomes and now - next(iter(outcomes.values()))[0] > REMEMBER_SECONDS:
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, (_, oldest) = self._outcomes.popitem(last=False)
+        self._bytes -= len(oldest.body)
 
     def get(self, key: ExecutionKey) -> Outcome | None:
         """The outcome of this execution, if it is remembered; an old one that nobody pushed out yet, too."""

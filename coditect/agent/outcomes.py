@@ -46,6 +46,7 @@ class Outcomes:
         self._capabilities = capabilities
         self._settler = Settler(broker, events, clock, agent_id=agent_id)
         self._remembered = Remembered()
+        self._time = asyncio.get_running_loop().time
         self.completed = 0
         self.failed = 0
         """Failed attempts, and tasks that ended without a value."""
@@ -71,21 +72,21 @@ class Outcomes:
         if not completed and await self._retried(execution, ended):
             return
         outcome = Outcome(
-            status=ended.status,
-            body=ended.body if ended.failure is None else _body(ended.failure),
-            task_id=task.id,
-            correlation_id=task.correlation_id or task.id,
-            agent_id=self._agent_id,
-            attempt=task.attempt,
-            fence=task.owner.fence if task.owner else None,
-            started_at_ms=started_ms,
-            finished_at_ms=finished_ms,
-            failure=ended.failure,
+            ended.status,
+            ended.body if ended.failure is None else _body(ended.failure),
+            task.id,
+            task.correlation_id or task.id,
+            self._agent_id,
+            task.attempt,
+            task.owner.fence if task.owner else None,
+            started_ms,
+            finished_ms,
+            ended.failure,
         )
         if completed:
             self.completed += 1
             if execution.key is not None:
-                self._remembered.put(execution.key, outcome, asyncio.get_running_loop().time())
+                self._remembered.put(execution.key, outcome, self._time())
         else:
             self.failed += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:

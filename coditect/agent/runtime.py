@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -85,7 +86,11 @@ class Runtime:
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
         self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
-        self._rooms = Rooms(ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source))
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._rooms = Rooms(
+            self._loop, ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source)
+        )
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
@@ -96,8 +101,6 @@ class Runtime:
     # -- life -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
         for name in self._capabilities:
             for level in Priority:
                 await self._intake.open(routing.task_queue(name, level), level)
@@ -247,7 +250,7 @@ class Runtime:
     async def _run(self, execution: Execution, held: Held) -> None:
         began, started_ms = self._now(), self._clock.now_ms()
         try:
-            ended = self._not_any_more(held.task) or await self._handle(execution, held, started_ms)
+            ended = self._not_any_more(held.task) or await self._handled(execution, held, started_ms)
         except SentBack:
             await self._outcomes.send_back(execution)
             return
@@ -262,20 +265,18 @@ class Runtime:
         if key is not None and self._running.get(key) is execution:
             del self._running[key]
 
-    async def _handle(self, execution: Execution, held: Held, now_ms: int) -> Ended:
+    def _handled(self, execution: Execution, held: Held, now_ms: int) -> Awaitable[Ended]:
         task = execution.task
         capability = self._capabilities[task.capability]
         if self._events.heard("task.started"):
             self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         limit_seconds = _limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
-        context = self._context(held) if apart or capability.wants_context else None
+        if not (apart or capability.wants_context):
+            return run_handler(capability, execution, None, self._rooms, limit_seconds=limit_seconds)
+        context = self._context(held)
         run = run_apart if apart else run_handler
-        try:
-            return await run(capability, execution, context, self._rooms, limit_seconds=limit_seconds)
-        finally:
-            if context is not None:
-                context.remove_workspace()
+        return _tidied(context, run(capability, execution, context, self._rooms, limit_seconds=limit_seconds))
 
     def _context(self, held: Held) -> Context:
         task = held.task
@@ -304,6 +305,14 @@ class Runtime:
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
             thread.add_done_callback(lambda _: self._intake.finished(held, ran))
         return somebody_waits
+
+
+async def _tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
+    """The handling; its folder goes with it."""
+    try:
+        return await handling
+    finally:
+        context.remove_workspace()
 
 
 def _limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:

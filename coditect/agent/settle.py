@@ -77,7 +77,6 @@ class Settler:
 
         The deliveries that wait for it take the place of everybody's.
         """
-        now = asyncio.get_running_loop().time
         while True:
             try:
                 await self._broker.publish(
@@ -88,13 +87,15 @@ class Settler:
                     wait_when_full=False,
                 )
             except Overloaded:
-                since = self._full_since.setdefault(address, now())
+                now = asyncio.get_running_loop().time()
+                since = self._full_since.setdefault(address, now)
                 if len(self._full_since) > MOST_FULL:
                     self._full_since.popitem(last=False)
-                if self._broker.blocked or now() - since >= FULL_REPLIES_SECONDS:
+                if self._broker.blocked or now - since >= FULL_REPLIES_SECONDS:
                     raise
             else:
-                self._full_since.pop(address, None)
+                if self._full_since:
+                    self._full_since.pop(address, None)
                 return
             await asyncio.sleep(FULL_PAUSE_SECONDS)
 

@@ -142,8 +142,16 @@ def read_task(message: Message, routing_key: str) -> Task:
         raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
     capability, priority = task_target(headers, routing_key)
     task_id = TaskId(message.message_id) if message.message_id else None
-    if not headers:
-        return Task(capability, priority, message.body, task_id, message.correlation_id, message.reply_to)
+    if not headers or (len(headers) == 1 and PUBLISHED_AT in headers):
+        return Task(
+            capability,
+            priority,
+            message.body,
+            task_id,
+            message.correlation_id,
+            message.reply_to,
+            published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
+        )
     return Task(
         capability=capability,
         priority=priority,
