@@ -87,13 +87,14 @@ class Intake:
         task = self._screen(delivery)
         if task is None:
             return
-        held = Held(delivery, task, feed, self._loop.time())
+        now = self._loop.time()
+        held = Held(delivery, task, feed, now)
         if feed.reserved:
             feed.reserved -= 1
-            self._go(held)
+            self._go(held, now)
         elif self._nobody_waits and self._slots.startable(feed.level):
             self._slots.take(feed.level)
-            self._go(held)
+            self._go(held, now)
         else:
             feed.waiting.append(held)
             self.waiting += 1
@@ -105,14 +106,15 @@ class Intake:
     def _nobody_waits(self) -> bool:
         return not (self._resuming or any(self._candidates.values()))
 
-    def _go(self, held: Held) -> None:
-        self._occupy(held)
+    def _go(self, held: Held, now: float) -> None:
+        self._occupy(held, now)
         self._start(held)
         self._watch()
 
-    def _occupy(self, held: Held) -> None:
+    @staticmethod
+    def _occupy(held: Held, now: float) -> None:
         held.slot = True
-        held.feed.started(held, self._loop.time())
+        held.feed.started(held, now)
 
     # -- admission --------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class Intake:
         self.waiting = sum(len(one.waiting) for one in self._feeds) if held is None else self.waiting - 1
         if held is not None:
             self._slots.take(level)
-            self._go(held)
+            self._go(held, self._loop.time())
         elif feed.paused and not feed.changing:
             self._slots.take(level)
             feed.reserved += 1
@@ -232,7 +234,7 @@ class Intake:
         if taken and (held.awaiting or held.over):
             self._free(level)
         elif taken:
-            self._occupy(held)
+            self._occupy(held, self._loop.time())
 
     async def _next_slot(self, level: Priority) -> None:
         turn = self._loop.create_future()

@@ -255,8 +255,8 @@ class Runtime:
             await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        if self._pass_on_slot(execution, held, began):
-            await asyncio.sleep(0)  # who was let in starts first; this result can wait for that
+        if self._pass_on_slot(execution, held, began) and held.feed.slow:
+            await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         await self._outcomes.settle(execution, ended, started_ms, finished_ms)
 
     def _forget(self, execution: Execution) -> None:
