@@ -5,10 +5,14 @@ Tuples sort as their keys do. The bytes are exactly those of `fdb.tuple`, so any
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import fdb.tuple
 from fdb.subspace_impl import Subspace
+from fdb.tuple import Versionstamp
+
+from dispatcher.store.transaction import STAMP_BYTES
 
 Element = Any
 """None, bytes, str, int, float, bool, UUID, Versionstamp, or a tuple of these."""
@@ -17,6 +21,7 @@ MOST_CHILDREN = 4096
 """Subspaces that one space remembers."""
 _SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
 _LONGEST = 8
+_OFFSET = struct.Struct("<L")
 
 
 class Space:
@@ -57,14 +62,27 @@ class Space:
                 key += _SMALL[element] if element < 256 else _packed_int(element)
             elif kind is bytes:
                 key += b"\x01" + element.replace(b"\0", b"\0\xff") + b"\0"
+            elif kind is Versionstamp and element.is_complete():
+                key += _packed_stamp(element)
             else:
                 key += fdb.tuple.pack((element,))
         return key
 
     def pack_with_versionstamp(self, elements: tuple[Element, ...]) -> bytes:
-        """The key for `Transaction.set_versionstamped_key`: one element is `stamp_here()`."""
-        packed: bytes = self._subspace.pack_with_versionstamp(elements)
-        return packed
+        """The key for `Transaction.set_versionstamped_key`: one element, not inside another, is `stamp_here()`.
+
+        Raises: ValueError when none is, or more than one.
+        """
+        places = [
+            index
+            for index, element in enumerate(elements)
+            if type(element) is Versionstamp and not element.is_complete()
+        ]
+        if len(places) != 1:
+            raise ValueError("Exactly one element of the key is the place of the versionstamp")
+        before = self.pack(elements[: places[0]])
+        behind = Space().pack(elements[places[0] + 1 :])
+        return before + _packed_stamp(elements[places[0]]) + behind + _OFFSET.pack(len(before) + 1)
 
     def unpack(self, key: bytes) -> tuple[Element, ...]:
         """The tuple of a key of this space.
@@ -86,7 +104,14 @@ class Space:
 
 def stamp_here(order: int = 0) -> Element:
     """In a tuple: the place of the versionstamp. `order`, 0 to 65,535, sorts the stamps of one transaction."""
-    return fdb.tuple.Versionstamp.incomplete(order)
+    return Versionstamp.incomplete(order)
+
+
+def _packed_stamp(stamp: Any) -> bytes:
+    """By hand, since `Versionstamp.to_bytes` works only where the native library does."""
+    version: bytes = stamp.tr_version if stamp.is_complete() else b"\xff" * STAMP_BYTES
+    order: int = stamp.user_version
+    return b"\x33" + version + order.to_bytes(2, "big")
 
 
 def _packed_int(number: int) -> bytes:

@@ -108,8 +108,8 @@ class Disk:
         del self.keys[low:high]
 
 
-class _View:
-    """The state of one instant with the transaction's own writes over it."""
+class View:
+    """A `Backing`: the state of one instant with the transaction's own writes over it."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -120,6 +120,7 @@ class _View:
         self.mutations: list[Mutation] = []
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
+        """See `Backing`."""
         if not snapshot:
             self.reads.append((key, key + b"\0"))
         return self._visible(key)
@@ -128,6 +129,7 @@ class _View:
         return self._own[key] if key in self._own else self._disk.values.get(key)
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
+        """See `Backing`."""
         own = self._own_keys[bisect_left(self._own_keys, begin) : bisect_left(self._own_keys, end)]
         keys = self._disk.between(begin, end)
         if own:
@@ -144,26 +146,32 @@ class _View:
         return found
 
     def set(self, key: bytes, value: bytes) -> None:
+        """See `Backing`."""
         self.mutations.append(("set", key, value))
         self._put(key, value)
 
     def clear(self, key: bytes) -> None:
+        """See `Backing`."""
         self.clear_range(key, key + b"\0")
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
+        """See `Backing`."""
         self.mutations.append(("clear_range", begin, end))
         own = self._own_keys[bisect_left(self._own_keys, begin) : bisect_right(self._own_keys, end)]
         for key in (*self._disk.between(begin, end), *(key for key in own if key < end)):
             self._put(key, None)
 
     def add(self, key: bytes, amount: bytes) -> None:
+        """See `Backing`."""
         self.mutations.append(("add", key, amount))
         self._put(key, added(self._visible(key), amount))
 
     def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
+        """See `Backing`."""
         self.mutations.append(("stamp", key, value))
 
     def get_read_version(self) -> int:
+        """See `Backing`."""
         return self.version
 
     def _put(self, key: bytes, value: bytes | None) -> None:
@@ -234,7 +242,7 @@ class MemoryDatabase:
 
     async def _attempt(self, body: Callable[[Transaction], Result]) -> Result:
         await self._travel()
-        view = _View(self.disk)
+        view = View(self.disk)
         transaction = Transaction(view, now=asyncio.get_running_loop().time)
         result = call(body, transaction)
         if view.mutations:
@@ -244,7 +252,7 @@ class MemoryDatabase:
         await self._travel()
         return result
 
-    def _commit(self, view: _View) -> None:
+    def _commit(self, view: View) -> None:
         faults, drawn = self.faults, self._chance.random()
         self.disk.check(view.reads, view.version)
         if drawn < faults.conflict:
