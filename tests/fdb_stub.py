@@ -57,7 +57,11 @@ class _Options:
     def __getattr__(self, name: str) -> Callable[[Any], None]:
         if not name.startswith("set_"):
             raise AttributeError(name)
-        return lambda value=None: self.chosen.append((name, value))
+
+        def choose(value: Any = None) -> None:
+            self.chosen.append((name, value))
+
+        return choose
 
 
 class _TransactionRead:

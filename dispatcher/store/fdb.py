@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import fdb
-
 from coditect.errors import CoditectError
 from dispatcher.store import errors
+from dispatcher.store.binding import fdb
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.retry import repeated
 from dispatcher.store.transaction import KeyValue, Reads, Transaction, call

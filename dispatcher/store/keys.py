@@ -8,10 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import fdb.tuple
-from fdb.subspace_impl import Subspace
-from fdb.tuple import Versionstamp
-
+from dispatcher.store.binding import Subspace, Versionstamp, fdb
 from dispatcher.store.transaction import STAMP_BYTES
 
 Element = Any
@@ -20,7 +17,8 @@ Element = Any
 MOST_CHILDREN = 4096
 """Subspaces that one space remembers."""
 _SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
-_LONGEST = 8
+_LARGE = 2**64 - 1
+"""From here on integers are written with their length; the last one of 8 bytes, too."""
 _OFFSET = struct.Struct("<L")
 
 
@@ -115,8 +113,8 @@ def _packed_stamp(stamp: Any) -> bytes:
 
 
 def _packed_int(number: int) -> bytes:
-    size = (number.bit_length() + 7) >> 3
-    if size > _LONGEST:
+    if number >= _LARGE:
         packed: bytes = fdb.tuple.pack((number,))
         return packed
+    size = (number.bit_length() + 7) >> 3
     return (0x14 + size).to_bytes(1, "big") + number.to_bytes(size, "big")

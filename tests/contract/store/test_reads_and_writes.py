@@ -27,7 +27,11 @@ async def everything(database: Database, space: Space) -> list[KeyValue]:
 async def test_what_was_committed_is_read_by_the_next(database: Database, space: Space) -> None:
     key = space.pack(("a",))
 
-    returned = await database.run(lambda tr: (tr.set(key, b"1"), "value")[1])
+    def body(tr: Transaction) -> str:
+        tr.set(key, b"1")
+        return "value"
+
+    returned = await database.run(body)
 
     assert returned == "value"
     assert await database.run(lambda tr: tr.get(key)) == b"1"
