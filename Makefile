@@ -12,7 +12,7 @@ UV ?= uv
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup servers lock format lint types unit test up down demo bench docs check clean
+.PHONY: help setup servers lock format lint types unit test test-fdb up down demo bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ unit: $(STAMP) ## Unit and contract tests on the in-memory twins: no servers, un
 
 test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself
 	@$(PYTHON) -m pytest --cov --cov-report=term
+
+test-fdb: $(STAMP) ## The store's contract on a real FoundationDB (FDB_CLUSTER_FILE, or Docker)
+	@scripts/test-fdb.sh $(PYTHON)
 
 up: setup ## Start private servers and the reference fleet in the foreground
 	@$(VENV)/bin/coditect up

@@ -172,7 +172,7 @@ class Transaction:
     def clear(self, key: bytes) -> None:
         """Removes a key, if it is there."""
         _check_key(key)
-        self._count(3 * len(key) + MUTATION_BYTES)
+        self._count(4 * len(key) + MUTATION_BYTES)
         self._backing.clear(key)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:

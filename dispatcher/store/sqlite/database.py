@@ -132,7 +132,7 @@ class SqliteDatabase:
             lock.close()
             raise failure(error, self._path) from error
         try:
-            prepare(connection, self._path)
+            prepare(connection, self._path, lock.held(self._lock_seconds))
         except BaseException:
             connection.close()
             lock.close()
@@ -184,9 +184,12 @@ class _Readers:
             raise failure(error, self._path) from error
         statements = Statements(connection, self._path, version)
         try:
-            return call(lambda tr: body(tr.snapshot), Transaction(statements))
+            result = call(lambda tr: body(tr.snapshot), Transaction(statements))
         finally:
             roll_back(connection)
+        if statements.broken is not None:
+            raise statements.broken
+        return result
 
     def close(self) -> None:
         """Waits for those that run."""

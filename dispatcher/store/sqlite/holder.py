@@ -15,7 +15,8 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +64,19 @@ class WriteLock:
         """Frees it for good."""
         os.close(self._file)
 
-    def acquire(self, seconds: float, *, given_up: Callable[[], bool]) -> None:
-        """Waits for the lock, trying again and again, until `given_up` or the time is up.
+    @contextmanager
+    def held(self, seconds: float, *, given_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Holds the lock; waits for it, trying again and again, until `given_up` or the time is up.
 
         Raises: StoreLocked, which names the holder.
         """
+        self._acquire(seconds, given_up)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def _acquire(self, seconds: float, given_up: Callable[[], bool]) -> None:
         began = time.monotonic()
         tries = 0
         while not self._taken():
@@ -82,10 +91,6 @@ class WriteLock:
                 )
             time.sleep(PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)])
             tries += 1
-
-    def release(self) -> None:
-        """Lets others write."""
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def holder(self) -> Holder | None:
         """Who holds it, if it is another process that can be seen from here."""

@@ -133,27 +133,27 @@ class Writer:
 
     def _commit_group(self, requests: list[Request]) -> list[Request]:
         """Runs and commits as many as the group's time allows; returns them."""
-        self._lock.acquire(self._settings.lock_seconds, given_up=lambda: self._stopping)
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            (before,) = self._connection.execute("SELECT version FROM state").fetchone()
-            version, count = before, 0
-            enough = time.monotonic() + GROUP_SECONDS
-            for request in requests:
-                count += 1
-                version += self._run(request, version)
-                if time.monotonic() > enough:
-                    break
-            if version == before:
-                self._connection.execute("ROLLBACK")
-            else:
-                self._connection.execute("UPDATE state SET version = ?", (version,))
-                self._connection.execute("COMMIT")
-                self.groups += 1
-        finally:
-            roll_back(self._connection)
-            self._lock.release()
+        with self._lock.held(self._settings.lock_seconds, given_up=lambda: self._stopping):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                (before,) = self._connection.execute("SELECT version FROM state").fetchone()
+                count, version = self._run_all(requests, before)
+                if version != before:
+                    self._connection.execute("UPDATE state SET version = ?", (version,))
+                    self._connection.execute("COMMIT")
+                    self.groups += 1
+            finally:
+                roll_back(self._connection)
         return requests[:count]
+
+    def _run_all(self, requests: list[Request], version: int) -> tuple[int, int]:
+        """How many were run, and the version that they lead to."""
+        enough = time.monotonic() + GROUP_SECONDS
+        for count, request in enumerate(requests, start=1):
+            version += self._run(request, version)
+            if time.monotonic() > enough:
+                return count, version
+        return len(requests), version
 
     def _run(self, request: Request, version: int) -> bool:
         """Whether it wrote something that stays."""

@@ -167,4 +167,4 @@ def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
     maker = MAKERS.get(backend, faulty)
     machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(maker)})
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=12, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=10, deadline=None))

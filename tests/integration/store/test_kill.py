@@ -86,31 +86,42 @@ async def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_hal
 
 async def test_a_process_that_is_stopped_inside_a_transaction_is_named_and_can_be_ended(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    async with SqliteDatabase(path, lock_seconds=0.3) as database:
-        await database.run(lambda tr: write(tr, "before"))
-        with running(path, "stop") as child:
-            await eventually(lambda: child.lines == ["stopped"], seconds=30.0)
-            await eventually(lambda: psutil.Process(child.process.pid).status() == psutil.STATUS_STOPPED)
+    with running(path, "stop") as child:
+        await eventually(lambda: child.lines == ["stopped"], seconds=30.0)
+        await eventually(lambda: psutil.Process(child.process.pid).status() == psutil.STATUS_STOPPED)
 
+        async with SqliteDatabase(path, lock_seconds=0.3) as database:
             with pytest.raises(StoreLocked) as locked:
                 await database.run(lambda tr: write(tr, "meanwhile"))
             parts, _ = await names_in(database)
             holder = database.holder()
 
             assert locked.value.facts["pid"] == child.process.pid
-            assert list(parts) == ["before"]
+            assert parts == {}
             assert holder is not None
             assert not Holder(holder.pid, holder.started - 60.0).end()
             ended = asyncio.create_task(asyncio.to_thread(holder.end))
             await asyncio.to_thread(child.process.wait)
             assert await ended
+            assert database.holder() is None
+            assert not holder.end()
+            await database.run(lambda tr: write(tr, "after"))
+            parts, count = await names_in(database)
 
-        assert database.holder() is None
-        assert not holder.end()
-        await database.run(lambda tr: write(tr, "after"))
+    assert (parts, count) == ({"after": PARTS}, 1)
+
+
+async def test_processes_that_create_a_store_together_create_one(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with running(path, "commit") as one, running(path, "commit") as other, running(path, "commit") as third:
+        children = (one, other, third)
+        await eventually(lambda: all(len(child.lines) > 20 for child in children), seconds=30.0)
+        told = [name for child in children for name in child.kill()]
+
+    async with SqliteDatabase(path) as database:
         parts, count = await names_in(database)
-
-    assert (sorted(parts), count) == (["after", "before"], 2)
+    assert set(told) <= parts.keys()
+    assert count == len(parts)
 
 
 async def test_two_processes_take_turns(tmp_path: Path) -> None:
