@@ -19,17 +19,20 @@ _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY ke
 
 
 class Statements:
-    """A `Backing` on SQLite. A savepoint is set before the first write, so that `undo` leaves the neighbours alone.
+    """A `Backing` on SQLite, serial by construction: hence a snapshot read is a read like any other.
 
-    Serial by construction, hence a snapshot read is a read like any other.
+    A savepoint is set before the first write, so that `undo` leaves the neighbours in the SQL transaction alone. With
+    `alone` there are none: then the SQL transaction has to be rolled back. Every statement saved counts, since each
+    gives the interpreter's lock away and has to wait for it when the event loop is busy.
     """
 
-    __slots__ = ("_connection", "_path", "_version", "broken", "wrote")
+    __slots__ = ("_alone", "_connection", "_path", "_version", "broken", "wrote")
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, version: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, version: int, *, alone: bool = False) -> None:
         self._connection = connection
         self._path = path
         self._version = version
+        self._alone = alone
         self.wrote = False
         self.broken: CoditectError | None = None
         """SQLite's failure, kept because the transaction function may have caught it."""
@@ -69,19 +72,20 @@ class Statements:
 
     def keep(self) -> None:
         """Makes what was written a part of the group."""
-        if self.wrote:
+        if self.wrote and not self._alone:
             self._execute("RELEASE body")
 
     def undo(self) -> None:
         """Takes back what was written."""
-        if self.wrote:
+        if self.wrote and not self._alone:
             self._execute("ROLLBACK TO body")
             self._execute("RELEASE body")
-            self.wrote = False
+        self.wrote = False
 
     def _write(self, statement: str, parameters: tuple[Any, ...]) -> None:
         if not self.wrote:
-            self._execute("SAVEPOINT body")
+            if not self._alone:
+                self._execute("SAVEPOINT body")
             self.wrote = True
         self._execute(statement, parameters)
 

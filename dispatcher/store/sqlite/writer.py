@@ -138,7 +138,7 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 (before,) = self._connection.execute("SELECT version FROM state").fetchone()
                 count, version = self._run_all(requests, before)
-                if version != before:
+                if version != before:  # else whatever a lone function wrote is rolled back below
                     self._connection.execute("UPDATE state SET version = ?", (version,))
                     self._connection.execute("COMMIT")
                     self.groups += 1
@@ -150,16 +150,16 @@ class Writer:
         """How many were run, and the version that they lead to."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
-            version += self._run(request, version)
+            version += self._run(request, version, alone=len(requests) == 1)
             if time.monotonic() > enough:
                 return count, version
         return len(requests), version
 
-    def _run(self, request: Request, version: int) -> bool:
+    def _run(self, request: Request, version: int, *, alone: bool) -> bool:
         """Whether it wrote something that stays."""
         if request.answer.cancelled():
             return False
-        statements = Statements(self._connection, self._path, version)
+        statements = Statements(self._connection, self._path, version, alone=alone)
         try:
             request.result = call(request.body, Transaction(statements))
         except BaseException as error:  # noqa: BLE001  # the boundary of transactions: it is the caller's
