@@ -12,7 +12,7 @@
     │   └── StoreUnavailable          no answer, or closed; what was in flight may have been written
     │       └── StoreLocked           SQLite: another process holds the file; nothing was written
     ├── InputError
-    │   └── BeyondLimit
+    │   └── BeyondLimit               the function asks for what no backend does
     │       ├── TransactionTooLarge   2101  over 10 MB
     │       ├── KeyTooLarge           2102  over 10 kB
     │       ├── ValueTooLarge         2103  over 100 kB
