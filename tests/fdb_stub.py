@@ -44,8 +44,8 @@ class KeyValue:
 
 
 class StreamingMode:
-    want_all = -1
-    iterator = 0
+    want_all = -2
+    iterator = -1
 
 
 class _Options:
