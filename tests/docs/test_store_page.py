@@ -6,6 +6,7 @@ import inspect
 import re
 from dataclasses import fields
 
+from coditect.errors import CoditectError
 from dispatcher.store import errors, limits
 from dispatcher.store.fdb import FdbSettings
 from dispatcher.store.sqlite import SqliteDatabase
@@ -27,7 +28,7 @@ def test_the_limits_are_those_that_are_enforced() -> None:
         limits.KEY_BYTES,
         limits.VALUE_BYTES,
     ]
-    assert all(issubclass(getattr(errors, name), errors.CoditectError) for name in named)
+    assert all(issubclass(getattr(errors, name), CoditectError) for name in named)
 
 
 def test_the_parameters_are_those_that_the_backends_take() -> None:

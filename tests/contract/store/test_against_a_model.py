@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -167,4 +167,12 @@ def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
     maker = MAKERS.get(backend, faulty)
     machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(maker)})
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=10, deadline=None))
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60 if backend in MAKERS else 15,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

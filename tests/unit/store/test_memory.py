@@ -10,7 +10,7 @@ import pytest
 from dispatcher.store import errors
 from dispatcher.store.memory import MOST_REMEMBERED, Disk, Faults, MemoryDatabase, View
 from dispatcher.store.retry import repeated
-from dispatcher.store.transaction import read_counter
+from dispatcher.store.transaction import Transaction, read_counter
 from tests.unit.broker.virtual_time import in_virtual_time
 
 
@@ -37,6 +37,23 @@ async def test_a_lost_answer_shows_who_is_not_idempotent() -> None:
 
     assert total == 50 + repeated
     assert repeated > 5
+
+
+@in_virtual_time
+async def test_a_natural_key_makes_one_effect_of_lost_answers_of_both_kinds() -> None:
+    faults = Faults(conflict=0.1, too_old=0.1, unknown_committed=0.2, unknown_lost=0.2)
+
+    def add_once(tr: Transaction, number: int) -> None:
+        if tr.get(b"done-%d" % number) is None:
+            tr.set(b"done-%d" % number, b"")
+            tr.add(b"count", 1)
+
+    async with MemoryDatabase(faults=faults, seed=11) as database:
+        for number in range(50):
+            await database.run(lambda tr, number=number: add_once(tr, number))  # type: ignore[misc]
+
+        assert read_counter(database.disk.values[b"count"]) == 50
+        assert database.repeated > 20
 
 
 @in_virtual_time
