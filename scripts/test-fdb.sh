@@ -3,8 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${1:-.venv/bin/python}"
-version=7.3.63
-image="foundationdb/foundationdb:$version"
+image=foundationdb/foundationdb:7.3.79
 port=4689
 
 run_suite() {
@@ -25,7 +24,8 @@ container="$(docker run --detach --rm --network host --env FDB_NETWORKING_MODE=h
 trap 'docker stop "$container" >/dev/null; rm -rf "$folder"' EXIT
 echo "docker:docker@127.0.0.1:$port" > "$folder/fdb.cluster"
 for _ in $(seq 60); do
-    if docker exec "$container" fdbcli --exec "configure new single memory; status minimal" 2>/dev/null | grep -q available; then
+    docker exec "$container" fdbcli --timeout 5 --exec "configure new single memory" >/dev/null 2>&1 || true
+    if docker exec "$container" fdbcli --timeout 5 --exec "status minimal" 2>/dev/null | grep -q "is available"; then
         ready=yes
         break
     fi
