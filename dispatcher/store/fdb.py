@@ -89,6 +89,7 @@ class FdbDatabase:
             self._database = await self._in_thread(self._open)
         except BaseException:
             self._pool.shutdown(wait=False)
+            self._pool = None
             raise
         return self
 

@@ -117,7 +117,7 @@ class Writer:
                 done = self._commit_group(requests)
             except CoditectError as error:
                 self._give_up(requests, error)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # the thread's boundary: nobody may wait for ever
                 self._give_up(requests, _meaning(error, self._path))
             requests = requests[len(done) :]
             self._loop.call_soon_threadsafe(_settle, done)
@@ -178,7 +178,9 @@ def _settle(requests: Sequence[Request]) -> None:
         request.settle()
 
 
-def _meaning(error: sqlite3.Error | OSError, path: Path) -> CoditectError:
+def _meaning(error: Exception, path: Path) -> CoditectError:
     if isinstance(error, sqlite3.Error):
         return failure(error, path)
-    return StoreFailed("The disk failed: check it, then start again", path=str(path), reason=str(error))
+    if isinstance(error, OSError):
+        return StoreFailed("The disk failed: check it, then start again", path=str(path), reason=str(error))
+    return StoreFailed("The store's writer failed", path=str(path), reason=repr(error))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -266,6 +268,43 @@ async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowled
         keys = await database.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")])
     assert keys == [b"%03d" % number for number in range(kept)]
     assert 5 < kept < 100
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (lambda: _error(sqlite3.SQLITE_IOERR_FSYNC), "disk failed"),
+        (lambda: OSError("no such luck"), "disk failed"),
+        (lambda: ValueError("a bug"), "writer failed"),
+    ],
+)
+async def test_a_commit_that_fails_is_acknowledged_to_nobody_and_stops_the_store(
+    tmp_path: Path, refusal: Callable[[], Exception], words: str
+) -> None:
+    refused = False
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+            if refused and statement == "COMMIT":
+                raise refusal()
+            return super().execute(statement, *parameters)
+
+    def connecting(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Refusing)
+
+    path = tmp_path / "store.db"
+    async with SqliteDatabase(path, connecting=connecting) as database:
+        await database.run(lambda tr: tr.set(b"before", b""))
+        refused = True
+        answers = await asyncio.gather(
+            *(database.run(lambda tr: tr.add(b"count", 1)) for _ in range(5)), return_exceptions=True
+        )
+
+        assert [type(one) for one in answers] == [errors.StoreFailed] * 5
+        assert words in str(await asyncio.wait_for(database.failure(), 5.0))
+
+    async with SqliteDatabase(path) as database:
+        assert [key for key, _ in await database.read(lambda tr: tr.get_range(b"", b"\xff"))] == [b"before"]
 
 
 async def test_a_failure_that_the_function_caught_is_still_a_failure(tmp_path: Path) -> None:
