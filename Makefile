@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 endure up down demo bench profile docs check clean
+.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure up down demo bench profile docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpack
 
 endure: setup ## The long proofs: fifty kills of the broker under load (six minutes)
 	@$(PYTHON) -m pytest -m endurance -s tests
+
+test-fdb: $(STAMP) ## The store's contract on a real FoundationDB (FDB_CLUSTER_FILE, or Docker)
+	@scripts/test-fdb.sh $(PYTHON)
 
 up: setup ## Start private servers and the reference fleet in the foreground
 	@$(VENV)/bin/coditect up

@@ -1,0 +1,209 @@
+"""The port on FoundationDB 7.3: its own binding in a few threads, its own retry loop.
+
+FoundationDB decides what is repeated and how long to wait (`Transaction.on_error`); here its codes become our
+errors. The binding's asyncio mode needs names that Python 3.11 no longer has, hence the threads. The native library
+``libfdb_c`` comes from the FoundationDB client package of the cluster's own version.
+
+**Unproven**: tested against a stub with the binding's surface. The contract suite runs on a real cluster when
+``FDB_CLUSTER_FILE`` is set (`make test-fdb`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from coditect.errors import CoditectError
+from dispatcher.store import errors
+from dispatcher.store.binding import fdb
+from dispatcher.store.limits import RUN_SECONDS
+from dispatcher.store.retry import repeated
+from dispatcher.store.transaction import KeyValue, Reads, Transaction, call
+
+Result = TypeVar("Result")
+
+API_VERSION = 730
+"""Chosen once in a process; every later choice must be the same."""
+OPEN_SECONDS = 10.0
+TOO_OLD = 1007
+
+_SET_UP = (1511, 1513, 1515, 1516, 2006, 2007, 2009, 2022, 2100, 2104, 2105, 2106, 2107, 2108, 2200, 2201, 2202, 2203)
+_MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
+    (frozenset({1020}), errors.TransactionConflict, "Something that the transaction read has changed"),
+    (frozenset({TOO_OLD}), errors.TransactionTooOld, "The transaction was open for too long"),
+    (frozenset({1021, 1039}), errors.CommitUnknown, "The answer to the commit was lost"),
+    (frozenset({1031}), errors.TransactionTimedOut, "The transaction did not come through in time"),
+    (frozenset({2101}), errors.TransactionTooLarge, "The transaction is too large; do it in several"),
+    (frozenset({2102}), errors.KeyTooLarge, "The key is too large"),
+    (frozenset({2103}), errors.ValueTooLarge, "The value is too large"),
+    (frozenset({2004}), errors.KeyOutsideRange, "The key is outside of the legal range"),
+    (frozenset({2005}), errors.InvertedRange, "The range begins behind its end"),
+    (frozenset({1036}), errors.Unreadable, "A versionstamped key is known only after the commit"),
+    (
+        frozenset(_SET_UP),
+        errors.StoreMisconfigured,
+        "FoundationDB cannot be reached with this set-up; see its cluster file, version and options",
+    ),
+    (frozenset({1501}), errors.StoreFailed, "There is no memory left"),
+)
+"""Every other code is StoreUnavailable: new codes appear with new versions, and none of them proves damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class FdbSettings:
+    """Where the cluster is and how to speak with it."""
+
+    cluster_file: str | None = None
+    """Path; None for ``FDB_CLUSTER_FILE``, else the system's default place."""
+    run_seconds: float = RUN_SECONDS
+    threads: int = 16
+    """Transactions at once."""
+    tls_certificate_file: str | None = None
+    """PEM; with it and the two below the connection is TLS, if the cluster file says ``:tls``."""
+    tls_key_file: str | None = None
+    tls_authority_file: str | None = None
+    tls_password: str | None = None
+    """Of the key."""
+    tls_verify_peers: str | None = None
+    """FoundationDB's pattern, such as ``Check.Valid=1``."""
+
+
+class FdbDatabase:
+    """A database on a cluster. The network thread starts with the first one of a process and ends with it."""
+
+    def __init__(self, settings: FdbSettings | None = None, *, binding: Any = fdb) -> None:
+        self._settings = settings or FdbSettings()
+        self._fdb = binding
+        self._pool: ThreadPoolExecutor | None = None
+        self._database: Any = None
+        self._chance = random.Random()  # noqa: S311  # spreads retries
+
+    async def __aenter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="store-fdb")
+        try:
+            self._database = await self._in_thread(self._open)
+        except BaseException:
+            self._pool.shutdown(wait=False)
+            self._pool = None
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await asyncio.to_thread(pool.shutdown)
+
+    async def run(self, body: Callable[[Transaction], Result]) -> Result:
+        """See `Database.run`."""
+        seconds = self._settings.run_seconds
+        return await repeated(lambda: self._in_thread(lambda: self._commit(body)), seconds=seconds, chance=self._chance)
+
+    async def read(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.read`."""
+        return await self.run(lambda tr: body(tr.snapshot))
+
+    async def failure(self) -> errors.StoreFailed:
+        """Never returns: a cluster that does not answer may answer again."""
+        never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        if self._pool is None:
+            raise errors.StoreUnavailable("The store is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _open(self) -> Any:
+        settings = self._settings
+        try:
+            self._fdb.api_version(API_VERSION)
+        except Exception as error:  # plain Exception without the library, RuntimeError for another version
+            raise errors.StoreMisconfigured(
+                "FoundationDB's client library cannot be used; install the client package of the cluster's version",
+                api_version=API_VERSION,
+                reason=str(error),
+            ) from error
+        options = self._fdb.options
+        try:
+            for value, choose in (
+                (settings.tls_password, options.set_tls_password),  # before the key that it opens
+                (settings.tls_certificate_file, options.set_tls_cert_path),
+                (settings.tls_key_file, options.set_tls_key_path),
+                (settings.tls_authority_file, options.set_tls_ca_path),
+                (settings.tls_verify_peers and settings.tls_verify_peers.encode(), options.set_tls_verify_peers),
+            ):
+                if value is not None:
+                    choose(value)
+            database = self._fdb.open(settings.cluster_file)
+            transaction = database.create_transaction()
+            transaction.options.set_timeout(int(OPEN_SECONDS * 1000))
+            transaction.get_read_version().wait()
+        except self._fdb.FDBError as error:
+            meant = translated(error)
+            if isinstance(meant, errors.TransactionTimedOut):
+                meant = errors.StoreUnavailable("The cluster does not answer", cluster_file=settings.cluster_file)
+            raise meant from error
+        return database
+
+    def _commit(self, body: Callable[[Transaction], Result]) -> Result:
+        """FoundationDB's retry loop: `on_error` waits and resets, or raises what is not to be repeated.
+
+        The timeout bounds the whole of it, since it survives the resets.
+        """
+        transaction = self._database.create_transaction()
+        transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
+        while True:
+            try:
+                try:
+                    result = call(body, Transaction(_Bound(transaction, self._fdb)))
+                    transaction.commit().wait()
+                    return result
+                except errors.TransactionTooOld:  # by our own clock
+                    transaction.on_error(TOO_OLD).wait()
+                except self._fdb.FDBError as error:
+                    transaction.on_error(error.code).wait()
+            except self._fdb.FDBError as error:
+                raise translated(error) from error
+
+
+class _Bound:
+    """A `Backing` on the binding's transaction."""
+
+    def __init__(self, transaction: Any, binding: Any) -> None:
+        self._transaction = transaction
+        self._all = binding.StreamingMode.want_all
+        self.set = transaction.set
+        self.clear = transaction.clear
+        self.clear_range = transaction.clear_range
+        self.add = transaction.add
+        self.set_versionstamped_key = transaction.set_versionstamped_key
+
+    def get(self, key: bytes, snapshot: bool) -> bytes | None:
+        value: bytes | None = self._reads(snapshot).get(key).value
+        return value
+
+    def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
+        pairs = self._reads(snapshot).get_range(begin, end, limit, reverse, self._all)
+        return [(pair.key, pair.value) for pair in pairs]
+
+    def get_read_version(self) -> int:
+        version: int = self._transaction.get_read_version().wait()
+        return version
+
+    def _reads(self, snapshot: bool) -> Any:
+        return self._transaction.snapshot if snapshot else self._transaction
+
+
+def translated(error: Any) -> CoditectError:
+    """Our error for one of the binding's."""
+    code: int = error.code
+    for codes, kind, sentence in _MEANINGS:
+        if code in codes:
+            return kind(sentence, fdb_code=code)
+    return errors.StoreUnavailable("FoundationDB refused the transaction", fdb_code=code)

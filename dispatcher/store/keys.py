@@ -1,0 +1,120 @@
+"""Keys from tuples: FoundationDB's tuple layer, faster for the elements that keys are made of.
+
+Tuples sort as their keys do. The bytes are exactly those of `fdb.tuple`, so any FoundationDB tool reads them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from dispatcher.store.binding import Subspace, Versionstamp, fdb
+from dispatcher.store.transaction import STAMP_BYTES
+
+Element = Any
+"""None, bytes, str, int, float, bool, UUID, Versionstamp, or a tuple of these."""
+
+MOST_CHILDREN = 4096
+"""Subspaces that one space remembers."""
+_SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
+_LARGE = 2**64 - 1
+"""From here on integers are written with their length; the last one of 8 bytes, too."""
+_OFFSET = struct.Struct("<L")
+
+
+class Space:
+    """The keys that begin with a tuple; FoundationDB's subspace. Immutable, and safe in every thread."""
+
+    __slots__ = ("_children", "_subspace", "prefix")
+
+    def __init__(self, elements: tuple[Element, ...] = (), *, prefix: bytes = b"") -> None:
+        self._subspace = Subspace(elements, prefix)
+        self.prefix: bytes = self._subspace.key()
+        """What every key of the space begins with."""
+        self._children: dict[str, Space] = {}
+
+    def __getitem__(self, name: Element) -> Space:
+        """The space within this one; that of a string is remembered."""
+        if type(name) is not str:  # 1, 1.0 and True are equal and have different keys
+            return Space((name,), prefix=self.prefix)
+        child = self._children.get(name)
+        if child is None:
+            child = Space((name,), prefix=self.prefix)
+            if len(self._children) >= MOST_CHILDREN:
+                self._children.clear()
+            self._children[name] = child
+        return child
+
+    def pack(self, elements: tuple[Element, ...] = ()) -> bytes:
+        """The key of a tuple in this space.
+
+        Raises: ValueError when an element is none that a key can hold.
+        """
+        key = self.prefix
+        for element in elements:
+            kind = type(element)
+            if kind is str:
+                text = element.encode()
+                key += b"\x02" + (text if b"\0" not in text else text.replace(b"\0", b"\0\xff")) + b"\0"
+            elif kind is int and element >= 0:
+                key += _SMALL[element] if element < 256 else _packed_int(element)
+            elif kind is bytes:
+                key += b"\x01" + element.replace(b"\0", b"\0\xff") + b"\0"
+            elif kind is Versionstamp and element.is_complete():
+                key += _packed_stamp(element)
+            else:
+                key += fdb.tuple.pack((element,))
+        return key
+
+    def pack_with_versionstamp(self, elements: tuple[Element, ...]) -> bytes:
+        """The key for `Transaction.set_versionstamped_key`: one element, not inside another, is `stamp_here()`.
+
+        Raises: ValueError when none is, or more than one.
+        """
+        places = [
+            index
+            for index, element in enumerate(elements)
+            if type(element) is Versionstamp and not element.is_complete()
+        ]
+        if len(places) != 1:
+            raise ValueError("Exactly one element of the key is the place of the versionstamp")
+        before = self.pack(elements[: places[0]])
+        behind = Space().pack(elements[places[0] + 1 :])
+        return before + _packed_stamp(elements[places[0]]) + behind + _OFFSET.pack(len(before) + 1)
+
+    def unpack(self, key: bytes) -> tuple[Element, ...]:
+        """The tuple of a key of this space.
+
+        Raises: ValueError for a key of another.
+        """
+        elements: tuple[Element, ...] = self._subspace.unpack(key)
+        return elements
+
+    def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
+        """Begin and end of the keys of longer tuples that begin with this one."""
+        packed = self.pack(elements)
+        return packed + b"\0", packed + b"\xff"
+
+    def contains(self, key: bytes) -> bool:
+        """Whether the key is of this space."""
+        return key.startswith(self.prefix)
+
+
+def stamp_here(order: int = 0) -> Element:
+    """In a tuple: the place of the versionstamp. `order`, 0 to 65,535, sorts the stamps of one transaction."""
+    return Versionstamp.incomplete(order)
+
+
+def _packed_stamp(stamp: Any) -> bytes:
+    """By hand, since `Versionstamp.to_bytes` works only where the native library does."""
+    version: bytes = stamp.tr_version if stamp.is_complete() else b"\xff" * STAMP_BYTES
+    order: int = stamp.user_version
+    return b"\x33" + version + order.to_bytes(2, "big")
+
+
+def _packed_int(number: int) -> bytes:
+    if number >= _LARGE:
+        packed: bytes = fdb.tuple.pack((number,))
+        return packed
+    size = (number.bit_length() + 7) >> 3
+    return (0x14 + size).to_bytes(1, "big") + number.to_bytes(size, "big")

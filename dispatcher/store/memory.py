@@ -1,0 +1,285 @@
+"""The in-memory store: ordered keys, optimistic transactions as FoundationDB's, and every fault on request.
+
+A transaction function reads the committed state of its instant and buffers its writes. Before it commits, others
+may: if one of them wrote what it read, it conflicts, as FoundationDB's resolver would say. What is committed
+lives on a `Disk`, so a crashed database can be opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+
+from dispatcher.store.errors import (
+    CommitUnknown,
+    StoreFailed,
+    StoreUnavailable,
+    TransactionConflict,
+    TransactionTooOld,
+)
+from dispatcher.store.limits import RUN_SECONDS
+from dispatcher.store.retry import repeated
+from dispatcher.store.transaction import KeyValue, Reads, Transaction, added, call, stamped
+
+Result = TypeVar("Result")
+KeyRange = tuple[bytes, bytes]
+Mutation = tuple[str, bytes, bytes]
+
+MOST_REMEMBERED = 10_000
+"""Commits against which a transaction can be checked; one that read before them is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How often things go wrong, each from 0 to 1, and how long they take."""
+
+    conflict: float = 0.0
+    """A commit is refused although nothing conflicts."""
+    unknown_committed: float = 0.0
+    """A commit is done and its answer lost."""
+    unknown_lost: float = 0.0
+    """A commit is lost, and nobody says so."""
+    too_old: float = 0.0
+    """A transaction finds itself too old at its commit."""
+    latency_seconds: tuple[float, float] = (0.0, 0.0)
+    """Least and most of each of the three ways: to the reads, to the commit, and back."""
+
+
+NO_FAULTS = Faults()
+
+
+@dataclass(slots=True)
+class Disk:
+    """What is committed: it outlives a database that crashed. For one open database at a time."""
+
+    keys: list[bytes] = field(default_factory=list)
+    values: dict[bytes, bytes] = field(default_factory=dict)
+    version: int = 0
+    commits: deque[tuple[int, list[KeyRange]]] = field(default_factory=deque)
+
+    def between(self, begin: bytes, end: bytes) -> list[bytes]:
+        """The keys of a range, in order."""
+        return self.keys[bisect_left(self.keys, begin) : bisect_left(self.keys, end)]
+
+    def check(self, reads: list[KeyRange], read_version: int) -> None:
+        """Raises: TransactionConflict when a later commit wrote into the ranges; TransactionTooOld."""
+        if read_version < self.version and self.commits and self.commits[0][0] > read_version + 1:
+            raise TransactionTooOld("Too much was committed since the transaction began")
+        for version, writes in reversed(self.commits):
+            if version <= read_version:
+                return
+            if any(low < end and begin < high for low, high in writes for begin, end in reads):
+                raise TransactionConflict("Something that the transaction read has changed")
+
+    def apply(self, mutations: list[Mutation]) -> None:
+        """Commits."""
+        self.version += 1
+        stamp = self.version.to_bytes(8, "big") + b"\0\0"
+        writes: list[KeyRange] = []
+        for kind, first, second in mutations:
+            key = stamped(first, stamp) if kind == "stamp" else first
+            writes.append((key, second if kind == "clear_range" else key + b"\0"))
+            match kind:
+                case "set" | "stamp":
+                    self._set(key, second)
+                case "add":
+                    self._set(key, added(self.values.get(key), second))
+                case "clear_range":
+                    self._clear(key, second)
+        self.commits.append((self.version, writes))
+        if len(self.commits) > MOST_REMEMBERED:
+            self.commits.popleft()
+
+    def _set(self, key: bytes, value: bytes) -> None:
+        if key not in self.values:
+            insort(self.keys, key)
+        self.values[key] = value
+
+    def _clear(self, begin: bytes, end: bytes) -> None:
+        low, high = bisect_left(self.keys, begin), bisect_left(self.keys, end)
+        for key in self.keys[low:high]:
+            del self.values[key]
+        del self.keys[low:high]
+
+
+class View:
+    """A `Backing`: the state of one instant with the transaction's own writes over it."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._own: dict[bytes, bytes | None] = {}
+        self._own_keys: list[bytes] = []
+        self.version = disk.version
+        self.reads: list[KeyRange] = []
+        self.mutations: list[Mutation] = []
+
+    def get(self, key: bytes, snapshot: bool) -> bytes | None:
+        """See `Backing`."""
+        if not snapshot:
+            self.reads.append((key, key + b"\0"))
+        return self._visible(key)
+
+    def _visible(self, key: bytes) -> bytes | None:
+        return self._own[key] if key in self._own else self._disk.values.get(key)
+
+    def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
+        """See `Backing`."""
+        own = self._own_keys[bisect_left(self._own_keys, begin) : bisect_left(self._own_keys, end)]
+        keys = self._disk.between(begin, end)
+        if own:
+            keys = sorted({*keys, *own})
+        found: list[KeyValue] = []
+        for key in reversed(keys) if reverse else keys:
+            value = self._visible(key)
+            if value is not None:
+                found.append((key, value))
+                if len(found) == limit:
+                    break
+        if not snapshot:
+            self.reads.append(_range_read(begin, end, found, limit=limit, reverse=reverse))
+        return found
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """See `Backing`."""
+        self.mutations.append(("set", key, value))
+        self._put(key, value)
+
+    def clear(self, key: bytes) -> None:
+        """See `Backing`."""
+        self.clear_range(key, key + b"\0")
+
+    def clear_range(self, begin: bytes, end: bytes) -> None:
+        """See `Backing`."""
+        self.mutations.append(("clear_range", begin, end))
+        own = self._own_keys[bisect_left(self._own_keys, begin) : bisect_right(self._own_keys, end)]
+        for key in (*self._disk.between(begin, end), *(key for key in own if key < end)):
+            self._put(key, None)
+
+    def add(self, key: bytes, amount: bytes) -> None:
+        """See `Backing`."""
+        self.mutations.append(("add", key, amount))
+        self._put(key, added(self._visible(key), amount))
+
+    def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
+        """See `Backing`."""
+        self.mutations.append(("stamp", key, value))
+
+    def get_read_version(self) -> int:
+        """See `Backing`."""
+        return self.version
+
+    def _put(self, key: bytes, value: bytes | None) -> None:
+        if key not in self._own:
+            insort(self._own_keys, key)
+        self._own[key] = value
+
+
+class MemoryDatabase:
+    """A database on a `Disk`, for tests and simulations. The seed decides about every fault.
+
+    `crash` ends it as a kill does: what is in flight is answered with StoreUnavailable, committed or not.
+    """
+
+    def __init__(
+        self, disk: Disk | None = None, *, faults: Faults = NO_FAULTS, seed: int = 0, run_seconds: float = RUN_SECONDS
+    ) -> None:
+        self.disk = Disk() if disk is None else disk
+        """Open a second database on it after a crash."""
+        self.faults = faults
+        self._chance = random.Random(seed)  # noqa: S311  # not a secret: a test repeats it
+        self._run_seconds = run_seconds
+        self._open = False
+        self._failure: asyncio.Future[StoreFailed] | None = None
+        self.repeated = 0
+        """Transactions that were begun again."""
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        self._failure = asyncio.get_running_loop().create_future()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+
+    def crash(self) -> None:
+        """Stops at once, as a kill of the process does. What is on the disk stays."""
+        self._open = False
+
+    def fail(self, error: StoreFailed) -> None:
+        """Stops for good, as a full disk does."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_result(error)
+
+    async def failure(self) -> StoreFailed:
+        """See `Database.failure`."""
+        if self._failure is None:
+            raise StoreUnavailable("The store is not open")
+        return await asyncio.shield(self._failure)
+
+    async def run(self, body: Callable[[Transaction], Result]) -> Result:
+        """See `Database.run`."""
+        begun = 0
+
+        async def attempt() -> Result:
+            nonlocal begun
+            begun += 1
+            self.repeated += begun > 1
+            return await self._attempt(body)
+
+        return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
+
+    async def read(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.read`."""
+        return await self.run(lambda tr: body(tr.snapshot))
+
+    async def _attempt(self, body: Callable[[Transaction], Result]) -> Result:
+        await self._travel()
+        view = View(self.disk)
+        transaction = Transaction(view, now=asyncio.get_running_loop().time)
+        result = call(body, transaction)
+        if view.mutations:
+            await self._travel()
+            transaction.check_age()
+            self._commit(view)
+        await self._travel()
+        return result
+
+    def _commit(self, view: View) -> None:
+        faults, drawn = self.faults, self._chance.random()
+        self.disk.check(view.reads, view.version)
+        if drawn < faults.conflict:
+            raise TransactionConflict("The fault that was asked for")
+        drawn -= faults.conflict
+        if drawn < faults.too_old:
+            raise TransactionTooOld("The fault that was asked for")
+        drawn -= faults.too_old
+        if drawn < faults.unknown_lost:
+            raise CommitUnknown("The fault that was asked for")
+        drawn -= faults.unknown_lost
+        self.disk.apply(view.mutations)
+        if drawn < faults.unknown_committed:
+            raise CommitUnknown("The fault that was asked for")
+
+    async def _travel(self) -> None:
+        """The way to the database or back: others go on meanwhile, and it may end."""
+        low, high = self.faults.latency_seconds
+        await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
+        if self._failure is not None and self._failure.done():
+            raise self._failure.result()
+        if not self._open:
+            raise StoreUnavailable("The store is closed")
+
+
+def _range_read(begin: bytes, end: bytes, found: list[KeyValue], *, limit: int, reverse: bool) -> KeyRange:
+    """What a range read has seen: with a limit, only as far as it came."""
+    if not limit or len(found) < limit:
+        return begin, end
+    return (found[-1][0], end) if reverse else (begin, found[-1][0] + b"\0")

@@ -1,0 +1,38 @@
+"""How `run` repeats a transaction in the backends that have no retry loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from dispatcher.store.errors import RetriedByRun, TransactionTimedOut
+
+Result = TypeVar("Result")
+
+FIRST_PAUSE_SECONDS = 0.01
+LONGEST_PAUSE_SECONDS = 1.0
+"""FoundationDB's own: twice as long each time, with full jitter."""
+
+
+async def repeated(attempt: Callable[[], Awaitable[Result]], *, seconds: float, chance: random.Random) -> Result:
+    """The first attempt that ends otherwise than in RetriedByRun.
+
+    Raises: TransactionTimedOut after `seconds`, with the last reason as its cause; else what the attempt raised.
+    """
+    reason: Exception | None = None
+    pause = FIRST_PAUSE_SECONDS
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            while True:
+                try:
+                    return await attempt()
+                except RetriedByRun as error:
+                    reason = error
+                await asyncio.sleep(chance.random() * pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TransactionTimedOut("The transaction did not come through in time", seconds=seconds) from reason or error

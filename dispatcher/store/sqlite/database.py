@@ -1,0 +1,207 @@
+"""The port on a SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from dispatcher.store.errors import StoreFailed, StoreMisconfigured, StoreUnavailable
+from dispatcher.store.limits import RUN_SECONDS
+from dispatcher.store.retry import repeated
+from dispatcher.store.sqlite.file import connect, failure, prepare, roll_back, tune
+from dispatcher.store.sqlite.holder import Holder, WriteLock
+from dispatcher.store.sqlite.statements import Statements
+from dispatcher.store.sqlite.writer import Writer, WriterSettings
+from dispatcher.store.transaction import Reads, Transaction, call
+
+Result = TypeVar("Result")
+
+READERS = 2
+LOCK_SECONDS = 5.0
+
+
+class SqliteDatabase:
+    """A database in one file on a local disk; `:memory:` and network file systems will not do.
+
+    One thread writes, two read. Several processes of one machine may open the file: they take turns, one group
+    of transactions each. A turn that lasts for more than `lock_seconds` fails the others' calls with
+    StoreLocked; `holder` names the process, so that a successor can end it. One process opens a file once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run_seconds: float = RUN_SECONDS,
+        lock_seconds: float = LOCK_SECONDS,
+        connecting: Callable[[Path], sqlite3.Connection] = connect,
+    ) -> None:
+        self._path = path
+        self._run_seconds = run_seconds
+        self._lock_seconds = lock_seconds
+        self._connecting = connecting
+        self._chance = random.Random()  # noqa: S311  # spreads retries
+        self._opened: _Opened | None = None
+
+    async def __aenter__(self) -> Self:
+        connection, lock = await asyncio.to_thread(self._open)
+        failed: asyncio.Future[StoreFailed] = asyncio.get_running_loop().create_future()
+
+        def fail(error: StoreFailed) -> None:
+            if not failed.done():
+                failed.set_result(error)
+
+        writer = Writer(connection, self._path, lock, WriterSettings(self._lock_seconds, fail))
+        self._opened = _Opened(connection, lock, writer, _Readers(self._path, self._connecting), failed)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        opened, self._opened = self._now_open, None
+        await opened.writer.stop()
+        await asyncio.to_thread(opened.close)
+
+    async def run(self, body: Callable[[Transaction], Result]) -> Result:
+        """See `Database.run`. The function runs in the writer's thread: the others wait for it."""
+        writer = self._now_open.writer
+
+        async def attempt() -> Result:
+            result: Result = await writer.submit(body)
+            return result
+
+        return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
+
+    async def read(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.read`. At most two run at a time; a long one keeps the log from being shortened."""
+        opened = self._now_open
+        loop = asyncio.get_running_loop()
+
+        async def attempt() -> Result:
+            if opened.failed.done():
+                raise opened.failed.result()
+            return await loop.run_in_executor(opened.readers.pool, opened.readers.read, body)
+
+        try:
+            return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
+        except StoreFailed as error:
+            if not opened.failed.done():
+                opened.failed.set_result(error)
+            raise
+
+    async def failure(self) -> StoreFailed:
+        """See `Database.failure`."""
+        return await asyncio.shield(self._now_open.failed)
+
+    def holder(self) -> Holder | None:
+        """Another process that is inside a group of transactions right now.
+
+        Normally gone in a moment. One that stays, and whose lease has expired, was stopped: `Holder.end` it.
+        """
+        return self._now_open.lock.holder()
+
+    @property
+    def groups(self) -> int:
+        """Commits to the disk so far: fewer than transactions."""
+        return self._now_open.writer.groups
+
+    @property
+    def _now_open(self) -> _Opened:
+        if self._opened is None:
+            raise StoreUnavailable("The store is not open")
+        return self._opened
+
+    def _open(self) -> tuple[sqlite3.Connection, WriteLock]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            lock = WriteLock(self._path.with_name(self._path.name + ".lock"))
+        except OSError as error:
+            raise StoreMisconfigured(
+                "The store's folder cannot be written", path=str(self._path), reason=str(error)
+            ) from error
+        try:
+            connection = self._connecting(self._path)
+        except sqlite3.Error as error:
+            lock.close()
+            raise failure(error, self._path) from error
+        try:
+            prepare(connection, self._path, lock.held(self._lock_seconds))
+        except BaseException:
+            connection.close()
+            lock.close()
+            raise
+        return connection, lock
+
+
+class _Opened:
+    """What an open database holds."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        lock: WriteLock,
+        writer: Writer,
+        readers: _Readers,
+        failed: asyncio.Future[StoreFailed],
+    ) -> None:
+        self.connection = connection
+        self.lock = lock
+        self.writer = writer
+        self.readers = readers
+        self.failed = failed
+
+    def close(self) -> None:
+        """The last connection that closes copies the log into the file."""
+        self.readers.close()
+        self.connection.close()
+        self.lock.close()
+
+
+class _Readers:
+    """Threads with a connection each."""
+
+    def __init__(self, path: Path, connecting: Callable[[Path], sqlite3.Connection]) -> None:
+        self._path = path
+        self._connecting = connecting
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    def read(self, body: Callable[[Reads], Result]) -> Result:
+        """Runs it on one state of the file; in a thread of the pool."""
+        try:
+            connection = self._connection()
+            connection.execute("BEGIN")
+            (version,) = connection.execute("SELECT version FROM state").fetchone()
+        except sqlite3.Error as error:
+            raise failure(error, self._path) from error
+        statements = Statements(connection, self._path, version)
+        try:
+            result = call(lambda tr: body(tr.snapshot), Transaction(statements))
+        finally:
+            roll_back(connection)
+        if statements.broken is not None:
+            raise statements.broken
+        return result
+
+    def close(self) -> None:
+        """Waits for those that run."""
+        self.pool.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+    def _connection(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = self._connecting(self._path)
+            self._connections.append(found)
+            self._local.connection = found
+            tune(found)
+        return found

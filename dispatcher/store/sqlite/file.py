@@ -1,0 +1,132 @@
+"""The SQLite file: how it is opened, what is in it, and which of SQLite's errors end the process.
+
+::
+
+    pairs(key BLOB PRIMARY KEY, value BLOB)   WITHOUT ROWID: the table is the ordered tree itself
+    state(version INTEGER)                    one row: how many transactions were committed
+    application_id, user_version              that it is ours, and the version of this schema
+
+In WAL mode with synchronous=FULL a commit is written to the log and synced before it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
+
+APPLICATION_ID = 0x434F4449
+"""``CODI``, in the file's header."""
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 5.0
+"""How long SQLite itself waits for a lock, at most."""
+CACHE_KILOBYTES = 32_000
+CHECKPOINT_PAGES = 4_000
+"""The log is copied into the file when it is longer; 16 MB."""
+
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS pairs (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (version INTEGER NOT NULL);
+INSERT INTO state SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM state);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""  # noqa: S608  # constants
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in explicit transactions, for one thread at a time."""
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def prepare(connection: sqlite3.Connection, path: Path, alone: AbstractContextManager[None]) -> None:
+    """Makes the connection durable, and the file a whole store of this version; a new one is made `alone`.
+
+    An existing store is opened without waiting for who writes: a successor has to, when the writer was stopped.
+
+    Raises: StoreMisconfigured for a foreign file, a newer schema, or a file system without shared memory;
+    StoreFailed for a damaged file; StoreLocked.
+    """
+    try:
+        tune(connection)
+        _refuse_foreign(connection, path)
+        if _number(connection, "PRAGMA user_version") != SCHEMA_VERSION:
+            with alone:
+                _create(connection, path)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        _check_whole(connection, path)
+    except sqlite3.Error as error:
+        raise failure(error, path) from error
+
+
+def tune(connection: sqlite3.Connection) -> None:
+    """What every connection of ours has."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
+
+
+def failure(error: sqlite3.Error, path: Path) -> StoreFailed | StoreLocked | StoreMisconfigured:
+    """What an error of SQLite means here: nearly every one ends the process."""
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    match None if code is None else code & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreLocked("Another program holds the store; close it", path=str(path), sqlite=name)
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY:
+            return StoreMisconfigured("The store cannot be opened for writing", path=str(path), sqlite=name)
+        case sqlite3.SQLITE_NOTADB:
+            return StoreMisconfigured("The file is not a store; name another", path=str(path), sqlite=name)
+        case sqlite3.SQLITE_FULL:
+            sentence = "The disk is full: make room and start again"
+        case sqlite3.SQLITE_IOERR:
+            sentence = "The disk failed: check it, then start again"
+        case sqlite3.SQLITE_CORRUPT:
+            sentence = "The store is damaged: restore its file from a backup"
+        case _:
+            sentence = "SQLite failed"
+    return StoreFailed(sentence, path=str(path), sqlite=name, reason=str(error))
+
+
+def _create(connection: sqlite3.Connection, path: Path) -> None:
+    """Nothing, when another process has just done it."""
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreMisconfigured("SQLite cannot write ahead here; use a local disk", path=str(path), mode=mode)
+    connection.executescript(_SCHEMA)
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    owner, schema = _number(connection, "PRAGMA application_id"), _number(connection, "PRAGMA user_version")
+    empty = not _number(connection, "SELECT count(*) FROM sqlite_master")
+    if owner != APPLICATION_ID and not (empty and owner == schema == 0):
+        raise StoreMisconfigured("The file is no store of ours; name another", path=str(path))
+    if schema > SCHEMA_VERSION:
+        raise StoreMisconfigured(
+            "The store was written by a newer version; install that one",
+            path=str(path),
+            schema=schema,
+            known=SCHEMA_VERSION,
+        )
+
+
+def _check_whole(connection: sqlite3.Connection, path: Path) -> None:
+    """The quick check reads every page. The full one only compares indexes besides, and there are none."""
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreFailed("The store is damaged: restore its file from a backup", path=str(path), reason=verdict)
+
+
+def _number(connection: sqlite3.Connection, statement: str) -> int:
+    (number,) = connection.execute(statement).fetchone()
+    return int(number)
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Leaves the transaction, if there is one; SQLite may have left it already."""
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

@@ -1,0 +1,186 @@
+"""The one thread that writes: it runs transaction functions one after the other and commits them in groups.
+
+What waits is run under one lock and one SQL transaction, each function in a savepoint of its own, and made durable
+by one sync: while that runs the next group gathers. Callers are answered after the sync, all of a group
+together. Serial functions cannot conflict, which is cheaper than to find out whether they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from coditect.errors import CoditectError
+from dispatcher.store.errors import StoreFailed, StoreLocked, StoreUnavailable
+from dispatcher.store.sqlite.file import failure, roll_back
+from dispatcher.store.sqlite.holder import WriteLock
+from dispatcher.store.sqlite.statements import Statements
+from dispatcher.store.transaction import Transaction, call
+
+log = logging.getLogger(__name__)
+
+MOST_OF_A_GROUP = 512
+GROUP_SECONDS = 0.05
+"""A group that ran for longer commits before it begins another function."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A transaction function that waits for its turn, and then for the sync."""
+
+    body: Callable[[Transaction], Any]
+    answer: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def settle(self) -> None:
+        """Tells the caller, unless that one has gone."""
+        if self.answer.done():
+            return
+        if self.error is None:
+            self.answer.set_result(self.result)
+        else:
+            self.answer.set_exception(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """How the writer waits."""
+
+    lock_seconds: float
+    """For another process that is writing."""
+    on_failure: Callable[[StoreFailed], None]
+    """Called on the event loop, once."""
+
+
+class Writer:
+    """The thread with its queue. `submit` and `stop` belong to the event loop's thread."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, lock: WriteLock, settings: WriterSettings) -> None:
+        self._connection = connection
+        self._path = path
+        self._lock = lock
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._waiting: SimpleQueue[Request | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+        self._stopping = False
+        self._failed: StoreFailed | None = None
+        self.groups = 0
+        """Commits to the disk so far."""
+        self._thread.start()
+
+    def submit(self, body: Callable[[Transaction], Any]) -> asyncio.Future[Any]:
+        """The future result of a transaction; cancelled before its turn, it does not run.
+
+        Raises: StoreFailed, StoreUnavailable.
+        """
+        if self._failed is not None:
+            raise self._failed
+        if self._stopping:
+            raise StoreUnavailable("The store is closed")
+        request = Request(body, self._loop.create_future())
+        self._waiting.put(request)
+        return request.answer
+
+    async def stop(self) -> None:
+        """Finishes what waits, then ends the thread."""
+        self._stopping = True
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            requests = [first]
+            while len(requests) < MOST_OF_A_GROUP and not self._waiting.empty():
+                following = self._waiting.get()
+                if following is None:
+                    self._waiting.put(None)
+                    break
+                requests.append(following)
+            self._commit_all(requests)
+
+    def _commit_all(self, requests: list[Request]) -> None:
+        while requests:
+            done = requests
+            try:
+                if self._failed is not None:
+                    raise self._failed
+                done = self._commit_group(requests)
+            except CoditectError as error:
+                self._give_up(requests, error)
+            except Exception as error:  # noqa: BLE001  # the thread's boundary: nobody may wait for ever
+                self._give_up(requests, _meaning(error, self._path))
+            requests = requests[len(done) :]
+            self._loop.call_soon_threadsafe(_settle, done)
+
+    def _give_up(self, requests: Sequence[Request], error: CoditectError) -> None:
+        """Nobody of the group is answered with success. All but a held lock is for good."""
+        if not isinstance(error, StoreLocked) and self._failed is None:
+            self._failed = error if isinstance(error, StoreFailed) else StoreFailed(error.sentence, **error.facts)
+            log.error("The store has stopped", extra={"reason": str(error)})
+            self._loop.call_soon_threadsafe(self._settings.on_failure, self._failed)
+        for request in requests:
+            request.error = self._failed or error
+
+    def _commit_group(self, requests: list[Request]) -> list[Request]:
+        """Runs and commits as many as the group's time allows; returns them."""
+        with self._lock.held(self._settings.lock_seconds, given_up=lambda: self._stopping):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                (before,) = self._connection.execute("SELECT version FROM state").fetchone()
+                count, version = self._run_all(requests, before)
+                if version != before:  # else whatever a lone function wrote is rolled back below
+                    self._connection.execute("UPDATE state SET version = ?", (version,))
+                    self._connection.execute("COMMIT")
+                    self.groups += 1
+            finally:
+                roll_back(self._connection)
+        return requests[:count]
+
+    def _run_all(self, requests: list[Request], version: int) -> tuple[int, int]:
+        """How many were run, and the version that they lead to."""
+        enough = time.monotonic() + GROUP_SECONDS
+        for count, request in enumerate(requests, start=1):
+            version += self._run(request, version, alone=len(requests) == 1)
+            if time.monotonic() > enough:
+                return count, version
+        return len(requests), version
+
+    def _run(self, request: Request, version: int, *, alone: bool) -> bool:
+        """Whether it wrote something that stays."""
+        if request.answer.cancelled():
+            return False
+        statements = Statements(self._connection, self._path, version, alone=alone)
+        try:
+            request.result = call(request.body, Transaction(statements))
+        except BaseException as error:  # noqa: BLE001  # the boundary of transactions: it is the caller's
+            request.error = error
+        if statements.broken is not None:
+            raise statements.broken
+        if request.error is None:
+            statements.keep()
+        else:
+            statements.undo()
+        return statements.wrote
+
+
+def _settle(requests: Sequence[Request]) -> None:
+    for request in requests:
+        request.settle()
+
+
+def _meaning(error: Exception, path: Path) -> CoditectError:
+    if isinstance(error, sqlite3.Error):
+        return failure(error, path)
+    if isinstance(error, OSError):
+        return StoreFailed("The disk failed: check it, then start again", path=str(path), reason=str(error))
+    return StoreFailed("The store's writer failed", path=str(path), reason=repr(error))

@@ -1,0 +1,178 @@
+"""Random transactions against a dictionary."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from dispatcher.store.keys import Space, stamp_here
+from dispatcher.store.memory import Faults, MemoryDatabase
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Transaction, read_counter, write_counter
+from tests.contract.store.conftest import BACKENDS, MAKERS, Make
+
+NAMES = st.binary(max_size=2) | st.sampled_from([b"\0", b"\xff", b"\0\xff", b"a", b"ab", b"b"])
+VALUES = st.binary(max_size=4) | st.integers(-(2**63), 2**63 - 1).map(write_counter)
+STEPS = st.one_of(
+    st.tuples(st.just("get"), NAMES),
+    st.tuples(st.just("set"), NAMES, VALUES),
+    st.tuples(st.just("clear"), NAMES),
+    st.tuples(st.just("clear_range"), NAMES, NAMES),
+    st.tuples(st.just("add"), NAMES, st.integers(-(2**63), 2**63 - 1)),
+    st.tuples(st.just("range"), NAMES, NAMES, st.integers(0, 3), st.booleans(), st.booleans()),
+)
+Model = dict[bytes, bytes]
+
+
+class Undone(Exception):
+    pass
+
+
+def in_model(model: Model, step: tuple[Any, ...]) -> object:
+    match step:
+        case ("get", name):
+            return model.get(name)
+        case ("set", name, value):
+            model[name] = value
+        case ("clear", name):
+            model.pop(name, None)
+        case ("clear_range", one, other):
+            for name in [name for name in model if min(one, other) <= name < max(one, other)]:
+                del model[name]
+        case ("add", name, amount):
+            old = int.from_bytes(model.get(name, b"")[:8], "little")
+            model[name] = ((old + amount) % 2**64).to_bytes(8, "little")
+        case ("range", one, other, limit, reverse, _):
+            names = sorted((name for name in model if min(one, other) <= name < max(one, other)), reverse=reverse)
+            return [(name, model[name]) for name in names][: limit or None]
+    return None
+
+
+def in_store(tr: Transaction, prefix: bytes, step: tuple[Any, ...]) -> object:
+    match step:
+        case ("get", name):
+            return tr.get(prefix + name)
+        case ("set", name, value):
+            tr.set(prefix + name, value)
+        case ("clear", name):
+            tr.clear(prefix + name)
+        case ("clear_range", one, other):
+            tr.clear_range(prefix + min(one, other), prefix + max(one, other))
+        case ("add", name, amount):
+            tr.add(prefix + name, amount)
+        case ("range", one, other, limit, reverse, snapshot):
+            begin, end = prefix + min(one, other), prefix + max(one, other)
+            reads = tr.snapshot if snapshot else tr
+            pairs = reads.get_range(begin, end, limit=limit, reverse=reverse)
+            return [(key.removeprefix(prefix), value) for key, value in pairs]
+    return None
+
+
+class AgainstADictionary(RuleBasedStateMachine):
+    make: ClassVar[Make]
+
+    def __init__(self) -> None:
+        super().__init__()
+        space = Space((f"test-{uuid4().hex}",))
+        self.prefix = space["pairs"].prefix + b"\x01"
+        self.log = space["log"]
+        self.model: Model = {}
+        self.appended: list[bytes] = []
+        self.folder = tempfile.TemporaryDirectory()
+        self.runner = asyncio.Runner()
+        self.database: Database = self.runner.run(self._open())
+
+    async def _open(self) -> Database:
+        return await type(self).make(Path(self.folder.name)).__aenter__()
+
+    def teardown(self) -> None:
+        self.runner.run(self.database.__aexit__(None, None, None))
+        self.runner.close()
+        self.folder.cleanup()
+
+    @rule(steps=st.lists(STEPS, max_size=8), undone=st.booleans())
+    def transaction(self, steps: list[tuple[Any, ...]], undone: bool) -> None:
+        model = dict(self.model)
+        expected = [in_model(model, step) for step in steps]
+        found: list[object] = []
+
+        def body(tr: Transaction) -> None:
+            found[:] = [in_store(tr, self.prefix, step) for step in steps]
+            if undone:
+                raise Undone
+
+        async def run() -> None:
+            try:
+                await self.database.run(body)
+            except Undone:
+                assert undone
+
+        self.runner.run(run())
+        assert found == expected
+        if not undone:
+            self.model = model
+
+    @rule(values=st.lists(VALUES, min_size=1, max_size=3))
+    def append(self, values: list[bytes]) -> None:
+        def body(tr: Transaction) -> None:
+            for order, value in enumerate(values):
+                tr.set_versionstamped_key(self.log.pack_with_versionstamp((stamp_here(order),)), value)
+
+        self.runner.run(self.database.run(body))
+        self.appended += values
+
+    @rule(names=st.lists(NAMES, min_size=2, max_size=6))
+    def count_at_once(self, names: list[bytes]) -> None:
+        """Concurrent read-modify-writes, which conflict wherever a backend can: none is lost."""
+
+        def body(tr: Transaction, key: bytes) -> None:
+            tr.set(key, write_counter(read_counter((tr.get(key) or b"")[:7]) + 1))
+
+        async def run() -> None:
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    group.create_task(self.database.run(lambda tr, name=name: body(tr, self.prefix + name)))  # type: ignore[misc]
+
+        self.runner.run(run())
+        for name in names:
+            self.model[name] = write_counter(read_counter(self.model.get(name, b"")[:7]) + 1)
+
+    @invariant()
+    def the_store_holds_what_the_model_holds(self) -> None:
+        async def read() -> tuple[list[Any], list[Any]]:
+            pairs = await self.database.read(lambda tr: tr.get_range(self.prefix, self.prefix + b"\xff" * 4))
+            log = await self.database.read(lambda tr: tr.get_range(*self.log.range()))
+            return pairs, log
+
+        pairs, log = self.runner.run(read())
+        assert [(key.removeprefix(self.prefix), value) for key, value in pairs] == sorted(self.model.items())
+        assert [value for _, value in log] == self.appended
+
+
+def faulty(folder: Path) -> Database:
+    faults = Faults(conflict=0.2, too_old=0.05, unknown_lost=0.1, latency_seconds=(0.0, 0.0005))
+    return MemoryDatabase(faults=faults, seed=7)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "memory with faults"])
+def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
+    maker = MAKERS.get(backend, faulty)
+    machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(maker)})
+
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60 if backend in MAKERS else 15,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

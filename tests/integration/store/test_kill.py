@@ -1,0 +1,159 @@
+"""What a killed, stopped or failing process leaves behind in its SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dispatcher.store.errors import StoreLocked
+from dispatcher.store.sqlite import Holder, SqliteDatabase
+from dispatcher.store.transaction import read_counter
+from tests.integration.store.child import PARTS, ROWS, write
+from tests.servers import ROOT
+from tests.support import eventually
+
+
+class Child:
+    """A process of `child.py`; what it has printed so far is in `lines`."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.integration.store.child", str(path), *arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            if line.endswith(b"\n"):
+                self.lines.append(line.decode().strip())
+
+    def kill(self) -> list[str]:
+        """Kills it and returns all that it was told."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._reader.join()
+        return self.lines
+
+
+@contextmanager
+def running(path: Path, *arguments: str) -> Iterator[Child]:
+    child = Child(path, *arguments)
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        for stream in (child.process.stdout, child.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+async def names_in(database: SqliteDatabase) -> tuple[dict[str, int], int]:
+    """How many parts each transaction has, and the count."""
+    pairs, count = await database.read(lambda tr: (tr.get_range(*ROWS.range()), tr.get(b"count")))
+    parts: dict[str, int] = {}
+    for key, _ in pairs:
+        name = ROWS.unpack(key)[0]
+        parts[name] = parts.get(name, 0) + 1
+    return parts, read_counter(count)
+
+
+async def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_half(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    told: set[str] = set()
+
+    for life in range(4):
+        with running(path, "commit") as child:
+            await eventually(lambda: len(child.lines) > 300 + 37 * life, seconds=30.0)  # noqa: B023  # of this life
+            told.update(child.kill())
+
+        async with SqliteDatabase(path) as database:
+            parts, count = await names_in(database)
+        assert told <= parts.keys(), f"life {life}"
+        assert set(parts.values()) == {PARTS}
+        assert count == len(parts)
+
+
+async def test_a_process_that_is_stopped_inside_a_transaction_is_named_and_can_be_ended(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with running(path, "stop") as child:
+        await eventually(lambda: child.lines == ["stopped"], seconds=30.0)
+        await eventually(lambda: psutil.Process(child.process.pid).status() == psutil.STATUS_STOPPED)
+
+        async with SqliteDatabase(path, lock_seconds=0.3) as database:
+            with pytest.raises(StoreLocked) as locked:
+                await database.run(lambda tr: write(tr, "meanwhile"))
+            parts, _ = await names_in(database)
+            holder = database.holder()
+
+            assert locked.value.facts["pid"] == child.process.pid
+            assert parts == {}
+            assert holder is not None
+            assert not Holder(holder.pid, holder.started - 60.0).end()
+            ended = asyncio.create_task(asyncio.to_thread(holder.end))
+            await asyncio.to_thread(child.process.wait)
+            assert await ended
+            assert database.holder() is None
+            assert not holder.end()
+            await database.run(lambda tr: write(tr, "after"))
+            parts, count = await names_in(database)
+
+    assert (parts, count) == ({"after": PARTS}, 1)
+
+
+async def test_processes_that_create_a_store_together_create_one(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with running(path, "commit") as one, running(path, "commit") as other, running(path, "commit") as third:
+        children = (one, other, third)
+        await eventually(lambda: all(len(child.lines) > 20 for child in children), seconds=30.0)
+        told = [name for child in children for name in child.kill()]
+
+    async with SqliteDatabase(path) as database:
+        parts, count = await names_in(database)
+    assert set(told) <= parts.keys()
+    assert count == len(parts)
+
+
+async def test_two_processes_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    own: list[str] = []
+    with running(path, "commit") as child:
+        await eventually(lambda: len(child.lines) > 100, seconds=30.0)
+        async with SqliteDatabase(path) as database:
+            for number in range(20):
+                await database.run(lambda tr, number=number: write(tr, f"own-{number}"))  # type: ignore[misc]
+                own.append(f"own-{number}")
+            told = child.kill()
+            parts, count = await names_in(database)
+
+    assert {*told, *own} <= parts.keys()
+    assert set(parts.values()) == {PARTS}
+    assert count == len(parts)
+
+
+async def test_a_disk_that_refuses_to_write_ends_the_process_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with running(path, "fill", str(1_000_000)) as child:
+        await asyncio.to_thread(child.process.wait, 40)
+        assert child.process.stderr is not None
+        said = child.process.stderr.read().decode()
+        told = child.kill() if child.process.poll() is None else child.lines
+
+    assert child.process.returncode == 1
+    assert "ended: The dis" in said
+    async with SqliteDatabase(path) as database:
+        parts, count = await names_in(database)
+    assert len(told) > 50
+    assert set(told) <= parts.keys()
+    assert set(parts.values()) == {PARTS}
+    assert count == len(parts)

@@ -1,0 +1,165 @@
+"""The FoundationDB adapter against a stub of its binding: codes, options, the retry loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+
+import fdb
+import pytest
+
+from coditect.errors import CoditectError
+from dispatcher.store import errors
+from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, translated
+from dispatcher.store.transaction import Transaction, read_counter
+from tests.fdb_stub import FDBError, FdbStub
+
+KEY = b"count"
+
+
+def add_once(tr: Transaction, request: bytes) -> None:
+    """Idempotent by a natural key, as every transaction function must be."""
+    if tr.get(request) is None:
+        tr.set(request, b"")
+        tr.add(KEY, 1)
+
+
+async def test_it_opens_the_named_cluster_with_the_api_version_of_the_binding() -> None:
+    stub = FdbStub()
+
+    async with FdbDatabase(FdbSettings(cluster_file="/etc/fdb.cluster"), binding=stub):
+        pass
+
+    assert (stub.version, stub.opened) == (API_VERSION, ["/etc/fdb.cluster"])
+    assert fdb.LATEST_API_VERSION == API_VERSION
+    assert stub.options.chosen == []
+
+
+async def test_tls_is_chosen_before_the_cluster_is_opened() -> None:
+    stub = FdbStub()
+    settings = FdbSettings(
+        tls_certificate_file="cert.pem",
+        tls_key_file="key.pem",
+        tls_authority_file="ca.pem",
+        tls_password="secret",
+        tls_verify_peers="Check.Valid=1",
+    )
+
+    async with FdbDatabase(settings, binding=stub):
+        pass
+
+    assert stub.options.chosen == [
+        ("set_tls_password", "secret"),
+        ("set_tls_cert_path", "cert.pem"),
+        ("set_tls_key_path", "key.pem"),
+        ("set_tls_ca_path", "ca.pem"),
+        ("set_tls_verify_peers", b"Check.Valid=1"),
+    ]
+
+
+async def test_two_databases_of_one_process_share_the_binding() -> None:
+    stub = FdbStub()
+
+    async with FdbDatabase(binding=stub) as one, FdbDatabase(binding=stub) as other:
+        await one.run(lambda tr: tr.set(b"a", b"1"))
+        assert await other.read(lambda tr: tr.get(b"a")) == b"1"
+
+
+async def test_a_missing_library_is_a_matter_of_set_up() -> None:
+    with pytest.raises(errors.StoreMisconfigured, match="client package") as refused:
+        await FdbDatabase(binding=FdbStub(library=False)).__aenter__()
+
+    assert "Unable to locate" in str(refused.value)
+
+
+async def test_another_api_version_of_the_process_is_a_matter_of_set_up() -> None:
+    with pytest.raises(errors.StoreMisconfigured, match="already loaded"):
+        await FdbDatabase(binding=FdbStub(version=710)).__aenter__()
+
+
+async def test_a_cluster_that_does_not_answer_is_unavailable() -> None:
+    stub = FdbStub()
+    stub.failures.append(("read", 1031))
+
+    with pytest.raises(errors.StoreUnavailable):
+        await FdbDatabase(binding=stub).__aenter__()
+
+
+@pytest.mark.parametrize("place", ["read", "commit", "committed"])
+@pytest.mark.parametrize("code", [1007, 1009, 1020, 1021, 1037, 1039, 1213])
+async def test_what_the_binding_repeats_is_repeated_to_one_effect(place: str, code: int) -> None:
+    stub = FdbStub()
+    async with FdbDatabase(binding=stub) as database:
+        stub.failures.extend([(place, code)] * 2)
+
+        await database.run(lambda tr: add_once(tr, b"request"))
+
+        # A commit that was done and reported lost is found done by the repetition, which then writes nothing.
+        assert stub.recovered == [code] * (1 if place == "committed" else 2)
+        assert read_counter(await database.read(lambda tr: tr.get(KEY))) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1031, errors.TransactionTimedOut),
+        (2101, errors.TransactionTooLarge),
+        (2102, errors.KeyTooLarge),
+        (2103, errors.ValueTooLarge),
+        (2004, errors.KeyOutsideRange),
+        (2005, errors.InvertedRange),
+        (1036, errors.Unreadable),
+        (1515, errors.StoreMisconfigured),
+        (1501, errors.StoreFailed),
+        (1101, errors.StoreUnavailable),
+        (4100, errors.StoreUnavailable),
+    ],
+)
+async def test_what_the_binding_gives_up_is_our_error(code: int, kind: type[CoditectError]) -> None:
+    stub = FdbStub()
+    async with FdbDatabase(binding=stub) as database:
+        stub.failures.append(("commit", code))
+
+        with pytest.raises(kind) as refused:
+            await database.run(lambda tr: tr.set(b"a", b""))
+
+    assert refused.value.facts["fdb_code"] == code
+    assert isinstance(refused.value.__cause__, FDBError)
+
+
+async def test_a_transaction_that_never_comes_through_ends_in_time() -> None:
+    stub = FdbStub()
+    async with FdbDatabase(FdbSettings(run_seconds=0.2), binding=stub) as database:
+        stub.failures.extend([("commit", 1020)] * 1_000_000)
+
+        with pytest.raises(errors.TransactionTimedOut):
+            await database.run(lambda tr: tr.set(b"a", b""))
+
+
+async def test_the_loop_is_free_while_a_transaction_waits() -> None:
+    stub = FdbStub()
+    async with FdbDatabase(binding=stub) as database:
+        with stub.lock:  # as if the cluster took its time
+            waiting = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"1")))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+
+        assert await database.read(lambda tr: tr.get(b"a")) == b"1"
+
+
+def test_every_code_has_a_meaning() -> None:
+    meant = [translated(FDBError(code)) for code in range(1, 5000)]
+
+    assert all(isinstance(one, CoditectError) and type(one) is not CoditectError for one in meant)
+
+
+def test_every_numbered_error_of_ours_is_mapped_from_its_number() -> None:
+    tree = importlib.import_module("dispatcher.store.errors").__doc__ or ""
+    numbered = re.findall(r"── (\w+) +(\d{4}) ", tree)
+
+    assert len(numbered) == 10
+    for name, code in numbered:
+        assert type(translated(FDBError(int(code)))).__name__ == name

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import fdb
+import fdb.tuple
+import pytest
+from fdb.subspace_impl import Subspace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.store.keys import MOST_CHILDREN, Space, stamp_here
+from dispatcher.store.transaction import stamped
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"])) | st.sampled_from(["", "\0", "a\0\0b", "\0\xff"])
+INTEGERS = st.integers() | st.sampled_from([0, 1, 255, 256, 2**16, 2**63, 2**64 - 1, 2**64, -1, -256, -(2**64)])
+ELEMENTS: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.binary() | TEXT | INTEGERS | st.floats(allow_nan=False) | st.uuids(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=6,
+)
+TUPLES = st.lists(ELEMENTS, max_size=5).map(tuple)
+
+
+@given(TUPLES, TUPLES)
+def test_keys_are_those_of_foundationdb(outer: tuple[Any, ...], inner: tuple[Any, ...]) -> None:
+    ours, theirs = Space(outer), Subspace(outer)
+
+    assert ours.prefix == theirs.key()
+    assert ours.pack(inner) == theirs.pack(inner)
+    assert ours.range(inner) == (theirs.range(inner).start, theirs.range(inner).stop)
+    assert ours.unpack(ours.pack(inner)) == theirs.unpack(theirs.pack(inner))
+    assert ours.contains(ours.pack(inner))
+
+
+@given(st.lists(ELEMENTS, min_size=1, max_size=4))
+def test_spaces_within_spaces_are_those_of_foundationdb(path: list[Any]) -> None:
+    ours, theirs = Space(("root",)), Subspace(("root",))
+    again = ours
+    for name in path:
+        ours, theirs, again = ours[name], theirs[name], again[name]
+
+    assert ours.prefix == again.prefix == theirs.key()
+
+
+@given(st.lists(st.tuples(TEXT, INTEGERS), min_size=2, max_size=8))
+def test_keys_sort_as_their_tuples(tuples: list[tuple[str, int]]) -> None:
+    space = Space(("s",))
+
+    assert [space.unpack(key) for key in sorted(map(space.pack, tuples))] == sorted(
+        tuples, key=lambda one: (one[0].encode(), one[1])
+    )
+
+
+@given(TUPLES, TUPLES, st.integers(0, 2**16 - 1))
+def test_versionstamped_keys_are_those_of_foundationdb(
+    before: tuple[Any, ...], behind: tuple[Any, ...], order: int
+) -> None:
+    space = Space(("log",))
+    elements = (*before, stamp_here(order), *behind)
+    with pytest.MonkeyPatch.context() as patch:  # what `Versionstamp.to_bytes` asks of the native half
+        patch.setattr(fdb, "impl", types.SimpleNamespace(Value=type("Value", (), {})), raising=False)
+        theirs = Subspace(("log",)).pack_with_versionstamp(elements)
+
+    ours = space.pack_with_versionstamp(elements)
+
+    assert ours == theirs
+    complete = space.unpack(stamped(ours, b"0123456789"))
+    assert complete == (*before, fdb.tuple.Versionstamp(b"0123456789", order), *behind)
+    assert space.pack(complete) == stamped(ours, b"0123456789")
+
+
+@pytest.mark.parametrize("elements", [(), ("a",), (stamp_here(), stamp_here()), ((stamp_here(),),)])
+def test_a_versionstamped_key_has_exactly_one_place(elements: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="Exactly one"):
+        Space().pack_with_versionstamp(elements)
+
+
+def test_a_key_of_another_space_is_refused() -> None:
+    with pytest.raises(ValueError, match="not in subspace"):
+        Space(("a",)).unpack(Space(("b",)).pack((1,)))
+
+
+def test_what_no_key_can_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="Unsupported"):
+        Space().pack(({},))
+
+
+def test_a_space_remembers_a_bounded_number_of_children() -> None:
+    space = Space()
+
+    for number in range(MOST_CHILDREN + 10):
+        child = space[f"child-{number}"]
+
+    assert len(space._children) <= MOST_CHILDREN
+    assert space[f"child-{number}"] is child
