@@ -1,0 +1,220 @@
+"""A fleet of `coditect up` whose agent, broker and Redis are killed with -9 amid a load; a judge of what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from agents.load import load as load_agent
+from coditect.broker.amqp import AmqpBroker
+from coditect.cli.load_drive import Counts, Load, drive
+from coditect.cli.load_report import Answer, LoadReport, parse_effects, summarize
+from coditect.client import Client
+from coditect.local import ChildState, Phase, UpFolder, read_state
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.settings import Settings
+from tests.support import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+LOAD = Load(
+    tasks=2_000,
+    concurrency=100,
+    per_second=None,
+    min_ms=50,
+    max_ms=200,
+    capability="load.work",
+    priority=Priority.P1,
+    wait_seconds=60.0,
+)
+AGENTS = ("load-1", "load-2")
+BROKER, REDIS = "rabbitmq", "redis"
+EARLIEST, LATEST = 0.3, 0.7
+"""When a kill proves something: the share of the tasks that have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A kill to come."""
+
+    victim: str
+    ended: int
+    """It comes when so many tasks have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A kill that happened."""
+
+    victim: str
+    ended: int
+    at_seconds: float
+    """Since the start of the load."""
+
+    def in_flight(self, answers: Iterable[Answer]) -> set[str]:
+        """Ids of the tasks that were submitted and not answered at that moment."""
+        return {
+            one.task_id
+            for one in answers
+            if one.task_id
+            and one.finished_at_seconds - one.latency_seconds <= self.at_seconds < one.finished_at_seconds
+        }
+
+
+def strikes(seed: int) -> list[Strike]:
+    """One of each kind; the seed decides which agent, in which order and when."""
+    random = Random(seed)
+    victims = [random.choice(AGENTS), BROKER, REDIS]
+    random.shuffle(victims)
+    moments = sorted(random.randint(int(EARLIEST * LOAD.tasks) + 1, int(LATEST * LOAD.tasks)) for _ in victims)
+    return [Strike(victim, ended) for victim, ended in zip(victims, moments, strict=True)]
+
+
+class StruckCounts(Counts):
+    """The load's own counts, which strike at the very answer that makes the number full."""
+
+    def __init__(self, plan: Sequence[Strike], kill: Callable[[str], None]) -> None:
+        super().__init__()
+        self._to_come = list(plan)
+        self._kill = kill
+        self._started_at = asyncio.get_running_loop().time()
+        self.kills: list[Kill] = []
+
+    def add(self, answer: Answer) -> None:
+        super().add(answer)
+        while self._to_come and len(self.answers) >= self._to_come[0].ended:
+            victim = self._to_come.pop(0).victim
+            self._kill(victim)
+            now = asyncio.get_running_loop().time() - self._started_at
+            self.kills.append(Kill(victim, len(self.answers), now))
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What `coditect up` keeps running in a folder."""
+
+    folder: Path
+
+    @property
+    def effect_log(self) -> Path:
+        """Where its agents leave a line for each execution."""
+        return self.folder / "effects.log"
+
+    @property
+    def children(self) -> dict[str, ChildState]:
+        """Every program as its supervisor sees it now, by name."""
+        state = read_state(UpFolder(self.folder / ".coditect"))
+        assert state is not None
+        return {child.name: child for child in state.children}
+
+    @property
+    def settings(self) -> Settings:
+        """Those of a client on the direct path."""
+        state = read_state(UpFolder(self.folder / ".coditect"))
+        assert state is not None
+        return Settings(amqp_url=state.amqp_url, redis_url=state.redis_url, wire="direct")
+
+    def kill(self, victim: str) -> None:
+        """With -9; its supervisor starts it again."""
+        process = self.children[victim].process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+
+    def whole(self) -> bool:
+        """Whether everything runs."""
+        return all(child.phase is Phase.READY for child in self.children.values())
+
+    async def idle(self) -> bool:
+        """Whether nothing waits for an agent, and nothing was given up."""
+        queues = (routing.task_queue(LOAD.capability, LOAD.priority), routing.dead_queue(LOAD.capability))
+        async with AmqpBroker(self.settings.amqp_url, name="observer") as broker:
+            stats = [await broker.stats(queue) for queue in queues]
+        return all(one is not None and one.messages == 0 for one in stats)
+
+
+@asynccontextmanager
+async def fleet_up(folder: Path) -> AsyncIterator[Fleet]:
+    """Private servers and two load agents under a supervisor of their own; all gone at the end."""
+    fleet = Fleet(folder)
+    elsewhere = {"CODITECT_AMQP_URL", "CODITECT_REDIS_URL"}
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    environment |= {"CODITECT_WIRE": "direct", "CODITECT_LOAD_LOG": str(fleet.effect_log)}
+
+    async def coditect(*words: str) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "coditect", *words, cwd=folder, env=environment, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await process.wait() == 0, f"coditect {words[0]} failed"
+
+    try:
+        await coditect("up", "--detach", f"{ROOT / 'agents' / 'load.py'}={len(AGENTS)}")
+        yield fleet
+    finally:
+        await coditect("down")
+
+
+@dataclass(frozen=True, slots=True)
+class Ordeal:
+    """One run of the load, the kills amid it and what its client and the effect log say."""
+
+    kills: Sequence[Kill]
+    answers: Sequence[Answer]
+    report: LoadReport
+    late_replies: int
+    """Second answers that reached the client's process and went no further."""
+
+    @property
+    def repeats(self) -> int:
+        """Executions beyond the first of each task."""
+        return sum(len(effects) - 1 for effects in self.report.repeated.values())
+
+    @property
+    def endangered(self) -> int:
+        """How many executions may be repeated: what was in flight when the agent or the broker was killed."""
+        return sum(len(kill.in_flight(self.answers)) for kill in self.kills if kill.victim != REDIS)
+
+    @property
+    def unexcused(self) -> set[str]:
+        """Repeated tasks that were in nobody's hand when the agent or the broker was killed.
+
+        What was answered is in hand until the broker has the ack: of the last answers before a kill as many as
+        the agents have slots.
+        """
+        slots = len(AGENTS) * load_agent.slots
+        excused: set[str | None] = set()
+        for kill in self.kills:
+            if kill.victim != REDIS:
+                excused |= kill.in_flight(self.answers)
+                excused |= {one.task_id for one in self.answers[max(0, kill.ended - slots) : kill.ended]}
+        return set(self.report.repeated) - excused
+
+    def __str__(self) -> str:
+        kills = ", ".join(
+            f"{kill.victim} at {kill.ended / LOAD.tasks:.0%} ({len(kill.in_flight(self.answers))} in flight)"
+            for kill in self.kills
+        )
+        return (
+            f"{kills}: {len(self.answers)} ended, {len(self.report.lost)} lost, {len(self.report.hung)} hung, "
+            f"{self.repeats} repeated of {self.endangered}, {self.late_replies} late replies, "
+            f"{self.report.elapsed_seconds:.1f} s"
+        )
+
+
+async def suffer(fleet: Fleet, seed: int) -> Ordeal:
+    """Puts the fleet under the load and kills as the seed says; returns when every task has ended."""
+    async with Client.connecting(fleet.settings) as client:
+        counts = StruckCounts(strikes(seed), fleet.kill)
+        await drive(client, LOAD, counts)
+        await eventually(fleet.whole, seconds=30)
+        late_replies = client._requests.strays
+    ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id)
+    with fleet.effect_log.open(encoding="utf-8") as lines:
+        effects = parse_effects(lines, ids)
+    return Ordeal(counts.kills, counts.answers, summarize(counts.answers, effects), late_replies)

@@ -1,0 +1,98 @@
+"""An agent, the broker and Redis are each killed with -9 amid a load: every task is answered, and answered once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coditect.cli.load_report import Answer, Effect, Ending, summarize
+from tests.acceptance.kills import (
+    AGENTS,
+    BROKER,
+    EARLIEST,
+    LATEST,
+    LOAD,
+    REDIS,
+    Kill,
+    Ordeal,
+    fleet_up,
+    strikes,
+    suffer,
+)
+from tests.support import eventually
+
+SEEDS = range(1, 21)
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.endurance) for seed in SEEDS)])
+async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(
+    seed: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    async with fleet_up(tmp_path) as fleet:
+        ordeal = await suffer(fleet, seed)
+        await eventually(fleet.idle, seconds=20)
+        children = fleet.children
+
+    report = ordeal.report
+    print(f"seed {seed}: {ordeal}")
+    record_property("repeated", sorted(report.repeated))
+    killed = {kill.victim for kill in ordeal.kills}
+    assert {name: (one.restarts, one.last_exit) for name, one in children.items() if one.restarts} == dict.fromkeys(
+        killed, (1, -signal.SIGKILL)
+    )
+    assert killed & set(AGENTS) and killed >= {BROKER, REDIS}
+    assert all(EARLIEST <= kill.ended / LOAD.tasks <= LATEST for kill in ordeal.kills)
+    assert all(kill.in_flight(ordeal.answers) for kill in ordeal.kills), "it proves nothing"
+    assert report.endings[Ending.COMPLETED] == LOAD.tasks, report.problems
+    assert len({answer.task_id for answer in ordeal.answers}) == LOAD.tasks, "one answer each"
+    assert (report.lost, report.hung) == ((), ())
+    assert ordeal.repeats <= ordeal.endangered
+    assert ordeal.unexcused == set()
+
+
+def answered(task_id: str, *, from_seconds: float, to_seconds: float) -> Answer:
+    return Answer(task_id, Ending.COMPLETED, to_seconds, to_seconds - from_seconds)
+
+
+def judged(kill: Kill, answers: list[Answer], repeated: str) -> Ordeal:
+    """An ordeal in which one task was executed twice."""
+    effects = {one.task_id: [Effect("agent", 1, 1)] for one in answers if one.task_id}
+    effects[repeated] *= 2
+    return Ordeal([kill], answers, summarize(answers, effects), late_replies=0)
+
+
+def test_judge_excuses_what_was_in_flight_and_what_had_hardly_ended() -> None:
+    old = [answered(f"old-{number}", from_seconds=0.0, to_seconds=1.0) for number in range(200)]
+    answers = [
+        *old,
+        answered("running", from_seconds=1.5, to_seconds=3.0),
+        answered("new", from_seconds=2.5, to_seconds=3.0),
+    ]
+    kill = Kill(BROKER, ended=200, at_seconds=2.0)
+
+    unexcused = {name: judged(kill, answers, name).unexcused for name in ("old-0", "old-199", "running", "new")}
+
+    assert unexcused == {"old-0": {"old-0"}, "old-199": set(), "running": set(), "new": {"new"}}
+    assert judged(kill, answers, "running").endangered == 1
+
+
+def test_judge_excuses_nothing_by_the_death_of_redis() -> None:
+    answers = [answered("running", from_seconds=1.5, to_seconds=3.0)]
+
+    ordeal = judged(Kill(REDIS, ended=0, at_seconds=2.0), answers, "running")
+
+    assert (ordeal.unexcused, ordeal.endangered, ordeal.repeats) == ({"running"}, 0, 1)
+
+
+def test_seed_decides_whom_when_and_in_which_order() -> None:
+    plans = [tuple(strikes(seed)) for seed in SEEDS]
+
+    assert plans == [tuple(strikes(seed)) for seed in SEEDS]
+    assert len({tuple(one.victim for one in plan) for plan in plans}) > 6
+    assert all(EARLIEST < strike.ended / LOAD.tasks <= LATEST for plan in plans for strike in plan)
