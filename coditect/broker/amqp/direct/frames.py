@@ -15,7 +15,6 @@ from typing import Protocol
 from coditect.broker.amqp.direct.fields import write_properties
 from coditect.broker.amqp.settle import Settled, Verdict
 from coditect.model.message import Message
-from coditect.model.value import value
 
 METHOD, HEADER, BODY = 1, 2, 3
 END = 0xCE
@@ -166,33 +165,17 @@ class Cutter:
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
 
-@dataclass(slots=True, eq=False)
-class Content:
-    """A message as it came: what its method said, its content header's payload, its body."""
-
-    method: bytes
-    header: bytes
-    body: bytes
+OnContent = Callable[[bytes, bytes, bytes], None]
+"""Takes a message as it came: its method's arguments, its content header's payload, its body."""
 
 
-@value
-class Delivered:
-    """What `basic.deliver` says beside the message; texts are not decoded yet."""
-
-    consumer: bytes
-    tag: int
-    redelivered: bool
-    exchange: bytes
-    routing_key: bytes
-
-
-def read_deliver(method: bytes) -> Delivered:
-    """The arguments of a delivery."""
+def read_deliver(method: bytes) -> tuple[bytes, int, bool, bytes, bytes]:
+    """The arguments of a delivery: consumer, tag, redelivered, exchange, routing key; texts are not decoded."""
     at = 1 + method[0]
     tag, redelivered = _TAG.unpack_from(method, at)
     exchange_at = at + 9
     key_at = exchange_at + 1 + method[exchange_at]
-    return Delivered(
+    return (
         method[1:at],
         tag,
         redelivered,
@@ -227,8 +210,8 @@ class Contents:
     def __init__(
         self,
         *,
-        delivered: Callable[[Content], None] | None = None,
-        returned: Callable[[Content], None] | None = None,
+        delivered: OnContent | None = None,
+        returned: OnContent | None = None,
         confirmed: Callable[[int, bool, bool], None] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
@@ -242,7 +225,7 @@ class Contents:
         }
         self._confirmed = confirmed
         self._closing = closing
-        self._handler: Callable[[Content], None] | None = None
+        self._handler: OnContent | None = None
         self._method = self._header = b""
         self._parts: list[bytes] = []
         self._missing = 0
@@ -284,9 +267,8 @@ class Contents:
         return False
 
     def _complete(self, body: bytes) -> None:
-        handler, content = self._handler, Content(self._method, self._header, body)
-        self._handler = None
+        handler, self._handler = self._handler, None
         if self._parts:
             self._parts = []
         if handler is not None:
-            handler(content)
+            handler(self._method, self._header, body)

@@ -12,7 +12,7 @@ from coditect.background import Background
 from coditect.broker.amqp.channels import CALL_SECONDS
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.direct.fields import read_message
-from coditect.broker.amqp.direct.frames import Content, Contents, read_deliver, settle_frame
+from coditect.broker.amqp.direct.frames import Contents, read_deliver, settle_frame
 from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Receiver
 from coditect.broker.amqp.settle import Settlements, Verdict
@@ -55,24 +55,25 @@ class DirectInlet:
         self._stream.detach(self.channel.number, self._contents)
         self.settlements.lose()
 
-    def _delivered(self, content: Content) -> None:
-        delivered = read_deliver(content.method)
-        if self.settlements.lost:
+    def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
+        consumer, tag, redelivered, exchange, routing_key = read_deliver(method)
+        settlements = self.settlements
+        if settlements.lost:
             return
-        receiver = self._receivers.get(delivered.consumer)
-        self.settlements.took(delivered.tag)
+        receiver = self._receivers.get(consumer)
+        settlements.took(tag)
         if receiver is None:  # nobody wants it; a multiple ack must not cover it
-            self.settlements.settle(delivered.tag, Verdict.REQUEUE)
+            settlements.settle(tag, Verdict.REQUEUE)
             return
         receiver.deliver(
             AmqpDelivery(
-                delivered.tag,
-                redelivered=delivered.redelivered,
-                exchange=_name(delivered.exchange),
-                routing_key=_name(delivered.routing_key),
-                read=partial(read_message, content.header, content.body),
+                tag,
+                redelivered=redelivered,
+                exchange=_name(exchange),
+                routing_key=_name(routing_key),
+                read=partial(read_message, header, body),
                 source=receiver,
-                settlements=self.settlements,
+                settlements=settlements,
             )
         )
 

@@ -15,7 +15,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
 
 from coditect.broker.amqp.direct.fields import read_message
-from coditect.broker.amqp.direct.frames import Content, Contents, publish_frames, read_return
+from coditect.broker.amqp.direct.frames import Contents, publish_frames, read_return
 from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Late, Publish, Refused, Returned
 from coditect.broker.amqp.properties import UNSPEAKABLE
@@ -133,14 +133,14 @@ class DirectOutlet:
         for sequence in covered:
             _end(pending.pop(sequence), has_it=taken)
 
-    def _came_back(self, content: Content) -> None:
+    def _came_back(self, method: bytes, header: bytes, _: bytes) -> None:
         """A return comes before its confirm and without a number.
 
         The broker returns in the order of the publishes, so it is the first of those that are alike. The id
         belongs to it: a key that had a queue a moment ago may have none now.
         """
-        returned = read_return(content.method)
-        sent = (returned.exchange, returned.routing_key, read_message(content.header, b"").message_id)
+        returned = read_return(method)
+        sent = (returned.exchange, returned.routing_key, read_message(header, b"").message_id)
         for one in self._pending.values():
             if not one.returned and (one.exchange, one.routing_key, one.message.message_id or None) == sent:
                 one.returned = True

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Basic, Channel
 
-from coditect.broker.amqp.direct.frames import Content, Contents, Cutter, Torn, read_deliver, read_return
+from coditect.broker.amqp.direct.frames import Contents, Cutter, Torn, read_deliver, read_return
 from tests.unit.broker.direct.written import ALSO_OURS, OURS, Said, content, conversations, interleaved
 
 Heard = list[tuple[Any, ...]]
@@ -26,16 +26,15 @@ class Listener:
         self.heard: Heard = []
         self.contents = Contents(delivered=self._delivered, returned=self._returned, confirmed=self._confirmed)
 
-    def _delivered(self, content: Content) -> None:
-        one = read_deliver(content.method)
-        texts = (one.exchange.decode(), one.routing_key.decode())
-        said = ("deliver", one.consumer.decode(), one.tag, one.redelivered, *texts)
-        self.heard.append((*said, content.header[12:], content.body))
+    def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
+        consumer, tag, redelivered, exchange, routing_key = read_deliver(method)
+        said = ("deliver", consumer.decode(), tag, redelivered, exchange.decode(), routing_key.decode())
+        self.heard.append((*said, header[12:], body))
 
-    def _returned(self, content: Content) -> None:
-        one = read_return(content.method)
+    def _returned(self, method: bytes, header: bytes, body: bytes) -> None:
+        one = read_return(method)
         said = ("return", one.code, one.reason, one.exchange, one.routing_key)
-        self.heard.append((*said, content.header[12:], content.body))
+        self.heard.append((*said, header[12:], body))
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
         self.heard.append(("confirm", tag, multiple, taken))
@@ -119,14 +118,14 @@ def test_empty_body_is_complete_without_a_body_frame() -> None:
 
 def test_end_of_a_channel_in_the_middle_of_a_message_is_told_and_passed_on() -> None:
     told: list[str] = []
-    contents = Contents(delivered=lambda _: told.append("delivered"), closing=lambda: told.append("closing"))
+    contents = Contents(delivered=lambda *_: told.append("delivered"), closing=lambda: told.append("closing"))
     channels = {OURS: contents}
     cutter = Cutter(channels)
     begun = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"x" * 100)[:-1]
     close = frame.marshal(Channel.Close(404, "gone", 0, 0), OURS)
 
     passed = cutter.feed(b"".join((*begun, close)))
-    channels[OURS] = Contents(delivered=lambda content: told.append(content.body.decode()))
+    channels[OURS] = Contents(delivered=lambda _, __, body: told.append(body.decode()))
     cutter.feed(b"".join(content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"next")))
 
     assert passed == close
