@@ -286,7 +286,8 @@ class Client:
 
     async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
         handle, sent = under_way.popleft()
-        await self._taken(handle, sent)
+        if not sent.done() or sent.cancelled() or sent.exception() is not None:
+            await self._taken(handle, sent)
         return handle
 
     async def request(

@@ -40,6 +40,8 @@ LAST_EVENT_SECONDS = 1.0
 class Handle:
     """Waits for one task's result, listens to its events, cancels it. Made by `Client.submit`."""
 
+    __slots__ = ("__weakref__", "_broker", "_listening", "_reply", "_requests", "_task")
+
     def __init__(
         self,
         task: Task,

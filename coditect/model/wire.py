@@ -77,19 +77,13 @@ _MAX_ERRORS_BYTES = 16 * 1024
 
 def task_message(task: Task) -> Message:
     """The message of a task. Only what differs from the default is sent."""
-    headers: dict[str, Any] = {}
-    limits = task.limits
-    for name, value in (
-        (DEADLINE, limits.deadline_ms),
-        (START_BY, limits.start_by_ms),
-        (TIMEOUT_MS, limits.timeout_ms),
-        (MAX_ATTEMPTS, limits.max_attempts),
-        (PUBLISHED_AT, task.published_at_ms),
-        ("traceparent", task.traceparent),
-        ("tracestate", task.tracestate),
-    ):
-        if value is not None:
-            headers[name] = value
+    headers: dict[str, Any] = {} if task.published_at_ms is None else {PUBLISHED_AT: task.published_at_ms}
+    if task.limits is not NO_LIMITS:
+        _put_limits(headers, task.limits)
+    if task.traceparent is not None:
+        headers["traceparent"] = task.traceparent
+    if task.tracestate is not None:
+        headers["tracestate"] = task.tracestate
     _put_counters(headers, task)
     return Message(
         body=task.body,
@@ -99,6 +93,17 @@ def task_message(task: Task) -> Message:
         reply_to=task.reply_to,
         type=TASK_TYPE,
     )
+
+
+def _put_limits(headers: dict[str, Any], limits: Limits) -> None:
+    for name, value in (
+        (DEADLINE, limits.deadline_ms),
+        (START_BY, limits.start_by_ms),
+        (TIMEOUT_MS, limits.timeout_ms),
+        (MAX_ATTEMPTS, limits.max_attempts),
+    ):
+        if value is not None:
+            headers[name] = value
 
 
 def _put_counters(headers: dict[str, Any], task: Task) -> None:
@@ -254,15 +259,16 @@ def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
 def result_message(outcome: Outcome, *, capability: str) -> Message:
     """The message of a result: mirrors its task."""
     headers: dict[str, Any] = {STATUS: outcome.status.value, ATTEMPT: outcome.attempt, CAPABILITY: capability}
-    for name, value in (
-        (AGENT, outcome.agent_id),
-        (TASK, outcome.task_id),
-        (FENCE, outcome.fence),
-        (STARTED_AT, outcome.started_at_ms),
-        (FINISHED_AT, outcome.finished_at_ms),
-    ):
-        if value is not None:
-            headers[name] = value
+    if outcome.agent_id is not None:
+        headers[AGENT] = outcome.agent_id
+    if outcome.task_id is not None:
+        headers[TASK] = outcome.task_id
+    if outcome.fence is not None:
+        headers[FENCE] = outcome.fence
+    if outcome.started_at_ms is not None:
+        headers[STARTED_AT] = outcome.started_at_ms
+    if outcome.finished_at_ms is not None:
+        headers[FINISHED_AT] = outcome.finished_at_ms
     return Message(
         body=outcome.body,
         headers=headers,
