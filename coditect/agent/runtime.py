@@ -24,7 +24,7 @@ from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.services import TaskServices
-from coditect.agent.settle import RETURN_SECONDS, guarded
+from coditect.agent.settle import RETURN_SECONDS, not_settled
 from coditect.agent.slots import Slots
 from coditect.agent.suspects import Suspects, Suspicion
 from coditect.agent.workers import Workers
@@ -228,24 +228,26 @@ class Runtime:
         execution.work = self._loop.create_task(self._execute(execution, held))
 
     async def _execute(self, execution: Execution, held: Held) -> None:
-        await guarded(self._attempt(execution, held), execution.requeue, execution.task.id)
-
-    async def _attempt(self, execution: Execution, held: Held) -> None:
-        key = execution.key
+        """The boundary of a delivery, as `guarded`: whatever happens, it is settled or goes back."""
+        key, settled = execution.key, False
         try:
-            if self._joined(held.task, key, held.delivery):
-                return
-            if key is not None:
-                self._running[key] = execution
-            if not (self._limits.processes and self._isolation.concerns(held)):
-                await self._run(execution, held)
-                return
-            async with self._isolation.around(held) as execution.suspicion:
-                await self._run(execution, held)
+            if not self._joined(held.task, key, held.delivery):
+                if key is not None:
+                    self._running[key] = execution
+                if not (self._limits.processes and self._isolation.concerns(held)):
+                    await self._run(execution, held)
+                else:
+                    async with self._isolation.around(held) as execution.suspicion:
+                        await self._run(execution, held)
+            settled = True
+        except Exception as error:  # noqa: BLE001 - told in full
+            await not_settled(error, execution.task.id)
         finally:
             self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
+            if not settled:
+                execution.requeue()
 
     async def _run(self, execution: Execution, held: Held) -> None:
         began, started_ms = self._now(), self._clock.now_ms()

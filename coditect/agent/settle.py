@@ -17,7 +17,7 @@ from coditect.agent.events import Events
 from coditect.agent.workers import RemoteError
 from coditect.broker.port import Broker
 from coditect.clock import Clock
-from coditect.errors import NotFound, Overloaded, Retryable, Unroutable
+from coditect.errors import CoditectError, NotFound, Overloaded, Retryable, Unroutable
 from coditect.model import routing, wire
 from coditect.model.ids import AgentId
 from coditect.model.json import dumps
@@ -63,20 +63,6 @@ class Settler:
         if address is None:
             return
         message = wire.result_message(outcome, capability=task.capability)
-        try:
-            await self._hand_in(message, address)
-        except (Unroutable, NotFound, Overloaded) as error:
-            if isinstance(error, Overloaded) and self._broker.blocked:
-                raise  # an alarm of the broker says nothing about the receiver
-            self.unclaimed += 1
-            self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
-            log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
-
-    async def _hand_in(self, message: Message, address: routing.Address) -> None:
-        """Publishes a reply. A reply queue that is full is waited for only a moment, by all together.
-
-        The deliveries that wait for it take the place of everybody's.
-        """
         while True:
             try:
                 await self._broker.publish(
@@ -86,18 +72,35 @@ class Settler:
                     timeout_seconds=PUBLISH_SECONDS,
                     wait_when_full=False,
                 )
-            except Overloaded:
-                now = asyncio.get_running_loop().time()
-                since = self._full_since.setdefault(address, now)
-                if len(self._full_since) > MOST_FULL:
-                    self._full_since.popitem(last=False)
-                if self._broker.blocked or now - since >= FULL_REPLIES_SECONDS:
-                    raise
+            except Overloaded as error:
+                if self._broker.blocked:
+                    raise  # an alarm of the broker says nothing about the receiver
+                if self._may_wait(address):
+                    await asyncio.sleep(FULL_PAUSE_SECONDS)
+                    continue
+                self._unclaimed(task, error)
+            except (Unroutable, NotFound) as error:
+                self._unclaimed(task, error)
             else:
                 if self._full_since:
                     self._full_since.pop(address, None)
-                return
-            await asyncio.sleep(FULL_PAUSE_SECONDS)
+            return
+
+    def _may_wait(self, address: routing.Address) -> bool:
+        """A reply queue that is full is waited for only a moment, by all together.
+
+        The deliveries that wait for it take the place of everybody's.
+        """
+        now = asyncio.get_running_loop().time()
+        since = self._full_since.setdefault(address, now)
+        if len(self._full_since) > MOST_FULL:
+            self._full_since.popitem(last=False)
+        return now - since < FULL_REPLIES_SECONDS
+
+    def _unclaimed(self, task: Task, error: CoditectError) -> None:
+        self.unclaimed += 1
+        self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
+        log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 
     async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> None:
         """Sends the task round through a rung of the retry ladder, one attempt further."""
@@ -197,14 +200,20 @@ async def guarded(work: Coroutine[Any, Any, None], give_back: Callable[[], None]
     try:
         await work
         done = True
-    except Retryable as error:
-        log.warning("A task could not be settled; it is returned", extra={"task_id": task_id, "reason": str(error)})
-    except Exception:
-        log.exception("The runtime failed on a delivery; it is returned", extra={"task_id": task_id})
-        await asyncio.sleep(RETURN_SECONDS)
+    except Exception as error:  # noqa: BLE001 - told in full
+        await not_settled(error, task_id)
     finally:
         if not done:
             give_back()
+
+
+async def not_settled(error: Exception, task_id: str | None) -> None:
+    """Says why a delivery goes back; after an error of our own only in a moment, since it may come again."""
+    if isinstance(error, Retryable):
+        log.warning("A task could not be settled; it is returned", extra={"task_id": task_id, "reason": str(error)})
+    else:
+        log.error("The runtime failed on a delivery; it is returned", exc_info=error, extra={"task_id": task_id})
+        await asyncio.sleep(RETURN_SECONDS)
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
