@@ -16,7 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure up down demo bench profile docs check clean
+.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure kills up down demo bench profile docs
+.PHONY: check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,11 +60,14 @@ test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpack
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
 	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest -m "servers and not endurance"
 
-endure: setup ## The long proofs: fifty kills of the broker under load (six minutes)
+endure: setup ## The long proofs: fifty kills of the broker under load, and `make kills` (thirteen minutes)
 	@$(PYTHON) -m pytest -m endurance -s tests
 
 test-fdb: $(STAMP) ## The store's contract on a real FoundationDB (FDB_CLUSTER_FILE, or Docker)
 	@scripts/test-fdb.sh $(PYTHON)
+
+kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty seeds (seven minutes)
+	@$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/acceptance/test_kills.py
 
 up: setup ## Start private servers and the reference fleet in the foreground
 	@$(VENV)/bin/coditect up
