@@ -133,14 +133,7 @@ async def running_agent(
             events=events,
             clock=clock,
             background=background,
-            limits=Limits(
-                slots,
-                settings.max_suspended,
-                settings.drain_seconds,
-                settings.workspace,
-                source=host.source,
-                processes=host.processes,
-            ),
+            limits=_limits(settings, host, slots=slots),
             suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         described = registration(agent, agent_id, clock, slots=slots)
@@ -162,6 +155,17 @@ async def running_agent(
         yield runtime
         presence.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
+
+
+def _limits(settings: Settings, host: Host, *, slots: int) -> Limits:
+    return Limits(
+        slots,
+        settings.max_suspended,
+        settings.drain_seconds,
+        settings.workspace,
+        source=host.source,
+        processes=host.processes,
+    )
 
 
 def _patience_seconds(settings: Settings) -> float:
