@@ -45,7 +45,7 @@ async def test_no_thread_is_started_without_a_plain_handler() -> None:
     async with TestFleet(agents=[Sleepers().agent], replicas=4) as fleet:
         await fleet.request("sleep.well", 3)
 
-        assert threading.active_count() == before
+        assert threading.active_count() <= before  # one that an earlier test left may end meanwhile
 
 
 async def test_progress_from_a_thread_is_an_event() -> None:
