@@ -34,6 +34,9 @@ AHEAD_SECONDS = 0.045
 """How far ahead the end of what runs is guessed: what is fetched for it waits about so long."""
 SLOW_SECONDS = 0.025
 """From here on a run is long beside a round trip, so that credit is given for each one anew."""
+MOST_AT_EACH_LOOK = 100
+IDLE_LOOK_SECONDS = 0.0001
+"""The time between two looks at an idle feed, where there are more than those, for each of them."""
 _STRAGGLER = 3
 _WEIGHT = 0.1
 
@@ -93,6 +96,11 @@ class Feed:
         return count
 
     @property
+    def lively(self) -> bool:
+        """Whether something of it runs, waits, or is to be fetched, or it has no credit."""
+        return bool(self._running or self.waiting or self.paused or not self.lanes)
+
+    @property
     def wants_a_slot(self) -> bool:
         """Whether it has something to start, in hand or to fetch."""
         return bool(self.waiting) or (self.paused and not self.changing)
@@ -114,3 +122,31 @@ class Feed:
             if not held.delivery.lost:
                 return held
         return None
+
+
+class Rounds:
+    """Which feeds a look of the patrol visits: the lively ones each time, the others as often as their number allows.
+
+    An agent may offer a thousand capabilities: three thousand feeds, most of them idle.
+    """
+
+    def __init__(self) -> None:
+        self.feeds: list[Feed] = []
+        self._lively: dict[Feed, None] = {}
+        self._next_full = 0.0
+
+    def add(self, feed: Feed) -> None:
+        """One more."""
+        self.feeds.append(feed)
+
+    def touch(self, feed: Feed) -> None:
+        """Something happens in it."""
+        self._lively[feed] = None
+
+    def due(self, now: float) -> list[Feed]:
+        """Those to look at now."""
+        if now >= self._next_full or len(self.feeds) <= MOST_AT_EACH_LOOK:
+            self._next_full = now + len(self.feeds) * IDLE_LOOK_SECONDS
+            self._lively = {feed: None for feed in self.feeds if feed.lively}
+            return self.feeds
+        return list(self._lively)

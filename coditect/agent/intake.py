@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from coditect.agent.feed import Feed, Held
+from coditect.agent.feed import Feed, Held, Rounds
 from coditect.agent.slots import Slots, Turns
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
@@ -31,6 +31,8 @@ PATROL_SECONDS = 0.01
 RETRY_SECONDS = 0.5
 SLACK_SECONDS = 0.5
 MOST_LANES = 8
+MOST_SHRINKING = 32
+"""Feeds of which one look takes credit back; each costs the broker two calls."""
 
 Screen = Callable[[Delivery], Task | None]
 """Reads a delivery; None when it was dealt with and needs no slot."""
@@ -54,7 +56,7 @@ class Intake:
         self._screen = screen
         self._start = start
         self._loop = asyncio.get_running_loop()
-        self._feeds: list[Feed] = []
+        self._rounds = Rounds()
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
         self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
         self._suspended: Counter[int] = Counter()
@@ -75,7 +77,7 @@ class Intake:
         Raises: NotFound, BrokerUnavailable.
         """
         feed = Feed(queue, level, group=group or level.value)
-        self._feeds.append(feed)
+        self._rounds.add(feed)
         await self._add_lane(feed, max(1, self._slots.startable(level)))
 
     # -- arrivals ---------------------------------------------------------------------------------------
@@ -89,6 +91,7 @@ class Intake:
             return
         now = self._loop.time()
         held = Held(delivery, task, feed, now)
+        self._rounds.touch(feed)
         if feed.reserved:
             feed.reserved -= 1
             self._go(held, now)
@@ -136,7 +139,7 @@ class Intake:
         feed = next(iter(candidates))
         del candidates[feed]
         held = feed.next_waiting()
-        self.waiting = sum(len(one.waiting) for one in self._feeds) if held is None else self.waiting - 1
+        self.waiting = sum(len(one.waiting) for one in self._rounds.feeds) if held is None else self.waiting - 1
         if held is not None:
             self._slots.take(level)
             self._go(held, self._loop.time())
@@ -271,8 +274,9 @@ class Intake:
         if self.closed:
             return
         now = self._loop.time()
-        soon = sum(feed.soon(now) for feed in self._feeds)
-        for feed in self._feeds:
+        feeds = self._rounds.due(now)
+        soon = sum(feed.soon(now) for feed in feeds)
+        for feed in feeds:
             if feed.changing:
                 continue
             if self._overdue(feed, now, soon):
@@ -282,8 +286,8 @@ class Intake:
                     self._return_waiting(feed, since=now - HAND_BACK_SECONDS)  # nothing of it can come back here
             elif feed.slow and feed.lanes and not feed.unused:
                 self._change(feed, self._replace_lanes(feed, 0))  # else every ack would bring another delivery
-        self._balance(now, soon)
-        if self.waiting or self._slots.in_use:
+        self._balance(feeds, now, soon)
+        if self.waiting or self._slots.in_use or len(feeds) < len(self._rounds.feeds):
             self._watch()
 
     def _change(self, feed: Feed, work: Coroutine[Any, Any, None]) -> None:
@@ -296,23 +300,26 @@ class Intake:
         patience = HAND_BACK_SECONDS if soon < self.waiting else 2 * HAND_BACK_SECONDS
         return bool(feed.waiting) and feed.waiting[0].since <= now - patience
 
-    def _balance(self, now: float, soon: int) -> None:
+    def _balance(self, feeds: list[Feed], now: float, soon: int) -> None:
         """Gives every feed the credit that its level could start: more where it is short, less where it idles."""
         short: dict[Priority, list[tuple[Feed, int]]] = {}
-        for feed in self._feeds:
+        shrinking = 0
+        for feed in feeds:
             if feed.changing or feed.paused:
                 continue
             wanted, unused = self._slots.startable(feed.level) + soon, feed.unused
             if wanted > 2 * unused and (not unused or not self._slots.in_use):
                 short.setdefault(feed.level, []).append((feed, wanted - unused - len(feed.waiting)))
             feed.slack_since = (feed.slack_since or now) if unused > wanted else None
-            if feed.slack_since is not None and now - feed.slack_since >= SLACK_SECONDS:
+            slack = feed.slack_since is not None and now - feed.slack_since >= SLACK_SECONDS
+            if slack and shrinking < MOST_SHRINKING:
+                shrinking += 1
                 feed.slack_since = None
                 self._change(feed, self._replace_lanes(feed, wanted))
         shares = self._shared(self._slots.free + soon - self.waiting, list(short))
-        for level, feeds in short.items():
-            for feed, missing in feeds:
-                share = max(shares[level] // len(feeds), 0 if feed.lanes else 1)
+        for level, wanting in short.items():
+            for feed, missing in wanting:
+                share = max(shares[level] // len(wanting), 0 if feed.lanes else 1)
                 many = min(missing, share, self._room(feed))
                 if many > 0:
                     self._change(feed, self._widen(feed, many))
@@ -376,7 +383,7 @@ class Intake:
         self.closed = True
         if self._patrol is not None:
             self._patrol.cancel()
-        for feed in self._feeds:
+        for feed in self._rounds.feeds:
             lanes, feed.lanes = feed.lanes, []
             for lane in lanes:
                 await lane.cancel()
