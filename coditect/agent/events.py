@@ -32,14 +32,13 @@ class Events:
         self._background = background
         self._clock = clock
         self._source = source
-        self._time = asyncio.get_running_loop().time
-        self._muted_until: dict[str, float] = {}
+        self._muted: set[str] = set()
         self._under_way = 0
         self.dropped = 0
 
     def heard(self, type_: str) -> bool:
         """Whether somebody may listen: asked before the facts of a frequent event are put together."""
-        return self._muted_until.get(type_, 0.0) <= self._time()
+        return type_ not in self._muted
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Sends an event in the background; drops it when nobody listens or too many are under way."""
@@ -54,7 +53,7 @@ class Events:
 
     def unmute(self) -> None:
         """Somebody listens now."""
-        self._muted_until.clear()
+        self._muted.clear()
 
     async def _publish(self, event: Event) -> None:
         try:
@@ -65,7 +64,8 @@ class Events:
                 timeout_seconds=PUBLISH_SECONDS,
             )
         except Unroutable:
-            self._muted_until[event.type] = self._time() + MUTE_SECONDS
+            self._muted.add(event.type)
+            asyncio.get_running_loop().call_later(MUTE_SECONDS, self._muted.discard, event.type)
         except CoditectError as error:
             self.dropped += 1
             log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})

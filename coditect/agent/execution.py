@@ -13,7 +13,8 @@ from coditect.model.result import Outcome
 from coditect.model.task import Task
 
 REMEMBER_SECONDS = 600.0
-SWEEP_SECONDS = 1.0
+SWEEP_EVERY = 64
+"""Outcomes between two looks for what is too old."""
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
@@ -84,32 +85,36 @@ class Remembered:
     """Outcomes of the last ten minutes that answer a repeated delivery; bounded in number and bytes."""
 
     def __init__(self) -> None:
-        self._outcomes: OrderedDict[ExecutionKey, tuple[float, Outcome]] = OrderedDict()
+        self._outcomes: OrderedDict[ExecutionKey, Outcome] = OrderedDict()
         self._bytes = 0
-        self._next_sweep = 0.0
+        self._until_sweep = SWEEP_EVERY
 
-    def put(self, key: ExecutionKey, outcome: Outcome, now: float) -> None:
+    def put(self, key: ExecutionKey, outcome: Outcome) -> None:
         """Keeps an outcome."""
         outcomes = self._outcomes
         if (replaced := outcomes.pop(key, None)) is not None:
-            self._bytes -= len(replaced[1].body)
-        outcomes[key] = (now, outcome)
+            self._bytes -= len(replaced.body)
+        outcomes[key] = outcome
         self._bytes += len(outcome.body)
         while len(outcomes) > MOST_REMEMBERED or self._bytes > MOST_REMEMBERED_BYTES:
             self._forget_oldest()
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_SECONDS
-            while outcomes and now - next(iter(outcomes.values()))[0] > REMEMBER_SECONDS:
-                self._forget_oldest()
+        self._until_sweep -= 1
+        if not self._until_sweep:
+            self._sweep(outcome.finished_at_ms or 0)
+
+    def _sweep(self, now_ms: int) -> None:
+        self._until_sweep = SWEEP_EVERY
+        too_old = now_ms - REMEMBER_SECONDS * 1000
+        while self._outcomes and (next(iter(self._outcomes.values())).finished_at_ms or 0) < too_old:
+            self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        _, (_, oldest) = self._outcomes.popitem(last=False)
+        _, oldest = self._outcomes.popitem(last=False)
         self._bytes -= len(oldest.body)
 
     def get(self, key: ExecutionKey) -> Outcome | None:
         """The outcome of this execution, if it is remembered; an old one that nobody pushed out yet, too."""
-        found = self._outcomes.get(key)
-        return None if found is None else found[1]
+        return self._outcomes.get(key)
 
 
 class CanceledIds:

@@ -6,7 +6,6 @@ becomes a dead letter when they are used up.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,7 +45,6 @@ class Outcomes:
         self._capabilities = capabilities
         self._settler = Settler(broker, events, clock, agent_id=agent_id)
         self._remembered = Remembered()
-        self._time = asyncio.get_running_loop().time
         self.completed = 0
         self.failed = 0
         """Failed attempts, and tasks that ended without a value."""
@@ -86,7 +84,7 @@ class Outcomes:
         if completed:
             self.completed += 1
             if execution.key is not None:
-                self._remembered.put(execution.key, outcome, self._time())
+                self._remembered.put(execution.key, outcome)
         else:
             self.failed += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:

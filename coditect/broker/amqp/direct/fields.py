@@ -33,7 +33,8 @@ _PROPERTIES_AT = 12
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
-_BEHIND_APP_ID = 0b111
+_RARE = CONTENT_ENCODING | PRIORITY | EXPIRATION | TIMESTAMP | USER_ID | 0b111
+"""What no message of ours carries, or few, and the bits behind the last property."""
 
 
 class _Unusual(ValueError):
@@ -63,39 +64,35 @@ def _read_with_care(header: bytes, body: bytes) -> Message:
     return from_properties(content.properties, body)
 
 
-def _read(header: bytes, body: bytes) -> Message:  # noqa: C901, PLR0912 - one flag after the other, as they are sent
+def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after the other, as they are sent
     flags: int = _FLAGS.unpack_from(header, _PROPERTIES_AT)[0]
-    if flags & _BEHIND_APP_ID:
+    if flags & _RARE:
         raise _Unusual
     at = _PROPERTIES_AT + 2
     headers: HeaderTable = NO_HEADERS
-    content_type = correlation_id = reply_to = expiration = message_id = type_ = app_id = None
+    content_type = correlation_id = reply_to = message_id = type_ = app_id = None
     if flags & CONTENT_TYPE:
-        content_type, at = _shared(header, at)
-    if flags & CONTENT_ENCODING:
-        at += 1 + header[at]
+        end = at + 1 + header[at]
+        content_type, at = text(header[at + 1 : end]), end
     if flags & HEADERS:
         headers, at = read_table(header, at)
     if flags & DELIVERY_MODE:
         at += 1
-    if flags & PRIORITY:
-        at += 1
     if flags & CORRELATION_ID:
-        correlation_id, at = _own(header, at)
+        end = at + 1 + header[at]
+        correlation_id, at = header[at + 1 : end].decode(), end
     if flags & REPLY_TO:
-        reply_to, at = _shared(header, at)
-    if flags & EXPIRATION:
-        expiration, at = _own(header, at)
+        end = at + 1 + header[at]
+        reply_to, at = text(header[at + 1 : end]), end
     if flags & MESSAGE_ID:
-        message_id, at = _own(header, at)
-    if flags & TIMESTAMP:
-        at += 8
+        end = at + 1 + header[at]
+        message_id, at = header[at + 1 : end].decode(), end
     if flags & TYPE:
-        type_, at = _shared(header, at)
-    if flags & USER_ID:
-        at += 1 + header[at]
+        end = at + 1 + header[at]
+        type_, at = text(header[at + 1 : end]), end
     if flags & APP_ID:
-        app_id, at = _shared(header, at)
+        end = at + 1 + header[at]
+        app_id, at = text(header[at + 1 : end]), end
     if at != len(header):
         raise _Unusual
     return Message(
@@ -106,21 +103,9 @@ def _read(header: bytes, body: bytes) -> Message:  # noqa: C901, PLR0912 - one f
         reply_to or None,
         type_ or None,
         content_type or None,
-        int(expiration) if expiration and expiration.isdecimal() else None,
+        None,
         app_id or None,
     )
-
-
-def _own(data: bytes, at: int) -> tuple[str, int]:
-    """Text that is another one in every message."""
-    end = at + 1 + data[at]
-    return data[at + 1 : end].decode(), end
-
-
-def _shared(data: bytes, at: int) -> tuple[str, int]:
-    """Text that many messages share."""
-    end = at + 1 + data[at]
-    return text(data[at + 1 : end]), end
 
 
 @lru_cache(maxsize=4096)
