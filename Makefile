@@ -54,7 +54,8 @@ unit: $(STAMP) ## Unit and contract tests on the in-memory twins: no servers, un
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow" $(wildcard tests/unit tests/contract)
 
 test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself
-	@$(PYTHON) -m pytest --cov --cov-report=term
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= --cov-fail-under=0
+	@$(PYTHON) -m pytest -m "servers and not endurance" --cov --cov-append --cov-report=term
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \

@@ -9,12 +9,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from coditect.settings import Settings
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES
 
 __all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
+
+# how long an example takes says something about the machine, not about the code
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def test_every_task_is_answered(seed: int, plan: Plan) -> None:
     assert asyncio.run(outcomes(seed, plan)) == [Status.COMPLETED] * 25
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.endurance
+@pytest.mark.timeout(900)
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 1_000_000), plan=PLANS)
 def test_every_task_is_answered_of_many_plans(seed: int, plan: Plan) -> None:
