@@ -7,14 +7,13 @@
     ├── StaleFence            a newer attempt was published: drop this one
     ├── DamagedValue          what was read is not what was written: a person must look
     └── InputError
-        ├── TooLarge
-        │   └── ValueBeyondBound      over the bound of one value: send it by reference
+        ├── ValueBeyondBound      over the bound of one value: send it by reference
         └── UnfitKey                  an idempotency key that is empty or too long
 """
 
 from __future__ import annotations
 
-from coditect.errors import CoditectError, InputError, TooLarge
+from coditect.errors import CoditectError, InputError
 
 
 class LostLease(CoditectError):
@@ -36,7 +35,7 @@ class DamagedValue(CoditectError):
     """The pieces of a value are not what was written. Facts: `workflow`, `node`, `kind`, `reason`."""
 
 
-class ValueBeyondBound(TooLarge):
+class ValueBeyondBound(InputError):
     """Over `values.LARGEST_BYTES`. Nothing was written."""
 
 
