@@ -19,7 +19,7 @@ from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction, read_counter
 from tests.fdb_stub import FdbStub
 
-FAULTS = Faults(conflict=0.1, unknown_committed=0.15, unknown_lost=0.15, latency_seconds=(0.0, 0.0005))
+FAULTS = Faults(conflict=0.05, unknown_committed=0.1, unknown_lost=0.1)
 MAKERS: dict[str, Callable[[Path], Database]] = {
     "memory with faults": lambda folder: MemoryDatabase(faults=FAULTS, seed=5),
     "sqlite": lambda folder: SqliteDatabase(folder / "store.db"),

@@ -13,7 +13,7 @@ from tests.unit.layers.scene import Store
 
 _LINE = re.compile(r'├── "(\w+)"|└── "(\w+)"')
 _SHAPE = re.compile(r"\(([^()]*)\)\s*→")
-RESERVED = {"format", "marker", "workflow", "upload", "node", "attempt", "ready", "dead"}
+RESERVED = {"format", "marker", "workflow", "live", "projection", "upload", "node", "attempt", "ready", "dead"}
 
 
 def drawn() -> dict[str, set[int]]:
