@@ -1,0 +1,84 @@
+"""Values larger than a store's value may be: in pieces, with their size and SHA-256, which reading verifies."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
+from dispatcher.layers.keyspace import VALUES, pack_row, unpack_row
+from dispatcher.store.transaction import Reads, Transaction
+
+PIECE_BYTES = 90_000
+LARGEST_BYTES = 1024 * 1024
+"""As on the wire. A tenth of a transaction: what writes several puts each into its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value belongs."""
+
+    workflow: str
+    node: str
+    """Empty for the workflow's own."""
+    kind: str
+    """What it is: input, result, or what the ledger calls it."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The place as elements of a key."""
+        return (self.workflow, self.node, self.kind)
+
+
+def put(tr: Transaction, place: Place, value: bytes) -> None:
+    """Writes the value of the place, whatever was there.
+
+    Raises: ValueBeyondBound.
+    """
+    if len(value) > LARGEST_BYTES:
+        raise ValueBeyondBound(
+            "The value is too large for the store; put it elsewhere and pass a reference",
+            size_bytes=len(value),
+            limit_bytes=LARGEST_BYTES,
+        )
+    clear(tr, place)
+    tr.set(VALUES.pack(place.key), pack_row(len(value), hashlib.sha256(value).digest()))
+    for number, begin in enumerate(range(0, len(value), PIECE_BYTES)):
+        tr.set(VALUES.pack((*place.key, number)), value[begin : begin + PIECE_BYTES])
+
+
+def get(tr: Reads, place: Place) -> bytes | None:
+    """The value of the place; None when there is none.
+
+    Raises: DamagedValue.
+    """
+    head = tr.get(VALUES.pack(place.key))
+    pieces = tr.get_range(*VALUES.range(place.key))
+    if head is None:
+        if pieces:
+            raise _damaged(place, "pieces without a head")
+        return None
+    size_bytes, digest = unpack_row(head)
+    value = b"".join(piece for _, piece in pieces)
+    if len(value) != size_bytes:
+        raise _damaged(place, f"{len(value)} bytes instead of {size_bytes}")
+    if hashlib.sha256(value).digest() != digest:
+        raise _damaged(place, "another hash")
+    return value
+
+
+def clear(tr: Transaction, place: Place) -> None:
+    """Removes the value of the place, if there is one."""
+    key = VALUES.pack(place.key)
+    tr.clear(key)
+    tr.clear_range(*VALUES.range(place.key))
+
+
+def _damaged(place: Place, reason: str) -> DamagedValue:
+    return DamagedValue(
+        "A stored value is not what was written: restore the store from a backup",
+        workflow=place.workflow,
+        node=place.node,
+        kind=place.kind,
+        reason=reason,
+    )

@@ -1,0 +1,62 @@
+"""The numbers of the layers' page are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import dispatcher.layers
+from dispatcher.layers import idempotency, leases, shards, values
+from dispatcher.layers.leases import LOOKS_PER_TTL, TTL_MS
+from dispatcher.layers.shards import STEP_MS
+from tests.docs.pages import section, table_rows
+from tests.servers import ROOT
+
+PAGE = ROOT / "docs" / "layers.md"
+SQLITE_MS = 500
+BEHIND_MS = -(-TTL_MS // STEP_MS) * STEP_MS
+"""The first step that is not before the TTL."""
+
+
+def test_the_times_follow_from_the_pace_and_the_ttl() -> None:
+    rows = table_rows(section(PAGE, "Shards"))[-5:]
+
+    assert [int(re.sub(r"\D", "", row[1])) for row in rows] == [
+        STEP_MS,
+        TTL_MS,
+        STEP_MS + BEHIND_MS,
+        STEP_MS + BEHIND_MS + SQLITE_MS,
+        STEP_MS,
+    ]
+    assert 5 * STEP_MS < TTL_MS
+    assert TTL_MS // LOOKS_PER_TTL >= STEP_MS, "steps at their pace count in full"
+
+
+def test_the_table_names_the_layers_that_there_are() -> None:
+    named = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    there = {path.stem for path in (ROOT / "dispatcher" / "layers").glob("*.py")}
+
+    assert dispatcher.layers.__doc__
+    assert set(named) == there - {"__init__", "errors", "keyspace"}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "number"),
+    [
+        (r"fixed when the store is made, ([\d,]+) by default", shards.DEFAULT_SHARDS),
+        (r"are 1 to ([\d,]+) bytes", idempotency.LONGEST_KEY_BYTES),
+        (r"at most ([\d,]+) bytes, in pieces", values.LARGEST_BYTES),
+        (r"in pieces of ([\d,]+);", values.PIECE_BYTES),
+    ],
+)
+def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: int) -> None:
+    found = re.search(sentence, PAGE.read_text(encoding="utf-8"))
+
+    assert found
+    assert int(found[1].replace(",", "")) == number
+
+
+def test_a_key_is_remembered_for_seven_days() -> None:
+    assert idempotency.KEEP_MS == 7 * 24 * 60 * 60 * 1000
+    assert leases.LOOKS_PER_TTL == 3, "a third of the TTL"

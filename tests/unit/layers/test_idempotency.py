@@ -1,0 +1,72 @@
+"""Idempotency keys: the same key, the same workflow."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.layers import idempotency
+from dispatcher.layers.errors import UnfitKey
+from tests.unit.layers.scene import End, Store
+
+
+def claim(store: Store, key: str, workflow: str, now_ms: int, end: End = End.COMMITTED) -> str:
+    return store.run(lambda tr: idempotency.claim(tr, key, workflow, now_ms=now_ms, keep_ms=1_000), end)
+
+
+def test_the_first_has_the_key_however_the_commit_ends(store: Store, end: End) -> None:
+    assert claim(store, "release-42", "w1", 0, end) == "w1"
+    assert claim(store, "release-42", "w2", 999) == "w1"
+
+
+def test_an_expired_key_is_free_before_it_is_swept(store: Store, end: End) -> None:
+    claim(store, "release-42", "w1", 0)
+
+    assert claim(store, "release-42", "w2", 1_000, end) == "w2"
+    assert store.run(lambda tr: idempotency.read(tr, "release-42", now_ms=1_999)) == "w2"
+    assert store.run(lambda tr: idempotency.read(tr, "release-42", now_ms=2_000)) is None
+
+
+def test_two_that_come_at_once_get_one_workflow(store: Store) -> None:
+    one, other = store.begin(), store.begin()
+    for opened, workflow in ((one, "w1"), (other, "w2")):
+        assert idempotency.claim(opened.tr, "k", workflow, now_ms=0) == workflow
+
+    assert [one.commits(), other.commits()] == [True, False]
+    assert claim(store, "k", "w2", 0) == "w1"
+
+
+def test_sweeping_removes_what_has_expired_and_nothing_else(store: Store, end: End) -> None:
+    for number in range(5):
+        claim(store, f"old-{number}", "w", 0)
+    claim(store, "new", "w", 500)
+
+    while store.run(lambda tr: idempotency.sweep(tr, now_ms=1_000, limit=2), end):
+        pass
+
+    assert len(store.written()) == 2
+    assert claim(store, "new", "other", 1_000) == "w"
+
+
+def test_a_key_that_is_kept_longer_survives_the_sweep(store: Store, end: End) -> None:
+    claim(store, "k", "w", 0)
+
+    store.run(lambda tr: idempotency.keep(tr, "k", "w", until_ms=5_000), end)
+    store.run(lambda tr: idempotency.keep(tr, "k", "w", until_ms=2_000))
+
+    assert store.run(lambda tr: idempotency.sweep(tr, now_ms=4_999)) == 0
+    assert store.run(lambda tr: idempotency.sweep(tr, now_ms=5_000)) == 1
+    assert store.written() == []
+
+
+def test_only_its_own_workflow_keeps_a_key(store: Store) -> None:
+    claim(store, "k", "w", 0)
+
+    assert store.run(lambda tr: idempotency.keep(tr, "k", "other", until_ms=5_000)) is False
+    assert store.run(lambda tr: idempotency.keep(tr, "unknown", "w", until_ms=5_000)) is False
+    assert store.run(lambda tr: idempotency.keep(tr, "k", "w", until_ms=5_000)) is True
+
+
+@pytest.mark.parametrize("key", ["", "x" * 1_001, "é" * 501, "\ud800"])
+def test_a_key_that_does_not_fit_is_refused(store: Store, key: str) -> None:
+    with pytest.raises(UnfitKey):
+        claim(store, key, "w", 0)

@@ -1,0 +1,81 @@
+"""The table of the key space is what the layers write."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from dispatcher.layers import errors as layer_errors
+from dispatcher.layers import idempotency, keyspace, leases, outbox, shards, timers, values
+from dispatcher.store.keys import Space
+from dispatcher.store.transaction import Transaction
+from tests.unit.layers.scene import Store
+
+_LINE = re.compile(r'├── "(\w+)"|└── "(\w+)"')
+_SHAPE = re.compile(r"\(([^()]*)\)\s*→")
+RESERVED = {"format", "marker", "workflow", "live", "projection", "upload", "node", "attempt", "ready", "dead"}
+
+
+def drawn() -> dict[str, set[int]]:
+    """How many elements the keys of each space have, by the table; -1 for any number."""
+    shapes: dict[str, set[int]] = {}
+    name = ""
+    for line in (inspect.getdoc(keyspace) or "").splitlines():
+        if head := _LINE.search(line):
+            name = head[1] or head[2]
+        if shape := _SHAPE.search(line):
+            elements = [one for one in shape[1].split(",") if one.strip()]
+            shapes.setdefault(name, set()).add(-1 if elements == ["*name"] else len(elements))
+    return shapes
+
+
+def spaces() -> dict[str, Space]:
+    """The spaces of the module by the name in their keys."""
+    found = [value for value in vars(keyspace).values() if isinstance(value, Space) and value.prefix]
+    return {keyspace.ROOT.unpack(space.prefix)[0]: space for space in found if space is not keyspace.ROOT}
+
+
+def everything(tr: Transaction) -> None:
+    shards.fix_count(tr)
+    leases.renew(tr, "a", 1)
+    leases.acquire(tr, ("leader", "sweep"), "a")
+    timers.put(tr, 0, timers.Timer("w", "n", "start", 1_000))
+    outbox.put(tr, 0, "w", "n", fence=1, message=b"")
+    idempotency.claim(tr, "k", "w", now_ms=0)
+    values.put(tr, values.Place("w", "n", "result"), b"value")
+
+
+def test_the_table_draws_every_space_and_no_other() -> None:
+    assert sorted(drawn()) == sorted(spaces())
+
+
+def test_no_space_lies_within_another() -> None:
+    prefixes = [space.prefix for space in spaces().values()]
+
+    assert not [(one, two) for one in prefixes for two in prefixes if one is not two and two.startswith(one)]
+
+
+def test_keys_have_the_elements_that_the_table_draws(store: Store) -> None:
+    store.run(everything)
+    written: dict[str, set[int]] = {}
+    for key in store.written():
+        name, *elements = keyspace.ROOT.unpack(key)
+        written.setdefault(name, set()).add(len(elements))
+
+    shapes = drawn()
+    assert written.keys() == shapes.keys() - RESERVED
+    assert {name: found for name, found in written.items() if shapes[name] not in ({-1}, found)} == {}
+
+
+def test_a_row_is_read_as_it_was_written() -> None:
+    row = ("text\0", b"\0\xff", 0, 2**63, None, True)
+
+    assert keyspace.unpack_row(keyspace.pack_row(*row)) == row
+
+
+def test_every_error_is_in_the_tree_of_its_module() -> None:
+    tree = inspect.getdoc(layer_errors) or ""
+    classes = inspect.getmembers(layer_errors, inspect.isclass)
+    own = [name for name, kind in classes if kind.__module__ == layer_errors.__name__]
+
+    assert [name for name in own if f"── {name} " not in tree] == []

@@ -1,0 +1,200 @@
+"""Named leases: who has one, who loses it, and who can never commit again."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.layers import leases
+from dispatcher.layers.errors import LostLease
+from dispatcher.layers.leases import TTL_MS, Lease, Pulse
+from dispatcher.store.transaction import Transaction
+from tests.unit.layers.scene import End, Store
+
+NAME = ("leader", "sweep")
+
+
+def renewed(store: Store, *owners: str) -> None:
+    for owner in owners:
+        store.run(lambda tr, owner=owner: leases.renew(tr, owner, 1))  # type: ignore[misc]
+
+
+def acquired(store: Store, owner: str) -> Lease:
+    lease = store.run(lambda tr: leases.acquire(tr, NAME, owner))
+    assert lease is not None
+    return lease
+
+
+def work(tr: Transaction, lease: Lease) -> None:
+    leases.check(tr, lease)
+    tr.set(b"work", lease.owner.encode())
+
+
+def test_a_free_lease_is_acquired_once_however_the_commit_ends(store: Store, end: End) -> None:
+    renewed(store, "ada", "bob")
+
+    lease = store.run(lambda tr: leases.acquire(tr, NAME, "ada"), end)
+
+    assert lease == Lease(NAME, "ada", 1)
+    assert store.run(lambda tr: leases.acquire(tr, NAME, "bob")) is None
+
+
+def test_who_does_not_live_acquires_nothing(store: Store) -> None:
+    with pytest.raises(LostLease):
+        store.run(lambda tr: leases.acquire(tr, NAME, "ada"))
+
+    assert store.written() == []
+
+
+def test_a_released_lease_has_a_higher_epoch_next_time(store: Store, end: End) -> None:
+    renewed(store, "ada", "bob")
+    first = acquired(store, "ada")
+
+    store.run(lambda tr: leases.release(tr, first), end)
+
+    assert acquired(store, "bob") == Lease(NAME, "bob", 2, previous="ada")
+
+
+def test_only_the_lease_that_is_held_is_released(store: Store) -> None:
+    renewed(store, "ada", "bob")
+    first = acquired(store, "ada")
+    store.run(lambda tr: leases.release(tr, first))
+    second = acquired(store, "bob")
+
+    assert store.run(lambda tr: leases.release(tr, first)) is False
+    assert acquired(store, "bob") == second
+
+
+def test_a_beat_that_stood_still_frees_every_lease_of_its_owner(store: Store, end: End) -> None:
+    renewed(store, "ada", "bob")
+    acquired(store, "ada")
+    store.run(lambda tr: leases.acquire(tr, ("shard", 3), "ada"))
+
+    gone = store.run(lambda tr: leases.expire(tr, Pulse("ada", 1, TTL_MS, 0)), end)
+
+    assert gone
+    assert acquired(store, "bob").epoch == 2
+    assert store.run(lambda tr: leases.acquire(tr, ("shard", 3), "bob")) == Lease(("shard", 3), "bob", 2, "ada")
+
+
+def test_a_beat_that_moved_since_it_was_seen_expires_nobody(store: Store) -> None:
+    renewed(store, "ada", "bob")
+    acquired(store, "ada")
+    store.run(lambda tr: leases.renew(tr, "ada", 2))
+
+    assert store.run(lambda tr: leases.expire(tr, Pulse("ada", 1, TTL_MS, 0))) is False
+    assert store.run(lambda tr: leases.acquire(tr, NAME, "bob")) is None
+
+
+def test_an_owner_that_renews_while_it_is_expired_wins_or_conflicts(store: Store) -> None:
+    renewed(store, "ada")
+    expiring = store.begin()
+    assert leases.expire(expiring.tr, Pulse("ada", 1, TTL_MS, 0))
+
+    store.run(lambda tr: leases.renew(tr, "ada", 2))
+
+    assert not expiring.commits()
+
+
+def test_an_owner_that_renews_while_its_lease_is_taken_keeps_it(store: Store) -> None:
+    renewed(store, "ada", "bob")
+    acquired(store, "ada")
+    store.run(lambda tr: leases.expire(tr, Pulse("ada", 1, TTL_MS, 0)))
+    taking = store.begin()
+    assert leases.acquire(taking.tr, NAME, "bob") is not None
+
+    store.run(lambda tr: leases.renew(tr, "ada", 2))
+
+    assert not taking.commits()
+    assert store.run(lambda tr: leases.acquire(tr, NAME, "bob")) is None
+
+
+def test_a_former_owner_paused_between_transactions_is_refused(store: Store) -> None:
+    renewed(store, "ada", "bob")
+    lost = acquired(store, "ada")
+    store.run(lambda tr: leases.leave(tr, "ada"))
+    acquired(store, "bob")
+
+    with pytest.raises(LostLease) as raised:
+        store.run(lambda tr: work(tr, lost))
+
+    assert raised.value.facts["owner_now"] == "bob"
+    assert not raised.value.retryable
+    assert b"work" not in store.disk.values
+
+
+def test_a_former_owner_paused_inside_a_transaction_cannot_commit_it(store: Store) -> None:
+    renewed(store, "ada", "bob")
+    lost = acquired(store, "ada")
+    paused = store.begin()
+    work(paused.tr, lost)
+
+    store.run(lambda tr: leases.leave(tr, "ada"))
+    acquired(store, "bob")
+
+    assert not paused.commits()
+    assert b"work" not in store.disk.values
+
+
+def test_the_same_owner_with_an_older_epoch_is_refused(store: Store) -> None:
+    renewed(store, "ada")
+    older = acquired(store, "ada")
+    store.run(lambda tr: leases.release(tr, older))
+    newer = acquired(store, "ada")
+
+    store.run(lambda tr: work(tr, newer))
+
+    with pytest.raises(LostLease):
+        store.run(lambda tr: work(tr, older))
+
+
+def test_renewing_does_not_disturb_the_work(store: Store) -> None:
+    renewed(store, "ada")
+    lease = acquired(store, "ada")
+    working = store.begin()
+    work(working.tr, lease)
+
+    store.run(lambda tr: leases.renew(tr, "ada", 2))
+
+    assert working.commits()
+
+
+def test_a_new_observer_grants_a_full_ttl() -> None:
+    pulses: dict[str, Pulse] = {}
+
+    for now_ms in range(0, TTL_MS, 100):
+        pulses = leases.look(pulses, {"ada": 7}, now_ms=1_000_000 + now_ms)
+        assert not pulses["ada"].has_lapsed()
+
+    assert leases.look(pulses, {"ada": 7}, now_ms=1_000_000 + TTL_MS)["ada"].has_lapsed()
+
+
+def test_a_beat_that_moves_begins_anew() -> None:
+    seen = leases.look({}, {"ada": 7}, now_ms=0)
+    seen = leases.look(seen, {"ada": 7}, now_ms=800)
+
+    assert leases.look(seen, {"ada": 8}, now_ms=1_600)["ada"] == Pulse("ada", 8, 0, 1_600)
+
+
+def test_an_observer_that_stood_still_itself_does_not_expire_the_living() -> None:
+    seen = leases.look({}, {"ada": 7}, now_ms=0)
+
+    after_a_pause = leases.look(seen, {"ada": 7}, now_ms=60_000)
+
+    assert not after_a_pause["ada"].has_lapsed()
+
+
+def test_a_clock_that_goes_back_counts_nothing() -> None:
+    seen = leases.look({}, {"ada": 7}, now_ms=5_000)
+
+    assert leases.look(seen, {"ada": 7}, now_ms=0)["ada"].still_ms == 0
+
+
+def test_the_leases_of_a_kind_are_read_in_order(store: Store) -> None:
+    renewed(store, "ada")
+    acquired(store, "ada")
+    for shard in (2, 10, 1):
+        store.run(lambda tr, shard=shard: leases.acquire(tr, ("shard", shard), "ada"))  # type: ignore[misc]
+
+    found = store.run(lambda tr: leases.read_all(tr, "shard"))
+
+    assert [lease.name for lease in found] == [("shard", 1), ("shard", 2), ("shard", 10)]

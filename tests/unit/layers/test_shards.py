@@ -1,0 +1,176 @@
+"""Shards: fair shares, hand-over, take-over, and what the numbers promise."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.layers import leases, shards
+from dispatcher.layers.errors import LostLease
+from dispatcher.layers.leases import TTL_MS
+from dispatcher.layers.shards import STEP_MS, plan, shard_of
+from tests.unit.layers.dispatchers import Fleet
+from tests.unit.layers.scene import End, Store
+
+COUNT = 16
+MEMBERS = st.sets(st.sampled_from("abcdefg"), min_size=1)
+TAKE_OVER_MS = 4_000
+"""Promised; SQLite needs another 500 ms within it."""
+SQLITE_MS = 500
+
+
+def test_the_shard_of_a_workflow_is_the_same_for_ever() -> None:
+    assert [shard_of(f"workflow-{number}", 16) for number in range(6)] == [12, 11, 2, 0, 11, 1]
+
+
+def test_workflows_are_spread_over_the_shards() -> None:
+    found = [shard_of(f"workflow-{number}", 8) for number in range(8_000)]
+
+    assert all(900 < found.count(shard) < 1_100 for shard in range(8))
+
+
+def test_the_first_caller_decides_how_many_shards_there_are(store: Store, end: End) -> None:
+    assert store.run(lambda tr: shards.fix_count(tr, 8), end) == 8
+    assert store.run(lambda tr: shards.fix_count(tr, 32)) == 8
+
+
+def test_there_is_at_least_one_shard(store: Store) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        store.run(lambda tr: shards.fix_count(tr, 0))
+
+
+@given(alive=MEMBERS, owners=st.lists(st.sampled_from(["", *"abcdefghi"]), min_size=1, max_size=20))
+def test_plans_of_all_who_live_fit_together(alive: set[str], owners: list[str]) -> None:
+    before = dict(enumerate(owners))
+    plans = {member: plan(before, alive, member) for member in alive}
+
+    after = {shard: owner if owner in alive else "" for shard, owner in before.items()}
+    for member, one in plans.items():
+        assert all(after[shard] == member for shard in one.give)
+        for shard in one.take:
+            assert after[shard] == "", "taken by two, or not free"
+            after[shard] = member
+    for one in plans.values():
+        after.update(dict.fromkeys(one.give, ""))
+
+    shares = [sum(owner == member for owner in after.values()) for member in alive]
+    share, larger = divmod(len(owners), len(alive))
+    assert max(shares) <= share + bool(larger)
+    assert not all(after.values()) or max(shares) - min(shares) <= 1
+
+
+@given(alive=MEMBERS, count=st.integers(1, 20))
+def test_a_fair_share_is_left_as_it_is(alive: set[str], count: int) -> None:
+    members = sorted(alive, reverse=True)
+    owners = {shard: members[shard % len(members)] for shard in range(count)}
+
+    assert all(plan(owners, alive, member) == shards.Plan((), ()) for member in alive)
+
+
+def test_only_the_living_plan() -> None:
+    with pytest.raises(ValueError, match="living"):
+        plan({0: ""}, {"a"}, "b")
+
+
+def test_the_first_dispatcher_takes_everything_in_its_first_step(store: Store, end: End) -> None:
+    step = store.run(lambda tr: shards.step(tr, "a", 1, count=COUNT), end)
+
+    assert [lease.name[1] for lease in step.owned] == list(range(COUNT))
+    assert store.run(lambda tr: shards.step(tr, "a", 2, count=COUNT)).owned == step.owned
+
+
+def test_a_joiner_has_its_share_after_three_steps() -> None:
+    fleet = Fleet(COUNT)
+    fleet.join("a")
+    fleet.pass_time(STEP_MS)
+    fleet.join("b")
+
+    fleet.pass_time(3 * STEP_MS)
+
+    assert fleet.shares() == {"a": 8, "b": 8}
+
+
+def test_a_leaver_s_shards_have_moved_within_a_second() -> None:
+    fleet = Fleet(COUNT)
+    for name in "abc":
+        fleet.join(name)
+    fleet.pass_time(10 * STEP_MS)
+
+    fleet.leave("b")
+    fleet.pass_time(1_000)
+
+    assert fleet.shares() == {"a": 8, "c": 8}
+
+
+@pytest.mark.parametrize("offset_ms", range(0, STEP_MS, 50))
+def test_a_killed_dispatcher_s_shards_have_moved_in_less_than_four_seconds(offset_ms: int) -> None:
+    fleet = Fleet(COUNT)
+    for name in "abc":
+        fleet.join(name)
+        fleet.pass_time(130)
+    fleet.pass_time(10 * STEP_MS + offset_ms)
+
+    fleet.kill("b")
+    fleet.pass_time(TAKE_OVER_MS - SQLITE_MS)
+
+    assert fleet.shares() == {"a": 8, "c": 8}
+
+
+def test_a_dispatcher_that_misses_five_beats_keeps_its_shards() -> None:
+    fleet = Fleet(COUNT)
+    for name in "ab":
+        fleet.join(name)
+        fleet.pass_time(10 * STEP_MS)
+    before = fleet.leases("a")
+
+    fleet.pause("a")
+    fleet.pass_time(5 * STEP_MS)
+    fleet.go_on("a")
+    fleet.pass_time(10 * STEP_MS)
+
+    assert fleet.leases("a") == before
+
+
+def test_a_paused_dispatcher_s_shards_move_and_it_gets_a_share_again_later() -> None:
+    fleet = Fleet(COUNT)
+    for name in "ab":
+        fleet.join(name)
+        fleet.pass_time(10 * STEP_MS)
+    lost = fleet.leases("a")
+
+    fleet.pause("a")
+    fleet.pass_time(TAKE_OVER_MS)
+    assert fleet.shares() == {"b": COUNT}
+    fleet.go_on("a")
+
+    for lease in lost:
+        with pytest.raises(LostLease):
+            fleet.store.run(lambda tr, lease=lease: leases.check(tr, lease))  # type: ignore[misc]
+    fleet.pass_time(4 * STEP_MS)
+    assert fleet.shares() == {"a": 8, "b": 8}
+    assert all(lease.epoch > 1 and lease.previous == "b" for lease in fleet.leases("a"))
+
+
+def test_a_store_that_stood_still_for_all_costs_nobody_a_shard() -> None:
+    fleet = Fleet(COUNT)
+    for name in "ab":
+        fleet.join(name)
+        fleet.pass_time(10 * STEP_MS)
+    before = {name: fleet.leases(name) for name in "ab"}
+
+    for name in "ab":
+        fleet.pause(name)
+    fleet.pass_time(10 * TTL_MS)
+    for name in "ab":
+        fleet.go_on(name)
+    fleet.pass_time(10 * STEP_MS)
+
+    assert {name: fleet.leases(name) for name in "ab"} == before
+
+
+def test_owners_are_told_for_every_shard(store: Store) -> None:
+    store.run(lambda tr: shards.step(tr, "a", 1, count=2))
+
+    assert store.run(lambda tr: shards.owners(tr, 2)) == {0: "a", 1: "a"}
+    assert Store().run(lambda tr: shards.owners(tr, 2)) == {0: "", 1: ""}
