@@ -16,6 +16,8 @@ What the scope holds is told in `model/workflow/template.py`.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +35,7 @@ from coditect.model.workflow.template import FROM, Path, fill, node_expressions
 MOST_DEPTH = 64
 MOST_STEPS = 1_000_000
 
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`((?:[^`\\]|\\.)*)`", re.DOTALL)
 _CHARACTERS_PER_STEP = 64
 _FUNCTIONS = frozenset(Functions.FUNCTION_TABLE)
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
@@ -108,6 +111,7 @@ def check_expressions(definition: Definition) -> tuple[Problem, ...]:
 def parse(text: str) -> Tree:
     """The expression's tree. Raises: InputError with the reason when it is none, too long, too deep."""
     fields.expression(text)
+    _refuse_old_literals(text)
     try:
         tree: Tree = jmespath.compile(text).parsed
         deep = _depth(tree) > MOST_DEPTH
@@ -119,6 +123,17 @@ def parse(text: str) -> Tree:
     if deep:
         raise InputError("The expression is nested too deep", most_levels=MOST_DEPTH)
     return tree
+
+
+def _refuse_old_literals(text: str) -> None:
+    """Between backquotes is JSON; the library would still take anything else there for text, with a warning."""
+    for found in _QUOTED.finditer(text):
+        if found[1] is not None:
+            try:
+                json.loads(found[1].replace("\\`", "`"))
+            except (ValueError, RecursionError) as error:
+                reason = "between backquotes is JSON; text is in single quotes"
+                raise InputError("This is no JMESPath expression", expression=text, reason=reason) from error
 
 
 class _Evaluation:
@@ -134,7 +149,7 @@ class _Evaluation:
         try:
             return self._interpreter.weighed(self._interpreter.visit(parse(text), self._document))
         except InputError as error:
-            raise _failure(self._node, text, _reason(error), "make the expression simpler") from error
+            raise _failure(self._node, text, _reason(error), "correct the expression") from error
         except _REFUSALS as error:
             raise _failure(self._node, text, str(error), "the values are not what it is written for") from error
 

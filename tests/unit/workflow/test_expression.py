@@ -66,6 +66,7 @@ def test_an_input_without_expressions_stays_as_it_is(value: Any) -> None:
         ("`[]`", False),
         ("''", False),
         ("states.lint == 'skipped'", True),
+        ("`\"a\\`b\"` == 'a`b'", True),
     ],
 )
 def test_a_condition_holds_when_it_finds_something(when: str | None, holds: bool) -> None:
@@ -95,6 +96,9 @@ def test_a_map_over_too_much_or_nothing_is_refused_before_its_first_element(over
     [
         ("a..b", "Parse error"),
         ("'open", "Unclosed"),
+        ("input.a == `text`", "text is in single quotes"),
+        ("`[1,`", "text is in single quotes"),
+        ("``", "text is in single quotes"),
         ("shell('x')", "Unknown function"),
         ("sum(input.text)", "invalid type"),
         ("contains('abc', `1`)", "string"),
