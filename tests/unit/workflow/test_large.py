@@ -26,9 +26,8 @@ def layered(nodes: int, width: int) -> Definition:
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("width", [3, 1_000])
-def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run(width: int) -> None:
-    definition = from_document(to_document(layered(MOST_NODES, width)))
+def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
+    definition = from_document(to_document(layered(MOST_NODES, 1_000)))
 
     graph = graph_of(definition)
     tallies = {node.name: Tally.of(node) for chunk in graph.chunks(1_000) for node in chunk}
@@ -40,7 +39,7 @@ def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run(width: int) -
             tallies[dependent] = tallies[dependent].with_end(graph.nodes[dependent].after[0].on_failure, states[name])
 
     assert workflow_end(graph, states) is WorkflowState.COMPLETED
-    assert len(graph.layers) == -(-MOST_NODES // width)
+    assert len(graph.layers) == MOST_NODES // 1_000
 
 
 @pytest.mark.timeout(30)
