@@ -26,15 +26,20 @@ if TYPE_CHECKING:
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry
     from coditect.model.strategy import Strategy, Wanted
+    from coditect.model.workflow.definition import After
+    from coditect.model.workflow.flow import Workflow
+    from coditect.model.workflow.template import From
     from coditect.options import Options
     from coditect.sync import SyncHandle
 
 _HOMES = {
+    "After": "coditect.model.workflow.definition",
     "Agent": "coditect.agent.declaration",
     "Client": "coditect.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
     "Event": "coditect.model.event",
+    "From": "coditect.model.workflow.template",
     "Handle": "coditect.handle",
     "Options": "coditect.options",
     "Outcome": "coditect.model.result",
@@ -50,14 +55,17 @@ _HOMES = {
     "TaskFailed": "coditect.errors",
     "TaskRejected": "coditect.errors",
     "Wanted": "coditect.model.strategy",
+    "Workflow": "coditect.model.workflow.flow",
 }
 
 __all__ = [
+    "After",
     "Agent",
     "Client",
     "CoditectError",
     "Context",
     "Event",
+    "From",
     "Handle",
     "Options",
     "Outcome",
@@ -73,6 +81,7 @@ __all__ = [
     "TaskFailed",
     "TaskRejected",
     "Wanted",
+    "Workflow",
 ]
 
 __version__ = "0.1.0"

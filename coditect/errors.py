@@ -11,6 +11,7 @@
     ├── InputError            fix the input
     │   ├── InvalidTask           body, headers or limits are not what the wire allows
     │   ├── TooLarge              over the inline limit
+    │   ├── InvalidWorkflow       a definition or an expression in it; names the places and what to do
     │   ├── UnknownCapability     nobody offers it; names the nearest
     │   ├── Unroutable            no queue is bound to the key; names the nearest capability
     │   └── NotFound              no such task, agent, dead letter
@@ -30,6 +31,7 @@ The message is a static sentence; the facts are keyword fields (``error.facts``)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -85,6 +87,45 @@ class InvalidTask(InputError):
 
 class TooLarge(InvalidTask):
     """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`), or over the broker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a document, where, and what to do about it."""
+
+    path: tuple[str | int, ...]
+    """From the document's root: `("nodes", "build", "after", 0)`."""
+    sentence: str
+    fix: str = ""
+    line: int | None = None
+    """From 1; None when the document was not a text."""
+
+    @property
+    def place(self) -> str:
+        """The path for a person: `nodes.build.after[0]`."""
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
+        return "".join(parts).removeprefix(".")
+
+    def __str__(self) -> str:
+        where = [text for text in (f"line {self.line}" if self.line else "", self.place) if text]
+        return ": ".join([*where, self.sentence])
+
+
+class InvalidWorkflow(InputError):
+    """A workflow's definition is not one, or an expression in it cannot be evaluated."""
+
+    def __init__(self, sentence: str, *, problems: tuple[Problem, ...] = (), **facts: object) -> None:
+        super().__init__(sentence, **facts)
+        self.problems = problems
+        """All that was found, in the document's order; empty when it is about a single expression."""
+
+    @classmethod
+    def of(cls, problems: tuple[Problem, ...], **facts: object) -> InvalidWorkflow:
+        """The refusal for these problems: it tells the first in full."""
+        first, *others = problems
+        told = {"at": first.place or None, "line": first.line, "others": tuple(str(one) for one in others[:9])}
+        shown = {name: fact for name, fact in (facts | told).items() if fact not in (None, ())}
+        return cls(first.sentence, problems=problems, **shown, fix=first.fix)
 
 
 class UnknownCapability(InputError):

@@ -42,3 +42,19 @@ def _parse(text: str) -> float:
     if match is None:
         raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=text)
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def milliseconds(duration: Duration) -> int:
+    """The duration in whole milliseconds, at least one. Raises: InputError as `seconds`, and for less than that."""
+    if (whole := round(seconds(duration) * 1000)) < 1:
+        raise InputError("A duration is at least 1ms here", given=duration)
+    return whole
+
+
+def duration_text(whole_ms: int) -> str:
+    """The duration as text, in the largest unit that needs no fraction: the reverse of `milliseconds`."""
+    for unit in ("d", "h", "m", "s"):
+        count, rest = divmod(whole_ms, round(_UNIT_SECONDS[unit] * 1000))
+        if count and not rest:
+            return f"{count}{unit}"
+    return f"{whole_ms}ms"

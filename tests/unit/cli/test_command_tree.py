@@ -19,6 +19,7 @@ COMMANDS = (
     ("load",),
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
     *(("task", verb) for verb in ("submit", "cancel", "why-not")),
+    *(("workflow", verb) for verb in ("check", "graph")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),
@@ -36,7 +37,7 @@ def test_every_command_explains_itself_with_an_example(terminal: Terminal, words
 def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys; from coditect.cli.main import app\n"
-        "heavy = {'aiormq', 'redis', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "heavy = {'aiormq', 'redis', 'pydantic', 'rich', 'yaml', 'jmespath'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
 

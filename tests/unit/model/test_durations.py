@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError
-from coditect.model.duration import seconds
+from coditect.model.duration import duration_text, milliseconds, seconds
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,18 @@ def test_unit_scales_the_number(number: int, unit: str) -> None:
     scale = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}[unit]
 
     assert seconds(f"{number}{unit}") == pytest.approx(number * scale)
+
+
+@given(st.integers(1, 10**13))
+def test_whole_milliseconds_become_text_and_back(whole_ms: int) -> None:
+    assert milliseconds(duration_text(whole_ms)) == whole_ms
+
+
+@pytest.mark.parametrize(("whole_ms", "text"), [(1, "1ms"), (90_000, "90s"), (3_600_000, "1h"), (172_800_000, "2d")])
+def test_a_duration_is_written_in_its_largest_whole_unit(whole_ms: int, text: str) -> None:
+    assert duration_text(whole_ms) == text
+
+
+def test_less_than_a_millisecond_is_refused() -> None:
+    with pytest.raises(InputError):
+        milliseconds(0.0001)

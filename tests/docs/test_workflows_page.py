@@ -1,0 +1,48 @@
+"""The tables of the workflows' page are what the model has."""
+
+from __future__ import annotations
+
+from coditect import expression
+from coditect.model.workflow import definition, document, fields
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.workflow_file import MOST_BYTES, MOST_LEVELS, load_workflow
+from tests.docs.pages import section, table_rows
+from tests.servers import ROOT
+
+PAGE = ROOT / "docs" / "workflows.md"
+OF_ALL = frozenset(document.KINDS)
+
+
+def test_every_field_is_documented_with_the_kinds_that_have_it() -> None:
+    rows = [row for row in table_rows(section(PAGE, "Fields")) if "`" in row[0]]
+    documented = {row[0].strip("`"): OF_ALL if row[1] == "all" else frozenset(row[1].split(", ")) for row in rows}
+    of_kinds = {
+        name: frozenset(kind for kind, own in document.KINDS.items() if name in (kind, *own))
+        for name in {*document.KINDS, *(name for own in document.KINDS.values() for name in own)}
+    }
+
+    assert documented == of_kinds | dict.fromkeys(document.PLACE_FIELDS, OF_ALL)
+
+
+def test_the_bounds_are_those_that_hold() -> None:
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+
+    assert f"At most {definition.MOST_NODES:,} nodes, {MOST_BYTES // 1_000_000} MB, {MOST_LEVELS} levels." in page
+    assert f"1 to {definition.MOST_ELEMENTS:,} |" in page
+    assert f"{fields.MOST_EXPRESSION_CHARACTERS:,} characters, {expression.MOST_DEPTH} levels and" in page
+    assert f"{expression.MOST_STEPS:,} steps for all expressions" in page
+
+
+def test_every_state_and_policy_is_documented() -> None:
+    text = section(PAGE, "States")
+    policies = [row[0].strip("`") for row in table_rows(section(PAGE, "When something fails"))]
+
+    assert [row[0].strip("`") for row in table_rows(text)] == list(TaskState)
+    assert all(f"`{state}`" in text.rpartition("A workflow is")[2] for state in WorkflowState)
+    assert policies == list(definition.OnFailure)
+
+
+def test_every_example_is_a_workflow() -> None:
+    sizes = {path.stem: len(load_workflow(path).nodes) for path in (ROOT / "examples").glob("*.yaml")}
+
+    assert sizes == {"layered": 100, "release": 6}

@@ -1,0 +1,74 @@
+"""Random definitions whose nodes hold together, and shorthands for small ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from coditect.model.capability import Priority
+from coditect.model.retry import Retry
+from coditect.model.workflow.definition import (
+    After,
+    Approval,
+    Call,
+    Definition,
+    Each,
+    Node,
+    OnFailure,
+    OnTimeout,
+)
+from tests.unit.model.strategies import capabilities, json_values
+
+expressions = st.sampled_from(["input.list", "input", "length(input.list) > `2`", "input.a || input.b"])
+templates = st.recursive(
+    json_values | expressions.map(lambda text: {"$from": text}) | json_values.map(lambda value: {"$literal": value}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+).filter(lambda value: value is not None)  # fmt: skip
+periods_ms = st.integers(1, 10**10)
+retries = st.builds(
+    Retry, max_attempts=st.integers(1, 1_000), first=st.sampled_from(["100ms", "1s"]), cap=st.sampled_from(["1m", "1h"])
+)
+calls = st.builds(
+    Call,
+    capability=capabilities,
+    input=st.none() | templates,
+    priority=st.sampled_from(Priority),
+    timeout_ms=st.none() | periods_ms,
+    retry=st.none() | retries,
+    compensate=st.none() | capabilities,
+)
+plain_calls = st.just(Call("some.work"))
+questions = st.text(min_size=1, max_size=60).filter(lambda text: bool(text.strip()))
+works = (
+    calls
+    | st.builds(Each, calls, expressions, st.integers(1, 10_000))
+    | st.builds(Approval, questions, st.none() | periods_ms, st.sampled_from(OnTimeout))
+)
+
+
+@st.composite
+def definitions(draw: st.DrawFn, *, most: int = 8, work: st.SearchStrategy[Any] = works) -> Definition:
+    """Each node comes after some of those before it; then they are shuffled."""
+    nodes: list[Node] = []
+    for number in range(draw(st.integers(1, most))):
+        names = draw(st.lists(st.sampled_from(range(number)), unique=True, max_size=4)) if nodes else []
+        after = tuple(After(f"n{one}", draw(st.sampled_from(OnFailure))) for one in names)
+        joins: st.SearchStrategy[Any] = st.sampled_from(["all", "any"]) | (
+            st.integers(1, len(after)) if after else st.nothing()
+        )
+        nodes.append(Node(f"n{number}", draw(work), after, draw(joins), draw(st.none() | expressions)))
+    description = draw(st.text(max_size=40))
+    return Definition("flow", tuple(draw(st.permutations(nodes))), description)
+
+
+def node(name: str, *after: str | After, **more: Any) -> Node:
+    """A node that does something, after others."""
+    work = more.pop("work", Call("some.work"))
+    return Node(name, work, tuple(one if isinstance(one, After) else After(one) for one in after), **more)
+
+
+def flow(*nodes: Node) -> Definition:
+    """A definition of these nodes."""
+    return Definition("flow", nodes)

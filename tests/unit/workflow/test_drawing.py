@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+
+from coditect.model.workflow.definition import After, Approval, Call, Definition, Each, OnFailure, OnTimeout
+from coditect.model.workflow.drawing import draw_mermaid, draw_text
+from coditect.model.workflow.states import TaskState
+from tests.unit.workflow.graphs import definitions, flow, node
+
+SAMPLE = flow(
+    node("a", work=Each(Call("code.review"), "input", 5)),
+    node("b", "a", work=Approval('Say "yes" <b>#1</b>?\n\x1b[2J', 60_000, OnTimeout.GRANT)),
+    node("c", "b", After("a", OnFailure.ALLOW), join="any", when="input.go"),
+)
+
+
+def test_a_graph_as_text() -> None:
+    assert draw_text(SAMPLE, {"a": TaskState.COMPLETED}).splitlines() == [
+        "flow: 3 nodes in 3 layers",
+        "1  completed  a  map code.review, at most 5",
+        "2             b  approval “Say \"yes\" <b>#1</b>?  [2J”, grant after 1m  after a",
+        "3             c  task some.work                                        "
+        "after any of b, a (allow on failure); when input.go",
+    ]  # fmt: skip
+
+
+def test_a_graph_as_mermaid() -> None:
+    assert draw_mermaid(SAMPLE, {"a": TaskState.COMPLETED, "other": TaskState.DEAD}).splitlines() == [
+        "flowchart TD",
+        '    n0[["a<br/>map code.review, at most 5"]]',
+        '    n1{{"b<br/>approval “Say #quot;yes#quot; #lt;b#gt;#35;1#lt;/b#gt;?  [2J”, grant after 1m"}}',
+        '    n2["c<br/>task some.work"]',
+        "    n0 --> n1",
+        "    n1 --> n2",
+        "    n0 -. allow .-> n2",
+        "    classDef completed fill:#d3f9d8",
+        "    class n0 completed",
+    ]
+
+
+@given(definitions(most=5))
+def test_every_node_is_drawn_once_and_every_edge(definition: Definition) -> None:
+    states = {one.name: TaskState.WORKING for one in definition.nodes}
+    drawn = draw_mermaid(definition, states)
+
+    assert len(draw_text(definition, states).splitlines()) == len(definition.nodes) + 1
+    assert len(re.findall(r"^    n\d+ (?:-->|-\. \w+ \.->) n\d+$", drawn, re.MULTILINE)) == sum(
+        len(one.after) for one in definition.nodes
+    )
+    assert all(line.count('"') in (0, 2) for line in drawn.splitlines())

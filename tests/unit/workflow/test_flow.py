@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from pydantic import BaseModel
+
+from coditect import After, From, Priority, Retry, Workflow
+from coditect.errors import InputError, InvalidWorkflow
+from coditect.model.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure
+from coditect.model.workflow.document import from_document, to_document
+from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.template import Literal
+from coditect.workflow_file import read_workflow, write_json, write_yaml
+from tests.unit.workflow.graphs import definitions
+
+
+@dataclass
+class Order:
+    sku: str
+    of: Any = None
+
+
+class Scan(BaseModel):
+    repo: str
+
+
+def test_a_workflow_is_put_together_node_by_node() -> None:
+    flow = Workflow("release")
+    a = flow.task("code.review", Scan(repo="x"))
+    b = flow.task("tests.run", after=[a], timeout="5m", retry=Retry(max_attempts=2, cap="60s"), priority="p0")
+    gate = flow.approval("Ship it?", after=[b], timeout="2d")
+    flow.task("deploy.release", {"of": From("results.ship_it")}, after=[gate], compensate="deploy.rollback")
+
+    assert flow.definition() == Definition(
+        "release",
+        (
+            Node("code_review", Call("code.review", {"repo": "x"})),
+            Node(
+                "tests_run",
+                Call("tests.run", priority=Priority.P0, timeout_ms=300_000, retry=Retry(2, "1s", "1m")),
+                (After("code_review"),),
+            ),
+            Node("ship_it", Approval("Ship it?", 172_800_000), (After("tests_run"),)),
+            Node(
+                "deploy_release",
+                Call("deploy.release", {"of": {"$from": "results.ship_it"}}, compensate="deploy.rollback"),
+                (After("ship_it"),),
+            ),
+        ),
+    )
+
+
+def test_a_map_has_its_list_and_its_limit() -> None:
+    flow = Workflow("many")
+    node = flow.map("code.review", From("input.paths"), Order("1", of=From("item")), limit=5, name="each")
+
+    assert node == Node("each", Each(Call("code.review", {"sku": "1", "of": {"$from": "item"}}), "input.paths", 5))
+
+
+def test_an_edge_has_the_policy_of_its_node_unless_it_says_another() -> None:
+    flow = Workflow("edges")
+    a, b = flow.task("a.a"), flow.task("b.b")
+
+    c = flow.task("c.c", after=[a, After(b.name, OnFailure.ALLOW), "later"], on_failure="skip", join=2)
+    flow.task("d.d", name="later")
+
+    assert c.after == (After("a_a", OnFailure.SKIP), After("b_b", OnFailure.ALLOW), After("later", OnFailure.SKIP))
+    assert graph_of(flow.definition()).order[-1] == c.name
+
+
+def test_names_of_the_same_kind_are_numbered() -> None:
+    flow = Workflow("same")
+
+    names = [flow.task(name).name for name in ("a.b", "a_b", "a-b", "1.x")] + [flow.approval("¿?").name]
+
+    assert names == ["a_b", "a_b_2", "a_b_3", "n1_x", "node"]
+
+
+def test_the_input_is_a_copy() -> None:
+    given_: dict[str, list[int]] = {"list": [1]}
+    flow = Workflow("copy")
+    node = flow.task("a.b", given_)
+
+    given_["list"].append(2)
+
+    assert node.call is not None
+    assert node.call.input == {"list": [1]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda flow: Workflow("no spaces"),
+        lambda flow: flow.task("No Capability"),
+        lambda flow: flow.task("a.b", object()),
+        lambda flow: flow.task("a.b", {"$from": "x", "more": 1}),
+        lambda flow: flow.task("a.b", {"$from": 1}),
+        lambda flow: flow.task("a.b", name="no-word"),
+        lambda flow: flow.task("a.b", name="taken"),
+        lambda flow: flow.task("a.b", priority="p3"),
+        lambda flow: flow.task("a.b", timeout="0ms"),
+        lambda flow: flow.task("a.b", timeout=timedelta(days=10_000)),
+        lambda flow: flow.task("a.b", retry=Retry(on=(ValueError,))),
+        lambda flow: flow.task("a.b", join="most"),
+        lambda flow: flow.task("a.b", when=""),
+        lambda flow: flow.task("a.b", when="x" * 1_001),
+        lambda flow: flow.task("a.b", after=[Workflow("other").task("a.b")]),
+        lambda flow: flow.task("a.b", after=["taken"], on_failure="retry"),
+        lambda flow: flow.map("a.b", "input", limit=0),
+        lambda flow: flow.map("a.b", "input", limit=10_001),
+        lambda flow: flow.approval(" "),
+        lambda flow: flow.approval("?", on_timeout="wait"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_call(make: Any) -> None:
+    flow = Workflow("refusing")
+    flow.task("a.b", name="taken")
+
+    with pytest.raises(InputError):
+        make(flow)
+
+    assert len(flow.definition().nodes) == 1
+
+
+def test_an_option_that_there_is_not_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        Workflow("x").task("a.b", prio="p0")  # type: ignore[call-arg]  # what is tested
+
+
+def test_a_circle_of_names_is_refused_in_the_end() -> None:
+    flow = Workflow("circle")
+    flow.task("a.b", name="a", after=["b"])
+    flow.task("a.b", name="b", after=["a"])
+
+    with pytest.raises(InvalidWorkflow, match="circle"):
+        flow.definition()
+
+
+# To files and back
+
+
+def built_again(definition: Definition) -> Definition:
+    """The same, through the builder."""
+    flow = Workflow(definition.name, description=definition.description)
+    for node in definition.nodes:
+        place: Any = {"name": node.name, "after": node.after, "join": node.join}
+        place |= {} if node.when is None else {"when": node.when}
+        match node.work:
+            case Call() as call:
+                flow.task(call.capability, call.input, **place, **_options(call))
+            case Each(call, over, limit):
+                flow.map(call.capability, over, call.input, limit=limit, **place, **_options(call))
+            case Approval(question, timeout_ms, on_timeout):
+                waits = None if timeout_ms is None else timedelta(milliseconds=timeout_ms)
+                flow.approval(question, timeout=waits, on_timeout=on_timeout, **place)
+    return flow.definition()
+
+
+def _options(call: Call) -> Any:
+    timeout = None if call.timeout_ms is None else f"{call.timeout_ms}ms"
+    return {"priority": call.priority, "timeout": timeout, "retry": call.retry, "compensate": call.compensate}
+
+
+@given(definitions(most=4))
+def test_yaml_json_document_and_builder_say_the_same(definition: Definition) -> None:
+    assert from_document(to_document(definition)) == definition
+    assert built_again(definition) == definition
+    assert read_workflow(write_json(definition).encode(), is_json=True) == definition
+    assert read_workflow(write_yaml(definition).encode()) == definition
+
+
+def test_a_literal_is_kept_as_it_stands() -> None:
+    flow = Workflow("literal")
+    node = flow.task("a.b", Literal({"$from": 1}))
+
+    assert node.call is not None
+    assert node.call.input == {"$literal": {"$from": 1}}

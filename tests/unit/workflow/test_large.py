@@ -1,0 +1,53 @@
+"""A hundred thousand nodes of three predecessors: what is not linear here never ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from coditect.model.workflow.definition import MOST_NODES, After, Call, Definition, Node
+from coditect.model.workflow.document import from_document, to_document
+from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.progress import Tally, consequences, workflow_end
+from coditect.model.workflow.states import TaskState, WorkflowState
+
+CALL = Call("load.work", {"milliseconds": 1})
+
+
+def layered(nodes: int, width: int) -> Definition:
+    """Layers of `width`, each node after three of the layer before it."""
+
+    def after(number: int) -> tuple[After, ...]:
+        if number < width:
+            return ()
+        first = number // width * width - width
+        return tuple(After(f"n{first + (number + step) % width}") for step in range(3))
+
+    return Definition("large", tuple(Node(f"n{number}", CALL, after(number)) for number in range(nodes)))
+
+
+@pytest.mark.timeout(30)
+def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
+    definition = from_document(to_document(layered(MOST_NODES, 1_000)))
+
+    graph = graph_of(definition)
+    tallies = {node.name: Tally.of(node) for chunk in graph.chunks(1_000) for node in chunk}
+    states = dict.fromkeys(graph.order, TaskState.BLOCKED)
+    for name in graph.order:
+        assert tallies[name].decision is TaskState.READY
+        states[name] = TaskState.COMPLETED
+        for dependent in graph.dependents[name]:
+            tallies[dependent] = tallies[dependent].with_end(graph.nodes[dependent].after[0].on_failure, states[name])
+
+    assert workflow_end(graph, states) is WorkflowState.COMPLETED
+    assert len(graph.layers) == MOST_NODES // 1_000
+
+
+@pytest.mark.timeout(30)
+def test_a_failure_at_the_root_travels_through_all_of_them() -> None:
+    graph = graph_of(layered(MOST_NODES, 3))
+    states = dict.fromkeys(graph.order, TaskState.BLOCKED) | dict.fromkeys(graph.roots, TaskState.FAILED)
+
+    changed = consequences(graph, states, graph.roots)
+
+    assert len(changed) == MOST_NODES - 3
+    assert set(changed.values()) == {TaskState.FAILED}
