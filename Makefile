@@ -51,7 +51,7 @@ types: $(STAMP) ## Check the types, strictly
 	@$(PYTHON) -m mypy $(wildcard $(TYPED))
 
 unit: $(STAMP) ## Unit and contract tests on the in-memory twins: no servers, under 30 s
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow" $(wildcard tests/unit tests/contract)
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" $(wildcard tests/unit tests/contract)
 
 test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= --cov-fail-under=0

@@ -162,6 +162,7 @@ def faulty(folder: Path) -> Database:
     return MemoryDatabase(faults=faults, seed=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [*BACKENDS, "memory with faults"])
 def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
     maker = MAKERS.get(backend, faulty)

@@ -135,6 +135,7 @@ async def test_request_s_error_reaches_the_handler_in_its_process(scene: Scene) 
     assert "wrong key" in caught["failed"]
 
 
+@pytest.mark.slow
 async def test_abandoned_request_disturbs_neither_process_nor_agent(scene: Scene) -> None:
     running = await scene.start(worker)
     client = await scene.client()

@@ -77,6 +77,7 @@ async def test_fleet_with_one_slot_each_calls_itself_three_deep(scene: Scene) ->
     await accounts_are_even(*fleet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 8])
 async def test_thousand_parents_before_children_of_the_same_agent_complete(scene: Scene, slots: int) -> None:
     await scene.client()

@@ -43,6 +43,7 @@ def test_repeated_sentence_is_kept_once(ctx: Context) -> None:
     assert summary.sentences == ["The same thing again."]
 
 
+@pytest.mark.slow
 def test_long_text_is_thinned_out_before_it_is_ranked(ctx: Context) -> None:
     text = " ".join(f"Sentence number{chr(97 + n % 26)} speaks about topic{chr(97 + n % 7)}." for n in range(3000))
     text += " " + " ".join(f"Unique word{'x' * (n % 50)}y{'z' * (n // 50)} here." for n in range(MAX_SENTENCES))

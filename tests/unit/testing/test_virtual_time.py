@@ -111,6 +111,7 @@ async def test_heartbeats_are_not_lost_by_a_leap(fleet: TestFleet) -> None:
         assert 1_000 < record.lease_ms <= 3_000
 
 
+@pytest.mark.slow
 async def test_timer_of_a_handler_is_never_leapt_over() -> None:
     ticks: list[float] = []
     clockwork = Agent("clockwork")

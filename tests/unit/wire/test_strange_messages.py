@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ async def _run(messages: list[Strange]) -> None:
         assert scene.ready_tasks(CAPABILITY) == 0, "everything was settled"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(strange_messages(), min_size=1, max_size=8))
 def test_strange_messages_are_each_answered_once_and_hold_up_nobody(messages: list[Strange]) -> None:

@@ -26,6 +26,7 @@ def layered(nodes: int, width: int) -> Definition:
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.slow
 def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
     definition = from_document(to_document(layered(MOST_NODES, 1_000)))
 
@@ -43,6 +44,7 @@ def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.slow
 def test_a_failure_at_the_root_travels_through_all_of_them() -> None:
     graph = graph_of(layered(MOST_NODES, 3))
     states = dict.fromkeys(graph.order, TaskState.BLOCKED) | dict.fromkeys(graph.roots, TaskState.FAILED)

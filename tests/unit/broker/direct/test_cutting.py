@@ -77,6 +77,7 @@ def test_what_is_ours_is_heard_alike_and_the_rest_is_passed_on_whole_and_in_orde
     assert all(whole_frames(one) for one in passed)
 
 
+@pytest.mark.slow
 @given(conversations)
 def test_one_byte_at_a_time_makes_no_difference(said: list[Said]) -> None:
     stream = b"".join(chain.from_iterable(one.frames for one in said))
