@@ -167,7 +167,7 @@ class FdbStub:
     """Give it to `FdbDatabase(binding=…)` in place of the module."""
 
     disk: Disk = field(default_factory=Disk)
-    library: bool = True
+    has_library: bool = True
     """Whether the native library is there."""
     failures: deque[tuple[str, int]] = field(default_factory=deque)
     """What goes wrong next, in order: at a ``read``, at a ``commit`` (not done), when ``committed`` (done)."""
@@ -181,7 +181,7 @@ class FdbStub:
     FDBError = FDBError
 
     def api_version(self, version: int) -> None:
-        if not self.library:
+        if not self.has_library:
             raise Exception("Unable to locate the FoundationDB API shared library!")  # as the binding
         if self.version not in (None, version):
             raise RuntimeError(f"FDB API already loaded at version {self.version}")

@@ -68,7 +68,7 @@ async def test_two_databases_of_one_process_share_the_binding() -> None:
 
 async def test_a_missing_library_is_a_matter_of_set_up() -> None:
     with pytest.raises(errors.StoreMisconfigured, match="client package") as refused:
-        await FdbDatabase(binding=FdbStub(library=False)).__aenter__()
+        await FdbDatabase(binding=FdbStub(has_library=False)).__aenter__()
 
     assert "Unable to locate" in str(refused.value)
 

@@ -28,7 +28,7 @@ LARGEST_FRAME = 131_072
 
 
 @dataclass(slots=True, eq=False)
-class _Once:
+class Once:
     """A publish whose failure is its future's."""
 
     message: Message
@@ -93,7 +93,7 @@ class DirectOutlet:
         """See `Outlet.send`."""
         if self.closed:
             raise ChannelInvalidStateError("The channel is closed")
-        publish = _Once(message, exchange, routing_key, self._loop.create_future())
+        publish = Once(message, exchange, routing_key, self._loop.create_future())
         self._send(publish)
         return publish.future
 

@@ -7,11 +7,12 @@ from unittest.mock import patch
 
 import pytest
 
+from coditect.broker.amqp.direct.outlet import Once
 from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Late
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
-from tests.unit.broker.direct.wire import Held, Sent, Wire, WireWriter, ack, ended, publish
+from tests.unit.broker.direct.wire import Held, Wire, WireWriter, ack, ended, publish
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ async def wire() -> Wire:
 async def test_publish_that_is_late_says_so_and_its_confirm_ends_nothing_else(wire: Wire) -> None:
     outlet = wire.outlet()
     loop = asyncio.get_running_loop()
-    late = Sent(Message(b""), "", "q", loop.create_future(), until=loop.time())
+    late = Once(Message(b""), "", "q", loop.create_future(), until=loop.time())
     outlet.begin(late)
     patient = publish(outlet)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,7 +14,7 @@ from pamqp.commands import Basic
 
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.direct.inlet import DirectInlet
-from coditect.broker.amqp.direct.outlet import DirectOutlet
+from coditect.broker.amqp.direct.outlet import DirectOutlet, Once
 from coditect.broker.amqp.direct.stream import Stream
 from coditect.model.message import Message
 from tests.unit.broker.direct.written import content
@@ -138,29 +137,9 @@ def returned(key: str, message_id: str | None, *, exchange: str = "", body: byte
 
 def publish(outlet: DirectOutlet, key: str = "q", name: str | None = None, body: bytes = b"x") -> asyncio.Future[None]:
     """One publish; it ends with None, or with the path's error."""
-    one = Sent(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
+    one = Once(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
     outlet.begin(one)
     return one.future
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A publish that its own future tells about."""
-
-    message: Message
-    exchange: str
-    routing_key: str
-    future: asyncio.Future[None]
-    until: float = math.inf
-    returned: bool = False
-
-    def taken(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-    def failed(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 def ended(futures: list[asyncio.Future[None]]) -> list[object]:
