@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.docs.pages import Block, Mark
@@ -71,9 +72,16 @@ def test_a_background_command_that_fails_is_a_failure(reader: Reader) -> None:
 
 
 def test_a_background_command_ends_with_the_page(reader: Reader) -> None:
-    reader.follow(_block("bash", "sleep 1000\n", Mark.BACKGROUND))
+    reader.follow(_block("bash", "exec sleep 1000.25\n", Mark.BACKGROUND))
+    started = _sleepers()
 
     reader.leave()
+
+    assert started and not _sleepers()
+
+
+def _sleepers() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if "1000.25" in " ".join(one.cmdline())]
 
 
 @pytest.mark.parametrize(
