@@ -16,7 +16,8 @@ from uuid import uuid4
 import pytest
 
 from coditect import Agent, Client, Options, Strategy, Wanted
-from coditect.agent.program import running_agent
+from coditect.agent.presence import Usage
+from coditect.agent.program import Host, running_agent
 from coditect.broker.amqp import AmqpBroker
 from coditect.clock import SystemClock
 from coditect.model.ids import AgentId
@@ -28,6 +29,8 @@ from tests.support import eventually
 pytestmark = pytest.mark.servers
 
 MOVED = 0.1
+ALIKE = Host(sample=lambda: Usage(cpu_percent=0.0, resident_bytes=0))
+"""The agents of a test share one process: what it uses at the moment of each one's beat says nothing of them."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class SelectionFleet:
                 settings=replace(self.settings, beat_seconds=0.1),
                 clock=SystemClock(),
                 drain=asyncio.Event(),
+                host=ALIKE,
             )
         )
         await eventually(lambda: self._ready(runtime.agent_id))
