@@ -11,6 +11,8 @@
     coditect.retry.<ms> fanout     the task's key            retry.<ms> -> coditect.tasks
     coditect.dead       topic      the task's key            dead.<capability>, dead.notices
     coditect.unrouted   fanout     -                         unrouted, unrouted.notices
+    coditect.results    direct     <shard>                   results.<shard>
+    coditect.control    direct     <shard>, any              control.<shard>, control
 
 Task, retry and dead queues are quorum queues. `x-delivery-limit` is a backstop and always explicit: on
 RabbitMQ 3.10 none means for ever, on 4.x it means 20, and -1 drops messages on 3.10. Attempts are counted
@@ -169,6 +171,8 @@ def backbone() -> Topology:
         Exchange(routing.REPLIES, ExchangeType.DIRECT),
         Exchange(routing.EVENTS, ExchangeType.TOPIC),
         Exchange(routing.BROADCAST, ExchangeType.FANOUT),
+        Exchange(routing.RESULTS, ExchangeType.DIRECT),
+        Exchange(routing.CONTROL, ExchangeType.DIRECT),
     )
     unrouted = Queue(routing.UNROUTED_QUEUE, delivery_limit=DEAD_DELIVERY_LIMIT)
     return Topology(exchanges, (unrouted,), (Binding(routing.UNROUTED, unrouted.name),)) + _retry_ladder()
@@ -274,3 +278,25 @@ def notices() -> Topology:
             Binding(routing.DEAD, routing.DEAD_NOTICES, "#"),
         ),
     )
+
+
+def control_plane() -> Topology:
+    """What every dispatcher consumes: requests that any of them may take."""
+    return _owned_queue(routing.CONTROL_QUEUE, routing.CONTROL, "any")
+
+
+def shard_queues(shard: int) -> Topology:
+    """What the owner of a shard consumes: what agents tell, and requests about its workflows."""
+    results = _owned_queue(routing.results_queue(shard), routing.RESULTS, str(shard))
+    return results + _owned_queue(routing.control_queue(shard), routing.CONTROL, str(shard))
+
+
+def _owned_queue(name: str, exchange: str, key: str) -> Topology:
+    """Nothing in it carries a task key, so a dead letter of it names its queue."""
+    queue = Queue(
+        name,
+        delivery_limit=DEAD_DELIVERY_LIMIT,
+        dead_letter_exchange=routing.UNROUTED,
+        dead_letter_routing_key=name,
+    )
+    return Topology((), (queue,), (Binding(exchange, name, key),))

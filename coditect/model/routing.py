@@ -7,6 +7,8 @@
     coditect.replies     <reply queue>          -> reply.<process>
     coditect.retry.<ms>  (fanout)               -> retry.<ms> -> coditect.tasks
     coditect.dead        <capability>.<level>   -> dead.<capability>
+    coditect.results     <shard>                -> results.<shard>
+    coditect.control     <shard>, any           -> control.<shard>, control
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ UNROUTED_QUEUE = "unrouted"
 UNROUTED_NOTICES = "unrouted.notices"
 DEAD_NOTICES = "dead.notices"
 
+CONTROL_QUEUE = "control"
+
 _SYSTEM_PREFIXES = (
     "tasks.", "agent.", "results.", "retry.", "dead.", "control.", "unrouted.", "coditect.",
 )  # fmt: skip
-_SYSTEM_NAMES = frozenset({"control", UNROUTED_QUEUE})
+_SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,16 @@ def mail_queue(agent_id: AgentId) -> str:
 def mail_key(agent_id: AgentId) -> str:
     """The routing key of one agent's mail on `coditect.agents`."""
     return f"mail.{agent_id}"
+
+
+def results_queue(shard: int) -> str:
+    """What agents tell the owner of a shard; its key is the shard's number."""
+    return f"results.{shard}"
+
+
+def control_queue(shard: int) -> str:
+    """Requests about the workflows of one shard; its key is the shard's number."""
+    return f"control.{shard}"
 
 
 def retry_exchange(delay_ms: int) -> str:
