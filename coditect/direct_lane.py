@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from typing import Any
 
 from coditect.agent.typed import encode_any
@@ -47,7 +47,7 @@ class DirectLane:
 
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
-    ) -> AsyncIterator[Handle]:
+    ) -> AsyncGenerator[Handle, None]:
         """Publishes a task for each value; see `Client.submit_many`."""
         picks = self._picker.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()

@@ -42,6 +42,14 @@ class Blocking(Generic[A]):
         self._thread = thread
 
 
+def _giving(method: T, kind: str) -> T:
+    """The method with help that tells what it gives, and not what the asynchronous one gives."""
+    shown: Any = method
+    shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
+    shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
+    return method
+
+
 def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
     """The method, or what a subclass has in its place, for callers who wait."""
 
@@ -196,14 +204,6 @@ def handing_many(
                 raise error
 
     return _giving(submit_many, f"Iterator[{SyncHandle.__name__}]")
-
-
-def _giving(method: T, kind: str) -> T:
-    """The method with help that tells what it gives, and not what the asynchronous one gives."""
-    shown: Any = method
-    shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
-    shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
-    return method
 
 
 async def _taken(handles: AsyncIterator[Handle]) -> tuple[list[Handle], CoditectError | None]:

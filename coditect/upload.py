@@ -16,7 +16,7 @@ from coditect.expression import check_expressions
 from coditect.model.json import dumps
 from coditect.model.wire import MAX_BODY_BYTES
 from coditect.model.workflow.definition import MOST_NODES, Definition, Node
-from coditect.model.workflow.document import to_document
+from coditect.model.workflow.document import node_document, to_document
 from coditect.model.workflow.graph import graph_of
 
 MOST_NODES_OF_A_CHUNK = 1_000
@@ -83,4 +83,4 @@ def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tup
 
 def _bytes(definition: Definition, node: Node) -> int:
     """What the node takes in a chunk, its comma included."""
-    return len(dumps(to_document(replace(definition, nodes=(node,)))["nodes"]))
+    return len(dumps({node.name: node_document(node)}))

@@ -28,6 +28,7 @@ from coditect.requests import Requests
 from coditect.run import Run, pages
 from coditect.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 
+MOST_KEY_BYTES = 1_000
 Progress = Callable[[int, int], object]
 """Called with the number of nodes that the control plane has, and of all."""
 
@@ -126,5 +127,7 @@ class WorkflowLane:
 
 
 def _check_key(key: str | None) -> None:
-    if key is not None and not 1 <= len(key.encode(errors="replace")) <= 255:
-        raise InputError("An idempotency key is 1 to 255 bytes", bytes=len(key.encode(errors="replace")))
+    if key is not None and not 1 <= len(key.encode(errors="replace")) <= MOST_KEY_BYTES:
+        raise InputError(
+            "An idempotency key must have another length", bytes=len(key.encode(errors="replace")), most=MOST_KEY_BYTES
+        )
