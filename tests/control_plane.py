@@ -143,9 +143,9 @@ class ScriptedPlane:
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")
-        return self._about(kept, verb, body)
+        return self._told(kept, verb, body) or self._steered(kept, verb, body)
 
-    def _about(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+    def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:
             case Verb.GET:
                 return kept.row()
@@ -161,6 +161,10 @@ class ScriptedPlane:
                 failure = kept.failures.get(name)
                 told = None if failure is None else failure.as_json()
                 return {"state": kept.nodes[name]["state"], "value": kept.values.get(name), "failure": told}
+        return {}
+
+    def _steered(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
             case Verb.CANCEL:
                 kept.reason = body["reason"]
                 kept.end("canceled")
