@@ -86,7 +86,7 @@ class Run:
         return await self._look(ASK_SECONDS)
 
     async def nodes(self) -> AsyncIterator[NodeRow]:
-        """Its nodes with state, agent and times, in topological order; elements of maps after their map.
+        """Its nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
 
         Read page by page: each page is of one instant, the whole is not.
         """

@@ -202,7 +202,7 @@ class ScriptedPlane:
 
     def _approvals(self) -> list[dict[str, Any]]:
         return [
-            {"workflow": workflow, "node": name, "name": kept.head["name"], "question": "Ship it?", "asked_at": NOW}
+            {"workflow": workflow, "node": name, "name": kept.head["name"], "question": "Ship it?", "since": NOW}
             for workflow, kept in self.kept.items()
             for name, node in kept.nodes.items()
             if node["state"] == "awaiting_approval"
@@ -221,7 +221,7 @@ def _node(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
         "name": name, "state": "blocked" if after else "ready", "attempt": 0, "fence": 0, "agent": None,
         "capability": None if kind == "approval" else document[kind], "priority": document.get("priority", "p1"),
         "ready_at": None, "started_at": None, "finished_at": None, "reason": "", "message": "",
-        "after": after, "kind": kind, "input": document.get("input"),
+        "after": after, "kind": kind, "question": document.get("approval"), "input": document.get("input"),
     }  # fmt: skip
 
 

@@ -36,8 +36,8 @@ def list_approvals(
     if output is Output.JSON:
         write_json([row_json(row) for row in rows])
         return
-    columns = ("workflow", "node", "name", "question", "asked", "until")
-    cells = [(row.workflow, row.node, row.name, row.question, *_times(row)) for row in rows]
+    columns = ("workflow", "node", "name", "question", "since")
+    cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
     write_table(columns, cells, empty="Nobody is asked.")
 
 
@@ -86,7 +86,3 @@ async def _list(opened: Connections, most: int) -> list[ApprovalRow]:
 async def _answered(opened: Connections, run: str, node: str, *, granted: bool, by: str, comment: str) -> None:
     async with opened.fleet() as client:
         await client.run(run).answer(node, granted=granted, by=by, comment=comment)
-
-
-def _times(row: ApprovalRow) -> tuple[str | None, str | None]:
-    return instant(row.asked_at_ms), instant(row.until_ms)

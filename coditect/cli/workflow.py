@@ -238,7 +238,7 @@ def _drawn(workflow: str, rows: list[NodeRow]) -> Definition:
 
 
 def _work(row: NodeRow) -> Call | Approval:
-    return Approval(row.message or row.name) if row.kind == "approval" else Call(row.capability)
+    return Approval(row.question or row.name) if row.kind == "approval" else Call(row.capability)
 
 
 def _load(file: Path, capabilities: list[str] | None) -> Definition:

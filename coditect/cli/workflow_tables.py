@@ -41,8 +41,8 @@ def write_workflow(row: WorkflowRow) -> None:
 
 
 def write_nodes(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> None:
-    """The nodes in their order; when they are too many, those that ended without a value come first."""
-    shown = rows
+    """The nodes, each after its predecessors; when they are too many, those that ended without a value come first."""
+    shown: Sequence[NodeRow] = in_order(rows)
     if len(rows) > most:
         rank = {state: number for number, state in enumerate(_WORST_FIRST)}
         shown = sorted(rows, key=lambda row: rank.get(row.state, len(rank)))[:most]
@@ -52,10 +52,32 @@ def write_nodes(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> None:
         say(f"{len(shown)} shown of {len(rows)} nodes, the failed ones first; --output json has them all.")
 
 
+def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
+    """Each after its predecessors, by its longest way from a root; elements after their map."""
+    after = {row.name: row.after for row in rows}
+    depths: dict[str, int] = {}
+    to_see = list(after)
+    while to_see:
+        name = to_see[-1]
+        ahead = [one for one in after[name] if one in after and one not in depths]
+        if ahead and name not in depths:
+            to_see += ahead
+            continue
+        depths.setdefault(name, max((depths[one] + 1 for one in after[name] if one in depths), default=0))
+        to_see.pop()
+
+    def place(row: NodeRow) -> tuple[int, str, int]:
+        name, _, index = row.name.partition("[")
+        return depths.get(name, depths[row.name]), name, int(index[:-1]) if index[:-1].isdecimal() else -1
+
+    return sorted(rows, key=place)
+
+
 def write_attempts(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> None:
-    """Every attempt with its agent, times and error."""
+    """Every attempt with its agent, times and error, in the order of their publication."""
     columns = ("node", "attempt", "fence", "agent", "status", "published", "started", "took", "error")
-    write_table(columns, [_attempt(row) for row in rows[:most]], empty="No attempts yet.")
+    by_time = sorted(rows, key=lambda row: (row.published_at_ms or 0, row.fence))
+    write_table(columns, [_attempt(row) for row in by_time[:most]], empty="No attempts yet.")
     if len(rows) > most:
         say(f"{most} shown of {len(rows)} attempts; --output json has them all.")
 
@@ -74,8 +96,16 @@ def _workflow(row: WorkflowRow) -> tuple[object, ...]:
 
 def _node(row: NodeRow) -> tuple[object, ...]:
     why = _why(row.reason, row.message)
-    took = _span(row.started_at_ms, row.finished_at_ms)
-    return (row.name, row.state, row.attempt or None, row.agent or None, instant(row.started_at_ms), took, why)
+    begun_ms = row.started_at_ms if row.fence else row.ready_at_ms  # maps and approvals are published to nobody
+    return (
+        row.name,
+        row.state,
+        row.attempt if row.fence else None,
+        row.agent or None,
+        instant(begun_ms),
+        _span(begun_ms, row.finished_at_ms),
+        why,
+    )
 
 
 def _attempt(row: AttemptRow) -> tuple[object, ...]:
