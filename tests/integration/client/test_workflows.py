@@ -12,6 +12,7 @@ from coditect import Agent, From, Retry, TaskFailed, Workflow
 from coditect.broker.amqp import AmqpBroker
 from coditect.client import Client
 from coditect.clock import SystemClock
+from coditect.model.workflow.rows import ApprovalRow
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.registry.redis import RedisRegistry
 from dispatcher.program import Options, running_dispatcher
@@ -79,7 +80,7 @@ async def test_a_workflow_goes_from_its_start_over_an_approval_to_its_value(
     numbers = flow.map(worker.capability, "input.numbers", From("item"), limit=10, name="numbers")
     gate = flow.approval("Go on?", name="gate", after=[numbers])
     flow.task(worker.capability, From("sum(results.numbers)"), name="sum", after=[numbers, gate])
-    asked = []
+    asked: list[ApprovalRow] = []
 
     async with dispatching(servers, fleet, Disk()):
         run = await fleet.client.start(flow, {"numbers": [1, 2, 3]}, key="whole-1")
