@@ -11,6 +11,7 @@ from typing import Any
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution import Execution
+from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.result import Failure, Status
@@ -40,6 +41,7 @@ class Rooms:
     """Where handlers run."""
 
     loop: asyncio.AbstractEventLoop
+    limits: TimeLimits
     threads: Executor
     workers: Workers
     alone: Worker | None = None
@@ -54,7 +56,7 @@ async def run_handler(
 
     A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
     """
-    timer = rooms.loop.call_later(limit_seconds, execution.expire)
+    rooms.limits.begin(execution, limit_seconds)
     execution.handling = True
     try:
         if capability.where is Where.LOOP and rooms.alone is None:
@@ -75,7 +77,7 @@ async def run_handler(
         return _failed(error, "handler_error")
     finally:
         execution.handling = False
-        timer.cancel()
+        rooms.limits.end(execution)
         if execution.asked_to_end:
             _go_on()
     return _completed(body)

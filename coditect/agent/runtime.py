@@ -27,6 +27,7 @@ from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, not_settled
 from coditect.agent.slots import Slots
 from coditect.agent.suspects import Suspects, Suspicion
+from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
@@ -88,9 +89,8 @@ class Runtime:
         self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
-        self._rooms = Rooms(
-            self._loop, ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source)
-        )
+        threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
+        self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}

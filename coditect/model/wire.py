@@ -33,7 +33,7 @@ from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
-from coditect.model.message import HeaderTable, Message
+from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import parse_task_key
 from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
@@ -258,24 +258,33 @@ def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
 
 def result_message(outcome: Outcome, *, capability: str) -> Message:
     """The message of a result: mirrors its task."""
-    headers: dict[str, Any] = {STATUS: outcome.status.value, ATTEMPT: outcome.attempt, CAPABILITY: capability}
-    if outcome.agent_id is not None:
-        headers[AGENT] = outcome.agent_id
+    own: dict[str, Any] = {}
     if outcome.task_id is not None:
-        headers[TASK] = outcome.task_id
+        own[TASK] = outcome.task_id
     if outcome.fence is not None:
-        headers[FENCE] = outcome.fence
+        own[FENCE] = outcome.fence
     if outcome.started_at_ms is not None:
-        headers[STARTED_AT] = outcome.started_at_ms
+        own[STARTED_AT] = outcome.started_at_ms
     if outcome.finished_at_ms is not None:
-        headers[FINISHED_AT] = outcome.finished_at_ms
+        own[FINISHED_AT] = outcome.finished_at_ms
+    shared = _shared_by_results(outcome.status._value_, outcome.attempt, capability, outcome.agent_id)
     return Message(
-        body=outcome.body,
-        headers=headers,
-        correlation_id=outcome.correlation_id or outcome.task_id,
+        outcome.body,
+        TemplateHeaders(shared, own),
+        None,
+        outcome.correlation_id or outcome.task_id,
         type=RESULT_TYPE,
         app_id=outcome.agent_id,
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
+    """What the results of one capability of one agent have in common."""
+    shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
+    if agent_id is not None:
+        shared[AGENT] = agent_id
+    return shared
 
 
 def read_result(message: Message) -> Outcome:

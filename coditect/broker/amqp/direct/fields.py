@@ -15,7 +15,7 @@ from pamqp.header import ContentHeader
 
 from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, marked
 from coditect.broker.amqp.properties import PERSISTENT, from_properties, sendable
-from coditect.model.message import NO_HEADERS, HeaderTable, Message
+from coditect.model.message import NO_HEADERS, HeaderTable, Message, SharedHeaders, TemplateHeaders
 
 _LENGTH = struct.Struct(">I")
 _LONG = struct.Struct(">q")
@@ -204,6 +204,14 @@ def write_table(headers: HeaderTable) -> bytes:
 
     Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
+    if type(headers) is TemplateHeaders:
+        table = _shared_items(headers.shared) + _items(headers.own)
+    else:
+        table = _items(headers)
+    return _LENGTH.pack(len(table)) + table
+
+
+def _items(headers: HeaderTable) -> bytes:
     parts: list[bytes] = []
     for name, value in headers.items():
         kind = type(value)
@@ -217,8 +225,13 @@ def write_table(headers: HeaderTable) -> bytes:
             parts += (_name(name), b"l" + _LONG.pack(value) if value > _LARGEST_UNSIGNED else _small(value))
         else:
             parts += (_name(name), encode.encode_table_value(sendable(value)))
-    table = b"".join(parts)
-    return _LENGTH.pack(len(table)) + table
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _shared_items(headers: SharedHeaders) -> bytes:
+    """The first part of a template, which is encoded once."""
+    return _items(headers)
 
 
 @lru_cache(maxsize=4096)
