@@ -44,6 +44,10 @@ class Execution:
     """Whether it may kill the process that runs it."""
     slot_passed_on: bool = False
     """Its slot is free, or will be when its thread ends."""
+    outcome: Outcome | None = None
+    """How it ended, once it has completed."""
+    answer: asyncio.Future[None] | None = None
+    """Its reply on the way, where nothing but the confirm is missing: `work` has ended then."""
 
     def cancel(self, reason: str) -> None:
         """Asks it to end; has no effect once its handler has ended."""

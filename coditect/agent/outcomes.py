@@ -7,7 +7,7 @@ becomes a dead letter when they are used up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 
 from coditect.agent.declaration import Capability
@@ -63,13 +63,43 @@ class Outcomes:
         await self._settler.send_back(execution.task, execution.delivery.message.headers)
         execution.ack()
 
+    def answer(
+        self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int
+    ) -> Awaitable[None] | None:
+        """Publishes the value of a completed task. What is given is for `answered`, now or when it is done."""
+        task = execution.task
+        outcome = execution.outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.completed += 1
+        if execution.key is not None:
+            self._remembered.put(execution.key, outcome)
+        self._tell(task, Status.COMPLETED)
+        return self._settler.begin_reply(task, outcome)
+
+    async def answered(self, execution: Execution, answer: Awaitable[None] | None) -> None:
+        """Sees the answer home, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        outcome = execution.outcome
+        assert outcome is not None, "it has completed"
+        await self._settler.reply(execution.task, outcome, answer)
+        await self._let_go(execution, outcome)
+
     async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
         """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
         task = execution.task
-        completed = ended.status is Status.COMPLETED
-        if not completed and await self._retried(execution, ended):
+        if ended.status is Status.COMPLETED:
+            await self.answered(execution, self.answer(execution, ended, started_ms, finished_ms))
             return
-        outcome = Outcome(
+        if await self._retried(execution, ended):
+            return
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.failed += 1
+        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
+            await self._bury(execution, ended.failure)
+        self._tell(task, ended.status)
+        await self._settler.reply(task, outcome)
+        await self._let_go(execution, outcome)
+
+    def _outcome(self, task: Task, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        return Outcome(
             ended.status,
             ended.body if ended.failure is None else _body(ended.failure),
             task.id,
@@ -81,18 +111,14 @@ class Outcomes:
             finished_ms,
             ended.failure,
         )
-        if completed:
-            self.completed += 1
-            if execution.key is not None:
-                self._remembered.put(execution.key, outcome)
-        else:
-            self.failed += 1
-        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
-            await self._bury(execution, ended.failure)
-        ending = ENDED_AS[ended.status]
+
+    def _tell(self, task: Task, status: Status) -> None:
+        ending = ENDED_AS[status]
         if self._events.heard(ending):
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
-        await self._settler.reply(task, outcome)
+
+    async def _let_go(self, execution: Execution, outcome: Outcome) -> None:
+        """Acks its delivery and, each after an answer of its own, those that were attached."""
         execution.delivery.ack()
         answered = 0
         while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile

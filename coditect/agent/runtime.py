@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -117,16 +118,25 @@ class Runtime:
     async def drain(self) -> None:
         """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
         await self._intake.close()
-        works = {one.work for one in self._executions if one.work is not None} | self._settling
-        if works:
-            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(works)})
-            _, late = await asyncio.wait(works, timeout=self._limits.drain_seconds)
-            for work in late:
-                work.cancel()
-            if late:  # a handler may ignore its cancellation: it is left behind
-                await asyncio.wait(late, timeout=RETURN_SECONDS)
+        if self._unfinished:
+            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._unfinished)})
+        await self._finished_within(self._limits.drain_seconds)
+        for late in self._unfinished:
+            late.cancel()
+        await self._finished_within(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
         for execution in self._executions:
             execution.requeue()
+
+    @property
+    def _unfinished(self) -> set[asyncio.Future[None]]:
+        """What is to be waited for: handlers, replies on the way, and what is settled beside."""
+        running = {one.answer or one.work for one in self._executions}
+        return {one for one in running if one is not None} | self._settling
+
+    async def _finished_within(self, seconds: float) -> None:
+        give_up = self._now() + seconds
+        while (unfinished := self._unfinished) and (left := give_up - self._now()) > 0:
+            await asyncio.wait(unfinished, timeout=left)
 
     def load(self) -> Load:
         """What it carries right now."""
@@ -238,18 +248,18 @@ class Runtime:
                     await self._run(execution, held)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:
-                        await self._run(execution, held)
+                        await self._run(execution, held, to_the_end=True)
             settled = True
         except Exception as error:  # noqa: BLE001 - told in full
             await not_settled(error, execution.task.id)
         finally:
-            self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
-            if not settled:
-                execution.requeue()
+            if execution.answer is None:
+                self._end(execution, settled=settled)
 
-    async def _run(self, execution: Execution, held: Held) -> None:
+    async def _run(self, execution: Execution, held: Held, *, to_the_end: bool = False) -> None:
+        """One attempt and what follows; where only the confirm of its answer is missing, `_confirmed` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         try:
             ended = self._not_any_more(held.task) or await self._handled(execution, held, started_ms)
@@ -259,7 +269,39 @@ class Runtime:
         finished_ms = self._clock.now_ms()
         if self._pass_on_slot(execution, held, began) and held.feed.slow:
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+        if ended.status is not Status.COMPLETED:
+            await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+            return
+        answer = self._outcomes.answer(execution, ended, started_ms, finished_ms)
+        if isinstance(answer, asyncio.Future) and not to_the_end:
+            execution.answer = answer
+            answer.add_done_callback(partial(self._confirmed, execution))
+        else:
+            await self._outcomes.answered(execution, answer)
+
+    def _confirmed(self, execution: Execution, answer: asyncio.Future[None]) -> None:
+        if execution.attached is None and not answer.cancelled() and answer.exception() is None:
+            execution.delivery.ack()
+            self._forget(execution)
+        else:
+            execution.answer = None
+            execution.work = self._loop.create_task(self._answered(execution, answer))
+
+    async def _answered(self, execution: Execution, answer: asyncio.Future[None]) -> None:
+        """As `_execute`, from the answer on: it came to nothing, or there are more to answer."""
+        settled = False
+        try:
+            await self._outcomes.answered(execution, answer)
+            settled = True
+        except Exception as error:  # noqa: BLE001 - told in full
+            await not_settled(error, execution.task.id)
+        finally:
+            self._end(execution, settled=settled)
+
+    def _end(self, execution: Execution, *, settled: bool) -> None:
+        self._forget(execution)
+        if not settled:
+            execution.requeue()
 
     def _forget(self, execution: Execution) -> None:
         self._executions.discard(execution)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +53,24 @@ class Settler:
         """Replies that nobody could receive any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
-    async def reply(self, task: Task, outcome: Outcome) -> None:
+    def begin_reply(self, task: Task, outcome: Outcome) -> Awaitable[None] | None:
+        """Publishes the answer to the task's return address; None when it has none.
+
+        What is given is for `reply` to await; a future may be waited for in any other way before that.
+        """
+        address = routing.reply_address(task.reply_to)
+        return None if address is None else self._publish_reply(task, outcome, address)
+
+    def _publish_reply(self, task: Task, outcome: Outcome, address: routing.Address) -> Awaitable[None]:
+        return self._broker.publish(
+            wire.result_message(outcome, capability=task.capability),
+            exchange=address.exchange,
+            routing_key=address.routing_key,
+            timeout_seconds=PUBLISH_SECONDS,
+            wait_when_full=False,
+        )
+
+    async def reply(self, task: Task, outcome: Outcome, begun: Awaitable[None] | None = None) -> None:
         """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 
         A reply that no queue takes has no receiver any more: it is counted, told, and dropped. Raises what
@@ -62,16 +79,10 @@ class Settler:
         address = routing.reply_address(task.reply_to)
         if address is None:
             return
-        message = wire.result_message(outcome, capability=task.capability)
         while True:
+            publishing, begun = begun or self._publish_reply(task, outcome, address), None
             try:
-                await self._broker.publish(
-                    message,
-                    exchange=address.exchange,
-                    routing_key=address.routing_key,
-                    timeout_seconds=PUBLISH_SECONDS,
-                    wait_when_full=False,
-                )
+                await publishing
             except Overloaded as error:
                 if self._broker.blocked:
                     raise  # an alarm of the broker says nothing about the receiver
