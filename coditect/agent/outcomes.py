@@ -7,13 +7,13 @@ becomes a dead letter when they are used up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended
-from coditect.agent.execution import Execution, ExecutionKey, Remembered
+from coditect.agent.execution import Answer, Execution, ExecutionKey, Remembered
 from coditect.agent.settle import Settler, guarded, worth_another
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
@@ -63,30 +63,40 @@ class Outcomes:
         await self._settler.send_back(execution.task, execution.delivery.message.headers)
         execution.ack()
 
-    def answer(
-        self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int
-    ) -> Awaitable[None] | None:
-        """Publishes the value of a completed task. What is given is for `answered`, now or when it is done."""
+    def complete(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        """Takes down that a task without an owner has completed; `post` or `answer` follows."""
         task = execution.task
-        outcome = execution.outcome = self._outcome(task, ended, started_ms, finished_ms)
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
         self.completed += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         self._tell(task, Status.COMPLETED)
-        return self._settler.begin_reply(task, outcome)
+        return outcome
 
-    async def answered(self, execution: Execution, answer: Awaitable[None] | None) -> None:
-        """Sees the answer home, and acks. Raises what `publish` raises; the deliveries are not settled then."""
-        outcome = execution.outcome
-        assert outcome is not None, "it has completed"
-        await self._settler.reply(execution.task, outcome, answer)
-        await self._let_go(execution, outcome)
+    def post(self, answer: Answer) -> None:
+        """Sends the reply; the answer is told what came of it. If anything did not go well, `answer` follows."""
+        self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+
+    async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
+        """Replies, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        await self._settler.reply(execution.task, outcome, failed)
+        execution.delivery.ack()
+        await self.answer_attached(execution, outcome)
+
+    async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
+        """Gives those that were attached an answer of their own, and acks them."""
+        answered = 0
+        while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
+            wanting, delivery = execution.attached[answered]
+            await self._settler.reply(wanting, _for_another(outcome, wanting))
+            delivery.ack()
+            answered += 1
 
     async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
         """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
         task = execution.task
         if ended.status is Status.COMPLETED:
-            await self.answered(execution, self.answer(execution, ended, started_ms, finished_ms))
+            await self.answer(execution, self.complete(execution, ended, started_ms, finished_ms))
             return
         if await self._retried(execution, ended):
             return
@@ -95,8 +105,7 @@ class Outcomes:
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
         self._tell(task, ended.status)
-        await self._settler.reply(task, outcome)
-        await self._let_go(execution, outcome)
+        await self.answer(execution, outcome)
 
     def _outcome(self, task: Task, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
         return Outcome(
@@ -116,16 +125,6 @@ class Outcomes:
         ending = ENDED_AS[status]
         if self._events.heard(ending):
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
-
-    async def _let_go(self, execution: Execution, outcome: Outcome) -> None:
-        """Acks its delivery and, each after an answer of its own, those that were attached."""
-        execution.delivery.ack()
-        answered = 0
-        while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
-            wanting, delivery = execution.attached[answered]
-            await self._settler.reply(wanting, _for_another(outcome, wanting))
-            delivery.ack()
-            answered += 1
 
     async def _retried(self, execution: Execution, ended: Ended) -> bool:
         task = execution.task

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from coditect.agent.context import Context
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
-from coditect.agent.execution import CanceledIds, Execution, ExecutionKey
+from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
@@ -38,7 +38,7 @@ from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
-from coditect.model.result import Failure, Status
+from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, Task
 from coditect.requests import Requests
 
@@ -97,6 +97,8 @@ class Runtime:
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
+        self._end_of_one: asyncio.Future[None] | None = None
+        """What a drain waits for."""
         self._mean_ms = 0.0
 
     # -- life -------------------------------------------------------------------------------------------
@@ -118,25 +120,25 @@ class Runtime:
     async def drain(self) -> None:
         """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
         await self._intake.close()
-        if self._unfinished:
-            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._unfinished)})
-        await self._finished_within(self._limits.drain_seconds)
-        for late in self._unfinished:
-            late.cancel()
-        await self._finished_within(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
+        if self._executions:
+            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
+        await self._all_ended(self._limits.drain_seconds)
+        for late in (*(one.work for one in self._executions), *self._settling):
+            if late is not None:
+                late.cancel()
+        await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
         for execution in self._executions:
             execution.requeue()
 
-    @property
-    def _unfinished(self) -> set[asyncio.Future[None]]:
-        """What is to be waited for: handlers, replies on the way, and what is settled beside."""
-        running = {one.answer or one.work for one in self._executions}
-        return {one for one in running if one is not None} | self._settling
-
-    async def _finished_within(self, seconds: float) -> None:
-        give_up = self._now() + seconds
-        while (unfinished := self._unfinished) and (left := give_up - self._now()) > 0:
-            await asyncio.wait(unfinished, timeout=left)
+    async def _all_ended(self, seconds: float) -> None:
+        """Waits for what runs and what is settled, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._executions:
+                    self._end_of_one = self._loop.create_future()
+                    await self._end_of_one
+                if self._settling:
+                    await asyncio.wait(self._settling)
 
     def load(self) -> Load:
         """What it carries right now."""
@@ -245,21 +247,21 @@ class Runtime:
                 if key is not None:
                     self._running[key] = execution
                 if not (self._limits.processes and self._isolation.concerns(held)):
-                    await self._run(execution, held)
+                    await self._run(execution, held, post=True)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:
-                        await self._run(execution, held, to_the_end=True)
+                        await self._run(execution, held)
             settled = True
         except Exception as error:  # noqa: BLE001 - told in full
             await not_settled(error, execution.task.id)
         finally:
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
-            if execution.answer is None:
+            if not execution.posted:
                 self._end(execution, settled=settled)
 
-    async def _run(self, execution: Execution, held: Held, *, to_the_end: bool = False) -> None:
-        """One attempt and what follows; where only the confirm of its answer is missing, `_confirmed` goes on."""
+    async def _run(self, execution: Execution, held: Held, *, post: bool = False) -> None:
+        """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         try:
             ended = self._not_any_more(held.task) or await self._handled(execution, held, started_ms)
@@ -269,29 +271,31 @@ class Runtime:
         finished_ms = self._clock.now_ms()
         if self._pass_on_slot(execution, held, began) and held.feed.slow:
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        if ended.status is not Status.COMPLETED:
+        if not post or ended.status is not Status.COMPLETED:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
             return
-        answer = self._outcomes.answer(execution, ended, started_ms, finished_ms)
-        if isinstance(answer, asyncio.Future) and not to_the_end:
-            execution.answer = answer
-            answer.add_done_callback(partial(self._confirmed, execution))
-        else:
-            await self._outcomes.answered(execution, answer)
+        outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
+        self._outcomes.post(Answer(execution, outcome, self._answered))
+        execution.posted = True
 
-    def _confirmed(self, execution: Execution, answer: asyncio.Future[None]) -> None:
-        if execution.attached is None and not answer.cancelled() and answer.exception() is None:
+    def _answered(self, answer: Answer, failed: BaseException | None) -> None:
+        """The answer was confirmed, or came to nothing: a posted execution ends here."""
+        execution = answer.execution
+        if failed is None:
             execution.delivery.ack()
-            self._forget(execution)
-        else:
-            execution.answer = None
-            execution.work = self._loop.create_task(self._answered(execution, answer))
+            if execution.attached is None:
+                self._end(execution, settled=True)
+                return
+        execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
 
-    async def _answered(self, execution: Execution, answer: asyncio.Future[None]) -> None:
+    async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
         """As `_execute`, from the answer on: it came to nothing, or there are more to answer."""
         settled = False
         try:
-            await self._outcomes.answered(execution, answer)
+            if failed is not None:
+                await self._outcomes.answer(execution, outcome, failed)
+            else:
+                await self._outcomes.answer_attached(execution, outcome)
             settled = True
         except Exception as error:  # noqa: BLE001 - told in full
             await not_settled(error, execution.task.id)
@@ -299,15 +303,15 @@ class Runtime:
             self._end(execution, settled=settled)
 
     def _end(self, execution: Execution, *, settled: bool) -> None:
-        self._forget(execution)
-        if not settled:
-            execution.requeue()
-
-    def _forget(self, execution: Execution) -> None:
+        """Nothing of it is left here."""
         self._executions.discard(execution)
         key = execution.key
         if key is not None and self._running.get(key) is execution:
             del self._running[key]
+        if not settled:
+            execution.requeue()
+        if self._end_of_one is not None and not self._end_of_one.done():
+            self._end_of_one.set_result(None)
 
     def _handled(self, execution: Execution, held: Held, now_ms: int) -> Awaitable[Ended]:
         task = execution.task

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from coditect.agent.events import Events
 from coditect.agent.workers import RemoteError
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, Promise
 from coditect.clock import Clock
 from coditect.errors import CoditectError, NotFound, Overloaded, Retryable, Unroutable
 from coditect.model import routing, wire
@@ -53,36 +53,44 @@ class Settler:
         """Replies that nobody could receive any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
-    def begin_reply(self, task: Task, outcome: Outcome) -> Awaitable[None] | None:
-        """Publishes the answer to the task's return address; None when it has none.
-
-        What is given is for `reply` to await; a future may be waited for in any other way before that.
-        """
+    def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
+        """Answers to the task's return address, if it has one, and tells the promise; errors are for `reply`."""
         address = routing.reply_address(task.reply_to)
-        return None if address is None else self._publish_reply(task, outcome, address)
-
-    def _publish_reply(self, task: Task, outcome: Outcome, address: routing.Address) -> Awaitable[None]:
-        return self._broker.publish(
+        if address is None:
+            promise.set_result(None)
+            return
+        self._broker.post(
             wire.result_message(outcome, capability=task.capability),
+            promise,
             exchange=address.exchange,
             routing_key=address.routing_key,
             timeout_seconds=PUBLISH_SECONDS,
             wait_when_full=False,
         )
 
-    async def reply(self, task: Task, outcome: Outcome, begun: Awaitable[None] | None = None) -> None:
+    async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 
         A reply that no queue takes has no receiver any more: it is counted, told, and dropped. Raises what
-        `publish` raises while the broker as a whole cannot take it (retryable).
+        `publish` raises while the broker as a whole cannot take it (retryable). `failed` is what became of the
+        first try, if there was one.
         """
         address = routing.reply_address(task.reply_to)
         if address is None:
             return
+        message = wire.result_message(outcome, capability=task.capability)
         while True:
-            publishing, begun = begun or self._publish_reply(task, outcome, address), None
             try:
-                await publishing
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
+                await self._broker.publish(
+                    message,
+                    exchange=address.exchange,
+                    routing_key=address.routing_key,
+                    timeout_seconds=PUBLISH_SECONDS,
+                    wait_when_full=False,
+                )
             except Overloaded as error:
                 if self._broker.blocked:
                     raise  # an alarm of the broker says nothing about the receiver
@@ -93,8 +101,7 @@ class Settler:
             except (Unroutable, NotFound) as error:
                 self._unclaimed(task, error)
             else:
-                if self._full_since:
-                    self._full_since.pop(address, None)
+                self._full_since.pop(address, None)
             return
 
     def _may_wait(self, address: routing.Address) -> bool:

@@ -25,6 +25,7 @@ _OCTETS = tuple(bytes((n,)) for n in range(256))
 _TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
 _LONGEST_NAME = 255
 _LARGEST_UNSIGNED = 2**32 - 1
+_NONE = SharedHeaders()
 _REPEATED = 32
 """Texts up to this length are encoded once; a task's id has 36."""
 _PROPERTIES_AT = 12
@@ -204,10 +205,8 @@ def write_table(headers: HeaderTable) -> bytes:
 
     Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
-    if type(headers) is TemplateHeaders:
-        table = _shared_items(headers.shared) + _items(headers.own)
-    else:
-        table = _items(headers)
+    shared, own = (headers.shared, headers.own) if type(headers) is TemplateHeaders else (_NONE, headers)
+    table = _shared_items(shared) + _items(own)
     return _LENGTH.pack(len(table)) + table
 
 
