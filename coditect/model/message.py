@@ -13,6 +13,7 @@ HeaderTable = Mapping[str, Any]
 """AMQP field table: text, numbers, booleans, times, bytes, lists and tables; foreign ones hold anything."""
 
 NO_HEADERS: HeaderTable = MappingProxyType({})
+JSON = "application/json"
 
 
 class SharedHeaders(dict[str, Any]):
@@ -58,7 +59,7 @@ class Message:
     correlation_id: str | None = None
     reply_to: str | None = None
     type: str | None = None
-    content_type: str | None = "application/json"
+    content_type: str | None = JSON
     expiration_ms: int | None = None
     """Broker-side limit on waiting in a queue; None waits for ever."""
     app_id: str | None = None

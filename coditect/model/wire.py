@@ -145,9 +145,9 @@ def read_task(message: Message, routing_key: str) -> Task:
     headers = message.headers
     if UNDECODABLE in headers:
         raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
-    capability, priority = task_target(headers, routing_key)
     task_id = TaskId(message.message_id) if message.message_id else None
     if not headers or (len(headers) == 1 and PUBLISHED_AT in headers):
+        capability, priority = _target(routing_key)
         return Task(
             capability,
             priority,
@@ -157,6 +157,7 @@ def read_task(message: Message, routing_key: str) -> Task:
             message.reply_to,
             published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         )
+    capability, priority = task_target(headers, routing_key)
     return Task(
         capability=capability,
         priority=priority,
@@ -238,6 +239,8 @@ def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
 
 def _number(headers: HeaderTable, name: str, default: int | None, low: int, high: int) -> int | None:
     value = headers.get(name)
+    if type(value) is int and low <= value <= high:
+        return value
     if value is None:
         return default
     if isinstance(value, str) and value.isdecimal() and len(value) < 17:
