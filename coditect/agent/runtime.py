@@ -12,21 +12,26 @@ from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.claims import Claims
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
+from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler
 from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
 from coditect.agent.outcomes import Outcomes
+from coditect.agent.owned import Owned
+from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, not_settled
 from coditect.agent.slots import Slots
+from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspects, Suspicion
 from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import Workers
@@ -87,12 +92,23 @@ class Runtime:
         self._background = background
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
-        self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
+        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._reports = Reports(broker, background, clock)
+        self._owned = Owned(
+            Claims(broker, requests, clock, agent_id=agent_id),
+            Starts(self._reports, background, clock, agent_id=agent_id),
+            self._reports,
+            intake=self._intake,
+            isolation=self._isolation if limits.processes else None,
+            most_suspended=limits.max_suspended,
+        )
+        self._outcomes = Outcomes(
+            broker, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
+        )
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
-        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -120,6 +136,7 @@ class Runtime:
     async def drain(self) -> None:
         """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
         await self._intake.close()
+        self._owned.hand_back()
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)
@@ -152,11 +169,15 @@ class Runtime:
             failed=self._outcomes.failed,
         )
 
-    def cancel(self, task_id: str, reason: str) -> None:
-        """Cancels a task that runs here, or that will arrive within ten minutes."""
-        self._canceled.put(task_id, reason, self._now())
+    def cancel(self, task_id: str, reason: str, publication: int | None = None) -> None:
+        """Cancels a task that runs here, or that will arrive within ten minutes.
+
+        Of an owned task only what was published up to that number; without one only what runs here.
+        """
+        self._canceled.put(task_id, reason, self._now(), publication)
         for execution in self._executions:
-            if execution.task.id == task_id:
+            task = execution.task
+            if task.id == task_id and (publication is None or task.publication <= publication):
                 execution.cancel(reason)
 
     def task(self, task_id: str) -> Task | None:
@@ -177,7 +198,7 @@ class Runtime:
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
-        ended = self._not_any_more(task)
+        ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
@@ -196,6 +217,8 @@ class Runtime:
         if key is None:
             return False
         running = self._running.get(key)
+        if task.owner is not None:
+            return self._rejoined(task, key, delivery, running)
         if running is not None:
             running.attach(task, delivery)
             return True
@@ -203,6 +226,14 @@ class Runtime:
         if outcome is not None:
             self._beside(self._outcomes.answer_again(task, delivery, outcome))
         return outcome is not None
+
+    def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
+        """`_joined` for an owned task."""
+        known = partial(self._outcomes.known, key)
+        if running is None and known() is None:
+            return False
+        self._beside(self._owned.rejoin(task, delivery, running, known))
+        return True
 
     def _not_any_more(self, task: Task) -> Ended | None:
         """Why it need not start; None when it does."""
@@ -221,7 +252,7 @@ class Runtime:
         return None
 
     def _canceled_before(self, task: Task) -> Ended | None:
-        reason = self._canceled.reason(task.id, self._now())
+        reason = self._canceled.reason(task, self._now())
         if reason is None:
             return None
         return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
@@ -246,7 +277,9 @@ class Runtime:
             if not self._joined(held.task, key, held.delivery):
                 if key is not None:
                     self._running[key] = execution
-                if not (self._limits.processes and self._isolation.concerns(held)):
+                if held.task.owner is not None:
+                    await self._owned.execute(execution, held, self._run)
+                elif not (self._limits.processes and self._isolation.concerns(held)):
                     await self._run(execution, held, post=True)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:
@@ -318,13 +351,13 @@ class Runtime:
         capability = self._capabilities[task.capability]
         if self._events.heard("task.started"):
             self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
-        limit_seconds = _limit_seconds(capability, task, now_ms)
+        seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
-            return run_handler(capability, execution, None, self._rooms, limit_seconds=limit_seconds)
+            return run_handler(capability, execution, None, self._rooms, limit_seconds=seconds)
         context = self._context(held)
         run = run_apart if apart else run_handler
-        return _tidied(context, run(capability, execution, context, self._rooms, limit_seconds=limit_seconds))
+        return _tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
 
     def _context(self, held: Held) -> Context:
         task = held.task
@@ -338,6 +371,7 @@ class Runtime:
             self._clock,
             self._limits.max_suspended,
             self._loop,
+            self._reports,
         )
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
@@ -361,15 +395,3 @@ async def _tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
         return await handling
     finally:
         context.remove_workspace()
-
-
-def _limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
-    """How long this attempt may run."""
-    seconds, limits = capability.timeout_seconds, task.limits
-    if limits is NO_LIMITS:
-        return seconds
-    if limits.timeout_ms is not None:
-        seconds = min(limits.timeout_ms / 1000, seconds)
-    if limits.deadline_ms is not None:
-        seconds = min(seconds, (limits.deadline_ms - now_ms) / 1000)
-    return max(0.0, seconds)

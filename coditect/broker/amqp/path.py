@@ -40,9 +40,12 @@ class Publish(Protocol):
     routing_key: str
     until: float
     """Loop time after which it is `Late`."""
-    promise: Promise
     returned: bool
     """Whether the message came back; its confirm follows."""
+
+    @property
+    def promise(self) -> Promise:
+        """Who waits for it."""
 
     def taken(self) -> None:
         """The broker has it."""

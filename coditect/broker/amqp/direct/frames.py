@@ -269,7 +269,7 @@ class Contents:
             return 0
         kind, its_channel, length, size = _HEADER_HEAD.unpack_from(data, header_at)
         body_at = header_at + OVERHEAD + length
-        end = body_at + OVERHEAD + size
+        end: int = body_at + OVERHEAD + size
         if not size or kind != HEADER or its_channel != channel or end > len(data):
             return 0
         if _BODY_HEAD.unpack_from(data, body_at - 1) != (END, BODY, channel, size) or data[end - 1] != END:
