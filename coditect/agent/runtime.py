@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from coditect.agent.claims import Claims
 from coditect.agent.context import Context
-from coditect.agent.declaration import Agent, Capability
+from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler
 from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
