@@ -50,7 +50,7 @@ class MemoryBroker:
         self._topology = Topology()
         self._consumers: list[MemoryConsumer] = []
         self._browsed = Hand()
-        self._link = Link(server, restore=self._restore, lost=self._lost)
+        self._link = Link(server, process=name, restore=self._restore, lost=self._lost)
 
     async def __aenter__(self) -> Self:
         self._link.open()
