@@ -46,6 +46,10 @@ class UpPlan:
     """Of a given broker; a private one has its own."""
 
 
+LEDGER = "ledger.db"
+"""The dispatcher's ledger, beside the servers' data."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cast:
     """A plan made concrete: the addresses to use and every child, servers first."""
@@ -75,6 +79,7 @@ def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
             management_url = addresses.management_url if wanted.management else None
         amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
     urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
+    urls |= {"CODITECT_STORE": environ.get("CODITECT_STORE", f"sqlite:{plan.folder / LEDGER}")}
     if management_url is not None:
         urls["CODITECT_MANAGEMENT_URL"] = management_url
     folder.run.mkdir(parents=True, exist_ok=True)
