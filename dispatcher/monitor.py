@@ -7,7 +7,7 @@ does not answer. Then, in this order:
 
 1. the leader evicts it: its connections are closed, so that what it held unsettled is given to others now, and not
    when the broker misses its heartbeats. A killed agent's are closed already.
-2. `on_lost` is called, on every dispatcher, for the work that the broker does not hold (acknowledged early) or could
+2. `on_gone` is called, on every dispatcher, for the work that the broker does not hold (acknowledged early) or could
    not be made to let go of.
 3. the leader tells of it (`agent.offline`) and removes the agent's queues once they are empty.
 
@@ -50,11 +50,11 @@ TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class AgentGone:
     """An agent that is gone."""
 
     agent: AgentId
-    let_go: bool
+    released: bool
     """Whether the broker has given back what the agent held. False: it holds that until it misses its heartbeats."""
 
 
@@ -74,7 +74,7 @@ class Monitor:
         *,
         owner: str,
         evict: Evictor | None,
-        on_lost: Callable[[Lost], None],
+        on_gone: Callable[[AgentGone], None],
     ) -> None:
         self._registry = registry
         self._broker = broker
@@ -82,7 +82,7 @@ class Monitor:
         self._database = database
         self._owner = owner
         self._evict = evict
-        self._on_lost = on_lost
+        self._on_gone = on_gone
         self._roll = Roll()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Background()
@@ -175,12 +175,12 @@ class Monitor:
     async def _lose(self, agent: AgentId, answer: Answer) -> None:
         self._roll.strike(agent, self._now())
         before = self.evicted
-        let_go = await self._cut_off(agent)
+        released = await self._cut_off(agent)
         self.lost += 1
         facts = {"reason": "silent" if answer is Answer.SILENCE else "left", "connections": self.evicted - before}
         level = logging.WARNING if answer is Answer.SILENCE else logging.INFO
-        log.log(level, "An agent is gone", extra={"agent_id": agent, "let_go": let_go, **facts})
-        self._on_lost(Lost(agent, let_go))
+        log.log(level, "An agent is gone", extra={"agent_id": agent, "released": released, **facts})
+        self._on_gone(AgentGone(agent, released))
         if self.leads:
             self._events.emit("agent.offline", subject=agent, **facts)
             self._background.start(self._tidy(agent), name=f"tidy {agent}")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
+from dispatcher.eviction import Evictor, open_evictor
+from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.layers.shards import DEFAULT_SHARDS
@@ -70,12 +72,16 @@ async def running_dispatcher(
     clock: Clock,
     database: Database | None = None,
     options: Options | None = None,
+    owner: str | None = None,
+    evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
-    Without a database it keeps its ledger in memory: for tests, where it ends with the process.
+    Without a database it keeps its ledger in memory: for tests, where it ends with the process. `owner` names this
+    life of it, and should be the name of its broker connection: by that name its successors evict it.
     """
     options = options or Options()
+    owner = owner or new_owner()
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
@@ -83,17 +89,20 @@ async def running_dispatcher(
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
         await broker.declare(backbone() + control_plane())
-        tenure, control = compose(ports, options)
+        tenure, control = compose(ports, options, owner=owner, evict=Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         background.start(keep_slots(registry, window), name="slots of the fleet")
+        await stack.enter_async_context(watching_agents(ports, registry, tenure.desks, owner=owner, evict=evict))
         yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
 
 
-def compose(ports: Ports, options: Options) -> tuple[Tenure, Control]:
+def compose(
+    ports: Ports, options: Options, *, owner: str, evict: Callable[[str], Awaitable[object]]
+) -> tuple[Tenure, Control]:
     """The shards' keeper and whoever brings requests to them; each needs the other."""
-    tenure = Tenure(ports, owner=new_owner(), wanted=options.shards)
+    tenure = Tenure(ports, owner=owner, evict=evict, wanted=options.shards)
     control = Control(ports.broker, ports.database, tenure, ports.background)
     tenure.on_request = control.arrived
     return tenure, control
@@ -105,9 +114,10 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    owner = new_owner()
     broker = AmqpBroker(
         settings.amqp_url,
-        name="dispatcher",
+        name=owner,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
@@ -117,6 +127,7 @@ async def serve(settings: Settings) -> None:
         database = await stack.enter_async_context(open_store(settings.store))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        evict = await stack.enter_async_context(open_evictor(settings.management_url))
         await stack.enter_async_context(
             running_dispatcher(
                 broker=broker,
@@ -124,6 +135,8 @@ async def serve(settings: Settings) -> None:
                 clock=SystemClock(),
                 database=database,
                 options=Options(shards=settings.shards),
+                owner=owner,
+                evict=evict,
             )
         )
         if settings.health_port is not None:

@@ -20,7 +20,7 @@ from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
 from dispatcher.eviction import open_evictor
 from dispatcher.layers import leases
-from dispatcher.monitor import Lost, Monitor
+from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
@@ -39,7 +39,7 @@ async def alone(managed: PrivateServers) -> PrivateServers:
 
 
 @asynccontextmanager
-async def watching(servers: PrivateServers, lost: list[Lost]) -> AsyncIterator[Monitor]:
+async def watching(servers: PrivateServers, lost: list[AgentGone]) -> AsyncIterator[Monitor]:
     owner = f"dispatcher-{uuid4().hex[:8]}"
     async with (
         AmqpBroker(servers.amqp_url, name=owner) as broker,
@@ -51,7 +51,7 @@ async def watching(servers: PrivateServers, lost: list[Lost]) -> AsyncIterator[M
         await database.run(lambda tr: leases.renew(tr, owner, 1))
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with Monitor(
-            registry, broker, events, database, owner=owner, evict=evict, on_lost=lost.append
+            registry, broker, events, database, owner=owner, evict=evict, on_gone=lost.append
         ) as monitor:
             yield monitor
 
@@ -64,7 +64,7 @@ async def registered(servers: PrivateServers) -> int:
 async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_continues(
     alone: PrivateServers, tmp_path: Path
 ) -> None:
-    lost: list[Lost] = []
+    lost: list[AgentGone] = []
     async with (
         open_fleet(alone, tmp_path) as fleet,
         client_of(alone) as client,
@@ -79,7 +79,7 @@ async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_c
         frozen.send_signal(signal.SIGSTOP)
         await eventually(lambda: len(fleet.noted("start")) == 12, seconds=PROMISED_SECONDS)
 
-        await eventually(lambda: [one.let_go for one in lost] == [True])
+        await eventually(lambda: [one.released for one in lost] == [True])
         assert monitor.evicted == 2
         assert [await one.result(int, timeout=30) for one in handles] == [8_000] * 6
         await asyncio.to_thread(frozen.send_signal, signal.SIGCONT)
@@ -103,7 +103,7 @@ async def _takes_work_again(fleet: Fleet, servers: PrivateServers, pid: int) -> 
 
 
 async def test_redis_that_is_killed_or_wiped_evicts_nobody_amid_work(alone: PrivateServers, tmp_path: Path) -> None:
-    lost: list[Lost] = []
+    lost: list[AgentGone] = []
     async with open_fleet(alone, tmp_path) as fleet, client_of(alone) as client, watching(alone, lost) as monitor:
         await fleet.start()
         handles = [await client.submit("work.do", 6_000) for _ in range(4)]

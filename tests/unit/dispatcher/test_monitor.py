@@ -10,7 +10,7 @@ from coditect.model.ids import AgentId
 from coditect.registry.port import Search
 from coditect.testing import State
 from dispatcher.management import ManagementUnavailable
-from dispatcher.monitor import Lost
+from dispatcher.monitor import AgentGone
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
 
@@ -49,7 +49,7 @@ async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and
         assert await handle.result(str) == sleepers.started[1] != frozen
         await watch.fleet.advance("30s")
         assert len(sleepers.started) == 2
-        assert watch.lost["first"] == [Lost(AgentId(frozen), let_go=True)]
+        assert watch.lost["first"] == [AgentGone(AgentId(frozen), released=True)]
         assert watch.told("agent.offline") == [frozen]
         assert watch.queues(AgentId(frozen)) == []
 
@@ -91,7 +91,7 @@ async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> Non
         await watch.fleet.advance("30s")
 
         assert len(sleepers.started) == 2
-        assert watch.lost["first"] == [Lost(AgentId(killed), let_go=True)]
+        assert watch.lost["first"] == [AgentGone(AgentId(killed), released=True)]
         assert monitor.evicted == 0
         assert watch.queues(AgentId(killed)) == []
 
@@ -196,7 +196,7 @@ async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_
         watch.fleet.pause(frozen)
 
         await watch.fleet.advance("5s")
-        assert watch.lost["first"] == [Lost(AgentId(frozen), let_go=False)]
+        assert watch.lost["first"] == [AgentGone(AgentId(frozen), released=False)]
         assert len(sleepers.started) == 1
 
         assert await handle.result(str) != frozen
@@ -214,11 +214,11 @@ async def test_eviction_that_fails_is_tried_again() -> None:
 
         await watch.fleet.advance("9s")
 
-        assert watch.lost["first"] == [Lost(frozen.id, let_go=True)]
+        assert watch.lost["first"] == [AgentGone(frozen.id, released=True)]
         assert monitor.evicted == 1
 
 
-async def test_eviction_that_never_works_is_told_as_not_let_go() -> None:
+async def test_eviction_that_never_works_is_told_as_not_released() -> None:
     async with open_watch([Sleepers().agent]) as watch:
         await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=1_000))
         await watch.fleet.advance("2s")
@@ -226,7 +226,7 @@ async def test_eviction_that_never_works_is_told_as_not_let_go() -> None:
 
         await watch.fleet.advance("9s")
 
-        assert watch.lost["first"] == [Lost(frozen.id, let_go=False)]
+        assert watch.lost["first"] == [AgentGone(frozen.id, released=False)]
 
 
 async def test_two_dispatchers_both_notice_and_one_acts() -> None:
@@ -239,7 +239,7 @@ async def test_two_dispatchers_both_notice_and_one_acts() -> None:
 
         await watch.fleet.advance("9s")
 
-        assert watch.lost["first"] == watch.lost["second"] == [Lost(frozen.id, let_go=True)]
+        assert watch.lost["first"] == watch.lost["second"] == [AgentGone(frozen.id, released=True)]
         assert (first.evicted, second.evicted) == (1, 0)
         assert watch.told("agent.offline") == [frozen.id]
 
@@ -257,4 +257,4 @@ async def test_when_the_one_that_acts_ends_in_the_middle_the_other_acts_in_its_p
 
         assert second.leads
         assert second.evicted == 1
-        assert watch.lost["second"] == [Lost(frozen.id, let_go=True)]
+        assert watch.lost["second"] == [AgentGone(frozen.id, released=True)]

@@ -16,7 +16,7 @@ from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
 from dispatcher.eviction import Evictor
 from dispatcher.layers import leases
-from dispatcher.monitor import Lost, Monitor
+from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 
 BEAT_SECONDS = 0.4
@@ -30,7 +30,7 @@ class Watch:
     database: MemoryDatabase
     stack: AsyncExitStack
     dispatchers: dict[str, AsyncExitStack] = field(default_factory=dict)
-    lost: dict[str, list[Lost]] = field(default_factory=dict)
+    lost: dict[str, list[AgentGone]] = field(default_factory=dict)
     """By the monitor's owner."""
 
     async def dispatcher(self, owner: str = "first", *, evict: Evictor | None) -> Monitor:
@@ -49,7 +49,7 @@ class Watch:
                 self.database,
                 owner=owner,
                 evict=evict,
-                on_lost=told.append,
+                on_gone=told.append,
             )
         )
 
