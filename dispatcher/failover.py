@@ -6,18 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
-from coditect.agent.starts import LONG_SECONDS
 from coditect.background import Background
 from coditect.registry.port import Registry
 from dispatcher.commands import Lost
 from dispatcher.desk import Desk
 from dispatcher.eviction import Evictor, close_owner
 from dispatcher.monitor import AgentGone, Monitor
+from dispatcher.patrol import EARLY_ACK_MS
 from dispatcher.ports import Ports
-
-EARLY_MS = round(1_000 * (LONG_SECONDS - 30))
-"""What has run for so long may be acknowledged by now; a little too early is no harm, see `dispatch_again`."""
-
 
 @asynccontextmanager
 async def watching_agents(
@@ -38,13 +34,13 @@ async def watching_agents(
 def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
     """Publishes anew what the agent had and the broker does not give to others by itself.
 
-    That is what ran long enough to be acknowledged early, or everything if the broker still holds it for the agent.
-    One that the broker does give to another all the same is published twice and runs once: the ledger refuses the older
+    That is what may be acknowledged early by now, or everything if the broker still holds it for the agent. One that
+    the broker does give to another all the same is published twice and runs once: the ledger refuses the older
     publication, or finds that another agent has claimed it already.
     """
     for place, flight in desk.flights:
-        is_early = flight.started_ms > 0 and now_ms - flight.started_ms >= EARLY_MS
-        if flight.agent == gone.agent and (is_early or not gone.released):
+        may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
+        if flight.agent == gone.agent and (may_be_acked or not gone.released):
             desk.put(Lost(place, flight.publication, gone.agent))
 
 

@@ -19,8 +19,6 @@ class Flight:
     publication: int
     published_ms: int
     agent: str = ""
-    started_ms: int = 0
-    """When that agent began, on its clock; 0 while nobody has."""
     heard_ms: int = 0
     """When an agent said last that it runs; 0 for never."""
 
@@ -48,7 +46,7 @@ class Flights:
                 flight = Flight(moved.capability, moved.level, row.publication, row.published_ms or now_ms)
                 self._flights[moved.place] = flight
             flight.publication, flight.published_ms = row.publication, row.published_ms or now_ms
-            flight.agent, flight.started_ms = row.agent, row.started_ms or 0
+            flight.agent = row.agent
             flight.heard_ms = now_ms if moved.state is TaskState.WORKING else 0
         elif (flight := self._flights.pop(moved.place, None)) is not None:
             self._window.end(flight.capability, completed=moved.state is TaskState.COMPLETED)
