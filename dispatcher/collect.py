@@ -14,16 +14,15 @@ from dispatcher.commands import Began, Claimed, Finished, Lost
 from dispatcher.layers import timers
 from dispatcher.layers.keyspace import ATTEMPTS, FLIGHTS
 from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger.anew import DIED, UNDER_WAY, close_lost
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow
 from dispatcher.layers.ledger.scope import RESULT, write
 from dispatcher.layers.timers import Timer
 
-UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 MOST_MESSAGE = 2_000
 """Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
-DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
 
 
 def finished(book: Book, command: Finished) -> None:
@@ -126,7 +125,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
     if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent != command.agent:
-        _close_lost(book, place, row)
+        close_lost(book, place, row)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)
@@ -148,7 +147,7 @@ def lost(book: Book, command: Lost) -> None:
     if command.agent and row.agent != command.agent:
         return
     if row.state is TaskState.WORKING:
-        _close_lost(book, place, row)
+        close_lost(book, place, row)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)
@@ -156,20 +155,3 @@ def lost(book: Book, command: Lost) -> None:
         row.attempt += 1
         row.suspect = bool(command.agent)
     claiming.publish(book, place, row)
-
-
-def _close_lost(book: Book, place: Place, row: NodeRow) -> None:
-    """Nobody told how the attempt ended."""
-    attempt = AttemptRow(
-        row.attempt,
-        row.fence,
-        row.publication,
-        row.agent,
-        row.published_ms,
-        row.started_ms,
-        book.now_ms,
-        "lost",
-        DIED.reason,
-        DIED.message,
-    )
-    _write_attempt(book, place, attempt)

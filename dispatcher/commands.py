@@ -101,4 +101,17 @@ class GoOn:
     """Work is left over from earlier transactions."""
 
 
-Command: TypeAlias = Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Nothing that was published is with the broker: all of it is published anew. Once per marker and occasion.
+
+    Answered with the last publication number before it.
+    """
+
+    marker: str
+    occasion: str
+
+
+Command: TypeAlias = (
+    Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild
+)
