@@ -1,0 +1,73 @@
+"""The promises about executions: that they come after what they depend on, and not more often than faults excuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import TERMINAL, Operation, Story
+
+SUSPECT_ATTEMPTS = 2
+"""What a task that may have killed its agent is given beyond its attempts."""
+MOMENT_SECONDS = 1.0
+"""How long after a fault its victim may not know of it: an agent that was continued, a connection that is gone."""
+ENDED = frozenset({"ok", "fail"})
+WITHOUT_A_VALUE = TERMINAL - {"completed"}
+
+
+def dag_order(story: Story) -> Judgement:
+    """I3: a node runs only after each of its predecessors was executed to its end, granted, or ended without a value.
+
+    That one has a value is read from what its agent wrote: for that the dispatcher is not trusted.
+    """
+    checked, violations = 0, []
+    for key, after in story.nodes.items():
+        runs = story.about("execute", key)
+        if not runs:
+            continue
+        for before in after:
+            checked += 1
+            if not _over(story, before, runs[0].first):
+                violations.append(f"{key} ran at {runs[0].begun:.3f}, before {before} was over")
+    return Judgement("DAG order", "a node runs after its predecessors", checked, tuple(violations))
+
+
+def _over(story: Story, node: str, place: int) -> bool:
+    executed = (one for one in story.about("execute", node) if one.outcome in ENDED)
+    granted = (one for one in story.about("grant", node) if one.possible)
+    given_up = (one for one in story.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
+    began = (*granted, *given_up)
+    return any(one.last < place for one in executed) or any(one.first < place for one in began)
+
+
+def executions(story: Story) -> Judgement:
+    """I6: executions are at most one, one more for each that failed, and one more for each fault that touched it.
+
+    A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
+    and the last execution; the fault of an agent only if the task ever ran there. And attempts never exceed those that
+    the work allows.
+    """
+    most = {
+        f"{work.key}:{name}": int(work.val["most"])
+        for work in story.of("accept")
+        for name in (work.val.get("nodes") or {})
+        if "most" in work.val
+    }
+    faults = story.faults
+    checked, violations = 0, []
+    for key, runs in story.by_key("execute"):
+        checked += 1
+        failed = sum(one.outcome == "fail" for one in runs)
+        touched = sum(_touches(fault, runs) for fault in faults) if len(runs) > 1 + failed else 0
+        if len(runs) > 1 + failed + touched:
+            violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
+        attempts = max(int(one.val.get("attempt", 1)) for one in runs)
+        if attempts > most.get(key, attempts) + SUSPECT_ATTEMPTS:
+            violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
+    return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _touches(fault: Operation, runs: Sequence[Operation]) -> bool:
+    if fault.begun > runs[-1].begun or fault.ended + MOMENT_SECONDS < runs[0].begun:
+        return False
+    return not fault.key.startswith("agent") or any(one.proc == fault.key for one in runs)
