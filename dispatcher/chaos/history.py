@@ -41,6 +41,10 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX = ".history.jsonl"
+HISTORY_VARIABLE = "CODITECT_HISTORY"
+"""The folder in which the processes of a run write their histories."""
+NAME_VARIABLE = "CODITECT_CHAOS_NAME"
+"""What a process of a run is called, whichever process that is."""
 COMMIT = "commit"
 UNENDED = float("inf")
 
