@@ -18,6 +18,8 @@ CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING,
 CODITECT_WORKSPACE             the system's temp folder    where `ctx.workspace` folders are made
 CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
 CODITECT_LEASE_SECONDS         3                           lease in the registry
+CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
+CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
 =============================  ==========================  ==============================================
 
 What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
@@ -55,6 +57,8 @@ class Settings:
     workspace: str | None = None
     beat_seconds: float = 1.0
     lease_seconds: float = 3.0
+    store: str = "sqlite:coditect.db"
+    shards: int = 16
 
 
 DEFAULTS = Settings()
@@ -83,6 +87,8 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         workspace=values.get("CODITECT_WORKSPACE"),
         beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
         lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
+        store=values.get("CODITECT_STORE", DEFAULTS.store),
+        shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
     )
 
 

@@ -86,9 +86,11 @@ def _apply(book: Book, command: Command) -> Any:
 
 
 def fill(book: Book, command: Fill) -> int:
-    """Claims from the capability's backlog as much as there is room; how many."""
+    """Claims from the capability's backlog what there is room for; how many it found there."""
     places = claiming.backlog(book, command.capability, command.room)
-    return sum(claiming.claim(book, place) for place in places)
+    for place in places:
+        claiming.claim(book, place)
+    return len(places)
 
 
 def ask(book: Book, verb: Verb, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.claims import Claims
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.events import Events
@@ -23,9 +25,12 @@ from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
 from coditect.agent.outcomes import Outcomes
+from coditect.agent.owned import Owned
+from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, not_settled
 from coditect.agent.slots import Slots
+from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspects, Suspicion
 from coditect.agent.workers import Workers
 from coditect.background import Background
@@ -33,7 +38,7 @@ from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
 from coditect.errors import InputError, InvalidTask
 from coditect.model import routing, wire
-from coditect.model.capability import Priority
+from coditect.model.capability import LONGEST_DIRECT_SECONDS, Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Status
@@ -85,13 +90,24 @@ class Runtime:
         self._background = background
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
-        self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
+        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._reports = Reports(broker, background, clock)
+        self._owned = Owned(
+            Claims(broker, requests, clock, agent_id=agent_id),
+            Starts(self._reports, background, clock, agent_id=agent_id),
+            self._reports,
+            intake=self._intake,
+            isolation=self._isolation if limits.processes else None,
+            most_suspended=limits.max_suspended,
+        )
+        self._outcomes = Outcomes(
+            broker, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
+        )
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._rooms = Rooms(
             self._loop, ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source)
         )
-        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -117,6 +133,7 @@ class Runtime:
     async def drain(self) -> None:
         """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
         await self._intake.close()
+        self._owned.hand_back()
         works = {one.work for one in self._executions if one.work is not None} | self._settling
         if works:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(works)})
@@ -140,11 +157,15 @@ class Runtime:
             failed=self._outcomes.failed,
         )
 
-    def cancel(self, task_id: str, reason: str) -> None:
-        """Cancels a task that runs here, or that will arrive within ten minutes."""
-        self._canceled.put(task_id, reason, self._now())
+    def cancel(self, task_id: str, reason: str, publication: int | None = None) -> None:
+        """Cancels a task that runs here, or that will arrive within ten minutes.
+
+        Of an owned task only what was published up to that number; without one only what runs here.
+        """
+        self._canceled.put(task_id, reason, self._now(), publication)
         for execution in self._executions:
-            if execution.task.id == task_id:
+            task = execution.task
+            if task.id == task_id and (publication is None or task.publication <= publication):
                 execution.cancel(reason)
 
     def task(self, task_id: str) -> Task | None:
@@ -165,7 +186,7 @@ class Runtime:
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
-        ended = self._not_any_more(task)
+        ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
@@ -184,6 +205,8 @@ class Runtime:
         if key is None:
             return False
         running = self._running.get(key)
+        if task.owner is not None:
+            return self._rejoined(task, key, delivery, running)
         if running is not None:
             running.attach(task, delivery)
             return True
@@ -191,6 +214,14 @@ class Runtime:
         if outcome is not None:
             self._beside(self._outcomes.answer_again(task, delivery, outcome))
         return outcome is not None
+
+    def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
+        """`_joined` for an owned task."""
+        known = partial(self._outcomes.known, key)
+        if running is None and known() is None:
+            return False
+        self._beside(self._owned.rejoin(task, delivery, running, known))
+        return True
 
     def _not_any_more(self, task: Task) -> Ended | None:
         """Why it need not start; None when it does."""
@@ -209,7 +240,7 @@ class Runtime:
         return None
 
     def _canceled_before(self, task: Task) -> Ended | None:
-        reason = self._canceled.reason(task.id, self._now())
+        reason = self._canceled.reason(task, self._now())
         if reason is None:
             return None
         return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
@@ -234,7 +265,9 @@ class Runtime:
             if not self._joined(held.task, key, held.delivery):
                 if key is not None:
                     self._running[key] = execution
-                if not (self._limits.processes and self._isolation.concerns(held)):
+                if held.task.owner is not None:
+                    await self._owned.execute(execution, held, self._run)
+                elif not (self._limits.processes and self._isolation.concerns(held)):
                     await self._run(execution, held)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:
@@ -292,6 +325,7 @@ class Runtime:
             self._clock,
             self._limits.max_suspended,
             self._loop,
+            self._reports,
         )
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
@@ -320,6 +354,8 @@ async def _tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
 def _limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     """How long this attempt may run."""
     seconds, limits = capability.timeout_seconds, task.limits
+    if seconds > LONGEST_DIRECT_SECONDS and task.owner is None:
+        seconds = LONGEST_DIRECT_SECONDS
     if limits is NO_LIMITS:
         return seconds
     if limits.timeout_ms is not None:

@@ -44,6 +44,10 @@ class UpPlan:
     redis_url: str | None = None
 
 
+LEDGER = "ledger.db"
+"""The dispatcher's ledger, beside the servers' data."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cast:
     """A plan made concrete: the addresses to use and every child, servers first."""
@@ -75,6 +79,7 @@ def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
         )
         amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
     urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
+    urls |= {"CODITECT_STORE": environ.get("CODITECT_STORE", f"sqlite:{plan.folder / LEDGER}")}
     folder.run.mkdir(parents=True, exist_ok=True)
     children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
     return Cast(amqp_url, redis_url, tuple(children))

@@ -10,7 +10,7 @@ from coditect.model.json import dumps
 from coditect.model.message import Message
 
 CANCEL = "coditect.cancel.v1"
-"""Cancel a task: `{"task_id": ..., "reason": ...}`."""
+"""Cancel a task: `{"task_id": ..., "reason": ...}`, of an owned one also `"publication"`: up to which one."""
 PING = "coditect.ping.v1"
 """Are you there? Answered to `reply_to` with the agent's id and load; `{"task_id": ...}` also with that task."""
 DRAIN = "coditect.drain.v1"
@@ -29,9 +29,13 @@ def mail(kind: str, content: Any = None, **headers: Any) -> Message:
     return Message(body=dumps(content), headers=headers, type=kind)
 
 
-def cancel(task_id: str, *, reason: str = "") -> Message:
-    """Asks whoever has the task to cancel it."""
-    return mail(CANCEL, {"task_id": task_id, "reason": reason})
+def cancel(task_id: str, *, reason: str = "", publication: int | None = None) -> Message:
+    """Asks whoever has the task to cancel it.
+
+    An owned task may be wanted again under the same id: with its last publication agents know what not to start.
+    """
+    content: dict[str, Any] = {"task_id": task_id, "reason": reason}
+    return mail(CANCEL, content if publication is None else {**content, "publication": publication})
 
 
 def ping(*, task_id: str, reply_to: str) -> Message:

@@ -15,17 +15,19 @@ counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 
 nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
-                            ``-fence``
+                            ``-fence``; see `docs/owned-tasks.md`
 trace                       ``traceparent``, ``tracestate``               new trace
 ==========================  ============================================  =======================
 
 Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
-``-started-at``, ``-finished-at``. Instants are milliseconds since the epoch.
+``-started-at``, ``-finished-at``; that of an owned task also its owner and ``-publication``. Instants are
+milliseconds since the epoch.
 JSON Schemas of all of it: ``docs/wire/``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -118,10 +120,11 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
     if task.errors:
         headers[ERRORS] = errors_header(task.errors)
     if task.owner is not None:
-        headers[WORKFLOW] = task.owner.workflow
-        headers[NODE] = task.owner.node
-        headers[ORIGIN] = task.owner.origin
-        headers[FENCE] = task.owner.fence
+        headers |= _owner_headers(task.owner)
+
+
+def _owner_headers(owner: Owner) -> dict[str, Any]:
+    return {WORKFLOW: owner.workflow, NODE: owner.node, ORIGIN: owner.origin, FENCE: owner.fence}
 
 
 def errors_header(errors: tuple[Any, ...]) -> str:
@@ -226,6 +229,15 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
     )
 
 
+def owner_of(headers: HeaderTable) -> tuple[Owner, int] | None:
+    """Owner and publication of a message that is no readable task; None when it has none, or that is unreadable."""
+    try:
+        owner = _read_owner(headers)
+        return None if owner is None else (owner, _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
+    except InvalidTask:
+        return None
+
+
 def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
     text = _text(headers, ERRORS, 2 * _MAX_ERRORS_BYTES)
     if text is None:
@@ -309,3 +321,43 @@ def _read_failure(body: bytes) -> Failure:
         raise InvalidTask("A failed result's body is a JSON object")
     texts = {name: str(value.get(name, "")) for name in ("reason", "type", "message", "traceback", "fix")}
     return Failure(retryable=value.get("retryable") is True, **texts)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedResult:
+    """How an attempt of an owned task ended, as its owner gets it."""
+
+    owner: Owner
+    """Its fence is that of the attempt: the one of the publication, or of the claim that was granted."""
+    publication: int
+    outcome: Outcome
+    capability: str
+
+
+def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
+    """The message of an owned task's result: one for its owner, correlated by the task's id."""
+    message = result_message(result.outcome, capability=result.capability)
+    headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
+    return Message(
+        body=message.body,
+        headers=headers,
+        message_id=message_id,
+        correlation_id=result.outcome.task_id,
+        type=RESULT_TYPE,
+        app_id=message.app_id,
+    )
+
+
+def read_owned_result(message: Message) -> OwnedResult:
+    """The result in a message of `coditect.results`.
+
+    Raises: InvalidTask when it is no result, or one of a task that nobody owns.
+    """
+    if message.type != RESULT_TYPE:
+        raise InvalidTask("The message type is no result's", type=str(message.type)[:120], expected=RESULT_TYPE)
+    headers = message.headers
+    owner = _read_owner(headers)
+    if owner is None:
+        raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
+    publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
+    return OwnedResult(owner, publication, read_result(message), _text(headers, CAPABILITY, 255) or "")

@@ -56,7 +56,9 @@ class Ledger:
             await self.turn(GoOn())
         return done.answers
 
-    async def start(self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000) -> None:
+    async def start(
+        self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
+    ) -> None:
         parts = list(graph_of(definition).chunks(chunk))
         for number, part in enumerate(parts, 1):
             body = {

@@ -23,6 +23,7 @@ from coditect.model.workflow.template import From
 from dispatcher.commands import Began, Claimed, Due, Lost, Returned
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.ledger.effects import Place, Publication
+from dispatcher.layers.ledger.scope import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
@@ -250,14 +251,8 @@ async def test_map_becomes_its_elements_and_their_values_a_list(ledger: Ledger) 
 
     assert await ledger.state() is WorkflowState.COMPLETED
     assert set(await ledger.states()) == {"doubled", "doubled[0]", "doubled[1]", "doubled[2]", "sum"}
-    result = await ledger.database.read(lambda tr: value_of_sum(tr))
+    result = await ledger.database.read(lambda tr: value_of(tr, Place("w", "sum"), RESULT))
     assert result == {"all": [6, 2, 4]}
-
-
-def value_of_sum(tr: object) -> object:
-    from dispatcher.layers.ledger.scope import RESULT, value_of
-
-    return value_of(tr, Place("w", "sum"), RESULT)  # type: ignore[arg-type]
 
 
 async def test_empty_map_completes_at_once_and_a_long_one_fails(ledger: Ledger) -> None:
