@@ -8,19 +8,20 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``f``          written by   ``key``              ``val``
 =============  ===========  ===================  ==================================================================
 ``accept``     client       work                 `nodes` (each with its predecessors; a direct task: none),
-                                                 `most` (attempts of a node)
+                                                 `joins` (of how many it needs fewer), `most` (attempts of a node)
 ``end``        client       work                 `state`; `info`: no answer in time
 ``grant``      client       node                 an approval was answered
 ``redrive``    client       node                 an ended node was asked to run again
 ``execute``    agent        task                 `agent`, `attempt`, `fence`; `fail`: the handler failed on purpose
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log
 ``claim``      dispatcher   node                 `shard`, `fence`, `publication`, `version`
-``state``      dispatcher   node                 `state`, `fence`, `attempt`, `version`
+``state``      dispatcher   node                 `state`, `fence`, `attempt`, `agent`, `version`
 ``publish``    dispatcher   node                 `shard`, `fence`, `publication`
 ``ack``        dispatcher   node                 `fence`, `publication` of the result
 ``census``     reader       work                 `state`, at the end; None when nobody knows it
 ``result``     reader       node                 `state`, `fence`, `completed` (attempts), `by` (the fence whose value
-                                                 was recorded), `token` (the effect it tells of)
+                                                 was recorded) and `maker` (by which agent), `token` (of the
+                                                 effect that it tells of)
 ``kill`` ...   chaos        who was hit          `kind`; ``stop``, ``wipe``, ``restart`` and ``cut`` likewise. They
                                                  begin when it is hit, and end when it is itself again
 =============  ===========  ===================  ==================================================================

@@ -96,14 +96,24 @@ def fences(story: Story) -> Judgement:
 
 
 def stale_writes(story: Story) -> Judgement:
-    """I4: the recorded value is that of the node's newest fence."""
+    """I4: the recorded value is that of the node's newest fence.
+
+    Or it was made under an older one by the very agent to which the newest was granted: that had it already, and
+    went on.
+    """
     told = [one for one in story.of("result") if one.val.get("by") is not None]
     violations = [
-        f"{one.key} has the value of fence {one.val['by']}, its fence was {one.val['fence']}"
+        f"{one.key} has the value of fence {one.val['by']} by {one.val['maker']}, its fence was {one.val['fence']}"
         for one in told
-        if one.val["by"] != one.val["fence"]
+        if one.val["by"] != one.val["fence"] and not _went_on(story, one)
     ]
     return Judgement("no stale write", "a late result is refused", len(told), tuple(violations))
+
+
+def _went_on(story: Story, result: Operation) -> bool:
+    newest, maker = result.val["fence"], result.val["maker"]
+    granted = (one for one in story.about("state", result.key) if one.possible and one.val["state"] == "working")
+    return any(one.val["fence"] == newest and one.val.get("agent") == maker for one in granted)
 
 
 def publications(story: Story) -> Judgement:
@@ -153,7 +163,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
     """Whether this transaction may have made the result needless, and can have been committed before the ack."""
     if not state.possible or state.first > ack.first or (state.happened and state.last > ack.first):
         return False
-    if state.proc == ack.proc and not state.happened:
+    if state.proc == ack.proc and state.last > ack.first:
         return False  # who acks has heard of its own commit
     fence = state.val["fence"]
     waiting = state.val["state"] in ("blocked", "ready", "published", "working")

@@ -43,6 +43,6 @@ def _nodes(tr: Reads, workflow: str) -> dict[str, dict[str, object]]:
         if isinstance(value, dict) and "token" in value:
             attempts = [AttemptRow.unpack(one) for _, one in tr.get_range(*ATTEMPTS.range((workflow, node)))]
             facts["completed"] = sum(one.status == "completed" for one in attempts)
-            facts |= {"by": value["fence"], "token": value["token"]}
+            facts |= {"by": value["fence"], "maker": value["agent"], "token": value["token"]}
         found[node] = facts
     return found

@@ -97,7 +97,9 @@ class Stage:
                         post.start()
         except TimeoutError as error:
             late = [post for post in self.posts.values() if not post.ready]
-            raise StartFailed("A process of the run was not ready in time", program=late[0].name, log=late[0].log) from error
+            raise StartFailed(
+                "A process of the run was not ready in time", program=late[0].name, log=late[0].log
+            ) from error
 
 
 @asynccontextmanager

@@ -106,6 +106,15 @@ class Story:
         }
 
     @property
+    def needed(self) -> dict[str, int]:
+        """How many of its predecessors a node needs, where that is not all of them."""
+        return {
+            f"{work.key}:{name}": int(many)
+            for work in self.accepted
+            for name, many in (work.val.get("joins") or {}).items()
+        }
+
+    @property
     def faults(self) -> list[Operation]:
         """Everything that was done to a process or a server, in order of time."""
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)

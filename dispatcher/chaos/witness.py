@@ -17,6 +17,7 @@ point               what is true there
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import count
 from types import TracebackType
@@ -26,12 +27,10 @@ from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model import routing, wire
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
-from coditect.model.json import loads
 from coditect.model.message import Message
 from dispatcher.chaos.history import COMMIT, Note, Type
-from dispatcher.layers.keyspace import FLIGHTS, OUTBOX, STATUSES, VALUES, unpack_row
+from dispatcher.layers.keyspace import FLIGHTS, OUTBOX, STATUSES
 from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.layers.ledger.scope import RESULT
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
@@ -55,22 +54,19 @@ class Rows:
         self._states: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, int] = {}
         self._outbox: set[tuple[int, int]] = set()
-        self._values: dict[str, Any] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
         """A pair was set."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRow.unpack(value)
-            facts = {"state": row.state.value, "fence": row.fence, "attempt": row.attempt}
+            facts = {"state": row.state.value, "fence": row.fence, "attempt": row.attempt, "agent": row.agent}
             self._states[f"{workflow}:{node}"] = facts | {"publication": row.publication}
         elif FLIGHTS.contains(key):
             shard, workflow, node = FLIGHTS.unpack(key)
             self._shards[f"{workflow}:{node}"] = shard
         elif OUTBOX.contains(key):
             self._outbox.add(OUTBOX.unpack(key))
-        elif VALUES.contains(key) and (place := VALUES.unpack(key))[2] == RESULT and len(place) == 3:
-            self._values[f"{place[0]}:{place[1]}"] = _told(unpack_row(value))
 
     def told(self, version: int) -> list[Row]:
         """The rows; `version` is that of the state which the transaction read."""
@@ -82,15 +78,8 @@ class Rows:
                 number = {"shard": self._shards[key], "publication": facts["publication"]}
                 claim = {**number, "fence": facts["fence"], "version": version}
                 rows.append(("claim", key, claim | {"row": tuple(number.values()) in self._outbox}))
-            value = {"by": self._values[key]} if self._values.get(key) is not None else {}
-            rows.append(("state", key, {**facts, "version": version, **value}))
+            rows.append(("state", key, {**facts, "version": version}))
         return rows
-
-
-def _told(row: tuple[Any, ...]) -> Any:
-    """The fence that a value of `chaos.work` says it was made with; None for any other value."""
-    value = loads(row[2]) if len(row) == 3 else None
-    return value.get("fence") if isinstance(value, dict) else None
 
 
 class WitnessedDatabase:
@@ -113,25 +102,31 @@ class WitnessedDatabase:
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
         """See `Database.run`."""
-        begun: list[str] = []
+        tries: list[str] = []
+        wrote = False
 
         def witnessed(tr: Transaction) -> Result:
+            nonlocal wrote
             rows = Rows()
             tr.watch(rows.written)
             version = tr.get_read_version()
             result = body(tr)
-            begun.clear()
-            if told := rows.told(version):
-                begun.append(str(next(self._numbers)))
-                self._note(Type.INVOKE, COMMIT, begun[0], rows=told)
+            told = rows.told(version)
+            if wrote := bool(told):
+                tries.append(str(next(self._numbers)))
+                self._note(Type.INVOKE, COMMIT, tries[-1], rows=told)
                 self._reached("commit.before")
             return result
 
-        result = await self._database.run(witnessed)
-        if begun:
-            self._reached("commit.after")
-            self._note(Type.OK, COMMIT, begun[0])
-        return result
+        try:
+            result = await self._database.run(witnessed)
+            if wrote:
+                self._reached("commit.after")
+                self._note(Type.OK, COMMIT, tries.pop())
+            return result
+        finally:
+            for unknown in tries:  # a try that was repeated may have been committed all the same
+                self._note(Type.INFO, COMMIT, unknown)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
         """See `Database.read`."""
@@ -159,7 +154,7 @@ class WitnessedBroker:
             return self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
         self._reached("publish.before")
         self._note(Type.INVOKE, "publish", str(message.message_id), **_numbers(message))
-        sent = self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
+        sent = asyncio.ensure_future(self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how))
         return self._confirmed(sent, str(message.message_id))
 
     async def _confirmed(self, sent: Awaitable[None], key: str) -> None:

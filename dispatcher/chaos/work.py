@@ -36,7 +36,9 @@ class Done(BaseModel):
     """What it did."""
 
     fence: int
-    """Of the execution that says so."""
+    """Of the execution that says so, when it began."""
+    agent: str
+    """Who executed it."""
     token: str
     """Of the effect, which is there once."""
 
@@ -113,6 +115,6 @@ def working_agent(name: str, *, note: Note, effects: Effects, slots: int = 8) ->
             raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")
         token = effects.make(ctx.task_id)
         note(Type.OK, "execute", ctx.task_id, **said)
-        return Done(fence=ctx.fence, token=token)
+        return Done(fence=ctx.fence, agent=ctx.agent_id, token=token)
 
     return agent

@@ -95,7 +95,7 @@ class Telling:
     def result(self, key: str, state: str, fence: int) -> None:
         known: dict[str, Any] = {"state": state, "fence": fence}
         if state == "completed":
-            known |= {"completed": 1, "by": fence, "token": f"token of {key}"}
+            known |= {"completed": 1, "by": fence, "maker": "whoever", "token": f"token of {key}"}
             self.note("reader", Type.OK, "effect", key, token=f"token of {key}")
         self.note("reader", Type.OK, "result", key, **known)
 
