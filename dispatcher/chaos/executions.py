@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dispatcher.chaos.history import post_of
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
 
@@ -44,8 +45,8 @@ def executions(story: Story) -> Judgement:
     """I6: executions are at most one, one more for each that failed, and one more for each fault that touched it.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
-    and the last execution; the fault of an agent only if the task ever ran there. And attempts never exceed those that
-    the work allows.
+    and the last execution; the fault of an agent only if the task ever ran there. So does a hand-over of its shard. And
+    attempts never exceed those that the work allows.
     """
     most = {
         f"{work.key}:{name}": int(work.val["most"])
@@ -53,12 +54,11 @@ def executions(story: Story) -> Judgement:
         for name in (work.val.get("nodes") or {})
         if "most" in work.val
     }
-    faults = story.faults
     checked, violations = 0, []
     for key, runs in story.by_key("execute"):
         checked += 1
         failed = sum(one.outcome == "fail" for one in runs)
-        touched = sum(_touches(fault, runs) for fault in faults) if len(runs) > 1 + failed else 0
+        touched = _touches(story, key, runs) if len(runs) > 1 + failed else 0
         if len(runs) > 1 + failed + touched:
             violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
         attempts = max(int(one.val.get("attempt", 1)) for one in runs)
@@ -67,7 +67,15 @@ def executions(story: Story) -> Judgement:
     return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
 
 
-def _touches(fault: Operation, runs: Sequence[Operation]) -> bool:
-    if fault.begun > runs[-1].begun or fault.ended + MOMENT_SECONDS < runs[0].begun:
-        return False
-    return not fault.key.startswith("agent") or any(one.proc == fault.key for one in runs)
+def _touches(story: Story, key: str, runs: Sequence[Operation]) -> int:
+    """How many faults, and changes of its shard's owner, touched the task."""
+    posts = {post_of(one.proc) for one in runs}
+    faults = [one for one in story.faults if not one.key.startswith("agent") or one.key in posts]
+    shards = {f"shard-{one.val['shard']}" for one in story.about("claim", key)}
+    moves = [one for shard in shards for one in story.about("lease", shard) if one.possible]
+    return sum(_met(one, runs) for one in (*faults, *moves))
+
+
+def _met(event: Operation, runs: Sequence[Operation]) -> bool:
+    ended = event.begun if event.f == "lease" else event.ended
+    return event.begun <= runs[-1].begun and ended + MOMENT_SECONDS >= runs[0].begun

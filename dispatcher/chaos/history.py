@@ -16,6 +16,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log
 ``claim``      dispatcher   node                 `shard`, `fence`, `publication`, `version`
 ``state``      dispatcher   node                 `state`, `fence`, `attempt`, `agent`, `version`
+``lease``      dispatcher   ``shard-N``          `owner`, `epoch`, `version`: a shard changed hands
 ``publish``    dispatcher   node                 `shard`, `fence`, `publication`
 ``ack``        dispatcher   node                 `fence`, `publication` of the result
 ``census``     reader       work                 `state`, at the end; None when nobody knows it
@@ -26,7 +27,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  begin when it is hit, and end when it is itself again
 =============  ===========  ===================  ==================================================================
 
-*Work* is a workflow's id or a direct task's. A *node* is ``workflow:node``, which is its task's id and the key of its
+Who writes is called after its post, `agent-2`, and after the life that it has there, `agent-2#3`: whoever is started
+anew takes the post and not the memory. *Work* is a workflow's id or a direct task's. A *node* is ``workflow:node``, which is its task's id and the key of its
 effects. What a transaction did is written as one line, ``commit`` with `rows`, and read as one entry for each.
 """
 
@@ -59,6 +61,11 @@ class Type(StrEnum):
     """It certainly did not happen."""
     INFO = "info"
     """Nobody knows."""
+
+
+def post_of(proc: str) -> str:
+    """The post of a process, whichever life it is."""
+    return proc.partition("#")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dispatcher.chaos.history import UNENDED
+from dispatcher.chaos.history import UNENDED, post_of
 from dispatcher.chaos.story import TERMINAL, Operation, Story
 
 FEWEST_PER_SECOND = 0.5
@@ -103,10 +103,10 @@ def _runs(story: Story) -> dict[str, list[tuple[float, float]]]:
         deaths.setdefault(fault.key, []).append(fault.begun)
     runs: dict[str, list[tuple[float, float]]] = {}
     for one in story.of("execute"):
-        died = next((instant for instant in deaths.get(one.proc, ()) if instant >= one.begun), UNENDED)
+        died = next((instant for instant in deaths.get(post_of(one.proc), ()) if instant >= one.begun), UNENDED)
         # The fault itself still meets what it ends.
         ended = one.ended if one.ended <= died else died + 1e-6
-        runs.setdefault(one.proc, []).append((one.begun, ended))
+        runs.setdefault(post_of(one.proc), []).append((one.begun, ended))
     return runs
 
 

@@ -83,8 +83,7 @@ async def _play(seed: int, plan: Plan) -> Played:
             scene.fleet.forgive_crashes()
     finally:
         logging.disable(before)
-    entries = merged(scene.notebook.entries)
-    return Played(seed, tuple(judge(entries)), tuple(entries), scene.faults)
+    return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
 
 
 class Fleet(TestFleet):
@@ -106,6 +105,7 @@ class Scene:
         self.notebook = Notebook(lambda: asyncio.get_running_loop().time())
         self._effects = EffectTable()
         self._disk = Disk()
+        self.entries: list[Entry] = []
         self.faults = 0
         self._calm = self._broker_away = False
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
@@ -120,7 +120,7 @@ class Scene:
     @asynccontextmanager
     async def _dispatcher(self, name: str, *, broker: Any, registry: Any, clock: Any) -> AsyncIterator[Any]:
         self._lives[name] += 1
-        note = self.notebook.of(name)
+        note = self.notebook.of(f"{name}#{self._lives[name]}")
         reached = partial(self._reached, name, self._lives[name])
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=self._chance.getrandbits(32))
         async with WitnessedDatabase(store, note, reached=reached) as database:
@@ -260,6 +260,7 @@ class Scene:
             await asyncio.wait([working])
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
+        self.entries = merged(self.notebook.entries)
 
 
 def summary(played: Sequence[Played]) -> str:

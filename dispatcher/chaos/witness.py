@@ -29,8 +29,9 @@ from coditect.model import routing, wire
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
 from dispatcher.chaos.history import COMMIT, Note, Type
-from dispatcher.layers.keyspace import FLIGHTS, OUTBOX, STATUSES
+from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack_row
 from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.layers.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
@@ -48,12 +49,13 @@ def nowhere(point: str) -> None:
 
 
 class Rows:
-    """What one try of a transaction wrote about nodes, as rows of a history."""
+    """What one try of a transaction wrote about nodes and leases, as rows of a history."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, int] = {}
         self._outbox: set[tuple[int, int]] = set()
+        self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
         """A pair was set."""
@@ -67,10 +69,13 @@ class Rows:
             self._shards[f"{workflow}:{node}"] = shard
         elif OUTBOX.contains(key):
             self._outbox.add(OUTBOX.unpack(key))
+        elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
+            owner, epoch, _ = unpack_row(value)
+            self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
 
     def told(self, version: int) -> list[Row]:
         """The rows; `version` is that of the state which the transaction read."""
-        rows: list[Row] = []
+        rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         for key, facts in self._states.items():
             if facts["state"] == "blocked":
                 continue
