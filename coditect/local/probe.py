@@ -59,9 +59,7 @@ async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
         reader,
         writer,
     ):
-        parts = urlsplit(url)
-        if parts.password:
-            await _redis_command(reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password))
+        await _sign_in(url, reader, writer)
         await _redis_command(reader, writer, "PING")
         size = (await _redis_command(reader, writer, "INFO", "server"))[1:]
         text = (await reader.readexactly(int(size))).decode(errors="replace")
@@ -103,6 +101,20 @@ def _management(url: str, path: str, seconds: float) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise ValueError("not an object of JSON")
     return answer
+
+
+async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
+    """Removes everything, from every database of the Redis at `url`.
+
+    Raises:
+        ServerUnreachable: nothing answers in time; retryable, and then nobody knows whether it was done.
+    """
+    async with _reach(url, default_port=6379, tls_scheme="rediss", within_seconds=within_seconds) as (
+        reader,
+        writer,
+    ):
+        await _sign_in(url, reader, writer)
+        await _redis_command(reader, writer, "FLUSHALL")
 
 
 def broker_answers(url: str) -> Probe:
@@ -178,6 +190,12 @@ def _default_port(parts: SplitResult, plain: int, tls_scheme: str) -> int:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port}" if parts.port else f"{parts.scheme}://{parts.hostname}"
+
+
+async def _sign_in(url: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    parts = urlsplit(url)
+    if parts.password:
+        await _redis_command(reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password))
 
 
 async def _redis_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
