@@ -308,7 +308,7 @@ class Client:
         return self._workflows.run(workflow)
 
     async def runs(self, *, state: WorkflowState | None = None, most: int | None = None) -> AsyncIterator[WorkflowRow]:
-        """The workflows that the control plane has, or those in one state."""
+        """The workflows that the control plane has, or those in one state; the latest first."""
         async for row in self._workflows.runs(state=state, most=most):
             yield row
 

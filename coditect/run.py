@@ -44,6 +44,8 @@ PAUSE_SHARE = 0.2
 """Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
 LAST_EVENT_SECONDS = 1.0
 """How long the event of the end may come after the end itself was seen."""
+LATE_EVENT_SECONDS = 0.1
+"""Events are published side by side: that of the end waits so long for those before it."""
 EVENT_PATTERNS = ("workflow.*", "node.*")
 ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
     {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
@@ -221,16 +223,23 @@ class Run:
         """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
         async with self._listening.stream(*patterns) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
+            late = asyncio.ensure_future(asyncio.Event().wait())
             try:
-                while (event := await stream.next_before(ended)) is not None:
+                ending: Event | None = None
+                while ending is None and (event := await stream.next_before(ended)) is not None:
+                    if event.subject in subjects and event.type in ENDINGS:
+                        ending = event
+                    elif event.subject in subjects:
+                        yield event
+                late.get_loop().call_later(LATE_EVENT_SECONDS, late.cancel)
+                while (event := await stream.next_before(late)) is not None:
                     if event.subject in subjects:
                         yield event
-                        if event.type in ENDINGS:
-                            return
-                yield _ending_event(ended.result())
+                yield ending or _ending_event(ended.result())
             finally:
                 ended.cancel()
-                await asyncio.wait({ended})
+                late.cancel()
+                await asyncio.wait({ended, late})
 
     async def _end_after_its_events(self) -> WorkflowRow:
         row = await self.overview()
