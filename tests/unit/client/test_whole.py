@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coditect import Agent, From, Retry, TaskRejected, Workflow
+from coditect import Agent, From, Options, TaskRejected, Workflow
 from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
 
@@ -14,7 +14,7 @@ from coditect.testing import TestFleet
 def worker() -> Agent:
     agent = Agent("worker", slots=10)
 
-    @agent.capability("number.double", retry=Retry(max_attempts=2, first="10ms"))
+    @agent.capability("number.double")
     async def double(number: int) -> int:
         await asyncio.sleep(0.1)
         if number == 13:
@@ -23,7 +23,7 @@ def worker() -> Agent:
 
     @agent.capability("number.crunch", timeout="20m")
     async def crunch(number: int) -> int:
-        await asyncio.sleep(900)
+        await asyncio.sleep(20)
         return number
 
     return agent
@@ -47,7 +47,8 @@ async def test_events_tell_of_every_node_and_end_with_the_workflow() -> None:
 
 async def test_latest_workflow_is_listed_first_over_pages_and_by_state() -> None:
     async with TestFleet(agents=[worker()]) as fleet:
-        handles = [await fleet.client.submit_durable("number.double", number) for number in (1, 13, 3)]
+        twice = Options(max_attempts=2)
+        handles = [await fleet.client.submit_durable("number.double", number, options=twice) for number in (1, 13, 3)]
         outcomes = [await handle.outcome() for handle in handles]
 
         everything = [row.workflow async for row in fleet.client.runs()]
@@ -88,7 +89,7 @@ async def test_a_wait_goes_on_while_the_dispatcher_is_gone() -> None:
     async with TestFleet(agents=[worker()]) as fleet:
         run = await fleet.client.start(flow)
         waiting = asyncio.ensure_future(run.wait(timeout="1h"))
-        await fleet.advance("1m")
+        await fleet.advance("5s")
         fleet.pause("dispatcher")
         await fleet.advance("5s")
         fleet.resume("dispatcher")
