@@ -26,6 +26,7 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
+from dispatcher.ears import hearing_listeners
 from dispatcher.eviction import Evictor, open_evictor
 from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
@@ -94,9 +95,10 @@ async def running_dispatcher(
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
         events = Events(broker, background, clock, source="/dispatcher")
+        await broker.declare(backbone() + control_plane())
+        await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
-        await broker.declare(backbone() + control_plane())
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
