@@ -35,7 +35,7 @@ async def test_events_tell_of_every_node_and_end_with_the_workflow() -> None:
     flow.task("number.double", From("results.first"), name="second", after=[first])
 
     async with TestFleet(agents=[worker()]) as fleet:
-        run = await fleet.client.start(flow)
+        run = await fleet.start(flow)
         heard = [event async for event in run.events()]
 
         assert await run.result(int) == 4
@@ -73,7 +73,7 @@ async def test_a_denied_approval_rejects_the_workflow_with_its_reason() -> None:
     flow.approval("Go on?", name="gate", timeout="2d")
 
     async with TestFleet(agents=[worker()]) as fleet:
-        run = await fleet.client.start(flow)
+        run = await fleet.start(flow)
         await run.answer("gate", granted=False, by="ada")
 
         with pytest.raises(TaskRejected) as raised:
@@ -87,7 +87,7 @@ async def test_a_wait_goes_on_while_the_dispatcher_is_gone() -> None:
     flow.task("number.crunch", 7, name="only")
 
     async with TestFleet(agents=[worker()]) as fleet:
-        run = await fleet.client.start(flow)
+        run = await fleet.start(flow)
         waiting = asyncio.ensure_future(run.wait(timeout="1h"))
         await fleet.advance("5s")
         fleet.pause("dispatcher")
