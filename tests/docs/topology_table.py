@@ -14,9 +14,11 @@ from coditect.broker.topology import (
     agent_queues,
     backbone,
     capability_queues,
+    control_plane,
     event_queue,
     notices,
     reply_queue,
+    shard_queues,
 )
 from coditect.model.ids import AgentId
 from coditect.model.retry import RUNGS_MS
@@ -27,7 +29,8 @@ BEGIN = "<!-- made by tests/docs/topology_table.py: begin -->"
 END = "<!-- made by tests/docs/topology_table.py: end -->"
 
 SLOTS = 1_000_003
-"""Prime and unlikely, to be found again in an argument."""
+SHARD = 1_000_033
+"""Primes and unlikely, to be found again in a name or an argument."""
 
 
 def parts() -> dict[str, Topology]:
@@ -38,13 +41,14 @@ def parts() -> dict[str, Topology]:
         "an agent process": agent_queues(AgentId("<agent>"), slots=SLOTS),
         "a process that asks": reply_queue("reply.<process>"),
         "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
-        "a dispatcher": notices(),
+        "a dispatcher": notices() + control_plane(),
+        "the owner of a shard": shard_queues(SHARD),
     }
 
 
 def tables() -> str:
     """Exchanges, queues and bindings as Markdown."""
-    return "\n".join(
+    page = "\n".join(
         [
             "### Exchanges",
             "",
@@ -59,6 +63,7 @@ def tables() -> str:
             *_table(("exchange", "routing key", "queue"), _bindings()),
         ]
     )
+    return page.replace(str(SHARD), "<shard>")
 
 
 def _exchanges() -> Iterable[tuple[str, ...]]:
