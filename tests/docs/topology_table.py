@@ -28,9 +28,9 @@ PAGE = ROOT / "docs" / "topology.md"
 BEGIN = "<!-- made by tests/docs/topology_table.py: begin -->"
 END = "<!-- made by tests/docs/topology_table.py: end -->"
 
-SLOTS = 1_000_003
 SHARD = 1_000_033
-"""Primes and unlikely, to be found again in a name or an argument."""
+SLOTS = 1_000_003
+"""Prime and unlikely, to be found again in an argument."""
 
 
 def parts() -> dict[str, Topology]:
@@ -42,13 +42,13 @@ def parts() -> dict[str, Topology]:
         "a process that asks": reply_queue("reply.<process>"),
         "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
         "a dispatcher": notices() + control_plane(),
-        "the owner of a shard": shard_queues(SHARD),
+        "a dispatcher, for each of its shards": shard_queues(SHARD),
     }
 
 
 def tables() -> str:
     """Exchanges, queues and bindings as Markdown."""
-    page = "\n".join(
+    return "\n".join(
         [
             "### Exchanges",
             "",
@@ -63,7 +63,6 @@ def tables() -> str:
             *_table(("exchange", "routing key", "queue"), _bindings()),
         ]
     )
-    return page.replace(str(SHARD), "<shard>")
 
 
 def _exchanges() -> Iterable[tuple[str, ...]]:
@@ -90,7 +89,7 @@ def _queues() -> Iterable[tuple[str, ...]]:
 
 def _bindings() -> Iterable[tuple[str, ...]]:
     rows = [
-        (_code(_name(one.exchange)), _code(one.key), _code(_name(one.queue)))
+        (_code(_name(one.exchange)), _code(_name(one.key)), _code(_name(one.queue)))
         for part in parts().values()
         for one in part.bindings
     ]
@@ -99,15 +98,15 @@ def _bindings() -> Iterable[tuple[str, ...]]:
 
 def _name(name: str) -> str:
     """One name for all rungs of the retry ladder."""
-    return re.sub(r"retry\.\d+$", "retry.<delay>", name)
+    return re.sub(r"retry\.\d+$", "retry.<delay>", name.replace(str(SHARD), "<shard>"))
 
 
 def _value(name: str, value: str | int, queue: str) -> str:
     if value == 2 * SLOTS:
         return "twice the slots"
-    if name == "x-message-ttl" and _name(queue) != queue:
+    if name == "x-message-ttl" and queue.startswith("retry."):
         return "<delay>"
-    return str(value)
+    return _name(str(value))
 
 
 def _code(text: str) -> str:
