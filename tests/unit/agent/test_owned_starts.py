@@ -30,7 +30,8 @@ async def owned_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOw
     async with TestFleet(agents=[works.agent]) as fleet, MemoryBroker(fleet.server, name="owner") as broker:
         fleet.kill("dispatcher")
         epoch_ms = round(START.timestamp() * 1000)
-        owner = ScriptedOwner(broker, shard=SHARD, clock=SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1)))
+        clock = SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1))
+        owner = ScriptedOwner(broker, shard=SHARD, clock=clock)
         await owner.open()
         yield fleet, owner
 
