@@ -15,6 +15,7 @@ from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.patrol import EARLY_ACK_MS
 from dispatcher.ports import Ports
 
+
 @asynccontextmanager
 async def watching_agents(
     ports: Ports, registry: Registry, desks: Mapping[int, Desk], *, owner: str, evict: Evictor | None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.presence import TASK_PREFIX
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -26,7 +27,7 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
-from dispatcher.eviction import Evictor, open_evictor
+from dispatcher.eviction import Evictor, evictor
 from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
 from dispatcher.layers.ledger.book import Planted
@@ -93,7 +94,7 @@ async def running_dispatcher(
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
-        background.start(keep_slots(registry, window), name="slots of the fleet")
+        background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(watching_agents(ports, registry, tenure.desks, owner=owner, evict=evict))
         yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
 
@@ -127,7 +128,6 @@ async def serve(settings: Settings) -> None:
         database = await stack.enter_async_context(open_store(settings.store))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
-        evict = await stack.enter_async_context(open_evictor(settings.management_url))
         await stack.enter_async_context(
             running_dispatcher(
                 broker=broker,
@@ -136,7 +136,7 @@ async def serve(settings: Settings) -> None:
                 database=database,
                 options=Options(shards=settings.shards),
                 owner=owner,
-                evict=evict,
+                evict=evictor(settings.management_url),
             )
         )
         if settings.health_port is not None:

@@ -14,6 +14,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.presence import TASK_PREFIX
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, Retryable
@@ -65,7 +66,7 @@ class Tenure:
     async def __aenter__(self) -> Self:
         self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
         await self._step()
-        self._task = self._ports.background.start(self._keep(), name="tenure")
+        self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
         return self
 
     async def __aexit__(

@@ -5,11 +5,11 @@ import logging
 
 import pytest
 
+from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryServer
 from coditect.model.ids import AgentId
 from coditect.registry.port import Search
 from coditect.testing import State
-from dispatcher.management import ManagementUnavailable
 from dispatcher.monitor import AgentGone
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
