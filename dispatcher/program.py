@@ -30,10 +30,13 @@ from dispatcher.control import Control
 from dispatcher.eviction import Evictor, evictor
 from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
+from dispatcher.graph.port import TaskGraph
+from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.ports import Ports, Ways
+from dispatcher.proposing import Proposing
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
@@ -53,6 +56,8 @@ class Options:
 
     shards: int = DEFAULT_SHARDS
     """Into how many shards a new store is divided; one that is there already keeps its own number."""
+    owner: str = field(default_factory=new_owner)
+    """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
 
@@ -72,17 +77,18 @@ async def running_dispatcher(
     registry: Registry,
     clock: Clock,
     database: Database | None = None,
+    graph: TaskGraph | None = None,
     options: Options | None = None,
-    owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
-    Without a database it keeps its ledger in memory: for tests, where it ends with the process. `owner` names this
-    life of it, and should be the name of its broker connection: by that name its successors evict it.
+    Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
+    is no RQ, and everything is dispatched from the ledger alone.
+    `options.owner` names this life of it, and should be the name of its broker connection: by that name its
+    successors evict it.
     """
     options = options or Options()
-    owner = owner or new_owner()
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
@@ -90,22 +96,26 @@ async def running_dispatcher(
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
         await broker.declare(backbone() + control_plane())
-        tenure, control = compose(ports, options, owner=owner, evict=Predecessors(evict, background).evict)
+        tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
-        await stack.enter_async_context(watching_agents(ports, registry, tenure.desks, owner=owner, evict=evict))
+        await stack.enter_async_context(
+            watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
+        )
         yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
 
 
 def compose(
-    ports: Ports, options: Options, *, owner: str, evict: Callable[[str], Awaitable[object]]
+    ports: Ports, options: Options, graph: TaskGraph | None, evict: Callable[[str], Awaitable[object]]
 ) -> tuple[Tenure, Control]:
-    """The shards' keeper and whoever brings requests to them; each needs the other."""
-    tenure = Tenure(ports, owner=owner, evict=evict, wanted=options.shards)
+    """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
+    tenure = Tenure(ports, owner=options.owner, graph=graph, evict=evict, wanted=options.shards)
     control = Control(ports.broker, ports.database, tenure, ports.background)
-    tenure.on_request = control.arrived
+    proposing = Proposing(ports, tenure, graph)
+    tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
+    ports.background.start(proposing.run(), name="proposing")
     return tenure, control
 
 
@@ -115,10 +125,10 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    owner = new_owner()
+    options = Options(shards=settings.shards)
     broker = AmqpBroker(
         settings.amqp_url,
-        name=owner,
+        name=options.owner,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
@@ -128,15 +138,16 @@ async def serve(settings: Settings) -> None:
         database = await stack.enter_async_context(open_store(settings.store))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
         await stack.enter_async_context(
             running_dispatcher(
                 broker=broker,
                 registry=registry,
                 clock=SystemClock(),
                 database=database,
-                options=Options(shards=settings.shards),
-                owner=owner,
+                graph=graph,
                 evict=evictor(settings.management_url),
+                options=options,
             )
         )
         if settings.health_port is not None:

@@ -116,7 +116,7 @@ class TestFleet:
         self._schedule.open()
         self._crashes.open()
         try:
-            await self._open({one.name: one.load().running_dispatcher for one in planes})
+            await self._open(self._control_planes())
         except BaseException:
             await self._end()
             raise
@@ -200,6 +200,10 @@ class TestFleet:
         self.registry.extend([one.id for one in self._members if one.state is State.RUNNING], span_seconds)
 
     # -- what it is made of -----------------------------------------------------------------------------
+
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        """The control planes by name: those that are installed."""
+        return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
 
     def _random(self, purpose: str) -> Random:
         return Random(f"{self._seed}/{purpose}")  # noqa: S311 - it is to be foreseen

@@ -26,7 +26,15 @@ from coditect.broker.amqp.plain import PlainInlet, PlainPath, plain_delivery
 from coditect.broker.amqp.publisher import Publisher
 from coditect.broker.amqp.watch import watch_consumers
 from coditect.broker.plan import Probe
-from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo, connection_names
+from coditect.broker.port import (
+    Consumer,
+    Delivery,
+    OnDelivery,
+    Promise,
+    QueueStats,
+    ServerInfo,
+    connection_names,
+)
 from coditect.broker.topology import Exchange, Queue, Topology
 from coditect.errors import NotFound
 from coditect.model.message import Message
@@ -144,6 +152,26 @@ class AmqpBroker:
         """See `Broker.publish`."""
         return self._publisher.publish(
             message,
+            exchange=exchange,
+            routing_key=routing_key,
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """See `Broker.post`."""
+        self._publisher.post(
+            message,
+            promise,
             exchange=exchange,
             routing_key=routing_key,
             timeout_seconds=timeout_seconds,

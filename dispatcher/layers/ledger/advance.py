@@ -39,11 +39,12 @@ from dispatcher.layers.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
+MOST_SHOWN = 500
 MOST_BYTES = 4_000_000
 """Of a transaction; less than half of what the store takes."""
 
 APPROVAL_TIMER = "approval"
-RELEASE, EXPAND, CANCEL, RESUME = "release", "expand", "cancel", "resume"
+RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
 
@@ -260,6 +261,11 @@ def begin_resume(book: Book, workflow: str) -> None:
     _walk(book, Place(workflow, ROOT), RESUME, "", MOST_STEPS)
 
 
+def begin_show(book: Book, workflow: str) -> None:
+    """Every node is shown as it is, for a copy of the graph that lost them."""
+    _walk(book, Place(workflow, ROOT), SHOW, "", MOST_SHOWN)
+
+
 def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
@@ -267,7 +273,9 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     for key, _ in found[:most]:
         one = Place(place.workflow, STATUSES.unpack(key)[1])
         row = book.node(one)
-        if row is None or row.state.terminal:
+        if kind == SHOW:
+            book.show(one)
+        if row is None or row.state.terminal or kind == SHOW:
             continue
         if kind == CANCEL:
             cancel_node(book, one, row)
@@ -314,5 +322,6 @@ _CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyT
         EXPAND: _continue_expansion,
         CANCEL: lambda book, place, after, most: _walk(book, place, CANCEL, after, most),
         RESUME: lambda book, place, after, most: _walk(book, place, RESUME, after, most),
+        SHOW: lambda book, place, after, most: _walk(book, place, SHOW, after, min(most, MOST_SHOWN)),
     }
 )

@@ -45,6 +45,19 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A node as it is after the transaction, for whoever keeps a copy of the graph."""
+
+    place: Place
+    state: TaskState
+    capability: str
+    level: str
+    after: tuple[str, ...]
+    """All of which must complete before it may run; empty where that is not what its edges say."""
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """An event for whoever listens."""
 
@@ -60,6 +73,7 @@ class Effects:
     publications: list[Publication] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     cancels: list[Place] = field(default_factory=list)
