@@ -17,7 +17,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from coditect.errors import Retryable, SetupError
+from coditect.errors import InvalidTask, Retryable, SetupError
 from coditect.model import json
 
 CALL_SECONDS = 2.0
@@ -90,7 +90,7 @@ class Management:
                 return None
             if status < 400:
                 return json.loads(body) if body else {}
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, InvalidTask) as error:
             reason = f"{type(error).__name__}: {error}"[:200]
             raise ManagementUnavailable("The broker's management API does not answer", reason=reason) from error
         raise ManagementUnavailable("The broker's management API refuses", reason=_REFUSALS.get(status, status))
