@@ -37,8 +37,8 @@ class Api:
             await reader.read()
         writer.close()
 
-    def client(self, path: str = "") -> Management:
-        return Management(f"http://us%40er:pass%2Fword@127.0.0.1:{self.port}{path}", timeout_seconds=0.5)
+    def client(self, path: str = "", *, seconds: float = 10.0) -> Management:
+        return Management(f"http://us%40er:pass%2Fword@127.0.0.1:{self.port}{path}", timeout_seconds=seconds)
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ async def test_every_other_answer_and_none_is_an_error_that_says_why(
 ) -> None:
     async with serving({} if answer is None else {"GET /api/connections": answer}) as api:
         with pytest.raises(ManagementUnavailable, match=reason):
-            await api.client().connections()
+            await api.client(seconds=10.0 if answer else 0.1).connections()
 
 
 @pytest.mark.parametrize(
