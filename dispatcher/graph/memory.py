@@ -260,8 +260,8 @@ def _queue(job: Job) -> str:
 def _asked(state: JobState, told: JobState) -> RequestKind | None:
     if state is told:
         return None
-    if told in (JobState.FAILED, JobState.CANCELED):
-        return RequestKind.REQUEUE if state is not JobState.CANCELED else RequestKind.CANCEL
     if state is JobState.CANCELED:
         return RequestKind.CANCEL
-    return RequestKind.STRAY if state is JobState.FAILED else None
+    if state is JobState.FAILED:
+        return RequestKind.STRAY
+    return RequestKind.REQUEUE if told in (JobState.FAILED, JobState.CANCELED) else None

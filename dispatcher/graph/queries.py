@@ -17,14 +17,14 @@ return counts
 REQUESTS = r"""
 -- ARGV: queues, most; returns kind, id, kind, id...
 local found = {}
-local function compare(kind, one, other, missing)
+local function compare(kind, one, other, gone)
   for _, id in ipairs(redis.call('ZDIFF', 2, one, other)) do
     if #found >= 2 * tonumber(ARGV[2]) then return end
     local status = redis.call('HGET', 'rq:job:' .. id, 'status')
-    if status and (not missing or status ~= missing) then
+    if status and not (gone and (status == 'failed' or status == 'canceled')) then
       found[#found + 1] = kind
       found[#found + 1] = id
-    elseif missing and not status then
+    elseif gone and not status then
       redis.call('SREM', one, id)  -- somebody deleted the job
     end
   end
@@ -36,7 +36,7 @@ for _, queue in ipairs(cjson.decode(ARGV[1])) do
     -- equal numbers of many are taken for equal sets; the reconciler compares them one by one
     if there ~= noted or there <= 256 then
       compare(state == 'failed' and 'stray' or 'cancel', registry, told)
-      compare('requeue', told, registry, state)
+      compare('requeue', told, registry, true)
     end
   end
 end
