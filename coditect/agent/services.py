@@ -10,6 +10,7 @@ from coditect.agent.events import Events
 from coditect.agent.execute import SentBack
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
+from coditect.agent.reports import Reports
 from coditect.clock import Clock
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.model.capability import Priority, check_capability_name
@@ -31,6 +32,7 @@ class TaskServices:
     clock: Clock
     max_suspended: int
     loop: asyncio.AbstractEventLoop
+    reports: Reports
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
@@ -90,7 +92,11 @@ class TaskServices:
         )
 
     def progress(self, share: float, note: str) -> None:
-        """An event about this task."""
+        """An event about this task; of an owned one its owner is told."""
+        owner = self.held.task.owner
+        if owner is not None:
+            self.reports.progress(owner, share, note)
+            return
         self.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
