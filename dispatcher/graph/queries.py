@@ -54,13 +54,19 @@ local function waiting(queue)
   end
   return queued[queue]
 end
+local function registered(id)
+  for _, parent in ipairs(redis.call('SMEMBERS', 'rq:job::' .. id .. ':dependencies')) do
+    if redis.call('SISMEMBER', 'rq:job:' .. parent .. ':dependents', id) == 0 then return false end
+  end
+  return true
+end
 local function placed(id, queue, state)
   if state == 'queued' then return waiting(queue)[id] end
   if state == 'started' then
     local execution = redis.call('ZRANGE', 'rq:executions:' .. id, 0, 0)[1]
     return execution and redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution)
   end
-  return redis.call('ZSCORE', 'rq:' .. state .. ':' .. queue, id)
+  return redis.call('ZSCORE', 'rq:' .. state .. ':' .. queue, id) and (state ~= 'deferred' or registered(id))
 end
 for number, row in ipairs(cjson.decode(ARGV[1])) do
   local id, queue, state = row[1], row[2], row[3]
