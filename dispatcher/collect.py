@@ -12,17 +12,14 @@ from coditect.model.retry import Retry
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Claimed, Finished, Lost
 from dispatcher.layers import timers
-from dispatcher.layers.keyspace import ATTEMPTS, FLIGHTS
+from dispatcher.layers.keyspace import FLIGHTS
 from dispatcher.layers.ledger import advance, claiming
-from dispatcher.layers.ledger.anew import DIED, UNDER_WAY, close_lost
+from dispatcher.layers.ledger.attempts import DIED, UNDER_WAY, write_attempt
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.rows import AttemptRow, NodeRow
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.ledger.scope import RESULT, write
 from dispatcher.layers.timers import Timer
-
-MOST_MESSAGE = 2_000
-"""Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
 
 
 def finished(book: Book, command: Finished) -> None:
@@ -36,9 +33,9 @@ def finished(book: Book, command: Finished) -> None:
     if row.state not in UNDER_WAY or not current:
         book.effects.late += not (row.state.terminal and row.fence == command.fence)
         return
-    _close_attempt(book, place, row, outcome)
+    _take_in(book, place, row, outcome)
     if outcome.status is Status.COMPLETED:
-        write(book, place, RESULT, outcome.body)
+        write(book, place, RESULT, outcome.body, first=True)
         advance.end(book, place, row, TaskState.COMPLETED)
     elif outcome.status is Status.CANCELED:
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
@@ -46,28 +43,12 @@ def finished(book: Book, command: Finished) -> None:
         _failed(book, place, row, outcome.failure or Failure("failed", "", ""), outcome.status)
 
 
-def _close_attempt(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
-    """The attempt is over: its row, its flight, its room."""
-    failure = outcome.failure
-    attempt = AttemptRow(
-        row.attempt,
-        row.fence,
-        row.publication,
-        outcome.agent_id or row.agent,
-        row.published_ms,
-        outcome.started_at_ms if outcome.started_at_ms is not None else row.started_ms,
-        outcome.finished_at_ms or book.now_ms,
-        outcome.status.value,
-        failure.reason if failure else "",
-        failure.message[:MOST_MESSAGE] if failure else "",
-    )
-    row.agent, row.started_ms = attempt.agent, attempt.started_ms
-    _write_attempt(book, place, attempt)
+def _take_in(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
+    """The attempt is over. How it ended stands in the node's row until another one takes its place."""
+    row.agent = outcome.agent_id or row.agent
+    if outcome.started_at_ms is not None:
+        row.started_ms = outcome.started_at_ms
     _leave_flight(book, place)
-
-
-def _write_attempt(book: Book, place: Place, attempt: AttemptRow) -> None:
-    book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
 
 
 def _leave_flight(book: Book, place: Place) -> None:
@@ -79,6 +60,7 @@ def _failed(book: Book, place: Place, row: NodeRow, failure: Failure, status: St
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     elif status is Status.FAILED and failure.retryable and row.attempt < policy.max_attempts:
+        write_attempt(book, place, row, status.value, failure)
         _retry_later(book, place, row, policy)
     else:
         state = TaskState.REJECTED if status is Status.REJECTED else TaskState.FAILED
@@ -118,14 +100,17 @@ def claimed(book: Book, command: Claimed) -> Claim:
     """Whether a delivery that is not the first of its publication may run, and as which attempt.
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
-    before can say nothing any more; if that one had started, this is another attempt.
+    before can say nothing any more; if that one had started, this is another attempt. A repeated claim changes
+    nothing: the agent may work by the first answer already.
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
     if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
-    if row.state is TaskState.WORKING and row.agent != command.agent:
-        close_lost(book, place, row)
+    if row.state is TaskState.WORKING and row.agent == command.agent:
+        return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
+    if row.state is TaskState.WORKING:
+        write_attempt(book, place, row, "lost", DIED)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)
@@ -147,7 +132,7 @@ def lost(book: Book, command: Lost) -> None:
     if command.agent and row.agent != command.agent:
         return
     if row.state is TaskState.WORKING:
-        close_lost(book, place, row)
+        write_attempt(book, place, row, "lost", DIED)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
+from coditect.model.control import Progress
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Rebuild, Returned, Show
 from dispatcher.flights import Flights
-from dispatcher.layers import outbox, timers
+from dispatcher.layers import timers
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger.book import Definitions, Terms
@@ -153,6 +154,11 @@ class Desk:
         self._entries.append(Entry(command, settle, size_bytes))
         self._wake.set()
 
+    def hear(self, progress: Progress) -> None:
+        """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
+        place = Place(progress.workflow, progress.node)
+        self.flights.hear(place, progress.fence, self._ports.clock.now_ms())
+
     async def _take_turns(self) -> None:
         while not self.closed:
             await self._wake.wait()
@@ -268,12 +274,17 @@ class Desk:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """A transaction was repeated: what its first commit claimed was never told here."""
-        rows = await self._ports.database.read(lambda tr: outbox.waiting(tr, self.shard, limit=0))
+        """A transaction was repeated: what its first commit claimed, left over or set a timer for was never told."""
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         known = {flight.publication for _, flight in self.flights}
-        for row in rows:
+        for row in found.rows:
             if row.publication not in known:
                 self.put(Lost(Place(row.workflow, row.node), row.publication))
+        if found.has_todo:
+            self.put(GoOn())
+        self._set_alarm(found.next_due_ms)
+        self.backlog |= dict.fromkeys(found.backlog)
+        self.fill()
 
     def fill(self) -> None:
         """Claims from the ready index as far as there is room."""

@@ -7,6 +7,7 @@ end with the block, with the thread that started them, and with the process, als
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, 
 from coditect.local.errors import StartFailed
 from coditect.local.plan import Wanted, server_children
 from coditect.local.ports import Addresses, keep_addresses
+from coditect.local.probe import flush_redis
 from coditect.local.process import ProcessId
 from coditect.local.state import hold_data
 from coditect.local.supervisor import guarded
@@ -29,12 +31,12 @@ REDIS = "redis"
 class PrivateServers:
     """A private RabbitMQ and Redis, and the means to kill and restart each. Usable from any event loop."""
 
-    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, log_folder: Path) -> None:
+    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, folder: Path) -> None:
         self._children = {child.name: child for child in children}
         self._running: dict[str, RunningChild] = {}
         self._addresses = addresses
         self._marker = marker
-        self._log_folder = log_folder
+        self._folder = folder
 
     @property
     def amqp_url(self) -> str:
@@ -80,6 +82,19 @@ class PrivateServers:
         """
         await self._start(REDIS)
 
+    async def wipe_broker(self) -> None:
+        """Kill the broker with SIGKILL and remove its data: queues, messages, users. `start_broker` starts an empty one."""
+        await self._kill(BROKER)
+        await asyncio.to_thread(shutil.rmtree, self._folder / BROKER / "data", ignore_errors=True)
+
+    async def wipe_redis(self) -> None:
+        """Remove everything from the running Redis.
+
+        Raises:
+            ServerUnreachable: it does not answer.
+        """
+        await flush_redis(self.redis_url)
+
     async def start(self) -> None:
         """Start every server; returns when all are ready.
 
@@ -108,7 +123,7 @@ class PrivateServers:
         if running is not None and running.exit_code is None:
             return
         child = self._children[name]
-        running = spawn(child, marker=self._marker, log_folder=self._log_folder)
+        running = spawn(child, marker=self._marker, log_folder=self._folder / "log")
         self._running[name] = running
         deadline = time.monotonic() + child.ready_within_seconds
         while child.ready is None or not await child.ready():
@@ -146,7 +161,7 @@ async def private_servers(
     addresses = keep_addresses(folder / "servers.json")
     wanted = Wanted(rabbitmq, redis, management)
     children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)
-    servers = PrivateServers(children, addresses=addresses, marker=marker, log_folder=folder / "log")
+    servers = PrivateServers(children, addresses=addresses, marker=marker, folder=folder)
     with hold_data(folder), guarded(marker):
         try:
             await servers.start()

@@ -13,21 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coditect.model.json import dumps, loads
-from coditect.model.result import Failure
 from coditect.model.workflow.states import TaskState
-from dispatcher.layers.keyspace import ATTEMPTS, FLIGHTS, MARKERS, TODO, pack_row, unpack_row
+from dispatcher.layers.keyspace import FLIGHTS, MARKERS, TODO, pack_row, unpack_row
 from dispatcher.layers.ledger import claiming
+from dispatcher.layers.ledger.attempts import BROKER_LOST, UNDER_WAY, write_attempt
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.rows import AttemptRow, NodeRow
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
 MOST_NODES = 200
 """That one transaction publishes anew."""
-UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
-DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
-BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +81,5 @@ def go_on(book: Book, cursor: str) -> int:
 def publish(book: Book, place: Place, row: NodeRow) -> None:
     """Publishes a node anew whose publication is gone; no attempt is counted."""
     if row.state is TaskState.WORKING:
-        close_lost(book, place, row, BROKER_LOST)
+        write_attempt(book, place, row, "lost", BROKER_LOST)
     claiming.publish(book, place, row)
-
-
-def close_lost(book: Book, place: Place, row: NodeRow, failure: Failure = DIED) -> None:
-    """Records the attempt as lost: nobody told how it ended."""
-    attempt = AttemptRow(
-        row.attempt,
-        row.fence,
-        row.publication,
-        row.agent,
-        row.published_ms,
-        row.started_ms,
-        book.now_ms,
-        "lost",
-        failure.reason,
-        failure.message,
-    )
-    book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())

@@ -11,6 +11,7 @@ from coditect import Agent, Context, Workflow
 from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
 
+
 class Workers:
     """An agent whose tasks take a while; what they did is keyed by their idempotency key."""
 
