@@ -24,7 +24,7 @@ class Workers:
     async def work(self, body: dict[str, int], ctx: Context) -> int:
         self.executions += 1
         await asyncio.sleep(0.3)
-        return self.effects.setdefault(ctx.idempotency_key, body["n"])
+        return self.effects.setdefault(ctx.task_id, body["n"])
 
 
 def layered(width: int, depth: int) -> Workflow:
