@@ -94,6 +94,11 @@ class Desk:
         self.late = 0
         """Results that a fence refused."""
 
+    @property
+    def shows(self) -> bool:
+        """Whether RQ is told what changes."""
+        return self._showing is not None
+
     # -- opening and closing ----------------------------------------------------------------------------
 
     async def open(self) -> None:

@@ -17,6 +17,7 @@ from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, EDGES, ENDED, LIVE, 
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
 from dispatcher.layers.ledger.scope import FAILURE, RESULT
+from dispatcher.status import status
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import KeyValue, Reads
 
@@ -279,5 +280,6 @@ QUERIES: Mapping[Verb, Callable[[Reads, Body], dict[str, Any]]] = MappingProxyTy
         Verb.ATTEMPTS: attempts,
         Verb.RESULT: result,
         Verb.APPROVALS: approvals,
+        Verb.STATUS: status,
     }
 )

@@ -29,6 +29,7 @@ from dispatcher.layers.ledger.anew import built
 from dispatcher.markers import Markers
 from dispatcher.patrol import patrol
 from dispatcher.ports import Ports
+from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
 from dispatcher.showing import Showing
 
@@ -102,6 +103,13 @@ class Tenure:
             return False
         desk.put(command, settle, size_bytes=size_bytes)
         return True
+
+    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
+        """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
+        desk = self.desks.get(shard)
+        if desk is None or desk.closed:
+            return None
+        return await rebuild(self._ports, desk, self._markers, occasion)
 
     # -- steps ------------------------------------------------------------------------------------------
 

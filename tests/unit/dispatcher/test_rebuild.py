@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.model.control import Started
+from coditect.model.control import Started, Verb
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.commands import Began, GoOn, Rebuild
 from dispatcher.layers.keyspace import ATTEMPTS
 from dispatcher.layers.ledger import anew
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.layers.ledger.rows import AttemptRow
+from dispatcher.queries import QUERIES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
@@ -123,3 +124,13 @@ async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
         "asked": TaskState.AWAITING_APPROVAL,
         "later": TaskState.BLOCKED,
     }
+
+
+async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
+    await ledger.start(fan(3).definition())
+    await ledger.turn(Rebuild("marker-1", "marker-1"))
+
+    told = await ledger.database.read(lambda tr: QUERIES[Verb.STATUS](tr, {}))
+
+    row = {"shard": 0, "owner": "me", "epoch": 1, "marker": "marker-1", "workflows": 1, "under_way": 3}
+    assert told == {"shards": [row], "dispatchers": ["me"]}

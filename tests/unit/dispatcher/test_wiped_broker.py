@@ -8,7 +8,9 @@ from collections import Counter
 import pytest
 
 from coditect import Agent, Context, Workflow
+from coditect.broker.memory import MemoryBroker
 from coditect.model.workflow.states import WorkflowState
+from coditect.rebuild import rebuild
 from coditect.testing import TestFleet
 
 
@@ -73,3 +75,22 @@ async def test_connection_that_breaks_costs_no_publication() -> None:
 
         assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
         assert workers.executions == 60
+
+
+async def test_rebuild_on_demand_says_what_it_made_again_and_costs_nothing_but_messages() -> None:
+    workers = Workers()
+    async with TestFleet(agents=[workers.agent]) as fleet:
+        run = await fleet.client.start(layered(20, 3))
+        await fleet.advance(0.5)
+
+        async with MemoryBroker(fleet.server, name="doctor") as broker:
+            rebuilt = await rebuild(broker)
+
+        assert rebuilt.shards == 16
+        assert rebuilt.counts["workflows"] == 1
+        assert rebuilt.counts["published"] > 0
+        assert rebuilt.counts["working"] > 0
+        assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
+        assert len(workers.effects) == 60
+        attempts = Counter([row.node async for row in run.attempts() if row.status == "completed"])
+        assert set(attempts.values()) == {1}
