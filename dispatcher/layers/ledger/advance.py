@@ -84,7 +84,7 @@ def go_on(book: Book, limit: int = 8) -> None:
         place = Place(workflow, node)
         book.tr.clear(key)
         if kind == anew.REBUILD:
-            left -= anew.go_on(book, cursor.decode())
+            left -= anew.go_on(book, cursor)
             continue
         run = book.run(workflow)
         if run is None:

@@ -61,7 +61,7 @@ def _leave(book: Book, last: int, workflow: str, node: str) -> None:
     book.effects.unfinished = True
 
 
-def go_on(book: Book, cursor: str) -> int:
+def go_on(book: Book, cursor: bytes) -> int:
     """Publishes the next page; how many nodes it looked at."""
     last, workflow, node = loads(cursor)
     begin_key, end_key = FLIGHTS.range((book.shard,))
