@@ -29,7 +29,7 @@ def finished(book: Book, command: Finished) -> None:
     if row is None:
         book.effects.strange += 1
         return
-    current = row.fence == command.fence or book.terms.planted.skip_fence
+    current = _is_current(row, command) or book.terms.planted.skip_fence
     if row.state not in UNDER_WAY or not current:
         book.effects.late += not (row.state.terminal and row.fence == command.fence)
         return
@@ -41,6 +41,12 @@ def finished(book: Book, command: Finished) -> None:
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     else:
         _failed(book, place, row, outcome.failure or Failure("failed", "", ""), outcome.status)
+
+
+def _is_current(row: NodeRow, command: Finished) -> bool:
+    if not command.fence:
+        return row.publication == command.publication > 0
+    return row.fence == command.fence
 
 
 def _take_in(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:

@@ -17,10 +17,11 @@ from dispatcher.layers.timers import Timer
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An agent told how an attempt ended. Once per fence."""
+    """An agent told how an attempt ended, or the broker gave up a publication. Once per fence."""
 
     place: Place
     fence: int
+    """0 when it is about the publication, whichever attempt of it was granted last."""
     publication: int
     outcome: Outcome
 

@@ -107,7 +107,7 @@ async def running_dispatcher(
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
-        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
+        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background, clock)), tenure)
 
 
 def compose(
