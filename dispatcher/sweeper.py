@@ -1,4 +1,4 @@
-"""The sweeper: takes away what nobody needs any more. One dispatcher at a time has it, by the lease `("leader", "sweep")`.
+"""The sweeper: takes away what nobody needs any more. One dispatcher at a time does, by a lease of that name.
 
 ==========================================  ==============================================================
 what                                        when
@@ -82,8 +82,9 @@ class Sweeper:
 
     async def _keys(self, lease: Lease, now_ms: int) -> None:
         await self._run(lease, lambda tr: removal.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
-        while await self._run(lease, lambda tr: idempotency.sweep(tr, now_ms=now_ms)) == removal.MOST_ROWS:
-            await asyncio.sleep(0)
+        expired = removal.MOST_ROWS
+        while expired == removal.MOST_ROWS:
+            expired = await self._run(lease, lambda tr: idempotency.sweep(tr, now_ms=now_ms))
 
     async def _condemn(self, lease: Lease, before_ms: int) -> None:
         read = self._ports.database.read
@@ -103,8 +104,9 @@ class Sweeper:
                 return
 
     async def _take_apart(self, lease: Lease, workflow: str, before_ms: int) -> None:
-        while await self._run(lease, lambda tr: removal.take_apart(tr, workflow, before_ms=before_ms)):
-            await asyncio.sleep(0)
+        left = True
+        while left:
+            left = await self._run(lease, lambda tr: removal.take_apart(tr, workflow, before_ms=before_ms))
         while True:
             nodes = await self._ports.database.read(lambda tr: removal.nodes_of(tr, workflow, BATCH))
             if nodes and self._graph is not None:

@@ -11,7 +11,6 @@ from coditect import Workflow
 from coditect.agent.events import Events
 from coditect.background import Background
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.clock import SystemClock
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.model.control import Verb
@@ -34,13 +33,20 @@ KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry"}
 """What is there without any workflow."""
 
 
-class At(SystemClock):
+class At:
     """A clock that stands where the test puts it."""
 
-    ms = 0
+    def __init__(self) -> None:
+        self.ms = 0
 
     def now_ms(self) -> int:
         return self.ms
+
+    def new_id(self) -> str:
+        return "id"
+
+    def chance(self) -> float:
+        return 0.5
 
 
 @dataclass
@@ -79,8 +85,8 @@ def fan(width: int) -> Definition:
     return flow.definition()
 
 
-async def ended(broom: Broom, workflow: str = "w", width: int = 3, **how: str) -> None:
-    await broom.ledger.start(fan(width), {"x": 1}, workflow=workflow, **how)
+async def ended(broom: Broom, workflow: str = "w", width: int = 3) -> None:
+    await broom.ledger.start(fan(width), {"x": 1}, workflow=workflow)
     await broom.ledger.play(lambda _: completed("y" * 70_000))
     assert await broom.ledger.state(workflow) is WorkflowState.COMPLETED
 
@@ -126,7 +132,7 @@ async def test_interrupted_removal_goes_on_and_nobody_sees_the_rest(broom: Broom
 
     with pytest.raises(InputError):
         await broom.ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "sum"})
-    await broom.sweep()
+    await broom.sweep(after_ms=UPLOAD_MS)
 
     assert await broom.left() <= KEPT
 
