@@ -75,7 +75,7 @@ class Desk:
         self._ports = ports
         self._on_lost = on_lost
         self._nudge = nudge
-        self._showing = showing
+        self.showing = showing
         self._terms = Terms(self.shard, Definitions(), ports.ways.on_record, ports.planted)
         self._entries: deque[Entry] = deque()
         self._wake = asyncio.Event()
@@ -94,11 +94,6 @@ class Desk:
         self.late = 0
         """Results that a fence refused."""
 
-    @property
-    def shows(self) -> bool:
-        """Whether RQ is told what changes."""
-        return self._showing is not None
-
     # -- opening and closing ----------------------------------------------------------------------------
 
     async def open(self) -> None:
@@ -116,8 +111,8 @@ class Desk:
             self.put(GoOn())
         self._set_alarm(found.next_due_ms)
         self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
-        if self._showing is not None:
-            self._tasks.append(self._ports.background.start(self._showing.run(), name=f"showing {self.shard}"))
+        if self.showing is not None:
+            self._tasks.append(self._ports.background.start(self.showing.run(), name=f"showing {self.shard}"))
         self._nudge()
 
     async def close(self) -> None:
@@ -248,10 +243,10 @@ class Desk:
         for publication in effects.publications:
             self._sendings.send(publication)
         tell(self._ports, effects)
-        if self._showing is not None:
+        if self.showing is not None:
             for workflow in effects.accepted:
                 self.put(Show(workflow))
-            self._showing.follow(effects)
+            self.showing.follow(effects)
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:

@@ -14,6 +14,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.model.control import Verb
+from coditect.model.ids import TaskId
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.document import node_document
 from coditect.model.workflow.states import WorkflowState
@@ -42,8 +43,8 @@ class At:
     def now_ms(self) -> int:
         return self.ms
 
-    def new_id(self) -> str:
-        return "id"
+    def new_id(self) -> TaskId:
+        return TaskId("id")
 
     def chance(self) -> float:
         return 0.5
