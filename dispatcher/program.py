@@ -89,7 +89,7 @@ async def running_dispatcher(
     is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
     and should be the name of its broker connection: by that name its successors evict it.
     """
-    options = options or Options()
+    options = options or (Options() if database is not None else Options(shards=1))
     options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
