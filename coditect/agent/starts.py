@@ -96,10 +96,10 @@ class Starts:
     # -- long ones ----------------------------------------------------------------------------------------
 
     def _grown_long(self, execution: Execution) -> None:
-        self._background.start(self._let_go(execution), name="let go")
+        self._background.start(self.let_go(execution), name="let go")
 
-    async def _let_go(self, execution: Execution) -> None:
-        """The delivery goes, the task goes on."""
+    async def let_go(self, execution: Execution) -> None:
+        """Tells that it runs on without its deliveries, and acknowledges those that it has."""
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:
             return
