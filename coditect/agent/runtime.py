@@ -30,6 +30,7 @@ from coditect.agent.owned import Owned
 from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, not_settled
+from coditect.agent.shifts import Shifts
 from coditect.agent.slots import Slots
 from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspects, Suspicion
@@ -109,6 +110,7 @@ class Runtime:
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
+        self._shifts = Shifts(self._execute, self._loop)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -140,7 +142,7 @@ class Runtime:
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)
-        for late in (*(one.work for one in self._executions), *self._settling):
+        for late in {one.work for one in self._executions} | self._settling:
             if late is not None:
                 late.cancel()
         await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
@@ -267,8 +269,8 @@ class Runtime:
 
     def _start(self, held: Held) -> None:
         execution = Execution(held.task, held.delivery, held.task.execution_key)
-        self._executions.add(execution)  # which keeps the asyncio task alive, too
-        execution.work = self._loop.create_task(self._execute(execution, held))
+        self._executions.add(execution)  # which keeps its asyncio task alive, too
+        self._shifts.start(execution, held)
 
     async def _execute(self, execution: Execution, held: Held) -> None:
         """The boundary of a delivery, as `guarded`: whatever happens, it is settled or goes back."""
