@@ -90,8 +90,15 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Show:
+    """The copy of this workflow's graph is missing: every node is to be shown as it is."""
+
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True)
 class GoOn:
     """Work is left over from earlier transactions."""
 
 
-Command: TypeAlias = Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | GoOn
+Command: TypeAlias = Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
+from coditect.model.control import Progress
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
-from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Returned
+from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Returned, Show
 from dispatcher.flights import Flights
-from dispatcher.layers import outbox, timers
+from dispatcher.layers import timers
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger.book import Definitions, Terms
@@ -32,6 +33,7 @@ from dispatcher.opening import learn
 from dispatcher.outgoing import send_task, tell
 from dispatcher.ports import Ports
 from dispatcher.settling import NOTHING, Settle
+from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.transaction import Transaction
 
@@ -57,11 +59,21 @@ class Entry:
 class Desk:
     """Works for one shard until it is closed or the lease is lost."""
 
-    def __init__(self, lease: Lease, ports: Ports, *, on_lost: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        ports: Ports,
+        *,
+        on_lost: Callable[[int], None],
+        nudge: Callable[[], None],
+        showing: Showing | None = None,
+    ) -> None:
         self.shard = int(lease.name[1])
         self._lease = lease
         self._ports = ports
         self._on_lost = on_lost
+        self._nudge = nudge
+        self._showing = showing
         self._terms = Terms(self.shard, Definitions(), ports.ways.on_record, ports.planted)
         self._entries: deque[Entry] = deque()
         self._wake = asyncio.Event()
@@ -69,6 +81,7 @@ class Desk:
         self._flush: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.flights = Flights(ports.window)
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes which nobody claimed, as far as is known."""
@@ -93,7 +106,9 @@ class Desk:
             self.put(GoOn())
         self._set_alarm(found.next_due_ms)
         self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
-        self.fill()
+        if self._showing is not None:
+            self._tasks.append(self._ports.background.start(self._showing.run(), name=f"showing {self.shard}"))
+        self._nudge()
 
     async def close(self) -> None:
         """Finishes the turn that is under way; what is still on the desk goes back."""
@@ -105,7 +120,7 @@ class Desk:
 
     def _give_back(self) -> None:
         self.closed = True
-        for handle in (self._flush, self._alarm):
+        for handle in (self._flush, self._alarm, *self._tasks):
             if handle is not None:
                 handle.cancel()
         while self._entries:
@@ -121,6 +136,11 @@ class Desk:
             return
         self._entries.append(Entry(command, settle, size_bytes))
         self._wake.set()
+
+    def hear(self, progress: Progress) -> None:
+        """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
+        place = Place(progress.workflow, progress.node)
+        self.flights.hear(place, progress.fence, self._ports.clock.now_ms())
 
     async def _take_turns(self) -> None:
         while not self.closed:
@@ -206,11 +226,16 @@ class Desk:
         for publication in effects.publications:
             self._publish(publication)
         tell(self._ports, effects)
+        if self._showing is not None:
+            for workflow in effects.accepted:
+                self.put(Show(workflow))
+            self._showing.follow(effects)
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:
             self._look_again()
-        self.fill()
+        if self.backlog:
+            self._nudge()
 
     def _publish(self, publication: Publication) -> None:
         sending = send_task(self._ports.broker, publication.task)
@@ -238,22 +263,30 @@ class Desk:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """A transaction was repeated: what its first commit claimed was never told here."""
-        rows = await self._ports.database.read(lambda tr: outbox.waiting(tr, self.shard, limit=0))
+        """A transaction was repeated: what its first commit claimed, left over or set a timer for was never told."""
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         known = {flight.publication for _, flight in self.flights}
-        for row in rows:
+        for row in found.rows:
             if row.publication not in known:
                 self.put(Lost(Place(row.workflow, row.node), row.publication))
+        if found.has_todo:
+            self.put(GoOn())
+        self._set_alarm(found.next_due_ms)
+        self.backlog |= dict.fromkeys(found.backlog)
+        self.fill()
 
     def fill(self) -> None:
-        """Claims from the ready index while there is room."""
-        if not self._ports.ways.from_index:
-            return
+        """Claims from the ready index as far as there is room."""
         for capability in tuple(self.backlog):
             room = min(self._ports.window.room_for(capability), MOST_FILL)
             if room > 0:
                 del self.backlog[capability]
                 self.put(Fill(capability, room), _Filled(self, capability, room))
+
+    def note_backlog(self, capability: str) -> None:
+        """There is more of it than there was room for."""
+        self.backlog[capability] = None
+        self._nudge()
 
     # -- timers -----------------------------------------------------------------------------------------
 
@@ -296,8 +329,7 @@ class _Filled:
     def done(self, answer: Any) -> None:
         """As many were found."""
         if answer == self.room:
-            self.desk.backlog[self.capability] = None
-            self.desk.fill()
+            self.desk.note_backlog(self.capability)
 
     def undone(self) -> None:
         """The shard is another's."""

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.presence import TASK_PREFIX
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -26,11 +27,17 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
+from dispatcher.ears import hearing_listeners
+from dispatcher.eviction import Evictor, evictor
+from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
+from dispatcher.graph.port import TaskGraph
+from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.ports import Ports, Ways
+from dispatcher.proposing import Proposing
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
@@ -50,6 +57,8 @@ class Options:
 
     shards: int = DEFAULT_SHARDS
     """Into how many shards a new store is divided; one that is there already keeps its own number."""
+    owner: str = field(default_factory=new_owner)
+    """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
 
@@ -69,33 +78,47 @@ async def running_dispatcher(
     registry: Registry,
     clock: Clock,
     database: Database | None = None,
+    graph: TaskGraph | None = None,
     options: Options | None = None,
+    owner: str | None = None,
+    evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
-    Without a database it keeps its ledger in memory: for tests, where it ends with the process.
+    Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
+    is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
+    and should be the name of its broker connection: by that name its successors evict it.
     """
     options = options or Options()
+    options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
         events = Events(broker, background, clock, source="/dispatcher")
+        await broker.declare(backbone() + control_plane())
+        await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
-        await broker.declare(backbone() + control_plane())
-        tenure, control = compose(ports, options)
+        tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
-        background.start(keep_slots(registry, window), name="slots of the fleet")
+        background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
+        await stack.enter_async_context(
+            watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
+        )
         yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
 
 
-def compose(ports: Ports, options: Options) -> tuple[Tenure, Control]:
-    """The shards' keeper and whoever brings requests to them; each needs the other."""
-    tenure = Tenure(ports, owner=new_owner(), wanted=options.shards)
+def compose(
+    ports: Ports, options: Options, graph: TaskGraph | None, evict: Callable[[str], Awaitable[object]]
+) -> tuple[Tenure, Control]:
+    """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
+    tenure = Tenure(ports, owner=options.owner, graph=graph, evict=evict, wanted=options.shards)
     control = Control(ports.broker, ports.database, tenure, ports.background)
-    tenure.on_request = control.arrived
+    proposing = Proposing(ports, tenure, graph)
+    tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
+    ports.background.start(proposing.run(), name="proposing")
     return tenure, control
 
 
@@ -105,9 +128,10 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    options = Options(shards=settings.shards)
     broker = AmqpBroker(
         settings.amqp_url,
-        name="dispatcher",
+        name=options.owner,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
@@ -117,13 +141,16 @@ async def serve(settings: Settings) -> None:
         database = await stack.enter_async_context(open_store(settings.store))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
         await stack.enter_async_context(
             running_dispatcher(
                 broker=broker,
                 registry=registry,
                 clock=SystemClock(),
                 database=database,
-                options=Options(shards=settings.shards),
+                graph=graph,
+                evict=evictor(settings.management_url),
+                options=options,
             )
         )
         if settings.health_port is not None:

@@ -14,6 +14,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.presence import TASK_PREFIX
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, Retryable
@@ -21,10 +22,13 @@ from coditect.model import routing
 from dispatcher.arrivals import Arrivals
 from dispatcher.commands import Command
 from dispatcher.desk import Desk
+from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import leases, shards
 from dispatcher.layers.leases import Lease, Pulse
+from dispatcher.patrol import patrol
 from dispatcher.ports import Ports
 from dispatcher.settling import Settle
+from dispatcher.showing import Showing
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Tenure:
         ports: Ports,
         *,
         owner: str,
+        graph: TaskGraph | None = None,
         evict: Callable[[str], Awaitable[object]] | None = None,
         wanted: int = shards.DEFAULT_SHARDS,
     ) -> None:
@@ -55,7 +60,10 @@ class Tenure:
         self._ports = ports
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
         """Takes what comes to a shard's control queue; set before entering."""
+        self._graph = graph
         self._evict = evict
+        self.on_room: Callable[[], None] = lambda: None
+        """Something waits for room, or there is some; set before entering."""
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -65,7 +73,7 @@ class Tenure:
     async def __aenter__(self) -> Self:
         self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
         await self._step()
-        self._task = self._ports.background.start(self._keep(), name="tenure")
+        self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
         return self
 
     async def __aexit__(
@@ -129,9 +137,11 @@ class Tenure:
             await self._evict(lease.previous)
         broker = self._ports.broker
         await broker.declare(shard_queues(shard))
-        desk = Desk(lease, self._ports, on_lost=self._lost)
+        showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
+        desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing)
         await desk.open()
         self.desks[shard] = desk
+        self._ports.background.start(patrol(desk, broker, self._ports.clock), name=f"{TASK_PREFIX}patrol {shard}")
         arrivals = Arrivals(desk)
         consumers = self._consumers[shard] = []
         for queue, take, prefetch in (
@@ -147,6 +157,9 @@ class Tenure:
         desk = self.desks.pop(shard, None)
         if desk is not None:
             await desk.close()
+
+    def _nudge(self) -> None:
+        self.on_room()
 
     def _lost(self, shard: int) -> None:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")

@@ -22,6 +22,7 @@ from dispatcher.commands import (
     Lost,
     Proposed,
     Returned,
+    Show,
 )
 from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
@@ -85,6 +86,21 @@ def _apply(book: Book, command: Command) -> Any:
     return apply(book, command)
 
 
+def show(book: Book, command: Show) -> None:
+    """Shows the workflow's nodes, as far as this transaction may."""
+    if book.run(command.workflow) is not None:
+        advance.begin_show(book, command.workflow)
+
+
+def propose(book: Book, command: Proposed) -> bool:
+    """Claims what RQ proposes, if the ledger agrees; where it does not, RQ is told what is."""
+    if claiming.claim(book, command.place):
+        return True
+    if book.node(command.place) is not None:
+        book.show(command.place)
+    return False
+
+
 def fill(book: Book, command: Fill) -> int:
     """Claims from the capability's backlog what there is room for; how many it found there."""
     places = claiming.backlog(book, command.capability, command.room)
@@ -120,8 +136,9 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Lost: collect.lost,
         Due: sweep.due,
         Returned: sweep.returned,
-        Proposed: lambda book, command: claiming.claim(book, command.place),
+        Proposed: propose,
         Fill: fill,
+        Show: show,
         GoOn: lambda book, _: advance.go_on(book),
         Asked: lambda book, command: ask(book, command.verb, command.body),
     }

@@ -208,7 +208,7 @@ class Outcomes:
             delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
             return
         capability, priority = routing.parse_task_key(key)
-        owned = wire.owner_of(message.headers)
+        owned = wire.owner_of(message)
         if owned is not None:
             task_id = TaskId(message.message_id or "")
             task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])

@@ -114,6 +114,11 @@ class ServerInfo:
     """For example (3, 10, 8)."""
 
 
+def connection_names(process: str) -> tuple[str, str]:
+    """What a process of this name calls its two connections at the broker: by them it can be evicted."""
+    return f"{process} publishes", f"{process} consumes"
+
+
 class Broker(Protocol):
     """A connection to the broker; an async context manager. Reconnects by itself until it is closed."""
 

@@ -55,14 +55,26 @@ async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
         reader,
         writer,
     ):
-        parts = urlsplit(url)
-        if parts.password:
-            await _redis_command(reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password))
+        await _sign_in(url, reader, writer)
         await _redis_command(reader, writer, "PING")
         size = (await _redis_command(reader, writer, "INFO", "server"))[1:]
         text = (await reader.readexactly(int(size))).decode(errors="replace")
         found = re.search(r"redis_version:(\S+)", text)
         return found[1] if found else "unknown"
+
+
+async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
+    """Removes everything, from every database of the Redis at `url`.
+
+    Raises:
+        ServerUnreachable: nothing answers in time; retryable, and then nobody knows whether it was done.
+    """
+    async with _reach(url, default_port=6379, tls_scheme="rediss", within_seconds=within_seconds) as (
+        reader,
+        writer,
+    ):
+        await _sign_in(url, reader, writer)
+        await _redis_command(reader, writer, "FLUSHALL")
 
 
 def broker_answers(url: str) -> Probe:
@@ -138,6 +150,12 @@ def _default_port(parts: SplitResult, plain: int, tls_scheme: str) -> int:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port}" if parts.port else f"{parts.scheme}://{parts.hostname}"
+
+
+async def _sign_in(url: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    parts = urlsplit(url)
+    if parts.password:
+        await _redis_command(reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password))
 
 
 async def _redis_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:

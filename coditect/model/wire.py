@@ -172,19 +172,20 @@ def read_task(message: Message, routing_key: str) -> Task:
         published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         traceparent=_text(headers, "traceparent", 128),
         tracestate=_text(headers, "tracestate", 1024),
-        **({} if _STORY.isdisjoint(headers) else _read_story(headers)),
+        **({} if _STORY.isdisjoint(headers) else _read_story(message)),
     )
 
 
-def _read_story(headers: HeaderTable) -> dict[str, Any]:
+def _read_story(message: Message) -> dict[str, Any]:
     """What a first attempt without an owner has not."""
+    headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
         "publication": _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
         "redrive": _number(headers, REDRIVE, 0, 0, 10_000) or 0,
         "depth": _number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         "errors": _read_errors(headers),
-        "owner": _read_owner(headers),
+        "owner": None if message.reply_to else owner,  # whoever wants an answer is no dispatcher
     }
 
 
@@ -230,11 +231,11 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
     )
 
 
-def owner_of(headers: HeaderTable) -> tuple[Owner, int] | None:
+def owner_of(message: Message) -> tuple[Owner, int] | None:
     """Owner and publication of a message that is no readable task; None when it has none, or that is unreadable."""
     try:
-        owner = _read_owner(headers)
-        return None if owner is None else (owner, _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
+        owner = None if message.reply_to else _read_owner(message.headers)
+        return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
     except InvalidTask:
         return None
 

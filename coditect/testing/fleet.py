@@ -28,7 +28,10 @@ from coditect.handle import Handle
 from coditect.model import routing
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, read_event
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.flow import Workflow
 from coditect.registry.memory import MemoryRegistry
+from coditect.run import Run
 from coditect.settings import Settings
 from coditect.testing.chance import SeededClock
 from coditect.testing.crashes import Crashes, warnings_muted
@@ -116,7 +119,7 @@ class TestFleet:
         self._schedule.open()
         self._crashes.open()
         try:
-            await self._open({one.name: one.load().running_dispatcher for one in planes})
+            await self._open(self._control_planes())
         except BaseException:
             await self._end()
             raise
@@ -201,6 +204,10 @@ class TestFleet:
 
     # -- what it is made of -----------------------------------------------------------------------------
 
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        """The control planes by name: those that are installed."""
+        return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
+
     def _random(self, purpose: str) -> Random:
         return Random(f"{self._seed}/{purpose}")  # noqa: S311 - it is to be foreseen
 
@@ -224,7 +231,11 @@ class TestFleet:
 
     def _plane(self, running: Callable[..., Any], member: Member) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(
-            broker=member.broker, registry=self.registry, clock=self._clock(member.id)
+            broker=member.broker,
+            registry=self.registry,
+            clock=self._clock(member.id),
+            owner=member.id,
+            evict=self.server,
         )
         return plane
 
@@ -271,6 +282,10 @@ class TestFleet:
     async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
         """`fleet.client.submit`."""
         return await self.client.submit(capability, value, **how)
+
+    async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> Run:
+        """Hands a workflow to the fleet's control plane; see `Client.start`."""
+        return await self.client.start(workflow, value, **how)
 
     async def request(self, capability: str, value: Any = None, model: Any = Any, **how: Any) -> Any:
         """`fleet.client.request`."""

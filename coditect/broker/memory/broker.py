@@ -52,7 +52,7 @@ class MemoryBroker:
         self._consumers: list[MemoryConsumer] = []
         self._browsed = Hand()
         self._background = Background()
-        self._link = Link(server, restore=self._restore, lost=self._lost)
+        self._link = Link(server, process=name, restore=self._restore, lost=self._lost)
 
     async def __aenter__(self) -> Self:
         self._link.open()

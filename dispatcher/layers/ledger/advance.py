@@ -27,9 +27,9 @@ from dispatcher.layers.ledger.scope import (
     FAILURE,
     INPUT,
     RESULT,
-    body_of,
     element_bodies,
     has_expressions,
+    record_input,
     scope_of,
     value_of,
     write,
@@ -39,11 +39,12 @@ from dispatcher.layers.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
+MOST_SHOWN = 500
 MOST_BYTES = 4_000_000
 """Of a transaction; less than half of what the store takes."""
 
 APPROVAL_TIMER = "approval"
-RELEASE, EXPAND, CANCEL, RESUME = "release", "expand", "cancel", "resume"
+RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
 
@@ -162,7 +163,7 @@ def may_run(book: Book, place: Place, row: NodeRow) -> None:
         match node.work:
             case Call():
                 if has_expressions(node):
-                    write(book, place, INPUT, body_of(book, place, node))
+                    record_input(book, place, row, node)
                 claiming.offer(book, place, row)
             case Each():
                 _expand(book, place, row, node)
@@ -217,9 +218,9 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
         return 1
     for number in range(first, min(first + most, len(bodies))):
         element = Place(place.workflow, f"{place.node}[{number}]")
-        child = NodeRow(TaskState.BLOCKED)
+        child = NodeRow(TaskState.BLOCKED, own_input=True)
         book.add_node(element, child)
-        write(book, element, INPUT, dumps(bodies[number]))
+        write(book, element, INPUT, dumps(bodies[number]), first=True)
         claiming.offer(book, element, child)
     if number + 1 < len(bodies):
         _leave(book, place, EXPAND, str(number + 1))
@@ -260,6 +261,11 @@ def begin_resume(book: Book, workflow: str) -> None:
     _walk(book, Place(workflow, ROOT), RESUME, "", MOST_STEPS)
 
 
+def begin_show(book: Book, workflow: str) -> None:
+    """Every node is shown as it is, for a copy of the graph that lost them."""
+    _walk(book, Place(workflow, ROOT), SHOW, "", MOST_SHOWN)
+
+
 def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
@@ -267,7 +273,9 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     for key, _ in found[:most]:
         one = Place(place.workflow, STATUSES.unpack(key)[1])
         row = book.node(one)
-        if row is None or row.state.terminal:
+        if kind == SHOW:
+            book.show(one)
+        if row is None or row.state.terminal or kind == SHOW:
             continue
         if kind == CANCEL:
             cancel_node(book, one, row)
@@ -314,5 +322,6 @@ _CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyT
         EXPAND: _continue_expansion,
         CANCEL: lambda book, place, after, most: _walk(book, place, CANCEL, after, most),
         RESUME: lambda book, place, after, most: _walk(book, place, RESUME, after, most),
+        SHOW: lambda book, place, after, most: _walk(book, place, SHOW, after, min(most, MOST_SHOWN)),
     }
 )

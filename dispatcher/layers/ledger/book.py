@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coditect.model.json import loads
-from coditect.model.workflow.definition import Call, Each, Node
+from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.document import read_node
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, WORKFLOWS
-from dispatcher.layers.ledger.effects import Effects, Moved, Place
+from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
 from dispatcher.store.transaction import Transaction
 
 MOST_DEFINITIONS = 20_000
 """Nodes whose definitions are kept in memory."""
+_FAIL = OnFailure.FAIL
 
 
 class Definitions:
@@ -26,6 +27,7 @@ class Definitions:
     def __init__(self, most: int = MOST_DEFINITIONS) -> None:
         self._most = most
         self._nodes: dict[Place, Node] = {}
+        self._bodies: dict[Place, bytes] = {}
 
     def get(self, place: Place) -> Node | None:
         """The node, if it is remembered."""
@@ -35,7 +37,17 @@ class Definitions:
         """Remembers it."""
         if len(self._nodes) >= self._most:
             self._nodes.clear()
+            self._bodies.clear()
         self._nodes[place] = node
+
+    def body(self, place: Place) -> bytes | None:
+        """The input that its definition says, if it is remembered and no expression is in it."""
+        return self._bodies.get(place)
+
+    def put_body(self, place: Place, body: bytes) -> None:
+        """Remembers it, as long as the node itself."""
+        if place in self._nodes:
+            self._bodies[place] = body
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,7 @@ class Book:
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
         self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
         self._backlog: dict[str, bool] = {}
+        self._to_show: list[Place] = []
         self._first_number = 0
         self._last_number = 0
 
@@ -113,6 +126,7 @@ class Book:
     def add_node(self, place: Place, row: NodeRow) -> None:
         """A new node's row; counted by its state."""
         self._nodes[place] = (None, row)
+        self._to_show.append(place)
         run = self._of(place)
         run.open += 1
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
@@ -153,6 +167,10 @@ class Book:
         call = self.call(place)
         level = call.priority.value if call is not None else ""
         self.effects.moved.append(Moved(place, state, call.capability if call is not None else "", level, row))
+
+    def show(self, place: Place) -> None:
+        """Has the node shown as it is at the end of the transaction."""
+        self._to_show.append(place)
 
     def next_number(self) -> int:
         """A publication number that was never given."""
@@ -201,7 +219,17 @@ class Book:
                 self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
+        self.effects.shown += [self._shown(place) for place in self._to_show]
         return self.effects
+
+    def _shown(self, place: Place) -> Shown:
+        row, node, call = self.node(place), self.definition(place), self.call(place)
+        assert row is not None
+        level = call.priority.value if call is not None else ""
+        plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
+        after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
+        timeout_ms = call.timeout_ms if call is not None else None
+        return Shown(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
 
     def _write(self, key: bytes, before: bytes | None, after: bytes) -> None:
         if before != after:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from coditect.model.task import Task
+from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A node of a workflow."""
 
     workflow: str
@@ -22,7 +22,7 @@ class Place:
         return f"{self.workflow}:{self.node}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Publication:
     """A task to be published; its outbox row is cleared once the broker has it."""
 
@@ -31,7 +31,7 @@ class Publication:
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Moved:
     """A node that changed its state."""
 
@@ -42,6 +42,19 @@ class Moved:
     level: str
     row: Any
     """The node's row as it is after the transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A node as it is after the transaction, for whoever keeps a copy of the graph."""
+
+    place: Place
+    state: TaskState
+    capability: str
+    level: str
+    after: tuple[str, ...]
+    """All of which must complete before it may run; empty where that is not what its edges say."""
+    timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ class Effects:
     publications: list[Publication] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     cancels: list[Place] = field(default_factory=list)
