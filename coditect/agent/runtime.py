@@ -94,6 +94,7 @@ class Runtime:
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._suspects = suspects if limits.processes else None
         self._reports = Reports(broker, background, clock)
         self._owned = Owned(
             Claims(broker, requests, clock, agent_id=agent_id),
@@ -239,7 +240,7 @@ class Runtime:
 
     def _not_any_more(self, task: Task) -> Ended | None:
         """Why it need not start; None when it does."""
-        if task.limits is NO_LIMITS and not self._canceled:
+        if task.limits is NO_LIMITS and not self._canceled.reasons:
             return None
         return self._too_late(task) or self._canceled_before(task)
 
@@ -281,7 +282,7 @@ class Runtime:
                     self._running[key] = execution
                 if held.task.owner is not None:
                     await self._owned.execute(execution, held, self._run)
-                elif not (self._limits.processes and self._isolation.concerns(held)):
+                elif self._suspects is None or not self._suspects.concerns(held.task, held.delivery):
                     await self._run(execution, held, post=True)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:
