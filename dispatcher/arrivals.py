@@ -35,6 +35,8 @@ class Arrivals:
                     self._desk.put(Began(started), NOTHING)
                 delivery.ack()  # a start is told again by the agent's claim, or made good by its result
             elif message.type == RESULT_TYPE:
+                if self._desk.acks_early:
+                    delivery.ack()
                 self._desk.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             else:
                 log.debug("A message of another kind is let go", extra={"type": message.type})

@@ -10,7 +10,7 @@ from random import Random
 
 from coditect import After, CoditectError, From, ResultTimeout, Retry, Workflow
 from coditect.client import Client
-from coditect.model.workflow.definition import Definition, Node
+from coditect.model.workflow.definition import Node
 from dispatcher.chaos.history import Note, Type
 from dispatcher.chaos.work import CAPABILITY
 

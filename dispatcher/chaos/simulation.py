@@ -24,6 +24,7 @@ from dispatcher.chaos.load import Load, Pace
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.witness import WitnessedBroker, WitnessedDatabase
 from dispatcher.chaos.work import EffectTable, working_agent
+from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
@@ -31,6 +32,9 @@ from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 STORE_FAULTS = Faults(
     conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)
 )
+
+
+PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Plan:
     die_at_a_call: float = 0.004
     """The share of a dispatcher's calls to its ports at which it is killed."""
     planted: Planted = field(default_factory=Planted)
-    pace: Pace = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
+    pace: Pace = PACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,11 @@ class Scene:
         self.notebook = Notebook(lambda: asyncio.get_running_loop().time())
         self._effects = EffectTable()
         self._disk = Disk()
+        self._graph = MemoryTaskGraph()
         self.entries: list[Entry] = []
         self.faults = 0
-        self._calm = self._broker_away = False
+        self._calm, self._broker_away = True, False
+        self._starting: list[asyncio.Task[Any]] = []
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
         self.fleet = Fleet([agent], seed=seed, replicas=plan.agents)
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
@@ -127,7 +133,12 @@ class Scene:
             options = Options(shards=self._plan.shards, planted=self._plan.planted)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
             async with running_dispatcher(
-                broker=witnessed, registry=registry, clock=clock, database=database, options=options
+                broker=witnessed,
+                registry=registry,
+                clock=clock,
+                database=database,
+                graph=self._graph,
+                options=options,
             ) as running:
                 yield running
 
@@ -156,36 +167,29 @@ class Scene:
         """One fault after the other, until the time is over."""
         acts = (self._kill_agent, self._stop_agent, self._kill_dispatcher, self._stop_dispatcher)
         others = (self._wipe_redis, self._redis_away, self._cut, self._restart_broker)
-        end = asyncio.get_running_loop().time() + self._plan.seconds
+        now = asyncio.get_running_loop().time
+        end = now() + self._plan.seconds
         async with asyncio.TaskGroup() as group:
-            while (now := asyncio.get_running_loop().time()) < end:
-                pause = min(self._chance.uniform(*self._plan.between_seconds), end - now)
+            while now() + (pause := self._chance.uniform(*self._plan.between_seconds)) < end:
                 await asyncio.sleep(pause)
                 for _ in range(self._chance.randrange(20)):
                     await asyncio.sleep(0)  # somewhere within the instant
-                await self._revive()
+                self._revive()
                 group.create_task(self._chance.choice(acts * 2 + others)())
 
-    async def _revive(self) -> None:
-        """Whoever died is there again."""
+    def _revive(self) -> None:
+        """Whoever died is started again; it may die in that, too."""
         living = {member.name for member in self.fleet.processes if member.lives}
         for name in self._names:
             if name not in living:
-                await self.fleet.restart(name)
-                self._tell(Type.OK, "kill", name)
-        missing = self._plan.agents - len(self.fleet.agents)
-        if missing > 0:
-            await self.fleet.restart("agent") if missing == self._plan.agents else await self._one_more(missing)
+                self._restart(name, name)
+        dead = [one for one in self.fleet.processes if one.name == "agent" and not one.lives and not one.replaced]
+        for member in dead:
+            self._restart(member.id, member.id)
 
-    async def _one_more(self, many: int) -> None:
-        for member in [
-            one for one in self.fleet.processes if one.name == "agent" and not one.lives and not one.replaced
-        ]:
-            if many <= 0:
-                break
-            await self.fleet.restart(member.id)
-            self._tell(Type.OK, "kill", member.id)
-            many -= 1
+    def _restart(self, target: str, post: str) -> None:
+        self._starting.append(asyncio.ensure_future(self.fleet.restart(target)))
+        self._tell(Type.OK, "kill", post)
 
     async def _kill_agent(self) -> None:
         if self.fleet.agents:
@@ -216,14 +220,15 @@ class Scene:
         self.faults += 1
         self._tell(Type.INVOKE, "wipe", "redis", kind="redis.wipe")
         self.fleet.wipe_registry()
+        self._graph.wipe()
         self._tell(Type.OK, "wipe", "redis")
 
     async def _redis_away(self) -> None:
         self.faults += 1
         self._tell(Type.INVOKE, "kill", "redis", kind="redis.kill")
-        self.fleet.registry.failing = True
+        self.fleet.registry.failing = self._graph.failing = True
         await asyncio.sleep(self._chance.uniform(0.1, 3.0))
-        self.fleet.registry.failing = False
+        self.fleet.registry.failing = self._graph.failing = False
         self._tell(Type.OK, "kill", "redis")
 
     async def _cut(self) -> None:
@@ -250,14 +255,17 @@ class Scene:
         """The load and the faults; then everybody is well, and what was begun comes to its end."""
         load = Load(self.fleet.client, self.notebook.of("client"), self._chance, self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
+        self._calm = False
         await self._break()
         self._calm = True
         load.closed.set()
-        await self._revive()
+        self._revive()
         await asyncio.wait([working], timeout=self._plan.settle_seconds)
         if not working.done():
             working.cancel()
             await asyncio.wait([working])
+        for starting in self._starting:
+            starting.cancel()  # those who were killed before they were ready
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
         self.entries = merged(self.notebook.entries)
