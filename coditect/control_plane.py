@@ -18,7 +18,7 @@ from coditect.model.control import ANY, Verb, request
 from coditect.model.duration import Duration, seconds
 from coditect.model.json import loads
 from coditect.model.message import Message
-from coditect.model.result import Failure, Outcome
+from coditect.model.result import Outcome
 from coditect.model.wire import MAX_BODY_BYTES
 from coditect.requests import Requests
 
@@ -84,7 +84,7 @@ class ControlPlane:
                 self.answered = True
                 if outcome.failure is None:
                     return _object(outcome)
-                missed = refusal(outcome.failure)
+                missed = refusal(outcome)
                 if not missed.retryable:
                     raise missed
             await asyncio.sleep(max(0.0, min(pause, end - now())))
@@ -113,12 +113,18 @@ class ControlPlane:
         return missed
 
 
-def refusal(failure: Failure) -> CoditectError:
-    """The error that a failure names; CoditectError where it names none of ours."""
+def refusal(outcome: Outcome) -> CoditectError:
+    """The error that a refusal names, with its facts; CoditectError where it names none of ours."""
+    failure = outcome.failure
+    assert failure is not None
     found = getattr(errors, failure.type, None)
     kind = found if isinstance(found, type) and issubclass(found, CoditectError) else CoditectError
-    facts = {"reason": failure.reason, "fix": failure.fix}
-    error: CoditectError = kind(failure.message or failure.type, **{name: fact for name, fact in facts.items() if fact})
+    told = loads(outcome.body).get("facts")
+    facts = {str(name): fact for name, fact in told.items()} if isinstance(told, dict) else {}
+    if failure.fix:
+        facts["fix"] = failure.fix
+    error: CoditectError = kind(failure.message or failure.type)
+    error.facts |= facts
     error.retryable = failure.retryable
     return error
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.agent.typed import codec, encode_any
 from coditect.control_plane import ASK_SECONDS, ControlPlane
@@ -31,10 +31,13 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 
 T = TypeVar("T")
 R = TypeVar("R")
+Seen: TypeAlias = Callable[[WorkflowRow | None], object]
 
 DEFAULT_TIMEOUT: Duration = "1h"
 PAGE = 1_000
 """Rows asked for at once."""
+LOOK_SECONDS = 5.0
+"""How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
 PAUSE_SHARE = 0.2
@@ -83,7 +86,7 @@ class Run:
         return await self._look(ASK_SECONDS)
 
     async def nodes(self) -> AsyncIterator[NodeRow]:
-        """Its nodes with state, agent and times, in topological order; elements of maps after their map.
+        """Its nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
 
         Read page by page: each page is of one instant, the whole is not.
         """
@@ -104,15 +107,26 @@ class Run:
 
     # -- its end ----------------------------------------------------------------------------------------
 
-    async def wait(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> WorkflowState:
+    async def wait(self, *, timeout: Duration = DEFAULT_TIMEOUT, seen: Seen | None = None) -> WorkflowState:
         """Returns when it has ended, and how. Outages on the way are waited out.
+
+        `seen` is called with every look at it on the way, and with None where nobody answered.
 
         Raises: ResultTimeout when it did not end in time; it goes on.
         """
-        return (await self._ended(timeout)).state
+        return (await self._ended(timeout, seen)).state
 
-    async def _ended(self, timeout: Duration) -> WorkflowRow:
-        return await self._until(self._look, lambda row: row.state.terminal, timeout)
+    async def _ended(self, timeout: Duration, seen: Seen | None = None) -> WorkflowRow:
+        async def look(left: float) -> WorkflowRow:
+            row: WorkflowRow | None = None
+            try:
+                row = await self._look(left)
+            finally:
+                if seen is not None:
+                    seen(row)
+            return row
+
+        return await self._until(look, lambda row: row.state.terminal, timeout)
 
     @overload
     async def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
@@ -136,6 +150,10 @@ class Run:
             if ending.state not in (TaskState.COMPLETED, TaskState.SKIPPED):
                 raise self._error(ending.state.value, ending.failure, node=node)
         return codec(model).decode(dumps(ending.value))
+
+    async def look(self, node: str) -> Ending:
+        """Where that node is now, with its value or failure if it has one."""
+        return await self._ending(node, ASK_SECONDS)
 
     async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT) -> Ending:
         """How that node ended, whatever it is. Raises: ResultTimeout when it has not, in time."""
@@ -174,7 +192,7 @@ class Run:
         cause: Exception | None = None
         while True:
             try:
-                seen = await look(max(0.001, min(ASK_SECONDS, end - now())))
+                seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
                 if enough(seen):
                     return seen
                 cause = None

@@ -5,6 +5,7 @@ variable                       default                     meaning
 =============================  ==========================  ==============================================
 CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS
 CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://` for TLS
+CODITECT_MANAGEMENT_URL        none                        RabbitMQ's management API, to evict who died
 CODITECT_DECLARE               true                        declare what is missing, or only check
 CODITECT_SLOTS                 the agent's own             slots of an agent process, 1 to 10000
 CODITECT_WINDOW                500                         unconfirmed publishes at once, 1 to 10000
@@ -44,6 +45,7 @@ class Settings:
 
     amqp_url: str = "amqp://localhost:5672/"
     redis_url: str = "redis://localhost:6379/0"
+    management_url: str | None = None
     declare: bool = True
     slots: int | None = None
     window: int = 500
@@ -74,6 +76,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
     return Settings(
         amqp_url=values.get("CODITECT_AMQP_URL", DEFAULTS.amqp_url),
         redis_url=values.get("CODITECT_REDIS_URL", DEFAULTS.redis_url),
+        management_url=values.get("CODITECT_MANAGEMENT_URL") or None,
         declare=_flag(values, "CODITECT_DECLARE", default=True),
         slots=_optional(values, "CODITECT_SLOTS", 1, 10_000),
         window=_whole(values, "CODITECT_WINDOW", DEFAULTS.window, 1, 10_000),

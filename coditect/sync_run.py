@@ -24,6 +24,7 @@ class SyncRun(Blocking[Run]):
     nodes = iterating(Run.nodes)
     attempts = iterating(Run.attempts)
     wait = waiting(Run.wait)
+    look = waiting(Run.look)
     ending = waiting(Run.ending)
     events = iterating(Run.events)
     told = iterating(Run.told)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
+from dispatcher.eviction import Evictor, open_evictor
+from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
 from dispatcher.graph.port import TaskGraph
 from dispatcher.graph.redis import RedisTaskGraph
@@ -76,11 +78,14 @@ async def running_dispatcher(
     database: Database | None = None,
     graph: TaskGraph | None = None,
     options: Options | None = None,
+    evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
     Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
     is no RQ, and everything is dispatched from the ledger alone.
+    `options.owner` names this life of it, and should be the name of its broker connection: by that name its
+    successors evict it.
     """
     options = options or Options()
     async with AsyncExitStack() as stack:
@@ -90,17 +95,22 @@ async def running_dispatcher(
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
         await broker.declare(backbone() + control_plane())
-        tenure, control = compose(ports, options, graph)
+        tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         background.start(keep_slots(registry, window), name="slots of the fleet")
+        await stack.enter_async_context(
+            watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
+        )
         yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
 
 
-def compose(ports: Ports, options: Options, graph: TaskGraph | None) -> tuple[Tenure, Control]:
+def compose(
+    ports: Ports, options: Options, graph: TaskGraph | None, evict: Callable[[str], Awaitable[object]]
+) -> tuple[Tenure, Control]:
     """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
-    tenure = Tenure(ports, owner=options.owner, graph=graph, wanted=options.shards)
+    tenure = Tenure(ports, owner=options.owner, graph=graph, evict=evict, wanted=options.shards)
     control = Control(ports.broker, ports.database, tenure, ports.background)
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
@@ -114,20 +124,21 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    options = Options(shards=settings.shards)
     broker = AmqpBroker(
         settings.amqp_url,
-        name="dispatcher",
+        name=options.owner,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
-    options = Options(shards=settings.shards)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_store(settings.store))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
+        evict = await stack.enter_async_context(open_evictor(settings.management_url))
         await stack.enter_async_context(
             running_dispatcher(
                 broker=broker,
@@ -135,6 +146,7 @@ async def serve(settings: Settings) -> None:
                 clock=SystemClock(),
                 database=database,
                 graph=graph,
+                evict=evict,
                 options=options,
             )
         )

@@ -143,9 +143,9 @@ class ScriptedPlane:
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")
-        return self._about(kept, verb, body)
+        return self._told(kept, verb, body) or self._steered(kept, verb, body)
 
-    def _about(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+    def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:
             case Verb.GET:
                 return kept.row()
@@ -161,6 +161,10 @@ class ScriptedPlane:
                 failure = kept.failures.get(name)
                 told = None if failure is None else failure.as_json()
                 return {"state": kept.nodes[name]["state"], "value": kept.values.get(name), "failure": told}
+        return {}
+
+    def _steered(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
             case Verb.CANCEL:
                 kept.reason = body["reason"]
                 kept.end("canceled")
@@ -198,7 +202,7 @@ class ScriptedPlane:
 
     def _approvals(self) -> list[dict[str, Any]]:
         return [
-            {"workflow": workflow, "node": name, "name": kept.head["name"], "question": "Ship it?", "asked_at": NOW}
+            {"workflow": workflow, "node": name, "name": kept.head["name"], "question": "Ship it?", "since": NOW}
             for workflow, kept in self.kept.items()
             for name, node in kept.nodes.items()
             if node["state"] == "awaiting_approval"
@@ -217,7 +221,7 @@ def _node(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
         "name": name, "state": "blocked" if after else "ready", "attempt": 0, "fence": 0, "agent": None,
         "capability": None if kind == "approval" else document[kind], "priority": document.get("priority", "p1"),
         "ready_at": None, "started_at": None, "finished_at": None, "reason": "", "message": "",
-        "after": after, "kind": kind, "input": document.get("input"),
+        "after": after, "kind": kind, "question": document.get("approval"), "input": document.get("input"),
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from coditect.broker.port import Broker, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import backbone, shard_queues
 from coditect.clock import Clock, SystemClock
 from coditect.model import routing, wire
@@ -53,13 +53,25 @@ class ScriptedOwner:
     claim_ids: list[str | None] = field(default_factory=list)
     letters: int = 0
     """Messages with starts."""
+    _consumers: list[Consumer] = field(default_factory=list)
     _answers: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open(self) -> None:
         """Declares the shard's queues and listens to them."""
         await self.broker.declare(backbone() + shard_queues(self.shard))
-        await self.broker.consume(routing.results_queue(self.shard), self._told, prefetch=100)
-        await self.broker.consume(routing.control_queue(self.shard), self._asked, prefetch=100)
+        for queue, take in zip(self._queues, (self._told, self._asked), strict=True):
+            self._consumers.append(await self.broker.consume(queue, take, prefetch=100))
+
+    async def leave(self) -> None:
+        """The shard has nobody any more, and no queues."""
+        while self._consumers:
+            await self._consumers.pop().cancel()
+        for queue in self._queues:
+            await self.broker.delete_queue(queue)
+
+    @property
+    def _queues(self) -> tuple[str, str]:
+        return routing.results_queue(self.shard), routing.control_queue(self.shard)
 
     async def publish(
         self,

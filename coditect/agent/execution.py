@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,8 @@ class Execution:
     """Its deliveries were acknowledged while it runs on, because it runs long; only an owned task's."""
     slot_passed_on: bool = False
     """Its slot is free, or will be when its thread ends."""
+    posted: bool = False
+    """Its reply is on the way, and `work` does not wait for it."""
 
     def cancel(self, reason: str) -> None:
         """Asks it to end; has no effect once its handler has ended."""
@@ -86,6 +89,31 @@ class Execution:
         self.delivery.requeue()
         for _, delivery in self.attached or ():
             delivery.requeue()
+
+
+@dataclass(eq=False, slots=True)
+class Answer:
+    """The reply of a completed execution on its way: a `Promise` of the broker's."""
+
+    execution: Execution
+    outcome: Outcome
+    told: Callable[[Answer, BaseException | None], None]
+    """Called once, with what came of it."""
+    over: bool = False
+
+    def done(self) -> bool:
+        """See `Promise`."""
+        return self.over
+
+    def set_result(self, _: None) -> None:
+        """See `Promise`."""
+        self.over = True
+        self.told(self, None)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """See `Promise`."""
+        self.over = True
+        self.told(self, exception)
 
 
 class Remembered:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended
-from coditect.agent.execution import Execution, ExecutionKey, Remembered
+from coditect.agent.execution import Answer, Execution, ExecutionKey, Remembered
 from coditect.agent.owned import Owned
 from coditect.agent.settle import Settler, guarded, worth_another
 from coditect.broker.port import Broker, Delivery
@@ -66,16 +66,55 @@ class Outcomes:
         await self._settler.send_back(execution.task, execution.delivery.message.headers)
         execution.ack()
 
+    def complete(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        """Takes down that a task without an owner has completed; `post` or `answer` follows."""
+        task = execution.task
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.completed += 1
+        if execution.key is not None:
+            self._remembered.put(execution.key, outcome)
+        self._tell(task, Status.COMPLETED)
+        return outcome
+
+    def post(self, answer: Answer) -> None:
+        """Sends the reply; the answer is told what came of it. If anything did not go well, `answer` follows."""
+        self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+
+    async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
+        """Replies, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        await self._settler.reply(execution.task, outcome, failed)
+        execution.delivery.ack()
+        await self.answer_attached(execution, outcome)
+
+    async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
+        """Gives those that were attached an answer of their own, and acks them."""
+        answered = 0
+        while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
+            wanting, delivery = execution.attached[answered]
+            await self._settler.reply(wanting, _for_another(outcome, wanting))
+            delivery.ack()
+            answered += 1
+
     async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
         """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
         task = execution.task
         if task.owner is not None:
             await self._report(execution, ended, started_ms, finished_ms)
             return
-        completed = ended.status is Status.COMPLETED
-        if not completed and await self._retried(execution, ended):
+        if ended.status is Status.COMPLETED:
+            await self.answer(execution, self.complete(execution, ended, started_ms, finished_ms))
             return
-        outcome = Outcome(
+        if await self._retried(execution, ended):
+            return
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.failed += 1
+        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
+            await self._bury(execution, ended.failure)
+        self._tell(task, ended.status)
+        await self.answer(execution, outcome)
+
+    def _outcome(self, task: Task, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        return Outcome(
             ended.status,
             ended.body if ended.failure is None else _body(ended.failure),
             task.id,
@@ -87,25 +126,11 @@ class Outcomes:
             finished_ms,
             ended.failure,
         )
-        if completed:
-            self.completed += 1
-            if execution.key is not None:
-                self._remembered.put(execution.key, outcome)
-        else:
-            self.failed += 1
-        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
-            await self._bury(execution, ended.failure)
-        ending = ENDED_AS[ended.status]
+
+    def _tell(self, task: Task, status: Status) -> None:
+        ending = ENDED_AS[status]
         if self._events.heard(ending):
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
-        await self._settler.reply(task, outcome)
-        execution.delivery.ack()
-        answered = 0
-        while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
-            wanting, delivery = execution.attached[answered]
-            await self._settler.reply(wanting, _for_another(outcome, wanting))
-            delivery.ack()
-            answered += 1
 
     async def _report(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
         """The end of an owned task, which its owner is told, with what the retry policy says of it."""
@@ -183,7 +208,7 @@ class Outcomes:
             delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
             return
         capability, priority = routing.parse_task_key(key)
-        owned = wire.owner_of(message.headers)
+        owned = wire.owner_of(message)
         if owned is not None:
             task_id = TaskId(message.message_id or "")
             task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])

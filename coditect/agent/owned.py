@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 from coditect.agent.claims import Claims, Question
@@ -169,7 +169,8 @@ class Owned:
         """A delivery of what runs here, or of what ended here (then `known` gives its value)."""
         if execution is not None and execution in self._undecided:
             execution.attach(task, delivery)
-        else:
+            return
+        with self._parked():
             await guarded(self._rejoin(task, delivery, execution, known), delivery.requeue, task.id)
 
     async def _rejoin(
@@ -220,11 +221,21 @@ class Owned:
             else:
                 execution.ack()
                 return
-            await self._rest(pause)
+            with self._parked():
+                await self._rest(pause)
             if not execution.let_go or self._leaving.is_set():
                 execution.requeue()
                 return
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    @contextmanager
+    def _parked(self) -> Iterator[None]:
+        """A delivery stays in hand without a slot."""
+        self._intake.park(1)
+        try:
+            yield
+        finally:
+            self._intake.park(-1)
 
     async def _rest(self, seconds: float) -> None:
         """A pause, which a drain ends."""

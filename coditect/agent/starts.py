@@ -65,23 +65,23 @@ class Starts:
     def _look(self) -> None:
         """Tells of all that began at least 100 ms ago; looks again as long after."""
         now = self._loop.time()
-        due = [one for one, since in self._untold.items() if since + TELL_SECONDS <= now]
-        for execution in due:
-            since = self._untold.pop(execution)
-            self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
-        by_shard: dict[str, list[Execution]] = {}
-        for execution in due:
-            by_shard.setdefault(_owner(execution).origin, []).append(execution)
-        for origin, executions in by_shard.items():
-            self._background.start(self._tell(executions, origin, self._clock.now_ms()), name="starts")
+        by_shard: dict[str, dict[Execution, int]] = {}
+        for execution, since in list(self._untold.items()):
+            if since + TELL_SECONDS <= now:
+                del self._untold[execution]
+                self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
+                at_ms = self._clock.now_ms() - round(1000 * (now - since))
+                by_shard.setdefault(_owner(execution).origin, {})[execution] = at_ms
+        for origin, starts in by_shard.items():
+            self._background.start(self._tell(starts, origin), name="starts")
         self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look) if self._untold else None
 
-    async def _tell(self, executions: list[Execution], origin: str, at_ms: int) -> None:
-        """Tells until the broker has it, or none of them runs any more."""
+    async def _tell(self, starts: dict[Execution, int], origin: str) -> None:
+        """Tells, with the instants, until the broker has it, or none of them runs any more."""
         pause = FIRST_PAUSE_SECONDS
-        while running := [one for one in executions if one in self._told]:
+        while running := [self._started(one, at_ms) for one, at_ms in starts.items() if one in self._told]:
             try:
-                await self._reports.tell(started_message([self._started(one, at_ms) for one in running]), origin)
+                await self._reports.tell(started_message(running), origin)
             except CoditectError as error:
                 log.info("Starts were not told", extra={"shard": origin, "reason": str(error)})
             else:
@@ -100,7 +100,7 @@ class Starts:
 
     async def _let_go(self, execution: Execution) -> None:
         """The delivery goes, the task goes on."""
-        await self._tell([execution], _owner(execution).origin, self._clock.now_ms())
+        await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:
             return
         execution.let_go = True

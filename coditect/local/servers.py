@@ -17,7 +17,7 @@ from pathlib import Path
 from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
-from coditect.local.plan import server_children
+from coditect.local.plan import Wanted, server_children
 from coditect.local.ports import Addresses, keep_addresses
 from coditect.local.probe import flush_redis
 from coditect.local.process import ProcessId
@@ -42,6 +42,11 @@ class PrivateServers:
     def amqp_url(self) -> str:
         """The broker's address, vhost ``/``."""
         return self._addresses.amqp_url
+
+    @property
+    def management_url(self) -> str:
+        """The broker's management API, if it was wanted; vhost ``/``."""
+        return self._addresses.management_url
 
     @property
     def redis_url(self) -> str:
@@ -135,11 +140,17 @@ class PrivateServers:
 
 @asynccontextmanager
 async def private_servers(
-    folder: Path, *, environ: Mapping[str, str], rabbitmq: bool = True, redis: bool = True
+    folder: Path,
+    *,
+    environ: Mapping[str, str],
+    rabbitmq: bool = True,
+    redis: bool = True,
+    management: bool = False,
 ) -> AsyncIterator[PrivateServers]:
     """Private servers with all their files below `folder`, ready inside the block and gone after it.
 
-    The data stays in the folder; the same folder again gives the same ports, queues and keys.
+    The data stays in the folder; the same folder again gives the same ports, queues and keys. With `management` the
+    broker serves its management API.
 
     Raises:
         MissingServer: one that is wanted is not installed.
@@ -148,9 +159,8 @@ async def private_servers(
     """
     marker = uuid.uuid4().hex
     addresses = keep_addresses(folder / "servers.json")
-    children = server_children(
-        find_binaries(environ), addresses, folder=folder, environ=environ, rabbitmq=rabbitmq, redis=redis
-    )
+    wanted = Wanted(rabbitmq, redis, management)
+    children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)
     servers = PrivateServers(children, addresses=addresses, marker=marker, folder=folder)
     with hold_data(folder), guarded(marker):
         try:

@@ -38,9 +38,10 @@ def cancel(task_id: str, *, reason: str = "", publication: int | None = None) ->
     return mail(CANCEL, content if publication is None else {**content, "publication": publication})
 
 
-def ping(*, task_id: str, reply_to: str) -> Message:
-    """Asks an agent whether it is there, and whether it works on this task."""
-    return replace(mail(PING, {"task_id": task_id}), reply_to=reply_to, correlation_id=task_id)
+def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:
+    """Asks an agent whether it is there, and with a task whether it works on that."""
+    content = None if task_id is None else {"task_id": task_id}
+    return replace(mail(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
 
 
 def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:

@@ -35,7 +35,7 @@ from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
-from coditect.model.message import HeaderTable, Message
+from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import parse_task_key
 from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
@@ -148,9 +148,9 @@ def read_task(message: Message, routing_key: str) -> Task:
     headers = message.headers
     if UNDECODABLE in headers:
         raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
-    capability, priority = task_target(headers, routing_key)
     task_id = TaskId(message.message_id) if message.message_id else None
     if not headers or (len(headers) == 1 and PUBLISHED_AT in headers):
+        capability, priority = _target(routing_key)
         return Task(
             capability,
             priority,
@@ -160,6 +160,7 @@ def read_task(message: Message, routing_key: str) -> Task:
             message.reply_to,
             published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         )
+    capability, priority = task_target(headers, routing_key)
     return Task(
         capability=capability,
         priority=priority,
@@ -171,19 +172,20 @@ def read_task(message: Message, routing_key: str) -> Task:
         published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         traceparent=_text(headers, "traceparent", 128),
         tracestate=_text(headers, "tracestate", 1024),
-        **({} if _STORY.isdisjoint(headers) else _read_story(headers)),
+        **({} if _STORY.isdisjoint(headers) else _read_story(message)),
     )
 
 
-def _read_story(headers: HeaderTable) -> dict[str, Any]:
+def _read_story(message: Message) -> dict[str, Any]:
     """What a first attempt without an owner has not."""
+    headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
         "publication": _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
         "redrive": _number(headers, REDRIVE, 0, 0, 10_000) or 0,
         "depth": _number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         "errors": _read_errors(headers),
-        "owner": _read_owner(headers),
+        "owner": None if message.reply_to else owner,  # whoever wants an answer is no dispatcher
     }
 
 
@@ -229,11 +231,11 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
     )
 
 
-def owner_of(headers: HeaderTable) -> tuple[Owner, int] | None:
+def owner_of(message: Message) -> tuple[Owner, int] | None:
     """Owner and publication of a message that is no readable task; None when it has none, or that is unreadable."""
     try:
-        owner = _read_owner(headers)
-        return None if owner is None else (owner, _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
+        owner = None if message.reply_to else _read_owner(message.headers)
+        return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
     except InvalidTask:
         return None
 
@@ -250,6 +252,8 @@ def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
 
 def _number(headers: HeaderTable, name: str, default: int | None, low: int, high: int) -> int | None:
     value = headers.get(name)
+    if type(value) is int and low <= value <= high:
+        return value
     if value is None:
         return default
     if isinstance(value, str) and value.isdecimal() and len(value) < 17:
@@ -270,24 +274,33 @@ def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
 
 def result_message(outcome: Outcome, *, capability: str) -> Message:
     """The message of a result: mirrors its task."""
-    headers: dict[str, Any] = {STATUS: outcome.status.value, ATTEMPT: outcome.attempt, CAPABILITY: capability}
-    if outcome.agent_id is not None:
-        headers[AGENT] = outcome.agent_id
+    own: dict[str, Any] = {}
     if outcome.task_id is not None:
-        headers[TASK] = outcome.task_id
+        own[TASK] = outcome.task_id
     if outcome.fence is not None:
-        headers[FENCE] = outcome.fence
+        own[FENCE] = outcome.fence
     if outcome.started_at_ms is not None:
-        headers[STARTED_AT] = outcome.started_at_ms
+        own[STARTED_AT] = outcome.started_at_ms
     if outcome.finished_at_ms is not None:
-        headers[FINISHED_AT] = outcome.finished_at_ms
+        own[FINISHED_AT] = outcome.finished_at_ms
+    shared = _shared_by_results(outcome.status._value_, outcome.attempt, capability, outcome.agent_id)
     return Message(
-        body=outcome.body,
-        headers=headers,
-        correlation_id=outcome.correlation_id or outcome.task_id,
+        outcome.body,
+        TemplateHeaders(shared, own),
+        None,
+        outcome.correlation_id or outcome.task_id,
         type=RESULT_TYPE,
         app_id=outcome.agent_id,
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
+    """What the results of one capability of one agent have in common."""
+    shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
+    if agent_id is not None:
+        shared[AGENT] = agent_id
+    return shared
 
 
 def read_result(message: Message) -> Outcome:

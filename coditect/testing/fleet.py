@@ -228,7 +228,11 @@ class TestFleet:
 
     def _plane(self, running: Callable[..., Any], member: Member) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(
-            broker=member.broker, registry=self.registry, clock=self._clock(member.id)
+            broker=member.broker,
+            registry=self.registry,
+            clock=self._clock(member.id),
+            owner=member.id,
+            evict=self.server,
         )
         return plane
 

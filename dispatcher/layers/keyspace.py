@@ -30,7 +30,6 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "flight"      (shard, workflow, node)                             → capability; published and not ended
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step
-    ├── "projection"  (shard)                                             → how far RQ has been told
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure
@@ -72,7 +71,6 @@ READY = ROOT["ready"]
 FLIGHTS = ROOT["flight"]
 APPROVALS = ROOT["approval"]
 TODO = ROOT["todo"]
-PROJECTIONS = ROOT["projection"]
 VALUES = ROOT["value"]
 
 TIMERS = ROOT["timer"]

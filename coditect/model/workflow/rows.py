@@ -68,12 +68,16 @@ class NodeRow:
     after: tuple[str, ...]
     capability: str
     priority: str
+    question: str
+    """Of an approval."""
     attempt: int
-    """The last one, 0 before the first."""
+    """The one that is under way, or was last, or comes next."""
     fence: int
+    """Grows with every publication; 0 before the first."""
     agent: str
-    """Who had it last."""
+    """Who had it last; of an approval, who answered."""
     ready_at_ms: int | None
+    published_at_ms: int | None
     started_at_ms: int | None
     finished_at_ms: int | None
     reason: str
@@ -89,10 +93,12 @@ class NodeRow:
             after=tuple(str(name) for name in given.get("after") or ()),
             capability=str(given.get("capability") or ""),
             priority=str(given.get("priority") or ""),
+            question=str(given.get("question") or ""),
             attempt=int(given.get("attempt") or 0),
             fence=int(given.get("fence") or 0),
             agent=str(given.get("agent") or ""),
             ready_at_ms=given.get("ready_at"),
+            published_at_ms=given.get("published_at"),
             started_at_ms=given.get("started_at"),
             finished_at_ms=given.get("finished_at"),
             reason=str(given.get("reason") or ""),
@@ -113,7 +119,7 @@ class AttemptRow:
     started_at_ms: int | None
     finished_at_ms: int | None
     status: str
-    """completed, failed, canceled, rejected, or empty while it is under way; the ledger may know others."""
+    """completed, failed, canceled, rejected, or lost: nobody told its end; published or working while it goes on."""
     reason: str
     message: str
 
@@ -144,9 +150,8 @@ class ApprovalRow:
     question: str
     name: str
     """The workflow's."""
-    asked_at_ms: int | None
-    until_ms: int | None
-    """When it is answered by its policy; None waits for ever."""
+    since_ms: int | None
+    """When it was asked."""
 
     @classmethod
     def read(cls, row: object) -> Self:
@@ -156,8 +161,7 @@ class ApprovalRow:
             node=str(given["node"]),
             question=str(given.get("question") or ""),
             name=str(given.get("name") or ""),
-            asked_at_ms=given.get("asked_at"),
-            until_ms=given.get("until"),
+            since_ms=given.get("since"),
         ))  # fmt: skip
 
 

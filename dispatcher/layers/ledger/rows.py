@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coditect.model.json import dumps, loads
+from pydantic_core import from_json as loads
+from pydantic_core import to_json as dumps
+
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 

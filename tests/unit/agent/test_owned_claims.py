@@ -227,3 +227,17 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
     await agent.vanish()
 
     assert (len(works.runs), scene.ready_tasks("work.do")) == (1, 0)
+
+
+async def test_many_results_without_an_owner_leave_room_for_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 30.0)
+    works = Works(slots=1)
+    agent = await scene.start(works.agent)
+    nobody = ScriptedOwner(await scene.broker(), shard=5)
+    for number in range(60):
+        await nobody.publish("work.do", number, node=f"n{number}")
+    await eventually(lambda: agent.runtime.load().suspended == 60)
+
+    assert await (await (await scene.client()).submit("work.do", "direct")).result(timeout="5s") == "direct"

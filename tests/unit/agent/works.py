@@ -26,6 +26,7 @@ class Works:
                 await self.gate.wait()
             if wanted == "tell":
                 await ctx.progress(0.5, "half")
+                await ctx.progress(2.0, "nearly")
                 await self.gate.wait()
             if wanted == "fail":
                 raise self.kind("on purpose")

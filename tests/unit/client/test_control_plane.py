@@ -12,7 +12,8 @@ from coditect.client import Client
 from coditect.control_plane import refusal
 from coditect.errors import CoditectError, ControlPlaneRequired, InvalidWorkflow, NotFound, TooLarge
 from coditect.model.control import Verb
-from coditect.model.result import Failure
+from coditect.model.json import dumps
+from coditect.model.result import Failure, Outcome, Status
 from coditect.model.workflow.states import WorkflowState
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 
@@ -96,16 +97,22 @@ async def _served_again(scene: Scene, until: asyncio.Future[WorkflowState]) -> N
     [("InvalidWorkflow", InvalidWorkflow), ("NotFound", NotFound), ("ValueError", CoditectError), ("", CoditectError)],
 )
 def test_an_error_that_is_none_of_ours_is_the_root(named: str, kind: type[CoditectError]) -> None:
-    error = refusal(Failure("refused", named, "It cannot be", retryable=True, fix="Do otherwise"))
+    error = refused(Failure("refused", named, "It cannot be", retryable=True, fix="Do otherwise"), at="here")
 
     assert type(error) is kind
+    assert error.facts["at"] == "here"
     assert (error.sentence, error.retryable, error.facts["fix"]) == ("It cannot be", True, "Do otherwise")
 
 
 @pytest.mark.parametrize("named", ["Problem", "annotations", "__doc__"])
 def test_a_name_of_the_module_that_is_no_error_is_the_root(named: str) -> None:
     assert hasattr(errors, named)
-    assert type(refusal(Failure("x", named, "no"))) is CoditectError
+    assert type(refused(Failure("x", named, "no"))) is CoditectError
+
+
+def refused(failure: Failure, **facts: str) -> CoditectError:
+    body = dumps(failure.as_json() | {"facts": facts})
+    return refusal(Outcome(Status.REJECTED, body, None, None, failure=failure))
 
 
 async def test_a_request_over_the_limit_is_refused_before_it_is_sent(scene: Scene) -> None:
