@@ -42,6 +42,7 @@ from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.tenure import Tenure, new_owner
 from dispatcher.window import Window
+from dispatcher.witness.watch import read_watch
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    options = Options(shards=settings.shards)
+    watch = read_watch(os.environ)
+    options = Options(shards=settings.shards, planted=watch.planted)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -141,11 +143,11 @@ async def serve(settings: Settings) -> None:
         evict = await stack.enter_async_context(open_evictor(settings.management_url))
         await stack.enter_async_context(
             running_dispatcher(
-                broker=broker,
+                broker=watch.broker(broker),
                 registry=registry,
                 clock=SystemClock(),
-                database=database,
-                graph=graph,
+                database=watch.database(database),
+                graph=watch.graph(graph),
                 evict=evict,
                 options=options,
             )

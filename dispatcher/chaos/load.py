@@ -11,8 +11,8 @@ from random import Random
 from coditect import After, CoditectError, From, ResultTimeout, Retry, Workflow
 from coditect.client import Client
 from coditect.model.workflow.definition import Node
-from dispatcher.chaos.history import Note, Type
 from dispatcher.chaos.work import CAPABILITY
+from dispatcher.witness.history import Note, Type
 
 MOST_ATTEMPTS = 12
 """Of a node: a run kills faster than three attempts can bear."""

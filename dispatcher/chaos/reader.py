@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coditect.model.json import loads
-from dispatcher.chaos.history import Entry, Note, Type
 from dispatcher.chaos.work import Effects
 from dispatcher.layers import values
 from dispatcher.layers.keyspace import ATTEMPTS, RUNS, STATUSES
@@ -13,6 +12,7 @@ from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow
 from dispatcher.layers.ledger.scope import RESULT
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
+from dispatcher.witness.history import Entry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[Entry], effects: Effects, note: Note) -> None:

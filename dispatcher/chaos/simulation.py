@@ -17,17 +17,17 @@ from typing import Any
 
 from coditect.errors import NotFound
 from coditect.testing import TestFleet
-from dispatcher.chaos.history import Entry, Notebook, Type, merged
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.load import Load, Pace
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.witness import WitnessedBroker, WitnessedDatabase
 from dispatcher.chaos.work import EffectTable, working_agent
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
+from dispatcher.witness.history import Entry, Notebook, Type, merged
+from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase
 
 STORE_FAULTS = Faults(
     conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)

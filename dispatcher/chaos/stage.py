@@ -15,7 +15,7 @@ from coditect.local import PrivateServers, private_servers
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
 from coditect.local.supervisor import guarded
-from dispatcher.chaos.history import HISTORY_VARIABLE, NAME_VARIABLE
+from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 READY_VARIABLE = "CODITECT_READY_FILE"
 START_SECONDS = 60.0
