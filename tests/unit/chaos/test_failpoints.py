@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,9 +33,10 @@ def test_orders_say_where_what_and_which_time() -> None:
     assert read_orders("", POINTS) == ()
 
 
-@pytest.mark.parametrize(
-    "text", ["commit.before", "commit.before:explode", "commit.before:kill@0", "commit before:kill", ":kill"]
-)
+NO_ORDERS = ("commit.before", "commit.before:explode", "commit.before:kill@0", "commit before:kill", ":kill")
+
+
+@pytest.mark.parametrize("text", NO_ORDERS)
 def test_what_is_no_order_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="no order") as refused:
         read_orders(text, POINTS)
@@ -99,11 +101,10 @@ def test_stopped_at_a_failpoint_goes_on_when_it_is_continued() -> None:
 
 
 def test_dispatcher_of_which_nothing_is_asked_has_its_ports_as_they_are() -> None:
-    watch, port = read_watch({}), object()
+    watch = read_watch({})
+    port: Any = object()
 
-    assert watch.broker(port) is port  # type: ignore[arg-type]
-    assert watch.database(port) is port  # type: ignore[arg-type]
-    assert watch.graph(port) is port  # type: ignore[arg-type]
+    assert [watch.broker(port), watch.database(port), watch.graph(port)] == [port] * 3
     assert not any(getattr(watch.planted, bug) for bug in PLANTS)
 
 
