@@ -20,7 +20,7 @@ EFFECTS = "effects"
 @lru_cache(maxsize=1)
 def _scribe() -> Scribe:
     name = os.environ[NAME_VARIABLE]
-    return Scribe(_folder() / f"{name}{SUFFIX}", name)
+    return Scribe(_folder() / f"{name}{SUFFIX}", f"{name}#{os.getpid()}")
 
 
 def _folder() -> Path:

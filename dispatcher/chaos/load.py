@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -49,6 +49,7 @@ class Load:
         self._number = 0
         self.closed = asyncio.Event()
         """Set, nothing new is begun."""
+        self.begun = self.ended = 0
 
     async def keep_coming(self) -> None:
         """Begins anew whatever ends, until it is closed; returns when all has ended."""
@@ -61,9 +62,9 @@ class Load:
                     work.create_task(self._again(self.task))
             answering.cancel()
 
-    async def _again(self, one: Callable[[], object]) -> None:
+    async def _again(self, one: Callable[[], Awaitable[None]]) -> None:
         while not self.closed.is_set():
-            await one()  # type: ignore[misc]
+            await one()
 
     # -- direct tasks -----------------------------------------------------------------------------------
 
@@ -76,12 +77,14 @@ class Load:
             return
         self._note(Type.INVOKE, "accept", handle.task_id)
         self._note(Type.OK, "accept", handle.task_id)
+        self.begun += 1
         try:
             outcome = await handle.outcome(timeout=self._pace.wait_seconds)
         except ResultTimeout:
             self._note(Type.INFO, "end", handle.task_id)
         else:
             self._note(Type.OK, "end", handle.task_id, state=outcome.status.value)
+            self.ended += 1
 
     def _work(self) -> dict[str, object]:
         flaky = self._random.random() < self._pace.flaky
@@ -106,12 +109,14 @@ class Load:
         joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
         self._note(Type.INVOKE, "accept", run.id, nodes=nodes, joins=joins, most=MOST_ATTEMPTS)
         self._note(Type.OK, "accept", run.id)
+        self.begun += 1
         try:
             state = await run.wait(timeout=self._pace.wait_seconds)
         except CoditectError:
             self._note(Type.INFO, "end", run.id)
         else:
             self._note(Type.OK, "end", run.id, state=state.value)
+            self.ended += 1
 
     def layers(self) -> Workflow:
         """Layers of nodes, each after some of the layer before."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,13 +27,14 @@ from dispatcher.layers.ledger.book import Planted
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from dispatcher.witness.history import Entry, Notebook, Type, merged
-from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase
+from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
 STORE_FAULTS = Faults(
     conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)
 )
 
 
+_MOST_SHOWN = 5
 PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
 
 
@@ -66,6 +67,29 @@ class Played:
     faults: int
 
     @property
+    def kept(self) -> bool:
+        """Whether no promise was broken."""
+        return not self.violations
+
+    passed = kept
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        word = "pass" if self.kept else "FAIL"
+        work = sum(one.f == "accept" and one.type is Type.OK for one in self.entries)
+        told = f"{word}  seed {self.seed}: {work} workflows and tasks, {self.faults} faults"
+        return [told, *(f"        {one}" for one in self.violations[:_MOST_SHOWN])]
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "seed": self.seed,
+            "passed": self.kept,
+            "faults": self.faults,
+            "violations": list(self.violations[:100]),
+        }
+
+    @property
     def violations(self) -> tuple[str, ...]:
         """Everything that broke a promise."""
         return tuple(f"{one.invariant}: {told}" for one in self.judgements for told in one.violations)
@@ -90,7 +114,7 @@ async def _play(seed: int, plan: Plan) -> Played:
     return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
 
 
-class Fleet(TestFleet):
+class SimulatedFleet(TestFleet):
     """A fleet with dispatchers of its own."""
 
     planes: Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]
@@ -115,7 +139,7 @@ class Scene:
         self._calm, self._broker_away = True, False
         self._starting: list[asyncio.Task[Any]] = []
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
-        self.fleet = Fleet([agent], seed=seed, replicas=plan.agents)
+        self.fleet = SimulatedFleet([agent], seed=seed, replicas=plan.agents)
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
@@ -124,20 +148,24 @@ class Scene:
         self.notebook.of(proc)(type_, f, key, **val)
 
     @asynccontextmanager
-    async def _dispatcher(self, name: str, *, broker: Any, registry: Any, clock: Any) -> AsyncIterator[Any]:
+    async def _dispatcher(
+        self, name: str, *, broker: Any, registry: Any, clock: Any, owner: str, evict: Any
+    ) -> AsyncIterator[Any]:
         self._lives[name] += 1
         note = self.notebook.of(f"{name}#{self._lives[name]}")
         reached = partial(self._reached, name, self._lives[name])
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=self._chance.getrandbits(32))
         async with WitnessedDatabase(store, note, reached=reached) as database:
-            options = Options(shards=self._plan.shards, planted=self._plan.planted)
+            options = Options(shards=self._plan.shards, owner=owner, planted=self._plan.planted)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
+            graph: Any = WitnessedGraph(self._graph, reached=reached)
             async with running_dispatcher(
                 broker=witnessed,
                 registry=registry,
                 clock=clock,
                 database=database,
-                graph=self._graph,
+                graph=graph,
+                evict=evict,
                 options=options,
             ) as running:
                 yield running
@@ -269,12 +297,3 @@ class Scene:
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
         self.entries = merged(self.notebook.entries)
-
-
-def summary(played: Sequence[Played]) -> str:
-    """How much was played, and what broke, for a person."""
-    broken = [one for one in played if one.violations]
-    faults = sum(one.faults for one in played)
-    told = [f"{len(played)} seeds, {faults} faults, {len(broken)} of them broke a promise"]
-    told += [f"  seed {one.seed}: {one.violations[0]}" for one in broken]
-    return "\n".join(told)
