@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coditect.agent.events import Events
@@ -79,16 +79,18 @@ async def running_dispatcher(
     database: Database | None = None,
     graph: TaskGraph | None = None,
     options: Options | None = None,
+    owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
     Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
     is no RQ, and everything is dispatched from the ledger alone.
-    `options.owner` names this life of it, and should be the name of its broker connection: by that name its
-    successors evict it.
+    `owner` names this life of it, and should be the name of its broker connection: by that name its successors evict
+    it; `options.owner` when None.
     """
     options = options or Options()
+    options = options if owner is None else replace(options, owner=owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
