@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from coditect.errors import NotFound
+from coditect.failpoints import Failpoints, Order
 from coditect.testing import TestFleet
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement
@@ -53,6 +54,8 @@ class Plan:
     """Between two faults."""
     die_at_a_call: float = 0.004
     """The share of a dispatcher's calls to its ports at which it is killed."""
+    die_at: Order | None = None
+    """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
     planted: Planted = field(default_factory=Planted)
     pace: Pace = PACE
 
@@ -138,6 +141,11 @@ class Scene:
         self.faults = 0
         self._calm, self._broker_away = True, False
         self._starting: list[asyncio.Task[Any]] = []
+        self._at_work = ""
+        orders = [] if plan.die_at is None else [plan.die_at]
+        self._failpoints = Failpoints(
+            orders, strike=lambda order: self._kill(self._at_work, f"dispatcher.kill at {order.point}")
+        )
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
         self.fleet = SimulatedFleet([agent], seed=seed, replicas=plan.agents)
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
@@ -173,7 +181,11 @@ class Scene:
     # -- faults -----------------------------------------------------------------------------------------
 
     def _reached(self, name: str, life: int, point: str) -> None:
-        if not self._calm and life == self._lives[name] and self._chance.random() < self._plan.die_at_a_call:
+        if self._calm or life != self._lives[name]:
+            return
+        self._at_work = name
+        self._failpoints.reached(point)
+        if self._plan.die_at is None and self._chance.random() < self._plan.die_at_a_call:
             self._kill(name, f"dispatcher.kill at {point}")
 
     def _kill(self, name: str, kind: str) -> None:
@@ -203,7 +215,8 @@ class Scene:
                 for _ in range(self._chance.randrange(20)):
                     await asyncio.sleep(0)  # somewhere within the instant
                 self._revive()
-                group.create_task(self._chance.choice(acts * 2 + others)())
+                if self._plan.die_at is None:
+                    group.create_task(self._chance.choice(acts * 2 + others)())
 
     def _revive(self) -> None:
         """Whoever died is started again; it may die in that, too."""
