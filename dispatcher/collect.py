@@ -121,13 +121,16 @@ def claimed(book: Book, command: Claimed) -> Claim:
     """Whether a delivery that is not the first of its publication may run, and as which attempt.
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
-    before can say nothing any more; if that one had started, this is another attempt.
+    before can say nothing any more; if that one had started, this is another attempt. A repeated claim changes
+    nothing: the agent may work by the first answer already.
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
     if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
-    if row.state is TaskState.WORKING and row.agent != command.agent:
+    if row.state is TaskState.WORKING and row.agent == command.agent:
+        return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
+    if row.state is TaskState.WORKING:
         write_attempt(book, place, row, "lost", DIED)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)

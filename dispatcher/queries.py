@@ -60,25 +60,26 @@ def _workflow(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
 
 
 def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Workflows, the live ones first, by id; then those that ended, in the order of their ids."""
+    """Workflows, the latest first: their ids begin with the time."""
     limit, after = _limit(body), str(body.get("after") or "")
     wanted = body.get("state")
     state = WorkflowState(wanted) if wanted else None
-    begin = RUNS.pack((after,)) + b"\0" if after else RUNS.range()[0]
+    begin, end = RUNS.range()
+    if after:
+        end = RUNS.pack((after,))
     found: list[dict[str, Any]] = []
-    last = ""
     while len(found) < limit:
-        rows = tr.get_range(begin, RUNS.range()[1], limit=MOST)
+        rows = tr.get_range(begin, end, limit=MOST, reverse=True)
         for key, row in rows:
-            last = RUNS.unpack(key)[0]
+            workflow = RUNS.unpack(key)[0]
             run = RunRow.unpack(row)
             if state is None or run.state is state:
-                found.append(_workflow(last, _rows(tr, last)[0], run))
+                found.append(_workflow(workflow, _rows(tr, workflow)[0], run))
                 if len(found) == limit:
-                    return {"workflows": found, "next": last}
+                    return {"workflows": found, "next": workflow}
         if len(rows) < MOST:
             break
-        begin = rows[-1][0] + b"\0"
+        end = rows[-1][0]
     return {"workflows": found, "next": None}
 
 
