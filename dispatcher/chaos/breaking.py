@@ -42,7 +42,8 @@ class Breaking:
                 await self._serve(fault, BROKER, self._broker(fault))
 
     async def _hit(self, fault: Fault) -> None:
-        posts = [post for post in self._stage.of(fault.role) if post.ready and not post.busy]
+        posts = [post for post in self._stage.of(fault.role) if post.alive and not post.busy]
+        posts = [post for post in posts if post.ready] or posts
         if not posts:
             self.missed += 1
             return

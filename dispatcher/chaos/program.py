@@ -40,6 +40,6 @@ def rehearse(
     if simulate:
         plan = Plan(planted=planted)
         return play(seed, replace(plan, seconds=PLANTED_SECONDS) if plant else plan)
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)  # everything is lost and found all the time
     order = Order(seed=seed, seconds=seconds, folder=folder, kinds=tuple(kinds) or tuple(KINDS), plant=plant)
     return run_loop(run(order, say=say))
