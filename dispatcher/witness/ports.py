@@ -61,7 +61,7 @@ class Rows:
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, int] = {}
-        self._outbox: set[tuple[int, int]] = set()
+        self._outbox: dict[tuple[str, int], dict[str, Any]] = {}
         self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
@@ -75,7 +75,10 @@ class Rows:
             shard, workflow, node = FLIGHTS.unpack(key)
             self._shards[f"{workflow}:{node}"] = shard
         elif OUTBOX.contains(key):
-            self._outbox.add(OUTBOX.unpack(key))
+            shard, publication = OUTBOX.unpack(key)
+            workflow, node, fence = unpack_row(value)
+            number = {"shard": shard, "publication": publication, "fence": fence}
+            self._outbox[f"{workflow}:{node}", publication] = number | {"row": True}
         elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
             owner, epoch, _ = unpack_row(value)
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
@@ -83,13 +86,15 @@ class Rows:
     def told(self, version: int) -> list[Row]:
         """The rows; `version` is that of the state which the transaction read."""
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
+        rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
             if facts["state"] == "blocked":
                 continue
-            if facts["state"] == "published" and key in self._shards:
-                number = {"shard": self._shards[key], "publication": facts["publication"]}
-                claim = {**number, "fence": facts["fence"], "version": version}
-                rows.append(("claim", key, claim | {"row": tuple(number.values()) in self._outbox}))
+            if facts["state"] == "published" and (key, facts["publication"]) not in self._outbox:
+                number = {name: facts[name] for name in ("publication", "fence")}
+                rows.append(
+                    ("claim", key, {"shard": self._shards.get(key), **number, "row": False, "version": version})
+                )
             rows.append(("state", key, {**facts, "version": version}))
         return rows
 
