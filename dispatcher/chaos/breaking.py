@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 from coditect.local.errors import LocalError
 from dispatcher.chaos.faults import Fault
@@ -12,6 +14,7 @@ from dispatcher.chaos.stage import Post, Stage
 from dispatcher.witness.history import Note, Type
 
 BROKER, REDIS = "broker", "redis"
+OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
 class Breaking:
@@ -42,8 +45,10 @@ class Breaking:
                 await self._serve(fault, BROKER, self._broker(fault))
 
     async def _hit(self, fault: Fault) -> None:
-        posts = [post for post in self._stage.of(fault.role) if post.alive and not post.busy]
-        posts = [post for post in posts if post.ready] or posts
+        posts = self._at_work(fault.role)
+        if not posts:  # on a slow machine those who were killed are not back yet: somebody else is hit alike
+            fault = replace(fault, kind=f"{OTHER[fault.role]}.{fault.act}")
+            posts = self._at_work(fault.role)
         if not posts:
             self.missed += 1
             return
@@ -55,6 +60,9 @@ class Breaking:
         finally:
             post.busy = False
             self._note(Type.OK, fault.act, post.name)
+
+    def _at_work(self, role: str) -> list[Post]:
+        return [post for post in self._stage.of(role) if post.settled and not post.busy]
 
     @staticmethod
     async def _stop(post: Post, fault: Fault) -> None:

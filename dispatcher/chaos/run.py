@@ -42,7 +42,7 @@ class Order:
     seed: int
     seconds: float
     folder: Path
-    agents: int = 3
+    agents: int = 4
     dispatchers: int = 2
     kinds: Sequence[str] = tuple(faults.KINDS)
     plant: str = ""

@@ -54,6 +54,8 @@ class Plan:
     """Between two faults."""
     die_at_a_call: float = 0.004
     """The share of a dispatcher's calls to its ports at which it is killed."""
+    wiped: float = 0.0
+    """The share of the broker's deaths after which its data is gone."""
     die_at: Order | None = None
     """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
     planted: Planted = field(default_factory=Planted)
@@ -283,12 +285,14 @@ class Scene:
             return
         self.faults += 1
         self._broker_away = True
-        self._tell(Type.INVOKE, "kill", "broker", kind="broker.kill")
+        wiped = self._chance.random() < self._plan.wiped
+        act = "wipe" if wiped else "kill"
+        self._tell(Type.INVOKE, act, "broker", kind=f"broker.{act}")
         self.fleet.server.stop()
         await asyncio.sleep(self._chance.uniform(0.1, 3.0))
-        self.fleet.server.start()
+        self.fleet.server.start(lose_messages=wiped)
         self._broker_away = False
-        self._tell(Type.OK, "kill", "broker")
+        self._tell(Type.OK, act, "broker")
 
     # -- the run ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +21,7 @@ from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 READY_VARIABLE = "CODITECT_READY_FILE"
 START_SECONDS = 60.0
+SETTLED_SECONDS = 1.0
 OURS = "CODITECT_"
 PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"dispatcher": ("dispatcher",), "agent": ("coditect", "agent", "run", "dispatcher.chaos.agent")}
@@ -52,6 +54,12 @@ class Post:
     def ready(self) -> bool:
         """Whether it has said that it takes work."""
         return self.alive and self._child.ready_file is not None and self._child.ready_file.exists()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been ready for a moment: long enough to have work in hand."""
+        file = self._child.ready_file
+        return self.ready and file is not None and time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
     def start(self) -> None:
         """Starts a process, if there is none; returns at once."""
