@@ -35,7 +35,6 @@ STORE_FAULTS = Faults(
 )
 
 
-_MOST_SHOWN = 5
 PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
 
 
@@ -83,7 +82,8 @@ class Played:
         word = "pass" if self.kept else "FAIL"
         work = sum(one.f == "accept" and one.type is Type.OK for one in self.entries)
         told = f"{word}  seed {self.seed}: {work} workflows and tasks, {self.faults} faults"
-        return [told, *(f"        {one}" for one in self.violations[:_MOST_SHOWN])]
+        broken = [one for one in self.judgements if not one.passed]
+        return [told, *(f"        {one.invariant} ({len(one.violations)}): {one.violations[0]}" for one in broken)]
 
     def as_json(self) -> dict[str, object]:
         """For programs."""
