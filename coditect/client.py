@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from coditect.agent.typed import encode_any
 from coditect.background import Background
+from coditect.blob import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
@@ -31,10 +32,12 @@ from coditect.handle import Handle
 from coditect.listening import EventStream, Listening
 from coditect.model import mail, routing
 from coditect.model.capability import Priority, check_capability_name, nearest_names
+from coditect.model.claim import Claim
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
 from coditect.model.task import NO_LIMITS, Limits, Task
+from coditect.model.wire import MAX_BODY_BYTES
 from coditect.options import SUBMIT_SECONDS, Options
 from coditect.picking import Pick, Picker
 from coditect.registry.port import Registry
@@ -76,6 +79,7 @@ class Client:
         clock: Clock | None = None,
         quorum_replies: bool = False,
         name: str | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
         """The name, of its reply queue and events, is a fresh one unless it is given."""
         self._broker = broker
@@ -85,7 +89,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._background = Background()
         self._picker = Picker(registry, self._clock, self._background)
-        self._requests = Requests(broker, name=self.name, quorum=quorum_replies)
+        self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
         self._listening = Listening(broker, name=self.name)
         self._owned: tuple[Any, ...] = ()
 
@@ -104,7 +108,8 @@ class Client:
         from coditect.client_program import adapters  # noqa: PLC0415 - the composition root imports the adapters
 
         broker, registry = adapters(settings)
-        client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum")
+        blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
+        client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum", blobs=blobs)
         client._owned = (broker, registry)
         return client
 
@@ -150,7 +155,7 @@ class Client:
         keywords are shorthands for the fields of `Options`.
 
         Raises: UnknownCapability (with the nearest names), TooLarge, InvalidTask; Overloaded,
-        BrokerUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
+        BrokerUnavailable, BlobUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
         ControlPlaneRequired for what needs a memory.
         """
         given = options or Options()
@@ -168,16 +173,17 @@ class Client:
             submit_timeout=given.submit_timeout,
         )
         body = encode_any(value)
+        carried = body if len(body) <= MAX_BODY_BYTES else await self._requests.blobs.put(body)
         pick = await self._picker.pick(capability, chosen.strategy, chosen.wanted, pin=chosen.pin)
-        handle, sent = self._begin(capability, body, chosen, pick)
+        handle, sent = self._begin(capability, carried, chosen, pick)
         await self._taken(handle, sent)
         return handle
 
     def _begin(
-        self, capability: str, body: bytes, options: Options, pick: Pick | None
+        self, capability: str, carried: bytes | Claim, options: Options, pick: Pick | None
     ) -> tuple[Handle, Awaitable[None]]:
-        """Sends a task; `_taken` waits until the broker has it."""
-        task = self._task(capability, body, options)
+        """Sends a task with this input, or the claim of it; `_taken` waits until the broker has it."""
+        task = self._task(capability, carried, options)
         reply = self._requests.expect(task.id or "") if options.results else None
         handle = Handle(task, reply, self._requests, self._listening, self._broker)
         if pick is not None and reply is not None:
@@ -200,11 +206,12 @@ class Client:
             handle.forget()
             raise
 
-    def _task(self, capability: str, body: bytes, options: Options) -> Task:
+    def _task(self, capability: str, carried: bytes | Claim, options: Options) -> Task:
         check_capability_name(capability)
         self._refuse_what_needs_a_memory(options)
         now = self._clock.now_ms()
         task_id = self._clock.new_id()
+        body, claim = (carried, None) if isinstance(carried, bytes) else (carried.document, carried)
         return Task(
             capability,
             options.priority,
@@ -214,6 +221,7 @@ class Client:
             reply_to=self._requests.reply_to if options.results else None,
             limits=_limits(options, now),
             published_at_ms=now,
+            claim=claim,
         )
 
     @staticmethod
@@ -271,7 +279,9 @@ class Client:
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:
             for number, value in enumerate(values, 1):
-                handle, sent = self._begin(capability, encode_any(value), chosen, await picks.next())
+                body = encode_any(value)
+                carried = body if len(body) <= MAX_BODY_BYTES else await self._requests.blobs.put(body)
+                handle, sent = self._begin(capability, carried, chosen, await picks.next())
                 under_way.append((handle, asyncio.ensure_future(sent)))
                 if len(under_way) >= concurrency:
                     yield await self._first(under_way)

@@ -13,9 +13,9 @@ from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution import Execution
 from coditect.agent.workers import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.errors import CoditectError, InvalidTask
+from coditect.model.claim import Claim
 from coditect.model.result import Failure, Status
 from coditect.model.value import value
-from coditect.model.wire import MAX_BODY_BYTES
 
 _MAX_TRACEBACK = 8_000
 
@@ -33,6 +33,8 @@ class Ended:
     failure: Failure | None = None
     error: BaseException | None = None
     """What the retry policy looks at."""
+    claim: Claim | None = None
+    """Of a value over the inline limit that was put away: the body is the claim's document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ async def run_handler(
         timer.cancel()
         if execution.asked_to_end:
             _go_on()
-    return _completed(body)
+    return Ended(Status.COMPLETED, body)
 
 
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
@@ -168,16 +170,3 @@ def _rejected(error: InvalidTask) -> Ended:
         "invalid_input", "InvalidTask", str(error), fix="publish a body that fits the capability's input schema"
     )
     return Ended(Status.REJECTED, failure=failure, error=error)
-
-
-def _completed(body: bytes) -> Ended:
-    size = len(body)
-    if size <= MAX_BODY_BYTES:
-        return Ended(Status.COMPLETED, body)
-    failure = Failure(
-        "result_too_large",
-        "TooLarge",
-        f"The result has {size} bytes, the limit is {MAX_BODY_BYTES}",
-        fix="return a reference to where the value lies",
-    )
-    return Ended(Status.FAILED, failure=failure, error=InvalidTask("The result is too large"))

@@ -80,6 +80,7 @@ class Outcomes:
             started_ms,
             finished_ms,
             ended.failure,
+            ended.claim,
         )
         if completed:
             self.completed += 1

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.claims import fetch_input, put_value
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.events import Events
@@ -252,7 +253,12 @@ class Runtime:
     async def _run(self, execution: Execution, held: Held) -> None:
         began, started_ms = self._now(), self._clock.now_ms()
         try:
-            ended = self._not_any_more(held.task) or await self._handled(execution, held, started_ms)
+            ended = self._not_any_more(held.task)
+            if ended is None and held.task.claim is not None:
+                ended = await fetch_input(self._requests.blobs, execution, held.task.claim)
+            ended = ended or await self._handled(execution, held, started_ms)
+            if len(ended.body) > wire.MAX_BODY_BYTES:
+                ended = await put_value(self._requests.blobs, ended)
         except SentBack:
             await self._outcomes.send_back(execution)
             return

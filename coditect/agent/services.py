@@ -10,9 +10,11 @@ from coditect.agent.events import Events
 from coditect.agent.execute import SentBack
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
+from coditect.blob import carried, fetched
 from coditect.clock import Clock
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.model.capability import Priority, check_capability_name
+from coditect.model.claim import Claim
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
@@ -41,9 +43,10 @@ class TaskServices:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
+        travels = await carried(self.requests.blobs, body)
         if not self.intake.may_suspend(self.held, self.max_suspended):
             raise SentBack
-        child = self._child(capability, body, ordinal, timeout_seconds, priority)
+        child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
         reply = self.requests.expect(child.id or "")
         self.intake.suspend(self.held)
         try:
@@ -61,7 +64,7 @@ class TaskServices:
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self.requests.send(child, timeout_seconds=timeout_seconds)
-                return await asyncio.shield(reply)
+                return await fetched(self.requests.blobs, await asyncio.shield(reply))
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
         except Unroutable as error:
@@ -69,12 +72,21 @@ class TaskServices:
         finally:
             self.requests.forget(child.id or "")
 
-    def _child(self, capability: str, body: bytes, ordinal: int, timeout_seconds: float, priority: Priority) -> Task:
+    def _child(
+        self,
+        capability: str,
+        travels: tuple[bytes, Claim | None],
+        timeout_seconds: float,
+        *,
+        ordinal: int,
+        priority: Priority,
+    ) -> Task:
         now, parent = self.clock.now_ms(), self.held.task
         deadline = now + int(timeout_seconds * 1000)
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
         child_id = child_task_id(self.task_id, ordinal)
+        body, claim = travels
         return Task(
             capability,
             priority,
@@ -85,6 +97,7 @@ class TaskServices:
             limits=Limits(deadline_ms=deadline),
             depth=parent.depth + 1,
             published_at_ms=now,
+            claim=claim,
             traceparent=parent.traceparent,
             tracestate=parent.tracestate,
         )

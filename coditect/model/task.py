@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.model.capability import Priority
+from coditect.model.claim import Claim
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.routing import task_key
 from coditect.model.value import value
@@ -72,6 +73,8 @@ class Task:
     errors: tuple[Any, ...] = ()
     """Earlier failed attempts, oldest first: objects of agent, attempt, type, message, at."""
     owner: Owner | None = None
+    claim: Claim | None = None
+    """Travels in place of a body over the inline limit; until that was fetched, the body is the claim's document."""
     traceparent: str | None = None
     tracestate: str | None = None
 

@@ -14,13 +14,14 @@ limits                      ``x-coditect-deadline``, ``-start-by``,       none
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
 nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
+large input                 ``-claim``: the body is a reference to it     the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
                             ``-fence``
 trace                       ``traceparent``, ``tracestate``               new trace
 ==========================  ============================================  =======================
 
 Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
-``-started-at``, ``-finished-at``. Instants are milliseconds since the epoch.
+``-started-at``, ``-finished-at``, and ``-claim`` as a task. Instants are milliseconds since the epoch.
 JSON Schemas of all of it: ``docs/wire/``.
 """
 
@@ -31,6 +32,7 @@ from typing import Any
 
 from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.model.capability import Priority, check_capability_name
+from coditect.model.claim import CLAIM_TYPE, Claim, read_claim
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
 from coditect.model.message import HeaderTable, Message
@@ -58,6 +60,7 @@ WORKFLOW = PREFIX + "workflow"
 NODE = PREFIX + "node"
 ORIGIN = PREFIX + "origin"
 FENCE = PREFIX + "fence"
+CLAIM = PREFIX + "claim"
 STATUS = PREFIX + "status"
 AGENT = PREFIX + "agent"
 TASK = PREFIX + "task"
@@ -70,7 +73,7 @@ UNDECODABLE = PREFIX + "undecodable"
 """Put there by the adapter: which part of the message could not be decoded, and why."""
 
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
-_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW))
+_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM))
 _MAX_INSTANT = 2**53
 _MAX_ERRORS_BYTES = 16 * 1024
 
@@ -86,7 +89,7 @@ def task_message(task: Task) -> Message:
         headers["tracestate"] = task.tracestate
     _put_counters(headers, task)
     return Message(
-        body=task.body,
+        body=task.body if task.claim is None else task.claim.document,
         headers=headers,
         message_id=task.id,
         correlation_id=task.correlation_id,
@@ -122,6 +125,8 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
         headers[NODE] = task.owner.node
         headers[ORIGIN] = task.owner.origin
         headers[FENCE] = task.owner.fence
+    if task.claim is not None:
+        headers[CLAIM] = CLAIM_TYPE
 
 
 def errors_header(errors: tuple[Any, ...]) -> str:
@@ -136,7 +141,7 @@ def read_task(message: Message, routing_key: str) -> Task:
     """The task in a delivered message.
 
     Raises: InvalidTask (TooLarge for the body) when a header or the type is not what the table says. The
-    body is not parsed here.
+    body is not parsed here, unless it is a reference to the input.
     """
     if len(message.body) > MAX_BODY_BYTES:
         raise TooLarge("The body is over the inline limit", bytes=len(message.body), limit=MAX_BODY_BYTES)
@@ -168,12 +173,13 @@ def read_task(message: Message, routing_key: str) -> Task:
         published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         traceparent=_text(headers, "traceparent", 128),
         tracestate=_text(headers, "tracestate", 1024),
-        **({} if _STORY.isdisjoint(headers) else _read_story(headers)),
+        **({} if _STORY.isdisjoint(headers) else _read_story(message)),
     )
 
 
-def _read_story(headers: HeaderTable) -> dict[str, Any]:
-    """What a first attempt without an owner has not."""
+def _read_story(message: Message) -> dict[str, Any]:
+    """What a first attempt without an owner has not, unless its input is large."""
+    headers = message.headers
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
         "publication": _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
@@ -181,7 +187,17 @@ def _read_story(headers: HeaderTable) -> dict[str, Any]:
         "depth": _number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         "errors": _read_errors(headers),
         "owner": _read_owner(headers),
+        "claim": _read_claim(message),
     }
+
+
+def _read_claim(message: Message) -> Claim | None:
+    given = message.headers.get(CLAIM)
+    if given is None:
+        return None
+    if given != CLAIM_TYPE:
+        raise InvalidTask("A header names an unknown schema", header=CLAIM, expected=CLAIM_TYPE)
+    return read_claim(message.body)
 
 
 def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
@@ -269,6 +285,8 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
         headers[STARTED_AT] = outcome.started_at_ms
     if outcome.finished_at_ms is not None:
         headers[FINISHED_AT] = outcome.finished_at_ms
+    if outcome.claim is not None:
+        headers[CLAIM] = CLAIM_TYPE
     return Message(
         body=outcome.body,
         headers=headers,
@@ -300,6 +318,7 @@ def read_result(message: Message) -> Outcome:
         started_at_ms=_number(headers, STARTED_AT, None, 0, _MAX_INSTANT),
         finished_at_ms=_number(headers, FINISHED_AT, None, 0, _MAX_INSTANT),
         failure=None if status is Status.COMPLETED else _read_failure(message.body),
+        claim=_read_claim(message) if CLAIM in headers else None,
     )
 
 
