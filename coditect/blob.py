@@ -1,6 +1,6 @@
 """Claim Check (EIP): values over the inline limit lie in a folder that every process can reach.
 
-What travels is their claim (`model.claim`). The folder is an fsspec URL, `CODITECT_BLOB_URL`: `file:///srv/blobs`,
+What travels is their claim (`model.claim_check`). The folder is an fsspec URL, `CODITECT_BLOB_URL`: `file:///srv/blobs`,
 `s3://bucket/folder`, `gs://...`; needs the extra `blob`, and for most URLs fsspec's own library for it. Files are
 written before the message that needs them, never changed, and removed by nobody here: their age decides.
 """
@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from coditect.errors import BlobUnavailable, ClaimBroken, SetupError, TooLarge
-from coditect.model.claim import Claim, claim_of
+from coditect.model.claim_check import ClaimCheck, as_claim, claim_check_of, claims_in, redeemed
+from coditect.model.json import dumps, loads
 from coditect.model.result import Outcome
 from coditect.model.wire import MAX_BODY_BYTES
 
@@ -30,13 +31,16 @@ _SET_IT = "set CODITECT_BLOB_URL everywhere to a folder that all can reach, or p
 class Blobs(Protocol):
     """Where large values lie."""
 
-    async def put(self, body: bytes) -> Claim:
+    def check(self, size_bytes: int) -> None:
+        """Raises: TooLarge when that is more than anybody may have in memory."""
+
+    async def put(self, body: bytes) -> ClaimCheck:
         """Keeps a value; when it returns the value can be fetched. The same one again is no error.
 
         Raises: TooLarge; BlobUnavailable, retryable.
         """
 
-    async def get(self, claim: Claim) -> bytes:
+    async def get(self, claim: ClaimCheck) -> bytes:
         """The value that is meant, verified.
 
         Raises: ClaimBroken, TooLarge; BlobUnavailable, retryable.
@@ -47,17 +51,17 @@ class Blobs(Protocol):
 class NoBlobs:
     """Where there is no such place: what is over the inline limit is refused."""
 
-    async def put(self, body: bytes) -> Claim:
+    def check(self, size_bytes: int) -> NoReturn:
+        """Raises: TooLarge."""
+        raise TooLarge("Where this value over the inline limit lies is not known here", bytes=size_bytes, fix=_SET_IT)
+
+    async def put(self, body: bytes) -> ClaimCheck:
         """Raises: TooLarge."""
         raise TooLarge("The body is over the inline limit", bytes=len(body), limit=MAX_BODY_BYTES, fix=_SET_IT)
 
-    async def get(self, claim: Claim) -> bytes:
+    async def get(self, claim: ClaimCheck) -> bytes:
         """Raises: TooLarge."""
-        raise TooLarge(
-            "Where this value over the inline limit lies is not known here",
-            bytes=claim.size_bytes,
-            fix=_SET_IT,
-        )
+        self.check(claim.size_bytes)
 
 
 NO_BLOBS = NoBlobs()
@@ -74,27 +78,28 @@ class FolderBlobs:
     """Whether it is a folder of this machine, where a file must be synced and put in place."""
     transfer_seconds: float = TRANSFER_SECONDS
 
-    async def put(self, body: bytes) -> Claim:
+    async def put(self, body: bytes) -> ClaimCheck:
         """See `Blobs.put`."""
-        self._check(len(body))
+        self.check(len(body))
         return await self._transferred(lambda: self._write(body))
 
-    async def get(self, claim: Claim) -> bytes:
+    async def get(self, claim: ClaimCheck) -> bytes:
         """See `Blobs.get`."""
-        self._check(claim.size_bytes)
+        self.check(claim.size_bytes)
         return await self._transferred(lambda: self._read(claim))
 
-    def _check(self, size: int) -> None:
-        if size > self.most_bytes:
+    def check(self, size_bytes: int) -> None:
+        """See `Blobs.check`."""
+        if size_bytes > self.most_bytes:
             raise TooLarge(
                 "The value is over the limit for large values",
-                bytes=size,
+                bytes=size_bytes,
                 limit=self.most_bytes,
                 fix="pass a reference to where it lies, or raise CODITECT_BLOB_MAX_BYTES everywhere",
             )
 
-    def _write(self, body: bytes) -> Claim:
-        claim = claim_of(body)
+    def _write(self, body: bytes) -> ClaimCheck:
+        claim = claim_check_of(body)
         path = self._path(claim)
         if self.durable:
             _write_in_place(Path(path), body)
@@ -102,7 +107,7 @@ class FolderBlobs:
             self.files.pipe_file(path, body)
         return claim
 
-    def _read(self, claim: Claim) -> bytes:
+    def _read(self, claim: ClaimCheck) -> bytes:
         try:
             body: bytes = self.files.cat_file(self._path(claim), start=0, end=claim.size_bytes + 1)
         except FileNotFoundError as error:
@@ -111,11 +116,11 @@ class FolderBlobs:
                 sha256=claim.sha256,
                 fix="keep what lies in CODITECT_BLOB_URL longer than any task or dead letter",
             ) from error
-        if claim_of(body) != claim:
+        if claim_check_of(body) != claim:
             raise ClaimBroken("The value is not the one that its claim means", sha256=claim.sha256)
         return body
 
-    def _path(self, claim: Claim) -> str:
+    def _path(self, claim: ClaimCheck) -> str:
         return f"{self.folder}/{claim.name}"
 
     async def _transferred(self, transfer: Callable[[], T]) -> T:
@@ -156,19 +161,27 @@ def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
     return FolderBlobs(files, folder.rstrip("/"), most_bytes, durable=isinstance(files, LocalFileSystem))
 
 
-async def carried(blobs: Blobs, body: bytes) -> tuple[bytes, Claim | None]:
-    """What travels of a body, which may be its claim. Raises: what `Blobs.put` raises."""
-    if len(body) <= MAX_BODY_BYTES:
-        return body, None
-    claim = await blobs.put(body)
-    return claim.document, claim
+async def whole(blobs: Blobs, body: bytes) -> bytes:
+    """The JSON document with what its claims stand for. Raises: what `Blobs.get` raises; InvalidTask."""
+    value = loads(body)
+    claim = as_claim(value)
+    if claim is not None:
+        return await blobs.get(claim)
+    return dumps(await whole_value(blobs, value))
+
+
+async def whole_value(blobs: Blobs, value: Any) -> Any:
+    """The JSON value with what its claims stand for; the value itself where it has none. Raises: as `whole`."""
+    claims = [*claims_in(value)]
+    if not claims:
+        return value
+    blobs.check(sum(claim.size_bytes for claim in claims))  # the same one ten thousand times is large, too
+    return redeemed(value, {claim: loads(await blobs.get(claim)) for claim in dict.fromkeys(claims)})
 
 
 async def fetched(blobs: Blobs, outcome: Outcome) -> Outcome:
-    """The outcome with its value. Raises: what `Blobs.get` raises."""
-    if outcome.claim is None:
-        return outcome
-    return replace(outcome, body=await blobs.get(outcome.claim), claim=None)
+    """The outcome with its value. Raises: as `whole`."""
+    return replace(outcome, body=await whole(blobs, outcome.body), claims=False)
 
 
 def _write_in_place(path: Path, body: bytes) -> None:

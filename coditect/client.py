@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from secrets import token_hex
 from types import TracebackType
@@ -19,37 +17,36 @@ from coditect.blob import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
-from coditect.errors import (
-    CoditectError,
-    ControlPlaneRequired,
-    InputError,
-    Overloaded,
-    RegistryUnavailable,
-    UnknownCapability,
-    Unroutable,
-)
+from coditect.control_plane import ControlPlane
+from coditect.direct_lane import DirectLane
+from coditect.durable import DurableHandle, workflow_of
+from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, Unroutable
 from coditect.handle import Handle
 from coditect.listening import EventStream, Listening
 from coditect.model import mail, routing
-from coditect.model.capability import Priority, check_capability_name, nearest_names
-from coditect.model.claim import Claim
-from coditect.model.duration import Duration, seconds
+from coditect.model.capability import Priority
+from coditect.model.duration import Duration
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
-from coditect.model.task import NO_LIMITS, Limits, Task
-from coditect.model.wire import MAX_BODY_BYTES
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.flow import Workflow
+from coditect.model.workflow.rows import ApprovalRow, WorkflowRow
+from coditect.model.workflow.states import WorkflowState
+from coditect.offers import Offers
 from coditect.options import SUBMIT_SECONDS, Options
-from coditect.picking import Pick, Picker
+from coditect.picking import Picker
 from coditect.registry.port import Registry
 from coditect.requests import Requests
+from coditect.run import Run
 from coditect.settings import Settings, read_settings
-from coditect.sync import SyncContext, handing, handing_many, listening, waiting
+from coditect.sync import SyncContext, SyncEvents, SyncHandle, handing_many, iterating, making, naming, waiting
+from coditect.sync_run import SyncRun
+from coditect.workflow_lane import Progress, WorkflowLane
 
 log = logging.getLogger(__name__)
 
-LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
 DEFAULT_CONCURRENCY = 500
-BURST = 16
+NO_OPTIONS = Options()
 
 
 class _Sync:
@@ -91,6 +88,23 @@ class Client:
         self._picker = Picker(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
         self._listening = Listening(broker, name=self.name)
+        offers = Offers(broker, registry)
+        self._direct = DirectLane(
+            broker,
+            self._clock,
+            picker=self._picker,
+            offers=offers,
+            requests=self._requests,
+            listening=self._listening,
+        )
+        self._workflows = WorkflowLane(
+            broker,
+            self._clock,
+            control=ControlPlane(broker, self._requests, self._clock),
+            offers=offers,
+            requests=self._requests,
+            listening=self._listening,
+        )
         self._owned: tuple[Any, ...] = ()
 
     @classmethod
@@ -156,7 +170,8 @@ class Client:
 
         Raises: UnknownCapability (with the nearest names), TooLarge, InvalidTask; Overloaded,
         BrokerUnavailable, BlobUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
-        ControlPlaneRequired for what needs a memory.
+        ControlPlaneRequired for what needs a memory: with an idempotency key, or where the capability declares a
+        timeout above ten minutes, it is what `submit_durable` does.
         """
         given = options or Options()
         chosen = Options(
@@ -173,84 +188,37 @@ class Client:
             submit_timeout=given.submit_timeout,
         )
         body = encode_any(value)
-        carried = body if len(body) <= MAX_BODY_BYTES else await self._requests.blobs.put(body)
-        pick = await self._picker.pick(capability, chosen.strategy, chosen.wanted, pin=chosen.pin)
-        handle, sent = self._begin(capability, carried, chosen, pick)
-        await self._taken(handle, sent)
-        return handle
+        if await self._kept(capability, chosen):
+            return await self._workflows.submit(capability, body, chosen)
+        return await self._direct.submit(capability, body, chosen)
 
-    def _begin(
-        self, capability: str, carried: bytes | Claim, options: Options, pick: Pick | None
-    ) -> tuple[Handle, Awaitable[None]]:
-        """Sends a task with this input, or the claim of it; `_taken` waits until the broker has it."""
-        task = self._task(capability, carried, options)
-        reply = self._requests.expect(task.id or "") if options.results else None
-        handle = Handle(task, reply, self._requests, self._listening, self._broker)
-        if pick is not None and reply is not None:
-            reply.add_done_callback(pick.over)
-        try:
-            pin = None if pick is None else pick.agent_id
-            sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
-        except BaseException:
-            handle.forget()
-            raise
-        return handle, sent
-
-    async def _taken(self, handle: Handle, sent: Awaitable[None]) -> None:
-        try:
-            await sent
-        except Unroutable as error:
-            handle.forget()
-            raise await self._unknown(handle.capability, error) from error
-        except BaseException:
-            handle.forget()
-            raise
-
-    def _task(self, capability: str, carried: bytes | Claim, options: Options) -> Task:
-        check_capability_name(capability)
-        self._refuse_what_needs_a_memory(options)
-        now = self._clock.now_ms()
-        task_id = self._clock.new_id()
-        body, claim = (carried, None) if isinstance(carried, bytes) else (carried.document, carried)
-        return Task(
-            capability,
-            options.priority,
-            body,
-            id=task_id,
-            correlation_id=task_id if options.results else None,
-            reply_to=self._requests.reply_to if options.results else None,
-            limits=_limits(options, now),
-            published_at_ms=now,
-            claim=claim,
-        )
-
-    @staticmethod
-    def _refuse_what_needs_a_memory(options: Options) -> None:
+    async def _kept(self, capability: str, options: Options) -> bool:
+        """Whether the control plane keeps the task: it has a key to remember, or may run long."""
         if options.idempotency_key is not None:
-            raise ControlPlaneRequired(
-                "An idempotency key needs a control plane that remembers it",
-                fix="run a dispatcher, or give the effect itself the task's id as its key",
-            )
-        if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
-            raise ControlPlaneRequired(
-                "A direct task runs at most 25 minutes",
-                fix="split the work; longer tasks need a control plane, which this release has not",
-            )
+            return True
+        return not self._picker.surely_short(capability) and await self._picker.runs_long(capability)
 
-    async def _unknown(self, capability: str, error: Unroutable) -> InputError:
-        known: frozenset[str] = frozenset()
-        if self._registry is not None:
-            try:
-                known = await self._registry.capabilities()
-            except RegistryUnavailable as silent:
-                log.debug("The nearest names are unknown", extra={"reason": str(silent)})
-        return UnknownCapability(
-            "Nobody offers this capability",
-            capability=capability,
-            routing_key=error.facts.get("routing_key"),
-            nearest=nearest_names(capability, known),
-            fix="start an agent that declares it: coditect agent run FILE",
-        )
+    async def submit_durable(
+        self, capability: str, value: Any = None, *, key: str | None = None, options: Options | None = None
+    ) -> DurableHandle:
+        """Has a task kept by the control plane, as a workflow of one node; returns when that is committed.
+
+        It survives what a direct task does not, such as the loss of the broker's disks, may run for hours, and can be
+        asked for by its id from any process (`task`). The same `key` gives the same task. Its priority, timeout and
+        max_attempts count; a preferred agent does not.
+
+        Raises: ControlPlaneRequired; UnknownCapability; InputError for a deadline; InvalidTask, TooLarge.
+        """
+        given = options or Options()
+        chosen = given if key is None else replace(given, idempotency_key=key)
+        return await self._workflows.submit(capability, encode_any(value), chosen)
+
+    def task(self, task_id: str) -> DurableHandle:
+        """The handle of a durable task by its id, whoever submitted it; asks for nothing yet.
+
+        Raises: InputError when the id is not that of a durable task.
+        """
+        return self._workflows.task(task_id)
 
     async def submit_many(
         self,
@@ -275,30 +243,15 @@ class Client:
             chosen = replace(
                 chosen, priority=priority or chosen.priority, results=chosen.results if results is None else results
             )
-        picks = self._picker.batch(capability, chosen.strategy, chosen.wanted, pin=chosen.pin, many=concurrency)
-        under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
-        try:
-            for number, value in enumerate(values, 1):
-                body = encode_any(value)
-                carried = body if len(body) <= MAX_BODY_BYTES else await self._requests.blobs.put(body)
-                handle, sent = self._begin(capability, carried, chosen, await picks.next())
-                under_way.append((handle, asyncio.ensure_future(sent)))
-                if len(under_way) >= concurrency:
-                    yield await self._first(under_way)
-                elif number % BURST == 0:
-                    await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
-            while under_way:
-                yield await self._first(under_way)
-        finally:
-            for handle, sent in under_way:
-                sent.cancel()
-                handle.forget()
-
-    async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
-        handle, sent = under_way.popleft()
-        if not sent.done() or sent.cancelled() or sent.exception() is not None:
-            await self._taken(handle, sent)
-        return handle
+        if chosen.idempotency_key is not None:
+            raise InputError("An idempotency key names one task", fix="submit each with a key of its own")
+        if await self._kept(capability, chosen):
+            for value in values:
+                yield await self._workflows.submit(capability, encode_any(value), chosen)
+            return
+        async with aclosing(self._direct.submit_many(capability, values, chosen, concurrency=concurrency)) as handles:
+            async for handle in handles:
+                yield handle
 
     async def request(
         self,
@@ -313,12 +266,59 @@ class Client:
 
         After `timeout` nobody wants the result any more: it is the task's deadline, too.
         """
-        handle = await self.submit(capability, value, options=options, deadline=timeout)
-        return await handle.result(model, timeout=timeout)
+        if not await self._kept(capability, options or NO_OPTIONS):
+            handle = await self.submit(capability, value, options=options, deadline=timeout)
+            return await handle.result(model, timeout=timeout)
+        kept = await self.submit_durable(capability, value, options=options)
+        try:
+            return await kept.result(model, timeout=timeout)
+        except ResultTimeout:
+            await kept.cancel(reason="nobody waits for it any more")
+            raise
 
     async def cancel(self, task_id: str, *, reason: str = "") -> None:
-        """Asks whoever has the task to cancel it; best effort, remembered by the fleet for ten minutes."""
-        await self._broadcast(mail.cancel(task_id, reason=reason))
+        """Asks whoever has the task to cancel it; best effort, remembered by the fleet for ten minutes.
+
+        A durable task is canceled by the control plane, which does not forget.
+        """
+        if workflow_of(task_id) is not None:
+            await self.task(task_id).cancel(reason=reason)
+        else:
+            await self._broadcast(mail.cancel(task_id, reason=reason))
+
+    # -- workflows --------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        workflow: Workflow | Definition,
+        value: Any = None,
+        *,
+        key: str | None = None,
+        progress: Progress | None = None,
+    ) -> Run:
+        """Hands a workflow to the control plane; returns when that has committed it: from then on it is not lost.
+
+        `value` is the workflow's input. The same `key` gives the same workflow, however often it is started. It is
+        checked before anything is sent, and sent in chunks; `progress(nodes, of)` is called after each.
+
+        Raises: InvalidWorkflow, also for a capability that nobody offers; TooLarge, InvalidTask; ControlPlaneRequired,
+        BrokerUnavailable: it may have been accepted all the same, which a `key` makes harmless.
+        """
+        return await self._workflows.start(workflow, encode_any(value), key=key, progress=progress)
+
+    def run(self, workflow: str) -> Run:
+        """The handle of a workflow by its id, whoever started it; asks for nothing yet."""
+        return self._workflows.run(workflow)
+
+    async def runs(self, *, state: WorkflowState | None = None, most: int | None = None) -> AsyncIterator[WorkflowRow]:
+        """The workflows that the control plane has, or those in one state."""
+        async for row in self._workflows.runs(state=state, most=most):
+            yield row
+
+    async def approvals(self, *, most: int | None = None) -> AsyncIterator[ApprovalRow]:
+        """The questions that wait for an answer; `run(row.workflow).answer(row.node, ...)` gives one."""
+        async for row in self._workflows.approvals(most=most):
+            yield row
 
     # -- the fleet --------------------------------------------------------------------------------------
 
@@ -357,17 +357,6 @@ class Client:
         return self._listening.stream(pattern)
 
 
-def _limits(options: Options, now_ms: int) -> Limits:
-    if options.deadline is options.start_within is options.timeout is options.max_attempts is None:
-        return NO_LIMITS
-    return Limits(
-        deadline_ms=_later(now_ms, options.deadline),
-        start_by_ms=_later(now_ms, options.start_within),
-        timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
-        max_attempts=options.max_attempts,
-    )
-
-
 class SyncClient(SyncContext[Client]):
     """The client for code without an event loop: scripts, notebooks, threads. Made by `Client.sync`.
 
@@ -384,14 +373,16 @@ class SyncClient(SyncContext[Client]):
         """What the fleet knows this client by."""
         return self._inner.name
 
-    submit = handing(Client.submit)
+    submit = making(Client.submit, SyncHandle)
     submit_many = handing_many(Client.submit_many)
+    submit_durable = making(Client.submit_durable, SyncHandle)
+    task = naming(Client.task, SyncHandle)
     request = waiting(Client.request)
     cancel = waiting(Client.cancel)
+    start = making(Client.start, SyncRun)
+    run = naming(Client.run, SyncRun)
+    runs = iterating(Client.runs)
+    approvals = iterating(Client.approvals)
     broadcast = waiting(Client.broadcast)
     emit = waiting(Client.emit)
-    events = listening(Client.events)
-
-
-def _later(now_ms: int, span: Duration | None) -> int | None:
-    return None if span is None else now_ms + int(seconds(span) * 1000)
+    events = naming(Client.events, SyncEvents)

@@ -85,7 +85,7 @@ class Handle:
         if reply.cancelled():
             raise SetupError("The client is closed", task_id=self.task_id, fix="wait for results before it closes")
         outcome = reply.result()
-        return outcome if outcome.claim is None else await fetched(self._requests.blobs, outcome)
+        return await fetched(self._requests.blobs, outcome) if outcome.claims else outcome
 
     def _expected(self) -> asyncio.Future[Outcome]:
         if self._reply is None:

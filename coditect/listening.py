@@ -23,18 +23,18 @@ ANNOUNCE_SECONDS = 5.0
 
 
 class EventStream:
-    """Events of one pattern, from the moment the block is entered."""
+    """Events of some patterns, from the moment the block is entered."""
 
-    def __init__(self, broker: Broker, queue: str, pattern: str) -> None:
+    def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...]) -> None:
         self._broker = broker
         self._queue = queue
-        self._pattern = pattern
+        self._patterns = patterns
         self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
         self._arrived = asyncio.Event()
         self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
-        await self._broker.declare(event_queue(self._queue, (self._pattern,)))
+        await self._broker.declare(event_queue(self._queue, self._patterns))
         self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
         await self._announce()
         return self
@@ -99,6 +99,6 @@ class Listening:
         self._name = name
         self._numbers = count(1)
 
-    def stream(self, pattern: str) -> EventStream:
-        """A stream of its own queue."""
-        return EventStream(self._broker, f"events.{self._name}.{next(self._numbers)}", pattern)
+    def stream(self, *patterns: str) -> EventStream:
+        """A stream of its own queue: what matches any of the topic patterns."""
+        return EventStream(self._broker, f"events.{self._name}.{next(self._numbers)}", patterns)

@@ -5,6 +5,7 @@ variable                       default                     meaning
 =============================  ==========================  ==============================================
 CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS
 CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://` for TLS
+CODITECT_MANAGEMENT_URL        none                        RabbitMQ's management API, to evict who died
 CODITECT_DECLARE               true                        declare what is missing, or only check
 CODITECT_SLOTS                 the agent's own             slots of an agent process, 1 to 10000
 CODITECT_WINDOW                500                         unconfirmed publishes at once, 1 to 10000
@@ -20,6 +21,8 @@ CODITECT_BLOB_URL              none                        where values over 1 M
 CODITECT_BLOB_MAX_BYTES        67108864                    the largest such value, 1048576 to 1073741824
 CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
 CODITECT_LEASE_SECONDS         3                           lease in the registry
+CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
+CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
 =============================  ==========================  ==============================================
 
 What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
@@ -44,6 +47,7 @@ class Settings:
 
     amqp_url: str = "amqp://localhost:5672/"
     redis_url: str = "redis://localhost:6379/0"
+    management_url: str | None = None
     declare: bool = True
     slots: int | None = None
     window: int = 500
@@ -59,6 +63,8 @@ class Settings:
     blob_max_bytes: int = 64 * 1024 * 1024
     beat_seconds: float = 1.0
     lease_seconds: float = 3.0
+    store: str = "sqlite:coditect.db"
+    shards: int = 16
 
 
 DEFAULTS = Settings()
@@ -74,6 +80,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
     return Settings(
         amqp_url=values.get("CODITECT_AMQP_URL", DEFAULTS.amqp_url),
         redis_url=values.get("CODITECT_REDIS_URL", DEFAULTS.redis_url),
+        management_url=values.get("CODITECT_MANAGEMENT_URL") or None,
         declare=_flag(values, "CODITECT_DECLARE", default=True),
         slots=_optional(values, "CODITECT_SLOTS", 1, 10_000),
         window=_whole(values, "CODITECT_WINDOW", DEFAULTS.window, 1, 10_000),
@@ -89,6 +96,8 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         blob_max_bytes=_whole(values, "CODITECT_BLOB_MAX_BYTES", DEFAULTS.blob_max_bytes, 2**20, 2**30),
         beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
         lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
+        store=values.get("CODITECT_STORE", DEFAULTS.store),
+        shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
     )
 
 

@@ -26,6 +26,8 @@ from coditect.model.ids import TaskId
 T = TypeVar("T")
 P = ParamSpec("P")
 A = TypeVar("A")
+B = TypeVar("B")
+K = TypeVar("K")
 C = TypeVar("C", bound=AbstractAsyncContextManager[Any])
 
 CHUNK = 500
@@ -40,55 +42,23 @@ class Blocking(Generic[A]):
         self._thread = thread
 
 
+def _giving(method: T, kind: str) -> T:
+    """The method with help that tells what it gives, and not what the asynchronous one gives."""
+    shown: Any = method
+    shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
+    shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
+    return method
+
+
 def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
-    """The method for callers who wait."""
+    """The method, or what a subclass has in its place, for callers who wait."""
 
     @wraps(method)
     def wait(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._thread.run(method(self._inner, *args, **kwargs))
+        own: Callable[P, Coroutine[Any, Any, T]] = getattr(self._inner, method.__name__)
+        return self._thread.run(own(*args, **kwargs))
 
     return wait
-
-
-class SyncHandle(Blocking[Handle]):
-    """Waits for one task's result, listens to its events, cancels it. Made by `SyncClient.submit`."""
-
-    @property
-    def task_id(self) -> TaskId:
-        """The task's id: AMQP's `message_id`."""
-        return self._inner.task_id
-
-    @property
-    def capability(self) -> str:
-        """What was asked for."""
-        return self._inner.capability
-
-    @property
-    def done(self) -> bool:
-        """Whether the outcome is here."""
-        return self._inner.done
-
-    outcome = waiting(Handle.outcome)
-    cancel = waiting(Handle.cancel)
-
-    @overload
-    def result(self, *, timeout: Duration = ...) -> Any: ...
-    @overload
-    def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
-    def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """The value, validated as `model`. Ctrl-C ends the wait, not the task; it may be asked again.
-
-        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
-        """
-        return self._thread.run(self._inner.result(model, timeout=timeout))
-
-    def events(self) -> Iterator[Event]:
-        """What happens to this task from now on, to its end. Best effort: an event may be missed."""
-        return _each(self._inner.events(), self._thread)
-
-    def forget(self) -> None:
-        """Nobody will ask for the result: frees what waits for it."""
-        self._thread.run(_called(self._inner.forget))
 
 
 class SyncEvents(Blocking[EventStream]):
@@ -141,16 +111,80 @@ class SyncContext(Blocking[C]):
         self.close()
 
 
-def handing(
-    method: Callable[Concatenate[A, P], Coroutine[Any, Any, Handle]],
-) -> Callable[Concatenate[Blocking[A], P], SyncHandle]:
-    """The submitting method for callers who wait."""
+def making(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, B]], kind: Callable[[B, LoopThread], K]
+) -> Callable[Concatenate[Blocking[A], P], K]:
+    """The method that makes something asynchronous, for callers who wait: it gives that thing's blocking kind."""
 
     @wraps(method)
-    def submit(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> SyncHandle:
-        return SyncHandle(self._thread.run(method(self._inner, *args, **kwargs)), self._thread)
+    def make(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> K:
+        return kind(self._thread.run(method(self._inner, *args, **kwargs)), self._thread)
 
-    return _giving(submit, SyncHandle.__name__)
+    return _giving(make, getattr(kind, "__name__", ""))
+
+
+def naming(
+    method: Callable[Concatenate[A, P], B], kind: Callable[[B, LoopThread], K]
+) -> Callable[Concatenate[Blocking[A], P], K]:
+    """The method that makes something asynchronous at once: it gives that thing's blocking kind."""
+
+    @wraps(method)
+    def name(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> K:
+        return kind(method(self._inner, *args, **kwargs), self._thread)
+
+    return _giving(name, getattr(kind, "__name__", ""))
+
+
+def iterating(
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Blocking[A], P], Iterator[T]]:
+    """The method that gives one thing after the other, as an ordinary iterator."""
+
+    @wraps(method)
+    def iterate(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        own: Callable[P, AsyncIterator[T]] = getattr(self._inner, method.__name__)
+        return _each(own(*args, **kwargs), self._thread)
+
+    given = str(inspect.signature(method).return_annotation)
+    return _giving(iterate, given.replace("AsyncIterator", "Iterator"))
+
+
+class SyncHandle(Blocking[Handle]):
+    """Waits for one task's result, listens to its events, cancels it. Made by `SyncClient.submit`."""
+
+    @property
+    def task_id(self) -> TaskId:
+        """The task's id: AMQP's `message_id`."""
+        return self._inner.task_id
+
+    @property
+    def capability(self) -> str:
+        """What was asked for."""
+        return self._inner.capability
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is here."""
+        return self._inner.done
+
+    outcome = waiting(Handle.outcome)
+    events = iterating(Handle.events)
+    cancel = waiting(Handle.cancel)
+
+    @overload
+    def result(self, *, timeout: Duration = ...) -> Any: ...
+    @overload
+    def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
+    def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+        """The value, validated as `model`. Ctrl-C ends the wait, not the task; it may be asked again.
+
+        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        """
+        return self._thread.run(self._inner.result(model, timeout=timeout))
+
+    def forget(self) -> None:
+        """Nobody will ask for the result: frees what waits for it."""
+        self._thread.run(_called(self._inner.forget))
 
 
 def handing_many(
@@ -170,26 +204,6 @@ def handing_many(
                 raise error
 
     return _giving(submit_many, f"Iterator[{SyncHandle.__name__}]")
-
-
-def listening(
-    method: Callable[Concatenate[A, P], EventStream],
-) -> Callable[Concatenate[Blocking[A], P], SyncEvents]:
-    """The listening method for callers who wait."""
-
-    @wraps(method)
-    def events(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> SyncEvents:
-        return SyncEvents(method(self._inner, *args, **kwargs), self._thread)
-
-    return _giving(events, SyncEvents.__name__)
-
-
-def _giving(method: T, kind: str) -> T:
-    """The method with help that tells what it gives, and not what the asynchronous one gives."""
-    shown: Any = method
-    shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
-    shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
-    return method
 
 
 async def _taken(handles: AsyncIterator[Handle]) -> tuple[list[Handle], CoditectError | None]:
@@ -215,19 +229,19 @@ async def _in_time(events: EventStream, longest_seconds: float) -> Event | None:
         return None
 
 
-def _each(stream: AsyncIterator[Event], thread: LoopThread) -> Iterator[Event]:
+def _each(stream: AsyncIterator[T], thread: LoopThread) -> Iterator[T]:
     try:
-        while (event := thread.run(_next(stream))) is not None:
-            yield event
+        while (one := thread.run(_next(stream))) is not None:
+            yield one
     except GeneratorExit:
         thread.start(_ended(stream))
         raise
 
 
-async def _next(stream: AsyncIterator[Event]) -> Event | None:
+async def _next(stream: AsyncIterator[T]) -> T | None:
     return await anext(stream, None)
 
 
-async def _ended(stream: AsyncIterator[Event]) -> None:
+async def _ended(stream: AsyncIterator[Any]) -> None:
     if isinstance(stream, AsyncGenerator):
         await stream.aclose()

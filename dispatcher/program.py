@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coditect.agent.events import Events
@@ -15,52 +16,172 @@ from coditect.agent.health import health_server
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
+from coditect.broker.topology import backbone, control_plane
 from coditect.clock import Clock, SystemClock
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, SetupError
 from coditect.loop import run_loop
+from coditect.model import routing
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
+from dispatcher.control import Control
+from dispatcher.eviction import Evictor, open_evictor
+from dispatcher.failover import Predecessors, watching_agents
+from dispatcher.fleet import keep_slots
+from dispatcher.graph.port import TaskGraph
+from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.layers.ledger.book import Planted
+from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
+from dispatcher.ports import Ports, Ways
+from dispatcher.proposing import Proposing
+from dispatcher.store.fdb import FdbDatabase, FdbSettings
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.port import Database
+from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.tenure import Tenure, new_owner
+from dispatcher.window import Window
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 60.0
+REQUESTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one dispatcher works."""
+
+    shards: int = DEFAULT_SHARDS
+    """Into how many shards a new store is divided; one that is there already keeps its own number."""
+    owner: str = field(default_factory=new_owner)
+    """Its name in the leases: of one life of one dispatcher."""
+    ways: Ways = field(default_factory=Ways)
+    planted: Planted = field(default_factory=Planted)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatcher:
+    """A control plane at work."""
+
+    notices: Notices
+    tenure: Tenure
 
 
 @asynccontextmanager
-async def running_dispatcher(*, broker: Broker, registry: Registry, clock: Clock) -> AsyncIterator[Notices]:
-    """The control plane at work on these ports; leaving the context finishes what is in hand."""
+async def running_dispatcher(
+    *,
+    broker: Broker,
+    registry: Registry,
+    clock: Clock,
+    database: Database | None = None,
+    graph: TaskGraph | None = None,
+    options: Options | None = None,
+    evict: Evictor | None = None,
+) -> AsyncIterator[Dispatcher]:
+    """The control plane at work on these ports; leaving the context finishes what is in hand.
+
+    Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
+    is no RQ, and everything is dispatched from the ledger alone.
+    `options.owner` names this life of it, and should be the name of its broker connection: by that name its
+    successors evict it.
+    """
+    options = options or Options()
     async with AsyncExitStack() as stack:
+        store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
         events = Events(broker, background, clock, source="/dispatcher")
-        yield await stack.enter_async_context(Notices(broker, registry, events, background))
+        window = Window(asyncio.get_running_loop().time)
+        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
+        await broker.declare(backbone() + control_plane())
+        tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
+        await stack.enter_async_context(tenure)
+        consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
+        stack.push_async_callback(consumer.cancel)
+        background.start(keep_slots(registry, window), name="slots of the fleet")
+        await stack.enter_async_context(
+            watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
+        )
+        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
+
+
+def compose(
+    ports: Ports, options: Options, graph: TaskGraph | None, evict: Callable[[str], Awaitable[object]]
+) -> tuple[Tenure, Control]:
+    """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
+    tenure = Tenure(ports, owner=options.owner, graph=graph, evict=evict, wanted=options.shards)
+    control = Control(ports.broker, ports.database, tenure, ports.background)
+    proposing = Proposing(ports, tenure, graph)
+    tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
+    ports.background.start(proposing.run(), name="proposing")
+    return tenure, control
 
 
 async def serve(settings: Settings) -> None:
-    """Runs one dispatcher until SIGTERM or SIGINT."""
+    """Runs one dispatcher until SIGTERM or SIGINT, or until its store fails."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    options = Options(shards=settings.shards)
     broker = AmqpBroker(
         settings.amqp_url,
-        name="dispatcher",
+        name=options.owner,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
-    async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
-        await stack.enter_async_context(running_dispatcher(broker=broker, registry=registry, clock=SystemClock()))
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_store(settings.store))
+        await stack.enter_async_context(broker)
+        registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
+        evict = await stack.enter_async_context(open_evictor(settings.management_url))
+        await stack.enter_async_context(
+            running_dispatcher(
+                broker=broker,
+                registry=registry,
+                clock=SystemClock(),
+                database=database,
+                graph=graph,
+                evict=evict,
+                options=options,
+            )
+        )
         if settings.health_port is not None:
             await stack.enter_async_context(
                 health_server(lambda: unready(broker), host=settings.health_host, port=settings.health_port)
             )
         _tell_ready()
         log.info("The dispatcher is ready")
-        await stop.wait()
+        await _until(stop, database)
+
+
+async def _until(stop: asyncio.Event, database: Database) -> None:
+    """Waits for the order to stop. Raises: StoreFailed when the store has failed for good."""
+    stopping = asyncio.create_task(stop.wait())
+    failing = asyncio.create_task(database.failure())
+    done, waiting = await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    if failing in done:
+        raise failing.result()
+
+
+def open_store(name: str) -> Database:
+    """The store that a setting names: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`. Raises: SetupError."""
+    kind, _, place = name.partition(":")
+    match kind:
+        case "sqlite":
+            return SqliteDatabase(Path(place))
+        case "fdb":
+            return FdbDatabase(FdbSettings(cluster_file=place or None))
+        case "memory":
+            return MemoryDatabase()
+        case _:
+            raise SetupError("There is no such store", given=name, fix="CODITECT_STORE=sqlite:PATH or fdb:CLUSTER_FILE")
 
 
 def unready(broker: Broker) -> str:

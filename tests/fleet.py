@@ -30,6 +30,8 @@ class Running:
     broker: AmqpBroker
     """The client's connection; `get` on it is the test's own way to look into a queue."""
     registry: RedisRegistry
+    agents_broker: AmqpBroker
+    """The agent's own connection."""
 
     async def holds(self, queue: str, messages: int) -> bool:
         """Whether so many messages wait in the queue, in nobody's hand."""
@@ -104,7 +106,7 @@ async def running(agent: Agent, servers: Servers, *, settings: Settings | None =
             )
         )
         client = await stack.enter_async_context(Client(broker, registry))
-        yield Running(runtime, client, broker, registry)
+        yield Running(runtime, client, broker, registry, own)
 
 
 async def remove_queues(broker: Broker, capabilities: Iterable[str]) -> None:

@@ -48,7 +48,12 @@ def servers_of_run(environ: Mapping[str, str], *, below: Path = ROOT / ".coditec
 
 @contextmanager
 def private_servers_of_run(
-    folder: Path, environ: Mapping[str, str], *, rabbitmq: bool = True, redis: bool = True
+    folder: Path,
+    environ: Mapping[str, str],
+    *,
+    rabbitmq: bool = True,
+    redis: bool = True,
+    management: bool = False,
 ) -> Iterator[PrivateServers]:
     """Private servers for a synchronous block; the folder is removed after it.
 
@@ -58,7 +63,7 @@ def private_servers_of_run(
     try:
         with asyncio.Runner() as runner:
             stack = AsyncExitStack()
-            context = private_servers(folder, environ=environ, rabbitmq=rabbitmq, redis=redis)
+            context = private_servers(folder, environ=environ, rabbitmq=rabbitmq, redis=redis, management=management)
             try:
                 yield runner.run(stack.enter_async_context(context))
             finally:

@@ -1,49 +1,142 @@
-"""Inputs and values over the inline limit: fetched before the handler runs, put away after it."""
+"""Asks the control plane whether an owned task may run here, before it does.
+
+A delivery that came back, or that is not fresh any more, may have run elsewhere meanwhile, or may be wanted by
+nobody: its shard decides, and gives the fence under which it runs. One question has one id, however often it is
+asked; the answer to each asking is the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+import logging
+from dataclasses import dataclass
 
-from coditect.agent.execute import Ended
-from coditect.agent.execution import Execution
-from coditect.blob import Blobs
-from coditect.errors import BlobUnavailable, ClaimBroken, CoditectError, TooLarge
-from coditect.model.claim import Claim
-from coditect.model.result import Failure, Status
+from coditect.broker.port import Broker, Delivery
+from coditect.clock import Clock
+from coditect.errors import CoditectError
+from coditect.model import routing
+from coditect.model.control import Claim, Verb, claim_body, request
+from coditect.model.ids import AgentId
+from coditect.model.json import loads
+from coditect.model.message import Message
+from coditect.model.result import Outcome
+from coditect.model.task import Owner, Task
+from coditect.requests import Requests
 
+log = logging.getLogger(__name__)
 
-async def fetch_input(blobs: Blobs, execution: Execution, claim: Claim) -> Ended | None:
-    """Gives the execution its input; how it ended, if there is none to be had."""
-    try:
-        execution.task = replace(execution.task, body=await blobs.get(claim))
-    except (TooLarge, ClaimBroken) as error:
-        reason = "too_large" if isinstance(error, TooLarge) else "claim_broken"
-        return Ended(Status.REJECTED, failure=_failure(reason, error), error=error)
-    except BlobUnavailable as error:
-        return _failed("blob_unavailable", error)
-    return None
-
-
-async def put_value(blobs: Blobs, ended: Ended) -> Ended:
-    """The same with the value's claim as its body, or the failure to put it away."""
-    try:
-        claim = await blobs.put(ended.body)
-    except TooLarge as error:
-        return _failed("result_too_large", error)
-    except BlobUnavailable as error:
-        return _failed("blob_unavailable", error)
-    return Ended(ended.status, claim.document, claim=claim)
+FRESH_MS = 1_000
+"""For so long after its publication a first delivery runs unasked."""
+ANSWER_SECONDS = 5.0
+"""How long an answer is waited for before the next asking, and how long with the slot in hand."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0
+GIVE_UP_SECONDS = 600.0
+"""Then the delivery goes back: the broker would take it after 30 minutes, with everything else of its channel."""
 
 
-def _failed(reason: str, error: CoditectError) -> Ended:
-    return Ended(Status.FAILED, failure=_failure(reason, error), error=error)
+@dataclass(eq=False, slots=True)
+class Question:
+    """One claim, from its first asking to its answer."""
+
+    message: Message
+    origin: str
+    reply: asyncio.Future[Outcome]
+
+    @property
+    def id(self) -> str:
+        """The same for each asking."""
+        return self.message.correlation_id or ""
 
 
-def _failure(reason: str, error: CoditectError) -> Failure:
-    return Failure(
-        reason,
-        type(error).__name__,
-        str(error),
-        retryable=error.retryable,
-        fix=str(error.facts.get("fix", "")),
-    )
+class Claims:
+    """The claims of one agent process."""
+
+    def __init__(self, broker: Broker, requests: Requests, clock: Clock, *, agent_id: AgentId) -> None:
+        self._broker = broker
+        self._requests = requests
+        self._clock = clock
+        self._agent_id = agent_id
+        self._silent: set[str] = set()
+
+    def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
+        """Whether the task may not run unasked."""
+        published = task.published_at_ms
+        if delivery.redelivered or published is None or owner.origin in self._silent:
+            return True
+        return self._clock.now_ms() - published > FRESH_MS
+
+    def silent(self, origin: str) -> bool:
+        """Whether the shard left the last question, or the last result, without an answer."""
+        return origin in self._silent
+
+    def mute(self, origin: str) -> None:
+        """Nobody takes what is sent to this shard: its tasks do not run unasked until it answers."""
+        self._silent.add(origin)
+
+    def question(self, task: Task, owner: Owner, *, running: bool = False) -> Question:
+        """The claim of this task; to be ended by `forget`."""
+        question_id = self._clock.new_id()
+        body = claim_body(owner, publication=task.publication, agent=self._agent_id, running=running)
+        message = request(Verb.CLAIM, body, reply_to=self._requests.reply_to, correlation_id=question_id)
+        return Question(message, owner.origin, self._requests.expect(question_id))
+
+    def forget(self, question: Question) -> None:
+        """Nobody waits for its answer any more."""
+        self._requests.forget(question.id)
+
+    async def ask(self, question: Question) -> Claim | None:
+        """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._broker.publish(
+                    question.message,
+                    exchange=routing.CONTROL,
+                    routing_key=question.origin,
+                    timeout_seconds=ANSWER_SECONDS,
+                )
+                await asyncio.wait([question.reply])
+                return self._read(question)
+        except TimeoutError:
+            self._unanswered(question, "no answer in time")
+        except CoditectError as error:
+            self._unanswered(question, str(error))
+        return None
+
+    async def insist(self, question: Question, delivery: Delivery) -> Claim | None:
+        """Asks with growing pauses; None when the delivery is lost meanwhile, or there is no answer for too long."""
+        loop = asyncio.get_running_loop()
+        give_up, pause = loop.time() + GIVE_UP_SECONDS, FIRST_PAUSE_SECONDS
+        while loop.time() < give_up and not delivery.lost:
+            claim = await self.ask(question)
+            if claim is not None:
+                return claim
+            await asyncio.wait([question.reply], timeout=pause)
+            if question.reply.done() and (claim := self._answered(question)) is not None:
+                return claim
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return None
+
+    def _answered(self, question: Question) -> Claim | None:
+        """What came between two askings."""
+        try:
+            return self._read(question)
+        except CoditectError as error:
+            self._unanswered(question, str(error))
+            return None
+
+    def _read(self, question: Question) -> Claim:
+        """Raises: CoditectError when the answer is no claim; the next one is waited for then."""
+        reply, question.reply = question.reply, self._requests.expect(question.id)
+        outcome = reply.result()
+        if outcome.failure is not None:
+            raise CoditectError("The claim was refused", reason=outcome.failure.reason, message=outcome.failure.message)
+        claim = Claim.read(loads(outcome.body))
+        self._silent.discard(question.origin)
+        return claim
+
+    def _unanswered(self, question: Question, reason: str) -> None:
+        level = logging.DEBUG if question.origin in self._silent else logging.WARNING
+        self._silent.add(question.origin)
+        facts = {"shard": question.origin, "reason": reason}
+        log.log(level, "The control plane does not answer; its tasks wait without a slot", extra=facts)

@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 
 from coditect.agent.typed import Signature, signature
 from coditect.errors import SetupError
-from coditect.model.capability import CapabilitySpec, check_capability_name
+from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.retry import Retry
 from coditect.model.strategy import Strategy
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-LONGEST_TIMEOUT_SECONDS = 25 * 60.0
-"""The broker takes an unacknowledged delivery back after 30 minutes by default."""
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -110,16 +108,19 @@ class Agent:
         JSON Schema. An exception is a failed attempt; one whose `retryable` is False is the last. `strategy`
         is how clients pick the agent when a call does not say; without one the broker balances.
 
-        Raises: SetupError for a name taken twice, a timeout above 25 minutes, an unknown strategy or a wrong
+        With a timeout above 10 minutes its tasks need an owner: clients send them through the control plane. A
+        task that comes without one all the same runs for at most 25 minutes.
+
+        Raises: SetupError for a name taken twice, a timeout above 7 days, an unknown strategy or a wrong
         signature.
         """
         check_capability_name(name)
         limit = seconds(timeout)
         if name in self._capabilities:
             raise SetupError("An agent declares a capability once", capability=name)
-        if not 0 < limit <= LONGEST_TIMEOUT_SECONDS:
+        if not 0 < limit <= LONGEST_SECONDS:
             raise SetupError(
-                "A capability's timeout is at most 25m", capability=name, given=timeout, fix="split the work"
+                "A capability's timeout is at most 7d", capability=name, given=timeout, fix="split the work"
             )
         asked = _strategy(name, strategy)
 

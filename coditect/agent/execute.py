@@ -11,10 +11,12 @@ from typing import Any
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution import Execution
+from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.errors import CoditectError, InvalidTask
-from coditect.model.claim import Claim
+from coditect.model.capability import LONGEST_DIRECT_SECONDS
 from coditect.model.result import Failure, Status
+from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
 
 _MAX_TRACEBACK = 8_000
@@ -33,8 +35,8 @@ class Ended:
     failure: Failure | None = None
     error: BaseException | None = None
     """What the retry policy looks at."""
-    claim: Claim | None = None
-    """Of a value over the inline limit that was put away: the body is the claim's document."""
+    claims: bool = False
+    """Whether the value was over the inline limit and put away: the body is its claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Rooms:
     """Where handlers run."""
 
     loop: asyncio.AbstractEventLoop
+    limits: TimeLimits
     threads: Executor
     workers: Workers
     alone: Worker | None = None
@@ -56,7 +59,7 @@ async def run_handler(
 
     A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
     """
-    timer = rooms.loop.call_later(limit_seconds, execution.expire)
+    rooms.limits.begin(execution, limit_seconds)
     execution.handling = True
     try:
         if capability.where is Where.LOOP and rooms.alone is None:
@@ -77,10 +80,24 @@ async def run_handler(
         return _failed(error, "handler_error")
     finally:
         execution.handling = False
-        timer.cancel()
+        rooms.limits.end(execution)
         if execution.asked_to_end:
             _go_on()
     return Ended(Status.COMPLETED, body)
+
+
+def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
+    """How long this attempt may run."""
+    seconds, limits = capability.timeout_seconds, task.limits
+    if seconds > LONGEST_DIRECT_SECONDS and task.owner is None:
+        seconds = LONGEST_DIRECT_SECONDS
+    if limits is NO_LIMITS:
+        return seconds
+    if limits.timeout_ms is not None:
+        seconds = min(limits.timeout_ms / 1000, seconds)
+    if limits.deadline_ms is not None:
+        seconds = min(seconds, (limits.deadline_ms - now_ms) / 1000)
+    return max(0.0, seconds)
 
 
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:

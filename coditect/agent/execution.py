@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +43,12 @@ class Execution:
     """The thread that a plain handler runs in; it may outlive the attempt."""
     suspicion: Suspicion = Suspicion.NONE
     """Whether it may kill the process that runs it."""
+    let_go: bool = False
+    """Its deliveries were acknowledged while it runs on, because it runs long; only an owned task's."""
     slot_passed_on: bool = False
     """Its slot is free, or will be when its thread ends."""
+    posted: bool = False
+    """Its reply is on the way, and `work` does not wait for it."""
 
     def cancel(self, reason: str) -> None:
         """Asks it to end; has no effect once its handler has ended."""
@@ -68,6 +73,11 @@ class Execution:
             self.attached = []
         self.attached.append((task, delivery))
 
+    @property
+    def lost(self) -> bool:
+        """Whether none of its deliveries is ours to settle any more."""
+        return self.delivery.lost and all(delivery.lost for _, delivery in self.attached or ())
+
     def ack(self) -> None:
         """All of them are done with."""
         self.delivery.ack()
@@ -79,6 +89,31 @@ class Execution:
         self.delivery.requeue()
         for _, delivery in self.attached or ():
             delivery.requeue()
+
+
+@dataclass(eq=False, slots=True)
+class Answer:
+    """The reply of a completed execution on its way: a `Promise` of the broker's."""
+
+    execution: Execution
+    outcome: Outcome
+    told: Callable[[Answer, BaseException | None], None]
+    """Called once, with what came of it."""
+    over: bool = False
+
+    def done(self) -> bool:
+        """See `Promise`."""
+        return self.over
+
+    def set_result(self, _: None) -> None:
+        """See `Promise`."""
+        self.over = True
+        self.told(self, None)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """See `Promise`."""
+        self.over = True
+        self.told(self, exception)
 
 
 class Remembered:
@@ -118,24 +153,32 @@ class Remembered:
 
 
 class CanceledIds:
-    """Task ids that somebody asked to cancel in the last ten minutes: their deliveries do not start."""
+    """Task ids that somebody asked to cancel in the last ten minutes: their deliveries do not start.
+
+    An owned task may be wanted again under the same id: canceled is only what was published up to a number.
+    """
 
     def __init__(self) -> None:
-        self._reasons: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._reasons: OrderedDict[str, tuple[float, str, int | None]] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._reasons)
 
-    def put(self, task_id: str, reason: str, now: float) -> None:
+    def put(self, task_id: str, reason: str, now: float, publication: int | None = None) -> None:
         """Remembers a request."""
-        self._reasons[task_id] = (now, reason)
+        self._reasons[task_id] = (now, reason, publication)
         while self._reasons:
-            since, _ = next(iter(self._reasons.values()))
+            since = next(iter(self._reasons.values()))[0]
             if len(self._reasons) <= MOST_REMEMBERED and now - since <= REMEMBER_SECONDS:
                 break
             self._reasons.popitem(last=False)
 
-    def reason(self, task_id: str | None, now: float) -> str | None:
+    def reason(self, task: Task, now: float) -> str | None:
         """Why this task was canceled; None when it was not."""
-        found = self._reasons.get(task_id or "")
-        return None if found is None or now - found[0] > REMEMBER_SECONDS else found[1]
+        found = self._reasons.get(task.id or "")
+        if found is None or now - found[0] > REMEMBER_SECONDS:
+            return None
+        _, reason, publication = found
+        if task.owner is not None and (publication is None or publication < task.publication):
+            return None
+        return reason

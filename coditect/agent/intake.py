@@ -60,6 +60,7 @@ class Intake:
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
         self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
         self._suspended: Counter[int] = Counter()
+        self._parked = 0
         self._turns = Turns()
         self._patrol: asyncio.TimerHandle | None = None
         self.waiting = 0
@@ -69,7 +70,7 @@ class Intake:
     @property
     def suspended(self) -> int:
         """How many tasks await others, without a slot."""
-        return self._suspended.total()
+        return self._suspended.total() + self._parked
 
     async def open(self, queue: str, level: Priority, *, group: str | None = None) -> None:
         """Starts to consume a queue whose tasks count to this level.
@@ -255,6 +256,11 @@ class Intake:
         held.awaiting -= 1
         if held.awaiting == 0 and not held.over:
             self._suspended[held.task.depth] -= 1
+
+    def park(self, many: int) -> None:
+        """So many more deliveries wait beside their run, without a slot: others may come in their place."""
+        self._parked += many
+        self._watch()
 
     # -- the patrol -------------------------------------------------------------------------------------
 

@@ -51,15 +51,24 @@ class Isolation:
     async def around(self, held: Held) -> AsyncIterator[Suspicion]:
         """Examines the task; a suspect gets a place. Inside, its start is recorded. Waits hold no slot."""
         aside = partial(self._aside, held)
-        async with self._suspects.examined(held.task, held.delivery, aside) as suspicion, AsyncExitStack() as stack:
-            if suspicion is not Suspicion.NONE:
-                await self._take_place(held, stack)
-                facts = {"task_id": held.task.id, "capability": held.task.capability, "attempt": held.task.attempt}
-                log.warning("A task that may have killed its process runs in one of its own", extra=facts)
-            try:
+        async with self._suspects.examined(held.task, held.delivery, aside) as suspicion:
+            if suspicion is Suspicion.NONE:
                 yield suspicion
+            else:
+                async with self.place(held):
+                    yield suspicion
+
+    @asynccontextmanager
+    async def place(self, held: Held) -> AsyncIterator[None]:
+        """A place for a suspect, however it became one. Waits hold no slot."""
+        async with AsyncExitStack() as stack:
+            await self._take_place(held, stack)
+            facts = {"task_id": held.task.id, "capability": held.task.capability, "attempt": held.task.attempt}
+            log.warning("A task that may have killed its process runs in one of its own", extra=facts)
+            try:
+                yield
             except Retryable:
-                await asyncio.sleep(0 if suspicion is Suspicion.NONE else RETURN_SECONDS)
+                await asyncio.sleep(RETURN_SECONDS)
                 raise
 
     async def _take_place(self, held: Held, stack: AsyncExitStack) -> None:

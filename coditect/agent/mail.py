@@ -70,7 +70,12 @@ class Mailbox:
     def _read(self, message: Message, content: Any) -> None:
         match message.type:
             case mail.CANCEL if isinstance(content, dict) and isinstance(content.get("task_id"), str):
-                self._runtime.cancel(content["task_id"], str(content.get("reason") or "canceled on request")[:500])
+                publication = content.get("publication")
+                self._runtime.cancel(
+                    content["task_id"],
+                    str(content.get("reason") or "canceled on request")[:500],
+                    publication if isinstance(publication, int) else None,
+                )
             case mail.PING:
                 self._background.start(self._pong(message, content), name="pong")
             case mail.DRAIN:

@@ -1,7 +1,7 @@
 """What follows from how an attempt ended: another attempt, a dead letter, an answer; then the delivery goes.
 
 Who owns a task decides about its failure: a task without an owner is tried again while attempts are left, and
-becomes a dead letter when they are used up.
+becomes a dead letter when they are used up; of an owned one its owner is told, whatever the end.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import replace
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended
-from coditect.agent.execution import Execution, ExecutionKey, Remembered
+from coditect.agent.execution import Answer, Execution, ExecutionKey, Remembered
+from coditect.agent.owned import Owned
 from coditect.agent.settle import Settler, guarded, worth_another
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
 from coditect.errors import InputError, TooLarge, Unroutable
-from coditect.model import routing
+from coditect.model import routing, wire
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
@@ -38,7 +39,9 @@ class Outcomes:
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
+        owned: Owned,
     ) -> None:
+        self._owned = owned
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
@@ -63,44 +66,99 @@ class Outcomes:
         await self._settler.send_back(execution.task, execution.delivery.message.headers)
         execution.ack()
 
-    async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
-        """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+    def complete(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        """Takes down that a task without an owner has completed; `post` or `answer` follows."""
         task = execution.task
-        completed = ended.status is Status.COMPLETED
-        if not completed and await self._retried(execution, ended):
-            return
-        outcome = Outcome(
-            ended.status,
-            ended.body if ended.failure is None else _body(ended.failure),
-            task.id,
-            task.correlation_id or task.id,
-            self._agent_id,
-            task.attempt,
-            task.owner.fence if task.owner else None,
-            started_ms,
-            finished_ms,
-            ended.failure,
-            ended.claim,
-        )
-        if completed:
-            self.completed += 1
-            if execution.key is not None:
-                self._remembered.put(execution.key, outcome)
-        else:
-            self.failed += 1
-        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
-            await self._bury(execution, ended.failure)
-        ending = ENDED_AS[ended.status]
-        if self._events.heard(ending):
-            self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
-        await self._settler.reply(task, outcome)
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.completed += 1
+        if execution.key is not None:
+            self._remembered.put(execution.key, outcome)
+        self._tell(task, Status.COMPLETED)
+        return outcome
+
+    def post(self, answer: Answer) -> None:
+        """Sends the reply; the answer is told what came of it. If anything did not go well, `answer` follows."""
+        self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+
+    async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
+        """Replies, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        await self._settler.reply(execution.task, outcome, failed)
         execution.delivery.ack()
+        await self.answer_attached(execution, outcome)
+
+    async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
+        """Gives those that were attached an answer of their own, and acks them."""
         answered = 0
         while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
             wanting, delivery = execution.attached[answered]
             await self._settler.reply(wanting, _for_another(outcome, wanting))
             delivery.ack()
             answered += 1
+
+    async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
+        """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        task = execution.task
+        if task.owner is not None:
+            await self._report(execution, ended, started_ms, finished_ms)
+            return
+        if ended.status is Status.COMPLETED:
+            await self.answer(execution, self.complete(execution, ended, started_ms, finished_ms))
+            return
+        if await self._retried(execution, ended):
+            return
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.failed += 1
+        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
+            await self._bury(execution, ended.failure)
+        self._tell(task, ended.status)
+        await self.answer(execution, outcome)
+
+    def _outcome(self, task: Task, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        return Outcome(
+            ended.status,
+            ended.body if ended.failure is None else _body(ended.failure),
+            task.id,
+            task.correlation_id or task.id,
+            self._agent_id,
+            task.attempt,
+            None,
+            started_ms,
+            finished_ms,
+            ended.failure,
+            ended.claims,
+        )
+
+    def _tell(self, task: Task, status: Status) -> None:
+        ending = ENDED_AS[status]
+        if self._events.heard(ending):
+            self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
+
+    async def _report(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
+        """The end of an owned task, which its owner is told, with what the retry policy says of it."""
+        task, failure = execution.task, ended.failure
+        if ended.status is Status.FAILED and failure is not None:
+            policy = self._capabilities[task.capability].retry
+            failure = replace(failure, retryable=worth_another(ended.error, policy))
+        outcome = Outcome(
+            status=ended.status,
+            body=ended.body if failure is None else _body(failure),
+            task_id=task.id,
+            correlation_id=task.id,
+            agent_id=self._agent_id,
+            attempt=task.attempt,
+            fence=task.owner.fence if task.owner is not None else None,
+            started_at_ms=started_ms,
+            finished_at_ms=finished_ms,
+            failure=failure,
+            claims=ended.claims,
+        )
+        if failure is not None:
+            self.failed += 1
+        else:
+            self.completed += 1
+            if execution.key is not None:
+                self._remembered.put(execution.key, outcome)
+        await self._owned.report(execution, outcome)
 
     async def _retried(self, execution: Execution, ended: Ended) -> bool:
         task = execution.task
@@ -109,7 +167,6 @@ class Outcomes:
         if (
             ended.status is not Status.FAILED
             or ended.failure is None
-            or task.owner is not None
             or task.attempt >= attempts
             or not worth_another(ended.error, policy)
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
@@ -152,12 +209,19 @@ class Outcomes:
         if key is None:
             delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
             return
+        capability, priority = routing.parse_task_key(key)
+        owned = wire.owner_of(message)
+        if owned is not None:
+            task_id = TaskId(message.message_id or "")
+            task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])
+            now = self._clock.now_ms()
+            await self.settle(Execution(task, delivery, None), Ended(Status.REJECTED, failure=failure), now, now)
+            return
         try:
             await self._settler.bury(message, key, failure, attempt=1, errors=())
         except Unroutable:
             delivery.reject()
             return
-        capability, priority = routing.parse_task_key(key)
         anonymous = Task(
             capability,
             priority,

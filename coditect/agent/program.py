@@ -216,9 +216,10 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
         _on_signal(opening.cancel)
+    agent_id = new_agent_id(agent)
     broker = AmqpBroker(
         settings.amqp_url,
-        name=agent.name,
+        name=agent_id,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
@@ -233,6 +234,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                 settings=settings,
                 clock=SystemClock(),
                 drain=stop,
+                agent_id=agent_id,
                 host=Host(source=source),
             )
         )

@@ -10,24 +10,31 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.agent.claims import fetch_input, put_value
+from coditect.agent.claims import Claims
 from coditect.agent.context import Context
-from coditect.agent.declaration import Agent, Capability
+from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, run_handler
-from coditect.agent.execution import CanceledIds, Execution, ExecutionKey
+from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler
+from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
+from coditect.agent.large_values import fetch_input, put_value
 from coditect.agent.outcomes import Outcomes
+from coditect.agent.owned import Owned
+from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, not_settled
 from coditect.agent.slots import Slots
+from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspects, Suspicion
+from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
@@ -37,7 +44,7 @@ from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
-from coditect.model.result import Failure, Status
+from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, Task
 from coditect.requests import Requests
 
@@ -86,17 +93,29 @@ class Runtime:
         self._background = background
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
-        self._outcomes = Outcomes(broker, events, clock, agent_id=agent_id, capabilities=self._capabilities)
+        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._reports = Reports(broker, background, clock)
+        self._owned = Owned(
+            Claims(broker, requests, clock, agent_id=agent_id),
+            Starts(self._reports, background, clock, agent_id=agent_id),
+            self._reports,
+            intake=self._intake,
+            isolation=self._isolation if limits.processes else None,
+            most_suspended=limits.max_suspended,
+        )
+        self._outcomes = Outcomes(
+            broker, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
+        )
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
-        self._rooms = Rooms(
-            self._loop, ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name), Workers(limits.source)
-        )
-        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
+        self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
+        self._end_of_one: asyncio.Future[None] | None = None
+        """What a drain waits for."""
         self._mean_ms = 0.0
 
     # -- life -------------------------------------------------------------------------------------------
@@ -118,16 +137,26 @@ class Runtime:
     async def drain(self) -> None:
         """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
         await self._intake.close()
-        works = {one.work for one in self._executions if one.work is not None} | self._settling
-        if works:
-            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(works)})
-            _, late = await asyncio.wait(works, timeout=self._limits.drain_seconds)
-            for work in late:
-                work.cancel()
-            if late:  # a handler may ignore its cancellation: it is left behind
-                await asyncio.wait(late, timeout=RETURN_SECONDS)
+        self._owned.hand_back()
+        if self._executions:
+            log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
+        await self._all_ended(self._limits.drain_seconds)
+        for late in (*(one.work for one in self._executions), *self._settling):
+            if late is not None:
+                late.cancel()
+        await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
         for execution in self._executions:
             execution.requeue()
+
+    async def _all_ended(self, seconds: float) -> None:
+        """Waits for what runs and what is settled, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._executions:
+                    self._end_of_one = self._loop.create_future()
+                    await self._end_of_one
+                if self._settling:
+                    await asyncio.wait(self._settling)
 
     def load(self) -> Load:
         """What it carries right now."""
@@ -141,11 +170,15 @@ class Runtime:
             failed=self._outcomes.failed,
         )
 
-    def cancel(self, task_id: str, reason: str) -> None:
-        """Cancels a task that runs here, or that will arrive within ten minutes."""
-        self._canceled.put(task_id, reason, self._now())
+    def cancel(self, task_id: str, reason: str, publication: int | None = None) -> None:
+        """Cancels a task that runs here, or that will arrive within ten minutes.
+
+        Of an owned task only what was published up to that number; without one only what runs here.
+        """
+        self._canceled.put(task_id, reason, self._now(), publication)
         for execution in self._executions:
-            if execution.task.id == task_id:
+            task = execution.task
+            if task.id == task_id and (publication is None or task.publication <= publication):
                 execution.cancel(reason)
 
     def task(self, task_id: str) -> Task | None:
@@ -166,7 +199,7 @@ class Runtime:
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
-        ended = self._not_any_more(task)
+        ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
@@ -185,6 +218,8 @@ class Runtime:
         if key is None:
             return False
         running = self._running.get(key)
+        if task.owner is not None:
+            return self._rejoined(task, key, delivery, running)
         if running is not None:
             running.attach(task, delivery)
             return True
@@ -192,6 +227,14 @@ class Runtime:
         if outcome is not None:
             self._beside(self._outcomes.answer_again(task, delivery, outcome))
         return outcome is not None
+
+    def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
+        """`_joined` for an owned task."""
+        known = partial(self._outcomes.known, key)
+        if running is None and known() is None:
+            return False
+        self._beside(self._owned.rejoin(task, delivery, running, known))
+        return True
 
     def _not_any_more(self, task: Task) -> Ended | None:
         """Why it need not start; None when it does."""
@@ -210,7 +253,7 @@ class Runtime:
         return None
 
     def _canceled_before(self, task: Task) -> Ended | None:
-        reason = self._canceled.reason(task.id, self._now())
+        reason = self._canceled.reason(task, self._now())
         if reason is None:
             return None
         return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
@@ -235,8 +278,10 @@ class Runtime:
             if not self._joined(held.task, key, held.delivery):
                 if key is not None:
                     self._running[key] = execution
-                if not (self._limits.processes and self._isolation.concerns(held)):
-                    await self._run(execution, held)
+                if held.task.owner is not None:
+                    await self._owned.execute(execution, held, self._run)
+                elif not (self._limits.processes and self._isolation.concerns(held)):
+                    await self._run(execution, held, post=True)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:
                         await self._run(execution, held)
@@ -244,18 +289,18 @@ class Runtime:
         except Exception as error:  # noqa: BLE001 - told in full
             await not_settled(error, execution.task.id)
         finally:
-            self._forget(execution)
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
-            if not settled:
-                execution.requeue()
+            if not execution.posted:
+                self._end(execution, settled=settled)
 
-    async def _run(self, execution: Execution, held: Held) -> None:
+    async def _run(self, execution: Execution, held: Held, *, post: bool = False) -> None:
+        """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         try:
             ended = self._not_any_more(held.task)
-            if ended is None and held.task.claim is not None:
-                ended = await fetch_input(self._requests.blobs, execution, held.task.claim)
+            if ended is None and held.task.claims is not None:
+                ended = await fetch_input(self._requests.blobs, execution, held.task.claims)
             ended = ended or await self._handled(execution, held, started_ms)
             if len(ended.body) > wire.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
@@ -265,26 +310,60 @@ class Runtime:
         finished_ms = self._clock.now_ms()
         if self._pass_on_slot(execution, held, began) and held.feed.slow:
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+        if not post or ended.status is not Status.COMPLETED:
+            await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+            return
+        outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
+        self._outcomes.post(Answer(execution, outcome, self._answered))
+        execution.posted = True
 
-    def _forget(self, execution: Execution) -> None:
+    def _answered(self, answer: Answer, failed: BaseException | None) -> None:
+        """The answer was confirmed, or came to nothing: a posted execution ends here."""
+        execution = answer.execution
+        if failed is None:
+            execution.delivery.ack()
+            if execution.attached is None:
+                self._end(execution, settled=True)
+                return
+        execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
+
+    async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
+        """As `_execute`, from the answer on: it came to nothing, or there are more to answer."""
+        settled = False
+        try:
+            if failed is not None:
+                await self._outcomes.answer(execution, outcome, failed)
+            else:
+                await self._outcomes.answer_attached(execution, outcome)
+            settled = True
+        except Exception as error:  # noqa: BLE001 - told in full
+            await not_settled(error, execution.task.id)
+        finally:
+            self._end(execution, settled=settled)
+
+    def _end(self, execution: Execution, *, settled: bool) -> None:
+        """Nothing of it is left here."""
         self._executions.discard(execution)
         key = execution.key
         if key is not None and self._running.get(key) is execution:
             del self._running[key]
+        if not settled:
+            execution.requeue()
+        if self._end_of_one is not None and not self._end_of_one.done():
+            self._end_of_one.set_result(None)
 
     def _handled(self, execution: Execution, held: Held, now_ms: int) -> Awaitable[Ended]:
         task = execution.task
         capability = self._capabilities[task.capability]
         if self._events.heard("task.started"):
             self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
-        limit_seconds = _limit_seconds(capability, task, now_ms)
+        seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
-            return run_handler(capability, execution, None, self._rooms, limit_seconds=limit_seconds)
+            return run_handler(capability, execution, None, self._rooms, limit_seconds=seconds)
         context = self._context(held)
         run = run_apart if apart else run_handler
-        return _tidied(context, run(capability, execution, context, self._rooms, limit_seconds=limit_seconds))
+        return _tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
 
     def _context(self, held: Held) -> Context:
         task = held.task
@@ -298,6 +377,7 @@ class Runtime:
             self._clock,
             self._limits.max_suspended,
             self._loop,
+            self._reports,
         )
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
@@ -321,15 +401,3 @@ async def _tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
         return await handling
     finally:
         context.remove_workspace()
-
-
-def _limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
-    """How long this attempt may run."""
-    seconds, limits = capability.timeout_seconds, task.limits
-    if limits is NO_LIMITS:
-        return seconds
-    if limits.timeout_ms is not None:
-        seconds = min(limits.timeout_ms / 1000, seconds)
-    if limits.deadline_ms is not None:
-        seconds = min(seconds, (limits.deadline_ms - now_ms) / 1000)
-    return max(0.0, seconds)

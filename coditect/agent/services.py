@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coditect.agent.events import Events
 from coditect.agent.execute import SentBack
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
-from coditect.blob import carried, fetched
+from coditect.agent.reports import Reports
+from coditect.blob import fetched
 from coditect.clock import Clock
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.model.capability import Priority, check_capability_name
-from coditect.model.claim import Claim
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
+from coditect.model.wire import MAX_BODY_BYTES
 from coditect.requests import Requests
 
 
@@ -33,6 +34,7 @@ class TaskServices:
     clock: Clock
     max_suspended: int
     loop: asyncio.AbstractEventLoop
+    reports: Reports
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
@@ -43,10 +45,12 @@ class TaskServices:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
-        travels = await carried(self.requests.blobs, body)
+        travels = body if len(body) <= MAX_BODY_BYTES else (await self.requests.blobs.put(body)).document
         if not self.intake.may_suspend(self.held, self.max_suspended):
             raise SentBack
         child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
+        if travels is not body:
+            child = replace(child, claims=travels)
         reply = self.requests.expect(child.id or "")
         self.intake.suspend(self.held)
         try:
@@ -64,7 +68,8 @@ class TaskServices:
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self.requests.send(child, timeout_seconds=timeout_seconds)
-                return await fetched(self.requests.blobs, await asyncio.shield(reply))
+                outcome = await asyncio.shield(reply)
+                return await fetched(self.requests.blobs, outcome) if outcome.claims else outcome
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
         except Unroutable as error:
@@ -75,7 +80,7 @@ class TaskServices:
     def _child(
         self,
         capability: str,
-        travels: tuple[bytes, Claim | None],
+        travels: bytes,
         timeout_seconds: float,
         *,
         ordinal: int,
@@ -86,24 +91,26 @@ class TaskServices:
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
         child_id = child_task_id(self.task_id, ordinal)
-        body, claim = travels
         return Task(
             capability,
             priority,
-            body,
+            travels,
             id=child_id,
             correlation_id=child_id,
             reply_to=self.requests.reply_to,
             limits=Limits(deadline_ms=deadline),
             depth=parent.depth + 1,
             published_at_ms=now,
-            claim=claim,
             traceparent=parent.traceparent,
             tracestate=parent.tracestate,
         )
 
     def progress(self, share: float, note: str) -> None:
-        """An event about this task."""
+        """An event about this task; of an owned one its owner is told."""
+        owner = self.held.task.owner
+        if owner is not None:
+            self.reports.progress(owner, share, note)
+            return
         self.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from coditect.agent.events import Events
 from coditect.agent.workers import RemoteError
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, Promise
 from coditect.clock import Clock
 from coditect.errors import CoditectError, NotFound, Overloaded, Retryable, Unroutable
 from coditect.model import routing, wire
@@ -53,11 +53,27 @@ class Settler:
         """Replies that nobody could receive any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
-    async def reply(self, task: Task, outcome: Outcome) -> None:
+    def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
+        """Answers to the task's return address, if it has one, and tells the promise; errors are for `reply`."""
+        address = routing.reply_address(task.reply_to)
+        if address is None:
+            promise.set_result(None)
+            return
+        self._broker.post(
+            wire.result_message(outcome, capability=task.capability),
+            promise,
+            exchange=address.exchange,
+            routing_key=address.routing_key,
+            timeout_seconds=PUBLISH_SECONDS,
+            wait_when_full=False,
+        )
+
+    async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 
         A reply that no queue takes has no receiver any more: it is counted, told, and dropped. Raises what
-        `publish` raises while the broker as a whole cannot take it (retryable).
+        `publish` raises while the broker as a whole cannot take it (retryable). `failed` is what became of the
+        first try, if there was one.
         """
         address = routing.reply_address(task.reply_to)
         if address is None:
@@ -65,6 +81,9 @@ class Settler:
         message = wire.result_message(outcome, capability=task.capability)
         while True:
             try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
                 await self._broker.publish(
                     message,
                     exchange=address.exchange,
@@ -82,8 +101,7 @@ class Settler:
             except (Unroutable, NotFound) as error:
                 self._unclaimed(task, error)
             else:
-                if self._full_since:
-                    self._full_since.pop(address, None)
+                self._full_since.pop(address, None)
             return
 
     def _may_wait(self, address: routing.Address) -> bool:

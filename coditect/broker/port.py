@@ -56,6 +56,19 @@ class Delivery(Protocol):
         """It goes to the queue's dead-letter exchange."""
 
 
+class Promise(Protocol):
+    """Who is told what became of something, once. A future is one."""
+
+    def done(self) -> bool:
+        """Whether it was told, or does not want to know any more."""
+
+    def set_result(self, result: None) -> None:
+        """It went well."""
+
+    def set_exception(self, exception: BaseException) -> None:
+        """It came to nothing."""
+
+
 OnDelivery = Callable[[Delivery], None]
 """Called on the event loop for each delivery; must not block and must not raise."""
 
@@ -101,6 +114,11 @@ class ServerInfo:
     """For example (3, 10, 8)."""
 
 
+def connection_names(process: str) -> tuple[str, str]:
+    """What a process of this name calls its two connections at the broker: by them it can be evicted."""
+    return f"{process} publishes", f"{process} consumes"
+
+
 class Broker(Protocol):
     """A connection to the broker; an async context manager. Reconnects by itself until it is closed."""
 
@@ -139,6 +157,21 @@ class Broker(Protocol):
         Raises: Unroutable (nothing was taken); Overloaded (nothing was taken, retryable);
         PublishUnconfirmed (unknown, retryable); BrokerUnavailable (nothing was sent, retryable); TooLarge
         (over the broker's own limit, far above ours; nothing was taken).
+        """
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """`publish` for whoever has no coroutine that waits: the promise is told, on the event loop.
+
+        It is told at once, before the return, what AMQP cannot carry (InvalidTask).
         """
 
     async def consume(

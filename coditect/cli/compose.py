@@ -39,4 +39,8 @@ class RealConnections:
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """The public client."""
+        return self.fleet()
+
+    def fleet(self) -> AbstractAsyncContextManager[Client]:
+        """The public client."""
         return Client.from_env()

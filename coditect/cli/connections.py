@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import typer
 
@@ -16,6 +16,9 @@ from coditect.model.ids import AgentId
 from coditect.model.result import Outcome
 from coditect.registry.port import Registry
 from coditect.settings import read_settings
+
+if TYPE_CHECKING:  # it is heavy, and most commands do without
+    from coditect.client import Client
 
 
 class Handle(Protocol):
@@ -69,6 +72,9 @@ class Connections(Protocol):
 
     def client(self) -> AbstractAsyncContextManager[TaskClient]:
         """A client of the fleet. Raises: BrokerUnavailable."""
+
+    def fleet(self) -> AbstractAsyncContextManager[Client]:
+        """The same client with all that it can, for what needs the control plane."""
 
 
 def connections(context: typer.Context) -> Connections:

@@ -10,7 +10,8 @@ import typer
 
 from coditect.cli.capabilities import known_capabilities
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, instant, say, write_fields, write_json, write_table
+from coditect.cli.dead_node import redrive_node
+from coditect.cli.output import Output, OutputOption, agree, instant, say, write_fields, write_json, write_table
 from coditect.clock import SystemClock
 from coditect.dead_letter import DeadLetter
 from coditect.dead_letters import DeadLetters, DeadQueue, Selection, Settled
@@ -33,6 +34,12 @@ IdsOption = Annotated[list[str] | None, typer.Option("--id", help="Only this tas
 AllOption = Annotated[bool, typer.Option("--all", help="Every dead letter; needed when no filter is given.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+NodeOption = Annotated[
+    str | None, typer.Option("--node", metavar="WORKFLOW:NODE", help="A node that ended without a value.")
+]
+InputOption = Annotated[
+    str | None, typer.Option("--input", help="With --node, instead of its recorded input: JSON, @file or -.")
+]
 LimitsOption = Annotated[
     bool, typer.Option("--keep-limits", help="Keep a deadline that has passed; the task dies again at once.")
 ]
@@ -117,17 +124,30 @@ def redrive_letters(
     agent: AgentOption = None,
     everything: AllOption = False,
     keep_limits: LimitsOption = False,
+    node: NodeOption = None,
+    body: InputOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Bring dead letters back as fresh tasks; what is not brought back stays where it is.
 
+    With --node, run a node of a workflow again that ended without a value, from its recorded input or the one that
+    --input gives; its dependents go on after it.
+
     \b
     Example: coditect dead redrive --capability code.review --reason handler_error --yes
+             coditect dead redrive --node 01890a5d-ac96-774b-bcce-b302099a8057:tests --dry-run
     """
+    if node is not None:
+        if ids or capability or reason or agent or everything:
+            raise typer.BadParameter("--node excludes --id, --capability, --reason, --agent and --all")
+        redrive_node(connections(context), node, body, dry_run=dry_run, yes=yes, output=output)
+        return
+    if body is not None:
+        raise typer.BadParameter("--input is for --node")
     selection = _selection(ids, capability, reason, agent, everything=everything)
-    _agree("Bring the matching dead letters back?", yes=yes or dry_run)
+    agree("Bring the matching dead letters back?", yes=yes or dry_run)
 
     async def act(letters: DeadLetters, queues: list[str]) -> Settled:
         return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
@@ -154,7 +174,7 @@ def discard_letters(
     Example: coditect dead discard --id 01890a5d-ac96-774b-bcce-b302099a8057 --yes
     """
     selection = _selection(ids, capability, reason, agent, everything=everything)
-    _agree("Throw the matching dead letters away for good?", yes=yes or dry_run)
+    agree("Throw the matching dead letters away for good?", yes=yes or dry_run)
 
     async def act(letters: DeadLetters, queues: list[str]) -> Settled:
         return await letters.discard(queues, selection, dry_run=dry_run)
@@ -188,11 +208,6 @@ def _selection(
     if selection.ids and everything:
         raise typer.BadParameter("--all and --id exclude each other")
     return selection
-
-
-def _agree(question: str, *, yes: bool) -> None:
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
 
 
 def _report(verb: str, settled: Settled, selection: Selection, output: Output) -> None:

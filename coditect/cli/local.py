@@ -98,6 +98,7 @@ def doctor_command(output: OutputOption = Output.TABLE) -> None:
         environ=os.environ,
         amqp_url=_named(settings.amqp_url, Settings().amqp_url),
         redis_url=_named(settings.redis_url, Settings().redis_url),
+        management_url=settings.management_url,
     )
     if output is Output.JSON:
         write_json([{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks])
@@ -157,6 +158,7 @@ def _plan(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str
         programs=programs,
         amqp_url=environ.get("CODITECT_AMQP_URL"),
         redis_url=environ.get("CODITECT_REDIS_URL"),
+        management_url=environ.get("CODITECT_MANAGEMENT_URL"),
     )
 
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from coditect import __version__
-from coditect.cli import agent, dead, events, load, local, task, topology, workflow
+from coditect.cli import agent, approval, dead, events, load, local, task, topology, workflow
 from coditect.cli.failure import describe
 from coditect.errors import CoditectError
 
@@ -69,6 +69,7 @@ def build() -> typer.Typer:
     app.add_typer(agent.app, name="agent")
     app.add_typer(task.app, name="task")
     app.add_typer(workflow.app, name="workflow")
+    app.add_typer(approval.app, name="approval")
     app.add_typer(dead.app, name="dead")
     app.add_typer(topology.app, name="topology")
     app.add_typer(events.app, name="events")

@@ -27,6 +27,12 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def agree(question: str, *, yes: bool) -> None:
+    """Asks the person, unless `yes` was said before. Raises: typer.Abort at a no."""
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
 def write_json(value: object) -> None:
     """The answer as one JSON document."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

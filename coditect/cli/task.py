@@ -1,37 +1,42 @@
-"""`coditect task`: submit work and wait for it."""
+"""`coditect task`: submit work and wait for it; a durable task also later, by its id."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
+from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, printable, say, write_json
 from coditect.cli.why_not import why_not
-from coditect.errors import (
-    CoditectError,
-    InvalidTask,
-    TooLarge,
-)
+from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes
+from coditect.errors import CoditectError
 from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.event import Event
 from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.result import ENDINGS, Outcome, Status
-from coditect.model.wire import MAX_BODY_BYTES
+from coditect.model.workflow.rows import AttemptRow, NodeRow
 
 LAST_EVENTS_SECONDS = 0.5
 """The events of an end may come a moment after the result."""
 
-app = typer.Typer(no_args_is_help=True, help="Submit a task and wait for it, cancel one, ask why nobody takes it.")
+DURABLE = ":task"
+"""How the id of a durable task ends."""
+
+DurableArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="Of a durable task, as `task submit --detach` printed it.")
+]
+
+app = typer.Typer(
+    no_args_is_help=True, help="Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."
+)
 app.command("why-not")(why_not)
 
 
@@ -43,6 +48,7 @@ class _Order:
     timeout: str | None
     deadline: str | None
     pin: AgentId | None
+    key: str | None = None
 
 
 @app.command("submit")
@@ -58,23 +64,70 @@ def submit_task(
     agent: Annotated[str | None, typer.Option("--agent", help="Prefer this agent, by its id.")] = None,
     wait: Annotated[str, typer.Option("--wait", help="Wait for the result at most so long.")] = "10m",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id and return.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Durable: the control plane keeps it. Print its id and return.")
+    ] = False,
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", help="Durable, once: with the same key, the task that has it.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit a task, show its progress and print its value.
 
-    Exits 0 with the value, 1 when it failed, 3 when it expired or did not end in time.
+    With --detach or --key the control plane keeps it: it may run for hours, and `task get`, `task wait` and
+    `task cancel` find it by its id. Exits 0 with the value, 1 when it failed, 3 when it expired or did not end in time.
 
     \b
     Example: coditect task submit code.review '{"path": "src"}' --priority p0
     """
-    order = _Order(capability, _read_body(body), priority, timeout, deadline, AgentId(agent) if agent else None)
-    task_id, outcome = run_loop(_submit(connections(context), order, None if no_wait else wait))
-    if outcome is None:
-        if output is Output.JSON:
-            write_json({"task_id": task_id, "status": "submitted"})
-        else:
-            typer.echo(task_id)
+    order = _Order(capability, read_body(body), priority, timeout, deadline, AgentId(agent) if agent else None, key)
+    until = None if no_wait or detach else wait
+    work = _submit_durable if detach or key is not None else _submit
+    task_id, outcome = run_loop(work(connections(context), order, until))
+    if outcome is not None:
+        _tell(task_id, outcome, output)
+    elif output is Output.JSON:
+        write_json({"task_id": task_id, "status": "submitted"})
+    else:
+        typer.echo(task_id)
+
+
+@app.command("get")
+def get_task(context: typer.Context, task_id: DurableArgument, output: OutputOption = Output.TABLE) -> None:
+    """Say where a durable task is, with every attempt; its value or failure when it has ended.
+
+    \b
+    Example: coditect task get 01890a5d-ac96-774b-bcce-b302099a8057:task
+    """
+    node, attempts, outcome = run_loop(_get(connections(context), task_id))
+    if output is Output.JSON:
+        told = {} if outcome is None else outcome_json(task_id, outcome)
+        write_json({"task_id": task_id, "status": node.state, "attempts": [row_json(one) for one in attempts]} | told)
         return
+    write_nodes([node])
+    typer.echo()
+    write_attempts(attempts)
+    if outcome is not None and outcome.status is Status.COMPLETED:
+        typer.echo()
+        write_json(loads(outcome.body))
+
+
+@app.command("wait")
+def wait_for_task(
+    context: typer.Context,
+    task_id: DurableArgument,
+    wait: Annotated[str, typer.Option("--wait", help="At most so long.")] = "10m",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Wait for a durable task and print its value; exits as `task submit` does.
+
+    \b
+    Example: coditect task wait 01890a5d-ac96-774b-bcce-b302099a8057:task
+    """
+    _tell(task_id, run_loop(_wait(connections(context), task_id, wait)), output)
+
+
+def _tell(task_id: str, outcome: Outcome, output: Output) -> None:
     if output is Output.JSON:
         write_json(outcome_json(task_id, outcome))
         if outcome.status is not Status.COMPLETED:
@@ -89,11 +142,14 @@ def submit_task(
 def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Ask every agent to end this task, or not to start it; best effort, remembered for ten minutes.
 
+    A durable task (its id ends in :task) is canceled by the control plane, which does not forget.
+
     \b
     Example: coditect task cancel 01890a5d-ac96-774b-bcce-b302099a8057
     """
     run_loop(_cancel(connections(context), task_id))
-    say(f"{task_id}: cancel was sent to every agent.")
+    durable = task_id.endswith(DURABLE)
+    say(f"{task_id}: cancel was {'accepted by the control plane' if durable else 'sent to every agent'}.")
 
 
 async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
@@ -128,32 +184,38 @@ async def _show_progress(events: AsyncIterator[Event], task_id: str) -> None:
                 return
 
 
+async def _submit_durable(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
+    from coditect.options import Options
+
+    options = Options(
+        priority=order.priority, timeout=order.timeout, deadline=order.deadline, idempotency_key=order.key
+    )
+    if order.pin is not None:
+        say("A durable task prefers no agent; --agent is left out.")
+    async with opened.fleet() as client:
+        handle = await client.submit_durable(order.capability, order.body, options=options)
+        if wait is None:
+            return handle.task_id, None
+        say(f"{handle.task_id} accepted for {order.capability}")
+        return handle.task_id, await handle.outcome(timeout=wait)
+
+
+async def _get(opened: Connections, task_id: str) -> tuple[NodeRow, list[AttemptRow], Outcome | None]:
+    async with opened.fleet() as client:
+        handle = client.task(task_id)
+        (node,) = [row async for row in handle.run.nodes()]
+        attempts = [row async for row in handle.run.attempts()]
+        return node, attempts, await handle.outcome() if node.state.terminal else None
+
+
+async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
+    async with opened.fleet() as client:
+        return await client.task(task_id).outcome(timeout=wait)
+
+
 async def _cancel(opened: Connections, task_id: str) -> None:
     async with opened.client() as client:
         await client.cancel(task_id)
-
-
-def _read_body(argument: str) -> bytes:
-    if argument == "-":
-        body = _read_most(sys.stdin.buffer)
-    elif argument.startswith("@"):
-        path = Path(argument[1:])
-        try:
-            with path.open("rb") as file:
-                body = _read_most(file)
-        except OSError as error:
-            raise InvalidTask("The file of the body cannot be read", path=path, reason=error.strerror) from error
-    else:
-        body = argument.encode()
-    loads(body)
-    return body
-
-
-def _read_most(file: BinaryIO) -> bytes:
-    body = file.read(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLarge("The body is over the inline limit", limit=MAX_BODY_BYTES)
-    return body
 
 
 def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Any
 from coditect import loop
 from coditect.local.binaries import RABBITMQ_SBIN, Binaries, find_binaries
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
-from coditect.local.probe import broker_version, redis_version
+from coditect.local.probe import broker_version, management_version, redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
 from coditect.loop import run_loop
 from coditect.model import json
@@ -37,7 +37,12 @@ class Check:
 
 
 def doctor(
-    folder: Path, *, environ: Mapping[str, str], amqp_url: str | None = None, redis_url: str | None = None
+    folder: Path,
+    *,
+    environ: Mapping[str, str],
+    amqp_url: str | None = None,
+    redis_url: str | None = None,
+    management_url: str | None = None,
 ) -> list[Check]:
     """Look at everything that `up` and the programs need. Starts, stops and changes nothing.
 
@@ -50,6 +55,7 @@ def doctor(
     binaries = find_binaries(environ)
     amqp_url = amqp_url or (running.amqp_url if running else None)
     redis_url = redis_url or (running.redis_url if running else None)
+    management_url = management_url or (running.management_url if running else None)
     return [
         check_python(),
         check_speed({"uvloop": loop.uvloop, "orjson": json.orjson}),
@@ -59,6 +65,7 @@ def doctor(
         check_up(files, state),
         run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST)),
         run_loop(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
+        run_loop(check_eviction(management_url, management_version)),
     ]
 
 
@@ -110,6 +117,18 @@ async def check_server(name: str, url: str | None, version_of: VersionOf, at_lea
     supported = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= at_least
     needed = ".".join(map(str, at_least))
     return Check(name, supported, f"version {version}", "" if supported else f"Install version {needed} or newer")
+
+
+async def check_eviction(url: str | None, version_of: VersionOf) -> Check:
+    """Whether frozen agents and dispatchers can be evicted from the broker; without, their tasks return later."""
+    if url is None:
+        return Check("eviction", True, "not possible without CODITECT_MANAGEMENT_URL: frozen agents hold tasks 15 s")
+    try:
+        version = await version_of(url)
+    except ServerUnreachable as error:
+        fix = "Enable it (rabbitmq-plugins enable rabbitmq_management), and set CODITECT_MANAGEMENT_URL to it"
+        return Check("eviction", False, str(error), fix)
+    return Check("eviction", True, f"possible, by the management API of version {version}")
 
 
 def _check_rabbitmq_installed(binaries: Binaries, *, needed: bool) -> Check:

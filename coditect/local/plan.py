@@ -9,7 +9,7 @@ from pathlib import Path
 from coditect.local.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
 from coditect.local.child import Child, Probe
 from coditect.local.ports import Addresses, keep_addresses
-from coditect.local.rabbitmq import rabbitmq_children
+from coditect.local.rabbitmq import has_management, rabbitmq_children
 from coditect.local.redis_server import redis_child
 from coditect.local.state import UpFolder
 
@@ -42,6 +42,12 @@ class UpPlan:
     programs: tuple[Program, ...] = ()
     amqp_url: str | None = None
     redis_url: str | None = None
+    management_url: str | None = None
+    """Of a given broker; a private one has its own."""
+
+
+LEDGER = "ledger.db"
+"""The dispatcher's ledger, beside the servers' data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class Cast:
     amqp_url: str
     redis_url: str
     children: tuple[Child, ...]
+    management_url: str | None = None
+    """None where the broker has no management API, or nobody said where."""
 
 
 def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
@@ -61,23 +69,26 @@ def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
     """
     folder = UpFolder(plan.folder)
     children: list[Child] = []
-    amqp_url, redis_url = plan.amqp_url, plan.redis_url
+    amqp_url, redis_url, management_url = plan.amqp_url, plan.redis_url, plan.management_url
     if amqp_url is None or redis_url is None:
         addresses = keep_addresses(folder.servers)
         binaries = find_binaries(environ)
-        children += server_children(
-            binaries,
-            addresses,
-            folder=plan.folder,
-            environ=environ,
-            rabbitmq=amqp_url is None,
-            redis=redis_url is None,
-        )
+        wanted = Wanted(rabbitmq=amqp_url is None, redis=redis_url is None, management=_has_management(binaries))
+        children += server_children(binaries, addresses, wanted, folder=plan.folder, environ=environ)
+        if wanted.rabbitmq:
+            management_url = addresses.management_url if wanted.management else None
         amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
     urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
+    urls |= {"CODITECT_STORE": environ.get("CODITECT_STORE", f"sqlite:{plan.folder / LEDGER}")}
+    if management_url is not None:
+        urls["CODITECT_MANAGEMENT_URL"] = management_url
     folder.run.mkdir(parents=True, exist_ok=True)
     children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
-    return Cast(amqp_url, redis_url, tuple(children))
+    return Cast(amqp_url, redis_url, tuple(children), management_url)
+
+
+def _has_management(binaries: Binaries) -> bool:
+    return binaries.rabbitmq is not None and has_management(binaries.rabbitmq)
 
 
 def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
@@ -93,21 +104,27 @@ def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
         require_redis(binaries)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which private servers to start."""
+
+    rabbitmq: bool = True
+    redis: bool = True
+    management: bool = False
+    """The broker with its management API."""
+
+
 def server_children(
-    binaries: Binaries,
-    addresses: Addresses,
-    *,
-    folder: Path,
-    environ: Mapping[str, str],
-    rabbitmq: bool,
-    redis: bool,
+    binaries: Binaries, addresses: Addresses, wanted: Wanted, *, folder: Path, environ: Mapping[str, str]
 ) -> list[Child]:
     """The children of the private servers that are wanted, with their files below `folder`."""
     children: list[Child] = []
-    if redis:
+    if wanted.redis:
         children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))
-    if rabbitmq:
-        children += rabbitmq_children(binaries, addresses, folder=folder / "rabbitmq", environ=environ)
+    if wanted.rabbitmq:
+        children += rabbitmq_children(
+            binaries, addresses, folder=folder / "rabbitmq", environ=environ, management=wanted.management
+        )
     return children
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import secrets
 import socket
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +27,8 @@ class Ports:
     distribution: int
     epmd: int
     redis: int
+    management: int = 0
+    """Of the broker's management API; 0 in a file of a version that had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Addresses:
         return f"amqp://coditect:{self.password}@127.0.0.1:{self.ports.amqp}"
 
     @property
+    def management_url(self) -> str:
+        """The broker's management API, where it is started with one."""
+        return f"http://coditect:{self.password}@127.0.0.1:{self.ports.management}"
+
+    @property
     def redis_url(self) -> str:
         """Database 0, as the default user."""
         return f"redis://:{self.password}@127.0.0.1:{self.ports.redis}/0"
@@ -50,7 +58,7 @@ class Addresses:
 def keep_addresses(file: Path) -> Addresses:
     """The addresses kept in `file`; new ports where there are none or somebody else took one meanwhile."""
     kept = _read(file)
-    if kept and all(_is_free(getattr(kept.ports, field.name)) for field in fields(Ports)):
+    if kept and all(port and _is_free(port) for port in astuple(kept.ports)):
         return kept
     addresses = Addresses(
         ports=_free_ports(),
@@ -69,15 +77,16 @@ def _read(file: Path) -> Addresses | None:
 
 
 def _free_ports() -> Ports:
-    """Four free ports below the range that the kernel gives to outgoing connections.
+    """Free ports below the range that the kernel gives to outgoing connections.
 
     Inside that range a client that dials a stopped server may be given the server's own port and reach
     itself; the server then cannot come back.
     """
     limit = max(LOWEST_PORT + 1_000, _ephemeral_start())
     candidates = iter(random.SystemRandom().sample(range(LOWEST_PORT, limit), 200))
-    free = [port for port, _ in zip((port for port in candidates if _is_free(port)), range(4), strict=False)]
-    if len(free) < 4:
+    needed = len(fields(Ports))
+    free = list(islice(filter(_is_free, candidates), needed))
+    if len(free) < needed:
         raise StartFailed("There are no free ports on the loopback interface")
     return Ports(*free)
 

@@ -1,8 +1,8 @@
 """A private RabbitMQ: Erlang's port mapper and the broker, sharing nothing with the machine's own.
 
-Own node name, ports, cookie, home, plug-ins (none), data and configuration below one folder; every listener
-on the loopback interface. The port mapper runs in the foreground as a child of ours: started by the broker
-itself it would stay behind as a daemon. The same folder gives the same node, so queues and persistent
+Own node name, ports, cookie, home, plug-ins (none, or the management API), data and configuration below one
+folder; every listener on the loopback interface. The port mapper runs in the foreground as a child of ours: started
+by the broker itself it would stay behind as a daemon. The same folder gives the same node, so queues and persistent
 messages outlive a kill.
 """
 
@@ -30,18 +30,32 @@ raft.wal_max_size_bytes = 64000000
 consumer_timeout = 7200000
 disk_free_limit.absolute = 50MB
 """
+MANAGEMENT = "rabbitmq_management"
+MANAGEMENT_CONFIGURATION = """\
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {port}
+management.rates_mode = none
+"""
+"""Without message rates: what we need is who is connected, and rates cost memory and time per queue."""
+
+
+def has_management(server: Path) -> bool:
+    """Whether this RabbitMQ brings the management API along, as all but hand-picked packages do."""
+    return any((server.resolve().parent.parent / "plugins").glob(f"{MANAGEMENT}-[0-9]*"))
 
 
 def rabbitmq_children(
-    binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]
+    binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str], management: bool = False
 ) -> tuple[Child, Child]:
     """Write the broker's files below `folder`; returns the port mapper and, one stage later, the broker.
+
+    With `management` it serves its management API, which costs it some 10 MB.
 
     Raises:
         MissingServer: RabbitMQ is not installed.
     """
     server, epmd = require_rabbitmq(binaries)
-    _write_files(folder, addresses)
+    _write_files(folder, addresses, management=management)
     env = _environment(folder, addresses, environ)
     ports = addresses.ports
     return (
@@ -68,14 +82,16 @@ def rabbitmq_children(
     )
 
 
-def _write_files(folder: Path, addresses: Addresses) -> None:
+def _write_files(folder: Path, addresses: Addresses, *, management: bool) -> None:
     for name in ("home", "data", "log"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     configuration = CONFIGURATION.format(port=addresses.ports.amqp, password=addresses.password)
+    if management:
+        configuration += MANAGEMENT_CONFIGURATION.format(port=addresses.ports.management)
     write_atomically(folder / "rabbitmq.conf", configuration)
     write_atomically(folder / "env.conf", "")
-    write_atomically(folder / "plugins", "[].\n")
+    write_atomically(folder / "plugins", f"[{MANAGEMENT if management else ''}].\n")
     cookie = folder / "home" / ".erlang.cookie"
     write_atomically(cookie, addresses.cookie)
     cookie.chmod(0o400)

@@ -7,6 +7,7 @@ end with the block, with the thread that started them, and with the process, als
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from pathlib import Path
 from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
-from coditect.local.plan import server_children
+from coditect.local.plan import Wanted, server_children
 from coditect.local.ports import Addresses, keep_addresses
+from coditect.local.probe import flush_redis
 from coditect.local.process import ProcessId
 from coditect.local.state import hold_data
 from coditect.local.supervisor import guarded
@@ -29,17 +31,22 @@ REDIS = "redis"
 class PrivateServers:
     """A private RabbitMQ and Redis, and the means to kill and restart each. Usable from any event loop."""
 
-    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, log_folder: Path) -> None:
+    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, folder: Path) -> None:
         self._children = {child.name: child for child in children}
         self._running: dict[str, RunningChild] = {}
         self._addresses = addresses
         self._marker = marker
-        self._log_folder = log_folder
+        self._folder = folder
 
     @property
     def amqp_url(self) -> str:
         """The broker's address, vhost ``/``."""
         return self._addresses.amqp_url
+
+    @property
+    def management_url(self) -> str:
+        """The broker's management API, if it was wanted; vhost ``/``."""
+        return self._addresses.management_url
 
     @property
     def redis_url(self) -> str:
@@ -75,6 +82,19 @@ class PrivateServers:
         """
         await self._start(REDIS)
 
+    async def wipe_broker(self) -> None:
+        """Kill the broker with SIGKILL and remove its data: queues, messages, users. `start_broker` starts an empty one."""
+        await self._kill(BROKER)
+        await asyncio.to_thread(shutil.rmtree, self._folder / BROKER / "data", ignore_errors=True)
+
+    async def wipe_redis(self) -> None:
+        """Remove everything from the running Redis.
+
+        Raises:
+            ServerUnreachable: it does not answer.
+        """
+        await flush_redis(self.redis_url)
+
     async def start(self) -> None:
         """Start every server; returns when all are ready.
 
@@ -103,7 +123,7 @@ class PrivateServers:
         if running is not None and running.exit_code is None:
             return
         child = self._children[name]
-        running = spawn(child, marker=self._marker, log_folder=self._log_folder)
+        running = spawn(child, marker=self._marker, log_folder=self._folder / "log")
         self._running[name] = running
         deadline = time.monotonic() + child.ready_within_seconds
         while child.ready is None or not await child.ready():
@@ -120,11 +140,17 @@ class PrivateServers:
 
 @asynccontextmanager
 async def private_servers(
-    folder: Path, *, environ: Mapping[str, str], rabbitmq: bool = True, redis: bool = True
+    folder: Path,
+    *,
+    environ: Mapping[str, str],
+    rabbitmq: bool = True,
+    redis: bool = True,
+    management: bool = False,
 ) -> AsyncIterator[PrivateServers]:
     """Private servers with all their files below `folder`, ready inside the block and gone after it.
 
-    The data stays in the folder; the same folder again gives the same ports, queues and keys.
+    The data stays in the folder; the same folder again gives the same ports, queues and keys. With `management` the
+    broker serves its management API.
 
     Raises:
         MissingServer: one that is wanted is not installed.
@@ -133,10 +159,9 @@ async def private_servers(
     """
     marker = uuid.uuid4().hex
     addresses = keep_addresses(folder / "servers.json")
-    children = server_children(
-        find_binaries(environ), addresses, folder=folder, environ=environ, rabbitmq=rabbitmq, redis=redis
-    )
-    servers = PrivateServers(children, addresses=addresses, marker=marker, log_folder=folder / "log")
+    wanted = Wanted(rabbitmq, redis, management)
+    children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)
+    servers = PrivateServers(children, addresses=addresses, marker=marker, folder=folder)
     with hold_data(folder), guarded(marker):
         try:
             await servers.start()

@@ -5,7 +5,7 @@
     .coditect/
     ├── up.json        who supervises, what runs (pid and start time), since when, how often restarted
     ├── up.lock        held by the supervisor as long as it lives (flock: it cannot outlive its process)
-    ├── env            CODITECT_AMQP_URL and CODITECT_REDIS_URL, while it is up
+    ├── env            CODITECT_AMQP_URL, CODITECT_REDIS_URL and CODITECT_MANAGEMENT_URL, while it is up
     ├── servers.json   ports and secrets of the private servers
     ├── log/           one log per child, and up.log of the supervisor
     ├── run/           ready files of the programs
@@ -63,6 +63,7 @@ class UpState:
     redis_url: str
     watchdog: ProcessId | None = None
     children: tuple[ChildState, ...] = ()
+    management_url: str | None = None
 
     @property
     def running(self) -> bool:
@@ -129,9 +130,12 @@ def read_state(folder: UpFolder) -> UpState | None:
         return None
 
 
-def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str) -> None:
+def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url: str | None = None) -> None:
     """Write the addresses for later commands, readable by this user only: they hold a password."""
-    write_atomically(folder.env, f"CODITECT_AMQP_URL={amqp_url}\nCODITECT_REDIS_URL={redis_url}\n")
+    lines = [f"CODITECT_AMQP_URL={amqp_url}", f"CODITECT_REDIS_URL={redis_url}"]
+    if management_url is not None:
+        lines.append(f"CODITECT_MANAGEMENT_URL={management_url}")
+    write_atomically(folder.env, "".join(f"{line}\n" for line in lines))
 
 
 def forget(folder: UpFolder) -> None:

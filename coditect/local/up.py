@@ -157,13 +157,14 @@ async def _supervise(
                 redis_url=parts.redis_url,
                 watchdog=watchdog,
                 children=supervisor.children,
+                management_url=parts.management_url,
             ),
         )
 
     def all_ready() -> None:
         nonlocal phase
         phase = Phase.READY
-        write_env(folder, amqp_url=parts.amqp_url, redis_url=parts.redis_url)
+        write_env(folder, amqp_url=parts.amqp_url, redis_url=parts.redis_url, management_url=parts.management_url)
         changed()
         ready()
 

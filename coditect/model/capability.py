@@ -15,6 +15,12 @@ from coditect.model.strategy import Strategy
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 MAX_NAME_LENGTH = 100
 """Leaves room for a queue's prefix and suffix within AMQP's 255 bytes."""
+LONGEST_DIRECT_SECONDS = 25 * 60.0
+"""Longest attempt of a task without an owner: the broker takes an unacknowledged delivery back after 30 minutes."""
+LONG_SECONDS = 10 * 60.0
+"""From here on a capability's tasks go through the control plane, which an agent can tell that it goes on."""
+LONGEST_SECONDS = 7 * 24 * 3600.0
+"""Longest attempt that a capability may declare."""
 
 
 class Priority(StrEnum):
@@ -60,3 +66,8 @@ class CapabilitySpec:
     """Longest run of one attempt."""
     strategy: Strategy | None = None
     """How a sender picks the agent when the call does not say; None lets the broker balance."""
+
+    @property
+    def long(self) -> bool:
+        """Whether one attempt may take so long that its tasks need an owner."""
+        return self.timeout_seconds > LONG_SECONDS

@@ -130,6 +130,19 @@ class Started:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an owned task is; also the sign of life of one whose delivery was acknowledged early."""
+
+    workflow: str
+    node: str
+    fence: int
+    share: float
+    """0 to 1."""
+    message: str
+    at_ms: int
+
+
 def request(verb: Verb, body: dict[str, Any], *, reply_to: str | None, correlation_id: str) -> Message:
     """The message of a request."""
     return Message(
@@ -183,3 +196,19 @@ def read_started(message: Message) -> list[Started]:
         ]
     except (TypeError, ValueError) as error:
         raise InvalidTask("The message is no list of starts", reason=repr(error)[:200]) from error
+
+
+def progress_message(progress: list[Progress]) -> Message:
+    """How far an agent's owned tasks are, one message for many."""
+    return Message(body=dumps([list(astuple(one)) for one in progress]), type=PROGRESS_TYPE)
+
+
+def read_progress(message: Message) -> list[Progress]:
+    """Raises: InvalidTask when it is not what `progress_message` writes."""
+    try:
+        return [
+            Progress(str(workflow), str(node), int(fence), float(share), str(note), int(at_ms))
+            for workflow, node, fence, share, note, at_ms in loads(message.body)
+        ]
+    except (TypeError, ValueError) as error:
+        raise InvalidTask("The message is no list of progress", reason=repr(error)[:200]) from error

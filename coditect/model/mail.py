@@ -10,7 +10,7 @@ from coditect.model.json import dumps
 from coditect.model.message import Message
 
 CANCEL = "coditect.cancel.v1"
-"""Cancel a task: `{"task_id": ..., "reason": ...}`."""
+"""Cancel a task: `{"task_id": ..., "reason": ...}`, of an owned one also `"publication"`: up to which one."""
 PING = "coditect.ping.v1"
 """Are you there? Answered to `reply_to` with the agent's id and load; `{"task_id": ...}` also with that task."""
 DRAIN = "coditect.drain.v1"
@@ -29,14 +29,19 @@ def mail(kind: str, content: Any = None, **headers: Any) -> Message:
     return Message(body=dumps(content), headers=headers, type=kind)
 
 
-def cancel(task_id: str, *, reason: str = "") -> Message:
-    """Asks whoever has the task to cancel it."""
-    return mail(CANCEL, {"task_id": task_id, "reason": reason})
+def cancel(task_id: str, *, reason: str = "", publication: int | None = None) -> Message:
+    """Asks whoever has the task to cancel it.
+
+    An owned task may be wanted again under the same id: with its last publication agents know what not to start.
+    """
+    content: dict[str, Any] = {"task_id": task_id, "reason": reason}
+    return mail(CANCEL, content if publication is None else {**content, "publication": publication})
 
 
-def ping(*, task_id: str, reply_to: str) -> Message:
-    """Asks an agent whether it is there, and whether it works on this task."""
-    return replace(mail(PING, {"task_id": task_id}), reply_to=reply_to, correlation_id=task_id)
+def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:
+    """Asks an agent whether it is there, and with a task whether it works on that."""
+    content = None if task_id is None else {"task_id": task_id}
+    return replace(mail(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
 
 
 def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:

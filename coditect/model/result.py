@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from coditect.model.claim import Claim
 from coditect.model.ids import AgentId
 from coditect.model.value import value
 
@@ -68,5 +67,5 @@ class Outcome:
     finished_at_ms: int | None = None
     """Epoch milliseconds at the agent when the handler ended."""
     failure: Failure | None = None
-    claim: Claim | None = None
-    """Of a value over the inline limit that was not fetched yet: the body is the claim's document."""
+    claims: bool = False
+    """Whether claims stand in the body for large values, which were not fetched yet."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.model.capability import Priority
-from coditect.model.claim import Claim
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.routing import task_key
 from coditect.model.value import value
@@ -73,8 +72,8 @@ class Task:
     errors: tuple[Any, ...] = ()
     """Earlier failed attempts, oldest first: objects of agent, attempt, type, message, at."""
     owner: Owner | None = None
-    claim: Claim | None = None
-    """Travels in place of a body over the inline limit; until that was fetched, the body is the claim's document."""
+    claims: bytes | None = None
+    """The body as it travels, where claims stand in it for large values; until they were fetched, it is the body."""
     traceparent: str | None = None
     tracestate: str | None = None
 

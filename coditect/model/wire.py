@@ -14,28 +14,30 @@ limits                      ``x-coditect-deadline``, ``-start-by``,       none
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
 nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
-large input                 ``-claim``: the body is a reference to it     the body is the input
+large parts                 ``-claim``: claims stand for them             the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
-                            ``-fence``
+                            ``-fence``; see `docs/owned-tasks.md`
 trace                       ``traceparent``, ``tracestate``               new trace
 ==========================  ============================================  =======================
 
 Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
-``-started-at``, ``-finished-at``, and ``-claim`` as a task. Instants are milliseconds since the epoch.
+``-started-at``, ``-finished-at``, and ``-claim`` as a task; that of an owned task also its owner and
+``-publication``. Instants are milliseconds since the epoch.
 JSON Schemas of all of it: ``docs/wire/``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.model.capability import Priority, check_capability_name
-from coditect.model.claim import CLAIM_TYPE, Claim, read_claim
+from coditect.model.claim_check import CLAIM_TYPE, check_claims
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
-from coditect.model.message import HeaderTable, Message
+from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import parse_task_key
 from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
@@ -89,7 +91,7 @@ def task_message(task: Task) -> Message:
         headers["tracestate"] = task.tracestate
     _put_counters(headers, task)
     return Message(
-        body=task.body if task.claim is None else task.claim.document,
+        body=task.body if task.claims is None else task.claims,
         headers=headers,
         message_id=task.id,
         correlation_id=task.correlation_id,
@@ -121,12 +123,13 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
     if task.errors:
         headers[ERRORS] = errors_header(task.errors)
     if task.owner is not None:
-        headers[WORKFLOW] = task.owner.workflow
-        headers[NODE] = task.owner.node
-        headers[ORIGIN] = task.owner.origin
-        headers[FENCE] = task.owner.fence
-    if task.claim is not None:
+        headers |= _owner_headers(task.owner)
+    if task.claims is not None:
         headers[CLAIM] = CLAIM_TYPE
+
+
+def _owner_headers(owner: Owner) -> dict[str, Any]:
+    return {WORKFLOW: owner.workflow, NODE: owner.node, ORIGIN: owner.origin, FENCE: owner.fence}
 
 
 def errors_header(errors: tuple[Any, ...]) -> str:
@@ -141,7 +144,7 @@ def read_task(message: Message, routing_key: str) -> Task:
     """The task in a delivered message.
 
     Raises: InvalidTask (TooLarge for the body) when a header or the type is not what the table says. The
-    body is not parsed here, unless it is a reference to the input.
+    body is not parsed here, unless it holds claims.
     """
     if len(message.body) > MAX_BODY_BYTES:
         raise TooLarge("The body is over the inline limit", bytes=len(message.body), limit=MAX_BODY_BYTES)
@@ -150,9 +153,9 @@ def read_task(message: Message, routing_key: str) -> Task:
     headers = message.headers
     if UNDECODABLE in headers:
         raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
-    capability, priority = task_target(headers, routing_key)
     task_id = TaskId(message.message_id) if message.message_id else None
     if not headers or (len(headers) == 1 and PUBLISHED_AT in headers):
+        capability, priority = _target(routing_key)
         return Task(
             capability,
             priority,
@@ -162,6 +165,7 @@ def read_task(message: Message, routing_key: str) -> Task:
             message.reply_to,
             published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
         )
+    capability, priority = task_target(headers, routing_key)
     return Task(
         capability=capability,
         priority=priority,
@@ -179,25 +183,26 @@ def read_task(message: Message, routing_key: str) -> Task:
 
 def _read_story(message: Message) -> dict[str, Any]:
     """What a first attempt without an owner has not, unless its input is large."""
-    headers = message.headers
+    headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
         "publication": _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0,
         "redrive": _number(headers, REDRIVE, 0, 0, 10_000) or 0,
         "depth": _number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         "errors": _read_errors(headers),
-        "owner": _read_owner(headers),
-        "claim": _read_claim(message),
+        "owner": None if message.reply_to else owner,  # whoever wants an answer is no dispatcher
+        "claims": message.body if _has_claims(message) else None,
     }
 
 
-def _read_claim(message: Message) -> Claim | None:
+def _has_claims(message: Message) -> bool:
     given = message.headers.get(CLAIM)
     if given is None:
-        return None
+        return False
     if given != CLAIM_TYPE:
         raise InvalidTask("A header names an unknown schema", header=CLAIM, expected=CLAIM_TYPE)
-    return read_claim(message.body)
+    check_claims(message.body)
+    return True
 
 
 def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
@@ -242,6 +247,15 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
     )
 
 
+def owner_of(message: Message) -> tuple[Owner, int] | None:
+    """Owner and publication of a message that is no readable task; None when it has none, or that is unreadable."""
+    try:
+        owner = None if message.reply_to else _read_owner(message.headers)
+        return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
+    except InvalidTask:
+        return None
+
+
 def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
     text = _text(headers, ERRORS, 2 * _MAX_ERRORS_BYTES)
     if text is None:
@@ -254,6 +268,8 @@ def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
 
 def _number(headers: HeaderTable, name: str, default: int | None, low: int, high: int) -> int | None:
     value = headers.get(name)
+    if type(value) is int and low <= value <= high:
+        return value
     if value is None:
         return default
     if isinstance(value, str) and value.isdecimal() and len(value) < 17:
@@ -274,26 +290,35 @@ def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
 
 def result_message(outcome: Outcome, *, capability: str) -> Message:
     """The message of a result: mirrors its task."""
-    headers: dict[str, Any] = {STATUS: outcome.status.value, ATTEMPT: outcome.attempt, CAPABILITY: capability}
-    if outcome.agent_id is not None:
-        headers[AGENT] = outcome.agent_id
+    own: dict[str, Any] = {}
     if outcome.task_id is not None:
-        headers[TASK] = outcome.task_id
+        own[TASK] = outcome.task_id
     if outcome.fence is not None:
-        headers[FENCE] = outcome.fence
+        own[FENCE] = outcome.fence
     if outcome.started_at_ms is not None:
-        headers[STARTED_AT] = outcome.started_at_ms
+        own[STARTED_AT] = outcome.started_at_ms
     if outcome.finished_at_ms is not None:
-        headers[FINISHED_AT] = outcome.finished_at_ms
-    if outcome.claim is not None:
-        headers[CLAIM] = CLAIM_TYPE
+        own[FINISHED_AT] = outcome.finished_at_ms
+    if outcome.claims:
+        own[CLAIM] = CLAIM_TYPE
+    shared = _shared_by_results(outcome.status._value_, outcome.attempt, capability, outcome.agent_id)
     return Message(
-        body=outcome.body,
-        headers=headers,
-        correlation_id=outcome.correlation_id or outcome.task_id,
+        outcome.body,
+        TemplateHeaders(shared, own),
+        None,
+        outcome.correlation_id or outcome.task_id,
         type=RESULT_TYPE,
         app_id=outcome.agent_id,
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
+    """What the results of one capability of one agent have in common."""
+    shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
+    if agent_id is not None:
+        shared[AGENT] = agent_id
+    return shared
 
 
 def read_result(message: Message) -> Outcome:
@@ -318,7 +343,7 @@ def read_result(message: Message) -> Outcome:
         started_at_ms=_number(headers, STARTED_AT, None, 0, _MAX_INSTANT),
         finished_at_ms=_number(headers, FINISHED_AT, None, 0, _MAX_INSTANT),
         failure=None if status is Status.COMPLETED else _read_failure(message.body),
-        claim=_read_claim(message) if CLAIM in headers else None,
+        claims=CLAIM in headers and _has_claims(message),
     )
 
 
@@ -328,3 +353,43 @@ def _read_failure(body: bytes) -> Failure:
         raise InvalidTask("A failed result's body is a JSON object")
     texts = {name: str(value.get(name, "")) for name in ("reason", "type", "message", "traceback", "fix")}
     return Failure(retryable=value.get("retryable") is True, **texts)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedResult:
+    """How an attempt of an owned task ended, as its owner gets it."""
+
+    owner: Owner
+    """Its fence is that of the attempt: the one of the publication, or of the claim that was granted."""
+    publication: int
+    outcome: Outcome
+    capability: str
+
+
+def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
+    """The message of an owned task's result: one for its owner, correlated by the task's id."""
+    message = result_message(result.outcome, capability=result.capability)
+    headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
+    return Message(
+        body=message.body,
+        headers=headers,
+        message_id=message_id,
+        correlation_id=result.outcome.task_id,
+        type=RESULT_TYPE,
+        app_id=message.app_id,
+    )
+
+
+def read_owned_result(message: Message) -> OwnedResult:
+    """The result in a message of `coditect.results`.
+
+    Raises: InvalidTask when it is no result, or one of a task that nobody owns.
+    """
+    if message.type != RESULT_TYPE:
+        raise InvalidTask("The message type is no result's", type=str(message.type)[:120], expected=RESULT_TYPE)
+    headers = message.headers
+    owner = _read_owner(headers)
+    if owner is None:
+        raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
+    publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
+    return OwnedResult(owner, publication, read_result(message), _text(headers, CAPABILITY, 255) or "")

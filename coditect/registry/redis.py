@@ -7,36 +7,24 @@ hash tag, such as ``{coditect}:``.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
 
-from coditect.errors import InvalidTask, RegistryUnavailable, SetupError
+from coditect.errors import InvalidTask, RegistryUnavailable
 from coditect.model import json
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry import scripts
+from coditect.registry.connection import RedisConnection
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
 from coditect.registry.port import Search
 
 log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
-
-VENDOR_ERRORS = (RedisError, RedisClusterException, ChildDeadlockedError, OSError, ValueError)
-"""Every family that redis-py raises. OSError includes the TimeoutError of our own limit, ValueError is its
-parser's when the server speaks something else."""
-
-CONNECTIONS = 8
 
 
 class RedisRegistry:
@@ -47,8 +35,9 @@ class RedisRegistry:
 
     def __init__(self, url: str, *, prefix: str = "coditect:", timeout_seconds: float = 0.9) -> None:
         """Connects to nothing yet. Raises: SetupError when the URL is none that Redis knows."""
-        self._timeout_seconds = timeout_seconds
-        self._redis = _client(url, timeout_seconds)
+        self._connection = RedisConnection(url, timeout_seconds=timeout_seconds, unavailable=_unavailable)
+        self._redis = self._connection.redis
+        self._bounded = self._connection.bounded
         self._keys = [prefix + key for key in scripts.KEYS]
         self._turns_key = prefix + scripts.TURNS_KEY
         self._start_prefix = prefix + scripts.START_PREFIX
@@ -68,8 +57,7 @@ class RedisRegistry:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(RegistryUnavailable):
-            await self._bounded("close", self._redis.aclose())
+        await self._connection.close()
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
         """Writes the agent with its indexes; replaces what was there."""
@@ -133,14 +121,6 @@ class RedisRegistry:
         encoded = [_encode(argument) for argument in arguments]
         return await self._bounded(step, script(keys=self._keys, args=encoded))
 
-    async def _bounded(self, step: str, call: Awaitable[Answer]) -> Answer:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await call
-        except VENDOR_ERRORS as error:
-            reason = f"{type(error).__name__}: {error}"[:200]
-            raise RegistryUnavailable("The registry did not answer", step=step, reason=reason) from error
-
     def _records(self, rows: Iterable[tuple[bytes, bytes, int]]) -> Iterator[AgentRecord]:
         for registration, load, lease_ms in rows:
             try:
@@ -149,21 +129,8 @@ class RedisRegistry:
                 log.warning("An entry of the registry is not readable", extra={"reason": str(error)})
 
 
-def _client(url: str, timeout_seconds: float) -> Redis:
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=timeout_seconds,
-            protocol=2,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 1),  # a pooled connection may be stale: once more, on a new one
-        )
-    except ValueError:
-        sentence = "CODITECT_REDIS_URL is not a URL of Redis, such as redis://localhost:6379/0"
-        raise SetupError(sentence) from None  # what urllib says may hold the password
-    return Redis.from_pool(pool)
+def _unavailable(step: str, reason: str) -> RegistryUnavailable:
+    return RegistryUnavailable("The registry did not answer", step=step, reason=reason)
 
 
 def _terms(registration: Registration) -> list[str]:

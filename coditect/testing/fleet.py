@@ -117,7 +117,7 @@ class TestFleet:
         self._schedule.open()
         self._crashes.open()
         try:
-            await self._open({one.name: one.load().running_dispatcher for one in planes})
+            await self._open(self._control_planes())
         except BaseException:
             await self._end()
             raise
@@ -203,6 +203,10 @@ class TestFleet:
 
     # -- what it is made of -----------------------------------------------------------------------------
 
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        """The control planes by name: those that are installed."""
+        return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
+
     def _random(self, purpose: str) -> Random:
         return Random(f"{self._seed}/{purpose}")  # noqa: S311 - it is to be foreseen
 
@@ -226,7 +230,11 @@ class TestFleet:
 
     def _plane(self, running: Callable[..., Any], member: Member) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(
-            broker=member.broker, registry=self.registry, clock=self._clock(member.id)
+            broker=member.broker,
+            registry=self.registry,
+            clock=self._clock(member.id),
+            owner=member.id,
+            evict=self.server,
         )
         return plane
 

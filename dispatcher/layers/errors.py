@@ -4,7 +4,6 @@
 
     CoditectError
     ├── LostLease             the lease is another's by now: stop working for it
-    ├── StaleFence            a newer attempt was published: drop this one
     ├── DamagedValue          what was read is not what was written: a person must look
     └── InputError
         ├── ValueBeyondBound      over the bound of one value: send it by reference
@@ -21,13 +20,6 @@ class LostLease(CoditectError):
 
     If the answer to an earlier commit of the same call was lost, that one may have been written, while the lease
     was still held. Never retryable: acquire anew. Facts: `lease`, `owner`, `epoch`, `owner_now`, `epoch_now`.
-    """
-
-
-class StaleFence(CoditectError):
-    """The node was published with a higher fence already. Nothing was written; never retryable.
-
-    Facts: `workflow`, `node`, `fence`, `fence_now`.
     """
 
 

@@ -16,23 +16,28 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     │                 ("shard", shard) and ("leader", role) are names
     ├── "marker"      (shard)                                             → marker queue of the broker that it knows
     │
-    │   workflows and their nodes (the ledger; reserved)
-    ├── "workflow"    (workflow)                                          → shard, state, and what its nodes share
+    │   workflows and their nodes (ledger/; what is called a row is a JSON list, see ledger/rows.py)
+    ├── "workflow"    (workflow)                                          → its row; never changes
+    ├── "run"         (workflow)                                          → its row: state, counts
     ├── "live"        (shard, workflow)                                   → nothing; until the workflow is terminal
-    ├── "projection"  (shard)                                             → how far RQ has been told
-    ├── "upload"      (upload)                                            → workflow, chunks so far; until accepted
-    ├── "node"        (workflow, node)                                    → state, attempt, fence, what it waits for
-    ├── "attempt"     (workflow, node, attempt)                           → agent, fence, times, outcome
+    ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
+    ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
+    ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes
+    ├── "edge"        (workflow, node, dependent)                         → failure policy; from "" to every root
+    ├── "status"      (workflow, node)                                    → its row: state, attempt, fence, tally
+    ├── "attempt"     (workflow, node, fence)                             → row of an attempt that is over
     ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
-    ├── "dead"        (workflow, node)                                    → reason, attempt; until it is redriven
-    ├── "value"       (workflow, node, kind)                              → size, SHA-256 (values.py)
+    ├── "flight"      (shard, workflow, node)                             → capability; published and not ended
+    ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
+    ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step
+    ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
+    │                 kinds: input (also the workflow's own, node ""), result, failure
     │
     │   what is to be done (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence
     ├── "due"         (shard, due_ms, workflow, node, kind)               → fence
-    ├── "outbox"      (shard, publication)                                → workflow, node, fence, message
-    ├── "publication" (workflow, node)                                    → shard, fence, publication: the node's last
+    ├── "outbox"      (shard, publication)                                → workflow, node, fence
     ├── "published"   (shard)                                             → last publication number given
     │
     │   who asked (idempotency.py)
@@ -54,19 +59,23 @@ LEASES = ROOT["lease"]
 MARKERS = ROOT["marker"]
 
 WORKFLOWS = ROOT["workflow"]
+RUNS = ROOT["run"]
 LIVE = ROOT["live"]
-PROJECTIONS = ROOT["projection"]
+ENDED = ROOT["ended"]
 UPLOADS = ROOT["upload"]
 NODES = ROOT["node"]
+EDGES = ROOT["edge"]
+STATUSES = ROOT["status"]
 ATTEMPTS = ROOT["attempt"]
 READY = ROOT["ready"]
-DEAD = ROOT["dead"]
+FLIGHTS = ROOT["flight"]
+APPROVALS = ROOT["approval"]
+TODO = ROOT["todo"]
 VALUES = ROOT["value"]
 
 TIMERS = ROOT["timer"]
 DUE = ROOT["due"]
 OUTBOX = ROOT["outbox"]
-PUBLICATIONS = ROOT["publication"]
 PUBLISHED = ROOT["published"]
 
 KEYS = ROOT["key"]

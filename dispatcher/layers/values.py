@@ -10,6 +10,8 @@ from dispatcher.layers.keyspace import VALUES, pack_row, unpack_row
 from dispatcher.store.transaction import Reads, Transaction
 
 PIECE_BYTES = 90_000
+SMALL_BYTES = 60_000
+"""Up to here a value lies beside its hash, in one key."""
 LARGEST_BYTES = 1024 * 1024
 """As on the wire. A tenth of a transaction: what writes several puts each into its own."""
 
@@ -42,7 +44,11 @@ def put(tr: Transaction, place: Place, value: bytes) -> None:
             limit_bytes=LARGEST_BYTES,
         )
     clear(tr, place)
-    tr.set(VALUES.pack(place.key), pack_row(len(value), hashlib.sha256(value).digest()))
+    digest = hashlib.sha256(value).digest()
+    if len(value) <= SMALL_BYTES:
+        tr.set(VALUES.pack(place.key), pack_row(len(value), digest, value))
+        return
+    tr.set(VALUES.pack(place.key), pack_row(len(value), digest))
     for number, begin in enumerate(range(0, len(value), PIECE_BYTES)):
         tr.set(VALUES.pack((*place.key, number)), value[begin : begin + PIECE_BYTES])
 
@@ -53,25 +59,26 @@ def get(tr: Reads, place: Place) -> bytes | None:
     Raises: DamagedValue.
     """
     head = tr.get(VALUES.pack(place.key))
-    pieces = tr.get_range(*VALUES.range(place.key))
     if head is None:
-        if pieces:
-            raise _damaged(place, "pieces without a head")
         return None
-    size_bytes, digest = unpack_row(head)
-    value = b"".join(piece for _, piece in pieces)
+    size_bytes, digest, *small = unpack_row(head)
+    value = small[0] if small else b"".join(piece for _, piece in tr.get_range(*VALUES.range(place.key)))
     if len(value) != size_bytes:
         raise _damaged(place, f"{len(value)} bytes instead of {size_bytes}")
     if hashlib.sha256(value).digest() != digest:
         raise _damaged(place, "another hash")
-    return value
+    return bytes(value)
 
 
 def clear(tr: Transaction, place: Place) -> None:
     """Removes the value of the place, if there is one."""
     key = VALUES.pack(place.key)
+    head = tr.get(key)
+    if head is None:
+        return
     tr.clear(key)
-    tr.clear_range(*VALUES.range(place.key))
+    if unpack_row(head)[0] > SMALL_BYTES:
+        tr.clear_range(*VALUES.range(place.key))
 
 
 def _damaged(place: Place, reason: str) -> DamagedValue:

@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from types import CoroutineType, GeneratorType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from dispatcher.store.errors import (
     InvertedRange,
@@ -229,9 +229,30 @@ class Transaction:
             if low < end and begin < high:
                 raise Unreadable("A versionstamped key is known only after the commit; read it in the next transaction")
 
+    def watch(self, written: Callable[[bytes, bytes], None]) -> None:
+        """Tells of every pair that is set from now on; for tests, and for histories of what was committed."""
+        self._backing = cast(Backing, _Watched(self._backing, written))
+
     def close(self) -> None:
         """Takes the backing away: the function has ended."""
         self._backing = _ENDED
+
+
+class _Watched:
+    """A `Backing` that tells what is set."""
+
+    __slots__ = ("_backing", "_written")
+
+    def __init__(self, backing: Backing, written: Callable[[bytes, bytes], None]) -> None:
+        self._backing = backing
+        self._written = written
+
+    def set(self, key: bytes, value: bytes) -> None:
+        self._backing.set(key, value)
+        self._written(key, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backing, name)
 
 
 def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Result:

@@ -14,9 +14,11 @@ from coditect.broker.topology import (
     agent_queues,
     backbone,
     capability_queues,
+    control_plane,
     event_queue,
     notices,
     reply_queue,
+    shard_queues,
 )
 from coditect.model.ids import AgentId
 from coditect.model.retry import RUNGS_MS
@@ -26,6 +28,7 @@ PAGE = ROOT / "docs" / "topology.md"
 BEGIN = "<!-- made by tests/docs/topology_table.py: begin -->"
 END = "<!-- made by tests/docs/topology_table.py: end -->"
 
+SHARD = 1_000_033
 SLOTS = 1_000_003
 """Prime and unlikely, to be found again in an argument."""
 
@@ -38,7 +41,8 @@ def parts() -> dict[str, Topology]:
         "an agent process": agent_queues(AgentId("<agent>"), slots=SLOTS),
         "a process that asks": reply_queue("reply.<process>"),
         "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
-        "a dispatcher": notices(),
+        "a dispatcher": notices() + control_plane(),
+        "a dispatcher, for each of its shards": shard_queues(SHARD),
     }
 
 
@@ -85,7 +89,7 @@ def _queues() -> Iterable[tuple[str, ...]]:
 
 def _bindings() -> Iterable[tuple[str, ...]]:
     rows = [
-        (_code(_name(one.exchange)), _code(one.key), _code(_name(one.queue)))
+        (_code(_name(one.exchange)), _code(_name(one.key)), _code(_name(one.queue)))
         for part in parts().values()
         for one in part.bindings
     ]
@@ -94,15 +98,15 @@ def _bindings() -> Iterable[tuple[str, ...]]:
 
 def _name(name: str) -> str:
     """One name for all rungs of the retry ladder."""
-    return re.sub(r"retry\.\d+$", "retry.<delay>", name)
+    return re.sub(r"retry\.\d+$", "retry.<delay>", name.replace(str(SHARD), "<shard>"))
 
 
 def _value(name: str, value: str | int, queue: str) -> str:
     if value == 2 * SLOTS:
         return "twice the slots"
-    if name == "x-message-ttl" and _name(queue) != queue:
+    if name == "x-message-ttl" and queue.startswith("retry."):
         return "<delay>"
-    return str(value)
+    return _name(str(value))
 
 
 def _code(text: str) -> str:

@@ -26,7 +26,15 @@ from coditect.broker.amqp.plain import PlainInlet, PlainPath, plain_delivery
 from coditect.broker.amqp.publisher import Publisher
 from coditect.broker.amqp.watch import watch_consumers
 from coditect.broker.plan import Probe
-from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo
+from coditect.broker.port import (
+    Consumer,
+    Delivery,
+    OnDelivery,
+    Promise,
+    QueueStats,
+    ServerInfo,
+    connection_names,
+)
 from coditect.broker.topology import Exchange, Queue, Topology
 from coditect.errors import NotFound
 from coditect.model.message import Message
@@ -39,7 +47,11 @@ T = TypeVar("T")
 
 
 class AmqpBroker:
-    """RabbitMQ 3.10 or newer. See `Broker` of the port; `name` is shown in the broker's connection list."""
+    """RabbitMQ 3.10 or newer. See `Broker` of the port.
+
+    `name` is this process's in the broker's connection list, and what it is evicted by: an agent's id, a dispatcher's
+    owner name.
+    """
 
     def __init__(
         self,
@@ -61,8 +73,9 @@ class AmqpBroker:
         self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
         """The wire path in use."""
         new_path = DirectPath if self.wire == DIRECT else PlainPath
-        self._outgoing = Link(url, name=f"{name} publishes", path=new_path(), restore=self._restore_outgoing)
-        self._incoming = Link(url, name=f"{name} consumes", path=new_path(), restore=self._restore_incoming)
+        publishes, consumes = connection_names(name)
+        self._outgoing = Link(url, name=publishes, path=new_path(), restore=self._restore_outgoing)
+        self._incoming = Link(url, name=consumes, path=new_path(), restore=self._restore_incoming)
         self._publisher = Publisher(self._outgoing, self._background, window=window)
         self._browsing: PlainInlet | None = None
 
@@ -139,6 +152,26 @@ class AmqpBroker:
         """See `Broker.publish`."""
         return self._publisher.publish(
             message,
+            exchange=exchange,
+            routing_key=routing_key,
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """See `Broker.post`."""
+        self._publisher.post(
+            message,
+            promise,
             exchange=exchange,
             routing_key=routing_key,
             timeout_seconds=timeout_seconds,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from coditect.broker.amqp.settle import Settlements, Verdict
 from coditect.model.message import Message
@@ -19,53 +20,35 @@ class Source(Protocol):
         """The queue's name."""
 
 
+@dataclass(slots=True, eq=False)
 class AmqpDelivery:
     """See `Delivery` of the port."""
 
-    __slots__ = (
-        "_message",
-        "_open",
-        "_read",
-        "_settlements",
-        "_source",
-        "exchange",
-        "redelivered",
-        "routing_key",
-        "tag",
-    )
-
-    def __init__(
-        self,
-        tag: int,
-        *,
-        redelivered: bool,
-        exchange: str,
-        routing_key: str,
-        read: Callable[[], Message],
-        source: Source,
-        settlements: Settlements,
-    ) -> None:
-        self.tag = tag
-        self.redelivered = redelivered
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self._read = read
-        self._source = source
-        self._settlements = settlements
-        self._message: Message | None = None
-        self._open = True
+    tag: int
+    redelivered: bool
+    exchange: str
+    routing_key: str
+    source: Source
+    settlements: Settlements
+    read: Callable[[Any, bytes], Message]
+    """Makes the message of header and body, once it is asked for."""
+    header: Any
+    """As the wire path has it."""
+    body: bytes
+    _message: Message | None = None
+    _open: bool = True
 
     @property
     def message(self) -> Message:
         """What was published."""
         if self._message is None:
-            self._message = self._read()
+            self._message = self.read(self.header, self.body)
         return self._message
 
     @property
     def queue(self) -> str:
         """The queue it came from."""
-        return self._source.queue
+        return self.source.queue
 
     @property
     def delivery_count(self) -> int:
@@ -78,7 +61,7 @@ class AmqpDelivery:
     @property
     def lost(self) -> bool:
         """Whether its channel is gone."""
-        return self._settlements.lost
+        return self.settlements.lost
 
     def ack(self) -> None:
         """It is done with."""
@@ -93,7 +76,7 @@ class AmqpDelivery:
         self._settle(Verdict.REJECT)
 
     def _settle(self, verdict: Verdict) -> None:
-        if self._open and not self._settlements.lost:
+        if self._open and not self.settlements.lost:
             self._open = False
-            self._source.unsettled -= 1
-            self._settlements.settle(self.tag, verdict)
+            self.source.unsettled -= 1
+            self.settlements.settle(self.tag, verdict)

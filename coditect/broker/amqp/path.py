@@ -12,6 +12,7 @@ from aiormq.channel import Channel
 from coditect.background import Background
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.settle import Settlements
+from coditect.broker.port import Promise
 from coditect.model.message import Message
 
 
@@ -39,9 +40,12 @@ class Publish(Protocol):
     routing_key: str
     until: float
     """Loop time after which it is `Late`."""
-    future: asyncio.Future[None]
     returned: bool
     """Whether the message came back; its confirm follows."""
+
+    @property
+    def promise(self) -> Promise:
+        """Who waits for it."""
 
     def taken(self) -> None:
         """The broker has it."""

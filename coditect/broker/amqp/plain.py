@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, NoReturn
 
 from aiormq.abc import AbstractConnection, DeliveredMessage
@@ -157,12 +156,14 @@ def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Set
     settlements.took(tag)
     return AmqpDelivery(
         tag,
-        redelivered=bool(delivered.redelivered),
-        exchange=delivered.exchange or "",
-        routing_key=delivered.routing_key or "",
-        read=partial(from_properties, delivered.header.properties, delivered.body),
-        source=source,
-        settlements=settlements,
+        bool(delivered.redelivered),
+        delivered.exchange or "",
+        delivered.routing_key or "",
+        source,
+        settlements,
+        from_properties,
+        delivered.header.properties,
+        delivered.body,
     )
 
 

@@ -1,20 +1,22 @@
 """Publishing with confirms, `mandatory`, a window, and patience.
 
-Where nothing holds it up a publish is sent at once and is a future (`Outlet.begin`). What is held up, or comes
-to nothing at first, is repeated by a coroutine until it is known or too late.
+Where nothing holds it up a publish is sent at once (`Outlet.begin`). What is held up, or comes to nothing at
+first, is repeated by a coroutine until it is known or too late.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from coditect.background import Background
 from coditect.broker.amqp.faults import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.path import Late, Outlet, Refused, Returned
 from coditect.broker.amqp.window import Window
+from coditect.broker.port import Promise
 from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 
@@ -34,8 +36,8 @@ class _Attempt:
     wait_when_full: bool
     until: float
     """Loop time."""
-    future: asyncio.Future[None]
-    """What the caller waits for, where it was sent at once."""
+    promise: Promise
+    """Who is told, where it was sent at once."""
     returned: bool = False
     placed: bool = False
     """Whether it holds a place of the window."""
@@ -47,8 +49,8 @@ class _Attempt:
     def taken(self) -> None:
         """The broker has it."""
         self.leave()
-        if not self.future.done():
-            self.future.set_result(None)
+        if not self.promise.done():
+            self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
         """The first try came to nothing."""
@@ -96,6 +98,7 @@ class Publisher:
     def open(self) -> None:
         """To be called on the event loop that publishes, before anybody does."""
         self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
 
     def close(self) -> None:
         """What comes to nothing from now on is not repeated. Nobody is left waiting."""
@@ -110,36 +113,49 @@ class Publisher:
         self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
     ) -> Awaitable[None]:
         """See `Broker.publish`."""
-        loop = self._loop
-        attempt = _Attempt(
-            self, message, exchange, routing_key, wait_when_full, loop.time() + timeout_seconds, loop.create_future()
-        )
-        outlet = self._outlet
-        if outlet is not None and outlet.ready and self.window.enter_at_once():
-            self._begin(outlet, attempt)
-            return attempt.future
-        return self._patiently(attempt)
+        future = self._loop.create_future()
+        attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, future)
+        return future if self._begun(attempt) else self._patiently(attempt)
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float,
+        wait_when_full: bool,
+    ) -> None:
+        """See `Broker.post`."""
+        attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise)
+        if not self._begun(attempt):
+            self._go_on(attempt, self._patiently(attempt))
 
     # -- at once ----------------------------------------------------------------------------------------
 
-    def _begin(self, outlet: Outlet, attempt: _Attempt) -> None:
+    def _begun(self, attempt: _Attempt) -> bool:
+        """Sends it, if nothing holds it up."""
+        outlet = self._outlet
+        if outlet is None or not outlet.ready or not self.window.enter_at_once():
+            return False
         attempt.placed = attempt.in_flight = True
         try:
             outlet.begin(attempt)
         except CoditectError as error:
             attempt.leave()
-            attempt.future.set_exception(error)
+            attempt.promise.set_exception(error)
         except BaseException:
             attempt.leave()
             raise
+        return True
 
     def rescue(self, attempt: _Attempt, error: BaseException) -> None:
         """The first try came to nothing: says so, or goes on trying while somebody wants to know.
 
         One that is late keeps its place: its confirm may still come.
         """
-        future = attempt.future
-        if future.done():
+        if attempt.promise.done():
             attempt.leave()
             return
         try:
@@ -149,11 +165,15 @@ class Publisher:
         except CoditectError as verdict:
             if not isinstance(error, Late):
                 attempt.leave()
-            future.set_exception(verdict)
+            attempt.promise.set_exception(verdict)
         else:
-            again = self._background.start(self._repeat(attempt), name="publish again", awaited=True)
-            again.add_done_callback(lambda _: _pass_on(again, attempt))
-            future.add_done_callback(lambda _: again.cancel())
+            self._go_on(attempt, self._repeat(attempt))
+
+    def _go_on(self, attempt: _Attempt, work: Coroutine[Any, Any, None]) -> None:
+        going_on = self._background.start(work, name="publish", awaited=True)
+        going_on.add_done_callback(lambda _: _pass_on(going_on, attempt))
+        if isinstance(attempt.promise, asyncio.Future):  # whoever waits for it may be canceled
+            attempt.promise.add_done_callback(lambda _: going_on.cancel())
 
     def _judge(self, attempt: _Attempt, error: BaseException) -> None:
         """Returns when it is worth another try; else raises the verdict."""
@@ -247,9 +267,9 @@ def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
     """What became of the repetition; whoever waits is told even when it never began."""
     attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()
-    if attempt.future.done():
+    if attempt.promise.done():
         return
     if error is None:
-        attempt.future.set_result(None)
+        attempt.promise.set_result(None)
     else:
-        attempt.future.set_exception(error)
+        attempt.promise.set_exception(error)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, assert_never
 
+from coditect.background import Background
 from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.memory.delivery import Hand
 from coditect.broker.memory.link import Link
 from coditect.broker.memory.server import MemoryServer, Publication, Verdict
-from coditect.broker.port import Consumer, Delivery, OnDelivery, QueueStats, ServerInfo
+from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
 from coditect.broker.topology import Topology
 from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
@@ -50,7 +51,8 @@ class MemoryBroker:
         self._topology = Topology()
         self._consumers: list[MemoryConsumer] = []
         self._browsed = Hand()
-        self._link = Link(server, restore=self._restore, lost=self._lost)
+        self._background = Background()
+        self._link = Link(server, process=name, restore=self._restore, lost=self._lost)
 
     async def __aenter__(self) -> Self:
         self._link.open()
@@ -65,6 +67,7 @@ class MemoryBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.vanish()
+        await self._background.close()
 
     @property
     def server(self) -> ServerInfo:
@@ -136,6 +139,26 @@ class MemoryBroker:
                     await self._pause()
         except TimeoutError as error:
             raise attempt.error() from error
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """See `Broker.post`."""
+        publishing = self.publish(
+            message,
+            exchange=exchange,
+            routing_key=routing_key,
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
+        self._background.start(_told(promise, publishing), name="publish")
 
     async def _pause(self) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
@@ -218,3 +241,12 @@ class MemoryBroker:
             queues=tuple(one for one in self._topology.queues if one.name != queue),
             bindings=tuple(one for one in self._topology.bindings if one.queue != queue),
         )
+
+
+async def _told(promise: Promise, publishing: Awaitable[None]) -> None:
+    try:
+        await publishing
+    except CoditectError as error:
+        promise.set_exception(error)
+    else:
+        promise.set_result(None)

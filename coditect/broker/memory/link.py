@@ -18,14 +18,16 @@ RECONNECT_SECONDS = 0.05
 class Link:
     """`restore` runs on every new connection before anybody uses it, `lost` when it breaks."""
 
-    def __init__(self, server: MemoryServer, *, restore: Callable[[], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self, server: MemoryServer, *, process: str, restore: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
         self._server = server
         self._restore = restore
         self._lost = lost
         self._up = asyncio.Event()
         self._closed = False
         self._context = copy_context()
-        self.session = Session(closed=self._broken)
+        self.session = Session(closed=self._broken, process=process)
 
     @property
     def up(self) -> bool:

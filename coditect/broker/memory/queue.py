@@ -92,6 +92,11 @@ class MemoryQueue:
         return QueueStats(messages=len(self._ready), consumers=len(self._subscriptions))
 
     @property
+    def in_hand(self) -> int:
+        """How many messages somebody has and did not settle."""
+        return len(self._in_hand)
+
+    @property
     def full(self) -> bool:
         """Whether the next message is refused. (RabbitMQ lets a burst a little over the limit.)"""
         if self.declared.drops_oldest or not self.declared.bounded:

@@ -45,7 +45,9 @@ class Session:
     """One process's connection as the broker sees it."""
 
     closed: Callable[[], None]
-    """Called when the broker goes away."""
+    """Called when the broker goes away, or closes it."""
+    process: str = ""
+    """The name of the process."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared while it knows of an alarm; the broker tells whoever publishes."""
 
@@ -136,6 +138,14 @@ class MemoryServer:
         for _, _, answer in [one for one in self._held if one[0] is session]:
             _answer(answer, Verdict.LOST)
         self._held = [one for one in self._held if one[0] is not session]
+
+    async def evict(self, process: str) -> int:
+        """Closes the connection of the process with this name, as the management API would; how many there were."""
+        found = [one for one in self._sessions if one.process == process]
+        for session in found:
+            self.disconnect(session)
+            session.closed()
+        return len(found)
 
     def when_up(self, arrived: Callable[[], None]) -> None:
         """Calls back once the broker accepts connections."""

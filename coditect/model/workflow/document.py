@@ -49,7 +49,7 @@ def to_document(definition: Definition) -> dict[str, Any]:
     document: dict[str, Any] = {"name": definition.name}
     if definition.description:
         document["description"] = definition.description
-    return document | {"nodes": {node.name: _node_document(node) for node in definition.nodes}}
+    return document | {"nodes": {node.name: node_document(node) for node in definition.nodes}}
 
 
 def from_document(document: object) -> Definition:
@@ -67,6 +67,15 @@ def from_document(document: object) -> Definition:
     if problems:
         raise InvalidWorkflow.of(tuple(problems), workflow=name or None)
     return Definition(name, read, description)
+
+
+def read_node(name: str, document: object) -> Node:
+    """The node in one entry of a document's `nodes`. Raises: InvalidWorkflow with every problem that was found."""
+    problems: list[Problem] = []
+    node = _node(name, document, problems)
+    if problems:
+        raise InvalidWorkflow.of(tuple(problems), node=name)
+    return node
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,8 @@ def _call(one: _Fields, kind: str) -> Call:
     )
 
 
-def _node_document(node: Node) -> dict[str, Any]:
+def node_document(node: Node) -> dict[str, Any]:
+    """One node's fields; its name is not among them."""
     document: dict[str, Any] = _work_document(node.work)
     if node.after:
         document["after"] = [_edge_document(edge) for edge in node.after]

@@ -43,6 +43,6 @@ async def test_large_input_and_result_travel_as_claims_between_us_and_strangers(
         claimed = await blocking(foreign.ask, servers.amqp_url, key, json.dumps("y" * 900_000).encode())
 
     assert json.loads(inline.body) == "shortshort"
-    assert json.loads(claimed.body)["bytes"] == 1_800_002
+    assert json.loads(claimed.body)["$claim"]["bytes"] == 1_800_002
     assert "x-coditect-claim" not in inline.headers
     assert [complaints("result", as_json(one.properties, one.body)) for one in (inline, claimed)] == [[], []]

@@ -22,7 +22,7 @@ from coditect.clock import SystemClock
 from coditect.model import routing
 from coditect.registry.redis import RedisRegistry
 from dispatcher.notices import Notices
-from dispatcher.program import running_dispatcher
+from dispatcher.program import Options, running_dispatcher
 from tests.fleet import remove_queues, running, taken
 from tests.integration.wire import foreign, hostile
 from tests.integration.wire.agent import Echo
@@ -39,15 +39,18 @@ async def broker(amqp_url: str) -> AsyncIterator[AmqpBroker]:
         yield opened
 
 
+ONE = Options(shards=1)
+
+
 @asynccontextmanager
 async def dispatching(servers: Servers, registry: RedisRegistry | None = None) -> AsyncIterator[Notices]:
     """A dispatcher in this process; with the registry of a fleet it knows that fleet's capabilities."""
     async with (
         AmqpBroker(servers.amqp_url, name="dispatcher") as own,
         RedisRegistry(servers.redis_url, prefix=f"test-{uuid4().hex}:") as empty,
-        running_dispatcher(broker=own, registry=registry or empty, clock=SystemClock()) as notices,
+        running_dispatcher(broker=own, registry=registry or empty, clock=SystemClock(), options=ONE) as dispatcher,
     ):
-        yield notices
+        yield dispatcher.notices
 
 
 @asynccontextmanager
@@ -267,7 +270,7 @@ async def test_dispatcher_that_may_declare_nothing_shared_still_has_its_own_queu
     async with (
         AmqpBroker(servers.amqp_url, name="dispatcher", declare=False) as own,
         RedisRegistry(servers.redis_url, prefix=f"test-{uuid4().hex}:") as registry,
-        running_dispatcher(broker=own, registry=registry, clock=SystemClock()),
+        running_dispatcher(broker=own, registry=registry, clock=SystemClock(), options=ONE),
     ):
         answer = await blocking(foreign.ask, servers.amqp_url, capability, b"{}")
 
@@ -278,7 +281,7 @@ async def test_answers_go_on_after_the_brokers_connection_was_lost(servers: Serv
     async with (
         AmqpBroker(servers.amqp_url, name="dispatcher") as own,
         RedisRegistry(servers.redis_url, prefix=f"test-{uuid4().hex}:") as registry,
-        running_dispatcher(broker=own, registry=registry, clock=SystemClock()),
+        running_dispatcher(broker=own, registry=registry, clock=SystemClock(), options=ONE),
     ):
         own.drop()
 

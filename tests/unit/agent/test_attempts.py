@@ -13,6 +13,7 @@ from coditect import Agent, Context, Retry
 from coditect.broker.topology import reply_queue
 from coditect.errors import InputError, TaskCanceled, TaskExpired, TaskFailed
 from coditect.model import mail, routing
+from coditect.model.capability import LONGEST_DIRECT_SECONDS
 from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.message import Message
@@ -174,6 +175,15 @@ async def test_timeout_of_the_capability_cancels_the_handler() -> None:
             await fleet.request("wait.loop", timeout="1h")
 
         assert (waiting.ended, fleet.elapsed_seconds) == (1, 600)
+
+
+async def test_task_without_an_owner_runs_no_longer_than_the_broker_leaves_it_alone() -> None:
+    waiting = Waiting(timeout="2h")
+    async with TestFleet(agents=[waiting.agent]) as fleet:
+        with pytest.raises(TaskFailed, match="timeout"):
+            await fleet.request("wait.loop", timeout="3h")
+
+        assert (waiting.ended, fleet.elapsed_seconds) == (1, LONGEST_DIRECT_SECONDS)
 
 
 @pytest.mark.parametrize("limit", [{"timeout": "2m"}, {"deadline": "2m"}])

@@ -139,8 +139,8 @@ def test_declaration_refuses_what_cannot_work() -> None:
 
     with pytest.raises(SetupError, match="once"):
         agent.capability("right.one")
-    with pytest.raises(SetupError, match="25m"):
-        agent.capability("slow.one", timeout="26m")
+    with pytest.raises(SetupError, match="7d"):
+        agent.capability("slow.one", timeout="8d")
     with pytest.raises(SetupError, match="lower-case"):
         Agent("Not A Name")
     with pytest.raises(SetupError, match="slots"):

@@ -48,7 +48,7 @@ async def test_redelivered_work_in_flight_runs_once_and_is_answered(scene: Scene
 
     assert await handle.result(str, timeout="5s") == "one"
     assert gated.started == ["one"]
-    await eventually(lambda: agent.runtime.load().running == 0)
+    await agent.runtime.drain()
     await agent.vanish()
     assert scene.ready_tasks("gate.pass") == 0, "the redelivered delivery was acked"
 

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.blob import FolderBlobs, NoBlobs, carried, fetched, open_blobs
+from coditect.blob import FolderBlobs, NoBlobs, fetched, open_blobs, whole, whole_value
 from coditect.errors import BlobUnavailable, ClaimBroken, InvalidTask, SetupError, TooLarge
-from coditect.model.claim import Claim, claim_of, read_claim
-from coditect.model.json import dumps
+from coditect.model.claim_check import ClaimCheck, as_claim, check_claims, claim_check_of, has_claims
+from coditect.model.json import dumps, loads
 from coditect.model.result import Outcome, Status
-from coditect.model.wire import MAX_BODY_BYTES
 
 VALUE = b'"' + b"x" * 2_000_000 + b'"'
 
@@ -40,9 +39,10 @@ async def test_value_is_one_file_named_by_its_hash_however_often_it_is_put(blobs
     claim = await blobs.put(VALUE)
     again = await blobs.put(VALUE)
 
-    assert again == claim == claim_of(VALUE)
+    assert again == claim == claim_check_of(VALUE)
     assert files(folder) == [folder / claim.sha256[:2] / claim.sha256]
-    assert await blobs.get(read_claim(claim.document)) == VALUE
+    assert as_claim(loads(claim.document)) == claim
+    assert await blobs.get(claim) == VALUE
 
 
 async def test_any_file_system_of_fsspec_will_do() -> None:
@@ -64,7 +64,7 @@ async def test_what_is_not_the_meant_value_is_not_given(blobs: FolderBlobs, fold
 
 async def test_missing_value_is_told_apart_from_a_missing_folder_s_trouble(blobs: FolderBlobs, folder: Path) -> None:
     with pytest.raises(ClaimBroken, match="not where its claim says"):
-        await blobs.get(claim_of(b"never put"))
+        await blobs.get(claim_check_of(b"never put"))
 
     folder.write_text("in the way")
     with pytest.raises(BlobUnavailable) as caught:
@@ -76,13 +76,13 @@ async def test_size_is_bounded_both_ways_and_the_setting_named(blobs: FolderBlob
     with pytest.raises(TooLarge, match="CODITECT_BLOB_MAX_BYTES"):
         await blobs.put(b"x" * 3_000_001)
     with pytest.raises(TooLarge, match="CODITECT_BLOB_MAX_BYTES"):
-        await blobs.get(Claim("a" * 64, 3_000_001))
+        await blobs.get(ClaimCheck("a" * 64, 3_000_001))
 
     assert not folder.exists()
 
 
 async def test_without_a_place_the_setting_is_named() -> None:
-    for refused in (NoBlobs().put(VALUE), NoBlobs().get(claim_of(VALUE))):
+    for refused in (NoBlobs().put(VALUE), NoBlobs().get(claim_check_of(VALUE))):
         with pytest.raises(TooLarge, match="CODITECT_BLOB_URL") as caught:
             await refused
         assert not caught.value.retryable
@@ -98,7 +98,7 @@ async def test_place_that_hangs_is_unavailable(blobs: FolderBlobs) -> None:
 
     try:
         with pytest.raises(BlobUnavailable, match="did not answer in time"):
-            await replace(blobs, files=Hanging(), transfer_seconds=0.05).get(claim_of(VALUE))
+            await replace(blobs, files=Hanging(), transfer_seconds=0.05).get(claim_check_of(VALUE))
     finally:
         gate.set()
 
@@ -108,40 +108,60 @@ def test_place_that_fsspec_cannot_reach_is_refused_when_it_is_opened() -> None:
         open_blobs("nosuchprotocol://bucket/folder", most_bytes=1)
 
 
-async def test_only_what_is_over_the_limit_is_put_away(blobs: FolderBlobs, folder: Path) -> None:
-    small = b"x" * MAX_BODY_BYTES
+async def test_claim_is_redeemed_as_the_whole_and_anywhere_inside(blobs: FolderBlobs) -> None:
+    claim = await blobs.put(VALUE)
+    document, text = loads(claim.document), loads(VALUE)
 
-    assert await carried(blobs, small) == (small, None)
-    assert not folder.exists()
+    assert await whole(blobs, claim.document) is not None
+    assert await whole(blobs, claim.document) == VALUE
+    assert await whole_value(blobs, {"a": [1, {"b": document}], "c": None}) == {"a": [1, {"b": text}], "c": None}
+    outcome = Outcome(Status.COMPLETED, claim.document, None, None, claims=True)
+    assert await fetched(blobs, outcome) == Outcome(Status.COMPLETED, VALUE, None, None)
 
-    document, claim = await carried(blobs, small + b"x")
-    assert claim is not None
-    assert read_claim(document) == claim
-    outcome = Outcome(Status.COMPLETED, document, None, None, claim=claim)
-    whole = await fetched(blobs, outcome)
-    assert (whole.body, whole.claim) == (small + b"x", None)
-    assert await fetched(blobs, whole) is whole
+
+async def test_value_without_claims_is_asked_for_nowhere() -> None:
+    value = {"$claim": {"sha256": "short", "bytes": 1}, "a": [{"$claim": 1}]}
+
+    assert await whole_value(NoBlobs(), value) is value
+
+
+async def test_many_claims_together_are_bounded_too(blobs: FolderBlobs) -> None:
+    claim = await blobs.put(VALUE)
+    document = loads(claim.document)
+
+    with pytest.raises(TooLarge, match="CODITECT_BLOB_MAX_BYTES"):
+        await whole_value(blobs, [document, document])
 
 
 @given(st.one_of(st.text(), st.from_regex(r"\A[0-9a-f./]{60,68}\Z"), st.integers(0, 9), st.none()))
 def test_claim_names_a_hash_or_is_none(digest: object) -> None:
-    document = dumps({"sha256": digest, "bytes": 1})
-    is_hash = isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+    claim = as_claim({"$claim": {"sha256": digest, "bytes": 1}})
 
-    if is_hash:
-        assert read_claim(document).name == f"{digest[:2]}/{digest}"  # type: ignore[index]
+    if isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
+        assert claim is not None
+        assert claim.name == f"{digest[:2]}/{digest}"
     else:
-        with pytest.raises(InvalidTask):
-            read_claim(document)
+        assert claim is None
 
 
 @pytest.mark.parametrize("size", [-1, 2**40 + 1, True, 1.5, "1", None])
 def test_claim_says_its_size_or_is_none(size: object) -> None:
-    with pytest.raises(InvalidTask, match="how many bytes"):
-        read_claim(dumps({"sha256": "a" * 64, "bytes": size}))
+    assert as_claim({"$claim": {"sha256": "a" * 64, "bytes": size}}) is None
 
 
-@pytest.mark.parametrize("document", [b"", b"1", b"[]", b"{}", b"no json"])
-def test_what_is_no_claim_is_refused(document: bytes) -> None:
-    with pytest.raises(InvalidTask):
-        read_claim(document)
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"sha256": "a" * 64, "bytes": 1},
+        {"$claim": {"sha256": "a" * 64, "bytes": 1, "path": "x"}},
+        {"$claim": {"sha256": "a" * 64, "bytes": 1}, "more": 1},
+        {"$claim": {"sha256": "../../../../etc/passwd", "bytes": 1}},
+        "$claim",
+        [],
+    ],
+)
+def test_what_only_looks_like_a_claim_is_a_value(value: object) -> None:
+    assert not has_claims(dumps(value))
+    assert not has_claims(dumps({"in": [value]}))
+    with pytest.raises(InvalidTask, match="no claim"):
+        check_claims(dumps(value))

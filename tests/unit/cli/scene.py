@@ -16,6 +16,7 @@ from coditect.broker.plan import MISSING, SAME, PlannedBroker, Probe
 from coditect.broker.topology import Exchange, Queue
 from coditect.cli.connections import TaskClient
 from coditect.cli.main import app
+from coditect.client import Client
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import CapabilitySpec, Priority
 from coditect.model.duration import Duration
@@ -25,8 +26,10 @@ from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.result import Outcome, Status
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Registry
+from tests.control_plane import ScriptedPlane
 
 AGENT = AgentId("reviewer-00000001")
+OFFERED = ("code.review", "tests.run")
 
 
 class ProbedBroker(MemoryBroker):
@@ -137,6 +140,7 @@ class MemoryConnections:
     scripted: ScriptedClient = field(default_factory=lambda: ScriptedClient(completed))
     probes: dict[str, Probe] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
+    plane: ScriptedPlane = field(default_factory=ScriptedPlane)
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         return ProbedBroker(self.server, self.probes)
@@ -146,6 +150,16 @@ class MemoryConnections:
 
     def client(self) -> AbstractAsyncContextManager[TaskClient]:
         return self.scripted
+
+    @asynccontextmanager
+    async def fleet(self) -> AsyncIterator[Client]:
+        async with (
+            MemoryBroker(self.server, name="plane") as broker,
+            self.plane.serving(broker, *OFFERED),
+            MemoryBroker(self.server, name="cli") as own,
+            Client(own, self.directory) as client,
+        ):
+            yield client
 
 
 @dataclass(frozen=True, slots=True)

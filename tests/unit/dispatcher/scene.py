@@ -16,7 +16,7 @@ from coditect.model.result import Outcome
 from coditect.model.wire import read_result
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.notices import Notices
-from dispatcher.program import running_dispatcher
+from dispatcher.program import Options, running_dispatcher
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration
 
@@ -37,9 +37,8 @@ class Scene:
     async def dispatcher(self, broker: MemoryBroker | None = None) -> Notices:
         """Another dispatcher, at work when this returns."""
         own = await self.stack.enter_async_context(broker or MemoryBroker(self.server, name="dispatcher"))
-        return await self.stack.enter_async_context(
-            running_dispatcher(broker=own, registry=self.registry, clock=SystemClock())
-        )
+        running = running_dispatcher(broker=own, registry=self.registry, clock=SystemClock(), options=Options(shards=1))
+        return (await self.stack.enter_async_context(running)).notices
 
     async def offer(self, capability: str = CAPABILITY) -> None:
         """An agent declared the capability and is gone again: the queues are there, nobody consumes."""

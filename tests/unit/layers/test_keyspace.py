@@ -13,7 +13,13 @@ from tests.unit.layers.scene import Store
 
 _LINE = re.compile(r'├── "(\w+)"|└── "(\w+)"')
 _SHAPE = re.compile(r"\(([^()]*)\)\s*→")
-RESERVED = {"format", "marker", "workflow", "live", "projection", "upload", "node", "attempt", "ready", "dead"}
+LEDGER = {
+    "workflow", "run", "live", "ended", "upload", "node", "edge", "status", "attempt", "ready", "flight", "approval",
+    "todo",
+}  # fmt: skip
+"""What the dispatcher's tests see written, by workflows that run."""
+LATER = {"format", "marker"}
+"""Nothing writes these yet."""
 
 
 def drawn() -> dict[str, set[int]]:
@@ -40,9 +46,10 @@ def everything(tr: Transaction) -> None:
     leases.renew(tr, "a", 1)
     leases.acquire(tr, ("leader", "sweep"), "a")
     timers.put(tr, 0, timers.Timer("w", "n", "start", 1_000))
-    outbox.put(tr, 0, "w", "n", fence=1, message=b"")
+    outbox.put(tr, 0, outbox.Row(1, "w", "n", 1))
+    outbox.count(tr, 0, 1)
     idempotency.claim(tr, "k", "w", now_ms=0)
-    values.put(tr, values.Place("w", "n", "result"), b"value")
+    values.put(tr, values.Place("w", "n", "result"), b"v" * 70_000)
 
 
 def test_the_table_draws_every_space_and_no_other() -> None:
@@ -63,7 +70,7 @@ def test_keys_have_the_elements_that_the_table_draws(store: Store) -> None:
         written.setdefault(name, set()).add(len(elements))
 
     shapes = drawn()
-    assert written.keys() == shapes.keys() - RESERVED
+    assert written.keys() == shapes.keys() - LATER - LEDGER
     assert {name: found for name, found in written.items() if shapes[name] not in ({-1}, found)} == {}
 
 

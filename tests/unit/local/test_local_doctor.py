@@ -6,7 +6,16 @@ import orjson
 import pytest
 import uvloop
 
-from coditect.local.doctor import Check, check_disk, check_python, check_server, check_speed, check_up, doctor
+from coditect.local.doctor import (
+    Check,
+    check_disk,
+    check_eviction,
+    check_python,
+    check_server,
+    check_speed,
+    check_up,
+    doctor,
+)
 from coditect.local.errors import ServerUnreachable
 from coditect.local.process import ProcessId, identify
 from coditect.local.state import ChildState, Phase, UpFolder, UpState, write_env, write_state
@@ -78,6 +87,22 @@ async def test_unreachable_server_and_missing_address_have_a_fix() -> None:
     assert "coditect up" in (await check_server("broker", None, unreachable, (3, 10))).fix
 
 
+async def test_eviction_is_optional_and_a_management_api_that_does_not_answer_is_not() -> None:
+    async def version_of(url: str) -> str:
+        if url == "http://down":
+            raise ServerUnreachable("Nothing answers")
+        return "3.10.8"
+
+    without = await check_eviction(None, version_of)
+    found = await check_eviction("http://up", version_of)
+    down = await check_eviction("http://down", version_of)
+
+    assert (without.ok, found.ok, down.ok) == (True, True, False)
+    assert "CODITECT_MANAGEMENT_URL" in without.detail
+    assert "3.10.8" in found.detail
+    assert "rabbitmq-plugins enable" in down.fix
+
+
 def test_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
     write_state(UpFolder(tmp_path), a_state())
     before = sorted(tmp_path.iterdir())
@@ -85,6 +110,6 @@ def test_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
     checks = doctor(tmp_path, environ=os.environ, amqp_url="amqp://127.0.0.1:9", redis_url="redis://127.0.0.1:9")
 
     assert [check.name for check in checks] == [
-        "python", "speed", "rabbitmq-server", "redis-server", "disk", "up", "broker", "redis",
+        "python", "speed", "rabbitmq-server", "redis-server", "disk", "up", "broker", "redis", "eviction",
     ]  # fmt: skip
     assert sorted(tmp_path.iterdir()) == before

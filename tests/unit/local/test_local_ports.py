@@ -1,3 +1,4 @@
+import json
 import socket
 from dataclasses import astuple
 from pathlib import Path
@@ -12,7 +13,7 @@ def test_addresses_are_kept(tmp_path: Path) -> None:
     first, second = keep_addresses(file), keep_addresses(file)
 
     assert first == second
-    assert len(set(astuple(first.ports))) == 4
+    assert len(set(astuple(first.ports))) == 5
     assert first.amqp_url.endswith(f"@127.0.0.1:{first.ports.amqp}")
     assert first.redis_url.endswith(f"@127.0.0.1:{first.ports.redis}/0")
 
@@ -35,6 +36,19 @@ def test_ports_are_below_the_range_of_outgoing_connections(tmp_path: Path) -> No
 
     start = int(ports.EPHEMERAL_RANGE.read_text().split()[0]) if ports.EPHEMERAL_RANGE.exists() else 32_768
     assert all(ports.LOWEST_PORT <= port < max(start, ports.LOWEST_PORT + 1_000) for port in astuple(chosen))
+
+
+def test_file_of_a_version_without_a_management_api_keeps_its_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "servers.json"
+    first = keep_addresses(file)
+    kept = json.loads(file.read_text())
+    del kept["ports"]["management"]
+    file.write_text(json.dumps(kept))
+
+    second = keep_addresses(file)
+
+    assert second.ports.management > 0
+    assert (second.password, second.cookie) == (first.password, first.cookie)
 
 
 def test_unreadable_file_is_written_anew(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,7 +39,7 @@ limits = st.builds(
     max_attempts=st.none() | st.integers(1, 1_000),
 )
 owners = st.builds(Owner, workflow=short_text, node=short_text, origin=short_text, fence=instants)
-tasks = st.builds(
+_any_tasks = st.builds(
     Task,
     capability=capabilities,
     priority=st.sampled_from(Priority),
@@ -56,6 +57,8 @@ tasks = st.builds(
     traceparent=st.none() | st.text(max_size=128),
     tracestate=st.none() | short_text,
 )
+tasks = _any_tasks.map(lambda task: replace(task, owner=None) if task.reply_to else task)
+"""Whoever wants an answer owns no task."""
 
 failures = st.builds(
     Failure,

@@ -4,7 +4,7 @@ import inspect
 
 import redis.exceptions
 
-from coditect.registry.redis import VENDOR_ERRORS
+from coditect.registry.connection import VENDOR_ERRORS
 
 NEVER_RAISED_TO_US = {"IncorrectPolicyType"}
 """Raised by the cluster client's command router alone."""

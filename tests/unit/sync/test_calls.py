@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from coditect import Client, SyncClient, SyncHandle, TaskCanceled, TaskFailed, loop
 from coditect.errors import InvalidTask, ResultTimeout, SetupError, UnknownCapability
 from coditect.handle import Handle
+from coditect.run import Run
 from coditect.sync import CHUNK
+from coditect.sync_run import SyncRun
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 
 
@@ -213,7 +215,11 @@ def test_thread_runs_the_fastest_loop_that_is_installed(
     assert fleet.left.is_set()
 
 
-@pytest.mark.parametrize(("kind", "original"), [(SyncClient, Client), (SyncHandle, Handle)], ids=["client", "handle"])
+@pytest.mark.parametrize(
+    ("kind", "original"),
+    [(SyncClient, Client), (SyncHandle, Handle), (SyncRun, Run)],
+    ids=["client", "handle", "run"],
+)
 def test_everything_public_is_there_with_its_help(kind: type, original: type) -> None:
     names = {name for name in vars(original) if not name.startswith("_")} - {"sync", "from_env", "connecting"}
 

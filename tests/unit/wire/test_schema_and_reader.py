@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.wire import read_task
 from tests.integration.wire.schemas import complaints, schema
@@ -67,27 +66,3 @@ def test_text_fits_the_schema_exactly_if_it_is_read(name: str, length: int) -> N
 def test_value_that_is_no_text_neither_fits_the_schema_nor_is_read(name: str, value: object) -> None:
     assert not _fits(name, value)
     assert not _is_read(name, value)
-
-
-@pytest.mark.parametrize("schema_name", ["coditect.claim.v1", "coditect.claim.v2", "", 1])
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"sha256": "a" * 64, "bytes": 1},
-        {"sha256": "a" * 64, "bytes": 2**40},
-        {"sha256": "a" * 64, "bytes": 2**40 + 1},
-        {"sha256": "A" * 64, "bytes": 1},
-        {"sha256": "a" * 64},
-        {"bytes": 1},
-        "a" * 64,
-    ],
-)
-def test_claim_fits_the_schema_exactly_if_it_is_read(schema_name: object, body: object) -> None:
-    headers = {"x-coditect-claim": schema_name}
-    try:
-        read_task(Message(dumps(body), headers), "code.review.p1")
-        is_read = True
-    except InvalidTask:
-        is_read = False
-
-    assert is_read == (not complaints("task", {"headers": headers, "body": body}))

@@ -15,7 +15,8 @@ from pamqp.header import ContentHeader
 
 from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, marked
 from coditect.broker.amqp.properties import PERSISTENT, from_properties, sendable
-from coditect.model.message import NO_HEADERS, HeaderTable, Message
+from coditect.model.message import JSON, NO_HEADERS, HeaderTable, Message, SharedHeaders, TemplateHeaders
+from coditect.model.wire import PUBLISHED_AT
 
 _LENGTH = struct.Struct(">I")
 _LONG = struct.Struct(">q")
@@ -35,6 +36,17 @@ PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
 _RARE = CONTENT_ENCODING | PRIORITY | EXPIRATION | TIMESTAMP | USER_ID | 0b111
 """What no message of ours carries, or few, and the bits behind the last property."""
+
+
+_ORDINARY = CONTENT_TYPE | HEADERS
+_BEGINS_A_TASK = b"".join(
+    (
+        _OCTETS[len(JSON)] + JSON.encode(),
+        _LENGTH.pack(len(PUBLISHED_AT) + 2 + _LONG.size),
+        _OCTETS[len(PUBLISHED_AT)] + PUBLISHED_AT.encode() + b"l",
+    )
+)
+"""Nearly every task's properties begin like this: JSON, and the instant of its publication as the only header."""
 
 
 class _Unusual(ValueError):
@@ -71,11 +83,15 @@ def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after
     at = _PROPERTIES_AT + 2
     headers: HeaderTable = NO_HEADERS
     content_type = correlation_id = reply_to = message_id = type_ = app_id = None
-    if flags & CONTENT_TYPE:
-        end = at + 1 + header[at]
-        content_type, at = text(header[at + 1 : end]), end
-    if flags & HEADERS:
-        headers, at = read_table(header, at)
+    if flags & _ORDINARY == _ORDINARY and header.startswith(_BEGINS_A_TASK, at):
+        at += len(_BEGINS_A_TASK) + _LONG.size
+        content_type, headers = JSON, {PUBLISHED_AT: _LONG.unpack_from(header, at - _LONG.size)[0]}
+    else:
+        if flags & CONTENT_TYPE:
+            end = at + 1 + header[at]
+            content_type, at = text(header[at + 1 : end]), end
+        if flags & HEADERS:
+            headers, at = read_table(header, at)
     if flags & DELIVERY_MODE:
         at += 1
     if flags & CORRELATION_ID:
@@ -160,6 +176,13 @@ def write_properties(message: Message) -> bytes:
 
     Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
+    headers = message.headers
+    if type(headers) is TemplateHeaders and _is_only_correlated(message):
+        return _filled_in(message, headers)
+    return _write(message)
+
+
+def _write(message: Message) -> bytes:
     flags, parts = DELIVERY_MODE, []
     if message.content_type:
         flags |= CONTENT_TYPE
@@ -189,6 +212,37 @@ def write_properties(message: Message) -> bytes:
     return _FLAGS.pack(flags) + b"".join(parts)
 
 
+def _is_only_correlated(message: Message) -> bool:
+    """Whether it is told from others by its correlation id, and has no address, id or expiration of its own."""
+    if message.reply_to or message.message_id or message.expiration_ms is not None:
+        return False
+    return bool(message.correlation_id)
+
+
+def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
+    """The properties of such a message, say a result: what its template says is written once."""
+    before, shared, behind = _template(headers.shared, message.content_type, message.type, message.app_id)
+    own = _items(headers.own)
+    size = _LENGTH.pack(len(shared) + len(own))
+    return b"".join((before, size, shared, own, _OCTETS[PERSISTENT], _short(message.correlation_id or ""), behind))
+
+
+@lru_cache(maxsize=4096)
+def _template(
+    headers: SharedHeaders, content_type: str | None, type_: str | None, app_id: str | None
+) -> tuple[bytes, bytes, bytes]:
+    """What comes before the header table's size, the table's first part, and what comes behind a correlation id."""
+    flags = DELIVERY_MODE | HEADERS | CORRELATION_ID
+    before = behind = b""
+    if content_type:
+        flags, before = flags | CONTENT_TYPE, _short(content_type)
+    if type_:
+        flags, behind = flags | TYPE, _short(type_)
+    if app_id:
+        flags, behind = flags | APP_ID, behind + _short(app_id)
+    return _FLAGS.pack(flags) + before, _items(headers), behind
+
+
 def _short(value: str) -> bytes:
     raw = value.encode()
     if len(raw) > 255:
@@ -204,6 +258,11 @@ def write_table(headers: HeaderTable) -> bytes:
 
     Raises: `UNSPEAKABLE` for what AMQP cannot carry.
     """
+    table = _items(headers)
+    return _LENGTH.pack(len(table)) + table
+
+
+def _items(headers: HeaderTable) -> bytes:
     parts: list[bytes] = []
     for name, value in headers.items():
         kind = type(value)
@@ -212,20 +271,31 @@ def write_table(headers: HeaderTable) -> bytes:
                 parts.append(_item(name, value))
             else:
                 raw = value.encode()
-                parts += (_name(name), b"S", _LENGTH.pack(len(raw)), raw)
+                parts.append(_text_head(name, len(raw)) + raw)
         elif kind is int:
-            parts += (_name(name), b"l" + _LONG.pack(value) if value > _LARGEST_UNSIGNED else _small(value))
+            parts.append(
+                _long_head(name) + _LONG.pack(value) if value > _LARGEST_UNSIGNED else _name(name) + _small(value)
+            )
         else:
-            parts += (_name(name), encode.encode_table_value(sendable(value)))
-    table = b"".join(parts)
-    return _LENGTH.pack(len(table)) + table
+            parts.append(_name(name) + encode.encode_table_value(sendable(value)))
+    return b"".join(parts)
 
 
 @lru_cache(maxsize=4096)
 def _item(name: str, value: str) -> bytes:
     """A header whose value many messages share: a status, a capability, an agent's id."""
     raw = value.encode()
-    return b"".join((_name(name), b"S", _LENGTH.pack(len(raw)), raw))
+    return _text_head(name, len(raw)) + raw
+
+
+@lru_cache(maxsize=4096)
+def _text_head(name: str, size: int) -> bytes:
+    return b"".join((_name(name), b"S", _LENGTH.pack(size)))
+
+
+@lru_cache(maxsize=4096)
+def _long_head(name: str) -> bytes:
+    return _name(name) + b"l"
 
 
 @lru_cache(maxsize=4096)

@@ -30,7 +30,13 @@ _END = b"\xce"
 _SIZE = struct.Struct(">Q")
 _TAG = struct.Struct(">Q?")
 _BIT = struct.Struct(">QB")
-_CONTENT = struct.Struct(">HHQ")
+_CONTENT_HEAD = struct.Struct(">BHIHHQ")
+"""The head of a header frame, and what its payload begins with: class, weight, size of the body."""
+_CONTENT_BYTES = 12
+_BODY_HEAD = struct.Struct(">BBHI")
+"""The end of the frame before it, and the head of a body frame."""
+_HEADER_HEAD = struct.Struct(">BHI4xQ")
+"""The same of a header frame that is read."""
 _BASIC = 60
 _DELIVER, _RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
 _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
@@ -54,22 +60,17 @@ def publish_frames(channel: int, message: Message, exchange: str, routing_key: s
     properties = write_properties(message)
     body = message.body
     size = len(body)
-    content = _CONTENT.pack(_BASIC, 0, size) + properties
-    if len(content) > frame_max - OVERHEAD:
+    content, most = _CONTENT_BYTES + len(properties), frame_max - OVERHEAD
+    if content > most:
         raise ValueError("The properties and headers do not fit into one frame")
-    pieces = [
-        _publish(channel, exchange, routing_key),
-        _HEAD.pack(HEADER, channel, len(content)),
-        content,
-    ]
-    most = frame_max - OVERHEAD
-    if size <= most:
-        if size:
-            pieces += (b"\xce" + _HEAD.pack(BODY, channel, size), body)
-    else:
-        for at in range(0, size, most):
-            part = body[at : at + most]
-            pieces += (b"\xce" + _HEAD.pack(BODY, channel, len(part)), part)
+    head = _CONTENT_HEAD.pack(HEADER, channel, content, _BASIC, 0, size)
+    method = _publish(channel, exchange, routing_key)
+    if 0 < size <= most:
+        return [method, head, properties, _BODY_HEAD.pack(END, BODY, channel, size), body, _END]
+    pieces = [method, head, properties]
+    for at in range(0, size, most):
+        part = body[at : at + most]
+        pieces += (_BODY_HEAD.pack(END, BODY, channel, len(part)), part)
     pieces.append(_END)
     return pieces
 
@@ -109,6 +110,12 @@ class Taken(Protocol):
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Whether the frame was theirs; else it is passed on. Raises `_MALFORMED` for one that cannot be read."""
+
+    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
+        """A shorter way for a delivery whose three frames are all there: where it ends; 0 when nothing was taken.
+
+        Its method frame begins at `at` and is complete, the next frame begins at `header_at`.
+        """
 
 
 _MALFORMED = (ValueError, IndexError, struct.error)
@@ -153,10 +160,12 @@ class Cutter:
                 self._needed = after - at
                 break
             taken = self._channels.get(channel)
-            if taken is not None and taken.take(kind, data[at + 7 : after - 1]):
-                if kept < at:
-                    passed.append(data[kept:at])
-                kept = after
+            if taken is not None:
+                behind = taken.take_message(data, at, after, channel) if data.startswith(_DELIVER, at + 7) else 0
+                if behind or taken.take(kind, data[at + 7 : after - 1]):
+                    if kept < at:
+                        passed.append(data[kept:at])
+                    kept = after = behind or after
             at = after
         if kept < at:
             passed.append(data[kept:at])
@@ -169,19 +178,20 @@ OnContent = Callable[[bytes, bytes, bytes], None]
 """Takes a message as it came: its method's arguments, its content header's payload, its body."""
 
 
-def read_deliver(method: bytes) -> tuple[bytes, int, bool, bytes, bytes]:
-    """The arguments of a delivery: consumer, tag, redelivered, exchange, routing key; texts are not decoded."""
+def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
+    """The arguments of a delivery: consumer, tag, redelivered, exchange, routing key."""
     at = 1 + method[0]
     tag, redelivered = _TAG.unpack_from(method, at)
-    exchange_at = at + 9
-    key_at = exchange_at + 1 + method[exchange_at]
-    return (
-        method[1:at],
-        tag,
-        redelivered,
-        method[exchange_at + 1 : key_at],
-        method[key_at + 1 : key_at + 1 + method[key_at]],
-    )
+    exchange, routing_key = _where_from(method[at + 9 :])
+    return method[1:at], tag, redelivered, exchange, routing_key
+
+
+@lru_cache(maxsize=4096)
+def _where_from(names: bytes) -> tuple[str, str]:
+    """Exchange and routing key. Strangers may use a key that is not UTF-8."""
+    at = 1 + names[0]
+    key = names[at + 1 : at + 1 + names[at]]
+    return names[1:at].decode(errors="backslashreplace"), key.decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +261,21 @@ class Contents:
             else:
                 self._complete(payload)
         return True
+
+    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
+        """See `Taken`."""
+        handler = self._wanted.get(_DELIVER)
+        if handler is None or len(data) < header_at + _HEADER_HEAD.size:
+            return 0
+        kind, its_channel, length, size = _HEADER_HEAD.unpack_from(data, header_at)
+        body_at = header_at + OVERHEAD + length
+        end: int = body_at + OVERHEAD + size
+        if not size or kind != HEADER or its_channel != channel or end > len(data):
+            return 0
+        if _BODY_HEAD.unpack_from(data, body_at - 1) != (END, BODY, channel, size) or data[end - 1] != END:
+            return 0
+        handler(data[at + 11 : header_at - 1], data[header_at + 7 : body_at - 1], data[body_at + 7 : end - 1])
+        return end
 
     def _take_method(self, payload: bytes) -> bool:
         method = payload[:4]

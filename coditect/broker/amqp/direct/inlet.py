@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache, partial
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
@@ -66,15 +65,7 @@ class DirectInlet:
             settlements.settle(tag, Verdict.REQUEUE)
             return
         receiver.deliver(
-            AmqpDelivery(
-                tag,
-                redelivered=redelivered,
-                exchange=_name(exchange),
-                routing_key=_name(routing_key),
-                read=partial(read_message, header, body),
-                source=receiver,
-                settlements=settlements,
-            )
+            AmqpDelivery(tag, redelivered, exchange, routing_key, receiver, settlements, read_message, header, body)
         )
 
     def _write_soon(self) -> None:
@@ -85,12 +76,6 @@ class DirectInlet:
             number = self.channel.number
             self._stream.write([settle_frame(number, one) for one in self.settlements.decided()])
         self.settlements.written()
-
-
-@lru_cache(maxsize=4096)
-def _name(raw: bytes) -> str:
-    """Strangers may use a routing key that is not UTF-8."""
-    return raw.decode(errors="backslashreplace")
 
 
 async def _nothing_comes_here(_: DeliveredMessage) -> None:

@@ -29,24 +29,24 @@ LARGEST_FRAME = 131_072
 
 @dataclass(slots=True, eq=False)
 class Once:
-    """A publish whose failure is its future's."""
+    """A publish whose failure is its promise's."""
 
     message: Message
     exchange: str
     routing_key: str
-    future: asyncio.Future[None]
+    promise: asyncio.Future[None]
     until: float = math.inf
     returned: bool = False
 
     def taken(self) -> None:
         """See `Publish`."""
-        if not self.future.done():
-            self.future.set_result(None)
+        if not self.promise.done():
+            self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
         """See `Publish`."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self.promise.done():
+            self.promise.set_exception(error)
 
 
 class DirectOutlet:
@@ -95,7 +95,7 @@ class DirectOutlet:
             raise ChannelInvalidStateError("The channel is closed")
         publish = Once(message, exchange, routing_key, self._loop.create_future())
         self._send(publish)
-        return publish.future
+        return publish.promise
 
     def begin(self, publish: Publish) -> None:
         """See `Outlet.begin`."""
@@ -161,7 +161,7 @@ class DirectOutlet:
         for one in tuple(self._pending.values()):
             if one.until > now:
                 next_look = min(next_look, one.until)
-            elif not one.future.done():
+            elif not one.promise.done():
                 one.failed(Late())
         if next_look < math.inf:
             self._look_again_at(next_look)

@@ -97,6 +97,10 @@ class Stream:
             self.open = not self.congested
         return False
 
+    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
+        """Nothing is delivered on the connection itself."""
+        return 0
+
     # -- to the broker ----------------------------------------------------------------------------------
 
     @property

@@ -28,7 +28,7 @@ class Listener:
 
     def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
         consumer, tag, redelivered, exchange, routing_key = read_deliver(method)
-        said = ("deliver", consumer.decode(), tag, redelivered, exchange.decode(), routing_key.decode())
+        said = ("deliver", consumer.decode(), tag, redelivered, exchange, routing_key)
         self.heard.append((*said, header[12:], body))
 
     def _returned(self, method: bytes, header: bytes, body: bytes) -> None:

@@ -27,11 +27,11 @@ async def test_publish_that_is_late_says_so_and_its_confirm_ends_nothing_else(wi
     outlet.begin(late)
     patient = publish(outlet)
 
-    while not late.future.done():
+    while not late.promise.done():
         await asyncio.sleep(0)
     wire.say(ack(1), ack(2))
 
-    assert ended([late.future, patient]) == [Late, None]
+    assert ended([late.promise, patient]) == [Late, None]
 
 
 async def test_publish_nobody_waits_for_any_more_keeps_its_number(wire: Wire) -> None:

@@ -139,7 +139,7 @@ def publish(outlet: DirectOutlet, key: str = "q", name: str | None = None, body:
     """One publish; it ends with None, or with the path's error."""
     one = Once(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
     outlet.begin(one)
-    return one.future
+    return one.promise
 
 
 def ended(futures: list[asyncio.Future[None]]) -> list[object]:

@@ -1,0 +1,294 @@
+"""Owned tasks: whoever owns a task records how it ends and decides what follows, the agent only runs it.
+
+::
+
+    fresh delivery ─────────────────────────────► run ──► result to the owner, confirmed ──► ack
+    came back, or older than 1 s ──► claim ──RUN──► run, under the fence that was granted
+                                         ├─STALE──► ack, nothing is run
+                                         ├─WAIT───► goes back after a pause
+                                         └─nobody─► asked again, without a slot; goes back after ten minutes
+    runs or ran here already ──► claim ──RUN──► joins it: its result carries the granted fence
+
+The agent tries nothing again and buries nothing here. See `docs/owned-tasks.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+
+from coditect.agent.claims import Claims, Question
+from coditect.agent.execution import Execution
+from coditect.agent.feed import Held
+from coditect.agent.intake import Intake
+from coditect.agent.isolation import Isolation
+from coditect.agent.reports import Reports
+from coditect.agent.settle import guarded
+from coditect.agent.starts import Starts
+from coditect.agent.suspects import Suspicion, killed_its_process
+from coditect.broker.port import Delivery
+from coditect.errors import Retryable, Unroutable
+from coditect.model.control import Claim, Verdict
+from coditect.model.json import dumps
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import Owner, Task
+from coditect.model.wire import OwnedResult
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+FULL_PAUSE_SECONDS = 1.0
+"""Before a task goes back that may not wait without its slot, because too many do."""
+
+Run = Callable[[Execution, Held], Awaitable[None]]
+
+
+class Owned:
+    """The owned tasks of one agent process."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        starts: Starts,
+        reports: Reports,
+        *,
+        intake: Intake,
+        isolation: Isolation | None,
+        most_suspended: int,
+    ) -> None:
+        """`isolation` is where suspects run; None where there are no other processes."""
+        self._claims = claims
+        self._starts = starts
+        self._reports = reports
+        self._intake = intake
+        self._isolation = isolation
+        self._most_suspended = most_suspended
+        self._undecided: set[Execution] = set()
+        self._live: set[Execution] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._leaving = asyncio.Event()
+
+    # -- before it runs -----------------------------------------------------------------------------------
+
+    async def execute(self, execution: Execution, held: Held, run: Run) -> None:
+        """Claims the task if it must be, and runs it; every end settles the delivery."""
+        task, owner = execution.task, owner_of(execution.task)
+        suspect, claimed = killed_its_process(task), False
+        if self._claims.needed(task, owner, held.delivery):
+            claim = await self._decided(execution, held, owner)
+            if claim is None:
+                return
+            held.task = _grant(execution, claim)
+            suspect, claimed = suspect or claim.suspect, True
+        self._live.add(execution)
+        self._starts.began(execution, known=claimed)
+        try:
+            await self._run(execution, held, run, apart=suspect)
+        except asyncio.CancelledError:
+            if execution.let_go:
+                await asyncio.shield(self._interrupted(execution))
+            raise
+        finally:
+            self._starts.ended(execution)
+            self._live.discard(execution)
+
+    async def _run(self, execution: Execution, held: Held, run: Run, *, apart: bool) -> None:
+        if not apart or self._isolation is None:
+            await run(execution, held)
+            return
+        execution.suspicion = Suspicion.RECORDED
+        async with self._isolation.place(held):
+            await run(execution, held)
+
+    async def _decided(self, execution: Execution, held: Held, owner: Owner) -> Claim | None:
+        """The grant; None when the task does not run here, and its deliveries are settled."""
+        self._undecided.add(execution)
+        try:
+            async with self._question(execution.task) as question:
+                claim = None if self._claims.silent(owner.origin) else await self._claims.ask(question)
+                if claim is None or claim.verdict is Verdict.WAIT:
+                    claim = await self._waited(execution, held, question, claim)
+        finally:
+            self._undecided.discard(execution)
+        if claim is None:
+            execution.requeue()
+        elif claim.verdict is Verdict.STALE:
+            log.info("A stale delivery is dropped", extra={"task_id": execution.task.id})
+            execution.ack()
+            claim = None
+        return claim
+
+    async def _waited(self, execution: Execution, held: Held, question: Question, claim: Claim | None) -> Claim | None:
+        """Waits without the slot, for an answer or until it may go back; None when it is to go back."""
+        if not self._intake.may_suspend(held, self._most_suspended):
+            await asyncio.sleep(FULL_PAUSE_SECONDS)
+            return None
+        self._intake.suspend(held)
+        try:
+            if claim is None:
+                claim = await self._claims.insist(question, held.delivery)
+            if claim is not None and claim.verdict is Verdict.WAIT:
+                await asyncio.sleep(pause_seconds(held.delivery))
+                claim = None
+        except BaseException:
+            self._intake.abandon(held)
+            raise
+        if claim is None or claim.verdict is Verdict.STALE or execution.lost:
+            self._intake.abandon(held)
+            return None if execution.lost else claim
+        await self._intake.resume(held)
+        return claim
+
+    @asynccontextmanager
+    async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[Question]:
+        """A claim; a drain ends whoever asks it."""
+        question, asking = self._claims.question(task, owner_of(task), running=running), asyncio.current_task()
+        assert asking is not None, "in a task of its own"
+        self._asking.add(asking)
+        try:
+            yield question
+        finally:
+            self._asking.discard(asking)
+            self._claims.forget(question)
+
+    def hand_back(self) -> None:
+        """The agent drains: what waits for an answer, or rests, goes back now."""
+        self._leaving.set()
+        for asking in self._asking:
+            asking.cancel()
+
+    # -- another delivery of it -----------------------------------------------------------------------------
+
+    async def rejoin(
+        self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
+    ) -> None:
+        """A delivery of what runs here, or of what ended here (then `known` gives its value)."""
+        if execution is not None and execution in self._undecided:
+            execution.attach(task, delivery)
+            return
+        with self._parked():
+            await guarded(self._rejoin(task, delivery, execution, known), delivery.requeue, task.id)
+
+    async def _rejoin(
+        self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
+    ) -> None:
+        """It may have been granted to somebody else meanwhile, who died: without a claim the result were stale."""
+        owner = owner_of(task)
+        async with self._question(task, running=True) as question:
+            claim = await self._claims.insist(question, delivery)
+        if claim is None or claim.verdict is Verdict.WAIT:
+            await self._rest(pause_seconds(delivery))
+            delivery.requeue()
+        elif claim.verdict is Verdict.STALE:
+            delivery.ack()
+        elif execution is not None and execution in self._live:
+            _grant(execution, claim)
+            if execution.let_go:
+                delivery.ack()
+            else:
+                execution.attach(task, delivery)
+        elif (outcome := known()) is not None:
+            granted = replace(owner, fence=claim.fence)
+            again = replace(outcome, fence=claim.fence, attempt=claim.attempt)
+            await self._reports.result(OwnedResult(granted, task.publication, again, task.capability))
+            delivery.ack()
+        else:
+            delivery.requeue()
+
+    # -- after it ran ---------------------------------------------------------------------------------------
+
+    async def report(self, execution: Execution, outcome: Outcome) -> None:
+        """Tells the owner, then lets the deliveries go. Raises what `publish` raises; they are not settled then.
+
+        A shard that nobody ever had takes no result: the task goes back, in a while. One whose delivery went
+        early cannot go back: its result is offered until it is taken.
+        """
+        self._starts.ended(execution)
+        self._reports.forget(owner_of(execution.task))
+        pause = pause_seconds(execution.delivery)
+        while True:
+            try:
+                await self._publish(execution, outcome)
+            except Unroutable:
+                self._nobody_there(execution)
+            except Retryable:
+                if not execution.let_go:
+                    raise
+            else:
+                execution.ack()
+                return
+            with self._parked():
+                await self._rest(pause)
+            if not execution.let_go or self._leaving.is_set():
+                execution.requeue()
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    @contextmanager
+    def _parked(self) -> Iterator[None]:
+        """A delivery stays in hand without a slot."""
+        self._intake.park(1)
+        try:
+            yield
+        finally:
+            self._intake.park(-1)
+
+    async def _rest(self, seconds: float) -> None:
+        """A pause, which a drain ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._leaving.wait()
+
+    async def _publish(self, execution: Execution, outcome: Outcome) -> None:
+        """Again, when another delivery joined meanwhile under a new fence."""
+        fence = None
+        while fence != owner_of(execution.task).fence:
+            task, owner = execution.task, owner_of(execution.task)
+            fence = owner.fence
+            told = outcome if outcome.fence == fence else replace(outcome, fence=fence, attempt=task.attempt)
+            await self._reports.result(OwnedResult(owner, task.publication, told, task.capability))
+
+    def _nobody_there(self, execution: Execution) -> None:
+        owner = owner_of(execution.task)
+        self._claims.mute(owner.origin)
+        log.warning(
+            "A result has no owner: no dispatcher has declared the queue of its shard",
+            extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},
+        )
+
+    async def _interrupted(self, execution: Execution) -> None:
+        """Nobody else gets its delivery any more: the owner has to start it anew."""
+        task, owner = execution.task, owner_of(execution.task)
+        failure = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
+        outcome = Outcome(
+            Status.FAILED,
+            dumps(failure.as_json()),
+            task.id,
+            task.id,
+            attempt=task.attempt,
+            fence=owner.fence,
+            failure=failure,
+        )
+        await guarded(self._publish(execution, outcome), execution.requeue, task.id)
+
+
+def owner_of(task: Task) -> Owner:
+    """The owner of an owned task."""
+    assert task.owner is not None, "only owned tasks come here"
+    return task.owner
+
+
+def pause_seconds(delivery: Delivery) -> float:
+    """How long it rests before it goes back: twice as long each time, up to a minute."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(delivery.delivery_count, 10), LONGEST_PAUSE_SECONDS))
+
+
+def _grant(execution: Execution, claim: Claim) -> Task:
+    """The task runs under the fence, and as the attempt, that was granted."""
+    owner = replace(owner_of(execution.task), fence=claim.fence)
+    execution.task = replace(execution.task, owner=owner, attempt=claim.attempt)
+    return execution.task

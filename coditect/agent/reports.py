@@ -1,0 +1,95 @@
+"""Tells a task's owner how it ends and how far it is, on `coditect.results` by the owner's shard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from coditect.background import Background
+from coditect.broker.port import Broker
+from coditect.clock import Clock
+from coditect.errors import CoditectError
+from coditect.model import routing
+from coditect.model.control import Progress, progress_message
+from coditect.model.message import Message
+from coditect.model.task import Owner
+from coditect.model.wire import OwnedResult, owned_result_message
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 60.0
+PROGRESS_SECONDS = 5.0
+"""How long a message about progress may take; the next one says more."""
+GATHER_SECONDS = 0.1
+"""What is said within it travels together."""
+EVERY_SECONDS = 1.0
+"""The least time between two messages about progress."""
+MOST_NOTE = 500
+
+
+class Reports:
+    """What one agent process says to the owners of its tasks."""
+
+    def __init__(self, broker: Broker, background: Background, clock: Clock) -> None:
+        self._broker = broker
+        self._background = background
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[Owner, Progress] = {}
+        self._last_said: dict[tuple[str, str], tuple[float, str]] = {}
+        self._flushed = -EVERY_SECONDS
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def result(self, result: OwnedResult) -> None:
+        """How an attempt ended; done when the broker has it.
+
+        Raises: Unroutable when no dispatcher ever had this shard; what `publish` raises.
+        """
+        message = owned_result_message(result, message_id=self._clock.new_id())
+        await self.tell(message, result.owner.origin)
+
+    async def tell(self, message: Message, origin: str, *, within_seconds: float = PUBLISH_SECONDS) -> None:
+        """Any message to the owner of a shard. Raises as `result`."""
+        await self._broker.publish(
+            message, exchange=routing.RESULTS, routing_key=origin, timeout_seconds=within_seconds
+        )
+
+    def progress(self, owner: Owner, share: float, note: str) -> None:
+        """How far a task is. At most once; of what is said within a second only the last of each task is sent."""
+        note = note[:MOST_NOTE]
+        self._last_said[(owner.workflow, owner.node)] = (share, note)
+        self._say(owner, share, note)
+
+    def alive(self, owners: Iterable[Owner]) -> None:
+        """These run: what was said last of each is said again."""
+        for owner in owners:
+            self._say(owner, *self._last_said.get((owner.workflow, owner.node), (0.0, "")))
+
+    def forget(self, owner: Owner) -> None:
+        """Its task ended."""
+        if self._last_said:
+            self._last_said.pop((owner.workflow, owner.node), None)
+            self._pending.pop(owner, None)
+
+    def _say(self, owner: Owner, share: float, note: str) -> None:
+        at_ms = self._clock.now_ms()
+        self._pending[owner] = Progress(owner.workflow, owner.node, owner.fence, share, note, at_ms)
+        if self._timer is None:
+            at = max(self._loop.time() + GATHER_SECONDS, self._flushed + EVERY_SECONDS)
+            self._timer = self._loop.call_at(at, self._flush)
+
+    def _flush(self) -> None:
+        self._timer, self._flushed = None, self._loop.time()
+        by_shard: dict[str, list[Progress]] = {}
+        for owner, progress in self._pending.items():
+            by_shard.setdefault(owner.origin, []).append(progress)
+        self._pending.clear()
+        for origin, said in by_shard.items():
+            self._background.start(self._send(said, origin), name="progress")
+
+    async def _send(self, said: list[Progress], origin: str) -> None:
+        try:
+            await self.tell(progress_message(said), origin, within_seconds=PROGRESS_SECONDS)
+        except CoditectError as error:
+            log.debug("Progress was not told", extra={"shard": origin, "reason": str(error)})

@@ -1,0 +1,121 @@
+"""What of the owned tasks has been running for a while: told to their owners, and kept alive when it runs long.
+
+An owner is told of a start only after 100 ms, since most tasks have ended by then. A task that has run for ten
+minutes is told again, and when that is confirmed its delivery is acknowledged: the broker would take it back
+after thirty. From then on only heartbeats speak for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coditect.agent.execution import Execution
+from coditect.agent.reports import Reports
+from coditect.background import Background
+from coditect.clock import Clock
+from coditect.errors import CoditectError
+from coditect.model.control import Started, started_message
+from coditect.model.ids import AgentId
+from coditect.model.task import Owner
+
+log = logging.getLogger(__name__)
+
+TELL_SECONDS = 0.1
+LONG_SECONDS = 600.0
+"""After so long a delivery is acknowledged before its task has ended."""
+BEAT_SECONDS = 20.0
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Starts:
+    """The owned tasks that run in one agent process."""
+
+    def __init__(self, reports: Reports, background: Background, clock: Clock, *, agent_id: AgentId) -> None:
+        self._reports = reports
+        self._background = background
+        self._clock = clock
+        self._agent_id = agent_id
+        self._loop = asyncio.get_running_loop()
+        self._untold: dict[Execution, float] = {}
+        self._told: dict[Execution, asyncio.TimerHandle] = {}
+        self._long: dict[Execution, None] = {}
+        self._look_at: asyncio.TimerHandle | None = None
+        self._beat_at: asyncio.TimerHandle | None = None
+
+    def began(self, execution: Execution, *, known: bool) -> None:
+        """It runs from now on; `known` when its owner knows that already, by the claim."""
+        now = self._loop.time()
+        if known:
+            self._told[execution] = self._loop.call_at(now + LONG_SECONDS, self._grown_long, execution)
+            return
+        self._untold[execution] = now
+        if self._look_at is None:
+            self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
+
+    def ended(self, execution: Execution) -> None:
+        """It runs no more. Idempotent."""
+        self._untold.pop(execution, None)
+        timer = self._told.pop(execution, None)
+        if timer is not None:
+            timer.cancel()
+            self._long.pop(execution, None)
+
+    def _look(self) -> None:
+        """Tells of all that began at least 100 ms ago; looks again as long after."""
+        now = self._loop.time()
+        by_shard: dict[str, dict[Execution, int]] = {}
+        for execution, since in list(self._untold.items()):
+            if since + TELL_SECONDS <= now:
+                del self._untold[execution]
+                self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
+                at_ms = self._clock.now_ms() - round(1000 * (now - since))
+                by_shard.setdefault(_owner(execution).origin, {})[execution] = at_ms
+        for origin, starts in by_shard.items():
+            self._background.start(self._tell(starts, origin), name="starts")
+        self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look) if self._untold else None
+
+    async def _tell(self, starts: dict[Execution, int], origin: str) -> None:
+        """Tells, with the instants, until the broker has it, or none of them runs any more."""
+        pause = FIRST_PAUSE_SECONDS
+        while running := [self._started(one, at_ms) for one, at_ms in starts.items() if one in self._told]:
+            try:
+                await self._reports.tell(started_message(running), origin)
+            except CoditectError as error:
+                log.info("Starts were not told", extra={"shard": origin, "reason": str(error)})
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _started(self, execution: Execution, at_ms: int) -> Started:
+        task, owner = execution.task, _owner(execution)
+        return Started(owner.workflow, owner.node, owner.fence, task.publication, self._agent_id, task.attempt, at_ms)
+
+    # -- long ones ----------------------------------------------------------------------------------------
+
+    def _grown_long(self, execution: Execution) -> None:
+        self._background.start(self._let_go(execution), name="let go")
+
+    async def _let_go(self, execution: Execution) -> None:
+        """The delivery goes, the task goes on."""
+        await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
+        if execution not in self._told:
+            return
+        execution.let_go = True
+        execution.ack()
+        self._long[execution] = None
+        if self._beat_at is None:
+            self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)
+        log.info("A long task goes on without its delivery", extra={"task_id": execution.task.id})
+
+    def _beat(self) -> None:
+        self._reports.alive([_owner(one) for one in self._long])
+        self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat) if self._long else None
+
+
+def _owner(execution: Execution) -> Owner:
+    owner = execution.task.owner
+    assert owner is not None, "only owned tasks come here"
+    return owner

@@ -1,0 +1,88 @@
+"""`coditect approval`: the questions that workflows ask people, and their answers."""
+
+from __future__ import annotations
+
+from getpass import getuser
+from typing import Annotated
+
+import typer
+
+from coditect.cli.connections import Connections, connections
+from coditect.cli.output import Output, OutputOption, instant, say, write_json, write_table
+from coditect.cli.workflow_tables import row_json
+from coditect.loop import run_loop
+from coditect.model.workflow.rows import ApprovalRow
+
+app = typer.Typer(no_args_is_help=True, help="Answer the questions that workflows wait for.")
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `approval list` shows it.")]
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node that asks.")]
+ByOption = Annotated[str | None, typer.Option("--by", help="Who says so. Default: the user of this machine.")]
+CommentOption = Annotated[str, typer.Option("--comment", help="Why; kept with the answer.")]
+
+
+@app.command("list")
+def list_approvals(
+    context: typer.Context,
+    most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the questions that wait for an answer.
+
+    \b
+    Example: coditect approval list
+    """
+    rows = run_loop(_list(connections(context), most))
+    if output is Output.JSON:
+        write_json([row_json(row) for row in rows])
+        return
+    columns = ("workflow", "node", "name", "question", "since")
+    cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
+    write_table(columns, cells, empty="Nobody is asked.")
+
+
+@app.command("grant")
+def grant_approval(
+    context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""
+) -> None:
+    """Grant it: the workflow goes on. The first answer counts.
+
+    \b
+    Example: coditect approval grant 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "reviewed"
+    """
+    _answer(context, run, node, granted=True, by=by, comment=comment)
+
+
+@app.command("deny")
+def deny_approval(
+    context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""
+) -> None:
+    """Deny it: the node ends as rejected. The first answer counts.
+
+    \b
+    Example: coditect approval deny 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "not yet"
+    """
+    _answer(context, run, node, granted=False, by=by, comment=comment)
+
+
+def _answer(context: typer.Context, run: str, node: str, *, granted: bool, by: str | None, comment: str) -> None:
+    who = by or _user()
+    run_loop(_answered(connections(context), run, node, granted=granted, by=who, comment=comment))
+    say(f"{node} of {run} was {'granted' if granted else 'denied'} by {who}.")
+
+
+def _user() -> str:
+    try:
+        return getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "unknown"
+
+
+async def _list(opened: Connections, most: int) -> list[ApprovalRow]:
+    async with opened.fleet() as client:
+        return [row async for row in client.approvals(most=most)]
+
+
+async def _answered(opened: Connections, run: str, node: str, *, granted: bool, by: str, comment: str) -> None:
+    async with opened.fleet() as client:
+        await client.run(run).answer(node, granted=granted, by=by, comment=comment)

@@ -1,0 +1,35 @@
+"""JSON on the command line: as it stands, of a file, or of stdin."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from coditect.errors import InvalidTask, TooLarge
+from coditect.model.json import loads
+from coditect.model.wire import MAX_BODY_BYTES
+
+
+def read_body(argument: str) -> bytes:
+    """The JSON that the argument is, or `@file` or `-` names. Raises: InvalidTask, TooLarge."""
+    if argument == "-":
+        body = _read_most(sys.stdin.buffer)
+    elif argument.startswith("@"):
+        path = Path(argument[1:])
+        try:
+            with path.open("rb") as file:
+                body = _read_most(file)
+        except OSError as error:
+            raise InvalidTask("The file of the body cannot be read", path=path, reason=error.strerror) from error
+    else:
+        body = argument.encode()
+    loads(body)
+    return body
+
+
+def _read_most(file: BinaryIO) -> bytes:
+    body = file.read(MAX_BODY_BYTES + 1)
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLarge("The body is over the inline limit", limit=MAX_BODY_BYTES)
+    return body

@@ -1,0 +1,108 @@
+"""How far a workflow is, while it runs: a bar on a terminal, a line for each change elsewhere. All of it to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from coditect.cli.output import printable, say
+from coditect.model.workflow.rows import WorkflowRow
+from coditect.model.workflow.states import TaskState
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LINE_SECONDS = 1.0
+"""At most one line in that time, however much happens."""
+BAR_WIDTH = 40
+_STYLES = {
+    TaskState.COMPLETED: "green",
+    TaskState.WORKING: "cyan",
+    TaskState.PUBLISHED: "blue",
+    TaskState.FAILED: "red",
+    TaskState.DEAD: "red",
+    TaskState.REJECTED: "magenta",
+    TaskState.AWAITING_APPROVAL: "yellow",
+    TaskState.RETRY_WAIT: "yellow",
+}
+SILENCE = "The control plane does not answer; the workflow is waited for"
+
+Show = Callable[[WorkflowRow | None], None]
+"""Called with every look at the workflow, None where nobody answered."""
+
+
+@contextmanager
+def shown_progress() -> Iterator[Show]:
+    """Shows what it is called with, until the block is left."""
+    if sys.stderr.isatty():
+        with _drawn() as show:
+            yield show
+    else:
+        yield Lines().show
+
+
+class Lines:
+    """A line for each change, at most one in a second; the last look is always told."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock()
+        self._told_at = -LINE_SECONDS
+        self._told = ""
+
+    def show(self, row: WorkflowRow | None) -> None:
+        """Tells it, if it is news and it is time."""
+        now = self._clock()
+        text = SILENCE if row is None else counted(row)
+        over = row is not None and row.state.terminal
+        if text != self._told and (over or now - self._told_at >= LINE_SECONDS):
+            say(f"{now - self._begun:7.1f} s  {text}")
+            self._told, self._told_at = text, now
+
+
+def counted(row: WorkflowRow) -> str:
+    """How many nodes are in which state."""
+    states = ", ".join(f"{row.counts[state]} {state.value}" for state in TaskState if row.counts.get(state))
+    return f"{row.state.value}: {row.ended} of {row.total} ended" + (f" ({states})" if states else "")
+
+
+@contextmanager
+def _drawn() -> Iterator[Show]:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=8) as live:
+        begun = time.monotonic()
+        last: list[WorkflowRow] = []
+
+        def show(row: WorkflowRow | None) -> None:
+            if row is not None:
+                last[:] = [row]
+            if last:
+                live.update(_picture(last[0], time.monotonic() - begun, silent=row is None))
+
+        yield show
+
+
+def _picture(row: WorkflowRow, seconds: float, *, silent: bool) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    head = Text(printable(f"{row.name}  {row.state.value}  {seconds:.0f} s  {row.ended} of {row.total}"), style="bold")
+    states = Text("  ").join(
+        Text(f"{row.counts[state]} {state.value}", style=_STYLES.get(state, "dim"))
+        for state in TaskState
+        if row.counts.get(state)
+    )
+    parts: list[RenderableType] = [
+        head,
+        ProgressBar(total=max(1, row.total), completed=row.ended, width=BAR_WIDTH),
+        states,
+    ]
+    if silent:
+        parts.append(Text(SILENCE, style="yellow"))
+    return Group(*parts)

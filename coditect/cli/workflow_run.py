@@ -1,0 +1,140 @@
+"""`coditect workflow run`: start a workflow, watch it, and see how every node ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coditect.cli.body import read_body
+from coditect.cli.connections import Connections, connections
+from coditect.cli.output import Output, OutputOption, say, write_json
+from coditect.cli.progress import LINE_SECONDS, shown_progress
+from coditect.cli.workflow_tables import WITHOUT_A_VALUE, row_json, write_nodes, write_workflow
+from coditect.errors import TaskError
+from coditect.loop import run_loop
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.rows import NodeRow, WorkflowRow
+from coditect.model.workflow.states import WorkflowState
+
+if TYPE_CHECKING:
+    from coditect.run import Run
+
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    definition: Definition
+    input: bytes
+    key: str | None
+    wait: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A workflow that was followed to its end."""
+
+    row: WorkflowRow
+    nodes: list[NodeRow]
+    value: Any
+
+
+def run_workflow(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A workflow in YAML, or in JSON by its name.")],
+    body: Annotated[
+        str, typer.Option("--input", "-i", help="The workflow's input: JSON, or @file, or - for stdin.")
+    ] = "{}",
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", help="Starts it once: with the same key, the workflow that has it.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print its id and return when it is accepted.")
+    ] = False,
+    wait: Annotated[str, typer.Option("--wait", help="Follow it at most so long; it goes on by itself.")] = "1h",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a workflow, show how far it is, and list its nodes with states and times when it has ended.
+
+    Exits 0 when it completed, 1 when it did not, 2 when the file is no workflow, 3 when it did not end in time.
+
+    \b
+    Example: coditect workflow run examples/layered.yaml
+    """
+    from coditect.workflow_file import load_workflow
+
+    order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
+    ran = run_loop(_run(connections(context), order))
+    if isinstance(ran, str):
+        if output is Output.JSON:
+            write_json({"workflow": ran, "state": WorkflowState.ACCEPTED})
+        else:
+            typer.echo(ran)
+        return
+    _tell(ran, output)
+
+
+async def _run(opened: Connections, order: _Order) -> _Ran | str:
+    async with opened.fleet() as client:
+        run = await client.start(order.definition, order.input, key=order.key, progress=_uploading())
+        if order.wait is None:
+            return run.id
+        say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
+        try:
+            return await _followed(run, order.wait)
+        except asyncio.CancelledError:
+            say(f"It goes on. See it: coditect workflow show {run.id}; end it: coditect workflow cancel {run.id}")
+            raise
+
+
+async def _followed(run: Run, wait: str) -> _Ran:
+    with shown_progress() as show:
+        state = await run.wait(timeout=wait, seen=show)
+    nodes = [node async for node in run.nodes()]
+    value = await run.result() if state is WorkflowState.COMPLETED else None
+    return _Ran(await run.overview(), nodes, value)
+
+
+def _uploading() -> Callable[[int, int], None]:
+    """Tells of a large workflow how much of it was sent, a line in a second at most."""
+    last = time.monotonic()
+
+    def told(nodes: int, of: int) -> None:
+        nonlocal last
+        if nodes < of and time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            say(f"{nodes} of {of} nodes sent")
+
+    return told
+
+
+def _tell(ran: _Ran, output: Output) -> None:
+    if output is Output.JSON:
+        write_json({**row_json(ran.row), "value": ran.value, "nodes": [row_json(node) for node in ran.nodes]})
+        if ran.row.state is not WorkflowState.COMPLETED:
+            raise typer.Exit(TaskError.exit_code)
+        return
+    write_nodes(ran.nodes)
+    typer.echo()
+    write_workflow(ran.row)
+    if ran.row.state is not WorkflowState.COMPLETED:
+        raise _end_without_a_value(ran)
+
+
+def _end_without_a_value(ran: _Ran) -> TaskError:
+    ended = [node.name for node in ran.nodes if node.state in WITHOUT_A_VALUE]
+    named = (*ended[:MOST_NAMED], "…") if len(ended) > MOST_NAMED else tuple(ended)
+    again = f"coditect workflow resume {ran.row.workflow}"
+    return TaskError(
+        f"The workflow was {ran.row.state.value}",
+        workflow=ran.row.workflow,
+        reason=ran.row.reason,
+        nodes=named,
+        fix=f"`coditect workflow show {ran.row.workflow}` has every attempt; mend the cause, then `{again}`",
+    )

@@ -1,0 +1,141 @@
+"""The direct lane of a client: one task, straight through the broker to whoever has the capability."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Iterable
+from typing import Any
+
+from coditect.agent.typed import encode_any
+from coditect.broker.port import Broker
+from coditect.clock import Clock
+from coditect.errors import ControlPlaneRequired, Unroutable
+from coditect.handle import Handle
+from coditect.listening import Listening
+from coditect.model.capability import check_capability_name
+from coditect.model.duration import Duration, seconds
+from coditect.model.task import NO_LIMITS, Limits, Task
+from coditect.model.wire import MAX_BODY_BYTES
+from coditect.offers import Offers
+from coditect.options import Options
+from coditect.picking import Pick, Picker
+from coditect.requests import Requests
+
+LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
+BURST = 16
+
+
+class DirectLane:
+    """Submits tasks of one client through our door of the broker."""
+
+    def __init__(
+        self, broker: Broker, clock: Clock, *, picker: Picker, offers: Offers, requests: Requests, listening: Listening
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._picker = picker
+        self._offers = offers
+        self._requests = requests
+        self._listening = listening
+
+    async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
+        """Publishes a task; see `Client.submit`."""
+        claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+        pick = await self._picker.pick(capability, options.strategy, options.wanted, pin=options.pin)
+        handle, sent = self._begin(capability, body, options, pick, claims)
+        await self._taken(handle, sent)
+        return handle
+
+    async def submit_many(
+        self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
+    ) -> AsyncGenerator[Handle, None]:
+        """Publishes a task for each value; see `Client.submit_many`."""
+        picks = self._picker.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
+        under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
+        try:
+            for number, value in enumerate(values, 1):
+                body = encode_any(value)
+                claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+                handle, sent = self._begin(capability, body, options, await picks.next(), claims)
+                under_way.append((handle, asyncio.ensure_future(sent)))
+                if len(under_way) >= concurrency:
+                    yield await self._first(under_way)
+                elif number % BURST == 0:
+                    await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
+            while under_way:
+                yield await self._first(under_way)
+        finally:
+            for handle, sent in under_way:
+                sent.cancel()
+                handle.forget()
+
+    async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
+        handle, sent = under_way.popleft()
+        if not sent.done() or sent.cancelled() or sent.exception() is not None:
+            await self._taken(handle, sent)
+        return handle
+
+    def _begin(
+        self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
+    ) -> tuple[Handle, Awaitable[None]]:
+        """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
+        task = self._task(capability, body if claims is None else claims, options, claims)
+        reply = self._requests.expect(task.id or "") if options.results else None
+        handle = Handle(task, reply, self._requests, self._listening, self._broker)
+        if pick is not None and reply is not None:
+            reply.add_done_callback(pick.over)
+        try:
+            pin = None if pick is None else pick.agent_id
+            sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
+        except BaseException:
+            handle.forget()
+            raise
+        return handle, sent
+
+    async def _taken(self, handle: Handle, sent: Awaitable[None]) -> None:
+        try:
+            await sent
+        except Unroutable as error:
+            handle.forget()
+            raise await self._offers.unknown(handle.capability, routing_key=error.facts.get("routing_key")) from error
+        except BaseException:
+            handle.forget()
+            raise
+
+    def _task(self, capability: str, body: bytes, options: Options, claims: bytes | None) -> Task:
+        check_capability_name(capability)
+        if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
+            raise ControlPlaneRequired(
+                "A direct task runs at most 25 minutes",
+                timeout=options.timeout,
+                fix="make it durable: `coditect task submit --detach`, or Client.submit_durable",
+            )
+        now = self._clock.now_ms()
+        task_id = self._clock.new_id()
+        return Task(
+            capability,
+            options.priority,
+            body,
+            id=task_id,
+            correlation_id=task_id if options.results else None,
+            reply_to=self._requests.reply_to if options.results else None,
+            limits=_limits(options, now),
+            published_at_ms=now,
+            claims=claims,
+        )
+
+
+def _limits(options: Options, now_ms: int) -> Limits:
+    if options.deadline is options.start_within is options.timeout is options.max_attempts is None:
+        return NO_LIMITS
+    return Limits(
+        deadline_ms=_later(now_ms, options.deadline),
+        start_by_ms=_later(now_ms, options.start_within),
+        timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
+        max_attempts=options.max_attempts,
+    )
+
+
+def _later(now_ms: int, span: Duration | None) -> int | None:
+    return None if span is None else now_ms + int(seconds(span) * 1000)

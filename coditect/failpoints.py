@@ -1,0 +1,118 @@
+"""Named points of a program at which a test may end, stop or fail it: what `kill -9` meets only by luck.
+
+A program says `failpoints.reached("turn.committed")` where something has just become true. Nothing happens unless it
+was started with orders::
+
+    CODITECT_FAILPOINTS="turn.committed:kill@3"          the third time, as kill -9 does
+    CODITECT_FAILPOINTS="turn.answered:stop,ack.before:raise@2"
+
+The idea is FreeBSD's fail(9), with fewer words. The orders are read once, in the program, and passed on as a value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coditect.errors import CoditectError, SetupError
+
+VARIABLE = "CODITECT_FAILPOINTS"
+_ORDER = re.compile(r"(?P<point>[a-z_.]+):(?P<act>[a-z]+)(@(?P<at>[1-9][0-9]{0,8}))?")
+
+
+class Act(StrEnum):
+    """What happens at a failpoint."""
+
+    KILL = "kill"
+    """The process is gone, as by SIGKILL."""
+    STOP = "stop"
+    """The process stands still, as by SIGSTOP, until somebody continues it."""
+    RAISE = "raise"
+    """FailpointReached is raised."""
+
+
+class FailpointReached(CoditectError):
+    """A test asked for an error here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to happen, where, and which time."""
+
+    point: str
+    act: Act
+    at: int = 1
+    """The n-th time that the point is reached, from 1; only then."""
+
+
+def strike(order: Order) -> None:
+    """Does to this process what the order says.
+
+    Raises: FailpointReached when it is that.
+    """
+    match order.act:
+        case Act.KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case Act.STOP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case Act.RAISE:
+            raise FailpointReached("A failpoint was ordered to raise", point=order.point, at=order.at)
+
+
+class Failpoints:
+    """The orders of one process. Without any, a point costs a call and nothing else."""
+
+    __slots__ = ("_counts", "_orders", "_strike")
+
+    def __init__(self, orders: Iterable[Order] = (), *, strike: Callable[[Order], None] = strike) -> None:
+        """`strike` carries an order out; a simulation has its own."""
+        self._orders = tuple(orders)
+        self._strike = strike
+        self._counts: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._orders)
+
+    def reached(self, point: str) -> None:
+        """Carries out what was ordered for this point and this time. From any thread.
+
+        Raises: FailpointReached when that was ordered.
+        """
+        if not self._orders:
+            return
+        count = self._counts[point] = self._counts.get(point, 0) + 1
+        for order in self._orders:
+            if order.point == point and order.at == count:
+                self._strike(order)
+
+
+OFF = Failpoints()
+"""No orders."""
+
+
+def read_orders(text: str, known: Collection[str]) -> tuple[Order, ...]:
+    """The orders in the text of the variable; none in an empty one.
+
+    Raises: SetupError for one that is no order, and for a point that is not known.
+    """
+    return tuple(_read_order(part, known) for part in text.split(",") if part.strip())
+
+
+def _read_order(text: str, known: Collection[str]) -> Order:
+    found = _ORDER.fullmatch(text.strip())
+    if found is None or found["act"] not in tuple(Act):
+        raise SetupError(
+            "This is no order for a failpoint",
+            variable=VARIABLE,
+            given=text.strip()[:80],
+            fix="write point:kill, point:stop or point:raise, and @3 behind it for the third time",
+        )
+    if found["point"] not in known:
+        raise SetupError(
+            "This program has no such failpoint", variable=VARIABLE, given=found["point"], known=tuple(sorted(known))
+        )
+    return Order(found["point"], Act(found["act"]), int(found["at"] or 1))

@@ -1,0 +1,311 @@
+"""A workflow that was started, in the hand of whoever looks after it: asks the control plane by its id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar, overload
+
+from coditect.agent.typed import codec, encode_any
+from coditect.blob import whole_value
+from coditect.control_plane import ASK_SECONDS, ControlPlane
+from coditect.errors import (
+    ControlPlaneRequired,
+    InvalidTask,
+    ResultTimeout,
+    Retryable,
+    TaskCanceled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+)
+from coditect.listening import Listening
+from coditect.model.control import Verb
+from coditect.model.duration import Duration, seconds
+from coditect.model.event import Event
+from coditect.model.json import dumps, loads
+from coditect.model.workflow.rows import AttemptRow, NodeRow, WorkflowRow, rows_of
+from coditect.model.workflow.states import TaskState, WorkflowState
+
+T = TypeVar("T")
+R = TypeVar("R")
+Seen: TypeAlias = Callable[[WorkflowRow | None], object]
+
+DEFAULT_TIMEOUT: Duration = "1h"
+PAGE = 1_000
+"""Rows asked for at once."""
+LOOK_SECONDS = 5.0
+"""How long one look may take before it counts as unanswered."""
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 1.0
+PAUSE_SHARE = 0.2
+"""Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
+LAST_EVENT_SECONDS = 1.0
+"""How long the event of the end may come after the end itself was seen."""
+EVENT_PATTERNS = ("workflow.*", "node.*")
+ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
+    {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
+)
+"""The events that end a workflow's story."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a node ended, or the workflow by it: a value or a failure."""
+
+    state: TaskState
+    value: Any
+    failure: Mapping[str, Any] | None
+
+
+class Run:
+    """A started workflow. Made by `Client.start`, or of its id by `Client.run`; asks for nothing until it is used.
+
+    What it asks is answered by the control plane, from the ledger. Every method raises ControlPlaneRequired where
+    there is none, BrokerUnavailable and the like (retryable), and NotFound when it has no such workflow.
+    """
+
+    __slots__ = ("_control", "_listening", "id")
+
+    def __init__(self, workflow: str, control: ControlPlane, listening: Listening) -> None:
+        self.id = workflow
+        """The workflow's id; kept by the control plane, so any process may ask with it."""
+        self._control = control
+        self._listening = listening
+
+    # -- what it is -------------------------------------------------------------------------------------
+
+    async def state(self) -> WorkflowState:
+        """Where it is now."""
+        return (await self.overview()).state
+
+    async def overview(self) -> WorkflowRow:
+        """Where it is now: its state, how many nodes are in which, and its times."""
+        return await self._look(ASK_SECONDS)
+
+    async def nodes(self) -> AsyncIterator[NodeRow]:
+        """Its nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
+
+        Read page by page: each page is of one instant, the whole is not.
+        """
+        async for row in self._rows(Verb.NODES, "nodes"):
+            yield NodeRow.read(row)
+
+    async def attempts(self, node: str | None = None) -> AsyncIterator[AttemptRow]:
+        """Every attempt of one node, or of all: agent, times, and why it failed."""
+        only = {} if node is None else {"node": node}
+        async for row in self._rows(Verb.ATTEMPTS, "attempts", **only):
+            yield AttemptRow.read(row)
+
+    async def _look(self, timeout: Duration) -> WorkflowRow:
+        return WorkflowRow.read(await self._control.ask(Verb.GET, {"workflow": self.id}, timeout=timeout))
+
+    def _rows(self, verb: Verb, field: str, **asked: Any) -> AsyncIterator[object]:
+        return pages(self._control, verb, field, {"workflow": self.id} | asked)
+
+    # -- its end ----------------------------------------------------------------------------------------
+
+    async def wait(self, *, timeout: Duration = DEFAULT_TIMEOUT, seen: Seen | None = None) -> WorkflowState:
+        """Returns when it has ended, and how. Outages on the way are waited out.
+
+        `seen` is called with every look at it on the way, and with None where nobody answered.
+
+        Raises: ResultTimeout when it did not end in time; it goes on.
+        """
+        return (await self._ended(timeout, seen)).state
+
+    async def _ended(self, timeout: Duration, seen: Seen | None = None) -> WorkflowRow:
+        async def look(left: float) -> WorkflowRow:
+            row: WorkflowRow | None = None
+            try:
+                row = await self._look(left)
+            finally:
+                if seen is not None:
+                    seen(row)
+            return row
+
+        return await self._until(look, lambda row: row.state.terminal, timeout)
+
+    @overload
+    async def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
+    @overload
+    async def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
+    async def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+        """The value of the workflow's last node, or of the one that is named, validated as `model`.
+
+        Waits for the end of the workflow, or of that node alone. None for a node that was skipped.
+
+        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired when there is no value, with the failure's facts;
+        ResultTimeout.
+        """
+        if node is None:
+            row = await self._ended(timeout)
+            ending = await self._ending(None, ASK_SECONDS)
+            if row.state is not WorkflowState.COMPLETED:
+                raise self._error(row.state.value, ending.failure, reason=row.reason)
+        else:
+            ending = await self.ending(node, timeout=timeout)
+            if ending.state not in (TaskState.COMPLETED, TaskState.SKIPPED):
+                raise self._error(ending.state.value, ending.failure, node=node)
+        return codec(model).decode(dumps(ending.value))
+
+    async def look(self, node: str) -> Ending:
+        """Where that node is now, with its value or failure if it has one."""
+        return await self._ending(node, ASK_SECONDS)
+
+    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT) -> Ending:
+        """How that node ended, whatever it is. Raises: ResultTimeout when it has not, in time."""
+
+        async def look(left: float) -> Ending:
+            return await self._ending(node, left)
+
+        return await self._until(look, lambda ending: ending.state.terminal, timeout)
+
+    async def _ending(self, node: str | None, timeout: Duration) -> Ending:
+        asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
+        answer = await self._control.ask(Verb.RESULT, asked, timeout=timeout)
+        failure = answer.get("failure")
+        try:
+            state = TaskState(answer["state"])
+        except (KeyError, ValueError) as error:
+            raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
+        value = await whole_value(self._control.blobs, answer.get("value"))
+        return Ending(state, value, failure if isinstance(failure, Mapping) else None)
+
+    def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
+        told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}
+        known = {"workflow": self.id} | facts | {name: text for name, text in told.items() if text}
+        kind = TaskExpired if known.get("reason") == "expired" else _ERRORS.get(state, TaskFailed)
+        shown = {name: fact for name, fact in known.items() if fact}
+        error = kind(
+            "The node has no value" if "node" in facts else "The workflow did not complete", state=state, **shown
+        )
+        if traceback := (failure or {}).get("traceback"):
+            error.add_note(f"At the agent:\n{traceback}")
+        return error
+
+    async def _until(self, look: Callable[[float], Awaitable[R]], enough: Callable[[R], bool], timeout: Duration) -> R:
+        """Looks until it is enough. Silence is waited out once the control plane has answered this process."""
+        now = asyncio.get_running_loop().time
+        begin, end = now(), now() + seconds(timeout)
+        cause: Exception | None = None
+        while True:
+            try:
+                seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
+                if enough(seen):
+                    return seen
+                cause = None
+            except (Retryable, ControlPlaneRequired) as error:
+                if isinstance(error, ControlPlaneRequired) and not self._control.answered:
+                    raise
+                cause = error
+            pause = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * (now() - begin)))
+            if now() + pause >= end:
+                fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
+                raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
+            await asyncio.sleep(pause)
+
+    # -- as it happens ----------------------------------------------------------------------------------
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens to it from now on, to its end: `node.started`, `node.completed`, ..., `workflow.completed`.
+
+        An event may be missed, but not the last one: the end is asked for, too, and told as an event when none
+        comes.
+        """
+        async for event in self.told(EVENT_PATTERNS, frozenset({self.id})):
+            yield event
+
+    async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
+        """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
+        async with self._listening.stream(*patterns) as stream:
+            ended = asyncio.ensure_future(self._end_after_its_events())
+            try:
+                while (event := await stream.next_before(ended)) is not None:
+                    if event.subject in subjects:
+                        yield event
+                        if event.type in ENDINGS:
+                            return
+                yield _ending_event(ended.result())
+            finally:
+                ended.cancel()
+                await asyncio.wait({ended})
+
+    async def _end_after_its_events(self) -> WorkflowRow:
+        row = await self.overview()
+        if not row.state.terminal:
+            row = await self._ended("3650d")
+            await asyncio.sleep(LAST_EVENT_SECONDS)
+        return row
+
+    # -- what may be done about it ----------------------------------------------------------------------
+
+    async def cancel(self, *, reason: str = "") -> None:
+        """Ends it: nothing new begins, and what runs is asked to stop. Survives restarts; done once.
+
+        It races with its own completion to exactly one end, which `wait` tells.
+        """
+        await self._control.ask(Verb.CANCEL, {"workflow": self.id, "reason": reason})
+
+    async def pause(self) -> None:
+        """Nothing new is published; what was goes on."""
+        await self._control.ask(Verb.PAUSE, {"workflow": self.id})
+
+    async def resume(self) -> None:
+        """Goes on where it was paused. One that failed runs again from its first failed nodes."""
+        await self._control.ask(Verb.RESUME, {"workflow": self.id})
+
+    async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
+        """Runs a node that ended without a value again, from its recorded input or the one that is given.
+
+        Its dependents go on after it. With `dry_run` nothing is done; the answer says what would be.
+        """
+        asked: dict[str, Any] = {"workflow": self.id, "node": node, "dry_run": dry_run}
+        if value is not None:
+            asked["input"] = loads(encode_any(value))
+        return await self._control.ask(Verb.REDRIVE, asked)
+
+    async def answer(self, node: str, *, granted: bool, by: str, comment: str = "") -> None:
+        """Answers an approval. The first answer counts.
+
+        Raises: NotFound when the node is no approval that waits.
+        """
+        asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
+        await self._control.ask(Verb.ANSWER, asked)
+
+
+async def pages(
+    control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
+) -> AsyncIterator[object]:
+    """The rows of a listing, page after page, `most` of them at most."""
+    after: object = None
+    left = most
+    while left is None or left > 0:
+        limit = PAGE if left is None else min(PAGE, left)
+        answer = await control.ask(verb, {**asked, "after": after, "limit": limit})
+        rows = rows_of(answer, field)
+        for row in rows:
+            yield row
+        after = answer.get("next")
+        if after is None:
+            return
+        left = None if left is None else left - len(rows)
+
+
+def _ending_event(row: WorkflowRow) -> Event:
+    return Event(
+        f"workflow.{row.state.value}",
+        f"/workflows/{row.workflow}",
+        f"{row.workflow}/{row.state.value}",
+        row.finished_at_ms or 0,
+        row.workflow,
+        {"name": row.name, "state": row.state.value},
+    )
+
+
+_ERRORS: Mapping[str, type[TaskError]] = MappingProxyType(
+    {"failed": TaskFailed, "dead": TaskFailed, "rejected": TaskRejected, "canceled": TaskCanceled}
+)

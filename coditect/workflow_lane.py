@@ -1,0 +1,133 @@
+"""The workflow lane of a client: hands workflows and durable tasks to the control plane, and finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from coditect.broker.port import Broker
+from coditect.clock import Clock
+from coditect.control_plane import ControlPlane
+from coditect.durable import DurableHandle, durable_definition, durable_id, workflow_of
+from coditect.errors import CoditectError, InputError
+from coditect.listening import Listening
+from coditect.model.capability import Priority
+from coditect.model.control import Verb
+from coditect.model.duration import seconds
+from coditect.model.json import loads
+from coditect.model.task import Task
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.flow import Workflow
+from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.rows import ApprovalRow, WorkflowRow
+from coditect.model.workflow.states import WorkflowState
+from coditect.offers import Offers
+from coditect.options import SUBMIT_SECONDS, Options
+from coditect.requests import Requests
+from coditect.run import Run, pages
+from coditect.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
+
+MOST_KEY_BYTES = 1_000
+Progress = Callable[[int, int], object]
+"""Called with the number of nodes that the control plane has, and of all."""
+
+
+class WorkflowLane:
+    """What one client has at the control plane."""
+
+    def __init__(
+        self, broker: Broker, clock: Clock, *, control: ControlPlane, offers: Offers, requests: Requests,
+        listening: Listening,
+    ) -> None:  # fmt: skip
+        self._broker = broker
+        self._clock = clock
+        self._control = control
+        self._offers = offers
+        self._requests = requests
+        self._listening = listening
+
+    def run(self, workflow: str) -> Run:
+        """The handle of a workflow by its id."""
+        return Run(workflow, self._control, self._listening)
+
+    async def start(
+        self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
+    ) -> Run:
+        """Checks a workflow and has it accepted; see `Client.start`."""
+        definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
+        upload = await self._cut(definition, loads(value), key)
+        await self._refuse_unknown(definition)
+        return await self._send(upload, SUBMIT_SECONDS, progress)
+
+    async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:
+        _check_key(key)
+        workflow = self._clock.new_id()
+        if len(definition.nodes) <= MOST_NODES_OF_A_CHUNK:
+            return cut(definition, value, workflow=workflow, key=key)
+        # it takes seconds: the loop has other things to do meanwhile
+        return await asyncio.to_thread(cut, definition, value, workflow=workflow, key=key)
+
+    async def _refuse_unknown(self, definition: Definition) -> None:
+        named = {call.capability for node in definition.nodes if (call := node.call) is not None}
+        named |= {call.compensate for node in definition.nodes if (call := node.call) is not None and call.compensate}
+        if missing := await self._offers.missing(named):
+            graph_of(definition, capabilities=(named - missing) | await self._offers.registered())
+
+    async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:
+        mine = str(upload.head["workflow"])
+        for body, sent in upload.chunks():
+            try:
+                answer = await self._control.ask(Verb.START, body, timeout=timeout_seconds)
+            except CoditectError as error:
+                error.facts.setdefault("workflow", mine)  # it may have been accepted all the same
+                raise
+            if progress is not None:
+                progress(sent, len(upload.definition.nodes))
+            if (known := str(answer.get("workflow") or mine)) != mine:
+                return self.run(known)  # the key was there: an earlier workflow has it
+        return self.run(mine)
+
+    async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
+        """The workflows that the control plane has."""
+        asked = {} if state is None else {"state": state.value}
+        async for row in pages(self._control, Verb.LIST, "workflows", asked, most=most):
+            yield WorkflowRow.read(row)
+
+    async def approvals(self, *, most: int | None) -> AsyncIterator[ApprovalRow]:
+        """The questions that wait for an answer."""
+        async for row in pages(self._control, Verb.APPROVALS, "approvals", {}, most=most):
+            yield ApprovalRow.read(row)
+
+    # -- durable tasks ----------------------------------------------------------------------------------
+
+    async def submit(self, capability: str, body: bytes, options: Options) -> DurableHandle:
+        """Has a task kept by the control plane; see `Client.submit_durable`."""
+        definition = durable_definition(capability, loads(body), options)
+        upload = await self._cut(definition, None, options.idempotency_key)
+        if await self._offers.missing([capability]):
+            raise await self._offers.unknown(capability)
+        run = await self._send(upload, seconds(options.submit_timeout), None)
+        return self._handle(run, capability, options.priority)
+
+    def task(self, task_id: str) -> DurableHandle:
+        """The handle of a durable task by its id. Raises: InputError when it is none of a durable one."""
+        workflow = workflow_of(task_id)
+        if workflow is None:
+            raise InputError(
+                "Only a durable task can be asked for by its id",
+                given=task_id,
+                fix="submit it with `--detach` or an idempotency key; such an id ends in :task",
+            )
+        return self._handle(self.run(workflow), "", Priority.P1)
+
+    def _handle(self, run: Run, capability: str, priority: Priority) -> DurableHandle:
+        task = Task(capability, priority, b"", id=durable_id(run.id))
+        return DurableHandle(task, run, requests=self._requests, listening=self._listening, broker=self._broker)
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not 1 <= len(key.encode(errors="replace")) <= MOST_KEY_BYTES:
+        raise InputError(
+            "An idempotency key must have another length", bytes=len(key.encode(errors="replace")), most=MOST_KEY_BYTES
+        )

@@ -1,0 +1,45 @@
+"""The agent of `coditect chaos`, as a program: `coditect agent run dispatcher.chaos.agent`.
+
+``CODITECT_HISTORY`` names the folder of the run; the process's file in it is called after ``CODITECT_CHAOS_NAME``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dispatcher.chaos.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
+from dispatcher.chaos.work import EffectFolder, working_agent
+
+EFFECTS = "effects"
+
+
+@lru_cache(maxsize=1)
+def _scribe() -> Scribe:
+    name = os.environ[NAME_VARIABLE]
+    return Scribe(_folder() / f"{name}{SUFFIX}", name)
+
+
+def _folder() -> Path:
+    return Path(os.environ[HISTORY_VARIABLE])
+
+
+def _note(type_: Type, f: str, key: str = "", **val: Any) -> None:
+    val.pop("proc", None)  # one file for each post, whoever holds it
+    _scribe().note(type_, f, key, **val)
+
+
+class _Effects:
+    """The run's folder, found when the first effect is made."""
+
+    def make(self, key: str) -> str:
+        return EffectFolder(_folder() / EFFECTS).make(key)
+
+    def all(self) -> Iterator[tuple[str, str]]:
+        return EffectFolder(_folder() / EFFECTS).all()
+
+
+worker = working_agent("chaos", note=_note, effects=_Effects())

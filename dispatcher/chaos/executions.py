@@ -1,0 +1,81 @@
+"""The promises about executions: that they come after what they depend on, and not more often than faults excuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dispatcher.chaos.history import post_of
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import TERMINAL, Operation, Story
+
+SUSPECT_ATTEMPTS = 2
+"""What a task that may have killed its agent is given beyond its attempts."""
+MOMENT_SECONDS = 1.0
+"""How long after a fault its victim may not know of it: an agent that was continued, a connection that is gone."""
+ENDED = frozenset({"ok", "fail"})
+WITHOUT_A_VALUE = TERMINAL - {"completed"}
+
+
+def dag_order(story: Story) -> Judgement:
+    """I3: a node runs only after each of its predecessors was executed to its end, granted, or ended without a value.
+
+    That one has a value is read from what its agent wrote: for that the dispatcher is not trusted.
+    """
+    checked, violations, needed = 0, [], story.needed
+    for key, after in story.nodes.items():
+        runs = story.about("execute", key)
+        if not runs or not after:
+            continue
+        checked += len(after)
+        early = [before for before in after if not _over(story, before, runs[0].first)]
+        if len(after) - len(early) < needed.get(key, len(after)):
+            violations.append(f"{key} ran at {runs[0].begun:.3f}, before {', '.join(early)} was over")
+    return Judgement("DAG order", "a node runs after its predecessors", checked, tuple(violations))
+
+
+def _over(story: Story, node: str, place: int) -> bool:
+    executed = (one for one in story.about("execute", node) if one.outcome in ENDED)
+    granted = (one for one in story.about("grant", node) if one.possible)
+    given_up = (one for one in story.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
+    began = (*granted, *given_up)
+    return any(one.last < place for one in executed) or any(one.first < place for one in began)
+
+
+def executions(story: Story) -> Judgement:
+    """I6: executions are at most one, one more for each that failed, and one more for each fault that touched it.
+
+    A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
+    and the last execution; the fault of an agent only if the task ever ran there. So does a hand-over of its shard. And
+    attempts never exceed those that the work allows.
+    """
+    most = {
+        f"{work.key}:{name}": int(work.val["most"])
+        for work in story.of("accept")
+        for name in (work.val.get("nodes") or {})
+        if "most" in work.val
+    }
+    checked, violations = 0, []
+    for key, runs in story.by_key("execute"):
+        checked += 1
+        failed = sum(one.outcome == "fail" for one in runs)
+        touched = _touches(story, key, runs) if len(runs) > 1 + failed else 0
+        if len(runs) > 1 + failed + touched:
+            violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
+        attempts = max(int(one.val.get("attempt", 1)) for one in runs)
+        if attempts > most.get(key, attempts) + SUSPECT_ATTEMPTS:
+            violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
+    return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _touches(story: Story, key: str, runs: Sequence[Operation]) -> int:
+    """How many faults, and changes of its shard's owner, touched the task."""
+    posts = {post_of(one.proc) for one in runs}
+    faults = [one for one in story.faults if not one.key.startswith("agent") or one.key in posts]
+    shards = {f"shard-{one.val['shard']}" for one in story.about("claim", key)}
+    moves = [one for shard in shards for one in story.about("lease", shard) if one.possible]
+    return sum(_met(one, runs) for one in (*faults, *moves))
+
+
+def _met(event: Operation, runs: Sequence[Operation]) -> bool:
+    ended = event.begun if event.f == "lease" else event.ended
+    return event.begun <= runs[-1].begun and ended + MOMENT_SECONDS >= runs[0].begun

@@ -1,0 +1,95 @@
+"""What is broken, and when: a schedule that the seed decides alone.
+
+Every kind comes before any comes twice as often as its weight says: a short run meets all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+
+AGENT_KILL, AGENT_STOP = "agent.kill", "agent.stop"
+DISPATCHER_KILL, DISPATCHER_STOP = "dispatcher.kill", "dispatcher.stop"
+REDIS_KILL, REDIS_WIPE = "redis.kill", "redis.wipe"
+BROKER_KILL, BROKER_WIPE = "broker.kill", "broker.wipe"
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        AGENT_KILL: "an agent is killed with -9 and started again",
+        AGENT_STOP: "an agent is stopped for longer than its lease, and continued",
+        DISPATCHER_KILL: "a dispatcher is killed with -9 and started again",
+        DISPATCHER_STOP: "a dispatcher is stopped for longer than its leases, and continued",
+        REDIS_KILL: "Redis is killed with -9 and started again on its data",
+        REDIS_WIPE: "Redis loses everything (FLUSHALL)",
+        BROKER_KILL: "RabbitMQ is killed with -9 and started again on its data",
+        BROKER_WIPE: "RabbitMQ is killed with -9, its data removed, and started again",
+    }
+)
+"""Every kind of fault, and what it does."""
+
+WEIGHTS: Mapping[str, int] = MappingProxyType(
+    {AGENT_KILL: 5, AGENT_STOP: 3, DISPATCHER_KILL: 3, DISPATCHER_STOP: 2, REDIS_KILL: 1, REDIS_WIPE: 2}
+)
+"""How often each comes, beside the others. The broker has a rhythm of its own: it takes seconds to start."""
+QUICK_SECONDS = (0.5, 1.3)
+"""Between two faults of processes and Redis."""
+BROKER_SECONDS = (12.0, 20.0)
+"""Between two faults of the broker; the first comes sooner."""
+FIRST_BROKER_SECONDS = (4.0, 8.0)
+STOP_SECONDS = (1.0, 6.0)
+BACK_SECONDS = (0.0, 1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing to break."""
+
+    at_seconds: float
+    """Since the start of the run."""
+    kind: str
+    draw: float
+    """In [0, 1): which of those that could be hit."""
+    seconds: float
+    """How long it stays stopped, or down."""
+
+    @property
+    def role(self) -> str:
+        """Who is hit: agent, dispatcher, redis, broker."""
+        return self.kind.partition(".")[0]
+
+    @property
+    def act(self) -> str:
+        """What is done: kill, stop, wipe."""
+        return self.kind.partition(".")[2]
+
+
+def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
+    """The faults of a run that lasts so long, in order of time. The same seed gives the same."""
+    random = Random(f"{seed}/faults")  # noqa: S311 - it is to be foreseen
+    quick = [kind for kind in WEIGHTS if kind in kinds]
+    slow = [kind for kind in (BROKER_KILL, BROKER_WIPE) if kind in kinds]
+    random.shuffle(slow)
+    faults = [*_quick(random, seconds, quick), *_slow(random, seconds, slow)]
+    return sorted(faults, key=lambda fault: fault.at_seconds)
+
+
+def _quick(random: Random, seconds: float, kinds: Sequence[str]) -> Iterator[Fault]:
+    bag: list[str] = []
+    at = random.uniform(*QUICK_SECONDS) if kinds else seconds
+    while at < seconds:
+        if not bag:
+            bag = [kind for kind in kinds for _ in range(WEIGHTS[kind])]
+            random.shuffle(bag)
+        kind = bag.pop()
+        lasts = STOP_SECONDS if kind.endswith(".stop") else BACK_SECONDS
+        yield Fault(at, kind, random.random(), random.uniform(*lasts))
+        at += random.uniform(*QUICK_SECONDS)
+
+
+def _slow(random: Random, seconds: float, kinds: Sequence[str]) -> Iterator[Fault]:
+    at, number = random.uniform(*FIRST_BROKER_SECONDS), 0
+    while kinds and at < seconds:
+        yield Fault(at, kinds[number % len(kinds)], random.random(), random.uniform(*BACK_SECONDS))
+        at, number = at + random.uniform(*BROKER_SECONDS), number + 1

@@ -1,0 +1,124 @@
+"""What the faults of a run hit: a fault that met no work in flight proves nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dispatcher.chaos.history import UNENDED, post_of
+from dispatcher.chaos.story import TERMINAL, Operation, Story
+
+FEWEST_PER_SECOND = 0.5
+"""A run with fewer faults than one in two seconds is no proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """One kind of fault."""
+
+    kind: str
+    faults: int
+    hitting: int
+    """How many of them met work in flight."""
+    in_flight: int
+    """All that they met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Toll:
+    """Every fault of a run."""
+
+    kinds: tuple[Hits, ...]
+    seconds: float
+
+    @property
+    def faults(self) -> int:
+        """How many there were."""
+        return sum(one.faults for one in self.kinds)
+
+    @property
+    def per_second(self) -> float:
+        """How many there were in a second."""
+        return self.faults / self.seconds if self.seconds else 0.0
+
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """Why the run proves nothing; empty when it does."""
+        told = [f"{one.kind} never hit work in flight" for one in self.kinds if not one.hitting]
+        if self.per_second < FEWEST_PER_SECOND:
+            told.append(f"there was less than one fault in 2 s: {self.per_second:.2f} a second")
+        return tuple(told)
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        return [f"{self.faults} faults in {self.seconds:.0f} s, {self.per_second:.2f} a second"] + [
+            f"  {one.kind:<18} {one.faults:>4}, of which {one.hitting:>4} hit work in flight ({one.in_flight} in all)"
+            for one in self.kinds
+        ]
+
+
+class Spans:
+    """Intervals of which one asks how many are open."""
+
+    def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
+        self._begun = sorted(begun for begun, _ in spans)
+        self._ended = sorted(ended for _, ended in spans)
+
+    def open_at(self, instant: float) -> int:
+        """How many had begun, and not ended."""
+        return bisect_right(self._begun, instant) - bisect_right(self._ended, instant)
+
+
+def toll(story: Story, kinds: Sequence[str], *, seconds: float) -> Toll:
+    """What each of these kinds of faults hit, during so many seconds."""
+    runs = _runs(story)
+    everywhere = Spans([span for spans in runs.values() for span in spans])
+    agents = {proc: Spans(spans) for proc, spans in runs.items()}
+    work, claimed = Spans(_work(story)), Spans(_claimed(story))
+
+    def met(fault: Operation) -> int:
+        match fault.key.partition("-")[0]:
+            case "agent":
+                return agents[fault.key].open_at(fault.begun) if fault.key in agents else 0
+            case "dispatcher":
+                return claimed.open_at(fault.begun)
+            case "redis":
+                return work.open_at(fault.begun)
+            case _:
+                return everywhere.open_at(fault.begun)
+
+    return Toll(tuple(_of_kind(kind, story, met) for kind in kinds), seconds)
+
+
+def _of_kind(kind: str, story: Story, met: Callable[[Operation], int]) -> Hits:
+    counts = [met(fault) for fault in story.faults if fault.val.get("kind") == kind]
+    return Hits(kind, len(counts), sum(count > 0 for count in counts), sum(counts))
+
+
+def _runs(story: Story) -> dict[str, list[tuple[float, float]]]:
+    """When which agent executed; one that was killed executes no more."""
+    deaths: dict[str, list[float]] = {}
+    for fault in story.of("kill"):
+        deaths.setdefault(fault.key, []).append(fault.begun)
+    runs: dict[str, list[tuple[float, float]]] = {}
+    for one in story.of("execute"):
+        died = next((instant for instant in deaths.get(post_of(one.proc), ()) if instant >= one.begun), UNENDED)
+        # The fault itself still meets what it ends.
+        ended = one.ended if one.ended <= died else died + 1e-6
+        runs.setdefault(post_of(one.proc), []).append((one.begun, ended))
+    return runs
+
+
+def _work(story: Story) -> list[tuple[float, float]]:
+    ends = {one.key: one.begun for one in story.of("end")}
+    return [(one.begun, ends.get(one.key, UNENDED)) for one in story.of("accept") if one.possible]
+
+
+def _claimed(story: Story) -> list[tuple[float, float]]:
+    """When each node was published and not recorded."""
+    spans = []
+    for key, claims in story.by_key("claim"):
+        ends = [one.begun for one in story.about("state", key) if one.possible and one.val["state"] in TERMINAL]
+        spans.append((claims[0].begun, min(ends, default=UNENDED)))
+    return spans

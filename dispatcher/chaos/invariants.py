@@ -1,0 +1,217 @@
+"""The promises, each a pure function over a story. None of them knows what was planted, or what was broken when.
+
+An operation whose outcome nobody knows may have happened at any time after it began: it excuses, and it never accuses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+
+from dispatcher.chaos.executions import dag_order, executions
+from dispatcher.chaos.history import Entry
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import TERMINAL, Operation, Story
+
+GONE_WITH_THE_BROKER = ("broker.wipe",)
+"""A direct task lives in the broker alone: these kinds of faults may lose what is in flight."""
+
+
+def judge(entries: Iterable[Entry]) -> list[Judgement]:
+    """Every promise, checked on one history."""
+    story = Story(entries)
+    return [check(story) for check in CHECKS]
+
+
+def nothing_lost(story: Story) -> Judgement:
+    """I1."""
+    ended = {one.key for one in story.of("end") if one.happened}
+    wiped = [one for one in story.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
+    violations = [
+        f"{work.key} was accepted by {work.proc} and never ended"
+        for work in story.accepted
+        if work.key not in ended and not (_is_direct(work) and any(one.begun >= work.begun for one in wiped))
+    ]
+    return Judgement("nothing lost", "accepted work ends", len(story.accepted), tuple(violations))
+
+
+def one_end_each(story: Story) -> Judgement:
+    """I2: at most one terminal transition of a node, but for one that a person asked for."""
+    nodes = dict(story.by_key("state"))
+    violations = [told for key in nodes for told in _second_ends(story, key)]
+    return Judgement("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
+
+
+def _second_ends(story: Story, key: str) -> Iterator[str]:
+    asked = [one.first for one in story.about("redrive", key) if one.possible]
+    end: Operation | None = None
+    for one in story.versioned("state", key):
+        if not one.happened:
+            continue
+        again = end is not None and any(place <= one.last for place in asked)
+        same = end is not None and all(one.val[name] == end.val[name] for name in ("state", "fence", "attempt"))
+        if end is not None and not again and not same:
+            yield f"{key} was {end.val['state']} (fence {end.val['fence']}), then {one.val['state']}"
+        if one.val["state"] in TERMINAL:
+            end = one
+
+
+def effects_once(story: Story) -> Judgement:
+    """I2: the effect of a task, keyed by its id, is there once, and the recorded result tells of that one."""
+    effects = {key: list(found) for key, found in story.by_key("effect")}
+    results = {one.key: one for one in story.of("result") if one.val.get("state") == "completed"}
+    violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
+    for key, result in results.items():
+        token = result.val.get("token")
+        if token is not None and not any(one.val["token"] == token for one in effects.get(key, ())):
+            violations.append(f"{key} completed, and the effect that its result tells of is not there")
+    return Judgement(
+        "effects exactly once", "a keyed effect is made once", len(effects.keys() | results.keys()), tuple(violations)
+    )
+
+
+def one_completion(story: Story) -> Judgement:
+    """I2: the ledger has exactly one completed attempt for a node that completed."""
+    done = [one for one in story.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
+    violations = [
+        f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
+    ]
+    return Judgement("one completion", "a node has one completed attempt", len(done), tuple(violations))
+
+
+def fences(story: Story) -> Judgement:
+    """I4: in the order of the store's versions a node's fence never falls, and a new publication is a higher number."""
+    checked, violations = 0, []
+    for key, _ in story.by_key("claim"):
+        known = [one for one in story.versioned("claim", key) if one.happened]
+        checked += len(known)
+        for before, after in pairwise(known):
+            same_shard = before.val["shard"] == after.val["shard"]
+            if after.val["fence"] < before.val["fence"]:
+                violations.append(f"the fence of {key} fell from {before.val['fence']} to {after.val['fence']}")
+            elif same_shard and after.val["publication"] < before.val["publication"]:
+                violations.append(f"{key} was published as {after.val['publication']} after a higher number")
+    return Judgement("fences grow", "a node's fence never falls", checked, tuple(violations))
+
+
+def stale_writes(story: Story) -> Judgement:
+    """I4: the recorded value is that of the node's newest fence.
+
+    Or it was made under an older one by the very agent to which the newest was granted: that had it already, and
+    went on.
+    """
+    told = [one for one in story.of("result") if one.val.get("by") is not None]
+    violations = [
+        f"{one.key} has the value of fence {one.val['by']} by {one.val['maker']}, its fence was {one.val['fence']}"
+        for one in told
+        if one.val["by"] != one.val["fence"] and not _went_on(story, one)
+    ]
+    return Judgement("no stale write", "a late result is refused", len(told), tuple(violations))
+
+
+def _went_on(story: Story, result: Operation) -> bool:
+    newest, maker = result.val["fence"], result.val["maker"]
+    granted = (one for one in story.about("state", result.key) if one.possible and one.val["state"] == "working")
+    return any(one.val["fence"] == newest and one.val.get("agent") == maker for one in granted)
+
+
+def publications(story: Story) -> Judgement:
+    """A publication number of a shard stands for one node and one fence, ever; what is published was claimed first."""
+    owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
+    violations = []
+    for one in (*story.of("claim"), *story.of("publish")):
+        if one.happened or one.f == "publish":
+            owners[_number(one)].add((one.key, one.val["fence"]))
+    possible = {_number(one): one.first for one in reversed(story.of("claim")) if one.possible}
+    for number, owner in owners.items():
+        if len(owner) > 1:
+            violations.append(f"publication {number[1]} of shard {number[0]} was given to {sorted(owner)}")
+    for one in story.of("publish"):
+        if _number(one) not in possible or one.first < possible[_number(one)]:
+            violations.append(f"{one.key} was published as {one.val['publication']} without a claim")
+    return Judgement("publications unique", "a number is given once, and claimed first", len(owners), tuple(violations))
+
+
+def _number(one: Operation) -> tuple[int, int]:
+    return one.val["shard"], one.val["publication"]
+
+
+def outbox_kept(story: Story) -> Judgement:
+    """What was claimed with a publication has a row in the outbox, so that a crash cannot forget to publish it."""
+    claims = [one for one in story.of("claim") if one.happened and "row" in one.val]
+    violations = [
+        f"{one.key} was claimed as {one.val['publication']} without a row in the outbox"
+        for one in claims
+        if not one.val["row"]
+    ]
+    return Judgement("outbox kept", "what is claimed is in the outbox", len(claims), tuple(violations))
+
+
+def recorded_before_acked(story: Story) -> Judgement:
+    """A result is acknowledged only when the ledger has moved on from what it is about."""
+    acks = story.of("ack")
+    violations = [
+        f"{ack.key}'s result (fence {ack.val['fence']}) was acknowledged before it was recorded"
+        for ack in acks
+        if not any(_moved_on(one, ack) for one in story.about("state", ack.key))
+    ]
+    return Judgement("recorded, then acked", "results are acknowledged after the commit", len(acks), tuple(violations))
+
+
+def _moved_on(state: Operation, ack: Operation) -> bool:
+    """Whether this transaction may have made the result needless, and can have been committed before the ack."""
+    if not state.possible or state.first > ack.first or (state.happened and state.last > ack.first):
+        return False
+    if state.proc == ack.proc and state.last > ack.first:
+        return False  # who acks has heard of its own commit
+    fence = state.val["fence"]
+    waiting = state.val["state"] in ("blocked", "ready", "published", "working")
+    return bool(
+        fence > ack.val["fence"] or (fence == ack.val["fence"] and not waiting) or state.val["state"] in TERMINAL
+    )
+
+
+def conservation(story: Story) -> Judgement:
+    """I8: what was submitted is terminal, live or dead, and nothing else is there."""
+    census = {one.key: one.val.get("state") for one in story.of("census")}
+    sure = {one.key for one in story.accepted}
+    maybe = {one.key for one in story.of("accept") if one.possible}
+    there = {key for key, state in census.items() if state is not None}
+    violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe)]
+    missing = sorted((sure & census.keys()) - there)
+    violations += [f"{key} was submitted, and is neither terminal, live nor dead" for key in missing]
+    return Judgement("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))
+
+
+def durable_acceptance(story: Story) -> Judgement:
+    """I9: a workflow whose acceptance was told is known for ever."""
+    accepted = [work for work in story.accepted if not _is_direct(work)]
+    census = {one.key: one.val.get("state") for one in story.of("census")}
+    violations = [
+        f"{work.key} was accepted, and the ledger does not know it"
+        for work in accepted
+        if census and census.get(work.key) is None
+    ]
+    return Judgement("acceptance durable", "an accepted workflow stays known", len(accepted), tuple(violations))
+
+
+def _is_direct(work: Operation) -> bool:
+    return not work.val.get("nodes")
+
+
+CHECKS: tuple[Callable[[Story], Judgement], ...] = (
+    nothing_lost,
+    one_end_each,
+    one_completion,
+    effects_once,
+    dag_order,
+    fences,
+    stale_writes,
+    executions,
+    conservation,
+    durable_acceptance,
+    publications,
+    outbox_kept,
+    recorded_before_acked,
+)

@@ -1,0 +1,147 @@
+"""The processes of a run: private servers, dispatchers and agents, and everything that can be done to each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from coditect.local import PrivateServers, private_servers
+from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
+from coditect.local.errors import StartFailed
+from coditect.local.supervisor import guarded
+from dispatcher.chaos.history import HISTORY_VARIABLE, NAME_VARIABLE
+
+READY_VARIABLE = "CODITECT_READY_FILE"
+START_SECONDS = 60.0
+OURS = "CODITECT_"
+
+
+class Post:
+    """A place for one process: the same name, however often another takes it."""
+
+    def __init__(self, child: Child, *, marker: str, log_folder: Path) -> None:
+        self._child = child
+        self._marker = marker
+        self._log_folder = log_folder
+        self._running: RunningChild | None = None
+        self.busy = False
+        """Something is being done to it."""
+
+    @property
+    def name(self) -> str:
+        """Its name: agent-1, dispatcher-2."""
+        return self._child.name
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process is there."""
+        return self._running is not None and self._running.exit_code is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said that it takes work."""
+        return self.alive and self._child.ready_file is not None and self._child.ready_file.exists()
+
+    def start(self) -> None:
+        """Starts a process, if there is none; returns at once."""
+        if not self.alive:
+            self._running = spawn(self._child, marker=self._marker, log_folder=self._log_folder)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process, if there is one."""
+        if self._running is not None and self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self._running.process.pid, number)
+
+    async def end(self) -> None:
+        """Kills it and everything that it started; returns when all of that is gone."""
+        if self._running is not None:
+            await asyncio.to_thread(self._running.kill)
+
+    @property
+    def log(self) -> str:
+        """The end of its log."""
+        return "" if self._running is None else last_lines(self._running.log)
+
+
+class Stage:
+    """Servers and posts of one run."""
+
+    def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.posts = posts
+        self.busy: set[str] = set()
+        """Servers to which something is being done."""
+
+    def of(self, role: str) -> list[Post]:
+        """The posts of one role."""
+        return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
+
+    async def start(self) -> None:
+        """Starts every process; returns when all are ready. Raises: StartFailed."""
+        for post in self.posts.values():
+            post.signal(signal.SIGCONT)
+            post.start()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not all(post.ready for post in self.posts.values()):
+                    await asyncio.sleep(POLL_SECONDS)
+                    for post in self.posts.values():
+                        post.start()
+        except TimeoutError as error:
+            late = [post for post in self.posts.values() if not post.ready]
+            raise StartFailed(
+                "A process of the run was not ready in time", program=late[0].name, log=late[0].log
+            ) from error
+
+
+@asynccontextmanager
+async def private_stage(
+    folder: Path, *, environ: Mapping[str, str], agents: int, dispatchers: int, settings: Mapping[str, str]
+) -> AsyncIterator[Stage]:
+    """A stage of its own, everything below `folder`; whatever it started is gone after the block.
+
+    `settings` are environment variables of all processes. Raises: StartFailed, MissingServer, AlreadyUp.
+    """
+    marker = uuid.uuid4().hex
+    elsewhere = {name: value for name, value in environ.items() if not name.startswith(OURS)}
+    kept = {name: environ[name] for name in ("CODITECT_RABBITMQ_SBIN",) if name in environ}
+    async with private_servers(folder / "servers", environ=elsewhere | kept) as servers:
+        shared = elsewhere | {
+            "CODITECT_AMQP_URL": servers.amqp_url,
+            "CODITECT_REDIS_URL": servers.redis_url,
+            HISTORY_VARIABLE: str(folder),
+            **settings,
+        }
+        children = [
+            *(_child(folder, f"dispatcher-{number + 1}", ("dispatcher",), shared) for number in range(dispatchers)),
+            *(
+                _child(folder, f"agent-{number + 1}", ("coditect", "agent", "run", "dispatcher.chaos.agent"), shared)
+                for number in range(agents)
+            ),
+        ]
+        with guarded(marker):
+            posts = {one.name: Post(one, marker=marker, log_folder=folder / "log") for one in children}
+            try:
+                yield Stage(folder, servers, posts)
+            finally:
+                await asyncio.gather(*(post.end() for post in posts.values()))
+
+
+def _child(folder: Path, name: str, module: tuple[str, ...], environ: Mapping[str, str]) -> Child:
+    ready = folder / "run" / f"{name}.ready"
+    ready.parent.mkdir(parents=True, exist_ok=True)
+    return Child(
+        name=name,
+        argv=(sys.executable, "-m", *module),
+        env={**environ, NAME_VARIABLE: name, READY_VARIABLE: str(ready)},
+        folder=folder,
+        ready_file=ready,
+    )

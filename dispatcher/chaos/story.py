@@ -1,0 +1,125 @@
+"""A history sorted by what it is about: operations with a beginning and an end, by name and by key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dispatcher.chaos.history import UNENDED, Entry, Type
+
+FAULTS = ("kill", "stop", "cut", "wipe", "restart")
+"""What is done to a process or server; it ends when that is itself again."""
+TERMINAL = frozenset({"completed", "failed", "canceled", "rejected", "skipped", "dead"})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """From its invocation to its end. Written without an invocation, it is an instant."""
+
+    f: str
+    key: str
+    proc: str
+    val: Mapping[str, Any]
+    begun: float
+    """Seconds."""
+    first: int
+    """The place of its beginning in the history: what came before what, where clocks are too coarse to tell."""
+    ended: float = UNENDED
+    last: float = UNENDED
+    """The place of its end."""
+    outcome: Type = Type.INFO
+
+    @property
+    def happened(self) -> bool:
+        """Whether it certainly did."""
+        return self.outcome is Type.OK
+
+    @property
+    def possible(self) -> bool:
+        """Whether it may have."""
+        return self.outcome is not Type.FAIL
+
+    def open_at(self, instant: float) -> bool:
+        """Whether it had begun and not ended then."""
+        return self.begun <= instant < self.ended
+
+
+def operations(entries: Iterable[Entry]) -> list[Operation]:
+    """Every operation, in the order of their beginnings.
+
+    An end belongs to the newest that is alike and of its process: one that is open still is of a process that died.
+    """
+    found: list[Operation] = []
+    open_: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for place, entry in enumerate(entries):
+        alike = open_[entry.proc, entry.f, entry.key]
+        if entry.type is Type.INVOKE:
+            alike.append(len(found))
+            found.append(Operation(entry.f, entry.key, entry.proc, entry.val, entry.t, place))
+        elif alike:
+            number = alike.pop()
+            begun = found[number]
+            val = {**begun.val, **entry.val}
+            found[number] = replace(begun, val=val, ended=entry.t, last=place, outcome=entry.type)
+        else:
+            facts = (entry.f, entry.key, entry.proc, entry.val)
+            found.append(Operation(*facts, entry.t, place, ended=entry.t, last=place, outcome=entry.type))
+    return found
+
+
+class Story:
+    """The operations of a history. `of` and `about` give them in the order of their beginnings."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._by_f: dict[str, list[Operation]] = defaultdict(list)
+        self._by_key: dict[str, dict[str, list[Operation]]] = defaultdict(lambda: defaultdict(list))
+        for one in operations(entries):
+            self._by_f[one.f].append(one)
+            self._by_key[one.f][one.key].append(one)
+
+    def of(self, f: str) -> Sequence[Operation]:
+        """All of one name."""
+        return self._by_f.get(f, ())
+
+    def about(self, f: str, key: str) -> Sequence[Operation]:
+        """All of one name and key."""
+        return self._by_key[f].get(key, ()) if f in self._by_f else ()
+
+    def by_key(self, f: str) -> Iterator[tuple[str, Sequence[Operation]]]:
+        """All of one name, key by key."""
+        yield from self._by_key[f].items() if f in self._by_f else ()
+
+    @property
+    def accepted(self) -> list[Operation]:
+        """The work whose acceptance was told to the client."""
+        return [one for one in self.of("accept") if one.happened]
+
+    @property
+    def nodes(self) -> dict[str, tuple[str, ...]]:
+        """Every node of accepted workflows, with its predecessors."""
+        return {
+            f"{work.key}:{name}": tuple(f"{work.key}:{before}" for before in after)
+            for work in self.accepted
+            for name, after in (work.val.get("nodes") or {}).items()
+        }
+
+    @property
+    def needed(self) -> dict[str, int]:
+        """How many of its predecessors a node needs, where that is not all of them."""
+        return {
+            f"{work.key}:{name}": int(many)
+            for work in self.accepted
+            for name, many in (work.val.get("joins") or {}).items()
+        }
+
+    @property
+    def faults(self) -> list[Operation]:
+        """Everything that was done to a process or a server, in order of time."""
+        return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
+
+    def versioned(self, f: str, key: str) -> list[Operation]:
+        """What transactions did to one node and may have committed, in the order of their versions."""
+        possible = (one for one in self.about(f, key) if one.possible)
+        return sorted(possible, key=lambda one: (one.val["version"], one.first))

@@ -1,0 +1,220 @@
+"""Stands between a dispatcher and its ports, and notes what really happened there: commits, publishes, acks.
+
+It sees the rows that were written and the messages that were sent, and takes nobody's word for them. Each call is also
+a place where the process may be made to die (`reached`).
+
+==================  ========================================================
+point               what is true there
+==================  ========================================================
+``commit.before``   the transaction's writes are made, and not committed
+``commit.after``    they are committed, and the caller does not know it yet
+``publish.before``  a task is about to be given to the broker
+``publish.after``   the broker has confirmed it, and the caller does not know
+``ack.before``      a result is about to be acknowledged
+``ack.after``       it is acknowledged
+==================  ========================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
+from coditect.errors import CoditectError, PublishUnconfirmed
+from coditect.model import routing, wire
+from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
+from coditect.model.message import Message
+from dispatcher.chaos.history import COMMIT, Note, Type
+from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack_row
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.layers.shards import KIND as SHARD
+from dispatcher.store.errors import StoreFailed
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Reads, Transaction
+
+Result = TypeVar("Result")
+Reached = Callable[[str], None]
+Row = tuple[str, str, dict[str, Any]]
+
+POINTS = ("commit.before", "commit.after", "publish.before", "publish.after", "ack.before", "ack.after")
+RESULTS = routing.results_queue(0).removesuffix("0")
+
+
+def nowhere(point: str) -> None:
+    """Nothing happens."""
+
+
+class Rows:
+    """What one try of a transaction wrote about nodes and leases, as rows of a history."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, dict[str, Any]] = {}
+        self._shards: dict[str, int] = {}
+        self._outbox: set[tuple[int, int]] = set()
+        self._leases: dict[str, dict[str, Any]] = {}
+
+    def written(self, key: bytes, value: bytes) -> None:
+        """A pair was set."""
+        if STATUSES.contains(key):
+            workflow, node = STATUSES.unpack(key)
+            row = NodeRow.unpack(value)
+            facts = {"state": row.state.value, "fence": row.fence, "attempt": row.attempt, "agent": row.agent}
+            self._states[f"{workflow}:{node}"] = facts | {"publication": row.publication}
+        elif FLIGHTS.contains(key):
+            shard, workflow, node = FLIGHTS.unpack(key)
+            self._shards[f"{workflow}:{node}"] = shard
+        elif OUTBOX.contains(key):
+            self._outbox.add(OUTBOX.unpack(key))
+        elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
+            owner, epoch, _ = unpack_row(value)
+            self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
+
+    def told(self, version: int) -> list[Row]:
+        """The rows; `version` is that of the state which the transaction read."""
+        rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
+        for key, facts in self._states.items():
+            if facts["state"] == "blocked":
+                continue
+            if facts["state"] == "published" and key in self._shards:
+                number = {"shard": self._shards[key], "publication": facts["publication"]}
+                claim = {**number, "fence": facts["fence"], "version": version}
+                rows.append(("claim", key, claim | {"row": tuple(number.values()) in self._outbox}))
+            rows.append(("state", key, {**facts, "version": version}))
+        return rows
+
+
+class WitnessedDatabase:
+    """A `Database` whose commits are noted."""
+
+    def __init__(self, database: Database, note: Note, *, reached: Reached = nowhere) -> None:
+        self._database = database
+        self._note = note
+        self._reached = reached
+        self._numbers = count(1)
+
+    async def __aenter__(self) -> Self:
+        await self._database.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._database.__aexit__(kind, error, trace)
+
+    async def run(self, body: Callable[[Transaction], Result]) -> Result:
+        """See `Database.run`."""
+        tries: list[str] = []
+        wrote = False
+
+        def witnessed(tr: Transaction) -> Result:
+            nonlocal wrote
+            rows = Rows()
+            tr.watch(rows.written)
+            version = tr.get_read_version()
+            result = body(tr)
+            told = rows.told(version)
+            if wrote := bool(told):
+                tries.append(str(next(self._numbers)))
+                self._note(Type.INVOKE, COMMIT, tries[-1], rows=told)
+                self._reached("commit.before")
+            return result
+
+        try:
+            result = await self._database.run(witnessed)
+            if wrote:
+                self._reached("commit.after")
+                self._note(Type.OK, COMMIT, tries.pop())
+            return result
+        finally:
+            for unknown in tries:  # a try that was repeated may have been committed all the same
+                self._note(Type.INFO, COMMIT, unknown)
+
+    async def read(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.read`."""
+        return await self._database.read(body)
+
+    async def failure(self) -> StoreFailed:
+        """See `Database.failure`."""
+        return await self._database.failure()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+class WitnessedBroker:
+    """A `Broker` whose publishes of owned tasks, and whose acks of their results, are noted. The rest passes."""
+
+    def __init__(self, broker: Broker, note: Note, *, reached: Reached = nowhere) -> None:
+        self._broker = broker
+        self._note = note
+        self._reached = reached
+
+    def publish(self, message: Message, *, exchange: str, routing_key: str, **how: Any) -> Awaitable[None]:
+        """See `Broker.publish`."""
+        if exchange != routing.SUBMIT or wire.WORKFLOW not in message.headers:
+            return self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
+        self._reached("publish.before")
+        self._note(Type.INVOKE, "publish", str(message.message_id), **_numbers(message))
+        sent = asyncio.ensure_future(self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how))
+        return self._confirmed(sent, str(message.message_id))
+
+    async def _confirmed(self, sent: Awaitable[None], key: str) -> None:
+        try:
+            await sent
+        except PublishUnconfirmed:
+            self._note(Type.INFO, "publish", key)
+            raise
+        except CoditectError:
+            self._note(Type.FAIL, "publish", key)
+            raise
+        self._reached("publish.after")
+        self._note(Type.OK, "publish", key)
+
+    async def consume(self, queue: str, on_delivery: OnDelivery, **how: Any) -> Consumer:
+        """See `Broker.consume`."""
+        if queue.startswith(RESULTS):
+            given = on_delivery
+
+            def on_delivery(delivery: Delivery) -> None:
+                given(_Witnessed(delivery, self._note, self._reached))
+
+        return await self._broker.consume(queue, on_delivery, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+
+class _Witnessed:
+    """A delivery of a result whose ack is noted."""
+
+    __slots__ = ("_delivery", "_note", "_reached")
+
+    def __init__(self, delivery: Delivery, note: Note, reached: Reached) -> None:
+        self._delivery = delivery
+        self._note = note
+        self._reached = reached
+
+    def ack(self) -> None:
+        """See `Delivery.ack`."""
+        message = self._delivery.message
+        if message.type in (STARTED_TYPE, PROGRESS_TYPE) or wire.WORKFLOW not in message.headers:
+            self._delivery.ack()
+            return
+        self._reached("ack.before")
+        if not self._delivery.lost:
+            self._note(Type.OK, "ack", str(message.correlation_id), **_numbers(message))
+        self._delivery.ack()
+        self._reached("ack.after")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivery, name)
+
+
+def _numbers(message: Message) -> dict[str, int]:
+    headers = message.headers
+    found = {"fence": int(headers[wire.FENCE]), "publication": int(headers.get(wire.PUBLICATION, 0))}
+    return found | ({"shard": int(headers[wire.ORIGIN])} if wire.ORIGIN in headers else {})

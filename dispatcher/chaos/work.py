@@ -1,0 +1,120 @@
+"""What the agents of a run do, and the effect that they leave: one for each key, however often a task is executed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Protocol
+from urllib.parse import quote, unquote
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from coditect import Agent, Context, Retry
+from dispatcher.chaos.history import Note, Type
+
+CAPABILITY = "chaos.work"
+MOST_ATTEMPTS = 5
+
+
+class Work(BaseModel):
+    """What a task is to do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    milliseconds: int = Field(ge=0, le=60_000)
+    fails: int = 0
+    """So many first attempts fail."""
+    after: list[str] = []
+    """Tokens of the predecessors: the result depends on them."""
+
+
+class Done(BaseModel):
+    """What it did."""
+
+    fence: int
+    """Of the execution that says so, when it began."""
+    agent: str
+    """Who executed it."""
+    token: str
+    """Of the effect, which is there once."""
+
+
+class Flaky(Exception):
+    """The handler was told to fail."""
+
+
+class Effects(Protocol):
+    """Things in the world, one for each key."""
+
+    def make(self, key: str) -> str:
+        """Makes the effect if it is not there; gives its token, the same every time."""
+
+    def all(self) -> Iterator[tuple[str, str]]:
+        """Keys and tokens of what was made."""
+
+
+class EffectFolder:
+    """A file for each effect. A key is made once, whoever asks and whenever it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def make(self, key: str) -> str:
+        """See `Effects`. The file appears with its token in it, or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file, token = self._folder / quote(key, safe=""), token_hex(8)
+        draft = self._folder / f".{os.getpid()}-{token}"
+        draft.write_text(token)
+        with suppress(FileExistsError):
+            os.link(draft, file)
+        draft.unlink()
+        return file.read_text()
+
+    def all(self) -> Iterator[tuple[str, str]]:
+        """See `Effects`."""
+        for file in sorted(self._folder.glob("[!.]*")):
+            yield unquote(file.name), file.read_text()
+
+
+class EffectTable:
+    """Effects in memory."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, str] = {}
+
+    def make(self, key: str) -> str:
+        """See `Effects`."""
+        return self._tokens.setdefault(key, f"token {len(self._tokens)}")
+
+    def all(self) -> Iterator[tuple[str, str]]:
+        """See `Effects`."""
+        yield from self._tokens.items()
+
+
+def working_agent(name: str, *, note: Note, effects: Effects, slots: int = 8) -> Agent:
+    """An agent that works, notes what it does and leaves effects. `note` is told the agent's id as `proc`."""
+    agent = Agent(name, version="1.0.0", slots=slots, tags=frozenset({"test"}))
+    retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
+
+    @agent.capability(CAPABILITY, timeout="30s", retry=retry, description="Waits, fails as often as it is told, works.")
+    async def work(task: Work, ctx: Context) -> Done:
+        """Wait, then make the effect of this task's id."""
+        said = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
+        note(Type.INVOKE, "execute", ctx.task_id, **said)
+        try:
+            await asyncio.sleep(task.milliseconds / 1000)
+        except asyncio.CancelledError:
+            note(Type.INFO, "execute", ctx.task_id, **said)
+            raise
+        if ctx.attempt <= task.fails:
+            note(Type.FAIL, "execute", ctx.task_id, **said)
+            raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")
+        token = effects.make(ctx.task_id)
+        note(Type.OK, "execute", ctx.task_id, **said)
+        return Done(fence=ctx.fence, agent=ctx.agent_id, token=token)
+
+    return agent

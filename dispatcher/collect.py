@@ -1,0 +1,175 @@
+"""Collect: what agents tell about owned tasks is recorded, and what follows from it is done.
+
+A result counts when its fence is the node's: the last attempt that was claimed. Everything older is refused and
+counted, whoever sends it and however late.
+"""
+
+from __future__ import annotations
+
+from coditect.model.control import Claim, Verdict
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.retry import Retry
+from coditect.model.workflow.states import TaskState
+from dispatcher.commands import Began, Claimed, Finished, Lost
+from dispatcher.layers import timers
+from dispatcher.layers.keyspace import ATTEMPTS, FLIGHTS
+from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import AttemptRow, NodeRow
+from dispatcher.layers.ledger.scope import RESULT, write
+from dispatcher.layers.timers import Timer
+
+UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
+MOST_MESSAGE = 2_000
+"""Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
+DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
+
+
+def finished(book: Book, command: Finished) -> None:
+    """Records how an attempt ended, once."""
+    place, outcome = command.place, command.outcome
+    row = book.node(place)
+    if row is None:
+        book.effects.strange += 1
+        return
+    current = row.fence == command.fence or book.terms.planted.skip_fence
+    if row.state not in UNDER_WAY or not current:
+        book.effects.late += not (row.state.terminal and row.fence == command.fence)
+        return
+    _close_attempt(book, place, row, outcome)
+    if outcome.status is Status.COMPLETED:
+        write(book, place, RESULT, outcome.body)
+        advance.end(book, place, row, TaskState.COMPLETED)
+    elif outcome.status is Status.CANCELED:
+        advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
+    else:
+        _failed(book, place, row, outcome.failure or Failure("failed", "", ""), outcome.status)
+
+
+def _close_attempt(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
+    """The attempt is over: its row, its flight, its room."""
+    failure = outcome.failure
+    attempt = AttemptRow(
+        row.attempt,
+        row.fence,
+        row.publication,
+        outcome.agent_id or row.agent,
+        row.published_ms,
+        outcome.started_at_ms if outcome.started_at_ms is not None else row.started_ms,
+        outcome.finished_at_ms or book.now_ms,
+        outcome.status.value,
+        failure.reason if failure else "",
+        failure.message[:MOST_MESSAGE] if failure else "",
+    )
+    row.agent, row.started_ms = attempt.agent, attempt.started_ms
+    _write_attempt(book, place, attempt)
+    _leave_flight(book, place)
+
+
+def _write_attempt(book: Book, place: Place, attempt: AttemptRow) -> None:
+    book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
+
+
+def _leave_flight(book: Book, place: Place) -> None:
+    book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))
+
+
+def _failed(book: Book, place: Place, row: NodeRow, failure: Failure, status: Status) -> None:
+    policy = _policy(book, place)
+    if advance.is_over(book.run(place.workflow)):
+        advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
+    elif status is Status.FAILED and failure.retryable and row.attempt < policy.max_attempts:
+        _retry_later(book, place, row, policy)
+    else:
+        state = TaskState.REJECTED if status is Status.REJECTED else TaskState.FAILED
+        if failure.reason == DIED.reason:
+            state = TaskState.DEAD
+        advance.fail(book, place, row, failure, state=state)
+
+
+def _policy(book: Book, place: Place) -> Retry:
+    call = book.call(place)
+    return call.retry if call is not None and call.retry is not None else claiming.DEFAULT_RETRY
+
+
+def _retry_later(book: Book, place: Place, row: NodeRow, policy: Retry) -> None:
+    delay_ms = round(1000 * policy.delay_seconds(row.attempt, book.chance))
+    row.attempt += 1
+    book.move(place, row, TaskState.RETRY_WAIT)
+    timer = Timer(place.workflow, place.node, claiming.RETRY_TIMER, book.now_ms + delay_ms, row.fence)
+    timers.put(book.tr, book.shard, timer)
+    book.effects.timers = True
+
+
+def began(book: Book, command: Began) -> None:
+    """Records that the attempt runs."""
+    started = command.started
+    place = Place(started.workflow, started.node)
+    row = book.node(place)
+    if row is None or row.state not in UNDER_WAY or row.fence != started.fence:
+        return
+    row.agent = started.agent
+    if row.state is TaskState.PUBLISHED:
+        row.started_ms = started.at_ms
+    book.move(place, row, TaskState.WORKING)
+
+
+def claimed(book: Book, command: Claimed) -> Claim:
+    """Whether a delivery that is not the first of its publication may run, and as which attempt.
+
+    A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
+    before can say nothing any more; if that one had started, this is another attempt.
+    """
+    place = command.place
+    row, run = book.node(place), book.run(place.workflow)
+    if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
+        return Claim(Verdict.STALE)
+    if row.state is TaskState.WORKING and row.agent != command.agent:
+        _close_lost(book, place, row)
+        if row.attempt >= _policy(book, place).max_attempts:
+            _leave_flight(book, place)
+            advance.fail(book, place, row, DIED, state=TaskState.DEAD)
+            return Claim(Verdict.STALE)
+        row.attempt += 1
+        row.suspect = True
+    row.fence += 1
+    row.agent, row.started_ms = command.agent, book.now_ms
+    book.move(place, row, TaskState.WORKING)
+    return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
+
+
+def lost(book: Book, command: Lost) -> None:
+    """The publication, or the agent that had it, is gone: the node is published anew."""
+    place = command.place
+    row, run = book.node(place), book.run(place.workflow)
+    if row is None or run is None or row.state not in UNDER_WAY or row.publication != command.publication:
+        return
+    if command.agent and row.agent != command.agent:
+        return
+    if row.state is TaskState.WORKING:
+        _close_lost(book, place, row)
+        if row.attempt >= _policy(book, place).max_attempts:
+            _leave_flight(book, place)
+            advance.fail(book, place, row, DIED, state=TaskState.DEAD)
+            return
+        row.attempt += 1
+        row.suspect = bool(command.agent)
+    claiming.publish(book, place, row)
+
+
+def _close_lost(book: Book, place: Place, row: NodeRow) -> None:
+    """Nobody told how the attempt ended."""
+    attempt = AttemptRow(
+        row.attempt,
+        row.fence,
+        row.publication,
+        row.agent,
+        row.published_ms,
+        row.started_ms,
+        book.now_ms,
+        "lost",
+        DIED.reason,
+        DIED.message,
+    )
+    _write_attempt(book, place, attempt)

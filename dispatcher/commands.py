@@ -1,0 +1,104 @@
+"""What is said to a shard: everything that may change its workflows, as values.
+
+Each is idempotent by a natural key, since a transaction may be repeated and a message may come twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from coditect.model.control import Started, Verb
+from coditect.model.result import Outcome
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.timers import Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An agent told how an attempt ended. Once per fence."""
+
+    place: Place
+    fence: int
+    publication: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """An agent told that an attempt runs, or still runs."""
+
+    started: Started
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An agent asks whether it may run a task that was delivered before, or waited long. Answered with a claim."""
+
+    place: Place
+    publication: int
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a client about a workflow of this shard. Answered with an object."""
+
+    verb: Verb
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A timer's instant has come."""
+
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """RQ says that this node may run."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """There is room for so many more of this capability: claim from the ready index."""
+
+    capability: str
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A publication came back: nobody consumes the capability."""
+
+    place: Place
+    publication: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What was published, or its agent, is gone: publish anew if this publication is still the node's last."""
+
+    place: Place
+    publication: int
+    agent: str = ""
+    """Who had it; empty when nobody is known to have had it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """The copy of this workflow's graph is missing: every node is to be shown as it is."""
+
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Work is left over from earlier transactions."""
+
+
+Command: TypeAlias = Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn

@@ -1,0 +1,162 @@
+"""Control: requests of clients and claims of agents are read, brought to the right desk, and answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from coditect.background import Background
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Retryable, TooLarge, Unroutable
+from coditect.model import routing
+from coditect.model.control import Claim, Verb, read_request
+from coditect.model.json import dumps
+from coditect.model.message import Message
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.wire import MAX_BODY_BYTES, result_message
+from dispatcher.commands import Asked, Claimed, Command
+from dispatcher.intake import number, text
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.shards import shard_of
+from dispatcher.queries import QUERIES
+from dispatcher.settling import Settle
+from dispatcher.store.port import Database
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 30.0
+
+
+class Desks(Protocol):
+    """Who takes commands for which shard."""
+
+    @property
+    def count(self) -> int:
+        """How many shards there are."""
+
+    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+        """Lays the command on the shard's desk; False when the shard is not worked for here."""
+
+
+class Control:
+    """Takes requests in. At least once: a request is acked when it is answered or handed on, and may come again."""
+
+    def __init__(self, broker: Broker, database: Database, desks: Desks, background: Background) -> None:
+        self._broker = broker
+        self._database = database
+        self._desks = desks
+        self._background = background
+
+    def arrived(self, delivery: Delivery) -> None:
+        """A request, from anybody."""
+        try:
+            if len(delivery.message.body) > MAX_BODY_BYTES:
+                raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
+            verb, body = read_request(delivery.message)
+            if verb is Verb.CLAIM:
+                place = Place(text(body, "workflow"), text(body, "node"))
+                command = Claimed(place, number(body, "publication", 1), text(body, "agent"))
+                self._hand(delivery, command, place.workflow)
+            elif verb in QUERIES:
+                self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
+            else:
+                self._hand(delivery, Asked(verb, body), text(body, "workflow"))
+        except InputError as error:
+            self.answer(delivery, error)
+
+    def _hand(self, delivery: Delivery, command: Command, workflow: str) -> None:
+        shard = shard_of(workflow, self._desks.count)
+        size_bytes = len(delivery.message.body)
+        if not self._desks.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
+            self._background.start(self._forward(delivery, shard), name="hand on a request")
+
+    async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
+        try:
+            answer: Any = await self._database.read(lambda tr: QUERIES[verb](tr, body))
+        except CoditectError as error:
+            answer = error
+        except ValueError as error:
+            answer = InvalidTask("A field of the request is not what it should be", verb=verb.value, reason=str(error))
+        self.answer(delivery, answer)
+
+    async def _forward(self, delivery: Delivery, shard: int) -> None:
+        """The shard's owner answers."""
+        try:
+            await self._broker.publish(
+                delivery.message,
+                exchange=routing.CONTROL,
+                routing_key=str(shard),
+                timeout_seconds=ANSWER_SECONDS,
+            )
+        except CoditectError as error:
+            log.info("A request could not be handed on", extra={"shard": shard, "reason": str(error)})
+            delivery.requeue()
+        else:
+            delivery.ack()
+
+    def answer(self, delivery: Delivery, answer: Any) -> None:
+        """Answers in the background; a refusal is an answer, too."""
+        if isinstance(answer, Retryable):
+            log.info("A request is returned", extra={"reason": str(answer)})
+        self._background.start(self._send(delivery, answer), name="answer")
+
+    async def _send(self, delivery: Delivery, answer: Any) -> None:
+        address = routing.reply_address(delivery.message.reply_to)
+        try:
+            if address is not None:
+                await self._broker.publish(
+                    answer_message(delivery.message, answer),
+                    exchange=address.exchange,
+                    routing_key=address.routing_key,
+                    timeout_seconds=ANSWER_SECONDS,
+                    wait_when_full=False,
+                )
+        except (Unroutable, NotFound) as error:
+            log.debug("An answer has no receiver any more", extra={"reason": str(error)})
+        except CoditectError as error:
+            log.info("An answer could not be sent; its request comes again", extra={"reason": str(error)})
+            delivery.requeue()
+            return
+        delivery.ack()
+
+
+def answer_message(request: Message, answer: Any) -> Message:
+    """The answer to a request, as a result."""
+    correlation = request.correlation_id or request.message_id
+    if isinstance(answer, CoditectError):
+        failure = Failure(
+            "refused",
+            type(answer).__name__,
+            answer.sentence,
+            retryable=answer.retryable,
+            fix=str(answer.facts.get("fix", "")),
+        )
+        told = failure.as_json() | {"facts": {name: _plain(fact) for name, fact in answer.facts.items()}}
+        return result_message(Outcome(Status.REJECTED, dumps(told), None, correlation), capability="control")
+    value = answer.as_json() if isinstance(answer, Claim) else answer
+    return result_message(Outcome(Status.COMPLETED, dumps(value), None, correlation), capability="control")
+
+
+def _plain(fact: object) -> Any:
+    """A fact as JSON can say it."""
+    if isinstance(fact, list | tuple):
+        return [_plain(one) for one in fact]
+    return fact if isinstance(fact, str | int | float | bool | None) else str(fact)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    """Answers when the desk has committed; hands back when it could not."""
+
+    control: Control
+    delivery: Delivery
+
+    def done(self, answer: Any) -> None:
+        """Tells whoever asked."""
+        self.control.answer(self.delivery, answer)
+
+    def undone(self) -> None:
+        """Another dispatcher will be asked."""
+        self.delivery.requeue()

@@ -1,0 +1,343 @@
+"""One shard's desk: everything that is said about its workflows, taken in turns.
+
+A turn is one transaction over all that has arrived, up to a bound. What follows from it is done in order once it is
+committed: deliveries are settled and requests answered, then what it claimed is published, and the next turn clears
+from the outbox what the broker has confirmed. A crash anywhere repeats a step, and every step is idempotent.
+
+The desk is open as long as the shard's lease is this dispatcher's. A commit that finds it lost closes the desk, and
+whatever is on it goes back unsettled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.errors import CoditectError, Retryable, Unroutable
+from coditect.model.workflow.states import TaskState
+from dispatcher import turn
+from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Returned, Show
+from dispatcher.flights import Flights
+from dispatcher.layers import timers
+from dispatcher.layers.errors import LostLease
+from dispatcher.layers.leases import Lease
+from dispatcher.layers.ledger.book import Definitions, Terms
+from dispatcher.layers.ledger.effects import Effects, Moved, Place, Publication
+from dispatcher.layers.timers import Timer
+from dispatcher.opening import learn
+from dispatcher.outgoing import send_task, tell
+from dispatcher.ports import Ports
+from dispatcher.settling import NOTHING, Settle
+from dispatcher.showing import Showing
+from dispatcher.store.errors import StoreFailed
+from dispatcher.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+MOST_COMMANDS = 256
+MOST_BYTES = 1_000_000
+RETRY_SECONDS = 0.2
+IDLE_SECONDS = 0.2
+"""After so long without a turn the outbox is cleared by one of its own."""
+MOST_FILL = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command on the desk."""
+
+    command: Command
+    settle: Settle
+    size_bytes: int = 0
+
+
+class Desk:
+    """Works for one shard until it is closed or the lease is lost."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        ports: Ports,
+        *,
+        on_lost: Callable[[int], None],
+        nudge: Callable[[], None],
+        showing: Showing | None = None,
+    ) -> None:
+        self.shard = int(lease.name[1])
+        self._lease = lease
+        self._ports = ports
+        self._on_lost = on_lost
+        self._nudge = nudge
+        self._showing = showing
+        self._terms = Terms(self.shard, Definitions(), ports.ways.on_record, ports.planted)
+        self._entries: deque[Entry] = deque()
+        self._wake = asyncio.Event()
+        self._confirmed: list[int] = []
+        self._flush: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.flights = Flights(ports.window)
+        self.backlog: dict[str, None] = {}
+        """Capabilities that have ready nodes which nobody claimed, as far as is known."""
+        self.closed = False
+        self.late = 0
+        """Results that a fence refused."""
+
+    # -- opening and closing ----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Learns what is under way; what may not have been published is published anew."""
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
+        for place, capability, row in found.flights:
+            self.flights.follow(Moved(place, row.state, capability, "", row), self._ports.clock.now_ms())
+        self.backlog = dict.fromkeys(found.backlog)
+        waiting = {place for place, _, row in found.flights if row.state is TaskState.PUBLISHED}
+        for unsent in found.rows:
+            if Place(unsent.workflow, unsent.node) in waiting:
+                self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
+            self._confirmed.append(unsent.publication)
+        if found.has_todo:
+            self.put(GoOn())
+        self._set_alarm(found.next_due_ms)
+        self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
+        if self._showing is not None:
+            self._tasks.append(self._ports.background.start(self._showing.run(), name=f"showing {self.shard}"))
+        self._nudge()
+
+    async def close(self) -> None:
+        """Finishes the turn that is under way; what is still on the desk goes back."""
+        self.closed = True
+        self._wake.set()
+        if self._work is not None and self._work is not asyncio.current_task():
+            await asyncio.wait((self._work,))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self.closed = True
+        for handle in (self._flush, self._alarm, *self._tasks):
+            if handle is not None:
+                handle.cancel()
+        while self._entries:
+            self._entries.popleft().settle.undone()
+        self.flights.close()
+
+    # -- turns ------------------------------------------------------------------------------------------
+
+    def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0) -> None:
+        """Lays a command on the desk."""
+        if self.closed:
+            settle.undone()
+            return
+        self._entries.append(Entry(command, settle, size_bytes))
+        self._wake.set()
+
+    async def _take_turns(self) -> None:
+        while not self.closed:
+            await self._wake.wait()
+            self._wake.clear()
+            while (self._entries or self._confirmed) and not self.closed:
+                await self._turn(self._batch())
+
+    def _batch(self) -> list[Entry]:
+        batch: list[Entry] = []
+        size_bytes = 0
+        while self._entries and len(batch) < MOST_COMMANDS:
+            if batch and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
+                break
+            batch.append(self._entries.popleft())
+            size_bytes += batch[-1].size_bytes
+        return batch
+
+    async def _turn(self, batch: list[Entry]) -> None:
+        try:
+            await self._commit(batch)
+        except LostLease as error:
+            log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
+            self._lose(batch)
+        except StoreFailed:
+            self._lose(batch)
+            raise
+        except Retryable as error:
+            log.warning("The store does not take a turn", extra={"shard": self.shard, "reason": str(error)})
+            self._entries.extendleft(reversed(batch))
+            await asyncio.sleep(RETRY_SECONDS)
+        except Exception as error:  # noqa: BLE001 - the boundary of turns: a bad command takes no other with it
+            await self._one_by_one(batch, error)
+
+    async def _one_by_one(self, batch: list[Entry], error: Exception) -> None:
+        if len(batch) > 1:
+            for entry in batch:
+                await self._turn([entry])
+            return
+        log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self.shard})
+        for entry in batch:
+            refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
+            entry.settle.done(refusal)
+
+    def _lose(self, batch: list[Entry]) -> None:
+        for entry in batch:
+            entry.settle.undone()
+        self._give_back()
+        self._on_lost(self.shard)
+
+    async def _commit(self, batch: list[Entry]) -> None:
+        confirmed, self._confirmed = self._confirmed, []
+        commands = [entry.command for entry in batch]
+        now_ms, chance = self._ports.clock.now_ms(), self._ports.clock.chance()
+        room = self._ports.window.room()
+        one = turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance)
+        tries = 0
+
+        def body(tr: Transaction) -> turn.Done:
+            nonlocal tries
+            tries += 1
+            return turn.run(tr, one)
+
+        try:
+            done = await self._ports.database.run(body)
+        except BaseException:
+            self._confirmed.extend(confirmed)
+            raise
+        for entry, answer in zip(batch, done.answers, strict=True):
+            entry.settle.done(answer)
+        self._after(done.effects, now_ms)
+        if tries > 1:
+            await self._catch_up()
+
+    # -- what follows -----------------------------------------------------------------------------------
+
+    def _after(self, effects: Effects, now_ms: int) -> None:
+        self.late += effects.late
+        for moved in effects.moved:
+            self.flights.follow(moved, now_ms)
+            if moved.state is TaskState.READY:
+                self.backlog[moved.capability] = None
+        for publication in effects.publications:
+            self._publish(publication)
+        tell(self._ports, effects)
+        if self._showing is not None:
+            for workflow in effects.accepted:
+                self.put(Show(workflow))
+            self._showing.follow(effects)
+        if effects.unfinished:
+            self.put(GoOn())
+        if effects.timers:
+            self._look_again()
+        if self.backlog:
+            self._nudge()
+
+    def _publish(self, publication: Publication) -> None:
+        sending = send_task(self._ports.broker, publication.task)
+        sent = asyncio.ensure_future(sending)
+        sent.add_done_callback(lambda done: self._published(publication, done))
+
+    def _published(self, publication: Publication, sent: asyncio.Future[None]) -> None:
+        if sent.cancelled() or self.closed:
+            return
+        error = sent.exception()
+        if error is None:
+            self._confirmed.append(publication.number)
+            if self._flush is None or self._flush.cancelled():
+                self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
+        elif isinstance(error, Unroutable):
+            self._confirmed.append(publication.number)
+            self.put(Returned(publication.place, publication.number))
+        else:
+            log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
+            lost = Lost(publication.place, publication.number)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.put, lost)
+
+    def _clear_outbox(self) -> None:
+        self._flush = None
+        self._wake.set()
+
+    async def _catch_up(self) -> None:
+        """A transaction was repeated: what its first commit claimed, left over or set a timer for was never told."""
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
+        known = {flight.publication for _, flight in self.flights}
+        for row in found.rows:
+            if row.publication not in known:
+                self.put(Lost(Place(row.workflow, row.node), row.publication))
+        if found.has_todo:
+            self.put(GoOn())
+        self._set_alarm(found.next_due_ms)
+        self.backlog |= dict.fromkeys(found.backlog)
+        self.fill()
+
+    def fill(self) -> None:
+        """Claims from the ready index as far as there is room."""
+        for capability in tuple(self.backlog):
+            room = min(self._ports.window.room_for(capability), MOST_FILL)
+            if room > 0:
+                del self.backlog[capability]
+                self.put(Fill(capability, room), _Filled(self, capability, room))
+
+    def note_backlog(self, capability: str) -> None:
+        """There is more of it than there was room for."""
+        self.backlog[capability] = None
+        self._nudge()
+
+    # -- timers -----------------------------------------------------------------------------------------
+
+    async def _look_at_timers(self) -> None:
+        self._set_alarm(await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self.shard)))
+
+    def _look_again(self) -> None:
+        self._ports.background.start(self._look_at_timers(), name=f"timers of shard {self.shard}")
+
+    def _set_alarm(self, due_ms: int | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if due_ms is not None and not self.closed:
+            seconds = max(0.0, (due_ms - self._ports.clock.now_ms()) / 1000)
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._ports.background.start(self._put_due(), name=f"timers of shard {self.shard}")
+
+    async def _put_due(self) -> None:
+        now_ms = self._ports.clock.now_ms()
+        due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self.shard, now_ms))
+        last = _Rung(self._look_again)
+        for timer in due:
+            self.put(Due(timer), last if timer is due[-1] else NOTHING)
+        if not due:
+            await self._look_at_timers()
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """Goes on filling when the backlog had as much as there was room for."""
+
+    desk: Desk
+    capability: str
+    room: int
+
+    def done(self, answer: Any) -> None:
+        """As many were found."""
+        if answer == self.room:
+            self.desk.note_backlog(self.capability)
+
+    def undone(self) -> None:
+        """The shard is another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rung:
+    """Looks for the next timer when the last one that was due is done."""
+
+    look: Callable[[], None]
+
+    def done(self, answer: Any) -> None:
+        """It is."""
+        self.look()
+
+    def undone(self) -> None:
+        """The shard is another's."""

@@ -1,0 +1,122 @@
+"""Taking from a process what it holds at the broker, although it is gone, frozen or cut off.
+
+A broker gives a consumer's unsettled deliveries to another when the connection ends. A killed process's ends at once;
+a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
+
+A process is known by the names of its connections (`broker.port.connection_names`): an agent's id, a dispatcher's
+owner name. Both are one life's, so nobody else is ever meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from coditect.broker.port import connection_names
+from coditect.errors import CoditectError
+from dispatcher.management import Connection, Management, ManagementUnavailable
+
+log = logging.getLogger(__name__)
+
+REASON = "evicted: the control plane took it for dead"
+OWNER_SECONDS = 3.0
+LISTED_SECONDS = 5.5
+"""By then the management API lists what was opened before."""
+
+
+class Evictor(Protocol):
+    """Closes connections at the broker."""
+
+    async def evict(self, process: str) -> int:
+        """Closes the connections of a process and says how many; idempotent.
+
+        One that was opened within the last 5 s may be missed: call again.
+
+        Raises: a retryable CoditectError when it cannot be done now.
+        """
+
+
+@asynccontextmanager
+async def open_evictor(management_url: str | None) -> AsyncIterator[Evictor | None]:
+    """The evictor of the setting `CODITECT_MANAGEMENT_URL`; none without it. Raises: SetupError."""
+    if management_url is None:
+        yield None
+        return
+    async with Management(management_url) as management:
+        yield ManagementEvictor(management)
+
+
+class ManagementEvictor:
+    """Evicts through the broker's management API. Many at the same time share one listing."""
+
+    def __init__(self, management: Management) -> None:
+        self._management = management
+        self._turn = asyncio.Lock()
+        self._begun = -1.0
+        self._connections: tuple[Connection, ...] = ()
+        self._failing = False
+
+    async def evict(self, process: str) -> int:
+        """See `Evictor`. Raises: ManagementUnavailable."""
+        names = connection_names(process)
+        try:
+            found = [one for one in await self._listed() if one.given_name in names]
+            closed = await asyncio.gather(*(self._management.close(one, reason=REASON) for one in found))
+        except ManagementUnavailable as error:
+            self._note_failure(error)
+            raise
+        self._note_success()
+        return sum(closed)
+
+    async def _listed(self) -> tuple[Connection, ...]:
+        """A listing that began after the call: whoever waits for one that runs shares the next."""
+        asked = self._now()
+        async with self._turn:
+            if self._begun < asked:
+                begun = self._now()
+                self._connections = await self._management.connections()
+                self._begun = begun
+            return self._connections
+
+    def _note_failure(self, error: ManagementUnavailable) -> None:
+        if not self._failing:
+            log.warning("Nobody can be evicted now: frozen processes hold their work", extra={"reason": str(error)})
+        self._failing = True
+
+    def _note_success(self) -> None:
+        if self._failing:
+            log.info("Eviction works again")
+        self._failing = False
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def close_owner(evict: Evictor | None, previous: str) -> int:
+    """Closes what the former owner of a shard still has at the broker: it may sit on unsettled results.
+
+    Gives how many connections there were. Never fails, but looks twice and may take 12 s: run it beside the take-over.
+    Without it, the broker's heartbeats end them after 10 to 15 s.
+    """
+    if evict is None or not previous:
+        return 0
+    closed = await _closed(evict, previous)
+    if closed < len(connection_names(previous)):
+        await asyncio.sleep(LISTED_SECONDS)
+        closed += await _closed(evict, previous)
+    if closed:
+        log.warning("A former owner was evicted", extra={"owner": previous, "connections": closed})
+    return closed
+
+
+async def _closed(evict: Evictor, previous: str) -> int:
+    try:
+        async with asyncio.timeout(OWNER_SECONDS):
+            return await evict.evict(previous)
+    except (CoditectError, TimeoutError) as error:
+        log.warning("A former owner cannot be evicted now", extra={"owner": previous, "reason": repr(error)})
+        return 0

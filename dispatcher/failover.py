@@ -1,0 +1,60 @@
+"""What a dispatcher does about the death of others: the monitor's findings for its desks, and former owners' end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+from coditect.background import Background
+from coditect.registry.port import Registry
+from dispatcher.commands import Lost
+from dispatcher.desk import Desk
+from dispatcher.eviction import Evictor, close_owner
+from dispatcher.monitor import AgentGone, Monitor
+from dispatcher.patrol import EARLY_ACK_MS
+from dispatcher.ports import Ports
+
+
+@asynccontextmanager
+async def watching_agents(
+    ports: Ports, registry: Registry, desks: Mapping[int, Desk], *, owner: str, evict: Evictor | None
+) -> AsyncIterator[Monitor]:
+    """The monitor at work for these desks."""
+
+    def on_gone(gone: AgentGone) -> None:
+        for desk in desks.values():
+            dispatch_again(desk, gone, ports.clock.now_ms())
+
+    async with Monitor(
+        registry, ports.broker, ports.events, ports.database, owner=owner, evict=evict, on_gone=on_gone
+    ) as monitor:
+        yield monitor
+
+
+def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
+    """Publishes anew what the agent had and the broker does not give to others by itself.
+
+    That is what may be acknowledged early by now, or everything if the broker still holds it for the agent. One that
+    the broker does give to another all the same is published twice and runs once: the ledger refuses the older
+    publication, or finds that another agent has claimed it already.
+    """
+    for place, flight in desk.flights:
+        may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
+        if flight.agent == gone.agent and (may_be_acked or not gone.released):
+            desk.put(Lost(place, flight.publication, gone.agent))
+
+
+class Predecessors:
+    """Evicts the former owners of shards, each of them once, beside the take-over."""
+
+    def __init__(self, evict: Evictor | None, background: Background) -> None:
+        self._close = partial(close_owner, evict)
+        self._background = background
+        self._known: set[str] = set()
+
+    async def evict(self, previous: str) -> None:
+        """Begins to close what this owner has at the broker; does not wait for it."""
+        if previous not in self._known:
+            self._known.add(previous)
+            self._background.start(self._close(previous), name=f"evict {previous}")

@@ -1,0 +1,124 @@
+"""From RQ to the dispatcher: what may run, what people asked for with stock tools, and that Redis was wiped.
+
+Nothing is executed here and no job waits here: a job that RQ has queued is started and proposed in one step, and the
+ledger disposes. What the bridge took and nobody claimed, because the process died between, is found by `difference`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from coditect.model.capability import Priority
+from dispatcher.graph.errors import TaskGraphUnavailable
+from dispatcher.graph.port import Proposal, Request, TaskGraph
+
+log = logging.getLogger(__name__)
+
+ADOPT_SECONDS = 0.25
+"""Between two looks at empty queues, unless `wake` is called: what we queue ourselves, we know of."""
+LOOK_SECONDS = 1.0
+"""Between two looks for requests and for a wiped Redis, and after a failure."""
+
+
+class Desks(Protocol):
+    """Whom the bridge serves: the shards of this dispatcher."""
+
+    def shards(self) -> Collection[int]:
+        """The shards that it owns and that RQ was reconciled with."""
+
+    def room(self) -> Mapping[Priority, int]:
+        """How many nodes it would publish now; empty when it adopts nothing."""
+
+    async def proposed(self, proposals: Sequence[Proposal]) -> None:
+        """These were queued in RQ and are started there: claim them, or tell RQ what they are."""
+
+    async def requested(self, requests: Sequence[Request]) -> None:
+        """People asked for this in RQ; it comes again until RQ is told the jobs' states."""
+
+    async def forgotten(self, shards: Collection[int]) -> None:
+        """RQ lost these shards, or never had them: reconcile them, then call `TaskGraph.remember`."""
+
+
+class Bridge:
+    """Two loops over the task graph for as long as `run` runs; nothing is lost when it is cancelled or killed."""
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        desks: Desks,
+        *,
+        adopt_seconds: float = ADOPT_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._graph = graph
+        self._desks = desks
+        self._adopt_seconds = adopt_seconds
+        self._look_seconds = look_seconds
+        self._wake = asyncio.Event()
+        self.available = True
+        """Whether Redis answered the last time."""
+
+    def wake(self) -> None:
+        """There is room, or a job was queued: looks at once."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Adopts and looks until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._adopting())
+            group.create_task(self._looking())
+
+    async def adopt(self) -> int:
+        """One look at the queues; how many were proposed. Raises: TaskGraphUnavailable."""
+        proposals = await self._graph.adopt(self._desks.shards(), self._desks.room())
+        self.available = True
+        if proposals:
+            await self._desks.proposed(proposals)
+        return len(proposals)
+
+    async def look(self) -> None:
+        """One look for requests and for lost shards. Raises: TaskGraphUnavailable."""
+        shards = self._desks.shards()
+        if not shards:
+            return
+        known = [(shard, await self._graph.knows(shard)) for shard in shards]
+        if lost := [shard for shard, is_known in known if not is_known]:
+            log.warning("RQ does not have these shards; they are reconciled", extra={"shards": lost})
+            await self._desks.forgotten(lost)
+        if requests := await self._graph.requests(shards):
+            await self._desks.requested(requests)
+
+    async def _adopting(self) -> None:
+        while True:
+            self._wake.clear()
+            pause = self._adopt_seconds
+            try:
+                if await self.adopt():
+                    pause = 0.0
+            except TaskGraphUnavailable as error:
+                self._failed(error)
+                pause = self._look_seconds
+            await self._pause(pause)
+
+    async def _looking(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except TaskGraphUnavailable as error:
+                self._failed(error)
+            await asyncio.sleep(self._look_seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _failed(self, error: TaskGraphUnavailable) -> None:
+        if self.available:
+            log.warning("RQ does not answer; nodes are dispatched without it", extra=error.facts)
+        self.available = False

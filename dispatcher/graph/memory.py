@@ -1,0 +1,267 @@
+"""The task graph's in-memory twin: same behaviour, one process, and what people and faults do to RQ as methods."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from coditect.model.capability import Priority
+from dispatcher.graph.errors import TaskGraphUnavailable
+from dispatcher.graph.keys import queue_name
+from dispatcher.graph.port import (
+    BATCH,
+    Change,
+    Counts,
+    Difference,
+    Job,
+    JobState,
+    Proposal,
+    Request,
+    RequestKind,
+)
+from dispatcher.graph.records import MOST_DEPENDENCIES, change_to
+
+
+@dataclass(slots=True)
+class _Entry:
+    job: Job
+    state: JobState
+    told: JobState
+    """The last state that the dispatcher gave it."""
+    after: tuple[Proposal, ...]
+    results: dict[str, bytes] = field(default_factory=dict)
+
+
+class MemoryTaskGraph:
+    """Keeps the jobs as RQ would.
+
+    For tests: `failing` refuses every call from the next one on, `wipe` loses everything, `lose` one job;
+    `cancel`, `requeue` and `stray` do what stock RQ's tools and workers do.
+    """
+
+    def __init__(self) -> None:
+        self.failing = False
+        self._jobs: dict[Proposal, _Entry] = {}
+        self._dependents: dict[Proposal, dict[Proposal, None]] = {}
+        self._queues: dict[str, list[Proposal]] = {}
+        self._known: set[int] = set()
+        self._turn = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def create(self, jobs: Sequence[Job]) -> None:
+        """Makes the jobs that are not there."""
+        self._check("create")
+        for job in jobs:
+            key = Proposal(job.workflow, job.node)
+            if key in self._jobs:
+                continue
+            after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
+            entry = _Entry(job, job.state, job.state, tuple(Proposal(job.workflow, node) for node in after))
+            self._jobs[key] = entry
+            self._queues.setdefault(_queue(job), [])
+            if job.state is JobState.QUEUED:
+                self._queues[_queue(job)].append(key)
+            if job.state is JobState.DEFERRED:
+                self._depend(key, entry)
+                if self._met(entry):
+                    self._enqueue(key, entry)
+
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Sets the states, then queues those whose last predecessor is finished."""
+        self._check("tell")
+        lost = [change for change in changes if Proposal(change.workflow, change.node) not in self._jobs]
+        for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
+            ids = [(Proposal(one.workflow, one.node), one) for one in page]
+            there = [(key, one) for key, one in ids if key in self._jobs]
+            for key, change in there:
+                self._change(key, self._jobs[key], change)
+            held = {key for key, change in there if change.state is JobState.DEFERRED}
+            for key, change in there:
+                if change.state is JobState.FINISHED:
+                    self._release(key, held)
+        return lost
+
+    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
+        """Takes queued jobs, the urgent first."""
+        self._check("adopt")
+        self._turn += 1
+        taken: list[Proposal] = []
+        for level in Priority:
+            wanted = min(room.get(level, 0), BATCH - len(taken))
+            names = [queue_name(level, shard) for shard in shards]
+            first = self._turn % len(names) if names else 0
+            queues = [self._queues.get(name, []) for name in names[first:] + names[:first]]
+            share = -(-wanted // max(1, len(queues)))
+            while wanted > 0 and any(queues):
+                for queue in queues:
+                    ids, queue[:] = queue[: min(share, wanted)], queue[min(share, wanted) :]
+                    wanted -= len(ids)
+                    taken += ids
+        for key in taken:
+            self._start(self._jobs[key])
+        return taken
+
+    async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
+        """Forgets jobs."""
+        self._check("remove")
+        for node in nodes:
+            key = Proposal(workflow, node)
+            self._dependents.pop(key, None)
+            if (entry := self._jobs.pop(key, None)) is not None:
+                self._unqueue(key, entry)
+
+    async def counts(self, shards: Collection[int]) -> Counts:
+        """What stock tools count."""
+        self._check("counts")
+        names = [queue_name(level, shard) for shard in shards for level in Priority]
+        counts = {name: dict.fromkeys(JobState, 0) for name in names}
+        for entry in self._jobs.values():
+            if (name := _queue(entry.job)) in counts:
+                counts[name][entry.state] += 1
+        return Counts(counts)
+
+    async def requests(self, shards: Collection[int]) -> list[Request]:
+        """What people did."""
+        self._check("requests")
+        found = [
+            Request(*key, kind)
+            for key, entry in self._jobs.items()
+            if entry.job.shard in shards and (kind := _asked(entry.state, entry.told)) is not None
+        ]
+        return found[:BATCH]
+
+    async def difference(self, expected: Sequence[Job]) -> Difference:
+        """Compares the jobs with what is here."""
+        self._check("difference")
+        found = [(job, self._jobs.get(Proposal(job.workflow, job.node))) for job in expected]
+        return Difference(
+            tuple(job for job, entry in found if entry is None),
+            tuple(change_to(job) for job, entry in found if entry and not entry.state == entry.told == job.state),
+        )
+
+    async def remember(self, shard: int) -> None:
+        """Notes the shard."""
+        self._check("remember")
+        self._known.add(shard)
+
+    async def knows(self, shard: int) -> bool:
+        """Whether it was noted since the last wipe."""
+        self._check("knows")
+        return shard in self._known
+
+    def state(self, workflow: str, node: str) -> JobState | None:
+        """A job's state, for tests; None when there is no such job."""
+        entry = self._jobs.get(Proposal(workflow, node))
+        return None if entry is None else entry.state
+
+    def result(self, workflow: str, node: str) -> list[bytes]:
+        """The outcomes in a job's stream, for tests."""
+        return [*self._jobs[Proposal(workflow, node)].results.values()]
+
+    def wipe(self) -> None:
+        """Loses everything, as a Redis that came back empty."""
+        self._jobs.clear()
+        self._dependents.clear()
+        self._queues.clear()
+        self._known.clear()
+
+    def lose(self, workflow: str, node: str) -> None:
+        """Loses one job's hash, as with `DEL rq:job:<key>`."""
+        key = Proposal(workflow, node)
+        self._unqueue(key, self._jobs.pop(key))
+
+    def cancel(self, workflow: str, node: str) -> None:
+        """As RQ's `Job.cancel`."""
+        self._by_hand(Proposal(workflow, node), JobState.CANCELED)
+
+    def requeue(self, workflow: str, node: str) -> None:
+        """As `rq requeue` of a failed job."""
+        self._by_hand(Proposal(workflow, node), JobState.QUEUED)
+
+    def stray(self, workflow: str, node: str) -> None:
+        """As a stock worker that takes a queued job: it fails."""
+        self._by_hand(Proposal(workflow, node), JobState.FAILED)
+
+    def _check(self, step: str) -> None:
+        if self.failing:
+            raise TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason="failing")
+
+    def _by_hand(self, key: Proposal, state: JobState) -> None:
+        entry = self._jobs[key]
+        self._unqueue(key, entry)
+        entry.state = state
+        if state is JobState.QUEUED:
+            self._queues[_queue(entry.job)].append(key)
+
+    def _change(self, key: Proposal, entry: _Entry, change: Change) -> None:
+        if entry.state == entry.told == change.state and not change.anew:
+            return
+        self._unqueue(key, entry)
+        entry.state = entry.told = change.state
+        match change.state:
+            case JobState.QUEUED:
+                self._queues[_queue(entry.job)].append(key)
+            case JobState.DEFERRED:
+                self._depend(key, entry)
+            case JobState.FINISHED:
+                entry.results.setdefault(change.entry or str(len(entry.results)), change.result or b"null")
+            case JobState.FAILED:
+                entry.results.setdefault(change.entry or str(len(entry.results)), change.error.encode())
+            case _:
+                pass
+
+    def _unqueue(self, key: Proposal, entry: _Entry) -> None:
+        if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
+            queue.remove(key)
+
+    def _start(self, entry: _Entry) -> None:
+        if entry.told is JobState.QUEUED:
+            entry.told = JobState.STARTED
+        entry.state = JobState.STARTED
+
+    def _depend(self, key: Proposal, entry: _Entry) -> None:
+        for parent in entry.after:
+            self._dependents.setdefault(parent, {})[key] = None
+
+    def _release(self, parent: Proposal, held: set[Proposal]) -> None:
+        dependents = self._dependents.get(parent, {})
+        for key in [*dependents]:
+            entry = self._jobs.get(key)
+            if entry is None or key in held:
+                continue
+            if entry.state is not JobState.DEFERRED:
+                del dependents[key]
+            elif self._met(entry):
+                del dependents[key]
+                self._enqueue(key, entry)
+
+    def _met(self, entry: _Entry) -> bool:
+        parents = [self._jobs.get(parent) for parent in entry.after]
+        return bool(parents) and all(one is not None and one.state is JobState.FINISHED for one in parents)
+
+    def _enqueue(self, key: Proposal, entry: _Entry) -> None:
+        entry.state = entry.told = JobState.QUEUED
+        self._queues[_queue(entry.job)].append(key)
+
+
+def _queue(job: Job) -> str:
+    return queue_name(job.level, job.shard)
+
+
+def _asked(state: JobState, told: JobState) -> RequestKind | None:
+    if state is told:
+        return None
+    if told in (JobState.FAILED, JobState.CANCELED):
+        return RequestKind.REQUEUE if state is not JobState.CANCELED else RequestKind.CANCEL
+    if state is JobState.CANCELED:
+        return RequestKind.CANCEL
+    return RequestKind.STRAY if state is JobState.FAILED else None

@@ -1,0 +1,132 @@
+"""From the ledger to RQ: what is to be told of one shard, in the order of its commits.
+
+The desk appends after each commit and goes on; nothing waits for Redis. What has been told is a number that the desk
+writes with its next commit (the ledger's `projection` key), so that a successor knows where to go on. While Redis is
+away entries gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import TypeGuard
+
+from dispatcher.graph.errors import TaskGraphUnavailable
+from dispatcher.graph.port import BATCH, Change, Job, TaskGraph
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 200_000
+"""Entries that may wait for Redis, about 60 MB."""
+PAUSE_SECONDS = 0.2
+"""After a failure, before the next try."""
+
+Entry = Job | Change
+
+
+class Projection:
+    """The entries of one shard that RQ was not told yet. `run` tells them; one event loop."""
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        shard: int,
+        *,
+        told: int = 0,
+        moved: Callable[[], None] = lambda: None,
+        lost: Callable[[Sequence[Change]], None] = lambda _: None,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        """`told` is the cursor that the ledger has.
+
+        `moved` is called when jobs may have been queued (`Bridge.wake`), `lost` with changes of jobs that RQ does
+        not have.
+        """
+        self._graph = graph
+        self._shard = shard
+        self._entries: deque[tuple[int, Entry]] = deque()
+        self._moved = moved
+        self._lost = lost
+        self._most_waiting = most_waiting
+        self._more = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.told = told
+        """Everything up to this number has been told, or thrown away; 0 before anything was."""
+        self.overflowed = False
+        """Entries were thrown away: reconcile the shard, then call `reconciled`."""
+        self.available = True
+        """Whether Redis answered the last time."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def append(self, number: int, entries: Sequence[Entry]) -> None:
+        """Adds what one commit changed; numbers grow. Creations stand before changes of the same jobs."""
+        if len(self._entries) + len(entries) > self._most_waiting:
+            log.warning("RQ is too far behind; the shard is reconciled instead", extra={"shard": self._shard})
+            self._entries.clear()
+            self.overflowed = True
+        else:
+            self._entries.extend((number, entry) for entry in entries)
+            self._more.set()
+            self._idle.clear()
+        if not self._entries:
+            self.told = number
+            self._idle.set()
+
+    def reconciled(self) -> None:
+        """The shard was compared with the ledger after the overflow."""
+        self.overflowed = False
+
+    async def run(self) -> None:
+        """Tells what is appended, batch by batch, until it is cancelled."""
+        while True:
+            await self._more.wait()
+            try:
+                await self._step()
+            except TaskGraphUnavailable as error:
+                if self.available:
+                    log.warning("RQ cannot be told; it is tried again", extra={"shard": self._shard} | error.facts)
+                self.available = False
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def drained(self) -> None:
+        """Returns when everything that was appended has been told, or thrown away."""
+        await self._idle.wait()
+
+    async def _step(self) -> None:
+        """Tells the first entries, all creations or all changes; they stay until it is done."""
+        batch = self._first()
+        if _are_jobs(batch):
+            await self._graph.create(batch)
+        elif _are_changes(batch) and (gone := await self._graph.tell(batch)):
+            self._lost(gone)
+        self.available = True
+        self._moved()
+        # an overflow meanwhile took away what was told
+        for entry in batch:
+            if self._entries and self._entries[0][1] is entry:
+                number, _ = self._entries.popleft()
+                self.told = number if not self._entries or self._entries[0][0] != number else number - 1
+        if not self._entries:
+            self._more.clear()
+            self._idle.set()
+
+    def _first(self) -> list[Entry]:
+        if not self._entries:
+            return []
+        kind = type(self._entries[0][1])
+        alike = takewhile(lambda entry: type(entry[1]) is kind, self._entries)
+        return [entry for (_, entry), _ in zip(alike, range(BATCH), strict=False)]
+
+
+def _are_jobs(entries: list[Entry]) -> TypeGuard[list[Job]]:
+    return bool(entries) and isinstance(entries[0], Job)
+
+
+def _are_changes(entries: list[Entry]) -> TypeGuard[list[Change]]:
+    return bool(entries) and isinstance(entries[0], Change)

@@ -1,0 +1,75 @@
+"""The Lua scripts that only look at RQ's keys; what they compare is drawn in `keys` and `scripts`."""
+
+from __future__ import annotations
+
+COUNTS = r"""
+-- ARGV: queues, registries; returns for each queue its length and the size of each registry
+local counts = {}
+for _, queue in ipairs(cjson.decode(ARGV[1])) do
+  counts[#counts + 1] = redis.call('LLEN', 'rq:queue:' .. queue)
+  for _, registry in ipairs(cjson.decode(ARGV[2])) do
+    counts[#counts + 1] = redis.call('ZCARD', 'rq:' .. registry .. ':' .. queue)
+  end
+end
+return counts
+"""
+
+REQUESTS = r"""
+-- ARGV: queues, most; returns kind, id, kind, id...
+local found = {}
+local function compare(kind, one, other, missing)
+  for _, id in ipairs(redis.call('ZDIFF', 2, one, other)) do
+    if #found >= 2 * tonumber(ARGV[2]) then return end
+    local status = redis.call('HGET', 'rq:job:' .. id, 'status')
+    if status and (not missing or status ~= missing) then
+      found[#found + 1] = kind
+      found[#found + 1] = id
+    elseif missing and not status then
+      redis.call('SREM', one, id)  -- somebody deleted the job
+    end
+  end
+end
+for _, queue in ipairs(cjson.decode(ARGV[1])) do
+  for _, state in ipairs({'failed', 'canceled'}) do
+    local registry, told = 'rq:' .. state .. ':' .. queue, 'coditect:told:' .. state .. ':' .. queue
+    local there, noted = redis.call('ZCARD', registry), redis.call('SCARD', told)
+    -- equal numbers of many are taken for equal sets; the reconciler compares them one by one
+    if there ~= noted or there <= 256 then
+      compare(state == 'failed' and 'stray' or 'cancel', registry, told)
+      compare('requeue', told, registry, state)
+    end
+  end
+end
+return found
+"""
+
+DIFFERENCE = r"""
+-- ARGV: rows of id, queue, state; returns the numbers of the missing and of the others that differ
+local missing, differing, queued = {}, {}, {}
+local function waiting(queue)
+  if not queued[queue] then
+    local ids = {}
+    for _, id in ipairs(redis.call('LRANGE', 'rq:queue:' .. queue, 0, -1)) do ids[id] = true end
+    queued[queue] = ids
+  end
+  return queued[queue]
+end
+local function placed(id, queue, state)
+  if state == 'queued' then return waiting(queue)[id] end
+  if state == 'started' then
+    local execution = redis.call('ZRANGE', 'rq:executions:' .. id, 0, 0)[1]
+    return execution and redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution)
+  end
+  return redis.call('ZSCORE', 'rq:' .. state .. ':' .. queue, id)
+end
+for number, row in ipairs(cjson.decode(ARGV[1])) do
+  local id, queue, state = row[1], row[2], row[3]
+  local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'coditect_state')
+  if not job[1] then
+    missing[#missing + 1] = number - 1
+  elseif job[1] ~= state or job[2] ~= state or not placed(id, queue, state) then
+    differing[#differing + 1] = number - 1
+  end
+end
+return {missing, differing}
+"""

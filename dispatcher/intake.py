@@ -1,0 +1,149 @@
+"""Intake: a workflow is taken in chunk by chunk, and accepted with the last of them.
+
+The chunks come in topological order, so each refers only to nodes that are stored. What is written before the last
+chunk is an upload: nobody sees it, nothing of it runs, and it is swept when it is not finished. The last chunk's
+transaction checks that all are there and accepts: from then on the workflow is never lost. Every chunk may come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coditect.errors import InvalidTask, InvalidWorkflow
+from coditect.expression import check_expressions
+from coditect.model.json import dumps
+from coditect.model.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
+from coditect.model.workflow.document import node_document, read_node
+from coditect.model.workflow.progress import Tally
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.layers import idempotency
+from dispatcher.layers.keyspace import EDGES, LIVE, NODES, STATUSES, UPLOADS, WORKFLOWS, pack_row, unpack_row
+from dispatcher.layers.ledger import advance
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow, WorkflowRow
+from dispatcher.layers.ledger.scope import INPUT, write
+
+MOST_CHUNK_NODES = 1_000
+
+
+def start(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes one chunk; the last one accepts the workflow.
+
+    Raises: InvalidTask, InvalidWorkflow; nothing of the chunk is taken then.
+    """
+    workflow, key = text(body, "workflow"), str(body.get("key") or "")
+    known = idempotency.read(book.tr, key, now_ms=book.now_ms) if key else None
+    if known is not None and known != workflow:
+        return {"workflow": known, "state": _state(book, known), "new": False}
+    if book.run(workflow) is not None:
+        return {"workflow": workflow, "state": _state(book, workflow), "new": True}
+    chunk, chunks = number(body, "chunk", 1), number(body, "chunks", 1)
+    done, begun_ms, nodes = _upload(book, workflow)
+    if chunk > done:
+        if chunk != done + 1:
+            fix = "send the workflow again from the first chunk"
+            raise InvalidTask("A chunk of the workflow is missing", workflow=workflow, expected=done + 1, fix=fix)
+        added = read_nodes(book, workflow, body.get("nodes"))
+        if chunk == 1:
+            _write_head(book, workflow, body)
+        _write_nodes(book, workflow, added)
+        nodes += len(added)
+        book.tr.set(UPLOADS.pack((workflow,)), pack_row(chunk, begun_ms, nodes))
+    if chunk < chunks:
+        return {"workflow": workflow, "state": "uploading", "chunk": chunk}
+    return _accept(book, workflow, key, nodes)
+
+
+def text(body: Mapping[str, Any], name: str) -> str:
+    """A field of a request that is text. Raises: InvalidTask."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise InvalidTask("A field of the request is missing or no text", field=name)
+    return value
+
+
+def number(body: Mapping[str, Any], name: str, default: int) -> int:
+    """A field of a request that is a number from 1. Raises: InvalidTask."""
+    value = body.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidTask("A field of the request is no number from 1", field=name)
+    return value
+
+
+def _state(book: Book, workflow: str) -> str:
+    run = book.run(workflow)
+    return run.state.value if run is not None else WorkflowState.ACCEPTED.value
+
+
+def _upload(book: Book, workflow: str) -> tuple[int, int, int]:
+    """Chunks so far, when it began, nodes so far."""
+    row = book.tr.get(UPLOADS.pack((workflow,)))
+    if row is None:
+        return 0, book.now_ms, 0
+    chunks, begun_ms, nodes = unpack_row(row)
+    return chunks, begun_ms, nodes
+
+
+def _write_head(book: Book, workflow: str, body: Mapping[str, Any]) -> None:
+    name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
+    if count > MOST_NODES:
+        raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
+    row = WorkflowRow(
+        book.shard, name, str(body.get("description") or ""), str(body.get("key") or ""), count, book.now_ms
+    )
+    book.tr.set(WORKFLOWS.pack((workflow,)), row.pack())
+    write(book, Place(workflow, ""), INPUT, dumps(body.get("input")))
+
+
+def read_nodes(book: Book, workflow: str, documents: object) -> list[Node]:
+    """The nodes of a chunk. Raises: InvalidWorkflow when they do not hold together with what is stored."""
+    if not isinstance(documents, dict) or not documents or len(documents) > MOST_CHUNK_NODES:
+        raise InvalidWorkflow("A chunk is an object of nodes", most_nodes=MOST_CHUNK_NODES)
+    nodes = [read_node(str(name), document) for name, document in documents.items()]
+    problems = check_expressions(Definition(workflow, tuple(nodes)))
+    if problems:
+        raise InvalidWorkflow.of(problems, workflow=workflow)
+    seen: set[str] = set()
+    for node in nodes:
+        if book.tr.get(NODES.pack((workflow, node.name))) is not None:
+            raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
+        for edge in node.after:
+            if edge.node not in seen and book.tr.get(NODES.pack((workflow, edge.node))) is None:
+                fix = "send the nodes in topological order"
+                raise InvalidWorkflow("There is no such node before it", node=node.name, after=edge.node, fix=fix)
+        seen.add(node.name)
+    return nodes
+
+
+def _write_nodes(book: Book, workflow: str, nodes: list[Node]) -> None:
+    for node in nodes:
+        tally = Tally.of(node)
+        book.terms.definitions.put(Place(workflow, node.name), node)
+        book.tr.set(NODES.pack((workflow, node.name)), dumps(node_document(node)))
+        row = NodeRow(TaskState.BLOCKED, tally.needed, tally.open)
+        book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
+        for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
+            book.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
+
+
+def _accept(book: Book, workflow: str, key: str, nodes: int) -> dict[str, Any]:
+    row = book.workflow(workflow)
+    assert row is not None
+    if nodes != row.count:
+        raise InvalidWorkflow("Nodes of the workflow are missing", workflow=workflow, given=nodes, count=row.count)
+    if key:
+        idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)
+    book.tr.clear(UPLOADS.pack((workflow,)))
+    book.tr.set(LIVE.pack((book.shard, workflow)), b"")
+    book.tr.set(WORKFLOWS.pack((workflow,)), replace(row, accepted_ms=book.now_ms).pack())
+    run = book.begin_run(workflow)
+    run.state = WorkflowState.RUNNING
+    run.open = nodes
+    run.counts = {TaskState.BLOCKED.value: nodes}
+    book.effects.accepted.append(workflow)
+    book.effects.say("workflow.accepted", workflow, name=row.name)
+    advance.begin(book, workflow)
+    return {"workflow": workflow, "state": WorkflowState.ACCEPTED.value, "new": True}

@@ -1,0 +1,10 @@
+"""The ledger: workflows, their nodes and attempts, as rows of the store; the only truth about them.
+
+::
+
+    rows.py      the rows as values, and how they lie in the store
+    book.py      one transaction's view of one shard: rows read once, changed in place, written once
+    effects.py   what follows from a transaction outside of the store
+    advance.py   how a workflow goes on: what may run, what ends, what follows from that
+    scope.py     what a node's expressions see
+"""

@@ -1,0 +1,327 @@
+"""How a workflow goes on: what may run, what ends, and what follows from that.
+
+A node that ends releases its dependents, each of which may run, end, or go on waiting. That goes on in the same
+transaction as long as it is small; what is left over lies under "todo" with a cursor, and a later transaction goes on
+there. So a node with 100,000 dependents holds up nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from coditect.errors import CoditectError, InvalidWorkflow
+from coditect.expression import condition_holds
+from coditect.model.json import dumps, loads
+from coditect.model.result import Failure
+from coditect.model.workflow.definition import Approval, Call, Each, Node, OnFailure
+from coditect.model.workflow.progress import Tally
+from coditect.model.workflow.states import TaskState
+from dispatcher.layers import timers
+from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
+from dispatcher.layers.ledger import claiming
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow, RunRow
+from dispatcher.layers.ledger.scope import (
+    FAILURE,
+    INPUT,
+    RESULT,
+    body_of,
+    element_bodies,
+    has_expressions,
+    scope_of,
+    value_of,
+    write,
+)
+from dispatcher.layers.timers import Timer
+from dispatcher.layers.values import LARGEST_BYTES
+
+MOST_STEPS = 1_000
+"""Dependents that one transaction looks at."""
+MOST_SHOWN = 500
+MOST_BYTES = 4_000_000
+"""Of a transaction; less than half of what the store takes."""
+
+APPROVAL_TIMER = "approval"
+RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
+ROOT = ""
+"""Everything that comes after nobody comes after the beginning."""
+
+
+def end(book: Book, place: Place, row: NodeRow, state: TaskState, *, reason: str = "") -> None:
+    """The node has ended; what follows is done by `follow`."""
+    book.move(place, row, state)
+    row.finished_ms = book.now_ms
+    row.reason = reason
+    book.ended.append(place)
+
+
+def fail(book: Book, place: Place, row: NodeRow, failure: Failure, *, state: TaskState = TaskState.FAILED) -> None:
+    """The node has ended without a value, for this reason."""
+    write(book, place, FAILURE, dumps(failure.as_json()))
+    end(book, place, row, state, reason=failure.reason)
+
+
+def follow(book: Book) -> None:
+    """Does what follows from the nodes that ended, as far as this transaction may; the rest is left in the store."""
+    left = MOST_STEPS
+    while book.ended:
+        place = book.ended.popleft()
+        if left <= 0 or book.tr.size_bytes > MOST_BYTES:
+            _leave(book, place, RELEASE, "")
+            continue
+        left -= _release(book, place, "", left)
+
+
+def go_on(book: Book, limit: int = 8) -> None:
+    """Does some of what earlier transactions left over."""
+    left = MOST_STEPS
+    for key, cursor in book.tr.get_range(*TODO.range((book.shard,)), limit=limit):
+        if left <= 0 or book.tr.size_bytes > MOST_BYTES:
+            break
+        _, workflow, node, kind = TODO.unpack(key)
+        place = Place(workflow, node)
+        book.tr.clear(key)
+        run = book.run(workflow)
+        if run is None:
+            continue
+        run.todo -= 1
+        left -= _CONTINUED[kind](book, place, cursor.decode(), left)
+    follow(book)
+    book.effects.unfinished |= bool(book.tr.snapshot.get_range(*TODO.range((book.shard,)), limit=1))
+
+
+def _leave(book: Book, place: Place, kind: str, cursor: str) -> None:
+    run = book.run(place.workflow)
+    assert run is not None
+    run.todo += 1
+    book.tr.set(TODO.pack((book.shard, place.workflow, place.node, kind)), cursor.encode())
+    book.effects.unfinished = True
+
+
+# -- dependents ---------------------------------------------------------------------------------------------
+
+
+def begin(book: Book, workflow: str) -> None:
+    """The workflow was accepted: its roots are released."""
+    book.ended.append(Place(workflow, ROOT))
+
+
+def _release(book: Book, place: Place, after: str, most: int) -> int:
+    """Tells the dependents behind `after` that the node ended; how many."""
+    if "[" in place.node:
+        _element_ended(book, place)
+        return 1
+    key = (place.workflow, place.node)
+    start = EDGES.pack((*key, after)) + b"\0" if after else EDGES.range(key)[0]
+    edges = book.tr.get_range(start, EDGES.range(key)[1], limit=most + 1)
+    if not edges and not after:
+        _note_last(book, place)
+    for found, policy in edges[:most]:
+        _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, OnFailure(policy.decode()))
+    if len(edges) > most:
+        _leave(book, place, RELEASE, EDGES.unpack(edges[most - 1][0])[2])
+    return max(1, len(edges))
+
+
+def _note_last(book: Book, place: Place) -> None:
+    run, row = book.run(place.workflow), book.node(place)
+    if run is not None and row is not None:
+        run.lasts[row.state.value] = run.lasts.get(row.state.value, 0) + 1
+
+
+def _tell(book: Book, place: Place, before: Place, policy: OnFailure) -> None:
+    row = book.node(place)
+    if row is None or row.state is not TaskState.BLOCKED:
+        return
+    decision: TaskState | None = TaskState.READY
+    if before.node != ROOT:
+        ended = book.node(before)
+        assert ended is not None
+        row.tally = tally = row.tally.with_end(policy, ended.state)
+        decision = tally.decision
+    if decision is TaskState.READY:
+        may_run(book, place, row)
+    elif decision is not None:
+        end(book, place, row, decision, reason="predecessor")
+
+
+# -- what may run -------------------------------------------------------------------------------------------
+
+
+def may_run(book: Book, place: Place, row: NodeRow) -> None:
+    """The node's predecessors let it: it runs, asks a person, becomes many, or is skipped by its condition."""
+    if is_over(book.run(place.workflow)):
+        end(book, place, row, TaskState.CANCELED, reason="canceled")
+        return
+    node = book.definition(place)
+    try:
+        if node.when is not None and not condition_holds(node, scope_of(book, place, node)):
+            end(book, place, row, TaskState.SKIPPED, reason="condition")
+            return
+        match node.work:
+            case Call():
+                if has_expressions(node):
+                    write(book, place, INPUT, body_of(book, place, node))
+                claiming.offer(book, place, row)
+            case Each():
+                _expand(book, place, row, node)
+            case Approval() as approval:
+                _ask(book, place, row, approval)
+    except CoditectError as error:
+        fail(book, place, row, _failure_of(error))
+
+
+def _failure_of(error: CoditectError) -> Failure:
+    reason = "expression" if isinstance(error, InvalidWorkflow) else "too_large"
+    return Failure(reason, type(error).__name__, str(error)[:2_000], fix=str(error.facts.get("fix", "")))
+
+
+def _ask(book: Book, place: Place, row: NodeRow, approval: Approval) -> None:
+    row.ready_ms = book.now_ms
+    book.move(place, row, TaskState.AWAITING_APPROVAL)
+    book.tr.set(APPROVALS.pack((book.now_ms, place.workflow, place.node)), approval.question.encode())
+    if approval.timeout_ms is not None:
+        due_ms = book.now_ms + approval.timeout_ms
+        timers.put(book.tr, book.shard, Timer(place.workflow, place.node, APPROVAL_TIMER, due_ms))
+        book.effects.timers = True
+
+
+def close_approval(book: Book, place: Place, row: NodeRow) -> None:
+    """Nobody is asked any more."""
+    book.tr.clear(APPROVALS.pack((row.ready_ms or 0, place.workflow, place.node)))
+    timers.cancel(book.tr, place.workflow, place.node, APPROVAL_TIMER)
+
+
+# -- maps ---------------------------------------------------------------------------------------------------
+
+
+def _expand(book: Book, place: Place, row: NodeRow, node: Node) -> None:
+    bodies = element_bodies(book, place, node)
+    row.tally = Tally(len(bodies), len(bodies))
+    row.ready_ms = book.now_ms
+    book.move(place, row, TaskState.WORKING)
+    if not bodies:
+        write(book, place, RESULT, b"[]")
+        end(book, place, row, TaskState.COMPLETED)
+        return
+    write(book, place, INPUT, dumps([loads(body) for body in bodies]))
+    _leave(book, place, EXPAND, "0")
+
+
+def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
+    bodies = value_of(book.tr, place, INPUT)
+    first = number = int(cursor)
+    row = book.node(place)
+    if row is None or row.state is not TaskState.WORKING:
+        return 1
+    for number in range(first, min(first + most, len(bodies))):
+        element = Place(place.workflow, f"{place.node}[{number}]")
+        child = NodeRow(TaskState.BLOCKED)
+        book.add_node(element, child)
+        write(book, element, INPUT, dumps(bodies[number]))
+        claiming.offer(book, element, child)
+    if number + 1 < len(bodies):
+        _leave(book, place, EXPAND, str(number + 1))
+    return number + 1 - first
+
+
+def _element_ended(book: Book, element: Place) -> None:
+    place = Place(element.workflow, element.node.partition("[")[0])
+    row, ended = book.node(place), book.node(element)
+    if row is None or ended is None or row.state is not TaskState.WORKING:
+        return
+    row.tally = tally = row.tally.with_end(OnFailure.FAIL, ended.state)
+    if tally.open:
+        return
+    if tally.worst is not None:
+        end(book, place, row, tally.worst, reason="element")
+        return
+    results = [value_of(book.tr, Place(place.workflow, f"{place.node}[{index}]"), RESULT) for index in range(tally.met)]
+    body = dumps(results)
+    if len(body) > LARGEST_BYTES:
+        message = f"The list of {tally.met} values has {len(body)} bytes, at most {LARGEST_BYTES} are kept"
+        fail(book, place, row, Failure("result_too_large", "TooLarge", message, fix="return references, not values"))
+        return
+    write(book, place, RESULT, body)
+    end(book, place, row, TaskState.COMPLETED)
+
+
+# -- the whole workflow -------------------------------------------------------------------------------------
+
+
+def begin_cancel(book: Book, workflow: str) -> None:
+    """Every node that has not ended ends canceled."""
+    _walk(book, Place(workflow, ROOT), CANCEL, "", MOST_STEPS)
+
+
+def begin_resume(book: Book, workflow: str) -> None:
+    """Every node that is ready waits for its turn again."""
+    _walk(book, Place(workflow, ROOT), RESUME, "", MOST_STEPS)
+
+
+def begin_show(book: Book, workflow: str) -> None:
+    """Every node is shown as it is, for a copy of the graph that lost them."""
+    _walk(book, Place(workflow, ROOT), SHOW, "", MOST_SHOWN)
+
+
+def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
+    """Goes over the workflow's nodes behind `after`; how many."""
+    start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
+    found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
+    for key, _ in found[:most]:
+        one = Place(place.workflow, STATUSES.unpack(key)[1])
+        row = book.node(one)
+        if kind == SHOW:
+            book.show(one)
+        if row is None or row.state.terminal or kind == SHOW:
+            continue
+        if kind == CANCEL:
+            cancel_node(book, one, row)
+        elif row.state is TaskState.READY:
+            claiming.leave_backlog(book, one, row)
+            claiming.offer(book, one, row)
+    if len(found) > most:
+        _leave(book, place, kind, STATUSES.unpack(found[most - 1][0])[1])
+    return len(found)
+
+
+def cancel_node(book: Book, place: Place, row: NodeRow) -> None:
+    """The node ends canceled, whatever it was about; an agent that may run it is told."""
+    if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
+        book.effects.cancels.append(place)
+        row.fence += 1  # what its agent may still tell is late
+    withdraw(book, place, row)
+    end(book, place, row, TaskState.CANCELED, reason="canceled")
+
+
+def withdraw(book: Book, place: Place, row: NodeRow) -> None:
+    """Takes the node out of whatever it waits in, or was published to; what an agent tells of it is late then."""
+    match row.state:
+        case TaskState.READY:
+            claiming.leave_backlog(book, place, row)
+        case TaskState.PUBLISHED | TaskState.WORKING if row.publication:
+            book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))
+        case TaskState.AWAITING_APPROVAL:
+            close_approval(book, place, row)
+        case TaskState.RETRY_WAIT:
+            timers.cancel(book.tr, place.workflow, place.node, claiming.RETRY_TIMER)
+        case _:
+            pass
+
+
+def is_over(run: RunRow | None) -> bool:
+    """Whether nothing new happens in it."""
+    return run is None or run.state.terminal or run.canceling
+
+
+_CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyType(
+    {
+        RELEASE: _release,
+        EXPAND: _continue_expansion,
+        CANCEL: lambda book, place, after, most: _walk(book, place, CANCEL, after, most),
+        RESUME: lambda book, place, after, most: _walk(book, place, RESUME, after, most),
+        SHOW: lambda book, place, after, most: _walk(book, place, SHOW, after, min(most, MOST_SHOWN)),
+    }
+)

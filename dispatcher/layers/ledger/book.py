@@ -1,0 +1,250 @@
+"""One transaction's view of one shard: every row is read once, changed in place, and written once at the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coditect.model.json import loads
+from coditect.model.workflow.definition import Call, Each, Node, OnFailure
+from coditect.model.workflow.document import read_node
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.layers import outbox
+from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
+from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
+from dispatcher.store.transaction import Transaction
+
+MOST_DEFINITIONS = 20_000
+"""Nodes whose definitions are kept in memory."""
+_FAIL = OnFailure.FAIL
+
+
+class Definitions:
+    """Nodes as they were defined, kept between transactions: they never change. Bounded; forgets all at its bound."""
+
+    def __init__(self, most: int = MOST_DEFINITIONS) -> None:
+        self._most = most
+        self._nodes: dict[Place, Node] = {}
+
+    def get(self, place: Place) -> Node | None:
+        """The node, if it is remembered."""
+        return self._nodes.get(place)
+
+    def put(self, place: Place, node: Node) -> None:
+        """Remembers it."""
+        if len(self._nodes) >= self._most:
+            self._nodes.clear()
+        self._nodes[place] = node
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """Bugs that a test plants to see that they are found. None in a clean build."""
+
+    skip_fence: bool = False
+    ack_before_commit: bool = False
+    drop_outbox_row: bool = False
+    reuse_publication: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a shard's transactions go by."""
+
+    shard: int
+    definitions: Definitions
+    claim_on_record: bool = True
+    """Whether what becomes ready is claimed at once while there is room."""
+    planted: Planted = field(default_factory=Planted)
+
+
+class Book:
+    """The working copies of one try of a transaction. `close` writes what was changed."""
+
+    def __init__(self, tr: Transaction, terms: Terms, *, now_ms: int, chance: float, room: Mapping[str, int]) -> None:
+        self.tr = tr
+        self.terms = terms
+        self.shard = terms.shard
+        self.now_ms = now_ms
+        self.chance = chance
+        """In [0, 1), for what is spread at random."""
+        self.effects = Effects()
+        self.room = dict(room)
+        """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
+        self.ended: deque[Place] = deque()
+        """Nodes that ended and whose dependents have not been looked at."""
+        self._workflows: dict[str, WorkflowRow | None] = {}
+        self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
+        self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
+        self._backlog: dict[str, bool] = {}
+        self._to_show: list[Place] = []
+        self._first_number = 0
+        self._last_number = 0
+
+    # -- rows -------------------------------------------------------------------------------------------
+
+    def workflow(self, workflow: str) -> WorkflowRow | None:
+        """What its nodes share; None when nobody knows it."""
+        if workflow not in self._workflows:
+            row = self.tr.get(WORKFLOWS.pack((workflow,)))
+            self._workflows[workflow] = None if row is None else WorkflowRow.unpack(row)
+        return self._workflows[workflow]
+
+    def run(self, workflow: str) -> RunRow | None:
+        """Where it is; None when it was never accepted."""
+        if workflow not in self._runs:
+            row = self.tr.get(RUNS.pack((workflow,)))
+            self._runs[workflow] = (row, None if row is None else RunRow.unpack(row))
+        return self._runs[workflow][1]
+
+    def begin_run(self, workflow: str) -> RunRow:
+        """A new run's row."""
+        run = RunRow()
+        self._runs[workflow] = (None, run)
+        return run
+
+    def node(self, place: Place) -> NodeRow | None:
+        """Where the node is; None when there is no such node."""
+        if place not in self._nodes:
+            row = self.tr.get(STATUSES.pack((place.workflow, place.node)))
+            self._nodes[place] = (row, None if row is None else NodeRow.unpack(row))
+        return self._nodes[place][1]
+
+    def add_node(self, place: Place, row: NodeRow) -> None:
+        """A new node's row; counted by its state."""
+        self._nodes[place] = (None, row)
+        self._to_show.append(place)
+        run = self._of(place)
+        run.open += 1
+        run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
+
+    def definition(self, place: Place) -> Node:
+        """The node's definition; an element's is that of its map's call."""
+        node = self.terms.definitions.get(place)
+        if node is None:
+            base, bracket, _ = place.node.partition("[")
+            node = self._element(place, base) if bracket else self._read(place)
+            self.terms.definitions.put(place, node)
+        return node
+
+    def _read(self, place: Place) -> Node:
+        row = self.tr.snapshot.get(NODES.pack((place.workflow, place.node)))
+        if row is None:
+            raise KeyError(place)
+        return read_node(place.node, loads(row))
+
+    def _element(self, place: Place, base: str) -> Node:
+        of = self.definition(Place(place.workflow, base))
+        assert isinstance(of.work, Each)
+        return Node(place.node, of.work.call)
+
+    def call(self, place: Place) -> Call | None:
+        """What the node calls; None for an approval."""
+        return self.definition(place).call
+
+    # -- changes ----------------------------------------------------------------------------------------
+
+    def move(self, place: Place, row: NodeRow, state: TaskState) -> None:
+        """Gives the node another state, and says so to whoever follows."""
+        run = self._of(place)
+        run.counts[row.state.value] -= 1
+        run.counts[state.value] = run.counts.get(state.value, 0) + 1
+        run.open += row.state.terminal - state.terminal
+        row.state = state
+        call = self.call(place)
+        level = call.priority.value if call is not None else ""
+        self.effects.moved.append(Moved(place, state, call.capability if call is not None else "", level, row))
+
+    def show(self, place: Place) -> None:
+        """Has the node shown as it is at the end of the transaction."""
+        self._to_show.append(place)
+
+    def next_number(self) -> int:
+        """A publication number that was never given."""
+        if not self._last_number:
+            self._first_number = self._last_number = outbox.last_number(self.tr, self.shard)
+        if not self.terms.planted.reuse_publication or not self._last_number:
+            self._last_number += 1
+        return self._last_number
+
+    def has_backlog(self, capability: str) -> bool:
+        """Whether nodes that call it are ready and have not been claimed."""
+        known = self._backlog.get(capability)
+        if known is None:
+            found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
+            known = self._backlog[capability] = bool(found)
+        return known
+
+    def note_backlog(self, capability: str) -> None:
+        """One was added."""
+        self._backlog[capability] = True
+
+    def has_room(self, capability: str) -> bool:
+        """Whether one more may be under way."""
+        return self.room.get(capability, self.room.get("", 0)) > 0
+
+    def take_room(self, capability: str) -> None:
+        """One more is under way."""
+        self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
+
+    def _of(self, place: Place) -> RunRow:
+        run = self.run(place.workflow)
+        if run is None:
+            raise KeyError(place)
+        return run
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def close(self) -> Effects:
+        """Writes every row that differs from what was read; what follows from the transaction."""
+        for workflow, (before, run) in self._runs.items():
+            if run is not None:
+                self._end_of(workflow, run)
+                self._write(RUNS.pack((workflow,)), before, run.pack())
+        for place, (before, row) in self._nodes.items():
+            if row is not None:
+                self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
+        if self._last_number != self._first_number:
+            outbox.count(self.tr, self.shard, self._last_number)
+        self.effects.shown += [self._shown(place) for place in self._to_show]
+        return self.effects
+
+    def _shown(self, place: Place) -> Shown:
+        row, node, call = self.node(place), self.definition(place), self.call(place)
+        assert row is not None
+        level = call.priority.value if call is not None else ""
+        plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
+        after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
+        timeout_ms = call.timeout_ms if call is not None else None
+        return Shown(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
+
+    def _write(self, key: bytes, before: bytes | None, after: bytes) -> None:
+        if before != after:
+            self.tr.set(key, after)
+
+    def _end_of(self, workflow: str, run: RunRow) -> None:
+        """A run whose last node has ended ends with it, as its last nodes did."""
+        if run.open or run.todo or run.state.terminal:
+            return
+        run.state = _end_state(run)
+        run.finished_ms = self.now_ms
+        self.tr.clear(LIVE.pack((self.shard, workflow)))
+        self.tr.set(ENDED.pack((self.shard, self.now_ms, workflow)), b"")
+        from_row = self.workflow(workflow)
+        self.effects.say(f"workflow.{run.state.value}", workflow, name=from_row.name if from_row else "")
+
+
+_ENDS = (
+    (TaskState.FAILED, WorkflowState.FAILED),
+    (TaskState.DEAD, WorkflowState.FAILED),
+    (TaskState.REJECTED, WorkflowState.REJECTED),
+    (TaskState.CANCELED, WorkflowState.CANCELED),
+)
+
+
+def _end_state(run: RunRow) -> WorkflowState:
+    if run.canceling:
+        return WorkflowState.CANCELED
+    return next((end for state, end in _ENDS if run.lasts.get(state.value)), WorkflowState.COMPLETED)

@@ -1,0 +1,92 @@
+"""What follows from a transaction outside of the store, once it is committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from coditect.model.task import Task
+from coditect.model.workflow.states import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node of a workflow."""
+
+    workflow: str
+    node: str
+
+    @property
+    def task_id(self) -> str:
+        """The id of its task: its idempotency key, the same over all attempts."""
+        return f"{self.workflow}:{self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A task to be published; its outbox row is cleared once the broker has it."""
+
+    place: Place
+    number: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A node that changed its state."""
+
+    place: Place
+    state: TaskState
+    capability: str
+    """Empty for an approval."""
+    level: str
+    row: Any
+    """The node's row as it is after the transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A node as it is after the transaction, for whoever keeps a copy of the graph."""
+
+    place: Place
+    state: TaskState
+    capability: str
+    level: str
+    after: tuple[str, ...]
+    """All of which must complete before it may run; empty where that is not what its edges say."""
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An event for whoever listens."""
+
+    type: str
+    workflow: str
+    facts: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Effects:
+    """All that follows, in order. Filled by the verbs within one try of a transaction."""
+
+    publications: list[Publication] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+    """Workflows that run from now on."""
+    cancels: list[Place] = field(default_factory=list)
+    """Agents that may run these are to be told."""
+    late: int = 0
+    """Results that a fence refused."""
+    strange: int = 0
+    """Results of nodes that nobody knows."""
+    unfinished: bool = False
+    """There is work left over for another transaction."""
+    timers: bool = False
+    """A timer was set: it may be due sooner than the one that is waited for."""
+
+    def say(self, type_: str, workflow: str, **facts: Any) -> None:
+        """Adds an event."""
+        self.notices.append(Notice(type_, workflow, facts))

@@ -1,0 +1,260 @@
+"""Notices that an agent is dead, frozen or cut off, and sees to it that its work goes on elsewhere.
+
+Every dispatcher watches; the one that holds the lease ("leader", "monitor") also acts on the broker. An agent whose
+lease in the registry is about to end is pinged. Only when the lease did end *and* the ping stayed unanswered for
+a second is the agent gone: a registry that was wiped, hangs or cannot be reached is no proof, nor is a broker that
+does not answer. Then, in this order:
+
+1. the leader evicts it: its connections are closed, so that what it held unsettled is given to others now, and not
+   when the broker misses its heartbeats. A killed agent's are closed already.
+2. `on_gone` is called, on every dispatcher, for the work that the broker does not hold (acknowledged early) or could
+   not be made to let go of.
+3. the leader tells of it (`agent.offline`) and removes the agent's queues once they are empty.
+
+A frozen agent that continues finds its connections gone, connects and registers again, and takes work as before.
+Whatever it still says of the old work is late: a fence refuses it, or the client has its answer already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from coditect.agent.events import Events
+from coditect.agent.presence import TASK_PREFIX
+from coditect.background import Background
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError, RegistryUnavailable
+from coditect.model import routing
+from coditect.model.ids import AgentId
+from coditect.registry.port import Registry, Search
+from dispatcher.eviction import Evictor
+from dispatcher.layers import leases
+from dispatcher.layers.leases import Lease
+from dispatcher.pings import Answer, Pings
+from dispatcher.roll import Entry, Roll
+from dispatcher.store.port import Database
+
+log = logging.getLogger(__name__)
+
+LEASE: leases.Name = ("leader", "monitor")
+LOOK_SECONDS = 0.5
+EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
+"""Between looks whether the broker still knows an evicted agent: its management API lists a new connection late."""
+TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
+"""Between looks whether its queues are empty: an inbox hands on what is in it within about a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentGone:
+    """An agent that is gone."""
+
+    agent: AgentId
+    released: bool
+    """Whether the broker has given back what the agent held. False: it holds that until it misses its heartbeats."""
+
+
+class Monitor:
+    """One dispatcher's watch over the agents. `async with` begins it; it never fails, whatever it talks to does.
+
+    `owner` is this dispatcher's in the store; until it is renewed there, and while another leads, this one only
+    watches. Without `evict` frozen agents keep their connections.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        broker: Broker,
+        events: Events,
+        database: Database,
+        *,
+        owner: str,
+        evict: Evictor | None,
+        on_gone: Callable[[AgentGone], None],
+    ) -> None:
+        self._registry = registry
+        self._broker = broker
+        self._events = events
+        self._database = database
+        self._owner = owner
+        self._evict = evict
+        self._on_gone = on_gone
+        self._roll = Roll()
+        self._pings = Pings(broker, name=f"monitor-{owner}")
+        self._background = Background()
+        self._lease: Lease | None = None
+        self.lost = 0
+        """Agents that are gone."""
+        self.evicted = 0
+        """Connections that were closed."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one acts, as far as it knows."""
+        return self._lease is not None
+
+    async def __aenter__(self) -> Self:
+        if self._evict is None:
+            log.warning(
+                "Frozen agents keep their tasks until the broker misses their heartbeats, 10 to 15 s",
+                extra={"fix": "set CODITECT_MANAGEMENT_URL to RabbitMQ's management API"},
+            )
+        await self._pings.__aenter__()
+        self._background.start(self._watch(), name=f"{TASK_PREFIX}the agents, watched")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._background.close()
+        await self._pings.__aexit__(kind, error, trace)
+        await self._resign()
+
+    async def _watch(self) -> None:
+        while True:
+            await self._campaign()
+            await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            records = await self._registry.find(Search())
+        except RegistryUnavailable as error:
+            log.debug("The registry does not answer: nobody is taken for dead", extra={"reason": str(error)})
+            return
+        now = self._now()
+        for agent in self._roll.note(records, now):
+            self._greet(agent)
+        for entry in self._roll.overdue(now):
+            entry.examined = True
+            self._background.start(self._examine(entry), name=f"examine {entry.agent}")
+
+    def _greet(self, agent: AgentId) -> None:
+        log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
+        if self.leads:
+            self._events.emit("agent.online", subject=agent, back=True)
+
+    # -- is it dead? ------------------------------------------------------------------------------------
+
+    async def _examine(self, entry: Entry) -> None:
+        try:
+            answer = await self._pings.ask(entry.agent)
+            if answer is Answer.PONG:
+                entry.grant(self._now())
+            elif answer is not Answer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
+                await self._lose(entry.agent, answer)
+        finally:
+            entry.examined = False
+
+    async def _has_lapsed(self, entry: Entry) -> bool:
+        """Waits for the end of its lease; whether nobody renewed it until then."""
+        lapses_at = entry.lapses_at
+        await asyncio.sleep(lapses_at - self._now())
+        try:
+            record = await self._registry.get(entry.agent)
+        except RegistryUnavailable:
+            return False
+        if record is not None:
+            self._roll.note_one(record, self._now())
+        return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
+
+    def _is_proof(self, answer: Answer, entry: Entry) -> bool:
+        """Mail is missing when an agent ended in order, and for a moment when the broker was wiped."""
+        if answer is Answer.SILENCE or entry.draining or entry.without_mail:
+            return True
+        entry.without_mail = True
+        entry.grant(self._now())
+        return False
+
+    # -- then ... ---------------------------------------------------------------------------------------
+
+    async def _lose(self, agent: AgentId, answer: Answer) -> None:
+        self._roll.strike(agent, self._now())
+        before = self.evicted
+        released = await self._cut_off(agent)
+        self.lost += 1
+        facts = {"reason": "silent" if answer is Answer.SILENCE else "left", "connections": self.evicted - before}
+        level = logging.WARNING if answer is Answer.SILENCE else logging.INFO
+        log.log(level, "An agent is gone", extra={"agent_id": agent, "released": released, **facts})
+        self._on_gone(AgentGone(agent, released))
+        if self.leads:
+            self._events.emit("agent.offline", subject=agent, **facts)
+            self._background.start(self._tidy(agent), name=f"tidy {agent}")
+
+    async def _cut_off(self, agent: AgentId) -> bool:
+        """Makes the broker let go of it; whether it did. Its mail has a consumer as long as it is connected."""
+        for pause in EVICTION_PAUSES:
+            if not await self._is_connected(agent):
+                return True
+            if self._evict is None:
+                return False
+            if self.leads:
+                await self._close_connections(agent, self._evict)
+            await asyncio.sleep(pause)
+        return not await self._is_connected(agent)
+
+    async def _is_connected(self, agent: AgentId) -> bool:
+        try:
+            mail = await self._broker.stats(routing.mail_queue(agent))
+        except CoditectError:
+            return True  # for all we know
+        return mail is not None and mail.consumers > 0
+
+    async def _close_connections(self, agent: AgentId, evict: Evictor) -> None:
+        try:
+            self.evicted += await evict.evict(agent)
+        except CoditectError as error:
+            log.debug("An agent could not be evicted yet", extra={"agent_id": agent, "reason": str(error)})
+
+    async def _tidy(self, agent: AgentId) -> None:
+        """Removes its queues; not those of one that is back. What stays (answers to it) expires by itself."""
+        queues = {routing.mail_queue(agent): False, routing.inbox_queue(agent): True, f"reply.{agent}": True}
+        for pause in TIDY_PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                for queue in tuple(queues):
+                    if await self._is_removed(queue, if_empty=queues[queue]):
+                        del queues[queue]
+            except CoditectError as error:
+                log.debug("A dead agent's queues could not be seen", extra={"agent_id": agent, "reason": str(error)})
+            if not queues:
+                return
+
+    async def _is_removed(self, queue: str, *, if_empty: bool) -> bool:
+        """Whether there is nothing more to do about it."""
+        found = await self._broker.stats(queue)
+        if found is None or found.consumers:
+            return True
+        if if_empty and found.messages:
+            return False
+        await self._broker.delete_queue(queue, if_empty=if_empty)
+        return True
+
+    # -- who acts? --------------------------------------------------------------------------------------
+
+    async def _campaign(self) -> None:
+        """Takes the lease when nobody alive has it. That two act for a moment does no harm: all is idempotent."""
+        led = self.leads
+        try:
+            self._lease = await self._database.run(lambda tr: leases.acquire(tr, LEASE, self._owner))
+        except CoditectError as error:
+            self._lease = None
+            log.debug("Who watches over the agents is not known", extra={"reason": str(error)})
+        if self.leads is not led:
+            log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
+
+    async def _resign(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            try:
+                await self._database.run(lambda tr: leases.release(tr, lease))
+            except CoditectError as error:
+                log.debug("The monitor's lease lapses by itself", extra={"reason": str(error)})
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,50 @@
+"""What a dispatcher learns from the ledger about a shard that it takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dispatcher.layers import outbox, timers
+from dispatcher.layers.keyspace import FLIGHTS, READY, STATUSES, TODO
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.store.transaction import Reads
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a desk learns from the ledger when it opens."""
+
+    rows: Sequence[outbox.Row]
+    flights: Sequence[tuple[Place, str, NodeRow]]
+    backlog: frozenset[str]
+    has_todo: bool
+    next_due_ms: int | None
+
+
+def learn(tr: Reads, shard: int) -> Opening:
+    """What is under way and what is left to do. Costs as much as is under way, not as much as waits."""
+    flights = []
+    for key, capability in tr.get_range(*FLIGHTS.range((shard,))):
+        _, workflow, node = FLIGHTS.unpack(key)
+        row = tr.get(STATUSES.pack((workflow, node)))
+        if row is not None:
+            flights.append((Place(workflow, node), capability.decode(), NodeRow.unpack(row)))
+    return Opening(
+        outbox.waiting(tr, shard, limit=0),
+        flights,
+        _backlog(tr, shard),
+        bool(tr.get_range(*TODO.range((shard,)), limit=1)),
+        timers.next_due_ms(tr, shard),
+    )
+
+
+def _backlog(tr: Reads, shard: int) -> frozenset[str]:
+    """The capabilities that have ready nodes: a look behind each one's, however many there are."""
+    found: list[str] = []
+    begin, end = READY.range((shard,))
+    while first := tr.get_range(begin, end, limit=1):
+        found.append(READY.unpack(first[0][0])[1])
+        begin = READY.range((shard, found[-1]))[1]
+    return frozenset(found)

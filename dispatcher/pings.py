@@ -1,0 +1,89 @@
+"""Asks agents whether they are there: a letter to the mail, an answer within a second."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import reply_queue
+from coditect.errors import CoditectError, Unroutable
+from coditect.model import mail, routing
+from coditect.model.ids import AgentId
+
+ANSWER_SECONDS = 1.0
+SLACK_SECONDS = 0.5
+"""When a second took so much longer, it was we who stood still."""
+PREFETCH = 1_000
+
+
+class Answer(Enum):
+    """What came of a ping."""
+
+    PONG = auto()
+    SILENCE = auto()
+    """The broker has the letter, and nobody answered in time."""
+    NO_MAIL = auto()
+    """The agent's mail does not exist."""
+    UNKNOWN = auto()
+    """Nothing can be said: the letter or its answer may not have got through."""
+
+
+class Pings:
+    """One process's questions. `async with` declares and consumes the queue of the answers."""
+
+    def __init__(self, broker: Broker, *, name: str) -> None:
+        self._broker = broker
+        self._reply_to = f"reply.{name}"
+        self._numbers = count(1)
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._consumer: Consumer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._broker.declare(reply_queue(self._reply_to))
+        self._consumer = await self._broker.consume(self._reply_to, self._answered, prefetch=PREFETCH, group="pings")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.cancel()
+
+    async def ask(self, agent: AgentId) -> Answer:
+        """What the agent says within ANSWER_SECONDS. Never fails."""
+        loop = asyncio.get_running_loop()
+        number = str(next(self._numbers))
+        answered = self._waiting[number] = loop.create_future()
+        try:
+            await self._send(agent, number)
+            sent_at = loop.time()
+            await asyncio.wait((answered,), timeout=ANSWER_SECONDS)
+        except Unroutable:
+            return Answer.NO_MAIL if self._broker.connected else Answer.UNKNOWN
+        except CoditectError:
+            return Answer.UNKNOWN
+        finally:
+            del self._waiting[number]
+        if answered.done():
+            return Answer.PONG
+        stood_still = loop.time() - sent_at > ANSWER_SECONDS + SLACK_SECONDS
+        return Answer.UNKNOWN if stood_still or not self._broker.connected else Answer.SILENCE
+
+    async def _send(self, agent: AgentId, number: str) -> None:
+        await self._broker.publish(
+            mail.ping(reply_to=self._reply_to, correlation_id=number),
+            exchange=routing.AGENTS,
+            routing_key=routing.mail_key(agent),
+            timeout_seconds=ANSWER_SECONDS,
+            wait_when_full=False,
+        )
+
+    def _answered(self, delivery: Delivery) -> None:
+        answered = self._waiting.get(delivery.message.correlation_id or "")
+        if answered is not None and not answered.done():
+            answered.set_result(None)
+        delivery.ack()

@@ -1,0 +1,39 @@
+"""What a dispatcher's parts are given: the ports, and nothing of what stands behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.port import Broker
+from coditect.clock import Clock
+from dispatcher.layers.ledger.book import Planted
+from dispatcher.store.port import Database
+from dispatcher.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """By which ways nodes come to the claim. Switched off only to see the others alone."""
+
+    on_record: bool = True
+    """In the transaction that records the result before them."""
+    from_rq: bool = True
+    """RQ holds the backlog, and the bridge takes from it."""
+    from_index: bool = True
+    """From the ready index, when RQ brings nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One dispatcher's surroundings."""
+
+    broker: Broker
+    database: Database
+    events: Events
+    clock: Clock
+    background: Background
+    window: Window
+    ways: Ways = field(default_factory=Ways)
+    planted: Planted = field(default_factory=Planted)

@@ -1,0 +1,276 @@
+"""What is asked of the ledger and changes nothing. Each is one read transaction, and pages when there may be much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import NotFound
+from coditect.model.control import Verb
+from coditect.model.json import loads
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.intake import number, text
+from dispatcher.layers import values
+from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, EDGES, ENDED, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
+from dispatcher.layers.ledger.scope import FAILURE, RESULT
+from dispatcher.store.keys import Space
+from dispatcher.store.transaction import KeyValue, Reads
+
+PAGE = 200
+MOST = 1_000
+_KINDS = ("task", "map", "approval")
+
+Body = Mapping[str, Any]
+
+
+def get(tr: Reads, body: Body) -> dict[str, Any]:
+    """Where the workflow is."""
+    workflow = text(body, "workflow")
+    head, run = _rows(tr, workflow)
+    return _workflow(workflow, head, run)
+
+
+def _rows(tr: Reads, workflow: str) -> tuple[WorkflowRow, RunRow]:
+    head, run = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
+    if head is None or run is None:
+        raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
+    return WorkflowRow.unpack(head), RunRow.unpack(run)
+
+
+def _workflow(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
+    return {
+        "workflow": workflow,
+        "name": head.name,
+        "description": head.description,
+        "state": run.state.value,
+        "canceling": run.canceling,
+        "shard": head.shard,
+        "counts": {state: count for state, count in run.counts.items() if count},
+        "total": sum(run.counts.values()),
+        "accepted_at": head.accepted_ms,
+        "finished_at": run.finished_ms,
+        "reason": run.reason,
+        "key": head.key,
+    }
+
+
+def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
+    """Workflows, the live ones first, by id; then those that ended, in the order of their ids."""
+    limit, after = _limit(body), str(body.get("after") or "")
+    wanted = body.get("state")
+    state = WorkflowState(wanted) if wanted else None
+    begin = RUNS.pack((after,)) + b"\0" if after else RUNS.range()[0]
+    found: list[dict[str, Any]] = []
+    last = ""
+    while len(found) < limit:
+        rows = tr.get_range(begin, RUNS.range()[1], limit=MOST)
+        for key, row in rows:
+            last = RUNS.unpack(key)[0]
+            run = RunRow.unpack(row)
+            if state is None or run.state is state:
+                found.append(_workflow(last, _rows(tr, last)[0], run))
+                if len(found) == limit:
+                    return {"workflows": found, "next": last}
+        if len(rows) < MOST:
+            break
+        begin = rows[-1][0] + b"\0"
+    return {"workflows": found, "next": None}
+
+
+def nodes(tr: Reads, body: Body) -> dict[str, Any]:
+    """The workflow's nodes, by name, with what each is and where it is."""
+    workflow = text(body, "workflow")
+    _rows(tr, workflow)
+    rows, following = _page(tr, STATUSES, workflow, body)
+    return {"nodes": [_node(tr, workflow, key, row) for key, row in rows], "next": following}
+
+
+def _node(tr: Reads, workflow: str, key: bytes, row: bytes) -> dict[str, Any]:
+    name = STATUSES.unpack(key)[1]
+    one = NodeRow.unpack(row)
+    definition = tr.get(NODES.pack((workflow, name.partition("[")[0]))) or b"{}"
+    document = loads(definition)
+    kind = next((kind for kind in _KINDS if kind in document), "task")
+    element = "[" in name
+    after = [] if element else [edge if isinstance(edge, str) else edge["node"] for edge in document.get("after", [])]
+    return {
+        "name": name,
+        "kind": "task" if element else kind,
+        "capability": document.get("task") or document.get("map"),
+        "question": document.get("approval"),
+        "priority": document.get("priority", "p1"),
+        "after": after,
+        "state": one.state.value,
+        "attempt": one.attempt,
+        "fence": one.fence,
+        "agent": one.agent or None,
+        "ready_at": one.ready_ms,
+        "published_at": one.published_ms,
+        "started_at": one.started_ms,
+        "finished_at": one.finished_ms,
+        "reason": one.reason,
+        "message": _message(tr, Place(workflow, name)) if one.state.terminal else "",
+    }
+
+
+def _message(tr: Reads, place: Place) -> str:
+    body = values.get(tr, values.Place(place.workflow, place.node, FAILURE))
+    return "" if body is None else str(loads(body).get("message", ""))
+
+
+def attempts(tr: Reads, body: Body) -> dict[str, Any]:
+    """Attempts that are over, of one node or of all, and the one that is under way."""
+    workflow = text(body, "workflow")
+    _rows(tr, workflow)
+    if body.get("node"):
+        node = text(body, "node")
+        rows = tr.get_range(*ATTEMPTS.range((workflow, node)))
+        status = tr.get(STATUSES.pack((workflow, node)))
+        if status is None:
+            raise NotFound("The workflow has no such node", workflow=workflow, node=node)
+        told = [_attempt(key, row) for key, row in rows]
+        return {"attempts": told + _under_way(node, NodeRow.unpack(status)), "next": None}
+    rows, following = _page(tr, ATTEMPTS, workflow, body)
+    return {"attempts": [_attempt(key, row) for key, row in rows], "next": following}
+
+
+def _attempt(key: bytes, row: bytes) -> dict[str, Any]:
+    one = AttemptRow.unpack(row)
+    return {
+        "node": ATTEMPTS.unpack(key)[1],
+        "attempt": one.attempt,
+        "fence": one.fence,
+        "publication": one.publication,
+        "agent": one.agent or None,
+        "published_at": one.published_ms,
+        "started_at": one.started_ms,
+        "finished_at": one.finished_ms,
+        "status": one.status,
+        "reason": one.reason,
+        "message": one.message,
+    }
+
+
+def _under_way(node: str, row: NodeRow) -> list[dict[str, Any]]:
+    if row.state not in (TaskState.PUBLISHED, TaskState.WORKING) or not row.publication:
+        return []
+    told = {"node": node, "attempt": row.attempt, "fence": row.fence, "publication": row.publication}
+    times = {"published_at": row.published_ms, "started_at": row.started_ms, "finished_at": None}
+    return [told | {"agent": row.agent or None, "status": row.state.value, "reason": "", "message": ""} | times]
+
+
+def result(tr: Reads, body: Body) -> dict[str, Any]:
+    """The value of a node, or of the workflow: its last node's, or an object of them where there are several."""
+    workflow = text(body, "workflow")
+    _, run = _rows(tr, workflow)
+    if body.get("node"):
+        node = text(body, "node")
+        row = tr.get(STATUSES.pack((workflow, node)))
+        if row is None:
+            raise NotFound("The workflow has no such node", workflow=workflow, node=node)
+        return {"state": NodeRow.unpack(row).state.value, **_value(tr, Place(workflow, node))}
+    told: dict[str, Any] = {"state": run.state.value, "value": None, "failure": None}
+    if not run.state.terminal:
+        return told
+    if run.state is WorkflowState.COMPLETED:
+        found = {name: _value(tr, Place(workflow, name))["value"] for name in _lasts(tr, workflow)}
+        return told | {"value": next(iter(found.values())) if len(found) == 1 else found}
+    return told | {"failure": _first_failure(tr, workflow)}
+
+
+def _value(tr: Reads, place: Place) -> dict[str, Any]:
+    value = values.get(tr, values.Place(place.workflow, place.node, RESULT))
+    failure = values.get(tr, values.Place(place.workflow, place.node, FAILURE)) if value is None else None
+    return {"value": None if value is None else loads(value), "failure": None if failure is None else loads(failure)}
+
+
+def _lasts(tr: Reads, workflow: str) -> list[str]:
+    """The nodes that nobody comes after; at most a page of them."""
+    found = []
+    for key, _ in tr.get_range(*NODES.range((workflow,))):
+        name = NODES.unpack(key)[1]
+        if not tr.get_range(*EDGES.range((workflow, name)), limit=1):
+            found.append(name)
+            if len(found) == MOST:
+                break
+    return found
+
+
+def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
+    """Of the nodes that failed by themselves, the one that did so first."""
+    failed = [
+        (NodeRow.unpack(row), STATUSES.unpack(key)[1])
+        for key, row in tr.get_range(*STATUSES.range((workflow,)))
+        if b'"completed"' not in row[:16]
+    ]
+    own = [
+        (row.finished_ms or 0, name)
+        for row, name in failed
+        if row.reason != "predecessor" and row.state.terminal and row.state is not TaskState.SKIPPED
+    ]
+    if not own:
+        return None
+    _, name = min(own)
+    failure = _value(tr, Place(workflow, name))["failure"] or {}
+    return {"node": name, "reason": next(row.reason for row, one in failed if one == name), **failure}
+
+
+def approvals(tr: Reads, body: Body) -> dict[str, Any]:
+    """What people are asked, the oldest first."""
+    limit = _limit(body)
+    after = body.get("after")
+    begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]
+    rows = tr.get_range(begin, APPROVALS.range()[1], limit=limit + 1)
+    told = []
+    for key, question in rows[:limit]:
+        since_ms, workflow, node = APPROVALS.unpack(key)
+        head, _ = _rows(tr, workflow)
+        told.append(
+            {"workflow": workflow, "name": head.name, "node": node, "question": question.decode(), "since": since_ms}
+        )
+    following = list(APPROVALS.unpack(rows[limit - 1][0])) if len(rows) > limit else None
+    return {"approvals": told, "next": following}
+
+
+def live(tr: Reads, shard: int) -> list[str]:
+    """The shard's workflows that have not ended."""
+    return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
+
+
+def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[tuple[int, str]]:
+    """The shard's workflows that ended before an instant, the oldest first."""
+    rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
+    return [(ENDED.unpack(key)[1], ENDED.unpack(key)[2]) for key, _ in rows]
+
+
+def _limit(body: Body) -> int:
+    return min(number(body, "limit", PAGE), MOST)
+
+
+def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyValue], Any]:
+    """Rows of the workflow behind `after`, and what comes next."""
+    limit, after = _limit(body), body.get("after")
+    behind = tuple(after) if isinstance(after, list) else (after,) if after else ()
+    begin, end = space.range((workflow,))
+    if behind:
+        begin = space.pack((workflow, *behind)) + b"\0"
+    rows = tr.get_range(begin, end, limit=limit + 1)
+    if len(rows) <= limit:
+        return rows, None
+    following = list(space.unpack(rows[limit - 1][0])[1:])
+    return rows[:limit], following[0] if len(following) == 1 else following
+
+
+QUERIES: Mapping[Verb, Callable[[Reads, Body], dict[str, Any]]] = MappingProxyType(
+    {
+        Verb.GET: get,
+        Verb.LIST: list_workflows,
+        Verb.NODES: nodes,
+        Verb.ATTEMPTS: attempts,
+        Verb.RESULT: result,
+        Verb.APPROVALS: approvals,
+    }
+)

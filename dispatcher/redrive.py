@@ -1,0 +1,159 @@
+"""Redrive: a node that ended without a value runs again, and what ended because of it goes on.
+
+The node gets its recorded input, or another one, and a new fence; attempts are counted anew. Its dependents that ended
+only because it did, without having run, wait again. What completed stays completed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from coditect.errors import InputError
+from coditect.model.json import dumps
+from coditect.model.workflow.definition import Call, Each, Node, OnFailure
+from coditect.model.workflow.progress import Tally
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher import steering
+from dispatcher.intake import text
+from dispatcher.layers.keyspace import EDGES, ENDED, LIVE, STATUSES
+from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.layers.ledger.scope import INPUT, has_expressions, value_of, write
+
+MOST_NODES = 5_000
+"""Nodes that one redrive begins anew."""
+_AGAIN = (TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED)
+BY_OTHERS = "predecessor"
+
+
+def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew."""
+    place = Place(text(body, "workflow"), text(body, "node"))
+    steering.run_of(book, place.workflow)
+    row = steering.node_of(book, place)
+    if "[" in place.node:
+        raise InputError("An element runs again with its map", node=place.node, fix="redrive the map itself")
+    if row.state not in _AGAIN:
+        raise InputError("Only what ended without a value runs again", node=place.node, state=row.state.value)
+    if row.reason == BY_OTHERS:
+        fix = "redrive the node that failed first: coditect workflow show"
+        raise InputError("The node ended because of another", node=place.node, fix=fix)
+    begun = _again(book, place.workflow, [place.node])
+    told = {"workflow": place.workflow, "node": place.node, "again": sorted(begun)}
+    if body.get("dry_run"):
+        return told | {"dry_run": True}
+    if "input" in body:
+        write(book, place, INPUT, dumps(body["input"]))
+    _begin(book, place.workflow, [place.node], begun)
+    return told | {"dry_run": False}
+
+
+def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A paused workflow goes on; one that did not complete runs again from its first failed nodes."""
+    workflow = text(body, "workflow")
+    run = steering.run_of(book, workflow)
+    if not run.state.terminal:
+        return steering.resume(book, body)
+    if run.state is WorkflowState.COMPLETED:
+        raise InputError("The workflow has completed", workflow=workflow)
+    first = _first(book, workflow)
+    if not first:
+        raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
+    begun = _again(book, workflow, first)
+    _begin(book, workflow, first, begun)
+    return {"workflow": workflow, "state": run.state.value, "again": sorted(begun)}
+
+
+def _first(book: Book, workflow: str) -> list[str]:
+    """The nodes that ended without a value by themselves."""
+    rows = book.tr.get_range(*STATUSES.range((workflow,)), limit=MOST_NODES * 4 + 1)
+    if len(rows) > MOST_NODES * 4:
+        raise InputError("The workflow is too large to run again as a whole", fix="redrive its failed nodes")
+    found = {STATUSES.unpack(key)[1]: NodeRow.unpack(row) for key, row in rows}
+    return [name for name, row in found.items() if row.state in _AGAIN and row.reason != BY_OTHERS and "[" not in name]
+
+
+def _again(book: Book, workflow: str, first: Iterable[str]) -> set[str]:
+    """These nodes, and those behind them that ended without having run because one of these did."""
+    begun = set(first)
+    waiting = deque(begun)
+    while waiting:
+        name = waiting.popleft()
+        for key, _ in book.tr.get_range(*EDGES.range((workflow, name))):
+            dependent = EDGES.unpack(key)[2]
+            row = book.node(Place(workflow, dependent))
+            if row is None or dependent in begun or not row.state.terminal or row.reason != BY_OTHERS:
+                continue
+            begun.add(dependent)
+            waiting.append(dependent)
+            if len(begun) > MOST_NODES:
+                raise InputError("Too many nodes would begin anew", most=MOST_NODES, fix="start the workflow again")
+    return begun
+
+
+def _begin(book: Book, workflow: str, first: Iterable[str], begun: set[str]) -> None:
+    run = steering.run_of(book, workflow)
+    if run.finished_ms is not None:
+        book.tr.clear(ENDED.pack((book.shard, run.finished_ms, workflow)))
+        book.tr.set(LIVE.pack((book.shard, workflow)), b"")
+    run.state, run.finished_ms, run.reason, run.canceling = WorkflowState.RUNNING, None, "", False
+    for name in begun:
+        _reset(book, Place(workflow, name), begun)
+    for name in first:
+        place = Place(workflow, name)
+        row = steering.node_of(book, place)
+        if row.tally.decision is TaskState.READY:
+            _run_again(book, place, row)
+    book.effects.say("workflow.resumed", workflow)
+
+
+def _reset(book: Book, place: Place, begun: set[str]) -> None:
+    row, node = steering.node_of(book, place), book.definition(place)
+    run = steering.run_of(book, place.workflow)
+    if not book.tr.snapshot.get_range(*EDGES.range((place.workflow, place.node)), limit=1):
+        run.lasts[row.state.value] -= 1
+    tally = Tally.of(node)
+    for edge in node.after:
+        before = book.node(Place(place.workflow, edge.node))
+        if edge.node not in begun and before is not None and before.state.terminal:
+            tally = tally.with_end(edge.on_failure, before.state)
+    row.tally = tally
+    row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
+    book.move(place, row, TaskState.BLOCKED)
+
+
+def _run_again(book: Book, place: Place, row: NodeRow) -> None:
+    """The failed node itself: its predecessors let it run before, and they have not changed."""
+    node = book.definition(place)
+    bodies = value_of(book.tr, place, INPUT) if isinstance(node.work, Each) else None
+    if bodies is not None:
+        _elements_again(book, place, row, len(bodies))
+    elif isinstance(node.work, Call) and has_input(book, place, node):
+        claiming.offer(book, place, row)
+    else:
+        advance.may_run(book, place, row)
+
+
+def has_input(book: Book, place: Place, node: Node) -> bool:
+    """Whether what it is to be called with is known: it got as far as that before."""
+    return not has_expressions(node) or value_of(book.tr, place, INPUT) is not None
+
+
+def _elements_again(book: Book, place: Place, row: NodeRow, count: int) -> None:
+    """Of a map, the elements that did not complete."""
+    row.tally = Tally(count, count)
+    book.move(place, row, TaskState.WORKING)
+    for index in range(count):
+        element = Place(place.workflow, f"{place.node}[{index}]")
+        child = book.node(element)
+        if child is None:
+            continue
+        if child.state is TaskState.COMPLETED:
+            row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
+            continue
+        child.attempt, child.agent, child.reason, child.finished_ms, child.suspect = 1, "", "", None, False
+        claiming.offer(book, element, child)

@@ -1,0 +1,76 @@
+"""Showing: RQ is told what one shard's commits changed, so that its own tools show the graph as the ledger has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coditect.model.capability import Priority
+from coditect.model.workflow.states import TaskState
+from dispatcher.graph.port import Change, Job, TaskGraph
+from dispatcher.graph.projection import Entry, Projection
+from dispatcher.graph.states import job_state
+from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
+
+
+class Showing:
+    """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
+
+    def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
+        self._shard = shard
+        self._projection = Projection(graph, shard, moved=moved)
+        self._number = 0
+
+    @property
+    def waiting(self) -> int:
+        """Entries that RQ was not told yet."""
+        return len(self._projection)
+
+    def follow(self, effects: Effects) -> None:
+        """Adds what one commit changed; of a node that changed twice, how it is now."""
+        last = {moved.place: moved for moved in effects.moved}
+        entries: list[Entry] = [self._job(one) for one in effects.shown]
+        entries += [self._change(moved) for moved in last.values()]
+        entries += [self._anew(one) for one in effects.shown if one.place not in last]
+        if entries:
+            self._number += 1
+            self._projection.append(self._number, entries)
+
+    async def run(self) -> None:
+        """Tells RQ."""
+        await self._projection.run()
+
+    def _job(self, shown: Shown) -> Job:
+        place, level = shown.place, _level(shown.level)
+        return Job(
+            place.workflow,
+            place.node,
+            self._shard,
+            level,
+            shown.capability,
+            shown.after,
+            job_state(shown.state),
+            shown.timeout_ms,
+        )
+
+    def _change(self, moved: Moved) -> Change:
+        place, row = moved.place, moved.row
+        finished_ms = row.finished_ms
+        return Change(
+            place.workflow,
+            place.node,
+            self._shard,
+            _level(moved.level),
+            job_state(moved.state),
+            error=row.reason if moved.state is not TaskState.COMPLETED else "",
+            entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
+        )
+
+    def _anew(self, shown: Shown) -> Change:
+        """A job that was there already is told its state, too."""
+        place: Place = shown.place
+        state = job_state(shown.state)
+        return Change(place.workflow, place.node, self._shard, _level(shown.level), state)
+
+
+def _level(text: str) -> Priority:
+    return Priority(text) if text else Priority.P1

@@ -1,0 +1,85 @@
+"""Steering: a workflow is canceled, paused, or goes on; an approval is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coditect.errors import InputError, InvalidTask, NotFound
+from coditect.model.json import dumps
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.intake import text
+from dispatcher.layers.ledger import advance
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow, RunRow
+from dispatcher.layers.ledger.scope import RESULT, write
+
+
+def run_of(book: Book, workflow: str) -> RunRow:
+    """The workflow's run. Raises: NotFound."""
+    run = book.run(workflow)
+    if run is None:
+        raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
+    return run
+
+
+def node_of(book: Book, place: Place) -> NodeRow:
+    """The node's row. Raises: NotFound."""
+    row = book.node(place)
+    if row is None:
+        raise NotFound("The workflow has no such node", workflow=place.workflow, node=place.node)
+    return row
+
+
+def cancel(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of the workflow that has not ended ends canceled; again is the same."""
+    workflow = text(body, "workflow")
+    run = run_of(book, workflow)
+    if not run.state.terminal and not run.canceling:
+        run.canceling = True
+        run.reason = str(body.get("reason") or "")
+        advance.begin_cancel(book, workflow)
+    return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}
+
+
+def pause(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing new of the workflow is published; what runs goes on."""
+    workflow = text(body, "workflow")
+    run = run_of(book, workflow)
+    if run.state is WorkflowState.RUNNING and not run.canceling:
+        run.state = WorkflowState.PAUSED
+        book.effects.say("workflow.paused", workflow)
+    elif run.state is not WorkflowState.PAUSED:
+        raise InputError("Only a running workflow can be paused", workflow=workflow, state=run.state.value)
+    return {"workflow": workflow, "state": run.state.value}
+
+
+def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A paused workflow goes on with what is ready."""
+    workflow = text(body, "workflow")
+    run = run_of(book, workflow)
+    if run.state is WorkflowState.PAUSED:
+        run.state = WorkflowState.RUNNING
+        advance.begin_resume(book, workflow)
+        book.effects.say("workflow.resumed", workflow)
+    return {"workflow": workflow, "state": run.state.value}
+
+
+def answer(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """An approval is granted or denied, once: the first answer counts."""
+    place = Place(text(body, "workflow"), text(body, "node"))
+    granted = body.get("granted")
+    if not isinstance(granted, bool):
+        raise InvalidTask("An answer says granted: true or false", field="granted")
+    run_of(book, place.workflow)
+    row = node_of(book, place)
+    if row.state is not TaskState.AWAITING_APPROVAL:
+        raise InputError("Nobody is asked here", workflow=place.workflow, node=place.node, state=row.state.value)
+    advance.close_approval(book, place, row)
+    row.agent = str(body.get("by") or "")[:255]
+    told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")}
+    write(book, place, RESULT, dumps(told))
+    state = TaskState.COMPLETED if granted else TaskState.REJECTED
+    advance.end(book, place, row, state, reason="" if granted else "denied")
+    return {"workflow": place.workflow, "node": place.node, "state": row.state.value}

@@ -1,0 +1,173 @@
+"""Tenure: which shards this dispatcher works for, by the leases, and a desk for each of them.
+
+Every step renews, takes and gives shards (`layers/shards.py`). A shard that came gets its queues and its desk; one that
+went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+from coditect.broker.port import Consumer, Delivery
+from coditect.broker.topology import shard_queues
+from coditect.errors import CoditectError, Retryable
+from coditect.model import routing
+from dispatcher.arrivals import Arrivals
+from dispatcher.commands import Command
+from dispatcher.desk import Desk
+from dispatcher.graph.port import TaskGraph
+from dispatcher.layers import leases, shards
+from dispatcher.layers.leases import Lease, Pulse
+from dispatcher.patrol import patrol
+from dispatcher.ports import Ports
+from dispatcher.settling import Settle
+from dispatcher.showing import Showing
+
+log = logging.getLogger(__name__)
+
+RESULTS_PREFETCH = 500
+CONTROL_PREFETCH = 200
+LEAVE_SECONDS = 5.0
+
+
+def new_owner() -> str:
+    """A name for one life of one dispatcher: never used again."""
+    return f"dispatcher-{os.getpid()}-{token_hex(4)}"
+
+
+class Tenure:
+    """The shards of one dispatcher. `async with` takes part; leaving it hands all shards over."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        owner: str,
+        graph: TaskGraph | None = None,
+        evict: Callable[[str], Awaitable[object]] | None = None,
+        wanted: int = shards.DEFAULT_SHARDS,
+    ) -> None:
+        self.owner = owner
+        self.count = wanted
+        self.desks: dict[int, Desk] = {}
+        self._ports = ports
+        self.on_request: Callable[[Delivery], None] = Delivery.requeue
+        """Takes what comes to a shard's control queue; set before entering."""
+        self._graph = graph
+        self._evict = evict
+        self.on_room: Callable[[], None] = lambda: None
+        """Something waits for room, or there is some; set before entering."""
+        self._consumers: dict[int, list[Consumer]] = {}
+        self._pulses: dict[str, Pulse] = {}
+        self._beat = 0
+        self._task: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
+        await self._step()
+        self._task = self._ports.background.start(self._keep(), name="tenure")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        for shard in tuple(self.desks):
+            await self._close(shard)
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._ports.database.run(lambda tr: shards.leave(tr, self.owner))
+        except (TimeoutError, CoditectError) as unsaid:
+            log.warning("The shards were not handed over; their leases will lapse", extra={"reason": repr(unsaid)})
+
+    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+        """Lays the command on the shard's desk; False when the shard is not worked for here."""
+        desk = self.desks.get(shard)
+        if desk is None or desk.closed:
+            return False
+        desk.put(command, settle, size_bytes=size_bytes)
+        return True
+
+    # -- steps ------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while not self._ending.is_set():
+            due = max(due + shards.STEP_MS / 1000, loop.time())
+            try:
+                async with asyncio.timeout(max(0.0, due - loop.time())):
+                    await self._ending.wait()
+                return
+            except TimeoutError:
+                pass
+            try:
+                await self._step()
+            except Retryable as error:
+                log.warning("A step of the leases did not come through", extra={"reason": str(error)})
+
+    async def _step(self) -> None:
+        self._beat += 1
+        beat, pulses = self._beat, tuple(self._pulses.values())
+        step = await self._ports.database.run(
+            lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses)
+        )
+        now_ms = round(asyncio.get_running_loop().time() * 1000)
+        self._pulses = leases.look(self._pulses, step.beats, now_ms=now_ms)
+        owned = {int(lease.name[1]): lease for lease in step.owned}
+        for shard in tuple(self.desks):
+            if shard not in owned or self.desks[shard].closed:
+                await self._close(shard)
+        for shard, lease in owned.items():
+            if shard not in self.desks:
+                await self._open(shard, lease)
+
+    async def _open(self, shard: int, lease: Lease) -> None:
+        if lease.previous and lease.previous != self.owner and self._evict is not None:
+            await self._evict(lease.previous)
+        broker = self._ports.broker
+        await broker.declare(shard_queues(shard))
+        showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
+        desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing)
+        await desk.open()
+        self.desks[shard] = desk
+        self._ports.background.start(patrol(desk, broker, self._ports.clock), name=f"patrol {shard}")
+        arrivals = Arrivals(desk)
+        consumers = self._consumers[shard] = []
+        for queue, take, prefetch in (
+            (routing.results_queue(shard), arrivals.take, RESULTS_PREFETCH),
+            (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
+        ):
+            consumers.append(await broker.consume(queue, take, prefetch=prefetch, group=queue))
+        log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
+
+    async def _close(self, shard: int) -> None:
+        for consumer in self._consumers.pop(shard, []):
+            await consumer.cancel()
+        desk = self.desks.pop(shard, None)
+        if desk is not None:
+            await desk.close()
+
+    def _nudge(self) -> None:
+        self.on_room()
+
+    def _lost(self, shard: int) -> None:
+        self._ports.background.start(self._close(shard), name=f"close shard {shard}")
+
+    def figures(self) -> dict[str, Any]:
+        """What it works on, for whoever looks."""
+        return {
+            "owner": self.owner,
+            "shards": sorted(self.desks),
+            "under_way": sum(len(desk.flights) for desk in self.desks.values()),
+            "late": sum(desk.late for desk in self.desks.values()),
+        }

@@ -1,0 +1,146 @@
+"""One turn of a shard: a batch of commands in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import CoditectError, InvalidTask
+from coditect.model.control import Verb
+from dispatcher import collect, intake, redrive, steering, sweep
+from dispatcher.commands import (
+    Asked,
+    Began,
+    Claimed,
+    Command,
+    Due,
+    Fill,
+    Finished,
+    GoOn,
+    Lost,
+    Proposed,
+    Returned,
+    Show,
+)
+from dispatcher.layers import leases, outbox
+from dispatcher.layers.leases import Lease
+from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger.book import Book, Terms
+from dispatcher.layers.ledger.effects import Effects
+from dispatcher.store.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one transaction is to do, and at which instant."""
+
+    lease: Lease
+    terms: Terms
+    commands: Sequence[Command]
+    confirmed: Collection[int]
+    """Publications that the broker has by now: their outbox rows go."""
+    room: Mapping[str, int]
+    now_ms: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a turn did."""
+
+    effects: Effects
+    answers: tuple[Any, ...]
+    """To each command, in order: what was asked for, or the CoditectError that refused it."""
+
+
+def run(tr: Transaction, turn: Turn) -> Done:
+    """The transaction function of a turn.
+
+    Raises: LostLease; what the store raises; whatever a command raises that is no refusal of its input.
+    """
+    leases.check(tr, turn.lease)
+    outbox.clear(tr, turn.terms.shard, turn.confirmed)
+    book = Book(tr, turn.terms, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
+    answers = []
+    for command in turn.commands:
+        answers.append(_answer(book, command))
+        if book.ended:
+            advance.follow(book)
+    return Done(book.close(), tuple(answers))
+
+
+def _answer(book: Book, command: Command) -> Any:
+    """Refusals of input are answers: a command checks before it writes."""
+    try:
+        return _apply(book, command)
+    except CoditectError as error:
+        if not isinstance(command, Asked):
+            raise
+        return error
+
+
+def _apply(book: Book, command: Command) -> Any:
+    apply: Callable[[Book, Any], Any] = COMMANDS[type(command)]
+    return apply(book, command)
+
+
+def show(book: Book, command: Show) -> None:
+    """Shows the workflow's nodes, as far as this transaction may."""
+    if book.run(command.workflow) is not None:
+        advance.begin_show(book, command.workflow)
+
+
+def propose(book: Book, command: Proposed) -> bool:
+    """Claims what RQ proposes, if the ledger agrees; where it does not, RQ is told what is."""
+    if claiming.claim(book, command.place):
+        return True
+    if book.node(command.place) is not None:
+        book.show(command.place)
+    return False
+
+
+def fill(book: Book, command: Fill) -> int:
+    """Claims from the capability's backlog what there is room for; how many it found there."""
+    places = claiming.backlog(book, command.capability, command.room)
+    for place in places:
+        claiming.claim(book, place)
+    return len(places)
+
+
+def ask(book: Book, verb: Verb, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Does what a client asked for. Raises: InputError."""
+    if verb not in VERBS:
+        raise InvalidTask("This is nothing that a shard does", verb=verb.value)
+    return VERBS[verb](book, body)
+
+
+VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+    {
+        Verb.START: intake.start,
+        Verb.CANCEL: steering.cancel,
+        Verb.PAUSE: steering.pause,
+        Verb.RESUME: redrive.resume,
+        Verb.REDRIVE: redrive.redrive,
+        Verb.ANSWER: steering.answer,
+    }
+)
+"""What changes a workflow. What only reads is in `queries.py`."""
+
+COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
+    {
+        Finished: collect.finished,
+        Began: collect.began,
+        Claimed: collect.claimed,
+        Lost: collect.lost,
+        Due: sweep.due,
+        Returned: sweep.returned,
+        Proposed: propose,
+        Fill: fill,
+        Show: show,
+        GoOn: lambda book, _: advance.go_on(book),
+        Asked: lambda book, command: ask(book, command.verb, command.body),
+    }
+)
+"""Every kind of command, and what it does."""

@@ -1,0 +1,66 @@
+"""The window: how many publications of one dispatcher may be under way, by capability.
+
+Priorities are bound late: what is not published yet can be overtaken, canceled and rebuilt for nothing. So only as much
+is published as keeps the agents busy: twice their slots, or what completed within the last 100 ms.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+LEAST = 64
+RECENT_SECONDS = 0.1
+SLOTS_FACTOR = 2
+
+
+class Window:
+    """Counts what is under way. `now` is any clock in seconds that never goes back."""
+
+    def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:
+        self._now = now
+        self._least = least
+        self._under_way: Counter[str] = Counter()
+        self._ended: dict[str, deque[float]] = {}
+        self._slots: dict[str, int] = {}
+
+    def begin(self, capability: str) -> None:
+        """One more is under way."""
+        self._under_way[capability] += 1
+
+    def end(self, capability: str, *, completed: bool = False) -> None:
+        """One less is."""
+        self._under_way[capability] -= 1
+        if completed:
+            recent = self._ended.setdefault(capability, deque())
+            recent.append(self._now())
+
+    def set_slots(self, slots: dict[str, int]) -> None:
+        """How many slots the fleet has, by capability, as far as the registry knows."""
+        self._slots = dict(slots)
+
+    def under_way(self, capability: str) -> int:
+        """How many are."""
+        return self._under_way[capability]
+
+    def room(self) -> dict[str, int]:
+        """How many more may be, by capability; under "" for any other."""
+        return {"": self._least} | {
+            capability: self._limit(capability) - count for capability, count in self._under_way.items()
+        }
+
+    def room_for(self, capability: str) -> int:
+        """How many more of this one may be."""
+        return self._limit(capability) - self._under_way[capability]
+
+    def _limit(self, capability: str) -> int:
+        return max(SLOTS_FACTOR * self._slots.get(capability, 0), self._recent(capability), self._least)
+
+    def _recent(self, capability: str) -> int:
+        recent = self._ended.get(capability)
+        if not recent:
+            return 0
+        since = self._now() - RECENT_SECONDS
+        while recent and recent[0] < since:
+            recent.popleft()
+        return len(recent)

@@ -1,0 +1,47 @@
+"""Nodes and changes of a test's own."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from coditect.model.capability import Priority
+from dispatcher.graph.port import Change, Job, JobState, Request, RequestKind, TaskGraph
+
+
+class Scene:
+    """One workflow in a shard of its own, with short ways to say things about it."""
+
+    def __init__(self, graph: TaskGraph) -> None:
+        self.graph = graph
+        self.workflow = str(uuid4())
+        self.shard = uuid4().int % 1_000_000_000
+
+    def job(
+        self, node: str, *after: str, state: JobState | None = None, level: Priority = Priority.P1, shard: int = 0
+    ) -> Job:
+        """Queued when it comes after nothing, else deferred, unless the state is given."""
+        given = state or (JobState.DEFERRED if after else JobState.QUEUED)
+        return Job(self.workflow, node, self.shard + shard, level, "code.review", after, given)
+
+    def change(self, node: str, state: JobState, level: Priority = Priority.P1) -> Change:
+        return Change(self.workflow, node, self.shard, level, state)
+
+    async def create(self, *jobs: Job) -> None:
+        await self.graph.create(jobs)
+
+    async def tell(self, state: JobState, *nodes: str) -> None:
+        assert not await self.graph.tell([self.change(node, state) for node in nodes])
+
+    async def adopt(self, most: int = 100, level: Priority = Priority.P1) -> list[str]:
+        return [node for _, node in await self.graph.adopt([self.shard], {level: most})]
+
+    async def counts(self) -> dict[str, int]:
+        """By state, without the zeros."""
+        counts = await self.graph.counts([self.shard])
+        return {state.value: number for state in JobState if (number := counts.of(state))}
+
+    async def requests(self) -> list[Request]:
+        return await self.graph.requests([self.shard])
+
+    def request(self, node: str, kind: RequestKind) -> Request:
+        return Request(self.workflow, node, kind)

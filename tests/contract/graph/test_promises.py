@@ -1,0 +1,253 @@
+"""What every task graph promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coditect.model.capability import Priority
+from dispatcher.graph.port import BATCH, JobState, TaskGraph
+from tests.contract.graph.scene import Scene
+
+DEFERRED, SCHEDULED, QUEUED, STARTED, FINISHED, FAILED, CANCELED = JobState
+
+
+async def test_job_without_predecessors_is_queued_and_the_others_are_deferred(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"), scene.job("c", "a", "b"))
+
+    assert await scene.counts() == {"queued": 1, "deferred": 2}
+    assert await scene.adopt() == ["a"]
+
+
+async def test_job_is_queued_when_its_last_predecessor_is_finished(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b"), scene.job("c", "a", "b"))
+
+    await scene.tell(FINISHED, "a")
+    assert await scene.counts() == {"queued": 1, "finished": 1, "deferred": 1}
+
+    await scene.tell(FINISHED, "b")
+    assert await scene.counts() == {"finished": 2, "queued": 1}
+    assert await scene.adopt() == ["c"]
+
+
+@pytest.mark.parametrize("state", [FAILED, CANCELED, SCHEDULED, STARTED, QUEUED])
+async def test_job_stays_deferred_when_a_predecessor_does_anything_but_finish(scene: Scene, state: JobState) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"))
+
+    await scene.tell(state, "a")
+
+    assert (await scene.counts())["deferred"] == 1
+
+
+async def test_created_again_a_job_stays_as_it_is(scene: Scene) -> None:
+    jobs = [scene.job("a"), scene.job("b", "a")]
+    await scene.create(*jobs)
+    assert await scene.adopt() == ["a"]
+
+    await scene.create(*jobs)
+
+    assert await scene.counts() == {"started": 1, "deferred": 1}
+    assert await scene.adopt() == []
+
+
+async def test_job_that_is_created_after_its_predecessors_have_finished_is_queued(scene: Scene) -> None:
+    await scene.create(scene.job("a", state=FINISHED), scene.job("b"))
+
+    await scene.create(scene.job("c", "a"), scene.job("d", "a", "b"))
+
+    assert await scene.adopt() == ["b", "c"]
+    assert await scene.counts() == {"finished": 1, "started": 2, "deferred": 1}
+
+
+@pytest.mark.parametrize("state", [*JobState])
+async def test_job_may_be_created_in_any_state(scene: Scene, state: JobState) -> None:
+    await scene.create(scene.job("a", state=state))
+
+    assert await scene.counts() == {state.value: 1}
+    assert not await scene.graph.difference([scene.job("a", state=state)])
+    assert await scene.requests() == []
+
+
+@pytest.mark.parametrize("last", [*JobState])
+@pytest.mark.parametrize("first", [*JobState])
+async def test_job_goes_from_any_state_to_any_other_and_is_counted_once(
+    scene: Scene, first: JobState, last: JobState
+) -> None:
+    await scene.create(scene.job("root"), scene.job("a", "root", state=first))
+
+    await scene.tell(last, "a")
+    await scene.tell(last, "a")
+
+    assert await scene.counts() == ({"queued": 2} if last is QUEUED else {"queued": 1, last.value: 1})
+    assert not await scene.graph.difference([scene.job("a", state=last)])
+    assert await scene.requests() == []
+
+
+async def test_adoption_takes_the_oldest_first_and_no_more_than_there_is_room(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"n{number}") for number in range(5)])
+
+    assert await scene.adopt(2) == ["n0", "n1"]
+    assert await scene.counts() == {"started": 2, "queued": 3}
+    assert await scene.adopt(0) == []
+    assert await scene.adopt(9) == ["n2", "n3", "n4"]
+    assert await scene.adopt(9) == []
+
+
+async def test_adoption_takes_the_urgent_first(scene: Scene) -> None:
+    await scene.create(*[scene.job(level.value, level=level) for level in reversed(Priority)])
+
+    taken = await scene.graph.adopt([scene.shard], dict.fromkeys(reversed(Priority), 1))
+
+    assert [node for _, node in taken] == ["p0", "p1", "p2"]
+
+
+async def test_adoption_shares_the_room_among_the_shards_and_gives_what_is_left_to_any(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"a{number}") for number in range(20)])
+    await scene.create(*[scene.job(f"b{number}", shard=1) for number in range(3)])
+    shards = [scene.shard, scene.shard + 1]
+
+    even = [node[0] for _, node in await scene.graph.adopt(shards, {Priority.P1: 4})]
+    rest = [node[0] for _, node in await scene.graph.adopt(shards, {Priority.P1: 10})]
+
+    assert sorted(even) == ["a", "a", "b", "b"]
+    assert sorted(rest) == ["a"] * 9 + ["b"]
+
+
+async def test_adoption_takes_a_batch_at_most(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"n{number}") for number in range(BATCH + 1)])
+
+    assert len(await scene.adopt(10 * BATCH)) == BATCH
+    assert len(await scene.adopt(10 * BATCH)) == 1
+
+
+async def test_adoption_of_no_shard_takes_nothing(graph: TaskGraph) -> None:
+    assert await graph.adopt([], {Priority.P0: 10}) == []
+
+
+async def test_adopted_job_that_nobody_claims_is_put_back_by_being_told_its_state(scene: Scene) -> None:
+    await scene.create(scene.job("a"))
+    assert await scene.adopt() == ["a"]
+
+    difference = await scene.graph.difference([scene.job("a", state=QUEUED)])
+    await scene.graph.tell(difference.changes)
+
+    assert await scene.counts() == {"queued": 1}
+    assert await scene.adopt() == ["a"]
+
+
+async def test_change_of_a_dependent_in_the_same_call_stands_above_its_release(scene: Scene) -> None:
+    await scene.create(scene.job("a"), *[scene.job(name, "a") for name in ("started", "deferred", "canceled", "free")])
+
+    await scene.graph.tell(
+        [
+            scene.change("started", STARTED),
+            scene.change("a", FINISHED),
+            scene.change("deferred", DEFERRED),
+            scene.change("canceled", CANCELED),
+        ]
+    )
+
+    assert await scene.counts() == {"finished": 1, "started": 1, "deferred": 1, "canceled": 1, "queued": 1}
+    assert await scene.adopt() == ["free"]
+
+
+async def test_repeated_finish_queues_nothing_twice(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"))
+    await scene.tell(FINISHED, "a")
+    assert await scene.adopt() == ["b"]
+
+    await scene.tell(FINISHED, "a", "a")
+
+    assert await scene.counts() == {"finished": 1, "started": 1}
+
+
+async def test_redriven_parents_release_their_dependent_anew(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b"), scene.job("c", "a", "b"))
+    await scene.tell(FINISHED, "b")
+    await scene.tell(FAILED, "a")
+    await scene.tell(CANCELED, "c")
+
+    await scene.tell(DEFERRED, "c")
+    await scene.tell(STARTED, "a")
+    await scene.tell(FINISHED, "a")
+
+    assert await scene.counts() == {"finished": 2, "queued": 1}
+
+
+async def test_changes_of_unknown_jobs_come_back_and_change_nothing(scene: Scene) -> None:
+    await scene.create(scene.job("a"))
+    unknown = [scene.change(f"x{number}", FINISHED) for number in range(2)]
+
+    assert await scene.graph.tell([unknown[0], scene.change("a", FINISHED), unknown[1]]) == unknown
+    assert await scene.counts() == {"finished": 1}
+
+
+async def test_child_of_a_predecessor_that_was_lost_does_not_run(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b"), scene.job("c", "a", "b"))
+    await scene.tell(FAILED, "a")
+    await scene.graph.remove(scene.workflow, ["a"])
+
+    await scene.tell(FINISHED, "b")
+
+    assert await scene.counts() == {"finished": 1, "deferred": 1}
+
+
+async def test_wide_fan_out_is_released_in_full(scene: Scene) -> None:
+    children = [f"n{number}" for number in range(2_500)]
+    await scene.create(scene.job("a"), *[scene.job(child, "a") for child in children], scene.job("end", *children))
+
+    await scene.tell(FINISHED, "a")
+    assert await scene.counts() == {"finished": 1, "queued": 2_500, "deferred": 1}
+
+    await scene.tell(FINISHED, *children)
+    assert await scene.counts() == {"finished": 2_501, "queued": 1}
+    assert await scene.adopt() == ["end"]
+
+
+async def test_removed_jobs_leave_nothing(scene: Scene) -> None:
+    states = {state.value: state for state in JobState}
+    await scene.create(scene.job("root"), *[scene.job(name, "root", state=state) for name, state in states.items()])
+
+    await scene.graph.remove(scene.workflow, ["root", *states, "never there"])
+
+    assert await scene.counts() == {}
+    assert await scene.adopt() == []
+
+
+async def test_difference_names_the_missing_and_those_in_another_state(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"), scene.job("c", "a"))
+    await scene.tell(FINISHED, "a")
+    expected = [
+        scene.job("a", state=FINISHED),
+        scene.job("b", "a", state=QUEUED),
+        scene.job("c", "a", state=STARTED),
+        scene.job("d", "a", state=QUEUED),
+    ]
+
+    difference = await scene.graph.difference(expected)
+    assert difference.missing == (expected[3],)
+    assert difference.changes == (replace(scene.change("c", STARTED), anew=True),)
+
+    await scene.graph.create(difference.missing)
+    await scene.graph.tell(difference.changes)
+    assert not await scene.graph.difference(expected)
+    assert await scene.counts() == {"finished": 1, "queued": 2, "started": 1}
+
+
+async def test_shard_is_known_once_it_was_remembered(scene: Scene) -> None:
+    assert not await scene.graph.knows(scene.shard)
+
+    await scene.graph.remember(scene.shard)
+
+    assert await scene.graph.knows(scene.shard)
+    assert not await scene.graph.knows(scene.shard + 1)
+
+
+async def test_nodes_of_a_map_are_jobs_of_their_own(scene: Scene) -> None:
+    names = ["build[0]", "build[1]", "build"]
+    await scene.create(*[scene.job(name) for name in names], scene.job("end", *names))
+
+    assert await scene.adopt() == names
+    await scene.tell(FINISHED, *names)
+    assert await scene.adopt() == ["end"]

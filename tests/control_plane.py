@@ -1,0 +1,231 @@
+"""A small scripted control plane: answers every verb by its contract, and runs nothing.
+
+What it keeps outlives the event loop that it is served in, as a store would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from coditect.background import Background
+from coditect.broker.port import Broker, Delivery
+from coditect.broker.topology import backbone, capability_queues, control_plane
+from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
+from coditect.model import routing
+from coditect.model.control import Verb, read_request
+from coditect.model.event import Event, event_message
+from coditect.model.json import dumps
+from coditect.model.message import Message
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.wire import result_message
+
+NOW = 1_800_000_000_000
+ENDED = ("completed", "failed", "canceled", "rejected")
+
+
+@dataclass(slots=True)
+class Kept:
+    """A workflow that it has."""
+
+    head: dict[str, Any]
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chunks: int = 0
+    state: str = "uploading"
+    reason: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        counts: dict[str, int] = {}
+        for node in self.nodes.values():
+            counts[node["state"]] = counts.get(node["state"], 0) + 1
+        return {
+            "workflow": self.head["workflow"], "name": self.head["name"], "state": self.state, "shard": 3,
+            "counts": counts, "total": len(self.nodes), "accepted_at": NOW, "reason": self.reason,
+            "finished_at": NOW + 1_500 if self.state in ENDED else None, "key": self.head["key"] or "",
+        }  # fmt: skip
+
+    def end(self, state: str = "completed", **ends: str) -> None:
+        """Ends it, each node as the workflow or as it is said."""
+        self.state = state
+        self.values.clear()
+        for name, node in self.nodes.items():
+            node |= {"state": ends.get(name, state), "attempt": 1, "fence": 1, "agent": "worker-00000001"}
+            node |= {"started_at": NOW + 10, "finished_at": NOW + 1_000}
+            if node["state"] == "completed":
+                self.values[name] = {"node": name}
+            elif node["state"] == "failed":
+                node |= {"reason": "handler_error", "message": "no such file"}
+                self.failures[name] = Failure("handler_error", "OSError", "no such file", "Traceback", fix="Look again")
+
+
+@dataclass(slots=True)
+class ScriptedPlane:
+    """What it was asked, what it keeps, and how it misbehaves."""
+
+    kept: dict[str, Kept] = field(default_factory=dict)
+    asked: list[tuple[Verb, dict[str, Any]]] = field(default_factory=list)
+    at_once: bool = True
+    """Whether what is accepted has completed."""
+    ignores: int = 0
+    """So many requests are taken and not answered."""
+    refuses: list[Failure] = field(default_factory=list)
+    """What the next requests are answered with."""
+    page: int = 1_000
+    """Most rows of one answer."""
+
+    @property
+    def only(self) -> Kept:
+        """The one workflow that it has."""
+        (kept,) = self.kept.values()
+        return kept
+
+    def verbs(self) -> list[Verb]:
+        return [verb for verb, _ in self.asked]
+
+    @asynccontextmanager
+    async def serving(self, broker: Broker, *capabilities: str) -> AsyncIterator[None]:
+        """Answers what comes to `control`; the capabilities have their queues."""
+        topology = backbone() + control_plane()
+        for capability in capabilities:
+            topology += capability_queues(capability)
+        await broker.declare(topology)
+        async with Background() as background:
+
+            def arrived(delivery: Delivery) -> None:
+                background.start(self._answer(broker, delivery), name="answer")
+
+            consumer = await broker.consume(routing.CONTROL_QUEUE, arrived, prefetch=100)
+            yield
+            await consumer.cancel()
+
+    async def tell(self, broker: Broker, kind: str, workflow: str, **data: Any) -> None:
+        """Publishes an event of a workflow; somebody must listen."""
+        event = Event(kind, "/dispatcher", "event", NOW, workflow, data)
+        await broker.publish(event_message(event), exchange=routing.EVENTS, routing_key=kind)
+
+    async def _answer(self, broker: Broker, delivery: Delivery) -> None:
+        message = delivery.message
+        verb, body = read_request(message)
+        self.asked.append((verb, body))
+        if self.ignores:
+            self.ignores -= 1
+        else:
+            answer = self._outcome(message, verb, body)
+            await broker.publish(
+                result_message(answer, capability="control"),
+                exchange=routing.REPLIES,
+                routing_key=message.reply_to or "",
+            )
+        delivery.ack()
+
+    def _outcome(self, message: Message, verb: Verb, body: dict[str, Any]) -> Outcome:
+        refusal = self.refuses.pop(0) if self.refuses else None
+        if refusal is None:
+            try:
+                return Outcome(Status.COMPLETED, dumps(self._done(verb, body)), None, message.correlation_id)
+            except CoditectError as error:
+                refusal = Failure("refused", type(error).__name__, error.sentence, fix=str(error.facts.get("fix", "")))
+        return Outcome(Status.REJECTED, dumps(refusal.as_json()), None, message.correlation_id, failure=refusal)
+
+    def _done(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case Verb.START:
+                return self._start(body)
+            case Verb.LIST:
+                rows = [kept.row() for kept in self.kept.values() if body.get("state") in (None, kept.state)]
+                return self._paged("workflows", rows, body)
+            case Verb.APPROVALS:
+                return self._paged("approvals", self._approvals(), body)
+        kept = self.kept.get(body["workflow"])
+        if kept is None:
+            raise NotFound("There is no such workflow", fix="coditect workflow list")
+        return self._told(kept, verb, body) or self._steered(kept, verb, body)
+
+    def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case Verb.GET:
+                return kept.row()
+            case Verb.NODES:
+                return self._paged("nodes", list(kept.nodes.values()), body)
+            case Verb.ATTEMPTS:
+                names = [body["node"]] if body.get("node") else list(kept.nodes)
+                return self._paged("attempts", [_attempt(kept.nodes[name]) for name in names], body)
+            case Verb.RESULT:
+                name = body.get("node") or list(kept.nodes)[-1]
+                if name not in kept.nodes:
+                    raise NotFound("The workflow has no such node")
+                failure = kept.failures.get(name)
+                told = None if failure is None else failure.as_json()
+                return {"state": kept.nodes[name]["state"], "value": kept.values.get(name), "failure": told}
+        return {}
+
+    def _steered(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case Verb.CANCEL:
+                kept.reason = body["reason"]
+                kept.end("canceled")
+            case Verb.PAUSE:
+                kept.state = "paused"
+            case Verb.RESUME:
+                kept.state = "running"
+            case Verb.REDRIVE:
+                return {"node": body["node"], "again": [body["node"]], "dry_run": body["dry_run"]}
+            case Verb.ANSWER:
+                if kept.nodes[body["node"]]["state"] != "awaiting_approval":
+                    raise InputError("Nobody is asked here")
+                kept.nodes[body["node"]]["state"] = "completed" if body["granted"] else "rejected"
+        return {"workflow": kept.head["workflow"], "state": kept.state}
+
+    def _start(self, body: dict[str, Any]) -> dict[str, Any]:
+        for workflow, other in self.kept.items():
+            if body["key"] and other.head["key"] == body["key"] and workflow != body["workflow"]:
+                return {"workflow": workflow, "state": other.state, "new": False}
+        kept = self.kept.setdefault(body["workflow"], Kept(body))
+        if body["chunk"] == kept.chunks + 1:
+            kept.chunks += 1
+            kept.nodes |= {name: _node(name, document) for name, document in body["nodes"].items()}
+        elif body["chunk"] > kept.chunks:
+            raise InvalidTask("A chunk of the workflow is missing")
+        if body["chunk"] < body["chunks"]:
+            return {"workflow": body["workflow"], "state": "uploading"}
+        if len(kept.nodes) != body["count"]:
+            raise InvalidTask("Nodes of the workflow are missing")
+        if kept.state == "uploading":
+            kept.state = "running"
+            if self.at_once:
+                kept.end()
+        return {"workflow": body["workflow"], "state": "accepted", "new": True}
+
+    def _approvals(self) -> list[dict[str, Any]]:
+        return [
+            {"workflow": workflow, "node": name, "name": kept.head["name"], "question": "Ship it?", "since": NOW}
+            for workflow, kept in self.kept.items()
+            for name, node in kept.nodes.items()
+            if node["state"] == "awaiting_approval"
+        ]
+
+    def _paged(self, field_: str, rows: list[dict[str, Any]], body: Mapping[str, Any]) -> dict[str, Any]:
+        begin = int(body["after"] or 0)
+        end = begin + min(self.page, body["limit"])
+        return {field_: rows[begin:end], "next": str(end) if end < len(rows) else None}
+
+
+def _node(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    after = [edge if isinstance(edge, str) else edge["node"] for edge in document.get("after", [])]
+    kind = next(kind for kind in ("task", "map", "approval") if kind in document)
+    return {
+        "name": name, "state": "blocked" if after else "ready", "attempt": 0, "fence": 0, "agent": None,
+        "capability": None if kind == "approval" else document[kind], "priority": document.get("priority", "p1"),
+        "ready_at": None, "started_at": None, "finished_at": None, "reason": "", "message": "",
+        "after": after, "kind": kind, "question": document.get("approval"), "input": document.get("input"),
+    }  # fmt: skip
+
+
+def _attempt(node: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: node[name] for name in ("attempt", "fence", "agent", "started_at", "finished_at", "reason")}
+    status = {"status": node["state"], "message": node["message"]}
+    return {"node": node["name"], "publication": 7, "published_at": NOW, **kept, **status}

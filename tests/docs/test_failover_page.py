@@ -1,0 +1,33 @@
+"""The numbers of the failover page are those of the code."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from coditect.registry import port
+from dispatcher import eviction, monitor, pings, roll
+from tests.docs.pages import section, table_rows
+from tests.servers import ROOT
+
+PAGE = ROOT / "docs" / "failover.md"
+MODULES: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module for module in (port, monitor, roll, pings, eviction)
+}
+ROWS = [row for row in table_rows(section(PAGE, "The monitor")) if row[0].startswith("`")]
+
+
+@pytest.mark.parametrize(("name", "seconds"), [(row[0].strip("`"), float(row[1])) for row in ROWS])
+def test_a_constant_is_that_of_the_code(name: str, seconds: float) -> None:
+    module, _, constant = name.partition(".")
+
+    assert getattr(MODULES[module], constant) == seconds
+
+
+def test_the_promise_follows_from_the_constants() -> None:
+    looked_at = port.LEASE_SECONDS - roll.EARLY_SECONDS + monitor.LOOK_SECONDS
+    proven = max(port.LEASE_SECONDS, looked_at + pings.ANSWER_SECONDS)
+
+    assert len(ROWS) == 7
+    assert proven < 5 - 1, "a second is left for eviction and delivery"

@@ -1,0 +1,179 @@
+"""Owned tasks on a real broker, on each wire path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from coditect import Agent, Context
+from coditect.agent import claims
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import capability_queues
+from coditect.model import mail, routing
+from coditect.model.capability import Priority
+from coditect.model.control import Claim, Verdict
+from coditect.model.result import Status
+from coditect.settings import Settings
+from tests.fleet import running
+from tests.owner import ScriptedOwner, granting, saying
+from tests.servers import Servers
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def settings(settings: Settings, wire: str) -> Settings:
+    """Those of agent and owner alike."""
+    return replace(settings, wire=wire)
+
+
+@pytest.fixture
+def shard() -> int:
+    """A shard that no other test has."""
+    return 1_000 + uuid4().int % 1_000_000_000
+
+
+@asynccontextmanager
+async def owner_of(shard: int, settings: Settings, *, listens: bool = True) -> AsyncIterator[ScriptedOwner]:
+    async with AmqpBroker(settings.amqp_url, name="owner", wire=settings.wire) as broker:
+        owner = ScriptedOwner(broker, shard)
+        if listens:
+            await owner.open()
+        yield owner
+        await owner.leave()
+
+
+class Gated:
+    """An agent whose handler waits for the gate."""
+
+    def __init__(self, capability: str) -> None:
+        self.runs: list[tuple[Any, int, int]] = []
+        self.gate = asyncio.Event()
+        self.agent = Agent("gated", slots=4)
+
+        @self.agent.capability(capability, timeout="1h")
+        async def do(wanted: Any, ctx: Context) -> Any:
+            self.runs.append((wanted, ctx.fence, ctx.attempt))
+            if wanted == "fail":
+                raise ValueError("on purpose")
+            await ctx.progress(0.5, "half")
+            await self.gate.wait()
+            return wanted
+
+
+async def test_results_and_starts_reach_the_owner(
+    servers: Servers, settings: Settings, capability: str, shard: int
+) -> None:
+    gated = Gated(capability)
+    async with running(gated.agent, servers, settings=settings) as fleet, owner_of(shard, settings) as owner:
+        await owner.publish(capability, {"n": 1}, node="one", publication=3, fence=2)
+        await owner.publish(capability, "fail", node="two", publication=4)
+        await eventually(lambda: owner.started and owner.progress, seconds=20)
+
+        gated.gate.set()
+        await eventually(lambda: len(owner.results) == 2, seconds=20)
+        results = {one.owner.node: one for one in owner.results}
+
+        assert (results["one"].outcome.body, results["one"].publication, results["one"].owner.fence) == (
+            b'{"n":1}',
+            3,
+            2,
+        )
+        assert results["two"].outcome.status is Status.FAILED
+        assert [(one.node, one.fence, one.publication) for one in owner.started] == [("one", 2, 3)]
+        assert [(one.share, one.message) for one in owner.progress] == [(0.5, "half")]
+        assert await fleet.holds(routing.dead_queue(capability), 0)
+
+
+async def test_task_whose_connection_was_lost_is_joined_under_a_new_fence(
+    servers: Servers, settings: Settings, capability: str, shard: int
+) -> None:
+    gated = Gated(capability)
+    async with running(gated.agent, servers, settings=settings) as fleet, owner_of(shard, settings) as owner:
+        owner.decide = granting(fence=9)
+        await owner.publish(capability, 1, fence=2)
+        await eventually(lambda: gated.runs, seconds=20)
+
+        fleet.agents_broker.drop()
+        await eventually(lambda: owner.claims, seconds=20)
+        gated.gate.set()
+        await eventually(lambda: owner.results, seconds=20)
+
+        assert [one["running"] for one in owner.claims] == [True]
+        assert ([one.owner.fence for one in owner.results], len(gated.runs)) == ([9], 1)
+        await eventually(lambda: fleet.runtime.load().running == 0)
+        assert await fleet.drained(routing.task_queue(capability, Priority.P1))
+
+
+async def test_delivery_that_somebody_gave_back_is_claimed(
+    servers: Servers, settings: Settings, capability: str, shard: int
+) -> None:
+    gated = Gated(capability)
+    gated.gate.set()
+    async with owner_of(shard, settings) as owner:
+        answers = [Claim(Verdict.WAIT), Claim(Verdict.RUN, 5, 2)]
+        owner.decide = lambda _: answers.pop(0)
+        await owner.broker.declare(capability_queues(capability))
+        await owner.publish(capability, 1)
+        taken = await owner.broker.get(routing.task_queue(capability, Priority.P1))
+        assert taken is not None
+        taken.requeue()
+
+        async with running(gated.agent, servers, settings=settings):
+            await eventually(lambda: owner.results, seconds=20)
+
+        assert (gated.runs, [one.owner.fence for one in owner.results]) == ([(1, 5, 2)], [5])
+
+
+async def test_stale_delivery_is_dropped(servers: Servers, settings: Settings, capability: str, shard: int) -> None:
+    gated = Gated(capability)
+    async with running(gated.agent, servers, settings=settings) as fleet, owner_of(shard, settings) as owner:
+        owner.decide = saying(Verdict.STALE)
+
+        await owner.publish(capability, 1, age_ms=5_000)
+        await eventually(lambda: owner.claims, seconds=20)
+        await eventually(lambda: fleet.runtime.load().running == 0)
+
+        assert (gated.runs, owner.results) == ([], [])
+
+
+async def test_result_of_a_shard_that_nobody_has_is_not_lost(
+    servers: Servers, settings: Settings, capability: str, shard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.1)
+    gated = Gated(capability)
+    gated.gate.set()
+    async with (
+        running(gated.agent, servers, settings=settings) as fleet,
+        owner_of(shard, settings, listens=False) as owner,
+    ):
+        await owner.publish(capability, "early")
+        await eventually(lambda: fleet.runtime.load().suspended == 1, seconds=20)
+        assert await fleet.client.request(capability, "direct", timeout="10s") == "direct"
+
+        owner.decide = granting(fence=2)
+        await owner.open()
+        await eventually(lambda: owner.results, seconds=20)
+
+        assert (owner.values, owner.results[0].owner.fence) == (["early"], 2)
+        assert [wanted for wanted, _, _ in gated.runs] == ["early", "direct"]
+
+
+async def test_cancel_reaches_it(servers: Servers, settings: Settings, capability: str, shard: int) -> None:
+    gated = Gated(capability)
+    async with running(gated.agent, servers, settings=settings), owner_of(shard, settings) as owner:
+        task_id = await owner.publish(capability, 1)
+        await eventually(lambda: gated.runs, seconds=20)
+
+        letter = mail.cancel(task_id, reason="enough", publication=1)
+        await owner.broker.publish(letter, exchange=routing.BROADCAST, routing_key="")
+        await eventually(lambda: owner.results, seconds=20)
+
+        assert owner.results[0].outcome.status is Status.CANCELED

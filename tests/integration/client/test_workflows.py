@@ -1,0 +1,175 @@
+"""Workflows and durable tasks from the client to agents and back, on real servers with a dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coditect import Agent, From, Retry, TaskFailed, Workflow
+from coditect.broker.amqp import AmqpBroker
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.model.workflow.rows import ApprovalRow
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.registry.redis import RedisRegistry
+from dispatcher.program import Options, running_dispatcher
+from dispatcher.store.memory import Disk, MemoryDatabase
+from tests.fleet import Running, running
+from tests.servers import Servers
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+
+SECONDS = 20.0
+FEW = Options(shards=2)
+
+
+class Worker:
+    """An agent that doubles, fails on the unlucky, and holds what it is told to hold."""
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        self.unlucky = {13}
+        self.held = asyncio.Event()
+        self.ended: list[int] = []
+        self.agent = Agent("worker", slots=20)
+        self.agent.capability(capability, retry=Retry(max_attempts=2, first="10ms"))(self.double)
+
+    async def double(self, number: int) -> int:
+        """Negative numbers are held until they are canceled."""
+        if number in self.unlucky:
+            raise ValueError("no luck")
+        if number < 0:
+            self.held.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.ended.append(number)
+        return 2 * number
+
+
+@asynccontextmanager
+async def dispatching(servers: Servers, fleet: Running, disk: Disk) -> AsyncIterator[None]:
+    """A dispatcher in this process, with a ledger that outlives it."""
+    async with (
+        MemoryDatabase(disk) as database,
+        AmqpBroker(servers.amqp_url, name="dispatcher") as own,
+        running_dispatcher(broker=own, registry=fleet.registry, clock=SystemClock(), database=database, options=FEW),
+    ):
+        yield
+
+
+@pytest.fixture
+def worker(capability: str) -> Worker:
+    return Worker(capability)
+
+
+@pytest.fixture
+async def fleet(servers: Servers, worker: Worker) -> AsyncIterator[Running]:
+    async with running(worker.agent, servers) as fleet:
+        yield fleet
+
+
+async def test_a_workflow_goes_from_its_start_over_an_approval_to_its_value(
+    servers: Servers, fleet: Running, worker: Worker
+) -> None:
+    flow = Workflow("whole")
+    numbers = flow.map(worker.capability, "input.numbers", From("item"), limit=10, name="numbers")
+    gate = flow.approval("Go on?", name="gate", after=[numbers])
+    flow.task(worker.capability, From("sum(results.numbers)"), name="sum", after=[numbers, gate])
+    asked: list[ApprovalRow] = []
+
+    async with dispatching(servers, fleet, Disk()):
+        run = await fleet.client.start(flow, {"numbers": [1, 2, 3]}, key="whole-1")
+        again = await fleet.client.start(flow, {"numbers": []}, key="whole-1")
+
+        async def waits() -> bool:
+            asked[:] = [row async for row in fleet.client.approvals() if row.workflow == run.id]
+            return bool(asked)
+
+        await eventually(waits, seconds=SECONDS)
+        await run.answer(asked[0].node, granted=True, by="ada")
+        value = await run.result(int, timeout=SECONDS)
+        nodes = {row.name: row async for row in run.nodes()}
+        attempts = [row async for row in run.attempts()]
+        overview = await run.overview()
+
+    assert (again.id, value, asked[0].question) == (run.id, 24, "Go on?")
+    assert {name: row.state for name, row in nodes.items()} == dict.fromkeys(
+        ["gate", "numbers", "numbers[0]", "numbers[1]", "numbers[2]", "sum"], TaskState.COMPLETED
+    )
+    assert nodes["gate"].agent == "ada"
+    assert sorted(attempt.node for attempt in attempts) == ["numbers[0]", "numbers[1]", "numbers[2]", "sum"]
+    assert all(attempt.agent == fleet.runtime.agent_id and attempt.finished_at_ms for attempt in attempts)
+    assert (overview.state, overview.ended, overview.total) == (WorkflowState.COMPLETED, 6, 6)
+
+
+async def test_a_failed_node_shows_its_attempts_and_runs_again_from_another_input(
+    servers: Servers, fleet: Running, worker: Worker
+) -> None:
+    flow = Workflow("mended")
+    first = flow.task(worker.capability, 13, name="first", retry=Retry(max_attempts=2, first="10ms"))
+    flow.task(worker.capability, From("results.first"), name="second", after=[first])
+
+    async with dispatching(servers, fleet, Disk()):
+        run = await fleet.client.start(flow)
+        with pytest.raises(TaskFailed, match="did not complete") as raised:
+            await run.result(timeout=SECONDS)
+        failed = [row async for row in run.attempts("first")]
+        told = await run.redrive("first", 4)
+        value = await run.result(int, timeout=SECONDS)
+
+    assert raised.value.facts["message"] == "no luck"
+    assert [(row.attempt, row.status, row.message) for row in failed] == [
+        (1, "failed", "no luck"),
+        (2, "failed", "no luck"),
+    ]
+    assert told["again"] == ["first", "second"]
+    assert value == 16
+
+
+async def test_a_durable_task_is_found_by_another_client_and_its_cancel_reaches_the_agent(
+    servers: Servers, fleet: Running, worker: Worker
+) -> None:
+    async with (
+        dispatching(servers, fleet, Disk()),
+        RedisRegistry(servers.redis_url) as registry,
+        Client(fleet.broker, registry) as other,
+    ):
+        done = await fleet.client.submit_durable(worker.capability, 21)
+        held = await fleet.client.submit_durable(worker.capability, -1)
+        value = await other.task(done.task_id).result(int, timeout=SECONDS)
+        await asyncio.wait_for(worker.held.wait(), SECONDS)
+        await other.cancel(held.task_id, reason="not needed")
+        outcome = await held.outcome(timeout=SECONDS)
+        await eventually(lambda: worker.ended == [-1], seconds=SECONDS)
+
+    assert (value, outcome.status) == (42, "canceled")
+
+
+async def test_a_wait_and_its_events_outlive_the_dispatcher(servers: Servers, fleet: Running, worker: Worker) -> None:
+    flow = Workflow("outlived")
+    flow.approval("Go on?", name="gate")
+    disk = Disk()
+    heard: list[str] = []
+
+    async def listen() -> None:
+        heard.extend([event.type async for event in run.events()])
+
+    async with dispatching(servers, fleet, disk):
+        run = await fleet.client.start(flow)
+        waiting = asyncio.ensure_future(run.wait(timeout=SECONDS))
+        listening = asyncio.ensure_future(listen())
+        await asyncio.sleep(0)
+    assert not waiting.done()
+
+    async with dispatching(servers, fleet, disk):
+        await run.answer("gate", granted=True, by="ada")
+        state = await waiting
+        await asyncio.wait_for(listening, SECONDS)
+
+    assert state is WorkflowState.COMPLETED
+    assert heard[-1] == "workflow.completed"

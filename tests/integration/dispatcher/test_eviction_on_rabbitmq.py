@@ -1,0 +1,110 @@
+"""Connections closed through RabbitMQ's own management API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.port import Delivery
+from coditect.broker.topology import Queue, Topology
+from coditect.local import PrivateServers
+from coditect.local.errors import ServerUnreachable
+from coditect.local.probe import management_version
+from coditect.model.message import Message
+from dispatcher.eviction import Evictor, ManagementEvictor, close_owner, open_evictor
+from dispatcher.management import Management, ManagementUnavailable
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+
+LISTED_SECONDS = 10.0
+"""The API lists a connection some 5 s after it was opened."""
+
+
+@pytest.fixture
+def name() -> str:
+    return f"worker-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def evictor(managed: PrivateServers) -> AsyncIterator[Evictor]:
+    async with open_evictor(managed.management_url) as opened:
+        assert opened is not None
+        yield opened
+
+
+async def listed(managed: PrivateServers, name: str) -> int:
+    async with Management(managed.management_url) as management:
+        return sum(one.given_name.startswith(f"{name} ") for one in await management.connections())
+
+
+async def test_an_evicted_process_s_work_goes_to_another_and_it_stands_again(
+    managed: PrivateServers, evictor: Evictor, name: str, wire: str
+) -> None:
+    held: list[Delivery] = []
+    taken: list[Delivery] = []
+    async with (
+        AmqpBroker(managed.amqp_url, name=name, wire=wire) as doomed,
+        AmqpBroker(managed.amqp_url, name=f"{name}0", wire=wire) as other,
+    ):
+        await doomed.declare(Topology(queues=(Queue(name, delivery_limit=10),)))
+        await doomed.consume(name, held.append, prefetch=10)
+        await other.publish(Message(b"{}"), exchange="", routing_key=name)
+        await eventually(lambda: held)
+        await other.consume(name, taken.append, prefetch=10)
+        await eventually(lambda: listed_both(managed, name), seconds=LISTED_SECONDS)
+
+        assert await evictor.evict(name) == 2
+
+        await eventually(lambda: taken)
+        assert taken[0].redelivered
+        await eventually(lambda: held[0].lost)
+        assert other.connected
+        await eventually(lambda: doomed.connected)
+        taken[0].ack()
+        await other.delete_queue(name)
+
+
+async def listed_both(managed: PrivateServers, name: str) -> bool:
+    return await listed(managed, name) == await listed(managed, f"{name}0") == 2
+
+
+async def test_former_owner_is_closed_although_it_connected_just_now(
+    managed: PrivateServers, evictor: Evictor, name: str
+) -> None:
+    async with AmqpBroker(managed.amqp_url, name=name):
+        closed = await close_owner(evictor, name)
+
+        assert closed == 2
+
+
+async def test_nobody_of_the_name_means_nothing_to_close(evictor: Evictor) -> None:
+    assert await evictor.evict("nobody") == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("http://coditect:wrong@127.0.0.1:{port}", "password"), ("http://127.0.0.1:1", "Connect")],
+)
+async def test_api_that_refuses_or_is_not_there_is_told_and_never_for_ever(
+    managed: PrivateServers, address: str, reason: str
+) -> None:
+    url = address.format(port=managed.management_url.rpartition(":")[2])
+    async with Management(url) as management:
+        before = time.monotonic()
+        with pytest.raises(ManagementUnavailable, match=reason):
+            await ManagementEvictor(management).evict("anybody")
+
+        assert time.monotonic() - before < 5
+    with pytest.raises(ServerUnreachable):
+        await management_version(url)
+
+
+async def test_doctor_s_probe_tells_the_version(managed: PrivateServers) -> None:
+    version = await management_version(managed.management_url)
+
+    assert version[0] in "34"

@@ -1,0 +1,121 @@
+"""Agent processes that are frozen (SIGSTOP) amid work, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.amqp import AmqpBroker
+from coditect.clock import SystemClock
+from coditect.local import PrivateServers
+from coditect.registry.port import Search
+from coditect.registry.redis import RedisRegistry
+from dispatcher.eviction import open_evictor
+from dispatcher.layers import leases
+from dispatcher.monitor import AgentGone, Monitor
+from dispatcher.store.memory import MemoryDatabase
+from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.support import eventually
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+PROMISED_SECONDS = 5.0
+"""Within so long a frozen agent's work is begun elsewhere."""
+
+
+@pytest.fixture
+async def alone(managed: PrivateServers) -> PrivateServers:
+    """The servers, when the agents of an earlier test have lapsed."""
+    await eventually(lambda: _knows(managed, 0))
+    return managed
+
+
+@asynccontextmanager
+async def watching(servers: PrivateServers, lost: list[AgentGone]) -> AsyncIterator[Monitor]:
+    owner = f"dispatcher-{uuid4().hex[:8]}"
+    async with (
+        AmqpBroker(servers.amqp_url, name=owner) as broker,
+        RedisRegistry(servers.redis_url) as registry,
+        MemoryDatabase() as database,
+        Background() as background,
+        open_evictor(servers.management_url) as evict,
+    ):
+        await database.run(lambda tr: leases.renew(tr, owner, 1))
+        events = Events(broker, background, SystemClock(), source="/dispatcher")
+        async with Monitor(
+            registry, broker, events, database, owner=owner, evict=evict, on_gone=lost.append
+        ) as monitor:
+            yield monitor
+
+
+async def registered(servers: PrivateServers) -> int:
+    async with RedisRegistry(servers.redis_url) as registry:
+        return len(await registry.find(Search()))
+
+
+async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_continues(
+    alone: PrivateServers, tmp_path: Path
+) -> None:
+    lost: list[AgentGone] = []
+    async with (
+        open_fleet(alone, tmp_path) as fleet,
+        client_of(alone) as client,
+        watching(alone, lost) as monitor,
+    ):
+        frozen = await fleet.start()
+        handles = [await client.submit("work.do", 8_000) for _ in range(6)]
+        await eventually(lambda: len(fleet.noted("start")) == 6)
+        await fleet.start()
+        await eventually(lambda: _knows(alone, 2))
+
+        frozen.send_signal(signal.SIGSTOP)
+        await eventually(lambda: len(fleet.noted("start")) == 12, seconds=PROMISED_SECONDS)
+
+        await eventually(lambda: [one.released for one in lost] == [True])
+        assert monitor.evicted == 2
+        assert [await one.result(int, timeout=30) for one in handles] == [8_000] * 6
+        await asyncio.to_thread(frozen.send_signal, signal.SIGCONT)
+        await eventually(lambda: _knows(alone, 2))
+        await _takes_work_again(fleet, alone, frozen.pid)
+        assert monitor.lost == 1
+
+
+async def _knows(servers: PrivateServers, agents: int) -> bool:
+    return await registered(servers) == agents
+
+
+async def _takes_work_again(fleet: Fleet, servers: PrivateServers, pid: int) -> None:
+    async with client_of(servers) as client:
+
+        async def did() -> bool:
+            await client.request("work.do", 1, timeout=10)
+            return str(pid) in fleet.effect_log.read_text().splitlines()[-1]
+
+        await eventually(did, seconds=10)
+
+
+async def test_redis_that_is_killed_or_wiped_evicts_nobody_amid_work(alone: PrivateServers, tmp_path: Path) -> None:
+    lost: list[AgentGone] = []
+    async with open_fleet(alone, tmp_path) as fleet, client_of(alone) as client, watching(alone, lost) as monitor:
+        await fleet.start()
+        handles = [await client.submit("work.do", 6_000) for _ in range(4)]
+        await eventually(lambda: _knows(alone, 1))
+
+        await alone.kill_redis()
+        assert [await one.result(int, timeout=30) for one in handles] == [6_000] * 4
+        await alone.start_redis()
+
+        await eventually(lambda: _knows(alone, 1))
+        async with RedisRegistry(alone.redis_url) as registry:
+            await registry.deregister((await registry.find(Search()))[0].agent_id)
+        await eventually(lambda: _knows(alone, 1))
+        assert (monitor.lost, monitor.evicted, lost) == (0, 0, [])
+        assert fleet.repeated() == 0

@@ -1,0 +1,243 @@
+"""Owned tasks that may not run unasked, and deliveries of what runs or ran here."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.agent import claims, owned
+from coditect.errors import BrokerUnavailable
+from coditect.model import routing
+from coditect.model.control import Claim, Verdict
+from coditect.model.message import Message
+from coditect.model.result import Failure
+from tests.owner import WORKFLOW, ScriptedOwner, granting, saying
+from tests.support import eventually
+from tests.unit.agent.scene import Faulty, Scene
+from tests.unit.agent.works import Works, returned
+
+
+async def test_task_that_came_back_runs_as_it_was_granted(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = granting(fence=8, attempt=3)
+    await returned(scene, works, owner, value="again", publication=5, fence=2)
+
+    agent = await scene.start(works.agent)
+    await eventually(lambda: owner.results)
+
+    expected = {"workflow": WORKFLOW, "node": "work", "fence": 2, "publication": 5, "agent": agent.agent_id}
+    assert owner.claims == [{**expected, "running": False}]
+    assert works.runs == [("again", 8, 3)]
+    (result,) = owner.results
+    assert (result.owner.fence, result.outcome.fence, result.outcome.attempt) == (8, 8, 3)
+    assert result.publication == 5
+
+
+async def test_task_that_is_not_fresh_is_claimed(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = granting(fence=2)
+    await scene.start(works.agent)
+
+    await owner.publish("work.do", 1, age_ms=claims.FRESH_MS + 500)
+    await eventually(lambda: owner.results)
+
+    assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
+
+
+async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = saying(Verdict.STALE)
+    await returned(scene, works, owner, value=1)
+
+    agent = await scene.start(works.agent)
+    await eventually(lambda: owner.claims)
+    await eventually(lambda: agent.runtime.load().running == 0)
+    await agent.vanish()
+
+    assert (works.runs, owner.results, scene.ready_tasks("work.do")) == ([], [], 0)
+
+
+async def test_delivery_that_must_wait_goes_back_and_asks_again(
+    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 0.01)
+    works = Works(slots=1)
+    answers = [Claim(Verdict.WAIT), Claim(Verdict.WAIT), Claim(Verdict.RUN, 4, 2)]
+    owner.decide = lambda _: answers.pop(0)
+    await returned(scene, works, owner, value=1)
+
+    await scene.start(works.agent)
+    await eventually(lambda: owner.results)
+
+    assert (len(owner.claims), len(set(owner.claim_ids))) == (3, 3)
+    assert works.runs == [(1, 4, 2)]
+
+
+async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_same(
+    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    works = Works(slots=1)
+    await returned(scene, works, owner, value="late")
+    agent = await scene.start(works.agent)
+    await eventually(lambda: len(owner.claims) == 1)
+    await eventually(lambda: agent.runtime.load().suspended == 1)
+
+    await (await (await scene.client()).submit("work.do", "now")).result(timeout="5s")
+    await eventually(lambda: len(owner.claims) > 1)
+    owner.decide = granting()
+    await eventually(lambda: owner.results)
+
+    assert [wanted for wanted, _, _ in works.runs] == ["now", "late"]
+    assert len(set(owner.claim_ids)) == 1
+    await eventually(lambda: agent.runtime.load().suspended == 0)
+
+
+async def test_refused_claim_is_asked_again(
+    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    works = Works()
+    answers: list[Claim | Failure] = [Failure("not_owner", "NotOwner", "moved"), Claim(Verdict.RUN, 2, 1)]
+    owner.decide = lambda _: answers.pop(0)
+    await returned(scene, works, owner, value=1)
+
+    await scene.start(works.agent)
+    await eventually(lambda: owner.results)
+
+    assert (works.runs, len(owner.claims)) == ([(1, 2, 1)], 2)
+
+
+async def test_drain_hands_back_what_waits_for_an_answer(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    await returned(scene, works, owner, value=1)
+    agent = await scene.start(works.agent, drain_seconds=30.0)
+    await eventually(lambda: owner.claims)
+
+    await asyncio.wait_for(agent.stop(), 5)
+
+    assert (works.runs, scene.ready_tasks("work.do")) == ([], 1)
+
+
+async def test_shard_without_queues_blocks_nobody_and_loses_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    works = Works(slots=1)
+    agent = await scene.start(works.agent)
+    nobody = ScriptedOwner(await scene.broker(), shard=5)
+    await nobody.publish("work.do", "early")
+    await eventually(lambda: works.runs)
+    client = await scene.client()
+
+    assert await (await client.submit("work.do", "direct")).result(timeout="5s") == "direct"
+    assert "A result has no owner" in caplog.text
+    nobody.decide = granting(fence=2)
+    await nobody.open()
+    await eventually(lambda: nobody.results)
+
+    assert nobody.values == ["early"]
+    assert [wanted for wanted, _, _ in works.runs].count("early") == 1, "its value was remembered"
+    assert nobody.results[0].owner.fence == 2
+    await eventually(lambda: agent.runtime.load().suspended == 0)
+    assert scene.ready_tasks("work.do") == 0
+
+
+async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = granting(fence=9, attempt=1)
+    agent = await scene.start(works.agent)
+    await owner.publish("work.do", "wait", fence=1)
+    await eventually(lambda: works.runs)
+
+    agent.broker.drop()
+    await eventually(lambda: owner.claims)
+    works.gate.set()
+    await eventually(lambda: owner.results)
+
+    assert owner.claims[0]["running"] is True
+    assert (len(works.runs), [one.owner.fence for one in owner.results]) == (1, [9])
+    await eventually(lambda: agent.runtime.load().running == 0)
+    await agent.vanish()
+    assert scene.ready_tasks("work.do") == 0
+
+
+async def test_stale_delivery_of_what_still_runs_is_dropped(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = saying(Verdict.STALE)
+    agent = await scene.start(works.agent)
+    await owner.publish("work.do", "wait", fence=1)
+    await eventually(lambda: works.runs)
+
+    agent.broker.drop()
+    await eventually(lambda: owner.claims)
+    works.gate.set()
+    await eventually(lambda: owner.results)
+
+    assert [one.owner.fence for one in owner.results] == [1], "its owner refuses that"
+    await agent.vanish()
+    assert scene.ready_tasks("work.do") == 0
+
+
+async def test_result_whose_publish_failed_is_told_again_under_a_new_fence(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = granting(fence=2, attempt=1)
+    faulty = Faulty(scene.server)
+    faulty.failures[routing.RESULTS] = [BrokerUnavailable("for a moment")]
+    await scene.start(works.agent, broker=faulty)
+
+    await owner.publish("work.do", "once")
+    await eventually(lambda: owner.results)
+
+    assert works.runs == [("once", 1, 1)]
+    assert owner.claims[0]["running"] is True
+    assert [one.owner.fence for one in owner.results] == [2]
+
+
+async def test_failure_whose_publish_failed_runs_again(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = granting(fence=2, attempt=2)
+    faulty = Faulty(scene.server)
+    faulty.failures[routing.RESULTS] = [BrokerUnavailable("for a moment")]
+    await scene.start(works.agent, broker=faulty)
+
+    await owner.publish("work.do", "fail")
+    await eventually(lambda: owner.results)
+
+    assert works.runs == [("fail", 1, 1), ("fail", 2, 2)]
+    assert [one.owner.fence for one in owner.results] == [2]
+
+
+async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    await returned(scene, works, owner, value=1)
+    await owner.publish("work.do", 1)
+    agent = await scene.start(works.agent)
+    await eventually(lambda: owner.claims)
+    await eventually(lambda: scene.ready_tasks("work.do") == 0)
+
+    for claim_id in owner.claim_ids:
+        asked = Message(b"", correlation_id=claim_id, reply_to=f"reply.{agent.agent_id}")
+        await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
+    await eventually(lambda: owner.results)
+    await eventually(lambda: agent.runtime.load().running == 0)
+    await agent.vanish()
+
+    assert (len(works.runs), scene.ready_tasks("work.do")) == (1, 0)
+
+
+async def test_many_results_without_an_owner_leave_room_for_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 30.0)
+    works = Works(slots=1)
+    agent = await scene.start(works.agent)
+    nobody = ScriptedOwner(await scene.broker(), shard=5)
+    for number in range(60):
+        await nobody.publish("work.do", number, node=f"n{number}")
+    await eventually(lambda: agent.runtime.load().suspended == 60)
+
+    assert await (await (await scene.client()).submit("work.do", "direct")).result(timeout="5s") == "direct"

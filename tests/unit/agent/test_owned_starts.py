@@ -1,0 +1,242 @@
+"""What the owner of a task hears while it runs: its start, its progress, that it is alive. In virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+
+from coditect.agent.starts import LONG_SECONDS
+from coditect.broker.memory import MemoryBroker
+from coditect.model.control import Verdict
+from coditect.model.json import loads
+from coditect.model.result import Status
+from coditect.testing import TestFleet
+from coditect.testing.chance import SeededClock
+from coditect.testing.fleet import START
+from tests.owner import ScriptedOwner, granting, saying
+from tests.unit.agent.works import Works
+
+QUEUE = "tasks.work.do.p1"
+
+
+@asynccontextmanager
+async def owned_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+    """One agent in virtual time, and the owner of its tasks."""
+    async with TestFleet(agents=[works.agent]) as fleet, MemoryBroker(fleet.server, name="owner") as broker:
+        epoch_ms = round(START.timestamp() * 1000)
+        owner = ScriptedOwner(broker, clock=SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1)))
+        await owner.open()
+        yield fleet, owner
+
+
+def in_hand(fleet: TestFleet) -> int:
+    """How many tasks somebody holds unacknowledged."""
+    queue = fleet.server.find(QUEUE)
+    assert queue is not None
+    return queue.in_hand
+
+
+async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        began_ms = owner.clock.now_ms()
+        await owner.publish("work.do", "quick", node="quick")
+        await owner.publish("work.do", "wait", node="slow", publication=2, fence=3, attempt=2)
+        await owner.publish("work.do", "wait", node="slower", publication=4)
+        await fleet.settled()
+        assert owner.started == []
+
+        await fleet.advance("1s")
+
+        first, second = owner.started
+        agent = fleet.agents[0].id
+        assert (first.node, first.fence, first.publication, first.agent, first.attempt) == ("slow", 3, 2, agent, 2)
+        assert (second.node, owner.letters) == ("slower", 1)
+        assert first.at_ms - began_ms < 10
+        works.gate.set()
+        await fleet.advance("1s")
+        assert (len(owner.results), len(owner.started)) == (3, 2)
+
+
+async def test_claimed_start_is_not_told_again() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        owner.decide = granting()
+        await owner.publish("work.do", "wait", age_ms=2_000)
+
+        await fleet.advance("10s")
+
+        assert (len(owner.claims), len(works.runs), owner.started) == (1, 1, [])
+
+
+async def test_start_that_could_not_be_told_is_told_later() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.leave()
+        await owner.publish("work.do", "wait")
+        await fleet.advance("1s")
+        assert owner.started == []
+
+        await owner.open()
+        await fleet.advance("10s")
+
+        assert [one.node for one in owner.started] == ["work"]
+
+
+async def test_task_that_runs_for_ten_minutes_is_told_acknowledged_and_kept_alive() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait", publication=8, fence=4)
+        await fleet.advance(LONG_SECONDS - 1)
+        assert (len(owner.started), in_hand(fleet), owner.progress) == (1, 1, [])
+
+        await fleet.advance("2s")
+
+        first, second = owner.started
+        assert second.at_ms - first.at_ms == pytest.approx(LONG_SECONDS * 1000, abs=100)
+        assert (second.node, second.fence, second.publication) == ("work", 4, 8)
+        assert in_hand(fleet) == 0
+        await fleet.advance("10m")
+        assert len(owner.progress) == pytest.approx(30, abs=1)
+        assert {(one.node, one.fence, one.share) for one in owner.progress} == {("work", 4, 0.0)}
+        works.gate.set()
+        await fleet.advance("1s")
+        assert [one.outcome.status for one in owner.results] == [Status.COMPLETED]
+        many = len(owner.progress)
+        await fleet.advance("5m")
+        assert len(owner.progress) == many, "nobody runs any more"
+
+
+async def test_long_task_keeps_its_delivery_until_that_is_confirmed() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait")
+        await fleet.advance("1m")
+        await owner.leave()
+
+        await fleet.advance("10m")
+        assert in_hand(fleet) == 1
+
+        await owner.open()
+        await fleet.advance("2m")
+        assert in_hand(fleet) == 0
+
+
+async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait")
+        await fleet.advance("11m")
+        await owner.leave()
+        works.gate.set()
+        await fleet.advance("5m")
+
+        await owner.open()
+        await fleet.advance("2m")
+
+        assert (owner.values, len(works.runs), fleet.agents[0].load.running) == (["wait"], 1, 0)
+
+
+async def test_long_task_of_an_agent_that_is_stopped_is_reported() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait", fence=6)
+        await fleet.advance("11m")
+
+        await fleet.drain("works")
+
+        (result,) = owner.results
+        assert result.outcome.failure is not None
+        assert (result.owner.fence, result.outcome.failure.reason) == (6, "interrupted")
+        assert result.outcome.failure.retryable
+
+
+async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=5, attempt=2)
+        await owner.publish("work.do", "wait", fence=4)
+        await fleet.advance("1s")
+        fleet.kill("works")
+        works.gate.set()
+
+        await fleet.restart("works")
+        await fleet.advance("1s")
+
+        assert works.runs == [("wait", 4, 1), ("wait", 5, 2)]
+        assert [(one.owner.fence, one.outcome.attempt) for one in owner.results] == [(5, 2)]
+
+
+async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=5, attempt=2)
+        await owner.publish("work.do", "wait", fence=4)
+        await fleet.advance("1s")
+        (frozen,) = fleet.pause("works")
+        await fleet.add(works.agent)
+        await fleet.advance("20s")
+        works.gate.set()
+        await fleet.advance("1s")
+        assert [one.owner.fence for one in owner.results] == [5]
+
+        fleet.resume(frozen.id)
+        owner.decide = saying(Verdict.STALE)
+        await fleet.advance("5s")
+
+        assert [one.owner.fence for one in owner.results] == [5, 4], "which its owner refuses"
+
+
+async def test_claim_that_nobody_answers_goes_back_before_the_broker_takes_it() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", 1, age_ms=5_000)
+        await fleet.advance("9m")
+        asked = set(owner.claim_ids)
+        assert (len(asked), in_hand(fleet), fleet.agents[0].load.suspended) == (1, 1, 1)
+
+        await fleet.advance("6m")
+        assert len(set(owner.claim_ids)) == 2, "it came again"
+
+        owner.decide = granting()
+        await fleet.advance("2m")
+        assert (len(works.runs), in_hand(fleet)) == (1, 0)
+
+
+async def test_progress_is_told_to_the_owner_the_last_of_a_second_only() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "tell", fence=3)
+
+        await fleet.advance("1s")
+
+        assert [(one.node, one.fence, one.share, one.message) for one in owner.progress] == [("work", 3, 1.0, "nearly")]
+        assert not [one for one in fleet.events if one.type == "task.progress"]
+
+
+async def test_heartbeat_repeats_what_was_said_last() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "tell")
+
+        await fleet.advance("11m")
+
+        assert len(owner.progress) > 1
+        assert {(one.share, one.message) for one in owner.progress} == {(1.0, "nearly")}
+
+
+async def test_progress_that_cannot_be_told_is_dropped() -> None:
+    works = Works()
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.leave()
+        await owner.publish("work.do", "tell")
+        await fleet.advance("10s")
+
+        await owner.open()
+        works.gate.set()
+        await fleet.advance("2m")
+
+        assert (owner.progress, [loads(one.outcome.body) for one in owner.results]) == ([], ["tell"])

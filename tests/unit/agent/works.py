@@ -1,0 +1,43 @@
+"""An agent for owned tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from coditect import Agent, Context, Retry
+from tests.owner import ScriptedOwner
+from tests.unit.agent.scene import Scene
+
+
+class Works:
+    """An agent whose handler tells what it was given, and ends as its input says."""
+
+    def __init__(self, *, slots: int = 4) -> None:
+        self.runs: list[tuple[Any, int, int]] = []
+        self.gate = asyncio.Event()
+        self.agent = Agent("works", slots=slots)
+        self.kind: type[Exception] = ValueError
+
+        @self.agent.capability("work.do", timeout="1h", retry=Retry(max_attempts=5, on=(ValueError, ArithmeticError)))
+        async def do(wanted: Any, ctx: Context) -> Any:
+            self.runs.append((wanted, ctx.fence, ctx.attempt))
+            if wanted == "wait":
+                await self.gate.wait()
+            if wanted == "tell":
+                await ctx.progress(0.5, "half")
+                await ctx.progress(2.0, "nearly")
+                await self.gate.wait()
+            if wanted == "fail":
+                raise self.kind("on purpose")
+            return wanted
+
+
+async def returned(scene: Scene, works: Works, owner: ScriptedOwner, **how: Any) -> None:
+    """A task in the queue that somebody had and gave back."""
+    broker = await scene.broker()
+    await (await scene.start(works.agent)).stop()
+    await owner.publish("work.do", **how)
+    delivery = await broker.get("tasks.work.do.p1")
+    assert delivery is not None
+    delivery.requeue()

@@ -1,0 +1,161 @@
+"""Histories of a fleet that kept every promise under faults, drawn by chance, and the lies that can be told in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from dispatcher.chaos.history import Entry, Type, merged
+
+AGENTS = ("agent-1", "agent-2", "agent-3")
+MOST_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class Telling:
+    """One workflow, or one direct task, as it comes to pass."""
+
+    random: Random
+    work: str
+    shard: int
+    t: float = 0.0
+    entries: list[Entry] = field(default_factory=list)
+    publication: int = 0
+
+    def note(self, proc: str, type_: Type, f: str, key: str, **val: Any) -> None:
+        self.t = round(self.t + self.random.uniform(0.0001, 0.05), 6)
+        self.entries.append(Entry(self.t, proc, type_, f, key, val))
+
+    def whole(self, proc: str, f: str, key: str, **val: Any) -> None:
+        self.note(proc, Type.INVOKE, f, key, **val)
+        self.note(proc, Type.OK, f, key)
+
+    @property
+    def version(self) -> int:
+        return round(self.t * 1_000_000)
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def claim(self, proc: str, key: str, fence: int, *, known: bool = True) -> None:
+        self.publication += 1
+        facts = {"shard": self.shard, "fence": fence, "publication": self.publication}
+        change = self.whole if known else lambda *where, **val: self.note(where[0], Type.INVOKE, *where[1:], **val)
+        change(proc, "claim", key, **facts, version=self.version, row=True)
+        change(proc, "state", key, state="published", fence=fence, attempt=1, version=self.version)
+        if known:
+            self.whole(proc, "publish", key, **facts)
+
+    def run(self, key: str, fence: int, attempt: int, *, last: bool) -> tuple[bool, Callable[[], None]]:
+        """Whether it gave a value, and what a zombie says later."""
+        agent = self.random.choice(AGENTS)
+        said = {"agent": agent, "attempt": attempt, "fence": fence}
+        self.note(agent, Type.INVOKE, "execute", key, **said)
+        drawn = 1.0 if last else self.random.random()
+        if drawn < 0.15:
+            self.note("chaos", Type.INVOKE, "kill", agent, kind="agent.kill")
+            self.note("chaos", Type.OK, "kill", agent)
+            return False, lambda: None
+        if drawn < 0.3:
+            self.note("chaos", Type.INVOKE, "stop", agent, kind="agent.stop")
+            return False, lambda: self._zombie(agent, key, said)
+        if drawn < 0.45 or (last and self.chance(0.2)):
+            self.note(agent, Type.FAIL, "execute", key)
+            return False, lambda: None
+        self.note(agent, Type.OK, "execute", key)
+        return True, lambda: None
+
+    def _zombie(self, agent: str, key: str, said: dict[str, Any]) -> None:
+        self.note("chaos", Type.OK, "stop", agent)
+        self.note(agent, Type.OK, "execute", key)
+        self.note("dispatcher-2", Type.OK, "ack", key, fence=said["fence"], publication=0)
+
+    def node(self, key: str) -> None:
+        fence, later = 0, []
+        for attempt in range(1, MOST_ATTEMPTS + 1):
+            if self.chance(0.2):  # a dispatcher dies in its commit, and nobody knows whether that happened
+                self.claim("dispatcher-1", key, fence + 1, known=False)
+                self.whole("chaos", "kill", "dispatcher-1", kind="dispatcher.kill")
+            fence += 1
+            proc = self.random.choice(("dispatcher-1", "dispatcher-2"))
+            self.claim(proc, key, fence)
+            value, afterwards = self.run(key, fence, attempt, last=attempt == MOST_ATTEMPTS)
+            later.append(afterwards)
+            if value or attempt == MOST_ATTEMPTS:
+                break
+        state = "completed" if value else "failed"
+        self.whole(proc, "state", key, state=state, fence=fence, attempt=attempt, version=self.version)
+        self.note(proc, Type.OK, "ack", key, fence=fence, publication=self.publication)
+        for afterwards in later:
+            afterwards()
+        self.result(key, state, fence)
+
+    def result(self, key: str, state: str, fence: int) -> None:
+        known: dict[str, Any] = {"state": state, "fence": fence}
+        if state == "completed":
+            known |= {"completed": 1, "by": fence, "maker": "whoever", "token": f"token of {key}"}
+            self.note("reader", Type.OK, "effect", key, token=f"token of {key}")
+        self.note("reader", Type.OK, "result", key, **known)
+
+    def workflow(self, nodes: dict[str, list[str]]) -> None:
+        self.note("client", Type.INVOKE, "accept", self.work, nodes=nodes, most=MOST_ATTEMPTS)
+        self.note("client", Type.OK, "accept", self.work)
+        for name in nodes:
+            self.node(f"{self.work}:{name}")
+        self.end("completed")
+
+    def direct(self) -> None:
+        self.note("client", Type.INVOKE, "accept", self.work)
+        self.note("client", Type.OK, "accept", self.work)
+        agent = self.random.choice(AGENTS)
+        self.whole(agent, "execute", self.work, agent=agent, attempt=1, fence=1)
+        self.note("reader", Type.OK, "effect", self.work, token="it")
+        self.end("completed")
+
+    def end(self, state: str) -> None:
+        self.note("client", Type.OK, "end", self.work, state=state)
+        self.note("reader", Type.OK, "census", self.work, state=state)
+
+
+def clean_history(random: Random) -> list[Entry]:
+    """Workflows and tasks side by side, each with faults of its own; no promise is broken. At least one workflow."""
+    entries: list[Entry] = []
+    for number in range(random.randint(1, 3)):
+        names = [f"n{place}" for place in range(random.randint(2, 6))]
+        edges = {
+            name: random.sample(names[:place], min(place, random.randint(1, 2))) for place, name in enumerate(names)
+        }
+        telling = Telling(random, f"workflow{number}", shard=number)
+        telling.workflow(edges)
+        entries += telling.entries
+    for number in range(random.randint(1, 3)):
+        telling = Telling(random, f"task{number}", shard=99)
+        telling.direct()
+        entries += telling.entries
+    return merged(entries)
+
+
+# Lies
+
+
+def drop(entries: list[Entry], *, f: str, key: str) -> list[Entry]:
+    return [one for one in entries if (one.f, one.key) != (f, key)]
+
+
+def moved(entries: list[Entry], *, f: str, type_: Type, key: str, to: float) -> list[Entry]:
+    """The first such entry at another time."""
+    found = next(one for one in entries if (one.f, one.type, one.key) == (f, type_, key))
+    return merged([replace(found, t=to), *(one for one in entries if one is not found)])
+
+
+def added(entries: list[Entry], *, proc: str, f: str, key: str, **val: Any) -> list[Entry]:
+    """Something that was done at the very end, from beginning to end."""
+    t = entries[-1].t + 100.0
+    return [*entries, Entry(t, proc, Type.INVOKE, f, key, val), Entry(t + 0.01, proc, Type.OK, f, key, {})]
+
+
+def changed(entries: list[Entry], *, f: str, key: str, **val: Any) -> list[Entry]:
+    """Every such entry with other facts."""
+    return [replace(one, val={**one.val, **val}) if (one.f, one.key) == (f, key) else one for one in entries]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from coditect.errors import SetupError
+from coditect.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
+from dispatcher.failpoints import POINTS, Plant, read_sabotage
+
+CHILD = """
+from coditect.failpoints import Failpoints, read_orders
+failpoints = Failpoints(read_orders("a.b:{act}@2", {{"a.b"}}))
+for number in range(3):
+    print(number, flush=True)
+    failpoints.reached("a.b")
+"""
+
+
+def test_orders_say_where_what_and_which_time() -> None:
+    orders = read_orders(" turn.begun:kill@3, turn.acked:stop,", POINTS)
+
+    assert orders == (Order("turn.begun", Act.KILL, 3), Order("turn.acked", Act.STOP, 1))
+    assert read_orders("", POINTS) == ()
+
+
+@pytest.mark.parametrize("text", ["turn.begun", "turn.begun:explode", "turn.begun:kill@0", "turn begun:kill", ":kill"])
+def test_what_is_no_order_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match="no order") as refused:
+        read_orders(text, POINTS)
+
+    assert refused.value.facts["given"] == text
+
+
+def test_unknown_point_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SetupError, match="no such failpoint") as refused:
+        read_orders("turn.over:kill", POINTS)
+
+    assert refused.value.facts["known"] == tuple(sorted(POINTS))
+
+
+def test_order_is_carried_out_at_its_time_and_only_then() -> None:
+    met: list[str | Order] = []
+    second, fourth = Order("a", Act.KILL, 2), Order("a", Act.STOP, 4)
+    failpoints = Failpoints([second, fourth], strike=met.append)
+
+    for _ in range(5):
+        failpoints.reached("a")
+        failpoints.reached("b")
+        met.append("passed")
+
+    assert met == ["passed", second, "passed", "passed", fourth, "passed", "passed"]
+
+
+def test_order_to_raise_raises() -> None:
+    failpoints = Failpoints([Order("a", Act.RAISE)])
+
+    with pytest.raises(FailpointReached):
+        failpoints.reached("a")
+    failpoints.reached("a")
+
+
+def test_without_orders_nothing_is_counted() -> None:
+    OFF.reached("a")
+
+    assert not OFF
+    assert OFF._counts == {}
+
+
+def test_killed_at_a_failpoint_is_gone_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", CHILD.format(act="kill")], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "0\n1\n")
+
+
+def test_stopped_at_a_failpoint_goes_on_when_it_is_continued() -> None:
+    child = subprocess.Popen([sys.executable, "-c", CHILD.format(act="stop")], stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 10
+        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stopped = psutil.Process(child.pid).status()
+        os.kill(child.pid, signal.SIGCONT)
+        said, _ = child.communicate(timeout=10)
+    finally:
+        child.kill()
+
+    assert (stopped, child.returncode, said) == (psutil.STATUS_STOPPED, 0, "0\n1\n2\n")
+
+
+def test_sabotage_is_nothing_unless_asked_for() -> None:
+    nothing = read_sabotage({})
+
+    assert (bool(nothing.failpoints), nothing.plant) == (False, None)
+
+
+def test_sabotage_is_read_from_the_environment() -> None:
+    asked = read_sabotage({"CODITECT_FAILPOINTS": "turn.committed:kill", "CODITECT_PLANT": "skip_fence"})
+
+    assert (bool(asked.failpoints), asked.plant) == (True, Plant.SKIP_FENCE)
+
+
+def test_unknown_bug_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SetupError, match="no such bug") as refused:
+        read_sabotage({"CODITECT_PLANT": "forget_everything"})
+
+    assert refused.value.facts["known"] == tuple(Plant)

@@ -1,0 +1,91 @@
+"""`coditect task` for tasks that the control plane keeps."""
+
+from __future__ import annotations
+
+import pytest
+
+from coditect.model.control import Verb
+from tests.control_plane import ScriptedPlane
+from tests.unit.cli.scene import Terminal
+
+
+@pytest.fixture
+def plane(terminal: Terminal) -> ScriptedPlane:
+    return terminal.connections.plane
+
+
+@pytest.fixture
+def kept(terminal: Terminal, plane: ScriptedPlane) -> str:
+    """The id of a durable task that has not ended."""
+    plane.at_once = False
+    return terminal.run("task", "submit", "code.review", '{"path": "src"}', "--detach", "--timeout", "2h").out.strip()
+
+
+def test_detached_task_is_kept_and_its_id_printed(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    assert kept == f"{plane.only.head['workflow']}:task"
+    assert plane.only.nodes["task"]["input"] == {"$literal": {"path": "src"}}
+    assert plane.only.head["nodes"]["task"]["timeout"] == "2h"
+    assert terminal.connections.scripted.orders == []
+
+
+def test_key_makes_it_durable_and_the_value_is_waited_for(terminal: Terminal, plane: ScriptedPlane) -> None:
+    first = terminal.run("task", "submit", "code.review", "--key", "k")
+    second = terminal.run("task", "submit", "code.review", "--key", "k", "--output", "json")
+
+    assert (first.code, first.json) == (0, {"node": "task"})
+    assert (second.json["status"], second.json["agent"]) == ("completed", "worker-00000001")
+    assert len(plane.kept) == 1
+
+
+def test_get_says_where_it_is_and_then_what_came_of_it(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    before = terminal.run("task", "get", kept, "--output", "json").json
+    plane.only.end()
+    after = terminal.run("task", "get", kept)
+    document = terminal.run("task", "get", kept, "--output", "json").json
+
+    assert (before["status"], "value" in before) == ("ready", False)
+    assert '"node": "task"' in after.out
+    assert (document["status"], document["value"]) == ("completed", {"node": "task"})
+    assert [attempt["agent"] for attempt in document["attempts"]] == ["worker-00000001"]
+
+
+def test_wait_prints_the_value_or_exits_as_the_task_did(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    late = terminal.run("task", "wait", kept, "--wait", "30ms")
+    plane.only.end("failed")
+    failed = terminal.run("task", "wait", kept)
+    plane.only.end()
+    plane.only.failures.clear()
+    done = terminal.run("task", "wait", kept)
+
+    assert (late.code, failed.code, done.code) == (3, 1, 0)
+    assert "no such file" in failed.err
+    assert "Fix: Look again" in failed.err
+    assert done.json == {"node": "task"}
+
+
+def test_cancel_goes_to_the_control_plane(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    """The client that the command asks is the one that tells both kinds apart by the id."""
+    ran = terminal.run("task", "cancel", kept)
+
+    assert "accepted by the control plane" in ran.err
+    assert terminal.connections.scripted.canceled == [kept]
+
+
+@pytest.mark.parametrize("verb", ["get", "wait"])
+def test_a_direct_task_cannot_be_asked_for_and_the_way_out_is_named(terminal: Terminal, verb: str) -> None:
+    ran = terminal.run("task", verb, "01890a5d-ac96-774b-bcce-b302099a8057")
+
+    assert ran.code == 2
+    assert "--detach" in ran.err
+
+
+def test_unknown_durable_task_exits_4(terminal: Terminal) -> None:
+    assert terminal.run("task", "get", "01890a5d-ac96-774b-bcce-b302099a8057:task").code == 4
+
+
+def test_agent_is_not_preferred_and_a_deadline_refused(terminal: Terminal, plane: ScriptedPlane) -> None:
+    told = terminal.run("task", "submit", "code.review", "--detach", "--agent", "me")
+    refused = terminal.run("task", "submit", "code.review", "--detach", "--deadline", "1m")
+
+    assert (told.code, "--agent is left out" in told.err) == (0, True)
+    assert (refused.code, plane.verbs().count(Verb.START)) == (2, 1)

@@ -1,0 +1,310 @@
+"""The commands of workflows that run, on a scripted control plane."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from coditect.cli.progress import Lines, _picture, counted
+from coditect.model.control import Verb
+from coditect.model.workflow.rows import WorkflowRow
+from tests.control_plane import ScriptedPlane
+from tests.unit.cli.scene import Terminal
+
+FLOW = """
+name: good
+nodes:
+  a: {task: code.review, input: {path: {$from: input.path}}}
+  gate: {approval: Ship it?, after: [a]}
+  b: {map: tests.run, over: results.a, limit: 3, after: [a, gate]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "flow.yaml"
+    path.write_text(FLOW)
+    return path
+
+
+@pytest.fixture
+def plane(terminal: Terminal) -> ScriptedPlane:
+    return terminal.connections.plane
+
+
+@pytest.fixture
+def started(terminal: Terminal, file: Path, plane: ScriptedPlane) -> str:
+    """A workflow that runs."""
+    plane.at_once = False
+    return terminal.run("workflow", "run", str(file), "--detach").out.strip()
+
+
+def test_run_follows_to_the_end_and_lists_every_node(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
+    ran = terminal.run("workflow", "run", str(file), "--input", '{"path": "src"}', "--key", "k")
+
+    header, *rows = ran.out.split("\n\n")[0].splitlines()
+    assert ran.code == 0
+    assert header.split() == ["NODE", "STATE", "ATTEMPT", "AGENT", "STARTED", "TOOK", "WHY"]
+    assert [row.split()[:4] for row in rows] == [[n, "completed", "1", "worker-00000001"] for n in ("a", "gate", "b")]
+    assert "0.990 s" in rows[0]
+    assert "completed: 3 of 3 ended (3 completed)" in ran.err
+    assert (plane.only.head["input"], plane.only.head["key"]) == ({"path": "src"}, "k")
+
+
+def test_run_as_json_has_the_value_and_the_nodes_and_nothing_else(terminal: Terminal, file: Path) -> None:
+    ran = terminal.run("workflow", "run", str(file), "--output", "json")
+
+    assert (ran.code, ran.json["state"], ran.json["value"]) == (0, "completed", {"node": "b"})
+    assert [node["name"] for node in ran.json["nodes"]] == ["a", "gate", "b"]
+    assert ran.json["nodes"][2]["after"] == ["a", "gate"]
+
+
+def test_run_that_is_detached_prints_the_id(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
+    told = terminal.run("workflow", "run", str(file), "--detach")
+    document = terminal.run("workflow", "run", str(file), "--detach", "--output", "json")
+
+    assert [told.out.strip(), document.json["workflow"]] == list(plane.kept)
+    assert document.json["state"] == "accepted"
+
+
+@pytest.mark.parametrize("end", ["failed", "canceled"])
+def test_run_that_does_not_complete_exits_1_and_names_the_nodes_and_the_way_on(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.at_once = False
+    monkeypatch.setattr("coditect.cli.progress.Lines.show", lambda lines, row: plane.only.end(end, a="completed"))
+
+    told = terminal.run("workflow", "run", str(file))
+
+    assert told.code == 1
+    assert f"Error: The workflow was {end}." in told.err
+    assert "nodes: gate, b" in told.err
+    assert f"coditect workflow resume {plane.only.head['workflow']}" in told.err
+
+
+def test_run_that_takes_too_long_exits_3_and_goes_on(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
+    plane.at_once = False
+
+    ran = terminal.run("workflow", "run", str(file), "--wait", "50ms")
+
+    assert ran.code == 3
+    assert "coditect workflow show" in ran.err
+    assert Verb.CANCEL not in plane.verbs()
+
+
+@pytest.mark.parametrize("text", [FLOW.replace("[a]", "[c]", 1), FLOW.replace("code.review", "code.reviews")])
+def test_run_of_what_cannot_run_is_a_usage_error_with_its_place(terminal: Terminal, file: Path, text: str) -> None:
+    file.write_text(text)
+
+    ran = terminal.run("workflow", "run", str(file))
+
+    assert ran.code == 2
+    assert "at: nodes." in ran.err
+    assert "Fix: " in ran.err
+
+
+def test_run_without_a_control_plane_says_how_to_start_one(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.control_plane.ASK_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.workflow_lane.SUBMIT_SECONDS", 0.05)
+    plane.ignores = 1_000
+
+    ran = terminal.run("workflow", "run", str(file))
+
+    assert ran.code == 1
+    assert "coditect dispatcher run" in ran.err
+
+
+def test_list_shows_what_there_is_by_state(terminal: Terminal, started: str) -> None:
+    table = terminal.run("workflow", "list")
+    running = terminal.run("workflow", "list", "--state", "running", "--output", "json")
+    failed = terminal.run("workflow", "list", "--state", "failed")
+
+    assert table.out.splitlines()[1].split()[:4] == [started, "good", "running", "3"]
+    assert [row["workflow"] for row in running.json] == [started]
+    assert (failed.out, failed.err) == ("", "No workflows.\n")
+
+
+def test_show_lists_every_attempt_with_agent_times_and_error(
+    terminal: Terminal, started: str, plane: ScriptedPlane
+) -> None:
+    plane.only.end("failed", a="completed")
+
+    told = terminal.run("workflow", "show", started)
+    document = terminal.run("workflow", "show", started, "--output", "json").json
+
+    assert told.code == 0
+    fields, nodes, attempts = told.out.split("\n\n")
+    assert "state     failed" in fields
+    assert "handler_error: no such file" in nodes
+    assert [line.split()[:5] for line in attempts.splitlines()[2:]] == [
+        [name, "1", "1", "worker-00000001", "failed"] for name in ("gate", "b")
+    ]
+    assert document["attempts"][2]["message"] == "no such file"
+    assert (document["attempts"][0]["started_at_ms"], document["attempts"][0]["publication"]) == (1_800_000_000_010, 7)
+
+
+def test_show_of_a_node_has_its_value_or_failure(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    running = terminal.run("workflow", "show", started, "--node", "a", "--output", "json").json
+    plane.only.end("failed", a="completed")
+
+    value = terminal.run("workflow", "show", started, "--node", "a")
+    failure = terminal.run("workflow", "show", started, "--node", "b")
+    document = terminal.run("workflow", "show", started, "--node", "b", "--output", "json").json
+
+    assert "value" not in running
+    assert '"node": "a"' in value.out
+    assert "no such file" in failure.out
+    assert "Traceback" in failure.out
+    assert [one["name"] for one in document["nodes"]] == ["b"]
+    assert document["failure"]["fix"] == "Look again"
+
+
+@pytest.mark.parametrize("words", [("show",), ("cancel",), ("pause",), ("resume",)], ids=" ".join)
+def test_a_workflow_that_is_not_there_exits_4(terminal: Terminal, words: tuple[str, ...]) -> None:
+    ran = terminal.run("workflow", *words, "01890a5d-ac96-774b-bcce-b302099a8057")
+
+    assert ran.code == 4
+    assert "Fix: coditect workflow list" in ran.err
+
+
+def test_cancel_pause_and_resume_tell_what_follows(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    paused = terminal.run("workflow", "pause", started)
+    resumed = terminal.run("workflow", "resume", started)
+    canceled = terminal.run("workflow", "cancel", started, "--reason", "not needed")
+
+    assert [ran.err.split()[-1] for ran in (paused, resumed, canceled)] == ["paused.", "running.", "canceled."]
+    assert plane.only.reason == "not needed"
+
+
+def test_graph_of_a_run_has_its_live_states(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    plane.only.nodes["a"]["state"] = "completed"
+    plane.only.nodes["gate"]["state"] = "awaiting_approval"
+
+    lines = terminal.run("workflow", "graph", started).out.splitlines()[1:]
+
+    assert [line.split()[:4] for line in lines] == [
+        ["1", "completed", "a", "task"],
+        ["2", "awaiting_approval", "gate", "approval"],
+        ["3", "blocked", "b", "task"],
+    ]
+
+
+def test_graph_of_a_file_can_show_the_states_of_a_run(
+    terminal: Terminal, started: str, plane: ScriptedPlane, file: Path
+) -> None:
+    plane.only.nodes["a"]["state"] = "working"
+
+    text = terminal.run("workflow", "graph", str(file), "--live", started)
+    mermaid = terminal.run("workflow", "graph", str(file), "--live", started, "--format", "mermaid")
+
+    assert "1  working  a     task code.review" in text.out
+    assert "map tests.run, at most 3" in text.out
+    assert "class n0 working" in mermaid.out
+
+
+def test_approvals_are_listed_granted_and_denied(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    plane.only.nodes["gate"]["state"] = "awaiting_approval"
+
+    table = terminal.run("approval", "list")
+    document = terminal.run("approval", "list", "--output", "json").json
+    granted = terminal.run("approval", "grant", started, "gate", "--by", "ada", "--comment", "fine")
+    again = terminal.run("approval", "deny", started, "gate")
+    none = terminal.run("approval", "list")
+
+    assert table.out.splitlines()[1].split()[:2] == [started, "gate"]
+    assert document[0]["question"] == "Ship it?"
+    assert f"gate of {started} was granted by ada." in granted.err
+    assert (Verb.ANSWER, {"workflow": started, "node": "gate", "granted": True, "by": "ada", "comment": "fine"}) in (
+        plane.asked
+    )
+    assert (again.code, "Nobody is asked here" in again.err) == (2, True)
+    assert (none.out, none.err) == ("", "Nobody is asked.\n")
+
+
+def test_denied_says_so(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    plane.only.nodes["gate"]["state"] = "awaiting_approval"
+
+    ran = terminal.run("approval", "deny", started, "gate", "--by", "bob")
+
+    assert "was denied by bob" in ran.err
+    assert plane.only.nodes["gate"]["state"] == "rejected"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_redrive_of_a_node_asks_the_ledger(
+    terminal: Terminal, started: str, plane: ScriptedPlane, tmp_path: Path, dry_run: bool
+) -> None:
+    body = tmp_path / "input.json"
+    body.write_text('{"path": "lib"}')
+    more = ("--dry-run",) if dry_run else ("--yes",)
+
+    ran = terminal.run("dead", "redrive", "--node", f"{started}:a", "--input", f"@{body}", *more)
+
+    verb, asked = plane.asked[-1]
+    assert ran.code == 0
+    assert (verb, asked["input"], asked["dry_run"]) == (Verb.REDRIVE, {"path": "lib"}, dry_run)
+    assert ran.out == f"1 {'would begin' if dry_run else 'begin'} anew: a\n"
+
+
+def test_redrive_of_a_node_asks_first(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    ran = terminal.run("dead", "redrive", "--node", f"{started}:a", stdin="n\n")
+
+    assert ran.code == 1
+    assert Verb.REDRIVE not in plane.verbs()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--node", "none"), ("--node", ":a"), ("--node", "w:a", "--all"), ("--input", "{}", "--all", "--yes")],
+    ids=" ".join,
+)
+def test_redrive_of_what_is_no_node_is_a_usage_error(terminal: Terminal, words: tuple[str, ...]) -> None:
+    assert terminal.run("dead", "redrive", *words).code == 2
+
+
+def row(state: str, **counts: int) -> WorkflowRow:
+    return WorkflowRow.read({"workflow": "w", "name": "n", "state": state, "counts": counts, "total": 3})
+
+
+def test_lines_tell_news_once_a_second_and_always_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    lines = Lines(clock=lambda: now[-1])
+
+    for instant, seen in [
+        (0.0, row("running", ready=3)),
+        (0.5, row("running", completed=1, ready=2)),
+        (1.0, row("running", completed=1, ready=2)),
+        (1.5, row("running", completed=2, ready=1)),
+        (2.5, None),
+        (2.6, row("completed", completed=3)),
+    ]:
+        now.append(instant)
+        lines.show(seen)
+
+    told = [line.split(" s  ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        "running: 0 of 3 ended (3 ready)",
+        "running: 1 of 3 ended (2 ready, 1 completed)",
+        "The control plane does not answer; the workflow is waited for",
+        "completed: 3 of 3 ended (3 completed)",
+    ]
+
+
+def test_a_terminal_gets_a_picture_of_the_states() -> None:
+    console = Console(width=80, record=True, file=StringIO())
+
+    console.print(_picture(row("running", completed=1, working=1, failed=1), 12.3, silent=True))
+
+    text = console.export_text()
+    assert "running  12 s  2 of 3" in text
+    assert "1 working  1 completed  1 failed" in text
+    assert "does not answer" in text
+
+
+def test_counts_without_nodes_are_told_without_brackets() -> None:
+    assert counted(row("accepted")) == "accepted: 0 of 3 ended"

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect import Options, Priority, TaskFailed, control_plane, picking
+from coditect.client import Client
+from coditect.errors import ControlPlaneRequired, InputError, ResultTimeout, UnknownCapability
+from coditect.model.control import Verb
+from coditect.model.workflow.states import TaskState
+from tests.support import eventually
+from tests.unit.client.scene import CAPABILITY, Scene
+
+TEN_MINUTES = 600.0
+
+
+async def test_a_durable_task_is_a_workflow_of_one_node(scene: Scene) -> None:
+    options = Options(priority=Priority.P0, timeout="2h", max_attempts=5)
+
+    handle = await scene.client.submit_durable(CAPABILITY, {"$from": "me"}, key="k", options=options)
+
+    ((verb, body),) = scene.plane.asked
+    assert (verb, body["name"], body["key"], body["count"]) == (Verb.START, CAPABILITY, "k", 1)
+    assert handle.task_id == f"{body['workflow']}:task"
+    assert body["nodes"]["task"] == {
+        "task": CAPABILITY,
+        "input": {"$literal": {"$from": "me"}},
+        "priority": "p0",
+        "timeout": "2h",
+        "retry": {"max_attempts": 5, "first": "1s", "cap": "1m"},
+    }
+
+
+async def test_any_process_gets_the_value_by_the_id(scene: Scene) -> None:
+    handle = await scene.client.submit_durable(CAPABILITY)
+
+    found = scene.client.task(handle.task_id)
+    assert not found.done
+    outcome = await found.outcome(timeout="10s")
+
+    assert await found.result() == {"node": "task"}
+    assert (outcome.agent_id, outcome.attempt, outcome.fence, found.done) == ("worker-00000001", 1, 1, True)
+
+
+async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
+    handle = await scene.client.submit_durable(CAPABILITY)
+    scene.plane.only.end("failed")
+
+    with pytest.raises(TaskFailed) as raised:
+        await handle.result(timeout="10s")
+
+    assert (raised.value.facts["message"], raised.value.facts["agent"]) == ("no such file", "worker-00000001")
+
+
+async def test_a_key_makes_a_submit_durable_and_gives_the_same_task(scene: Scene) -> None:
+    first = await scene.client.submit(CAPABILITY, 1, idempotency_key="once")
+    second = await scene.client.submit(CAPABILITY, 2, idempotency_key="once")
+
+    assert first.task_id == second.task_id
+    assert len(scene.plane.kept) == 1
+
+
+@pytest.mark.parametrize(("timeout_seconds", "durable"), [(TEN_MINUTES, False), (TEN_MINUTES + 1, True)])
+async def test_what_declares_more_than_ten_minutes_goes_through_intake(
+    scene: Scene, timeout_seconds: float, durable: bool
+) -> None:
+    await scene.register(timeout_seconds=timeout_seconds)
+
+    one = await scene.client.submit(CAPABILITY, 1)
+    many = [handle async for handle in scene.client.submit_many(CAPABILITY, [2, 3])]
+
+    assert [handle.task_id.endswith(":task") for handle in (one, *many)] == [durable] * 3
+    assert len(scene.plane.kept) == (3 if durable else 0)
+
+
+async def test_a_registry_that_hangs_holds_up_only_the_first_submit(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picking, "FIRST_LOOK_SECONDS", 0.05)
+    await scene.register(timeout_seconds=TEN_MINUTES + 1)
+    scene.registry.slow_seconds = 60.0
+    begun = asyncio.get_running_loop().time()
+
+    handles = [await scene.client.submit(CAPABILITY, number) for number in range(20)]
+
+    assert not any(handle.task_id.endswith(":task") for handle in handles)
+    assert asyncio.get_running_loop().time() - begun < 20 * picking.FIRST_LOOK_SECONDS
+
+
+async def test_a_direct_task_of_more_than_25_minutes_is_refused_with_the_way_out(scene: Scene) -> None:
+    with pytest.raises(ControlPlaneRequired) as raised:
+        await scene.client.submit(CAPABILITY, 1, timeout="26m")
+
+    assert "--detach" in str(raised.value.facts["fix"])
+
+
+@pytest.mark.parametrize("options", [Options(deadline="1m"), Options(start_within="1m")], ids=["deadline", "start"])
+async def test_a_limit_that_would_not_be_kept_is_refused(scene: Scene, options: Options) -> None:
+    with pytest.raises(InputError, match="no deadline"):
+        await scene.client.submit_durable(CAPABILITY, options=options)
+
+    assert scene.plane.asked == []
+
+
+async def test_a_capability_that_nobody_offers_is_refused(scene: Scene) -> None:
+    with pytest.raises(UnknownCapability):
+        await scene.client.submit_durable("code.reveiw")
+
+    assert scene.plane.asked == []
+
+
+async def test_a_request_for_long_work_that_is_given_up_cancels_it(scene: Scene) -> None:
+    await scene.register(timeout_seconds=TEN_MINUTES + 1)
+    assert await scene.client.request(CAPABILITY, 1, timeout="10s") == {"node": "task"}
+    scene.plane.at_once = False
+
+    with pytest.raises(ResultTimeout):
+        await scene.client.request(CAPABILITY, 2, timeout=0.05)
+
+    assert [kept.state for kept in scene.plane.kept.values()] == ["completed", "canceled"]
+
+
+async def test_many_with_one_key_is_a_mistake(scene: Scene) -> None:
+    with pytest.raises(InputError, match="names one task"):
+        async for _ in scene.client.submit_many(CAPABILITY, [1, 2], options=Options(idempotency_key="k")):
+            pass
+
+
+@pytest.mark.parametrize("by", ["handle", "id"])
+async def test_cancel_of_a_durable_task_goes_to_the_control_plane(scene: Scene, by: str) -> None:
+    scene.plane.at_once = False
+    handle = await scene.client.submit_durable(CAPABILITY)
+
+    if by == "handle":
+        await handle.cancel(reason="no more")
+    else:
+        await scene.client.cancel(handle.task_id, reason="no more")
+
+    assert (await handle.run.overview()).counts == {TaskState.CANCELED: 1}
+    assert scene.plane.only.reason == "no more"
+
+
+async def test_events_of_a_durable_task_are_its_own_and_those_of_its_workflow(scene: Scene) -> None:
+    scene.plane.at_once = False
+    handle = await scene.client.submit_durable(CAPABILITY)
+    heard: list[str] = []
+
+    async def listen() -> None:
+        heard.extend([event.type async for event in handle.events()])
+
+    listening = asyncio.ensure_future(listen())
+    await eventually(lambda: Verb.GET in scene.plane.verbs())
+    await scene.plane.tell(scene.broker, "node.started", handle.run.id)
+    await scene.client.emit("task.progress", subject=handle.task_id, fraction=0.5)
+    await scene.plane.tell(scene.broker, "workflow.completed", handle.run.id)
+    await asyncio.wait_for(listening, 10)
+
+    assert heard == ["node.started", "task.progress", "workflow.completed"]
+
+
+def test_the_id_of_a_direct_task_cannot_be_asked_for(scene: Scene) -> None:
+    with pytest.raises(InputError) as raised:
+        scene.client.task("01890a5d-ac96-774b-bcce-b302099a8057")
+
+    assert "--detach" in str(raised.value.facts["fix"])
+
+
+async def test_a_durable_task_without_a_control_plane_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_plane, "FIRST_WAIT_SECONDS", 0.01)
+    await scene.broker.delete_queue("control")
+
+    async with Client(scene.broker) as client:
+        with pytest.raises(ControlPlaneRequired):
+            await client.submit(CAPABILITY, idempotency_key="k")

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic import BaseModel
+
+from coditect import TaskCanceled, TaskFailed, control_plane, run
+from coditect.broker.topology import control_plane as control_queue
+from coditect.errors import InputError, ResultTimeout, TaskExpired
+from coditect.model.control import Verb
+from coditect.model.result import Failure
+from coditect.model.workflow.states import TaskState, WorkflowState
+from tests.support import eventually
+from tests.unit.client.scene import CAPABILITY, Scene, chain
+
+SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LAST_EVENT_SECONDS", 0.01)
+    monkeypatch.setattr(control_plane, "FIRST_WAIT_SECONDS", 0.05)
+
+
+class Named(BaseModel):
+    node: str
+
+
+async def test_overview_nodes_and_attempts_are_read_page_by_page(scene: Scene) -> None:
+    scene.plane.page = 2
+    started = await scene.client.start(chain(5))
+
+    overview = await started.overview()
+    nodes = [node async for node in started.nodes()]
+    attempts = [attempt async for attempt in started.attempts()]
+
+    assert (overview.state, overview.ended, overview.total) == (WorkflowState.COMPLETED, 5, 5)
+    assert [(node.name, node.state, node.after) for node in nodes[:2]] == [
+        ("n0", TaskState.COMPLETED, ()),
+        ("n1", TaskState.COMPLETED, ("n0",)),
+    ]
+    assert [attempt.node for attempt in attempts] == [node.name for node in nodes]
+    assert [attempt.node async for attempt in started.attempts("n3")] == ["n3"]
+
+
+async def test_the_value_of_the_last_node_or_of_one_comes_back_as_its_type(scene: Scene) -> None:
+    started = await scene.client.start(chain(3))
+
+    assert await started.result(Named, timeout=SECONDS) == Named(node="n2")
+    assert await started.result(node="n0") == {"node": "n0"}
+
+
+async def test_any_process_finds_a_workflow_by_its_id(scene: Scene) -> None:
+    started = await scene.client.start(chain(1), key="k")
+
+    found = scene.client.run(started.id)
+
+    assert await found.wait(timeout=SECONDS) is WorkflowState.COMPLETED
+    assert [(row.workflow, row.key) async for row in scene.client.runs()] == [(started.id, "k")]
+    assert [row async for row in scene.client.runs(state=WorkflowState.FAILED)] == []
+
+
+async def test_listing_stops_at_what_is_wanted(scene: Scene) -> None:
+    for _ in range(5):
+        await scene.client.start(chain(1))
+
+    assert len([row async for row in scene.client.runs(most=3)]) == 3
+    assert scene.plane.asked[-1] == (Verb.LIST, {"after": None, "limit": 3})
+
+
+async def test_wait_ends_with_the_workflow(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(2))
+    waiting = asyncio.ensure_future(started.wait(timeout=SECONDS))
+    await eventually(lambda: Verb.GET in scene.plane.verbs())
+    assert not waiting.done()
+
+    scene.plane.only.end("failed")
+
+    assert await waiting is WorkflowState.FAILED
+
+
+async def test_a_wait_that_is_over_leaves_the_workflow_alone(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+
+    with pytest.raises(ResultTimeout) as raised:
+        await started.wait(timeout=0.05)
+
+    assert f"coditect workflow show {started.id}" in str(raised.value.facts["fix"])
+    assert set(scene.plane.verbs()) == {Verb.START, Verb.GET}
+
+
+async def test_a_wait_outlives_the_control_plane_and_its_queue(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+    waiting = asyncio.ensure_future(started.wait(timeout=SECONDS))
+    await scene.broker.delete_queue("control")
+    scene.plane.only.end()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_served_again(scene, waiting))
+
+    assert waiting.result() is WorkflowState.COMPLETED
+
+
+async def _served_again(scene: Scene, until: asyncio.Future[WorkflowState]) -> None:
+    await scene.broker.declare(control_queue())
+    async with scene.plane.serving(scene.broker, CAPABILITY):
+        await asyncio.wait({until})
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "kind"),
+    [
+        ("failed", "handler_error", TaskFailed),
+        ("canceled", "canceled", TaskCanceled),
+        ("failed", "expired", TaskExpired),
+    ],
+)
+async def test_an_end_without_a_value_is_an_error_with_its_facts(
+    scene: Scene, end: str, reason: str, kind: type[Exception]
+) -> None:
+    started = await scene.client.start(chain(1))
+    scene.plane.only.end(end)
+    scene.plane.only.failures["n0"] = Failure(reason, "OSError", "no such file", "Traceback", fix="Look again")
+
+    for asked in (started.result(timeout=SECONDS), started.result(node="n0", timeout=SECONDS)):
+        with pytest.raises(kind) as raised:
+            await asked
+        facts = raised.value.facts  # type: ignore[attr-defined]
+        assert (facts["workflow"], facts["message"], facts["fix"]) == (started.id, "no such file", "Look again")
+        assert raised.value.__notes__ == ["At the agent:\nTraceback"]
+
+
+async def test_a_skipped_node_has_no_value_and_no_error(scene: Scene) -> None:
+    started = await scene.client.start(chain(2))
+    scene.plane.only.end("completed", n1="skipped")
+
+    assert await started.result(node="n1", timeout=SECONDS) is None
+
+
+async def test_events_are_those_of_the_workflow_to_its_end(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+    heard: list[str] = []
+
+    async def listen() -> None:
+        heard.extend([event.type async for event in started.events()])
+
+    listening = asyncio.ensure_future(listen())
+    await eventually(lambda: Verb.GET in scene.plane.verbs())
+    await scene.plane.tell(scene.broker, "node.started", started.id, node="n0")
+    await scene.plane.tell(scene.broker, "node.started", "another")
+    await scene.plane.tell(scene.broker, "workflow.completed", started.id)
+    await asyncio.wait_for(listening, SECONDS)
+
+    assert heard == ["node.started", "workflow.completed"]
+
+
+async def test_an_end_whose_event_was_missed_is_told_all_the_same(scene: Scene) -> None:
+    started = await scene.client.start(chain(1))
+
+    heard = [event async for event in started.events()]
+
+    assert [(event.type, event.subject) for event in heard] == [("workflow.completed", started.id)]
+    assert heard[0].data == {"name": "chain", "state": "completed"}
+
+
+async def test_pause_resume_cancel_and_redrive_are_asked_for(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+
+    await started.pause()
+    paused = await started.state()
+    await started.resume()
+    resumed = await started.state()
+    told = await started.redrive("n0", {"path": "src"}, dry_run=True)
+    await started.cancel(reason="not needed")
+
+    assert (paused, resumed) == (WorkflowState.PAUSED, WorkflowState.RUNNING)
+    assert told["again"] == ["n0"]
+    assert (await started.overview()).reason == "not needed"
+    assert await started.state() is WorkflowState.CANCELED
+
+
+async def test_redrive_from_the_recorded_input_says_none(scene: Scene) -> None:
+    started = await scene.client.start(chain(1))
+
+    await started.redrive("n0")
+
+    assert scene.plane.asked[-1] == (Verb.REDRIVE, {"workflow": started.id, "node": "n0", "dry_run": False})
+
+
+async def test_an_approval_is_answered_once(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+    scene.plane.only.nodes["n0"]["state"] = "awaiting_approval"
+
+    (asked,) = [row async for row in scene.client.approvals()]
+    await scene.client.run(asked.workflow).answer(asked.node, granted=True, by="ada", comment="fine")
+
+    assert asked.question == "Ship it?"
+    assert [row async for row in scene.client.approvals()] == []
+    with pytest.raises(InputError, match="Nobody is asked here"):
+        await started.answer("n0", granted=False, by="bob")

@@ -1,0 +1,129 @@
+"""A shard's ledger in memory, driven turn by turn: the test plays broker, agents and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coditect.model.control import Claim, Verb
+from coditect.model.ids import AgentId
+from coditect.model.json import dumps
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.document import node_document
+from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher import turn
+from dispatcher.commands import Asked, Command, Due, Fill, Finished, GoOn
+from dispatcher.layers import leases, shards, timers
+from dispatcher.layers.keyspace import RUNS, STATUSES
+from dispatcher.layers.leases import Lease
+from dispatcher.layers.ledger.book import Definitions, Planted, Terms
+from dispatcher.layers.ledger.effects import Effects, Place, Publication
+from dispatcher.layers.ledger.rows import NodeRow, RunRow
+from dispatcher.store.memory import MemoryDatabase
+
+AGENT = AgentId("worker-1")
+
+
+@dataclass
+class Ledger:
+    """One shard, owned by this test."""
+
+    database: MemoryDatabase
+    lease: Lease
+    terms: Terms
+    room: dict[str, int] = field(default_factory=lambda: {"": 1_000_000})
+    now_ms: int = 1_000_000
+    published: list[Publication] = field(default_factory=list)
+    confirmed: list[int] = field(default_factory=list)
+    seen: list[Effects] = field(default_factory=list)
+
+    @classmethod
+    async def open(cls, database: MemoryDatabase, *, planted: Planted | None = None, **terms: Any) -> Ledger:
+        await database.run(lambda tr: shards.fix_count(tr, 1))
+        step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
+        return cls(database, step.owned[0], Terms(0, Definitions(), planted=planted or Planted(), **terms))
+
+    async def turn(self, *commands: Command) -> tuple[Any, ...]:
+        confirmed, self.confirmed = self.confirmed, []
+        one = turn.Turn(self.lease, self.terms, commands, confirmed, self.room, self.now_ms, 0.5)
+        done = await self.database.run(lambda tr: turn.run(tr, one))
+        self.published += done.effects.publications
+        self.seen.append(done.effects)
+        if done.effects.unfinished:
+            await self.turn(GoOn())
+        return done.answers
+
+    async def start(
+        self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
+    ) -> None:
+        parts = list(graph_of(definition).chunks(chunk))
+        for number, part in enumerate(parts, 1):
+            body = {
+                "workflow": workflow,
+                "name": definition.name,
+                "input": value,
+                "chunk": number,
+                "chunks": len(parts),
+                "count": len(definition.nodes),
+                "nodes": {node.name: node_document(node) for node in part},
+            }
+            answer = await self.ask(Verb.START, body)
+        assert answer["state"] == "accepted"
+
+    async def ask(self, verb: Verb, body: Mapping[str, Any]) -> Any:
+        (answer,) = await self.turn(Asked(verb, body))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def pass_time(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1000)
+        due = await self.database.read(lambda tr: timers.due(tr, 0, self.now_ms))
+        await self.turn(*[Due(timer) for timer in due])
+
+    async def fill(self, capability: str, room: int) -> None:
+        await self.turn(Fill(capability, room))
+
+    def finished(self, publication: Publication, outcome: Outcome) -> Finished:
+        owner = publication.task.owner
+        assert owner is not None
+        return Finished(publication.place, owner.fence, publication.number, outcome)
+
+    async def play(self, act: Callable[[Publication], Outcome], *, pick: Callable[[Sequence[Any]], int] = len) -> None:
+        """Executes what is published, in the order that `pick` draws, until nothing is left."""
+        while self.published:
+            publication = self.published.pop(pick(self.published) % len(self.published))
+            self.confirmed.append(publication.number)
+            await self.turn(self.finished(publication, act(publication)))
+
+    async def states(self, workflow: str = "w") -> dict[str, TaskState]:
+        rows = await self.database.read(lambda tr: tr.get_range(*STATUSES.range((workflow,))))
+        return {STATUSES.unpack(key)[1]: NodeRow.unpack(row).state for key, row in rows}
+
+    async def node(self, name: str, workflow: str = "w") -> NodeRow:
+        row = await self.database.read(lambda tr: tr.get(STATUSES.pack((workflow, name))))
+        assert row is not None
+        return NodeRow.unpack(row)
+
+    async def run(self, workflow: str = "w") -> RunRow:
+        row = await self.database.read(lambda tr: tr.get(RUNS.pack((workflow,))))
+        assert row is not None
+        return RunRow.unpack(row)
+
+    async def state(self, workflow: str = "w") -> WorkflowState:
+        return (await self.run(workflow)).state
+
+
+def completed(value: Any = None) -> Outcome:
+    return Outcome(Status.COMPLETED, dumps(value), None, None, AGENT)
+
+
+def failed(*, retryable: bool = False, status: Status = Status.FAILED) -> Outcome:
+    failure = Failure("handler_error", "ValueError", "no", retryable=retryable)
+    return Outcome(status, dumps(failure.as_json()), None, None, AGENT, failure=failure)
+
+
+__all__ = ["AGENT", "Claim", "Ledger", "Place", "completed", "failed", "leases"]

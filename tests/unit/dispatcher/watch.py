@@ -1,0 +1,89 @@
+"""The stage of the monitor's tests: a fleet in virtual time, and dispatchers that do nothing but watch it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from coditect import Agent
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.memory import MemoryBroker
+from coditect.clock import SystemClock
+from coditect.model.ids import AgentId
+from coditect.testing import TestFleet
+from dispatcher.eviction import Evictor
+from dispatcher.layers import leases
+from dispatcher.monitor import AgentGone, Monitor
+from dispatcher.store.memory import MemoryDatabase
+
+BEAT_SECONDS = 0.4
+
+
+@dataclass(slots=True)
+class Watch:
+    """A fleet, the store, and what the monitors told."""
+
+    fleet: TestFleet
+    database: MemoryDatabase
+    stack: AsyncExitStack
+    dispatchers: dict[str, AsyncExitStack] = field(default_factory=dict)
+    lost: dict[str, list[AgentGone]] = field(default_factory=dict)
+    """By the monitor's owner."""
+
+    async def dispatcher(self, owner: str = "first", *, evict: Evictor | None) -> Monitor:
+        """A dispatcher of this owner name, watching when this returns."""
+        told = self.lost.setdefault(owner, [])
+        stack = self.dispatchers[owner] = await self.stack.enter_async_context(AsyncExitStack())
+        background = await stack.enter_async_context(Background())
+        await self._beat(owner, 1)
+        background.start(self._beats(owner), name="beats")
+        broker = await stack.enter_async_context(MemoryBroker(self.fleet.server, name=owner))
+        return await stack.enter_async_context(
+            Monitor(
+                self.fleet.registry,
+                broker,
+                Events(broker, background, SystemClock(), source="/dispatcher"),
+                self.database,
+                owner=owner,
+                evict=evict,
+                on_gone=told.append,
+            )
+        )
+
+    async def end(self, owner: str) -> None:
+        """The dispatcher ends in order."""
+        await self.dispatchers[owner].aclose()
+
+    async def _beats(self, owner: str) -> None:
+        for beat in range(2, 100_000):
+            await asyncio.sleep(BEAT_SECONDS)
+            await self._beat(owner, beat)
+
+    async def _beat(self, owner: str, beat: int) -> None:
+        await self.database.run(lambda tr: leases.renew(tr, owner, beat))
+
+    def agents_lost(self, owner: str = "first") -> list[AgentId]:
+        return [one.agent for one in self.lost[owner]]
+
+    def told(self, kind: str) -> list[str]:
+        """Whom the events of this kind were about."""
+        return [event.subject for event in self.fleet.events if event.type == kind]
+
+    def queues(self, agent: AgentId) -> list[str]:
+        """Which of the agent's own queues there are."""
+        names = (f"agent.{agent}.mail", f"agent.{agent}.tasks", f"reply.{agent}")
+        return [name for name in names if self.fleet.server.find(name) is not None]
+
+
+@asynccontextmanager
+async def open_watch(agents: Iterable[Agent], *, replicas: int = 2, seed: int = 0) -> AsyncIterator[Watch]:
+    """The fleet; its control plane has no monitor of its own."""
+    async with (
+        TestFleet(agents, replicas=replicas, seed=seed) as fleet,
+        MemoryDatabase() as database,
+        AsyncExitStack() as stack,
+    ):
+        yield Watch(fleet, database, stack)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coditect.background import Background
+from coditect.model.capability import Priority
+from dispatcher.graph.bridge import Bridge
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
+from tests.contract.graph.scene import Scene
+from tests.support import eventually
+
+
+class RecordingDesks:
+    """The desks of one shard; claims nothing."""
+
+    def __init__(self, graph: MemoryTaskGraph, shard: int) -> None:
+        self.graph = graph
+        self.shard = shard
+        self.free = 100
+        self.claimed: list[str] = []
+        self.asked: list[Request] = []
+
+    def shards(self) -> Collection[int]:
+        return [self.shard]
+
+    def room(self) -> Mapping[Priority, int]:
+        return {Priority.P1: self.free} if self.free else {}
+
+    async def proposed(self, proposals: Sequence[Proposal]) -> None:
+        self.free -= len(proposals)
+        self.claimed += [node for _, node in proposals]
+
+    async def requested(self, requests: Sequence[Request]) -> None:
+        self.asked = [*requests]
+
+    async def forgotten(self, shards: Collection[int]) -> None:
+        for shard in shards:
+            await self.graph.remember(shard)
+
+
+@pytest.fixture
+def graph() -> MemoryTaskGraph:
+    return MemoryTaskGraph()
+
+
+@pytest.fixture
+def scene(graph: MemoryTaskGraph) -> Scene:
+    return Scene(graph)
+
+
+@pytest.fixture
+def desks(graph: MemoryTaskGraph, scene: Scene) -> RecordingDesks:
+    return RecordingDesks(graph, scene.shard)
+
+
+@asynccontextmanager
+async def running(graph: MemoryTaskGraph, desks: RecordingDesks) -> AsyncIterator[Bridge]:
+    async with Background() as background:
+        bridge = Bridge(graph, desks, adopt_seconds=0.01, look_seconds=0.01)
+        background.start(bridge.run(), name="bridge")
+        yield bridge
+
+
+async def test_queued_jobs_are_proposed_while_there_is_room(
+    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+) -> None:
+    desks.free = 2
+    await scene.create(*[scene.job(f"n{number}") for number in range(3)])
+
+    async with running(graph, desks) as bridge:
+        await eventually(lambda: desks.claimed == ["n0", "n1"])
+        assert graph.state(scene.workflow, "n2") is JobState.QUEUED
+        desks.free = 1
+        bridge.wake()
+        await eventually(lambda: desks.claimed == ["n0", "n1", "n2"])
+
+
+async def test_stopped_bridge_proposes_nothing_and_a_new_one_goes_on(
+    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+) -> None:
+    async with running(graph, desks):
+        await scene.create(scene.job("a"), scene.job("b", "a"))
+        await eventually(lambda: desks.claimed == ["a"])
+    await scene.tell(JobState.FINISHED, "a")
+    assert await scene.counts() == {"finished": 1, "queued": 1}
+
+    async with running(graph, desks):
+        await eventually(lambda: desks.claimed == ["a", "b"])
+
+
+async def test_requests_come_until_the_job_is_told_its_state(
+    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+) -> None:
+    desks.free = 0
+    await scene.create(scene.job("a"))
+    graph.cancel(scene.workflow, "a")
+
+    async with running(graph, desks):
+        await eventually(lambda: desks.asked == [scene.request("a", RequestKind.CANCEL)])
+        await scene.tell(JobState.CANCELED, "a")
+        desks.asked = []
+        await scene.create(scene.job("b"))
+        graph.stray(scene.workflow, "b")
+        await eventually(lambda: desks.asked == [scene.request("b", RequestKind.STRAY)])
+
+
+async def test_lost_shard_is_reconciled_and_remembered(
+    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+) -> None:
+    async with running(graph, desks):
+        await eventually(lambda: graph.knows(scene.shard))
+        graph.wipe()
+        await eventually(lambda: graph.knows(scene.shard))
+
+
+async def test_outage_is_said_once_and_survived(
+    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks, caplog: pytest.LogCaptureFixture
+) -> None:
+    await graph.remember(scene.shard)
+    graph.failing = True
+    with caplog.at_level(logging.WARNING):
+        async with running(graph, desks) as bridge:
+            await eventually(lambda: not bridge.available)
+            graph.failing = False
+            await scene.create(scene.job("a"))
+            await eventually(lambda: desks.claimed == ["a"])
+            assert bridge.available
+
+    assert [record.message for record in caplog.records] == ["RQ does not answer; nodes are dispatched without it"]

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coditect.background import Background
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import Change, JobState
+from dispatcher.graph.projection import Projection
+from tests.contract.graph.scene import Scene
+from tests.support import eventually
+
+FINISHED = JobState.FINISHED
+
+
+@asynccontextmanager
+async def running(one: Projection) -> AsyncIterator[Projection]:
+    async with Background() as background:
+        background.start(one.run(), name="projection")
+        yield one
+
+
+@pytest.fixture
+def graph() -> MemoryTaskGraph:
+    return MemoryTaskGraph()
+
+
+@pytest.fixture
+def scene(graph: MemoryTaskGraph) -> Scene:
+    return Scene(graph)
+
+
+async def test_what_is_appended_is_told_in_order_and_the_cursor_follows(scene: Scene) -> None:
+    async with running(Projection(scene.graph, scene.shard)) as told:
+        told.append(7, [scene.job("a"), scene.job("b", "a"), scene.change("a", FINISHED)])
+        told.append(9, [scene.change("b", FINISHED), scene.job("c")])
+        await told.drained()
+
+        assert told.told == 9
+        assert len(told) == 0
+        assert await scene.counts() == {"finished": 2, "queued": 1}
+
+
+async def test_cursor_stops_before_a_commit_that_was_told_in_part(scene: Scene, graph: MemoryTaskGraph) -> None:
+    def fail() -> None:
+        graph.failing = True
+
+    one = Projection(graph, scene.shard, told=4, moved=fail)
+    async with running(one):
+        one.append(5, [scene.job("a")])
+        await eventually(lambda: one.told == 5)
+        one.append(8, [scene.job("b"), scene.change("b", FINISHED)])
+        await eventually(lambda: not one.available)
+
+        assert one.told == 5
+
+
+async def test_outage_delays_and_loses_nothing(scene: Scene, graph: MemoryTaskGraph) -> None:
+    graph.failing = True
+    async with running(Projection(graph, scene.shard)) as one:
+        one.append(1, [scene.job("a")])
+        one.append(2, [scene.change("a", FINISHED)])
+        await eventually(lambda: not one.available)
+        assert one.told == 0
+
+        graph.failing = False
+        await one.drained()
+
+        assert one.available
+        assert one.told == 2
+        assert await scene.counts() == {"finished": 1}
+
+
+async def test_too_much_is_thrown_away_and_said(scene: Scene, graph: MemoryTaskGraph) -> None:
+    graph.failing = True
+    async with running(Projection(graph, scene.shard, most_waiting=2)) as one:
+        one.append(1, [scene.job("a"), scene.job("b")])
+        await eventually(lambda: not one.available)
+        one.append(2, [scene.job("c")])
+        told_of_overflow = one.overflowed
+        assert told_of_overflow
+        assert one.told == 2
+
+        graph.failing = False
+        await one.drained()
+        one.reconciled()
+        one.append(3, [scene.job("d")])
+        await one.drained()
+
+        assert not one.overflowed
+        assert one.told == 3
+        assert graph.state(scene.workflow, "c") is None
+
+
+async def test_changes_of_jobs_that_rq_lost_are_heard_of(scene: Scene) -> None:
+    heard: list[Change] = []
+
+    def hear(changes: Sequence[Change]) -> None:
+        heard.extend(changes)
+
+    async with running(Projection(scene.graph, scene.shard, lost=hear)) as one:
+        one.append(1, [scene.job("a"), scene.change("a", FINISHED), scene.change("b", FINISHED)])
+        await one.drained()
+
+    assert heard == [scene.change("b", FINISHED)]
+
+
+async def test_nothing_to_tell_moves_the_cursor_at_once(scene: Scene) -> None:
+    one = Projection(scene.graph, scene.shard)
+
+    one.append(3, [])
+
+    assert one.told == 3
+    async with asyncio.timeout(1):
+        await one.drained()

@@ -1,0 +1,96 @@
+"""Workflows and durable tasks without an event loop, on a scripted control plane that lives on the client's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from coditect import TaskFailed, Workflow
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.client import Client, SyncClient
+from coditect.model.workflow.states import WorkflowState
+from tests.control_plane import ScriptedPlane
+from tests.unit.client.scene import CAPABILITY, chain
+from tests.unit.sync.scene import SECONDS
+
+
+class PlannedClient(Client):
+    """A client that brings its control plane along."""
+
+    def __init__(self) -> None:
+        self._server = MemoryServer()
+        self._memory = MemoryBroker(self._server, name="client")
+        self._around = AsyncExitStack()
+        self.plane = ScriptedPlane()
+        super().__init__(self._memory)
+
+    async def __aenter__(self) -> Self:
+        broker = await self._around.enter_async_context(MemoryBroker(self._server, name="plane"))
+        await self._around.enter_async_context(self._memory)
+        await self._around.enter_async_context(self.plane.serving(broker, CAPABILITY))
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        await self._around.aclose()
+
+
+@pytest.fixture
+def planned() -> PlannedClient:
+    return PlannedClient()
+
+
+@pytest.fixture
+def client(planned: PlannedClient) -> Iterator[SyncClient]:
+    with planned.sync() as opened:
+        yield opened
+
+
+def test_a_workflow_is_started_looked_at_and_waited_for(client: SyncClient) -> None:
+    flow = Workflow("script")
+    flow.task(CAPABILITY, 1, name="only")
+
+    run = client.start(flow, {"a": 1}, key="k")
+
+    assert (run.state(), run.wait(timeout=SECONDS)) == (WorkflowState.COMPLETED, WorkflowState.COMPLETED)
+    assert (run.result(dict, timeout=SECONDS), run.result(node="only")) == ({"node": "only"}, {"node": "only"})
+    assert [row.name for row in run.nodes()] == [row.node for row in run.attempts()] == ["only"]
+    assert [event.type for event in run.events()] == ["workflow.completed"]
+    assert [row.workflow for row in client.runs()] == [run.id]
+    assert client.run(run.id).overview().key == "k"
+
+
+def test_a_durable_task_answers_by_itself_and_by_its_id(client: SyncClient, planned: PlannedClient) -> None:
+    handle = client.submit_durable(CAPABILITY, 1)
+    keyed = client.submit(CAPABILITY, 1, idempotency_key="k")
+
+    assert handle.result(timeout=SECONDS) == client.task(handle.task_id).result() == {"node": "task"}
+    assert (keyed.done, keyed.outcome(timeout=SECONDS).attempt, keyed.done) == (False, 1, True)
+    assert [event.type for event in keyed.events()] == ["workflow.completed"]
+
+    planned.plane.kept[handle.task_id.removesuffix(":task")].end("failed")
+    with pytest.raises(TaskFailed):
+        client.task(handle.task_id).result(timeout=SECONDS)
+
+
+def test_it_is_steered_and_its_approvals_answered(client: SyncClient, planned: PlannedClient) -> None:
+    planned.plane.at_once = False
+    run = client.start(chain(1))
+    planned.plane.only.nodes["n0"]["state"] = "awaiting_approval"
+
+    (asked,) = client.approvals()
+    client.run(asked.workflow).answer(asked.node, granted=False, by="ada")
+    run.pause()
+    run.resume()
+    told = run.redrive("n0", 2, dry_run=True)
+    run.cancel(reason="enough")
+
+    assert told["again"] == ["n0"]
+    assert list(client.approvals()) == []
+    assert run.overview().reason == "enough"
