@@ -18,6 +18,7 @@ from benchmarks.parts import (
     scaling,
     slots,
     throughput,
+    workflows,
 )
 from benchmarks.parts.sides import Side, agent_of, client_of
 from benchmarks.profiling import profiled, read_shares
@@ -42,6 +43,7 @@ PARTS: dict[str, Part] = {
     scaling.BY_BODY.name: scaling.bodies,
     scaling.BY_CAPABILITIES.name: scaling.capabilities,
     backlog.NAME: backlog.run,
+    workflows.NAME: workflows.run,
 }
 
 

@@ -34,6 +34,14 @@ class Size:
     profiled_tasks: int
     depths: tuple[int, ...]
     """Backlogs; the first 500 of each are its warm-up."""
+    graph_rounds: int
+    """Alternating rounds of workflows beside others."""
+    graph_runs: int
+    """Runs of each graph in a round."""
+    graph_width: int
+    """Nodes of a fan; a layer of the layered graph has a tenth."""
+    graph_length: int
+    graph_layers: int
 
 
 FULL = Size(
@@ -52,6 +60,11 @@ FULL = Size(
     scaling_tasks=6_000,
     profiled_tasks=150_000,
     depths=(1_000, 10_000, 100_000, 1_000_000),
+    graph_rounds=3,
+    graph_runs=3,
+    graph_width=1_000,
+    graph_length=100,
+    graph_layers=10,
 )
 QUICK = Size(
     rounds=1,
@@ -69,4 +82,9 @@ QUICK = Size(
     scaling_tasks=1_000,
     profiled_tasks=20_000,
     depths=(1_000, 10_000, 20_000),
+    graph_rounds=1,
+    graph_runs=1,
+    graph_width=300,
+    graph_length=30,
+    graph_layers=10,
 )

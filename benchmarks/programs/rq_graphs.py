@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 from redis import Redis
 from rq import Queue, Retry
-from rq.job import Job
+from rq.job import Dependency, Job
+from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
 
 from benchmarks.programs.driver import RESULT_SECONDS
@@ -34,10 +35,10 @@ class RqRunner:
         check_sinks(graph, [self._value(jobs[number]) for number in graph.sinks])
 
     @staticmethod
-    def _prepared(node: Node, jobs: dict[int, Job]) -> object:
-        after = [jobs[number] for number in node.after] or None
+    def _prepared(node: Node, jobs: dict[int, Job]) -> EnqueueData:
+        after: list[Dependency | Job | str] = [jobs[number] for number in node.after]
         return Queue.prepare_data(
-            "benchmarks.programs.rq_side.echo", (node.number, TEXT), retry=Retry(max=3), depends_on=after
+            "benchmarks.programs.rq_side.echo", (node.number, TEXT), retry=Retry(max=3), depends_on=after or None
         )
 
     @staticmethod
