@@ -18,6 +18,8 @@ from benchmarks.parts import (
     scaling,
     slots,
     throughput,
+    workflow_size,
+    workflow_state,
     workflows,
 )
 from benchmarks.parts.sides import Side, agent_of, client_of
@@ -44,6 +46,8 @@ PARTS: dict[str, Part] = {
     scaling.BY_CAPABILITIES.name: scaling.capabilities,
     backlog.NAME: backlog.run,
     workflows.NAME: workflows.run,
+    workflow_size.NAME: workflow_size.run,
+    workflow_state.NAME: workflow_state.run,
 }
 
 

@@ -42,6 +42,13 @@ class Size:
     """Nodes of a fan; a layer of the layered graph has a tenth."""
     graph_length: int
     graph_layers: int
+    large_graphs: tuple[int, ...]
+    """Nodes of one workflow, each ten times the one before."""
+    small_graphs: tuple[int, ...]
+    """Workflows of ten nodes, likewise."""
+    state_queries: int
+    live_nodes: int
+    """Nodes that wait while a dispatcher starts anew."""
 
 
 FULL = Size(
@@ -65,6 +72,10 @@ FULL = Size(
     graph_width=1_000,
     graph_length=100,
     graph_layers=10,
+    large_graphs=(1_000, 10_000, 100_000),
+    small_graphs=(1_000, 10_000),
+    state_queries=1_000,
+    live_nodes=10_000,
 )
 QUICK = Size(
     rounds=1,
@@ -87,4 +98,8 @@ QUICK = Size(
     graph_width=300,
     graph_length=30,
     graph_layers=10,
+    large_graphs=(300, 3_000),
+    small_graphs=(30, 300),
+    state_queries=200,
+    live_nodes=1_000,
 )

@@ -5,6 +5,7 @@ ORDER is a `GraphOrder` as JSON. The figures go to the file ANSWER, as JSON, too
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
 import json
@@ -13,7 +14,7 @@ import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from benchmarks.programs.graphs import GraphOrder, GraphRunner
+from benchmarks.programs.graphs import AT_ONCE, Graph, GraphOrder, GraphRunner
 from coditect.loop import run_loop
 
 
@@ -21,6 +22,19 @@ def open_runner(order: GraphOrder) -> AbstractAsyncContextManager[GraphRunner]:
     """The runner of this side."""
     opened: AbstractAsyncContextManager[GraphRunner] = importlib.import_module(order.driver).open_runner()
     return opened
+
+
+async def run_many(runner: GraphRunner, graph: Graph, many: int) -> None:
+    """So many of the same, some of them side by side."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def run() -> None:
+        async with places:
+            await runner.run(graph)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(many):
+            group.create_task(run())
 
 
 async def measure(order: GraphOrder) -> dict[str, object]:
@@ -32,9 +46,9 @@ async def measure(order: GraphOrder) -> dict[str, object]:
         gc.freeze()
         for _ in range(order.runs):
             began = time.perf_counter()
-            await runner.run(order.graph)
+            await run_many(runner, order.graph, order.many)
             seconds.append(time.perf_counter() - began)
-    return {"nodes": order.graph.nodes, "layers": len(order.graph.widths), "seconds": seconds}
+    return {"nodes": order.graph.nodes * order.many, "layers": len(order.graph.widths), "seconds": seconds}
 
 
 def main(order: str, answer: str) -> None:

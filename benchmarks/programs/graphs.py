@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol, Self
 
+AT_ONCE = 64
 TEXT = "The quick brown fox jumps over the lazy dog. "
 """What every node is given and gives back."""
 
@@ -77,6 +78,8 @@ class GraphOrder:
     """Run once before; it does not count."""
     graph: Graph
     runs: int
+    many: int = 1
+    """Graphs of a run, `AT_ONCE` of them side by side."""
 
     def written(self) -> str:
         """As JSON."""
