@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coditect.agent.events import Events
@@ -26,6 +26,7 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
+from dispatcher.ears import hearing_listeners
 from dispatcher.eviction import Evictor, open_evictor
 from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
@@ -78,23 +79,26 @@ async def running_dispatcher(
     database: Database | None = None,
     graph: TaskGraph | None = None,
     options: Options | None = None,
+    owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
     Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
     is no RQ, and everything is dispatched from the ledger alone.
-    `options.owner` names this life of it, and should be the name of its broker connection: by that name its
-    successors evict it.
+    `owner` names this life of it, and should be the name of its broker connection: by that name its successors evict
+    it; `options.owner` when None.
     """
     options = options or Options()
+    options = options if owner is None else replace(options, owner=owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
         events = Events(broker, background, clock, source="/dispatcher")
+        await broker.declare(backbone() + control_plane())
+        await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
-        await broker.declare(backbone() + control_plane())
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")

@@ -90,7 +90,11 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
     return Task(
         call.capability,
         call.priority,
+<<<<<<< HEAD
         body,
+=======
+        body_of(book, place, row),
+>>>>>>> main
         id=task_id,
         correlation_id=task_id,
         limits=Limits(timeout_ms=call.timeout_ms, max_attempts=retry.max_attempts),
