@@ -11,10 +11,10 @@ from coditect.errors import BlobUnavailable, ClaimBroken, CoditectError, TooLarg
 from coditect.model.result import Failure, Status
 
 
-async def fetch_input(blobs: Blobs, execution: Execution, claims: bytes) -> Ended | None:
+async def fetch_input(blobs: Blobs, execution: Execution) -> Ended | None:
     """Gives the execution its input; how it ended, if there is none to be had."""
     try:
-        execution.task = replace(execution.task, body=await whole(blobs, claims))
+        execution.task = replace(execution.task, body=await whole(blobs, execution.task.body))
     except (TooLarge, ClaimBroken) as error:
         reason = "too_large" if isinstance(error, TooLarge) else "claim_broken"
         return Ended(Status.REJECTED, failure=_failure(reason, error), error=error)

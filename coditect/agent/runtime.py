@@ -87,6 +87,7 @@ class Runtime:
         self.agent_id = agent_id
         self._broker = broker
         self._requests = requests
+        self._blobs = requests.blobs
         self._events = events
         self._clock = clock
         self._limits = limits
@@ -246,10 +247,8 @@ class Runtime:
         limits, now = task.limits, self._clock.now_ms()
         for bound, name in ((limits.deadline_ms, "deadline"), (limits.start_by_ms, "start-by")):
             if bound is not None and bound <= now:
-                failure = Failure(
-                    "expired", "TaskExpired", f"The task's {name} passed {now - bound} ms before it started"
-                )
-                return Ended(Status.REJECTED, failure=failure)
+                told = f"The task's {name} passed {now - bound} ms before it started"
+                return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
         return None
 
     def _canceled_before(self, task: Task) -> Ended | None:
@@ -298,12 +297,10 @@ class Runtime:
         """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         try:
-            ended = self._not_any_more(held.task)
-            if ended is None and held.task.claims is not None:
-                ended = await fetch_input(self._requests.blobs, execution, held.task.claims)
+            ended = self._not_any_more(held.task) or (held.task.claims and await fetch_input(self._blobs, execution))
             ended = ended or await self._handled(execution, held, started_ms)
             if len(ended.body) > wire.MAX_BODY_BYTES:
-                ended = await put_value(self._requests.blobs, ended)
+                ended = await put_value(self._blobs, ended)
         except SentBack:
             await self._outcomes.send_back(execution)
             return

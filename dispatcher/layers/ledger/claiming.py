@@ -86,15 +86,11 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
 def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
     retry = call.retry or DEFAULT_RETRY
     task_id = TaskId(place.task_id)
-    body = body_of(book, place, book.definition(place))
+    body = body_of(book, place, row)
     return Task(
         call.capability,
         call.priority,
-<<<<<<< HEAD
         body,
-=======
-        body_of(book, place, row),
->>>>>>> main
         id=task_id,
         correlation_id=task_id,
         limits=Limits(timeout_ms=call.timeout_ms, max_attempts=retry.max_attempts),
