@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 from taskiq import TaskiqEvents, TaskiqState, async_shared_broker
@@ -58,22 +59,35 @@ async def _ready(_: TaskiqState) -> None:
     tell_ready()
 
 
-def pipeline_of(graph: Graph) -> Pipeline[Any, Any]:
-    """The graph as steps. A pipeline begins with a single task, so a first layer of several nodes has one before it."""
+Step = tuple[Any, dict[str, object]]
+
+
+def single_step(first: int, width: int, following: int) -> Step:
+    """The task of a layer of one node, and its arguments; before several it gives each its part."""
+    if following > 1:
+        return spread, {"first": first + width - following, "width": following, "text": TEXT}
+    return echo, {"number": first, "text": TEXT}
+
+
+def pipeline_of(graph: Graph) -> tuple[Pipeline[Any, Any], dict[str, object]]:
+    """The graph as steps, and the arguments of the first, which a pipeline is told when it begins.
+
+    It begins with a single task, so a first layer of several nodes has one before it.
+    """
     made: Pipeline[Any, Any] = Pipeline(broker)
-    widths = list(graph.widths)
-    if widths[0] > 1:
-        made.call_after(spread, first=-widths[0], width=widths[0], text=TEXT)
-    first = 0
-    for width, following in zip(widths, [*widths[1:], 1], strict=True):
+    extra = graph.widths[0] > 1
+    widths, first = ([1, *graph.widths], -1) if extra else ([*graph.widths], 0)
+    begin, arguments = single_step(first, 1, [*widths, 1][1])
+    made.call_after(begin)
+    first += 1
+    for width, following in pairwise([*widths[1:], 1]):
         if width > 1:
             made.map(echo_next, check_interval=LAYER_LOOK_SECONDS, step=width, text=TEXT)
-        elif following > 1:
-            made.call_after(spread, first=first + width - following, width=following, text=TEXT)
         else:
-            made.call_after(echo, number=first, text=TEXT)
+            task, given = single_step(first, width, following)
+            made.call_after(task, **given)
         first += width
-    return made
+    return made, arguments
 
 
 class TaskiqRunner:
@@ -81,9 +95,10 @@ class TaskiqRunner:
 
     async def run(self, graph: Graph) -> None:
         """See `GraphRunner.run`."""
-        pipeline = pipeline_of(graph)
-        task = await pipeline.kiq()
+        pipeline, arguments = pipeline_of(graph)
+        task = await pipeline.kiq(**arguments)
         result = await task.wait_result(check_interval=LOOK_SECONDS, timeout=RESULT_SECONDS)
+        result.raise_for_error()
         value = result.return_value
         check_sinks(graph, value if graph.widths[-1] > 1 else [value])
 
