@@ -104,7 +104,9 @@ class Reconciling:
         jobs = [showing.job(one) for one in await answer.future]
         await showing.told()
         found = await self._graph.difference(jobs)
-        wrong = {(job.workflow, job.node) for job in (*found.missing, *found.changes)}
+        wrong = {(one.workflow, one.node) for one in found.missing} | {
+            (one.workflow, one.node) for one in found.changes
+        }
         return {job for job in jobs if (job.workflow, job.node) in wrong}
 
 
