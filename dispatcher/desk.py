@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
@@ -144,7 +145,7 @@ class Desk:
         """
         self.marker = marker
         self._sendings.hold()
-        self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, settle))
+        self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))
@@ -356,11 +357,14 @@ class _Rebuilt:
     """Publishing goes on when the ledger knows what is to be published anew."""
 
     go_on: Callable[[int], None]
+    again: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """It does."""
-        if not isinstance(answer, CoditectError):
+        """It does; if not, it is tried again until it does."""
+        if isinstance(answer, CoditectError):
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.again)
+        else:
             self.go_on(answer)
         self.settle.done(answer)
 

@@ -199,11 +199,16 @@ class Tenure:
         Raises: BrokerUnavailable; what `Database.read` raises.
         """
         self._returns += 1
+        found: dict[str, str] = {}
         for desk in tuple(self.desks.values()):
-            await self._check(desk)
+            if desk.marker not in found:
+                found[desk.marker] = await self._markers.of_broker(desk.marker)
+            self._build_on(desk, found[desk.marker])
 
     async def _check(self, desk: Desk) -> None:
-        marker = await self._markers.of_broker(desk.marker)
+        self._build_on(desk, await self._markers.of_broker(desk.marker))
+
+    def _build_on(self, desk: Desk, marker: str) -> None:
         if marker == desk.marker:
             return
         if desk.marker:
