@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from coditect.model.capability import Priority
+from coditect.model.claim_check import has_claims
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
 from coditect.model.task import Limits, Owner, Task
@@ -88,10 +89,11 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
 def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
     retry = call.retry or DEFAULT_RETRY
     task_id = TaskId(place.task_id)
+    body = body_of(book, place, row)
     return Task(
         call.capability,
         call.priority,
-        body_of(book, place, row),
+        body,
         id=task_id,
         correlation_id=task_id,
         limits=Limits(timeout_ms=call.timeout_ms, max_attempts=retry.max_attempts),
@@ -100,6 +102,7 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
         published_at_ms=book.now_ms,
         errors=_died(row) if row.suspect else (),
         owner=Owner(place.workflow, place.node, str(book.shard), row.fence),
+        claims=body if has_claims(body) else None,
     )
 
 
