@@ -35,7 +35,7 @@ STORE_FAULTS = Faults(
 )
 
 
-PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
+PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0, task_seconds=40.0)
 
 
 @dataclass(frozen=True, slots=True)
