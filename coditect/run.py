@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.agent.typed import codec, encode_any
+from coditect.blob import whole_value
 from coditect.control_plane import ASK_SECONDS, ControlPlane
 from coditect.ends import ENDINGS, Ends
 from coditect.errors import (
@@ -41,8 +42,8 @@ LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
-LONGEST_UNHEARD_PAUSE_SECONDS = 5.0
-"""Where the event of the end is listened for, too."""
+LONGEST_HEARD_PAUSE_SECONDS = 300.0
+"""Where the event of the end is listened for: a look only makes good for an event that was lost."""
 PAUSE_SHARE = 0.2
 """Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
 LAST_EVENT_SECONDS = 1.0
@@ -128,7 +129,7 @@ class Run:
                     seen(row)
             return row
 
-        longest = LONGEST_UNHEARD_PAUSE_SECONDS if seen is None else LONGEST_PAUSE_SECONDS
+        longest = LONGEST_HEARD_PAUSE_SECONDS if seen is None else LONGEST_PAUSE_SECONDS
         return await self._until(look, lambda row: row.state.terminal, timeout, longest=longest)
 
     @overload
@@ -158,13 +159,17 @@ class Run:
         """Where that node is now, with its value or failure if it has one."""
         return await self._ending(node, ASK_SECONDS)
 
-    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT) -> Ending:
-        """How that node ended, whatever it is. Raises: ResultTimeout when it has not, in time."""
+    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
+        """How that node ended, whatever it is; `alone` when the workflow ends with it.
+
+        Raises: ResultTimeout when it has not, in time.
+        """
 
         async def look(left: float) -> Ending:
             return await self._ending(node, left)
 
-        return await self._until(look, lambda ending: ending.state.terminal, timeout)
+        longest = LONGEST_HEARD_PAUSE_SECONDS if alone else LONGEST_PAUSE_SECONDS
+        return await self._until(look, lambda ending: ending.state.terminal, timeout, longest=longest)
 
     async def _ending(self, node: str | None, timeout: Duration) -> Ending:
         asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
@@ -174,7 +179,8 @@ class Run:
             state = TaskState(answer["state"])
         except (KeyError, ValueError) as error:
             raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
-        return Ending(state, answer.get("value"), failure if isinstance(failure, Mapping) else None)
+        value = await whole_value(self._control.blobs, answer.get("value"))
+        return Ending(state, value, failure if isinstance(failure, Mapping) else None)
 
     def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
         told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}

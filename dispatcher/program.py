@@ -42,8 +42,10 @@ from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.sweeper import Sweeper
 from dispatcher.tenure import Tenure, new_owner
 from dispatcher.window import Window
+from dispatcher.witness.watch import read_watch
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    keep_days: float = 7.0
+    """How long after its end a workflow is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ async def running_dispatcher(
     is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
     and should be the name of its broker connection: by that name its successors evict it.
     """
-    options = options or Options()
+    options = options or (Options() if database is not None else Options(shards=1))
     options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
@@ -103,11 +107,13 @@ async def running_dispatcher(
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
+        sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
+        background.start(sweeper.run(), name="sweeper")
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
-        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
+        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background, clock)), tenure)
 
 
 def compose(
@@ -128,7 +134,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    options = Options(shards=settings.shards)
+    watch = read_watch(os.environ)
+    options = Options(shards=settings.shards, planted=watch.planted, keep_days=settings.keep_days)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -144,11 +151,11 @@ async def serve(settings: Settings) -> None:
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
         await stack.enter_async_context(
             running_dispatcher(
-                broker=broker,
+                broker=watch.broker(broker),
                 registry=registry,
                 clock=SystemClock(),
-                database=database,
-                graph=graph,
+                database=watch.database(database),
+                graph=watch.graph(graph),
                 evict=evictor(settings.management_url),
                 options=options,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -17,6 +18,8 @@ from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueS
 from coditect.broker.topology import Topology
 from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
+
+log = logging.getLogger(__name__)
 
 CALL_SECONDS = 15.0
 PAUSE_SECONDS = 0.01
@@ -52,6 +55,8 @@ class MemoryBroker:
         self._consumers: list[MemoryConsumer] = []
         self._browsed = Hand()
         self._background = Background()
+        self._check: Callable[[], Awaitable[None]] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._link = Link(server, process=name, restore=self._restore, lost=self._lost)
 
     async def __aenter__(self) -> Self:
@@ -97,6 +102,16 @@ class MemoryBroker:
         self._server.declare(self._topology)
         for consumer in self._consumers:
             consumer.resubscribe()
+        if self._check is not None:
+            self._checking = self._background.start(self._checked(self._check), name="check the broker")
+
+    async def _checked(self, check: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await check()
+            except CoditectError as error:
+                log.info("A returned broker could not be checked yet", extra={"reason": str(error)})
+                await self._pause()
 
     def _lost(self) -> None:
         self._let_go(tell=True)
@@ -120,7 +135,11 @@ class MemoryBroker:
         """See `Broker.declare`."""
         await self._standing()
         self._server.declare(topology)
-        self._topology += topology
+        self._topology += topology.lasting
+
+    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+        """See `Broker.on_return`; an error of the check has it called again."""
+        self._check = check
 
     async def publish(
         self,
@@ -158,15 +177,22 @@ class MemoryBroker:
             timeout_seconds=timeout_seconds,
             wait_when_full=wait_when_full,
         )
-        self._background.start(_told(promise, publishing), name="publish")
+        work = self._background.start(publishing, name="publish", awaited=True)
+        work.add_done_callback(lambda _: _tell(promise, work))
 
     async def _pause(self) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
 
+    async def _ready(self) -> None:
+        await self._link.ready()
+        while self._checking is not None and not self._checking.done():
+            await asyncio.wait((self._checking,))
+            await self._link.ready()
+
     async def _taken(self, attempt: _Attempt) -> bool:
         """One try; False when another one is worth it."""
         attempt.held_back = attempt.held_back or self.blocked
-        await self._link.ready()
+        await self._ready()
         answer = self._server.offer(self._link.session, attempt.publication)
         before, attempt.unknown = attempt.unknown, True
         verdict = await asyncio.shield(answer)
@@ -243,10 +269,11 @@ class MemoryBroker:
         )
 
 
-async def _told(promise: Promise, publishing: Awaitable[None]) -> None:
-    try:
-        await publishing
-    except CoditectError as error:
-        promise.set_exception(error)
-    else:
+def _tell(promise: Promise, publishing: asyncio.Task[None]) -> None:
+    error = BrokerUnavailable("The broker was closed") if publishing.cancelled() else publishing.exception()
+    if promise.done():
+        return
+    if error is None:
         promise.set_result(None)
+    else:
+        promise.set_exception(error)
