@@ -22,7 +22,7 @@ async def registered(fleet: TestFleet) -> list[str]:
 
 
 async def test_task_of_a_killed_agent_is_redelivered_and_answered_exactly_once() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
         handle = await fleet.submit("sleep.well", 60)
         await fleet.advance("30s")
@@ -50,7 +50,7 @@ async def test_lease_of_a_killed_agent_lapses_with_time() -> None:
 
 
 async def test_name_kills_every_process_and_restart_brings_as_many_back() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with TestFleet(agents=[sleepers.agent], replicas={"sleeper": 3}) as fleet:
         handle = await fleet.submit("sleep.well", 5)
         await fleet.settled()
@@ -90,7 +90,7 @@ async def test_handler_that_kills_its_own_process_runs_to_its_next_await_only() 
 
 
 async def test_pause_shorter_than_the_lease_changes_only_when() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
         handle = await fleet.submit("sleep.well", 2)
         await fleet.settled()
@@ -110,7 +110,7 @@ async def test_pause_shorter_than_the_lease_changes_only_when() -> None:
 
 
 async def test_pause_beyond_the_lease_gives_the_task_to_another() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
         handle = await fleet.submit("sleep.well", 60)
         await fleet.settled()
@@ -133,7 +133,7 @@ async def test_pause_beyond_the_lease_gives_the_task_to_another() -> None:
 
 
 async def test_without_a_control_plane_a_pause_lasts_until_the_broker_loses_patience() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
         fleet.kill("dispatcher")
         handle = await fleet.submit("sleep.well", 2)
