@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.presence import TASK_PREFIX
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -27,7 +28,7 @@ from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
 from dispatcher.ears import hearing_listeners
-from dispatcher.eviction import Evictor, open_evictor
+from dispatcher.eviction import Evictor, evictor
 from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
 from dispatcher.graph.port import TaskGraph
@@ -43,6 +44,7 @@ from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.tenure import Tenure, new_owner
 from dispatcher.window import Window
+from dispatcher.witness.watch import read_watch
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +87,11 @@ async def running_dispatcher(
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
     Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
-    is no RQ, and everything is dispatched from the ledger alone.
-    `owner` names this life of it, and should be the name of its broker connection: by that name its successors evict
-    it; `options.owner` when None.
+    is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
+    and should be the name of its broker connection: by that name its successors evict it.
     """
-    options = options or Options()
-    options = options if owner is None else replace(options, owner=owner)
+    options = options or (Options() if database is not None else Options(shards=1))
+    options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
@@ -103,7 +104,7 @@ async def running_dispatcher(
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
-        background.start(keep_slots(registry, window), name="slots of the fleet")
+        background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
@@ -128,7 +129,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    options = Options(shards=settings.shards)
+    watch = read_watch(os.environ)
+    options = Options(shards=settings.shards, planted=watch.planted)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -142,15 +144,14 @@ async def serve(settings: Settings) -> None:
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
-        evict = await stack.enter_async_context(open_evictor(settings.management_url))
         await stack.enter_async_context(
             running_dispatcher(
-                broker=broker,
+                broker=watch.broker(broker),
                 registry=registry,
                 clock=SystemClock(),
-                database=database,
-                graph=graph,
-                evict=evict,
+                database=watch.database(database),
+                graph=watch.graph(graph),
+                evict=evictor(settings.management_url),
                 options=options,
             )
         )

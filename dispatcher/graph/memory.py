@@ -145,7 +145,7 @@ class MemoryTaskGraph:
         found = [(job, self._jobs.get(Proposal(job.workflow, job.node))) for job in expected]
         return Difference(
             tuple(job for job, entry in found if entry is None),
-            tuple(change_to(job) for job, entry in found if entry and not entry.state == entry.told == job.state),
+            tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
         )
 
     async def remember(self, shard: int) -> None:
@@ -228,6 +228,11 @@ class MemoryTaskGraph:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED
 
+    def _is_as(self, entry: _Entry, job: Job) -> bool:
+        key = Proposal(job.workflow, job.node)
+        waits = (key in self._dependents.get(parent, {}) for parent in entry.after)
+        return entry.state == entry.told == job.state and (job.state is not JobState.DEFERRED or all(waits))
+
     def _depend(self, key: Proposal, entry: _Entry) -> None:
         for parent in entry.after:
             self._dependents.setdefault(parent, {})[key] = None
@@ -260,8 +265,8 @@ def _queue(job: Job) -> str:
 def _asked(state: JobState, told: JobState) -> RequestKind | None:
     if state is told:
         return None
-    if told in (JobState.FAILED, JobState.CANCELED):
-        return RequestKind.REQUEUE if state is not JobState.CANCELED else RequestKind.CANCEL
     if state is JobState.CANCELED:
         return RequestKind.CANCEL
-    return RequestKind.STRAY if state is JobState.FAILED else None
+    if state is JobState.FAILED:
+        return RequestKind.STRAY
+    return RequestKind.REQUEUE if told in (JobState.FAILED, JobState.CANCELED) else None

@@ -17,14 +17,14 @@ return counts
 REQUESTS = r"""
 -- ARGV: queues, most; returns kind, id, kind, id...
 local found = {}
-local function compare(kind, one, other, missing)
+local function compare(kind, one, other, gone)
   for _, id in ipairs(redis.call('ZDIFF', 2, one, other)) do
     if #found >= 2 * tonumber(ARGV[2]) then return end
     local status = redis.call('HGET', 'rq:job:' .. id, 'status')
-    if status and (not missing or status ~= missing) then
+    if status and not (gone and (status == 'failed' or status == 'canceled')) then
       found[#found + 1] = kind
       found[#found + 1] = id
-    elseif missing and not status then
+    elseif gone and not status then
       redis.call('SREM', one, id)  -- somebody deleted the job
     end
   end
@@ -36,7 +36,7 @@ for _, queue in ipairs(cjson.decode(ARGV[1])) do
     -- equal numbers of many are taken for equal sets; the reconciler compares them one by one
     if there ~= noted or there <= 256 then
       compare(state == 'failed' and 'stray' or 'cancel', registry, told)
-      compare('requeue', told, registry, state)
+      compare('requeue', told, registry, true)
     end
   end
 end
@@ -54,13 +54,19 @@ local function waiting(queue)
   end
   return queued[queue]
 end
+local function registered(id)
+  for _, parent in ipairs(redis.call('SMEMBERS', 'rq:job::' .. id .. ':dependencies')) do
+    if redis.call('SISMEMBER', 'rq:job:' .. parent .. ':dependents', id) == 0 then return false end
+  end
+  return true
+end
 local function placed(id, queue, state)
   if state == 'queued' then return waiting(queue)[id] end
   if state == 'started' then
     local execution = redis.call('ZRANGE', 'rq:executions:' .. id, 0, 0)[1]
     return execution and redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution)
   end
-  return redis.call('ZSCORE', 'rq:' .. state .. ':' .. queue, id)
+  return redis.call('ZSCORE', 'rq:' .. state .. ':' .. queue, id) and (state ~= 'deferred' or registered(id))
 end
 for number, row in ipairs(cjson.decode(ARGV[1])) do
   local id, queue, state = row[1], row[2], row[3]

@@ -1,0 +1,81 @@
+"""The twin and Redis do the same, whatever is done to them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coditect.model.capability import Priority
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import BATCH, JobState, TaskGraph
+from dispatcher.graph.redis import RedisTaskGraph
+from tests.contract.graph.scene import Scene
+from tests.integration.registry.private_redis import PrivateRedis
+
+pytestmark = pytest.mark.servers
+
+NODES = ("a", "b", "c", "d", "e")
+EDGES = {"b": ("a",), "c": ("a",), "d": ("b", "c"), "e": ("a", "d")}
+"""In the order of NODES, each after some of those before it."""
+
+states = st.sampled_from(JobState)
+nodes = st.sampled_from(NODES)
+steps = st.one_of(
+    st.tuples(st.just("create"), st.lists(st.tuples(nodes, states), max_size=5)),
+    st.tuples(st.just("tell"), st.lists(st.tuples(nodes, states), max_size=5)),
+    st.tuples(st.just("adopt"), st.sampled_from([0, BATCH])),
+    st.tuples(st.just("remove"), st.lists(nodes, max_size=2)),
+    st.tuples(st.just("repair"), st.lists(st.tuples(nodes, states), max_size=3, unique_by=lambda pair: pair[0])),
+)
+
+
+async def do(scene: Scene, step: tuple[str, Any]) -> object:
+    """One step; what it answers, in no order where the order is the set's."""
+    verb, given_ = step
+    graph = scene.graph
+    match verb:
+        case "create":
+            await graph.create([scene.job(node, *EDGES.get(node, ()), state=state) for node, state in given_])
+            return None
+        case "tell":
+            return await graph.tell([scene.change(node, state) for node, state in given_])
+        case "adopt":
+            taken = await graph.adopt([scene.shard], {Priority.P1: given_})
+            return sorted(node for _, node in taken)
+        case "remove":
+            await graph.remove(scene.workflow, given_)
+            return None
+        case _:
+            expected = [scene.job(node, *EDGES.get(node, ()), state=state) for node, state in given_]
+            difference = await graph.difference(expected)
+            await graph.create(difference.missing)
+            await graph.tell(difference.changes)
+            return [job.node for job in difference.missing]
+
+
+async def seen(scene: Scene) -> object:
+    everywhere = [scene.job(node, *EDGES.get(node, ()), state=state) for node in NODES for state in JobState]
+    difference = await scene.graph.difference(everywhere)
+    wrong = {(change.node, change.state) for change in difference.changes}
+    missing = {(job.node, job.state) for job in difference.missing}
+    return await scene.counts(), wrong, missing, len(await scene.requests())
+
+
+async def compare(url: str, taken: list[tuple[str, Any]]) -> None:
+    memory: TaskGraph = MemoryTaskGraph()
+    async with RedisTaskGraph(url, worker="dispatcher-1") as redis:
+        twin, real = Scene(memory), Scene(redis)
+        twin.workflow, twin.shard = real.workflow, real.shard
+        for step in taken:
+            assert await do(twin, step) == await do(real, step), step
+            assert await seen(twin) == await seen(real), step
+
+
+@settings(max_examples=60)
+@given(taken=st.lists(steps, max_size=12))
+def test_twin_and_redis_agree_after_every_step(redis_of_module: PrivateRedis, taken: list[tuple[str, Any]]) -> None:
+    asyncio.run(compare(redis_of_module.url, taken))

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis import Redis
+
+from dispatcher.graph.redis import RedisTaskGraph
+from tests.contract.graph.scene import Scene
+from tests.integration.graph.stock import Stock
+from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    """RQ's keys are the same for everybody, so the tests of a module share a server that is theirs alone."""
+    with run_private_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: PrivateRedis) -> Iterator[Redis]:
+    with Redis.from_url(server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def scene(server: PrivateRedis) -> AsyncIterator[Scene]:
+    """A workflow whose shard, and so its queues, are its own."""
+    async with RedisTaskGraph(server.url, worker="dispatcher-1") as graph:
+        yield Scene(graph)
+
+
+@pytest.fixture
+def stock(client: Redis, scene: Scene) -> Stock:
+    """RQ itself, on the scene's queue."""
+    return Stock(client, scene)

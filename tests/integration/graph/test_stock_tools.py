@@ -1,0 +1,267 @@
+"""Stock RQ reads, counts, cancels and requeues our jobs, and can do no harm to them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.results import Result
+from rq.serializers import DefaultSerializer, JSONSerializer, Serializer
+
+from coditect.model.capability import Priority
+from dispatcher.graph.function import FUNCTION
+from dispatcher.graph.port import JobState, RequestKind
+from tests.contract.graph.scene import Scene
+from tests.integration.graph.stock import Stock
+
+pytestmark = pytest.mark.servers
+
+DEFERRED, SCHEDULED, QUEUED, STARTED, FINISHED, FAILED, CANCELED = JobState
+SERIALIZERS = pytest.mark.parametrize("serializer", [JSONSerializer, DefaultSerializer])
+
+
+async def test_stock_fetches_a_job_with_everything_it_knows(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"), scene.job("b[0]", "a"))
+    await scene.graph.tell([replace(scene.change("a", FINISHED), result=b'{"lines": 42}', entry="1700000000000-7")])
+    first, second = stock.fetch("a"), stock.fetch("b[0]")
+
+    assert (first.func_name, first.args, first.kwargs) == (FUNCTION, [scene.workflow, "a"], {})
+    assert first.get_status() is JobStatus.FINISHED
+    assert first.return_value() == {"lines": 42}
+    assert [result.id for result in first.results()] == ["1700000000000-7"]
+    assert second.args == [scene.workflow, "b[0]"]
+    assert [job.id for job in second.fetch_dependencies()] == [first.id]
+    assert second.get_status() is JobStatus.QUEUED
+    assert second.get_position() == 0
+
+
+async def test_stock_shows_why_a_job_failed(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"))
+    await scene.graph.tell([replace(scene.change("a", FAILED), error="no such file: ü")])
+
+    result = stock.fetch("a").latest_result()
+
+    assert result is not None
+    assert result.type is Result.Type.FAILED
+    assert result.exc_string == "no such file: ü"
+
+
+async def test_long_result_is_shown_by_its_length(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"))
+    await scene.graph.tell([replace(scene.change("a", FINISHED), result=b'"' + b"x" * 10_000 + b'"')])
+
+    assert stock.fetch("a").return_value() == "10002 bytes, kept by the dispatcher"
+
+
+async def test_outcome_that_is_told_again_after_a_loss_has_one_entry(client: Redis, scene: Scene, stock: Stock) -> None:
+    outcome = replace(scene.change("a", FINISHED), result=b"1", entry="1700000000000-1")
+    await scene.create(scene.job("a"))
+    await scene.graph.tell([outcome])
+    client.delete(f"rq:job:{stock.id('a')}")
+
+    await scene.create(scene.job("a", state=STARTED))
+    await scene.graph.tell([outcome])
+    await scene.graph.tell([outcome])
+
+    assert len(stock.fetch("a").results()) == 1
+    assert stock.counts() == {"finished": 1}
+
+
+async def test_rq_info_and_stock_classes_count_what_we_count(scene: Scene, stock: Stock) -> None:
+    for state in JobState:
+        nodes = [f"{state.value}_{number}" for number in range(list(JobState).index(state) + 1)]
+        await scene.create(*[scene.job(node, state=state) for node in nodes])
+
+    assert await scene.counts() == stock.counts() == {state.value: number for number, state in enumerate(JobState, 1)}
+    assert stock.info() == {stock.name: {"queued": 3, "executing": 4, "finished": 5, "failed": 6}}
+
+
+async def test_job_that_runs_for_days_is_never_taken_for_abandoned(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"))
+    assert await scene.adopt() == ["a"]
+    in_a_year = time.time() + 365 * 86_400
+
+    stock.queue.started_job_registry.cleanup(in_a_year)
+    stock.queue.finished_job_registry.cleanup(in_a_year)
+    stock.work()
+
+    assert stock.counts() == {"started": 1, "deferred": 1}
+
+
+async def test_outcomes_are_kept_until_they_are_removed(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a", state=FINISHED), scene.job("b", state=FAILED))
+    in_ten_years = time.time() + 10 * 365 * 86_400
+
+    stock.queue.finished_job_registry.cleanup(in_ten_years)
+    stock.queue.failed_job_registry.cleanup(in_ten_years)
+
+    assert stock.counts() == {"finished": 1, "failed": 1}
+
+
+async def test_removed_jobs_leave_no_key(client: Redis, scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"), scene.job("c"), scene.job("d", "c"))
+    assert await scene.adopt() == ["a", "c"]
+    await scene.tell(FINISHED, "a")
+    await scene.tell(FAILED, "c")
+    await scene.tell(CANCELED, "d")
+
+    await scene.graph.remove(scene.workflow, ["a", "b", "c", "d"])
+
+    assert [*client.scan_iter(f"*{scene.workflow}*")] == []
+    assert [*client.scan_iter(f"*{stock.name}")] == []
+
+
+async def test_stock_cancel_that_is_refused_is_undone(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"))
+    stock.fetch("a").cancel()
+
+    await scene.tell(QUEUED, "a")
+
+    assert await scene.requests() == []
+    assert stock.counts() == {"queued": 1}
+    assert await scene.adopt() == ["a"]
+
+
+async def test_rqs_command_line_requeues(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"))
+    await scene.tell(FAILED, "a")
+
+    stock.rq("requeue", "--queue", stock.name, "--serializer", "json", stock.id("a"))
+
+    assert stock.counts() == {"queued": 1}
+    assert await scene.requests() == [scene.request("a", RequestKind.REQUEUE)]
+    await scene.tell(STARTED, "a")
+    await scene.tell(FINISHED, "a")
+    assert stock.counts() == {"finished": 1}
+
+
+async def test_canceled_job_that_somebody_enqueues_is_proposed_and_put_right_by_the_ledger(
+    scene: Scene, stock: Stock
+) -> None:
+    await scene.create(scene.job("a", state=CANCELED))
+    stock.queue.enqueue_job(stock.fetch("a"))
+
+    assert await scene.adopt() == ["a"]
+    await scene.tell(CANCELED, "a")
+
+    assert stock.counts() == {"canceled": 1}
+    assert await scene.requests() == []
+
+
+@SERIALIZERS
+async def test_stock_worker_that_takes_a_queued_job_does_nothing_and_is_noticed(
+    scene: Scene, stock: Stock, serializer: Serializer
+) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"))
+
+    stock.work(serializer=serializer)
+
+    assert stock.counts() == {"failed": 1, "deferred": 1}
+    assert await scene.requests() == [scene.request("a", RequestKind.STRAY)]
+    if serializer is JSONSerializer:
+        result = stock.fetch("a").latest_result()
+        assert result is not None
+        assert "stop the RQ worker that listens on coditect-* queues" in str(result.exc_string)
+    await scene.tell(QUEUED, "a")
+    assert await scene.requests() == []
+    assert await scene.adopt() == ["a"]
+    assert stock.counts() == {"started": 1, "deferred": 1}
+
+
+@SERIALIZERS
+async def test_stock_worker_never_gets_what_was_claimed(scene: Scene, stock: Stock, serializer: Serializer) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a", state=STARTED), scene.job("c", "b"))
+    assert await scene.adopt() == ["a"]
+
+    stock.work(serializer=serializer)
+
+    assert stock.counts() == {"started": 2, "deferred": 1}
+    assert await scene.requests() == []
+
+
+@SERIALIZERS
+async def test_job_of_others_in_our_queue_is_failed_and_neither_executed_nor_proposed(
+    scene: Scene, stock: Stock, serializer: Serializer, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Queue(stock.name, connection=stock.client, serializer=serializer).enqueue("os.getpid")
+    await scene.create(scene.job("a"))
+
+    with caplog.at_level(logging.WARNING):
+        assert await scene.adopt() == ["a"]
+
+    assert job.get_status() is JobStatus.FAILED
+    result = Job.fetch(job.id, connection=stock.client, serializer=JSONSerializer).latest_result()
+    assert result is not None
+    assert FUNCTION in str(result.exc_string)
+    assert [record.message for record in caplog.records] == ["A queue of ours had jobs of others; they were failed"]
+    assert await scene.requests() == []
+
+
+async def test_job_that_a_stock_client_saved_too_late_is_put_right(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"))
+    stale = stock.fetch("a")
+    assert await scene.adopt() == ["a"]
+
+    stale.save()
+    assert stock.fetch("a").get_status() is JobStatus.QUEUED
+    difference = await scene.graph.difference([scene.job("a", state=STARTED)])
+    await scene.graph.tell(difference.changes)
+
+    assert stock.fetch("a").get_status() is JobStatus.STARTED
+    assert stock.counts() == {"started": 1}
+    await scene.tell(FINISHED, "a")
+    assert stock.counts() == {"finished": 1}
+
+
+async def test_job_that_a_killed_stock_worker_held_is_found_and_put_back(
+    client: Redis, scene: Scene, stock: Stock
+) -> None:
+    await scene.create(scene.job("a"))
+    client.lmove(f"rq:queue:{stock.name}", f"rq:queue:{stock.name}:intermediate")
+
+    difference = await scene.graph.difference([scene.job("a")])
+    await scene.graph.tell(difference.changes)
+
+    assert await scene.adopt() == ["a"]
+    assert client.exists(f"rq:queue:{stock.name}:intermediate") == 0
+
+
+async def test_child_of_a_failed_parent_whose_hash_was_deleted_does_not_run(
+    client: Redis, scene: Scene, stock: Stock
+) -> None:
+    await scene.create(scene.job("a"), scene.job("b"), scene.job("c", "a", "b"))
+    await scene.tell(FAILED, "a")
+    client.delete(f"rq:job:{stock.id('a')}")
+
+    stock.info()
+    await scene.tell(FINISHED, "b")
+
+    assert stock.counts()["deferred"] == 1
+    assert await scene.adopt() == []
+
+
+async def test_key_that_is_not_rqs_stops_nobody_else(
+    client: Redis, scene: Scene, stock: Stock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.create(scene.job("a"), scene.job("b"))
+    client.set(f"rq:job:{stock.id('c')}", "something else")
+
+    await scene.graph.tell([scene.change(node, FINISHED) for node in ("a", "c", "b")])
+
+    assert stock.counts() == {"finished": 2}
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        "A key of RQ's job is not what RQ writes; the job keeps its state"
+    ]
+
+
+async def test_requests_of_other_shards_are_not_ours(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a", level=Priority.P0))
+    Stock(stock.client, scene, queue=f"coditect-p0-{scene.shard}").fetch("a").cancel()
+
+    assert await scene.graph.requests([scene.shard + 1]) == []
+    assert await scene.requests() == [scene.request("a", RequestKind.CANCEL)]
