@@ -23,6 +23,7 @@ CODITECT_BEAT_SECONDS          1                           heartbeat to the regi
 CODITECT_LEASE_SECONDS         3                           lease in the registry
 CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
 CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
+CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
 =============================  ==========================  ==============================================
 
 What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
@@ -65,6 +66,7 @@ class Settings:
     lease_seconds: float = 3.0
     store: str = "sqlite:coditect.db"
     shards: int = 16
+    keep_days: float = 7.0
 
 
 DEFAULTS = Settings()
@@ -98,6 +100,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
         store=values.get("CODITECT_STORE", DEFAULTS.store),
         shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
+        keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
     )
 
 

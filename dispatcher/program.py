@@ -42,6 +42,7 @@ from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.sweeper import Sweeper
 from dispatcher.tenure import Tenure, new_owner
 from dispatcher.window import Window
 from dispatcher.witness.watch import read_watch
@@ -62,6 +63,8 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    keep_days: float = 7.0
+    """How long after its end a workflow is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,13 @@ async def running_dispatcher(
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
+        sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
+        background.start(sweeper.run(), name="sweeper")
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
-        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
+        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background, clock)), tenure)
 
 
 def compose(
@@ -130,7 +135,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
-    options = Options(shards=settings.shards, planted=watch.planted)
+    options = Options(shards=settings.shards, planted=watch.planted, keep_days=settings.keep_days)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,

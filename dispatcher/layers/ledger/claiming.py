@@ -17,6 +17,7 @@ from coditect.model.workflow.definition import Call
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import FLIGHTS, READY
+from dispatcher.layers.ledger.attempts import DIED
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow
@@ -25,8 +26,6 @@ from dispatcher.layers.ledger.scope import body_of
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
 DEFAULT_RETRY = Retry()
-DIED = "process_died"
-"""The reason of an attempt that ended with its process."""
 
 
 def offer(book: Book, place: Place, row: NodeRow) -> None:
@@ -110,7 +109,7 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
 def _died(row: NodeRow) -> tuple[Any, ...]:
     """By this history an agent knows, without a claim, that the task is a suspect."""
     error = "An agent was gone before the attempt ended"
-    return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED},)
+    return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 
 
 def leave_backlog(book: Book, place: Place, row: NodeRow) -> None:
