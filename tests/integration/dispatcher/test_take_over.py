@@ -6,48 +6,42 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import Collection
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from coditect import Workflow
-from coditect.broker.amqp import AmqpBroker
-from coditect.clock import SystemClock
-from coditect.control_plane import ControlPlane
 from coditect.local import PrivateServers
-from coditect.model.control import Verb
 from coditect.model.workflow.states import WorkflowState
-from coditect.requests import Requests
+from dispatcher.layers import shards
+from dispatcher.stopped import NAME
+from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 4
+LEDGER = "ledger.db"
 SECONDS = 30.0
 
 
 async def dispatcher(fleet: Fleet, module: str = "dispatcher", **more: str) -> subprocess.Popen[bytes]:
-    store = f"sqlite:{fleet.folder / 'ledger.db'}"
+    store = f"sqlite:{fleet.folder / LEDGER}"
     return await fleet.run(module, CODITECT_STORE=store, CODITECT_SHARDS=str(SHARDS), **more)
 
 
-async def moved(servers: PrivateServers, among: Collection[subprocess.Popen[bytes]]) -> float:
+async def moved(ledger: SqliteDatabase, among: Collection[subprocess.Popen[bytes]]) -> float:
     """Returns when exactly these processes own all shards; how long it took, in seconds."""
     began = asyncio.get_running_loop().time()
-    wanted = {f"dispatcher-{process.pid}" for process in among}
-    async with (
-        AmqpBroker(servers.amqp_url) as broker,
-        Requests(broker, name=f"test-{began}") as requests,
-    ):
-        control = ControlPlane(broker, requests, SystemClock())
+    wanted = {f"{NAME}-{process.pid}" for process in among}
 
-        async def is_so() -> bool:
-            told = await control.ask(Verb.STATUS, {})
-            owners = {(one["owner"] or "").rpartition("-")[0] for one in told["shards"]}
-            return len(told["shards"]) == SHARDS and owners == wanted
+    async def is_so() -> bool:
+        owners = await ledger.read(lambda tr: shards.owners(tr, SHARDS))
+        return {owner.rpartition("-")[0] for owner in owners.values()} == wanted
 
-        await eventually(is_so, seconds=SECONDS)
+    await eventually(is_so, seconds=SECONDS)
     return asyncio.get_running_loop().time() - began
 
 
@@ -58,23 +52,24 @@ async def test_shards_move_when_their_dispatcher_ends_is_killed_or_stands_still(
     before = flow.task("work.do", 100, name="n0")
     for number in range(1, 40):
         before = flow.task("work.do", 100, name=f"n{number}", after=[before])
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
         first, second = await dispatcher(fleet), await dispatcher(fleet)
-        took = {"joining": await moved(managed, [first, second])}
+        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
+        took = {"joining": await moved(ledger, [first, second])}
         runs = [await client.start(flow) for _ in range(4)]
 
         second.send_signal(signal.SIGSTOP)
-        took["SIGSTOP"] = await moved(managed, [first])
+        took["SIGSTOP"] = await moved(ledger, [first])
         second.send_signal(signal.SIGCONT)
-        took["SIGCONT"] = await moved(managed, [first, second])
+        took["SIGCONT"] = await moved(ledger, [first, second])
 
         first.kill()
-        took["SIGKILL"] = await moved(managed, [second])
+        took["SIGKILL"] = await moved(ledger, [second])
         third = await dispatcher(fleet)
-        await moved(managed, [second, third])
+        await moved(ledger, [second, third])
         second.terminate()
-        took["SIGTERM"] = await moved(managed, [third])
+        took["SIGTERM"] = await moved(ledger, [third])
 
         assert [await run.wait(timeout=60) for run in runs] == [WorkflowState.COMPLETED] * 4
         assert await asyncio.to_thread(second.wait, 10) == 0
@@ -89,14 +84,15 @@ async def test_dispatcher_that_stands_still_inside_a_transaction_is_ended_and_it
     flow = Workflow("one")
     flow.task("work.do", 10, name="only")
     stop = tmp_path / "stop"
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
         healthy = await dispatcher(fleet)
         stuck = await dispatcher(fleet, "tests.integration.dispatcher.stopping_dispatcher", STOP_FILE=str(stop))
-        await moved(managed, [healthy, stuck])
+        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
+        await moved(ledger, [healthy, stuck])
 
         stop.touch()
-        took = await moved(managed, [healthy])
+        took = await moved(ledger, [healthy])
 
         assert await asyncio.to_thread(stuck.wait, 10) == -signal.SIGKILL
         assert "A dispatcher that stood still inside a transaction was ended" in fleet.logs()
