@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from dispatcher.store.port import Database
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
+AGAIN_SECONDS = 0.2
+"""The pause before a request that could not be handed on comes again."""
 
 
 class Desks(Protocol):
@@ -114,6 +117,7 @@ class Control:
             )
         except CoditectError as error:
             log.info("A request could not be handed on", extra={"shard": shard, "reason": str(error)})
+            await asyncio.sleep(AGAIN_SECONDS)  # whose shard nobody has, and had, would come again at once
             delivery.requeue()
         else:
             delivery.ack()
