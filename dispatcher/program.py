@@ -38,6 +38,7 @@ from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.ports import Ports, Ways
 from dispatcher.proposing import Proposing
+from dispatcher.reconciling import Reconciling
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
@@ -102,7 +103,8 @@ async def running_dispatcher(
         await broker.declare(backbone() + control_plane())
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
-        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
+        holder = store.holder if isinstance(store, SqliteDatabase) else None
+        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted, holder)
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
@@ -125,6 +127,8 @@ def compose(
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
+    if graph is not None:
+        ports.background.start(Reconciling(ports.database, tenure.desks, graph).run(), name="reconciling")
     return tenure, control
 
 

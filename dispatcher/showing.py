@@ -28,18 +28,32 @@ class Showing:
     def follow(self, effects: Effects) -> None:
         """Adds what one commit changed; of a node that changed twice, how it is now."""
         last = {moved.place: moved for moved in effects.moved}
-        entries: list[Entry] = [self._job(one) for one in effects.shown]
+        entries: list[Entry] = [self.job(one) for one in effects.shown]
         entries += [self._change(moved) for moved in last.values()]
         entries += [self._anew(one) for one in effects.shown if one.place not in last]
         if entries:
             self._number += 1
             self._projection.append(self._number, entries)
 
+    @property
+    def overflowed(self) -> bool:
+        """Whether entries were thrown away because there were too many: show everything, then call `reconciled`."""
+        return self._projection.overflowed
+
+    def reconciled(self) -> None:
+        """Everything is about to be shown."""
+        self._projection.reconciled()
+
+    async def told(self) -> None:
+        """Returns when RQ was told all that there is."""
+        await self._projection.drained()
+
     async def run(self) -> None:
         """Tells RQ."""
         await self._projection.run()
 
-    def _job(self, shown: Shown) -> Job:
+    def job(self, shown: Shown) -> Job:
+        """The node as RQ is to have it."""
         place, level = shown.place, _level(shown.level)
         return Job(
             place.workflow,
@@ -69,7 +83,7 @@ class Showing:
         """A job that was there already is told its state, too."""
         place: Place = shown.place
         state = job_state(shown.state)
-        return Change(place.workflow, place.node, self._shard, _level(shown.level), state)
+        return Change(place.workflow, place.node, self._shard, _level(shown.level), state, anew=True)
 
 
 def _level(text: str) -> Priority:
