@@ -110,7 +110,7 @@ async def running_dispatcher(
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
-        background.start(sweeper.run(), name="sweeper")
+        background.start(sweeper.run(), name=f"{TASK_PREFIX}the sweeper")
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
