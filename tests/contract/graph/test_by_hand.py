@@ -35,7 +35,7 @@ async def hands(graph_url: str) -> AsyncIterator[Hands]:
             lambda node: memory.stray(by, node),
         )
         return
-    async with RedisTaskGraph(graph_url, worker="dispatcher-1") as graph:
+    async with RedisTaskGraph(graph_url, worker="dispatcher-1", timeout_seconds=10) as graph:
         scene = Scene(graph)
         with Redis.from_url(graph_url) as client:
             stock = Stock(client, scene)
