@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
     from coditect.client import Client, SyncClient
+    from coditect.durable import DurableHandle
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from coditect.model.workflow.flow import Workflow
     from coditect.model.workflow.template import From
     from coditect.options import Options
+    from coditect.run import Run
     from coditect.sync import SyncHandle
+    from coditect.sync_run import SyncRun
 
 _HOMES = {
     "After": "coditect.model.workflow.definition",
@@ -38,6 +41,7 @@ _HOMES = {
     "Client": "coditect.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
+    "DurableHandle": "coditect.durable",
     "Event": "coditect.model.event",
     "From": "coditect.model.workflow.template",
     "Handle": "coditect.handle",
@@ -46,10 +50,12 @@ _HOMES = {
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
+    "Run": "coditect.run",
     "Status": "coditect.model.result",
     "Strategy": "coditect.model.strategy",
     "SyncClient": "coditect.client",
     "SyncHandle": "coditect.sync",
+    "SyncRun": "coditect.sync_run",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
@@ -64,6 +70,7 @@ __all__ = [
     "Client",
     "CoditectError",
     "Context",
+    "DurableHandle",
     "Event",
     "From",
     "Handle",
@@ -72,10 +79,12 @@ __all__ = [
     "Priority",
     "ResultTimeout",
     "Retry",
+    "Run",
     "Status",
     "Strategy",
     "SyncClient",
     "SyncHandle",
+    "SyncRun",
     "TaskCanceled",
     "TaskExpired",
     "TaskFailed",

@@ -16,9 +16,9 @@ from coditect.background import Background
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
-from coditect.control_plane import ControlPlane
 from coditect.direct_lane import DirectLane
 from coditect.durable import DurableHandle, workflow_of
+from coditect.ends import Ends
 from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, Unroutable
 from coditect.handle import Handle
 from coditect.listening import EventStream, Listening
@@ -98,10 +98,10 @@ class Client:
         self._workflows = WorkflowLane(
             broker,
             self._clock,
-            control=ControlPlane(broker, self._requests, self._clock),
             offers=offers,
             requests=self._requests,
             listening=self._listening,
+            ends=Ends(self._listening, self._background),
         )
         self._owned: tuple[Any, ...] = ()
 
@@ -308,7 +308,7 @@ class Client:
         return self._workflows.run(workflow)
 
     async def runs(self, *, state: WorkflowState | None = None, most: int | None = None) -> AsyncIterator[WorkflowRow]:
-        """The workflows that the control plane has, or those in one state."""
+        """The workflows that the control plane has, or those in one state; the latest first."""
         async for row in self._workflows.runs(state=state, most=most):
             yield row
 

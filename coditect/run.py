@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.agent.typed import codec, encode_any
 from coditect.control_plane import ASK_SECONDS, ControlPlane
+from coditect.ends import ENDINGS, Ends
 from coditect.errors import (
     ControlPlaneRequired,
     InvalidTask,
@@ -40,15 +41,15 @@ LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
+LONGEST_UNHEARD_PAUSE_SECONDS = 5.0
+"""Where the event of the end is listened for, too."""
 PAUSE_SHARE = 0.2
 """Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
 LAST_EVENT_SECONDS = 1.0
 """How long the event of the end may come after the end itself was seen."""
+LATE_EVENT_SECONDS = 0.1
+"""Events are published side by side: that of the end waits so long for those before it."""
 EVENT_PATTERNS = ("workflow.*", "node.*")
-ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
-    {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
-)
-"""The events that end a workflow's story."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,14 @@ class Run:
     there is none, BrokerUnavailable and the like (retryable), and NotFound when it has no such workflow.
     """
 
-    __slots__ = ("_control", "_listening", "id")
+    __slots__ = ("_control", "_ends", "_listening", "id")
 
-    def __init__(self, workflow: str, control: ControlPlane, listening: Listening) -> None:
+    def __init__(self, workflow: str, control: ControlPlane, *, listening: Listening, ends: Ends) -> None:
         self.id = workflow
         """The workflow's id; kept by the control plane, so any process may ask with it."""
         self._control = control
         self._listening = listening
+        self._ends = ends
 
     # -- what it is -------------------------------------------------------------------------------------
 
@@ -126,7 +128,8 @@ class Run:
                     seen(row)
             return row
 
-        return await self._until(look, lambda row: row.state.terminal, timeout)
+        longest = LONGEST_UNHEARD_PAUSE_SECONDS if seen is None else LONGEST_PAUSE_SECONDS
+        return await self._until(look, lambda row: row.state.terminal, timeout, longest=longest)
 
     @overload
     async def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
@@ -185,26 +188,38 @@ class Run:
             error.add_note(f"At the agent:\n{traceback}")
         return error
 
-    async def _until(self, look: Callable[[float], Awaitable[R]], enough: Callable[[R], bool], timeout: Duration) -> R:
+    async def _until(
+        self,
+        look: Callable[[float], Awaitable[R]],
+        enough: Callable[[R], bool],
+        timeout: Duration,
+        *,
+        longest: float = LONGEST_PAUSE_SECONDS,
+    ) -> R:
         """Looks until it is enough. Silence is waited out once the control plane has answered this process."""
         now = asyncio.get_running_loop().time
         begin, end = now(), now() + seconds(timeout)
-        cause: Exception | None = None
-        while True:
-            try:
-                seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
-                if enough(seen):
-                    return seen
-                cause = None
-            except (Retryable, ControlPlaneRequired) as error:
-                if isinstance(error, ControlPlaneRequired) and not self._control.answered:
-                    raise
-                cause = error
-            pause = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * (now() - begin)))
-            if now() + pause >= end:
-                fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
-                raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
-            await asyncio.sleep(pause)
+        try:
+            while True:
+                pause = max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * (now() - begin))
+                # expected before the look, so that an end in between is not missed
+                heard = self._ends.expect(self.id) if pause > LONGEST_PAUSE_SECONDS else None
+                cause: Exception | None = None
+                try:
+                    seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
+                    if enough(seen):
+                        return seen
+                except (Retryable, ControlPlaneRequired) as error:
+                    if isinstance(error, ControlPlaneRequired) and not self._control.answered:
+                        raise
+                    cause = error
+                pause = min(longest, pause)
+                if now() + pause >= end:
+                    fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
+                    raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
+                await (asyncio.sleep(pause) if heard is None else asyncio.wait({heard}, timeout=pause))
+        finally:
+            self._ends.forget(self.id)
 
     # -- as it happens ----------------------------------------------------------------------------------
 
@@ -221,16 +236,23 @@ class Run:
         """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
         async with self._listening.stream(*patterns) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
+            late = asyncio.ensure_future(asyncio.Event().wait())
             try:
-                while (event := await stream.next_before(ended)) is not None:
+                ending: Event | None = None
+                while ending is None and (event := await stream.next_before(ended)) is not None:
+                    if event.subject in subjects and event.type in ENDINGS:
+                        ending = event
+                    elif event.subject in subjects:
+                        yield event
+                late.get_loop().call_later(LATE_EVENT_SECONDS, late.cancel)
+                while (event := await stream.next_before(late)) is not None:
                     if event.subject in subjects:
                         yield event
-                        if event.type in ENDINGS:
-                            return
-                yield _ending_event(ended.result())
+                yield ending or _ending_event(ended.result())
             finally:
                 ended.cancel()
-                await asyncio.wait({ended})
+                late.cancel()
+                await asyncio.wait({ended, late})
 
     async def _end_after_its_events(self) -> WorkflowRow:
         row = await self.overview()

@@ -10,6 +10,7 @@ from coditect.broker.port import Broker
 from coditect.clock import Clock
 from coditect.control_plane import ControlPlane
 from coditect.durable import DurableHandle, durable_definition, durable_id, workflow_of
+from coditect.ends import Ends
 from coditect.errors import CoditectError, InputError
 from coditect.listening import Listening
 from coditect.model.capability import Priority
@@ -37,19 +38,19 @@ class WorkflowLane:
     """What one client has at the control plane."""
 
     def __init__(
-        self, broker: Broker, clock: Clock, *, control: ControlPlane, offers: Offers, requests: Requests,
-        listening: Listening,
-    ) -> None:  # fmt: skip
+        self, broker: Broker, clock: Clock, *, offers: Offers, requests: Requests, listening: Listening, ends: Ends
+    ) -> None:
         self._broker = broker
         self._clock = clock
-        self._control = control
+        self._control = ControlPlane(broker, requests, clock)
         self._offers = offers
         self._requests = requests
         self._listening = listening
+        self._ends = ends
 
     def run(self, workflow: str) -> Run:
         """The handle of a workflow by its id."""
-        return Run(workflow, self._control, self._listening)
+        return Run(workflow, self._control, listening=self._listening, ends=self._ends)
 
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from coditect.broker.port import Delivery
 from coditect.errors import CoditectError, InputError
-from coditect.model.control import STARTED_TYPE, read_started
+from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
 from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.wire import FENCE, NODE, PUBLICATION, RESULT_TYPE, WORKFLOW, read_result
@@ -27,13 +27,17 @@ class Arrivals:
         self._desk = desk
 
     def take(self, delivery: Delivery) -> None:
-        """A result, or starts. What cannot be read becomes a dead letter: nothing behind it is held up."""
+        """A result, starts, signs of life. What cannot be read becomes a dead letter: nothing behind it is held up."""
         message = delivery.message
         try:
             if message.type == STARTED_TYPE:
                 for started in read_started(message):
                     self._desk.put(Began(started), NOTHING)
                 delivery.ack()  # a start is told again by the agent's claim, or made good by its result
+            elif message.type == PROGRESS_TYPE:
+                for progress in read_progress(message):
+                    self._desk.hear(progress)
+                delivery.ack()  # the next one says more
             elif message.type == RESULT_TYPE:
                 self._desk.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             else:

@@ -37,9 +37,9 @@ def finished(book: Book, command: Finished) -> None:
     if row.state not in UNDER_WAY or not current:
         book.effects.late += not (row.state.terminal and row.fence == command.fence)
         return
-    _close_attempt(book, place, row, outcome)
+    _take_in(book, place, row, outcome)
     if outcome.status is Status.COMPLETED:
-        write(book, place, RESULT, outcome.body)
+        write(book, place, RESULT, outcome.body, first=True)
         advance.end(book, place, row, TaskState.COMPLETED)
     elif outcome.status is Status.CANCELED:
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
@@ -47,27 +47,28 @@ def finished(book: Book, command: Finished) -> None:
         _failed(book, place, row, outcome.failure or Failure("failed", "", ""), outcome.status)
 
 
-def _close_attempt(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
-    """The attempt is over: its row, its flight, its room."""
-    failure = outcome.failure
+def _take_in(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
+    """The attempt is over. How it ended stands in the node's row until another one takes its place."""
+    row.agent = outcome.agent_id or row.agent
+    if outcome.started_at_ms is not None:
+        row.started_ms = outcome.started_at_ms
+    _leave_flight(book, place)
+
+
+def write_attempt(book: Book, place: Place, row: NodeRow, status: str, failure: Failure | None) -> None:
+    """Keeps an attempt that another will follow, for the history."""
     attempt = AttemptRow(
         row.attempt,
         row.fence,
         row.publication,
-        outcome.agent_id or row.agent,
+        row.agent,
         row.published_ms,
-        outcome.started_at_ms if outcome.started_at_ms is not None else row.started_ms,
-        outcome.finished_at_ms or book.now_ms,
-        outcome.status.value,
+        row.started_ms,
+        book.now_ms,
+        status,
         failure.reason if failure else "",
         failure.message[:MOST_MESSAGE] if failure else "",
     )
-    row.agent, row.started_ms = attempt.agent, attempt.started_ms
-    _write_attempt(book, place, attempt)
-    _leave_flight(book, place)
-
-
-def _write_attempt(book: Book, place: Place, attempt: AttemptRow) -> None:
     book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
 
 
@@ -80,6 +81,7 @@ def _failed(book: Book, place: Place, row: NodeRow, failure: Failure, status: St
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     elif status is Status.FAILED and failure.retryable and row.attempt < policy.max_attempts:
+        write_attempt(book, place, row, status.value, failure)
         _retry_later(book, place, row, policy)
     else:
         state = TaskState.REJECTED if status is Status.REJECTED else TaskState.FAILED
@@ -119,14 +121,17 @@ def claimed(book: Book, command: Claimed) -> Claim:
     """Whether a delivery that is not the first of its publication may run, and as which attempt.
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
-    before can say nothing any more; if that one had started, this is another attempt.
+    before can say nothing any more; if that one had started, this is another attempt. A repeated claim changes
+    nothing: the agent may work by the first answer already.
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
     if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
-    if row.state is TaskState.WORKING and row.agent != command.agent:
-        _close_lost(book, place, row)
+    if row.state is TaskState.WORKING and row.agent == command.agent:
+        return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
+    if row.state is TaskState.WORKING:
+        write_attempt(book, place, row, "lost", DIED)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)
@@ -148,7 +153,7 @@ def lost(book: Book, command: Lost) -> None:
     if command.agent and row.agent != command.agent:
         return
     if row.state is TaskState.WORKING:
-        _close_lost(book, place, row)
+        write_attempt(book, place, row, "lost", DIED)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)
@@ -156,20 +161,3 @@ def lost(book: Book, command: Lost) -> None:
         row.attempt += 1
         row.suspect = bool(command.agent)
     claiming.publish(book, place, row)
-
-
-def _close_lost(book: Book, place: Place, row: NodeRow) -> None:
-    """Nobody told how the attempt ended."""
-    attempt = AttemptRow(
-        row.attempt,
-        row.fence,
-        row.publication,
-        row.agent,
-        row.published_ms,
-        row.started_ms,
-        book.now_ms,
-        "lost",
-        DIED.reason,
-        DIED.message,
-    )
-    _write_attempt(book, place, attempt)

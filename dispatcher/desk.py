@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
+from coditect.model.control import Progress
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Returned, Show
@@ -135,6 +136,11 @@ class Desk:
             return
         self._entries.append(Entry(command, settle, size_bytes))
         self._wake.set()
+
+    def hear(self, progress: Progress) -> None:
+        """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
+        place = Place(progress.workflow, progress.node)
+        self.flights.hear(place, progress.fence, self._ports.clock.now_ms())
 
     async def _take_turns(self) -> None:
         while not self.closed:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Protocol
 
+from coditect.broker.management import Connection, Management, ManagementUnavailable
 from coditect.broker.port import connection_names
 from coditect.errors import CoditectError
-from dispatcher.management import Connection, Management, ManagementUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +37,9 @@ class Evictor(Protocol):
         """
 
 
-@asynccontextmanager
-async def open_evictor(management_url: str | None) -> AsyncIterator[Evictor | None]:
+def evictor(management_url: str | None) -> Evictor | None:
     """The evictor of the setting `CODITECT_MANAGEMENT_URL`; none without it. Raises: SetupError."""
-    if management_url is None:
-        yield None
-        return
-    async with Management(management_url) as management:
-        yield ManagementEvictor(management)
+    return None if management_url is None else ManagementEvictor(Management(management_url))
 
 
 class ManagementEvictor:

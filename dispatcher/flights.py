@@ -18,6 +18,7 @@ class Flight:
     level: str
     publication: int
     published_ms: int
+    fence: int = 0
     agent: str = ""
     heard_ms: int = 0
     """When an agent said last that it runs; 0 for never."""
@@ -46,10 +47,16 @@ class Flights:
                 flight = Flight(moved.capability, moved.level, row.publication, row.published_ms or now_ms)
                 self._flights[moved.place] = flight
             flight.publication, flight.published_ms = row.publication, row.published_ms or now_ms
-            flight.agent = row.agent
+            flight.fence, flight.agent = row.fence, row.agent
             flight.heard_ms = now_ms if moved.state is TaskState.WORKING else 0
         elif (flight := self._flights.pop(moved.place, None)) is not None:
             self._window.end(flight.capability, completed=moved.state is TaskState.COMPLETED)
+
+    def hear(self, place: Place, fence: int, now_ms: int) -> None:
+        """Its agent says that it still runs, which is no news for the ledger."""
+        flight = self._flights.get(place)
+        if flight is not None and flight.heard_ms and flight.fence == fence:
+            flight.heard_ms = now_ms
 
     def close(self) -> None:
         """The shard is another's: nothing of it counts here any more."""

@@ -8,11 +8,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.presence import TASK_PREFIX
 from coditect.background import Background
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -26,7 +27,8 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
-from dispatcher.eviction import Evictor, open_evictor
+from dispatcher.ears import hearing_listeners
+from dispatcher.eviction import Evictor, evictor
 from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
 from dispatcher.graph.port import TaskGraph
@@ -78,28 +80,30 @@ async def running_dispatcher(
     database: Database | None = None,
     graph: TaskGraph | None = None,
     options: Options | None = None,
+    owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """The control plane at work on these ports; leaving the context finishes what is in hand.
 
     Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
-    is no RQ, and everything is dispatched from the ledger alone.
-    `options.owner` names this life of it, and should be the name of its broker connection: by that name its
-    successors evict it.
+    is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
+    and should be the name of its broker connection: by that name its successors evict it.
     """
     options = options or Options()
+    options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
         events = Events(broker, background, clock, source="/dispatcher")
+        await broker.declare(backbone() + control_plane())
+        await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
-        await broker.declare(backbone() + control_plane())
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
-        background.start(keep_slots(registry, window), name="slots of the fleet")
+        background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
@@ -138,7 +142,6 @@ async def serve(settings: Settings) -> None:
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
-        evict = await stack.enter_async_context(open_evictor(settings.management_url))
         await stack.enter_async_context(
             running_dispatcher(
                 broker=broker,
@@ -146,7 +149,7 @@ async def serve(settings: Settings) -> None:
                 clock=SystemClock(),
                 database=database,
                 graph=graph,
-                evict=evict,
+                evict=evictor(settings.management_url),
                 options=options,
             )
         )

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
+from coditect.agent.presence import TASK_PREFIX
 from coditect.model.capability import Priority
 from coditect.model.control import Verb
 from dispatcher.commands import Asked, Proposed, Show
@@ -43,7 +44,7 @@ class Proposing:
     async def run(self) -> None:
         """Works until it is canceled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._without_rq())
+            group.create_task(self._without_rq(), name=f"{TASK_PREFIX}backlogs")
             if self.bridge is not None:
                 group.create_task(self.bridge.run())
 

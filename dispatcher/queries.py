@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,7 @@ from dispatcher.store.transaction import KeyValue, Reads
 
 PAGE = 200
 MOST = 1_000
+_SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
 
 Body = Mapping[str, Any]
@@ -58,25 +60,26 @@ def _workflow(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
 
 
 def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Workflows, the live ones first, by id; then those that ended, in the order of their ids."""
+    """Workflows, the latest first: their ids begin with the time."""
     limit, after = _limit(body), str(body.get("after") or "")
     wanted = body.get("state")
     state = WorkflowState(wanted) if wanted else None
-    begin = RUNS.pack((after,)) + b"\0" if after else RUNS.range()[0]
+    begin, end = RUNS.range()
+    if after:
+        end = RUNS.pack((after,))
     found: list[dict[str, Any]] = []
-    last = ""
     while len(found) < limit:
-        rows = tr.get_range(begin, RUNS.range()[1], limit=MOST)
+        rows = tr.get_range(begin, end, limit=MOST, reverse=True)
         for key, row in rows:
-            last = RUNS.unpack(key)[0]
+            workflow = RUNS.unpack(key)[0]
             run = RunRow.unpack(row)
             if state is None or run.state is state:
-                found.append(_workflow(last, _rows(tr, last)[0], run))
+                found.append(_workflow(workflow, _rows(tr, workflow)[0], run))
                 if len(found) == limit:
-                    return {"workflows": found, "next": last}
+                    return {"workflows": found, "next": workflow}
         if len(rows) < MOST:
             break
-        begin = rows[-1][0] + b"\0"
+        end = rows[-1][0]
     return {"workflows": found, "next": None}
 
 
@@ -122,25 +125,37 @@ def _message(tr: Reads, place: Place) -> str:
 
 
 def attempts(tr: Reads, body: Body) -> dict[str, Any]:
-    """Attempts that are over, of one node or of all, and the one that is under way."""
+    """Every attempt of one node or, by node, of all: those that others followed, and the last one."""
     workflow = text(body, "workflow")
     _rows(tr, workflow)
     if body.get("node"):
         node = text(body, "node")
-        rows = tr.get_range(*ATTEMPTS.range((workflow, node)))
         status = tr.get(STATUSES.pack((workflow, node)))
         if status is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-        told = [_attempt(key, row) for key, row in rows]
-        return {"attempts": told + _under_way(node, NodeRow.unpack(status)), "next": None}
-    rows, following = _page(tr, ATTEMPTS, workflow, body)
-    return {"attempts": [_attempt(key, row) for key, row in rows], "next": following}
+        return {"attempts": _attempts(tr, workflow, node, NodeRow.unpack(status)), "next": None}
+    rows, following = _page(tr, STATUSES, workflow, body)
+    found = [_attempts(tr, workflow, STATUSES.unpack(key)[1], NodeRow.unpack(row)) for key, row in rows]
+    return {"attempts": list(chain.from_iterable(found)), "next": following}
 
 
-def _attempt(key: bytes, row: bytes) -> dict[str, Any]:
-    one = AttemptRow.unpack(row)
+def _attempts(tr: Reads, workflow: str, node: str, row: NodeRow) -> list[dict[str, Any]]:
+    before = tr.get_range(*ATTEMPTS.range((workflow, node))) if row.fence > 1 else []
+    told = [_attempt(node, AttemptRow.unpack(one)) for _, one in before]
+    if not row.publication or row.state not in _SAYS_ITS_ATTEMPT:
+        return told
+    message = _message(tr, Place(workflow, node)) if row.state.terminal else ""
+    times = (row.published_ms, row.started_ms, row.finished_ms)
+    last = AttemptRow(
+        row.attempt, row.fence, row.publication, row.agent, times[0], times[1], times[2], row.state.value,
+        row.reason, message,
+    )  # fmt: skip
+    return [*(one for one in told if one["fence"] != row.fence), _attempt(node, last)]
+
+
+def _attempt(node: str, one: AttemptRow) -> dict[str, Any]:
     return {
-        "node": ATTEMPTS.unpack(key)[1],
+        "node": node,
         "attempt": one.attempt,
         "fence": one.fence,
         "publication": one.publication,
@@ -152,14 +167,6 @@ def _attempt(key: bytes, row: bytes) -> dict[str, Any]:
         "reason": one.reason,
         "message": one.message,
     }
-
-
-def _under_way(node: str, row: NodeRow) -> list[dict[str, Any]]:
-    if row.state not in (TaskState.PUBLISHED, TaskState.WORKING) or not row.publication:
-        return []
-    told = {"node": node, "attempt": row.attempt, "fence": row.fence, "publication": row.publication}
-    times = {"published_at": row.published_ms, "started_at": row.started_ms, "finished_at": None}
-    return [told | {"agent": row.agent or None, "status": row.state.value, "reason": "", "message": ""} | times]
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:

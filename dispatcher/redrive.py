@@ -16,6 +16,7 @@ from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import steering
+from dispatcher.collect import write_attempt
 from dispatcher.intake import text
 from dispatcher.layers.keyspace import EDGES, ENDED, LIVE, STATUSES
 from dispatcher.layers.ledger import advance, claiming
@@ -48,6 +49,7 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         return told | {"dry_run": True}
     if "input" in body:
         write(book, place, INPUT, dumps(body["input"]))
+        row.own_input = True
     _begin(book, place.workflow, [place.node], begun)
     return told | {"dry_run": False}
 
@@ -122,6 +124,8 @@ def _reset(book: Book, place: Place, begun: set[str]) -> None:
         if edge.node not in begun and before is not None and before.state.terminal:
             tally = tally.with_end(edge.on_failure, before.state)
     row.tally = tally
+    if row.publication:
+        write_attempt(book, place, row, row.state.value, None)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
     book.move(place, row, TaskState.BLOCKED)
 

@@ -14,6 +14,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.presence import TASK_PREFIX
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, Retryable
@@ -72,7 +73,7 @@ class Tenure:
     async def __aenter__(self) -> Self:
         self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
         await self._step()
-        self._task = self._ports.background.start(self._keep(), name="tenure")
+        self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
         return self
 
     async def __aexit__(
@@ -140,7 +141,7 @@ class Tenure:
         desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing)
         await desk.open()
         self.desks[shard] = desk
-        self._ports.background.start(patrol(desk, broker, self._ports.clock), name=f"patrol {shard}")
+        self._ports.background.start(patrol(desk, broker, self._ports.clock), name=f"{TASK_PREFIX}patrol {shard}")
         arrivals = Arrivals(desk)
         consumers = self._consumers[shard] = []
         for queue, take, prefetch in (

@@ -27,7 +27,7 @@ REPAIR_SECONDS = 0.5
 SHORTEST_PAUSE_SECONDS = 0.02
 
 TASK_PREFIX = "presence of "
-"""How the name of the task begins that sends the heartbeats."""
+"""How the name of a task begins that sends or awaits heartbeats: by it, a fleet under test knows what is routine."""
 
 
 @dataclass(frozen=True, slots=True)

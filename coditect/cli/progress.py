@@ -90,6 +90,7 @@ def _drawn() -> Iterator[Show]:
 def _picture(row: WorkflowRow, seconds: float, *, silent: bool) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
+    from rich.table import Table
     from rich.text import Text
 
     head = Text(printable(f"{row.name}  {row.state.value}  {seconds:.0f} s  {row.ended} of {row.total}"), style="bold")
@@ -98,11 +99,9 @@ def _picture(row: WorkflowRow, seconds: float, *, silent: bool) -> RenderableTyp
         for state in TaskState
         if row.counts.get(state)
     )
-    parts: list[RenderableType] = [
-        head,
-        ProgressBar(total=max(1, row.total), completed=row.ended, width=BAR_WIDTH),
-        states,
-    ]
+    line = Table.grid(padding=(0, 2))
+    line.add_row(ProgressBar(total=max(1, row.total), completed=row.ended, width=BAR_WIDTH), states)
+    parts: list[RenderableType] = [head, line]
     if silent:
         parts.append(Text(SILENCE, style="yellow"))
     return Group(*parts)

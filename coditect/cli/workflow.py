@@ -116,7 +116,7 @@ def list_workflows(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the workflows that the control plane has.
+    """List the workflows that the control plane has, the latest first.
 
     \b
     Example: coditect workflow list --state running

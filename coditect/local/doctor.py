@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from coditect import loop
+from coditect.broker.management import Management
+from coditect.errors import CoditectError
 from coditect.local.binaries import RABBITMQ_SBIN, Binaries, find_binaries
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
-from coditect.local.probe import broker_version, management_version, redis_version
+from coditect.local.probe import broker_version, redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
 from coditect.loop import run_loop
 from coditect.model import json
@@ -65,7 +67,7 @@ def doctor(
         check_up(files, state),
         run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST)),
         run_loop(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
-        run_loop(check_eviction(management_url, management_version)),
+        run_loop(check_eviction(management_url)),
     ]
 
 
@@ -119,13 +121,13 @@ async def check_server(name: str, url: str | None, version_of: VersionOf, at_lea
     return Check(name, supported, f"version {version}", "" if supported else f"Install version {needed} or newer")
 
 
-async def check_eviction(url: str | None, version_of: VersionOf) -> Check:
+async def check_eviction(url: str | None) -> Check:
     """Whether frozen agents and dispatchers can be evicted from the broker; without, their tasks return later."""
     if url is None:
         return Check("eviction", True, "not possible without CODITECT_MANAGEMENT_URL: frozen agents hold tasks 15 s")
     try:
-        version = await version_of(url)
-    except ServerUnreachable as error:
+        version = await Management(url).closing_version()
+    except CoditectError as error:
         fix = "Enable it (rabbitmq-plugins enable rabbitmq_management), and set CODITECT_MANAGEMENT_URL to it"
         return Check("eviction", False, str(error), fix)
     return Check("eviction", True, f"possible, by the management API of version {version}")

@@ -8,14 +8,10 @@ plain asyncio.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import ssl
-from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from coditect.local.child import Probe
@@ -65,42 +61,6 @@ async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
         text = (await reader.readexactly(int(size))).decode(errors="replace")
         found = re.search(r"redis_version:(\S+)", text)
         return found[1] if found else "unknown"
-
-
-async def management_version(url: str, *, within_seconds: float = 2.0) -> str:
-    """The version of the broker whose management API at `url` lets us close connections.
-
-    Raises:
-        ServerUnreachable: nothing answers in time, it refuses us, or we may not close what others opened.
-    """
-    try:
-        overview = await asyncio.to_thread(_management, url, "overview", within_seconds)
-        user = await asyncio.to_thread(_management, url, "whoami", within_seconds)
-    except (OSError, HTTPException, ValueError) as error:
-        raise ServerUnreachable("No management API answers here", address=_address(url), reason=repr(error)) from error
-    if "administrator" not in user.get("tags", ()) or overview.get("disable_stats"):
-        raise ServerUnreachable(
-            "This management API lets us see or close no connections",
-            address=_address(url),
-            fix="rabbitmqctl set_user_tags USER administrator; and let the node collect statistics",
-        )
-    return str(overview.get("rabbitmq_version", "unknown"))
-
-
-def _management(url: str, path: str, seconds: float) -> dict[str, Any]:
-    """What the management API says at a path. Raises: OSError, HTTPException, ValueError."""
-    parts = urlsplit(url)
-    opened = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    sign_in = b64encode(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()).decode()
-    with closing(opened(parts.hostname or "127.0.0.1", parts.port, timeout=seconds)) as connection:
-        connection.request("GET", f"{parts.path.rstrip('/')}/api/{path}", headers={"Authorization": f"Basic {sign_in}"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise HTTPException(f"{response.status} {response.reason}")
-        answer = json.loads(response.read())
-    if not isinstance(answer, dict):
-        raise ValueError("not an object of JSON")
-    return answer
 
 
 async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:

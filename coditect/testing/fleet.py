@@ -28,7 +28,10 @@ from coditect.handle import Handle
 from coditect.model import routing
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event, read_event
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.flow import Workflow
 from coditect.registry.memory import MemoryRegistry
+from coditect.run import Run
 from coditect.settings import Settings
 from coditect.testing.chance import SeededClock
 from coditect.testing.crashes import Crashes, warnings_muted
@@ -279,6 +282,10 @@ class TestFleet:
     async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
         """`fleet.client.submit`."""
         return await self.client.submit(capability, value, **how)
+
+    async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> Run:
+        """Hands a workflow to the fleet's control plane; see `Client.start`."""
+        return await self.client.start(workflow, value, **how)
 
     async def request(self, capability: str, value: Any = None, model: Any = Any, **how: Any) -> Any:
         """`fleet.client.request`."""

@@ -25,7 +25,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes
     ├── "edge"        (workflow, node, dependent)                         → failure policy; from "" to every root
     ├── "status"      (workflow, node)                                    → its row: state, attempt, fence, tally
-    ├── "attempt"     (workflow, node, fence)                             → row of an attempt that is over
+    ├── "attempt"     (workflow, node, fence)                             → row of an attempt that another followed
     ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
     ├── "flight"      (shard, workflow, node)                             → capability; published and not ended
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered

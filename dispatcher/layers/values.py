@@ -32,8 +32,8 @@ class Place:
         return (self.workflow, self.node, self.kind)
 
 
-def put(tr: Transaction, place: Place, value: bytes) -> None:
-    """Writes the value of the place, whatever was there.
+def put(tr: Transaction, place: Place, value: bytes, *, first: bool = False) -> None:
+    """Writes the value of the place, whatever was there; with `first` nothing ever was.
 
     Raises: ValueBeyondBound.
     """
@@ -43,7 +43,8 @@ def put(tr: Transaction, place: Place, value: bytes) -> None:
             size_bytes=len(value),
             limit_bytes=LARGEST_BYTES,
         )
-    clear(tr, place)
+    if not first:
+        clear(tr, place)
     digest = hashlib.sha256(value).digest()
     if len(value) <= SMALL_BYTES:
         tr.set(VALUES.pack(place.key), pack_row(len(value), digest, value))

@@ -27,9 +27,9 @@ from dispatcher.layers.ledger.scope import (
     FAILURE,
     INPUT,
     RESULT,
-    body_of,
     element_bodies,
     has_expressions,
+    record_input,
     scope_of,
     value_of,
     write,
@@ -163,7 +163,7 @@ def may_run(book: Book, place: Place, row: NodeRow) -> None:
         match node.work:
             case Call():
                 if has_expressions(node):
-                    write(book, place, INPUT, body_of(book, place, node))
+                    record_input(book, place, row, node)
                 claiming.offer(book, place, row)
             case Each():
                 _expand(book, place, row, node)
@@ -218,9 +218,9 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
         return 1
     for number in range(first, min(first + most, len(bodies))):
         element = Place(place.workflow, f"{place.node}[{number}]")
-        child = NodeRow(TaskState.BLOCKED)
+        child = NodeRow(TaskState.BLOCKED, own_input=True)
         book.add_node(element, child)
-        write(book, element, INPUT, dumps(bodies[number]))
+        write(book, element, INPUT, dumps(bodies[number]), first=True)
         claiming.offer(book, element, child)
     if number + 1 < len(bodies):
         _leave(book, place, EXPAND, str(number + 1))

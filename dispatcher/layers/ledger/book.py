@@ -27,6 +27,7 @@ class Definitions:
     def __init__(self, most: int = MOST_DEFINITIONS) -> None:
         self._most = most
         self._nodes: dict[Place, Node] = {}
+        self._bodies: dict[Place, bytes] = {}
 
     def get(self, place: Place) -> Node | None:
         """The node, if it is remembered."""
@@ -36,7 +37,17 @@ class Definitions:
         """Remembers it."""
         if len(self._nodes) >= self._most:
             self._nodes.clear()
+            self._bodies.clear()
         self._nodes[place] = node
+
+    def body(self, place: Place) -> bytes | None:
+        """The input that its definition says, if it is remembered and no expression is in it."""
+        return self._bodies.get(place)
+
+    def put_body(self, place: Place, body: bytes) -> None:
+        """Remembers it, as long as the node itself."""
+        if place in self._nodes:
+            self._bodies[place] = body
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
     return Task(
         call.capability,
         call.priority,
-        body_of(book, place, book.definition(place)),
+        body_of(book, place, row),
         id=task_id,
         correlation_id=task_id,
         limits=Limits(timeout_ms=call.timeout_ms, max_attempts=retry.max_attempts),

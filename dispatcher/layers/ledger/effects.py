@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from coditect.model.task import Task
+from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A node of a workflow."""
 
     workflow: str
@@ -22,7 +22,7 @@ class Place:
         return f"{self.workflow}:{self.node}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Publication:
     """A task to be published; its outbox row is cleared once the broker has it."""
 
@@ -31,7 +31,7 @@ class Publication:
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Moved:
     """A node that changed its state."""
 

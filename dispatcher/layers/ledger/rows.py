@@ -91,6 +91,8 @@ class NodeRow:
     reason: str = ""
     suspect: bool = False
     """It had started on an agent that is gone: it runs in a process of its own from now on."""
+    own_input: bool = False
+    """Its input is recorded: an expression made it, or a redrive."""
 
     @property
     def tally(self) -> Tally:
@@ -119,6 +121,7 @@ class NodeRow:
             self.finished_ms,
             self.reason,
             self.suspect,
+            self.own_input,
         ]
         while not fields[-1]:
             fields.pop()
@@ -136,7 +139,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt that is over."""
+    """One attempt. In the store only those that others followed: the last one stands in the node's own row."""
 
     attempt: int
     fence: int
@@ -144,7 +147,7 @@ class AttemptRow:
     agent: str
     published_ms: int | None
     started_ms: int | None
-    finished_ms: int
+    finished_ms: int | None
     status: str
     """completed, failed, canceled, rejected; or lost: nobody told its end."""
     reason: str = ""

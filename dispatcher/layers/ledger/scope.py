@@ -12,6 +12,7 @@ from coditect.model.workflow.template import node_expressions
 from dispatcher.layers import values
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.store.transaction import Reads
 
 INPUT = "input"
@@ -39,9 +40,9 @@ def value_of(tr: Reads, place: Place, kind: str) -> Any:
     return None if body is None else loads(body)
 
 
-def write(book: Book, place: Place, kind: str, body: bytes) -> None:
-    """Writes a value. Raises: ValueBeyondBound."""
-    values.put(book.tr, values.Place(place.workflow, place.node, kind), body)
+def write(book: Book, place: Place, kind: str, body: bytes, *, first: bool = False) -> None:
+    """Writes a value; with `first` the place never had one. Raises: ValueBeyondBound."""
+    values.put(book.tr, values.Place(place.workflow, place.node, kind), body, first=first)
 
 
 def has_expressions(node: Node) -> bool:
@@ -49,18 +50,26 @@ def has_expressions(node: Node) -> bool:
     return next(iter(node_expressions(node)), None) is not None
 
 
-def body_of(book: Book, place: Place, node: Node) -> bytes:
-    """The input of the node's task: what was recorded for it, else what its definition says.
+def body_of(book: Book, place: Place, row: NodeRow) -> bytes:
+    """The input of the node's task: what was recorded for it, else what its definition says."""
+    if row.own_input:
+        recorded = values.get(book.tr, values.Place(place.workflow, place.node, INPUT))
+        if recorded is not None:
+            return recorded
+    return book.terms.definitions.body(place) or _literal(book, place)
 
-    Raises: InvalidWorkflow when an expression fails.
-    """
-    recorded = values.get(book.tr, values.Place(place.workflow, place.node, INPUT))
-    if recorded is not None:
-        return recorded
-    if not has_expressions(node):
-        call = node.call
-        return dumps({} if call is None or call.input is None else node_input(node, _NOTHING))
-    return dumps(node_input(node, scope_of(book, place, node)))
+
+def _literal(book: Book, place: Place) -> bytes:
+    node = book.definition(place)
+    body = dumps({} if node.call is None or node.call.input is None else node_input(node, _NOTHING))
+    book.terms.definitions.put_body(place, body)
+    return body
+
+
+def record_input(book: Book, place: Place, row: NodeRow, node: Node) -> None:
+    """Makes the input from the node's expressions and records it. Raises: InvalidWorkflow, ValueBeyondBound."""
+    write(book, place, INPUT, dumps(node_input(node, scope_of(book, place, node))))
+    row.own_input = True
 
 
 def element_bodies(book: Book, place: Place, node: Node) -> list[bytes]:

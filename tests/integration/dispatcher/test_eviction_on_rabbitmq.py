@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 
 from coditect.broker.amqp import AmqpBroker
+from coditect.broker.management import Management, ManagementUnavailable
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Queue, Topology
 from coditect.local import PrivateServers
-from coditect.local.errors import ServerUnreachable
-from coditect.local.probe import management_version
 from coditect.model.message import Message
-from dispatcher.eviction import Evictor, ManagementEvictor, close_owner, open_evictor
-from dispatcher.management import Management, ManagementUnavailable
+from dispatcher.eviction import Evictor, ManagementEvictor, close_owner
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -31,15 +27,13 @@ def name() -> str:
 
 
 @pytest.fixture
-async def evictor(managed: PrivateServers) -> AsyncIterator[Evictor]:
-    async with open_evictor(managed.management_url) as opened:
-        assert opened is not None
-        yield opened
+def evictor(managed: PrivateServers) -> Evictor:
+    return ManagementEvictor(Management(managed.management_url))
 
 
 async def listed(managed: PrivateServers, name: str) -> int:
-    async with Management(managed.management_url) as management:
-        return sum(one.given_name.startswith(f"{name} ") for one in await management.connections())
+    found = await Management(managed.management_url).connections()
+    return sum(one.given_name.startswith(f"{name} ") for one in found)
 
 
 async def test_an_evicted_process_s_work_goes_to_another_and_it_stands_again(
@@ -90,21 +84,16 @@ async def test_nobody_of_the_name_means_nothing_to_close(evictor: Evictor) -> No
     ("address", "reason"),
     [("http://coditect:wrong@127.0.0.1:{port}", "password"), ("http://127.0.0.1:1", "Connect")],
 )
-async def test_api_that_refuses_or_is_not_there_is_told_and_never_for_ever(
-    managed: PrivateServers, address: str, reason: str
-) -> None:
-    url = address.format(port=managed.management_url.rpartition(":")[2])
-    async with Management(url) as management:
-        before = time.monotonic()
-        with pytest.raises(ManagementUnavailable, match=reason):
-            await ManagementEvictor(management).evict("anybody")
+async def test_api_that_refuses_or_is_not_there_is_told(managed: PrivateServers, address: str, reason: str) -> None:
+    management = Management(address.format(port=managed.management_url.rpartition(":")[2]))
 
-        assert time.monotonic() - before < 5
-    with pytest.raises(ServerUnreachable):
-        await management_version(url)
+    with pytest.raises(ManagementUnavailable, match=reason):
+        await ManagementEvictor(management).evict("anybody")
+    with pytest.raises(ManagementUnavailable, match=reason):
+        await management.closing_version()
 
 
-async def test_doctor_s_probe_tells_the_version(managed: PrivateServers) -> None:
-    version = await management_version(managed.management_url)
+async def test_version_of_a_broker_whose_connections_we_may_close(managed: PrivateServers) -> None:
+    version = await Management(managed.management_url).closing_version()
 
     assert version[0] in "34"

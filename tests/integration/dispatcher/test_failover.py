@@ -18,7 +18,7 @@ from coditect.clock import SystemClock
 from coditect.local import PrivateServers
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
-from dispatcher.eviction import open_evictor
+from dispatcher.eviction import evictor
 from dispatcher.layers import leases
 from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
@@ -46,12 +46,11 @@ async def watching(servers: PrivateServers, lost: list[AgentGone]) -> AsyncItera
         RedisRegistry(servers.redis_url) as registry,
         MemoryDatabase() as database,
         Background() as background,
-        open_evictor(servers.management_url) as evict,
     ):
         await database.run(lambda tr: leases.renew(tr, owner, 1))
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with Monitor(
-            registry, broker, events, database, owner=owner, evict=evict, on_gone=lost.append
+            registry, broker, events, database, owner=owner, evict=evictor(servers.management_url), on_gone=lost.append
         ) as monitor:
             yield monitor
 

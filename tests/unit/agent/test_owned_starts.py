@@ -20,14 +20,18 @@ from tests.owner import ScriptedOwner, granting, saying
 from tests.unit.agent.works import Works
 
 QUEUE = "tasks.work.do.p1"
+SHARD = 9_000
+"""One that the fleet's own dispatcher did not have."""
 
 
 @asynccontextmanager
 async def owned_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
-    """One agent in virtual time, and the owner of its tasks."""
+    """One agent in virtual time, and the owner of its tasks instead of a dispatcher."""
     async with TestFleet(agents=[works.agent]) as fleet, MemoryBroker(fleet.server, name="owner") as broker:
+        fleet.kill("dispatcher")
         epoch_ms = round(START.timestamp() * 1000)
-        owner = ScriptedOwner(broker, clock=SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1)))
+        clock = SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1))
+        owner = ScriptedOwner(broker, shard=SHARD, clock=clock)
         await owner.open()
         yield fleet, owner
 

@@ -178,6 +178,19 @@ async def test_agent_that_died_costs_an_attempt_only_when_it_had_started(ledger:
     assert await ledger.states() == {"one": TaskState.DEAD}
 
 
+async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (publication,) = ledger.published
+    await claim_of(ledger, publication, "a-1")
+    granted = await claim_of(ledger, publication, "b-2")
+
+    again = await claim_of(ledger, publication, "b-2")
+    await ledger.turn(ledger.finished(publication, completed("late")))
+
+    assert (again, granted.attempt, granted.fence) == (granted, 2, 3)
+    assert ledger.seen[-1].late == 1
+
+
 async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published

@@ -80,10 +80,11 @@ class Watch:
 
 @asynccontextmanager
 async def open_watch(agents: Iterable[Agent], *, replicas: int = 2, seed: int = 0) -> AsyncIterator[Watch]:
-    """The fleet; its control plane has no monitor of its own."""
+    """The fleet without its own control plane, which has a monitor, too."""
     async with (
         TestFleet(agents, replicas=replicas, seed=seed) as fleet,
         MemoryDatabase() as database,
         AsyncExitStack() as stack,
     ):
+        fleet.kill("dispatcher")
         yield Watch(fleet, database, stack)

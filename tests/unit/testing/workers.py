@@ -14,6 +14,8 @@ class Sleepers:
 
     slots: int = 4
     retry: Retry = field(default_factory=Retry)
+    timeout: str = "25m"
+    """Above 10 minutes only the control plane can have it done."""
     started: list[str] = field(default_factory=list)
     """Ids of the agents that started one."""
     left: list[str] = field(default_factory=list)
@@ -21,7 +23,7 @@ class Sleepers:
 
     def __post_init__(self) -> None:
         self.agent = Agent("sleeper", slots=self.slots)
-        self.agent.capability("sleep.well", timeout="25m", retry=self.retry)(self.sleep)
+        self.agent.capability("sleep.well", timeout=self.timeout, retry=self.retry)(self.sleep)
 
     async def sleep(self, seconds: float, ctx: Context) -> str:
         self.started.append(ctx.agent_id)

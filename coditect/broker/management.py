@@ -1,0 +1,126 @@
+"""RabbitMQ's management API, as far as we need it: who is connected, and closing a connection.
+
+What it lists is up to 5 s old: the broker gathers it at intervals. A connection that was closed may stay listed until
+its client lets go of it, which a stopped one does not; what it held is back in its queues all the same.
+
+Calls are rare and small, so they are the standard library's, each in a thread and on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from coditect.errors import InvalidTask, Retryable, SetupError
+from coditect.model import json
+
+CALL_SECONDS = 2.0
+CLOSING_TAG = "administrator"
+_REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "it is not at this address"}
+
+
+class ManagementUnavailable(Retryable):
+    """The management API did not answer, or not as it should; the facts say why. What was asked may be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client's connection to the broker."""
+
+    name: str
+    """The broker's own name for it."""
+    given_name: str
+    """What the client calls it; empty when it says nothing."""
+
+
+class Management:
+    """The API at one address, e.g. `http://user:password@localhost:15672`. Usable from any event loop.
+
+    The user needs the tag `administrator`: closing another's connection takes it.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float = CALL_SECONDS) -> None:
+        """Connects to nothing. Raises: SetupError when it is no URL of HTTP."""
+        self._at = _address(url)
+        self._timeout_seconds = timeout_seconds
+
+    async def connections(self) -> tuple[Connection, ...]:
+        """All that stand, as far as the broker has gathered them. Raises: ManagementUnavailable."""
+        rows = await self._ask("GET", "connections?columns=name,user_provided_name")
+        if not isinstance(rows, list):
+            raise ManagementUnavailable("The management API lists no connections", answer=str(rows)[:200])
+        return tuple(_connection(row) for row in rows if isinstance(row, dict) and "name" in row)
+
+    async def close(self, connection: Connection, *, reason: str) -> bool:
+        """Closes it; what it held unsettled goes back to its queues at once. False when it is not there any more.
+
+        The broker writes the reason into its log. Raises: ManagementUnavailable; it may be closed all the same.
+        """
+        path = f"connections/{quote(connection.name, safe='')}"
+        return await self._ask("DELETE", path, headers={"X-Reason": reason}, may_lack=True) is not None
+
+    async def closing_version(self) -> str:
+        """The version of the broker, if we may see and close everybody's connections.
+
+        Raises: ManagementUnavailable, with what to do.
+        """
+        overview, user = await self._ask("GET", "overview"), await self._ask("GET", "whoami")
+        if CLOSING_TAG not in user.get("tags", ()):
+            fix = f"rabbitmqctl set_user_tags USER {CLOSING_TAG}"
+            raise ManagementUnavailable("Its user may not close other users' connections", fix=fix)
+        if overview.get("disable_stats"):
+            fix = "unset management_agent.disable_metrics_collector"
+            raise ManagementUnavailable("The broker does not list its connections", fix=fix)
+        return str(overview.get("rabbitmq_version", "unknown"))
+
+    async def _ask(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, may_lack: bool = False
+    ) -> Any:
+        """What it says; None for what is not there and `may_lack`."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                status, body = await asyncio.to_thread(self._exchange, method, path, headers or {})
+            if may_lack and status == 404:
+                return None
+            if status < 400:
+                return json.loads(body) if body else {}
+        except (OSError, HTTPException, InvalidTask) as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise ManagementUnavailable("The broker's management API does not answer", reason=reason) from error
+        raise ManagementUnavailable("The broker's management API refuses", reason=_REFUSALS.get(status, status))
+
+    def _exchange(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """One request, in a thread."""
+        opened = HTTPSConnection if self._at.scheme == "https" else HTTPConnection
+        signed = {"Authorization": _sign_in(self._at), **headers}
+        connection = opened(self._at.hostname or "", self._at.port, timeout=self._timeout_seconds)
+        with closing(connection):
+            connection.request(method, f"{self._at.path.rstrip('/')}/api/{path}", headers=signed)
+            response = connection.getresponse()
+            return response.status, response.read()
+
+
+def _connection(row: dict[str, Any]) -> Connection:
+    return Connection(str(row["name"]), str(row.get("user_provided_name") or ""))
+
+
+def _address(url: str) -> SplitResult:
+    sentence = "CODITECT_MANAGEMENT_URL is not a URL such as http://user:password@localhost:15672"
+    try:
+        parts, _ = urlsplit(url), urlsplit(url).port
+    except ValueError:
+        raise SetupError(sentence) from None  # what it says may hold the password
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SetupError(sentence)
+    return parts
+
+
+def _sign_in(parts: SplitResult) -> str:
+    words = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return f"Basic {b64encode(words.encode()).decode()}"

@@ -1,0 +1,25 @@
+"""A workflow: a task for every chapter, and what is made of the results."""
+
+import asyncio
+
+from coditect import Client, From, Workflow
+
+flow = Workflow("book")
+counted = flow.map("chapter.count", "input.chapters", From("item"), limit=100, name="counted")
+flow.task("book.bind", From("results.counted"), name="bound", after=[counted])
+
+ALICE = {"chapters": [{"title": "Down", "text": "Alice was beginning"}, {"title": "Pool", "text": "Curiouser"}]}
+
+
+async def main() -> None:
+    async with Client.from_env() as client:
+        run = await client.start(flow, ALICE, key="alice-1")
+        print(await run.result(str, timeout="30s"))
+
+        again = await client.start(flow, ALICE, key="alice-1")
+        print("the same workflow:", again.id == run.id)
+        async for attempt in run.attempts():
+            print(attempt.node, attempt.status)
+
+
+asyncio.run(main())

@@ -1,0 +1,114 @@
+"""The management API's client, against a server that answers as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from coditect.broker.management import Connection, Management, ManagementUnavailable
+from coditect.errors import SetupError
+
+OVERVIEW = {"rabbitmq_version": "3.10.8"}
+
+
+@dataclass(slots=True)
+class Api:
+    """Answers by method and path; a request without an answer hangs."""
+
+    answers: dict[str, tuple[int, object]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.asked.append(head)
+        method, path, _ = head.split(" ", 2)
+        answer = self.answers.get(f"{method} {path.partition('?')[0]}")
+        if answer is not None:
+            status, content = answer
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        else:
+            await reader.read()
+        writer.close()
+
+    def client(self, path: str = "", *, seconds: float = 10.0) -> Management:
+        return Management(f"http://us%40er:pass%2Fword@127.0.0.1:{self.port}{path}", timeout_seconds=seconds)
+
+
+@asynccontextmanager
+async def serving(answers: dict[str, tuple[int, object]]) -> AsyncIterator[Api]:
+    api = Api(answers)
+    server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
+    async with server:
+        api.port = server.sockets[0].getsockname()[1]
+        yield api
+
+
+async def test_connections_are_listed_by_both_names() -> None:
+    rows = [{"name": "a -> b", "user_provided_name": "worker-1 consumes"}, {"name": "c -> d"}, "nonsense"]
+    async with serving({"GET /api/connections": (200, rows)}) as api:
+        found = await api.client().connections()
+
+        assert found == (Connection("a -> b", "worker-1 consumes"), Connection("c -> d", ""))
+        assert "Authorization: Basic dXNAZXI6cGFzcy93b3Jk" in api.asked[0], "the decoded user and password"
+
+
+async def test_connection_is_closed_by_its_whole_name_with_the_reason() -> None:
+    async with serving({"DELETE /below/api/connections/a%2F1%20-%3E%20b": (204, b"")}) as api:
+        assert await api.client("/below/").close(Connection("a/1 -> b", ""), reason="evicted")
+
+        assert "X-Reason: evicted" in api.asked[0]
+
+
+async def test_connection_that_is_gone_is_no_error() -> None:
+    async with serving({"DELETE /api/connections/a": (404, {"error": "Object Not Found"})}) as api:
+        assert not await api.client().close(Connection("a", ""), reason="evicted")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((401, {}), "password"),
+        ((404, {}), "address"),
+        ((503, {}), "503"),
+        ((200, b"<html>"), "not answer"),
+        ((200, {"error": "no list"}), "no list"),
+        (None, "TimeoutError"),
+    ],
+)
+async def test_every_other_answer_and_none_is_an_error_that_says_why(
+    answer: tuple[int, object] | None, reason: str
+) -> None:
+    async with serving({} if answer is None else {"GET /api/connections": answer}) as api:
+        with pytest.raises(ManagementUnavailable, match=reason):
+            await api.client(seconds=10.0 if answer else 0.1).connections()
+
+
+@pytest.mark.parametrize(
+    ("overview", "tags", "fix"),
+    [(OVERVIEW, ["management"], "set_user_tags"), (OVERVIEW | {"disable_stats": True}, ["administrator"], "unset")],
+)
+async def test_what_keeps_us_from_closing_connections_is_named(
+    overview: dict[str, object], tags: list[str], fix: str
+) -> None:
+    async with serving({"GET /api/overview": (200, overview), "GET /api/whoami": (200, {"tags": tags})}) as api:
+        with pytest.raises(ManagementUnavailable, match=fix):
+            await api.client().closing_version()
+
+
+async def test_version_of_a_broker_that_lets_us() -> None:
+    answers = {"GET /api/overview": (200, OVERVIEW), "GET /api/whoami": (200, {"tags": ["administrator"]})}
+    async with serving(dict(answers)) as api:
+        assert await api.client().closing_version() == "3.10.8"
+
+
+@pytest.mark.parametrize("url", ["localhost:15672", "amqp://localhost", "http://", "http://host:port"])
+def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(SetupError, match="CODITECT_MANAGEMENT_URL"):
+        Management(url)

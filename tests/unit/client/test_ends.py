@@ -1,0 +1,58 @@
+"""Waits that last: woken by events, and by looking where an event was missed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect import ends, run
+from coditect.model.control import Verb
+from coditect.model.workflow.states import WorkflowState
+from tests.support import eventually
+from tests.unit.client.scene import Scene, chain
+
+SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True)
+def long_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait has lasted long, and would not look again for as long as the test may last."""
+    monkeypatch.setattr(run, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(run, "FIRST_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(run, "LONGEST_UNHEARD_PAUSE_SECONDS", 60.0)
+
+
+def listened(scene: Scene) -> bool:
+    name = f"events.{scene.client.name}.1"
+    found = scene.server.find(name)
+    return found is not None and found.stats.consumers == 1
+
+
+async def test_all_who_wait_are_woken_by_one_queue(scene: Scene) -> None:
+    scene.plane.at_once = False
+    runs = [await scene.client.start(chain(1)) for _ in range(3)]
+    waiting = [asyncio.ensure_future(one.wait(timeout=1_000)) for one in (*runs, runs[0])]
+    await eventually(lambda: scene.plane.verbs().count(Verb.GET) == 4 and listened(scene))
+
+    for one in runs:
+        scene.plane.kept[one.id].end()
+        await scene.plane.tell(scene.broker, "workflow.paused", one.id)
+        await scene.plane.tell(scene.broker, "workflow.completed", one.id)
+
+    async with asyncio.timeout(SECONDS):
+        assert await asyncio.gather(*waiting) == [WorkflowState.COMPLETED] * 4
+    assert scene.plane.verbs().count(Verb.GET) == 8
+    assert scene.server.find(f"events.{scene.client.name}.2") is None
+
+
+async def test_nobody_listens_when_nobody_waits_any_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "IDLE_SECONDS", 0.02)
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+    waiting = asyncio.ensure_future(started.wait(timeout=1_000))
+    await eventually(lambda: listened(scene))
+
+    waiting.cancel()
+
+    await eventually(lambda: scene.server.find(f"events.{scene.client.name}.1") is None)

@@ -1,0 +1,97 @@
+"""The client with the real dispatcher and real agents, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect import Agent, From, Options, TaskRejected, Workflow
+from coditect.model.workflow.states import WorkflowState
+from coditect.testing import TestFleet
+
+
+def worker() -> Agent:
+    agent = Agent("worker", slots=10)
+
+    @agent.capability("number.double")
+    async def double(number: int) -> int:
+        await asyncio.sleep(0.1)
+        if number == 13:
+            raise ValueError("no luck")
+        return 2 * number
+
+    @agent.capability("number.crunch", timeout="20m")
+    async def crunch(number: int) -> int:
+        await asyncio.sleep(20)
+        return number
+
+    return agent
+
+
+async def test_events_tell_of_every_node_and_end_with_the_workflow() -> None:
+    flow = Workflow("told")
+    first = flow.task("number.double", 1, name="first")
+    flow.task("number.double", From("results.first"), name="second", after=[first])
+
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(flow)
+        heard = [event async for event in run.events()]
+
+        assert await run.result(int) == 4
+
+    completed = [event.data["node"] for event in heard if event.type == "node.completed"]
+    assert completed == ["first", "second"]
+    assert heard[-1].type == "workflow.completed"
+
+
+async def test_latest_workflow_is_listed_first_over_pages_and_by_state() -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        twice = Options(max_attempts=2)
+        handles = [await fleet.client.submit_durable("number.double", number, options=twice) for number in (1, 13, 3)]
+        outcomes = [await handle.outcome() for handle in handles]
+
+        everything = [row.workflow async for row in fleet.client.runs()]
+        failed = [row.workflow async for row in fleet.client.runs(state=WorkflowState.FAILED)]
+        latest = [row.workflow async for row in fleet.client.runs(most=2)]
+
+    ids = [handle.run.id for handle in handles]
+    assert [outcome.attempt for outcome in outcomes] == [1, 2, 1]
+    assert (everything, failed, latest) == (ids[::-1], [ids[1]], ids[:0:-1])
+
+
+async def test_a_capability_that_runs_long_is_durable_by_itself() -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        handle = await fleet.client.submit("number.crunch", 7)
+
+        assert handle.task_id.endswith(":task")
+        assert await handle.result(int, timeout="1h") == 7
+
+
+async def test_a_denied_approval_rejects_the_workflow_with_its_reason() -> None:
+    flow = Workflow("asked")
+    flow.approval("Go on?", name="gate", timeout="2d")
+
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(flow)
+        await run.answer("gate", granted=False, by="ada")
+
+        with pytest.raises(TaskRejected) as raised:
+            await run.result(timeout="1m")
+
+    assert raised.value.facts["state"] == "rejected"
+
+
+async def test_a_wait_goes_on_while_the_dispatcher_is_gone() -> None:
+    flow = Workflow("slow")
+    flow.task("number.crunch", 7, name="only")
+
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(flow)
+        waiting = asyncio.ensure_future(run.wait(timeout="1h"))
+        await fleet.advance("5s")
+        fleet.pause("dispatcher")
+        await fleet.advance("5s")
+        fleet.resume("dispatcher")
+
+        assert await waiting is WorkflowState.COMPLETED

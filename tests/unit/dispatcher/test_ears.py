@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import asyncio
+
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone
+from coditect.clock import SystemClock
+from coditect.listening import Listening
+from coditect.model import mail, routing
+from dispatcher.ears import hearing_listeners
+from tests.support import eventually
+
+
+async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
+    server = MemoryServer()
+    async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Background() as background:
+        await broker.declare(backbone())
+        events = Events(broker, background, SystemClock(), source="/dispatcher")
+        async with hearing_listeners(broker, events, owner="d"):
+            events.emit("node.started", subject="nobody hears it")
+            await eventually(lambda: not events.heard("node.started"))
+
+            async with Listening(other, name="client").stream("node.*") as stream:
+                await eventually(lambda: events.heard("node.started"))
+                events.emit("node.started", subject="w")
+                event = await asyncio.wait_for(anext(stream), 5)
+
+    assert event.subject == "w"
+
+
+async def test_letters_to_agents_are_let_go() -> None:
+    server = MemoryServer()
+    async with MemoryBroker(server) as broker, Background() as background:
+        await broker.declare(backbone())
+        events = Events(broker, background, SystemClock(), source="/dispatcher")
+        async with hearing_listeners(broker, events, owner="d"):
+            events.emit("node.started")
+            await eventually(lambda: not events.heard("node.started"))
+            await broker.publish(mail.cancel("t"), exchange=routing.BROADCAST, routing_key="")
+            await eventually(lambda: server.queue("events.d").stats.messages == 0)
+
+            assert not events.heard("node.started")
