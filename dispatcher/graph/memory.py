@@ -106,9 +106,7 @@ class MemoryTaskGraph:
                     ids, queue[:] = queue[: min(share, wanted)], queue[min(share, wanted) :]
                     wanted -= len(ids)
                     taken += ids
-        for key in taken:
-            self._start(self._jobs[key])
-        return taken
+        return [key for key in taken if self._start(self._jobs[key])]
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
         """Forgets jobs."""
@@ -223,10 +221,12 @@ class MemoryTaskGraph:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
             queue.remove(key)
 
-    def _start(self, entry: _Entry) -> None:
+    def _start(self, entry: _Entry) -> bool:
+        """Whether its node is proposed: a failed job that a person requeued is a request."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED
+        return entry.told is not JobState.FAILED
 
     def _is_as(self, entry: _Entry, job: Job) -> bool:
         key = Proposal(job.workflow, job.node)

@@ -143,7 +143,8 @@ class TaskGraph(Protocol):
     async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
         """Takes up to `room` queued jobs per level, the urgent first, and makes each started as it is taken.
 
-        At most `BATCH` at once, shared fairly among the shards.
+        At most `BATCH` at once, shared fairly among the shards. A failed job that a person requeued is taken,
+        too, but not proposed: it is among the `requests`.
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:

@@ -354,7 +354,9 @@ local function take(queue, number)
       taken = taken + 1
       -- a job that a person put here keeps what we told of it: `requests` finds it by that
       start(id, queue, job[2] == 'queued' and 'started' or job[2] or '')
-      if job[2] then
+      if job[2] == 'failed' then
+        -- it was requeued: that is a request, and no proposal
+      elseif job[2] then
         ours[#ours + 1] = id
         ours[#ours + 1] = queue
       else
