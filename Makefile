@@ -11,12 +11,14 @@ BENCH_STAMP := $(BENCH_VENV)/.locked
 CODE := coditect dispatcher agents benchmarks examples scripts tests
 TYPED := coditect agents dispatcher benchmarks examples tests
 UV ?= uv
+SEED ?= 1
+MINUTES ?= 5
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure kills up down demo bench profile docs
+.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure kills chaos simulate up down demo bench profile docs
 .PHONY: check clean
 
 help: ## List the targets
@@ -69,6 +71,15 @@ test-fdb: $(STAMP) ## The store's contract on a real FoundationDB (FDB_CLUSTER_F
 
 kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty seeds (seven minutes)
 	@$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/acceptance/test_kills.py
+
+chaos: setup ## Break a private fleet by three seeds of five minutes, then catch every planted bug (half an hour)
+	@$(VENV)/bin/coditect chaos --seed $(SEED) --seeds 3 --minutes $(MINUTES)
+	@for bug in skip_fence ack_before_commit drop_outbox_row reuse_publication; do \
+	    $(VENV)/bin/coditect chaos --seed $(SEED) --seeds 3 --minutes 1 --plant $$bug || exit 1; \
+	done
+
+simulate: setup ## Play three hundred seeds of the simulation (two minutes)
+	@$(VENV)/bin/coditect chaos --simulate --seed $(SEED) --seeds 300
 
 up: setup ## Start private servers and the reference fleet in the foreground
 	@$(VENV)/bin/coditect up

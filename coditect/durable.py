@@ -85,7 +85,7 @@ class DurableHandle(Handle):
         Raises: ResultTimeout when it did not end in time (the task goes on); NotFound.
         """
         if self._known is None:
-            ending = await self.run.ending(NODE, timeout=seconds(timeout))
+            ending = await self.run.ending(NODE, timeout=seconds(timeout), alone=True)
             (row,) = [row async for row in self.run.nodes()]
             self._known = _outcome(self.task_id, ending, row)
         return self._known

@@ -1,10 +1,10 @@
 """Named points of a program at which a test may end, stop or fail it: what `kill -9` meets only by luck.
 
-A program says `failpoints.reached("turn.committed")` where something has just become true. Nothing happens unless it
+A program says `failpoints.reached("commit.after")` where something has just become true. Nothing happens unless it
 was started with orders::
 
-    CODITECT_FAILPOINTS="turn.committed:kill@3"          the third time, as kill -9 does
-    CODITECT_FAILPOINTS="turn.answered:stop,ack.before:raise@2"
+    CODITECT_FAILPOINTS="commit.after:kill@3"          the third time, as kill -9 does
+    CODITECT_FAILPOINTS="commit.before:stop,ack.before:raise@2"
 
 The idea is FreeBSD's fail(9), with fewer words. The orders are read once, in the program, and passed on as a value.
 """

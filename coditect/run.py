@@ -41,8 +41,8 @@ LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
-LONGEST_UNHEARD_PAUSE_SECONDS = 5.0
-"""Where the event of the end is listened for, too."""
+LONGEST_HEARD_PAUSE_SECONDS = 300.0
+"""Where the event of the end is listened for: a look only makes good for an event that was lost."""
 PAUSE_SHARE = 0.2
 """Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
 LAST_EVENT_SECONDS = 1.0
@@ -128,7 +128,7 @@ class Run:
                     seen(row)
             return row
 
-        longest = LONGEST_UNHEARD_PAUSE_SECONDS if seen is None else LONGEST_PAUSE_SECONDS
+        longest = LONGEST_HEARD_PAUSE_SECONDS if seen is None else LONGEST_PAUSE_SECONDS
         return await self._until(look, lambda row: row.state.terminal, timeout, longest=longest)
 
     @overload
@@ -158,13 +158,17 @@ class Run:
         """Where that node is now, with its value or failure if it has one."""
         return await self._ending(node, ASK_SECONDS)
 
-    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT) -> Ending:
-        """How that node ended, whatever it is. Raises: ResultTimeout when it has not, in time."""
+    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
+        """How that node ended, whatever it is; `alone` when the workflow ends with it.
+
+        Raises: ResultTimeout when it has not, in time.
+        """
 
         async def look(left: float) -> Ending:
             return await self._ending(node, left)
 
-        return await self._until(look, lambda ending: ending.state.terminal, timeout)
+        longest = LONGEST_HEARD_PAUSE_SECONDS if alone else LONGEST_PAUSE_SECONDS
+        return await self._until(look, lambda ending: ending.state.terminal, timeout, longest=longest)
 
     async def _ending(self, node: str | None, timeout: Duration) -> Ending:
         asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}

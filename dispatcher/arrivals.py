@@ -39,6 +39,8 @@ class Arrivals:
                     self._desk.hear(progress)
                 delivery.ack()  # the next one says more
             elif message.type == RESULT_TYPE:
+                if self._desk.acks_early:
+                    delivery.ack()
                 self._desk.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             else:
                 log.debug("A message of another kind is let go", extra={"type": message.type})

@@ -23,7 +23,7 @@ from dispatcher.layers.timers import Timer
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 MOST_MESSAGE = 2_000
 """Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
-DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
+DIED = Failure(claiming.DIED, "AgentLost", "The agent was gone before the attempt ended", retryable=True)
 
 
 def finished(book: Book, command: Finished) -> None:

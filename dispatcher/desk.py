@@ -89,6 +89,11 @@ class Desk:
         self.late = 0
         """Results that a fence refused."""
 
+    @property
+    def acks_early(self) -> bool:
+        """Whether the bug is planted that results are acknowledged before they are recorded."""
+        return self._terms.planted.ack_before_commit
+
     # -- opening and closing ----------------------------------------------------------------------------
 
     async def open(self) -> None:

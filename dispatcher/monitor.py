@@ -187,9 +187,9 @@ class Monitor:
 
     async def _cut_off(self, agent: AgentId) -> bool:
         """Makes the broker let go of it; whether it did. Its mail has a consumer as long as it is connected."""
-        for pause in EVICTION_PAUSES:
-            if not await self._is_connected(agent):
-                return True
+        for number, pause in enumerate(EVICTION_PAUSES):
+            if not await self._is_connected(agent) or (number and await self._is_back(agent)):
+                return True  # what is connected then is its next life, which holds nothing of the one before
             if self._evict is None:
                 return False
             if self.leads:
@@ -203,6 +203,13 @@ class Monitor:
         except CoditectError:
             return True  # for all we know
         return mail is not None and mail.consumers > 0
+
+    async def _is_back(self, agent: AgentId) -> bool:
+        try:
+            record = await self._registry.get(agent)
+        except RegistryUnavailable:
+            return False
+        return record is not None and record.lease_ms > 0
 
     async def _close_connections(self, agent: AgentId, evict: Evictor) -> None:
         try:

@@ -44,6 +44,7 @@ from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.tenure import Tenure, new_owner
 from dispatcher.window import Window
+from dispatcher.witness.watch import read_watch
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ async def running_dispatcher(
     is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
     and should be the name of its broker connection: by that name its successors evict it.
     """
-    options = options or Options()
+    options = options or (Options() if database is not None else Options(shards=1))
     options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
@@ -128,7 +129,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    options = Options(shards=settings.shards)
+    watch = read_watch(os.environ)
+    options = Options(shards=settings.shards, planted=watch.planted)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -144,11 +146,11 @@ async def serve(settings: Settings) -> None:
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
         await stack.enter_async_context(
             running_dispatcher(
-                broker=broker,
+                broker=watch.broker(broker),
                 registry=registry,
                 clock=SystemClock(),
-                database=database,
-                graph=graph,
+                database=watch.database(database),
+                graph=watch.graph(graph),
                 evict=evictor(settings.management_url),
                 options=options,
             )

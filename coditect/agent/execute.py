@@ -80,7 +80,7 @@ async def run_handler(
     finally:
         execution.handling = False
         rooms.limits.end(execution)
-        if execution.asked_to_end:
+        if execution.overdue or execution.canceled is not None:
             _go_on()
     return _completed(body)
 

@@ -121,6 +121,8 @@ class Remembered:
 
     def __init__(self) -> None:
         self._outcomes: OrderedDict[ExecutionKey, Outcome] = OrderedDict()
+        self.get = self._outcomes.get
+        """The outcome of an execution, if it is remembered; an old one that nobody pushed out yet, too."""
         self._bytes = 0
         self._until_sweep = SWEEP_EVERY
 
@@ -147,10 +149,6 @@ class Remembered:
         _, oldest = self._outcomes.popitem(last=False)
         self._bytes -= len(oldest.body)
 
-    def get(self, key: ExecutionKey) -> Outcome | None:
-        """The outcome of this execution, if it is remembered; an old one that nobody pushed out yet, too."""
-        return self._outcomes.get(key)
-
 
 class CanceledIds:
     """Task ids that somebody asked to cancel in the last ten minutes: their deliveries do not start.
@@ -159,23 +157,21 @@ class CanceledIds:
     """
 
     def __init__(self) -> None:
-        self._reasons: OrderedDict[str, tuple[float, str, int | None]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._reasons)
+        self.reasons: OrderedDict[str, tuple[float, str, int | None]] = OrderedDict()
+        """When, and why, and up to which publication; the oldest first."""
 
     def put(self, task_id: str, reason: str, now: float, publication: int | None = None) -> None:
         """Remembers a request."""
-        self._reasons[task_id] = (now, reason, publication)
-        while self._reasons:
-            since = next(iter(self._reasons.values()))[0]
-            if len(self._reasons) <= MOST_REMEMBERED and now - since <= REMEMBER_SECONDS:
+        self.reasons[task_id] = (now, reason, publication)
+        while self.reasons:
+            since = next(iter(self.reasons.values()))[0]
+            if len(self.reasons) <= MOST_REMEMBERED and now - since <= REMEMBER_SECONDS:
                 break
-            self._reasons.popitem(last=False)
+            self.reasons.popitem(last=False)
 
     def reason(self, task: Task, now: float) -> str | None:
         """Why this task was canceled; None when it was not."""
-        found = self._reasons.get(task.id or "")
+        found = self.reasons.get(task.id or "")
         if found is None or now - found[0] > REMEMBER_SECONDS:
             return None
         _, reason, publication = found

@@ -13,6 +13,7 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from coditect.agent.feed import Feed, Held, Rounds
@@ -108,7 +109,8 @@ class Intake:
 
     @property
     def _nobody_waits(self) -> bool:
-        return not (self._resuming or any(self._candidates.values()))
+        urgent, normal, bulk = self._candidates.values()
+        return not (self._resuming or urgent or normal or bulk)
 
     def _go(self, held: Held, now: float) -> None:
         self._occupy(held, now)
@@ -175,9 +177,7 @@ class Intake:
         self._admit()
 
     async def _add_lane(self, feed: Feed, prefetch: int) -> None:
-        lane = await self._broker.consume(
-            feed.queue, lambda delivery: self._arrived(feed, delivery), prefetch=prefetch, group=feed.group
-        )
+        lane = await self._broker.consume(feed.queue, partial(self._arrived, feed), prefetch=prefetch, group=feed.group)
         if self.closed:
             await lane.cancel()
         else:

@@ -43,10 +43,6 @@ class Isolation:
         places = min(slots, os.cpu_count() or 1)
         self._places: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places))
 
-    def concerns(self, held: Held) -> bool:
-        """Whether the task must be examined before it runs; first deliveries need not."""
-        return self._suspects.concerns(held.task, held.delivery)
-
     @asynccontextmanager
     async def around(self, held: Held) -> AsyncIterator[Suspicion]:
         """Examines the task; a suspect gets a place. Inside, its start is recorded. Waits hold no slot."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended
-from coditect.agent.execution import Answer, Execution, ExecutionKey, Remembered
+from coditect.agent.execution import Answer, Execution, Remembered
 from coditect.agent.owned import Owned
 from coditect.agent.settle import Settler, guarded, worth_another
 from coditect.broker.port import Broker, Delivery
@@ -48,6 +48,8 @@ class Outcomes:
         self._capabilities = capabilities
         self._settler = Settler(broker, events, clock, agent_id=agent_id)
         self._remembered = Remembered()
+        self.known = self._remembered.get
+        """The outcome of this very execution, if it ended here with success in the last ten minutes."""
         self.completed = 0
         self.failed = 0
         """Failed attempts, and tasks that ended without a value."""
@@ -56,10 +58,6 @@ class Outcomes:
     def unclaimed(self) -> int:
         """Replies that nobody could receive any more."""
         return self._settler.unclaimed
-
-    def known(self, key: ExecutionKey) -> Outcome | None:
-        """The outcome of this very execution, if it ended here with success in the last ten minutes."""
-        return self._remembered.get(key)
 
     async def send_back(self, execution: Execution) -> None:
         """The task goes round unchanged: it could not be suspended."""

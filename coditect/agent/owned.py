@@ -177,7 +177,6 @@ class Owned:
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
         """It may have been granted to somebody else meanwhile, who died: without a claim the result were stale."""
-        owner = owner_of(task)
         async with self._question(task, running=True) as question:
             claim = await self._claims.insist(question, delivery)
         if claim is None or claim.verdict is Verdict.WAIT:
@@ -187,15 +186,13 @@ class Owned:
             delivery.ack()
         elif execution is not None and execution in self._live:
             _grant(execution, claim)
+            execution.attach(task, delivery)
             if execution.let_go:
-                delivery.ack()
-            else:
-                execution.attach(task, delivery)
+                await self._starts.let_go(execution)
         elif (outcome := known()) is not None:
-            granted = replace(owner, fence=claim.fence)
-            again = replace(outcome, fence=claim.fence, attempt=claim.attempt)
-            await self._reports.result(OwnedResult(granted, task.publication, again, task.capability))
-            delivery.ack()
+            again = Execution(task, delivery, None)
+            _grant(again, claim)
+            await self.report(again, outcome)
         else:
             delivery.requeue()
 
@@ -223,7 +220,10 @@ class Owned:
                 return
             with self._parked():
                 await self._rest(pause)
-            if not execution.let_go or self._leaving.is_set():
+            if execution.let_go and self._leaving.is_set():
+                log.error("A long task's result could not be told", extra={"task_id": execution.task.id})
+                return
+            if not execution.let_go:
                 execution.requeue()
                 return
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

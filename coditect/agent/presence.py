@@ -114,7 +114,12 @@ class Presence:
     ) -> None:
         """A cancellation is the group's business, an error of the body is not: it would be wrapped."""
         if kind is not None and issubclass(kind, asyncio.CancelledError):
-            await self._tasks.__aexit__(kind, error, trace)
+            try:
+                await self._tasks.__aexit__(kind, error, trace)
+            except asyncio.CancelledError as again:
+                # Raised anew, the very same error would make a ring of contexts, in which an exit stack never ends.
+                if again is not error:
+                    raise
         else:
             await self._tasks.__aexit__(None, None, None)
 

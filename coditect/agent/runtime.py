@@ -30,6 +30,7 @@ from coditect.agent.owned import Owned
 from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import RETURN_SECONDS, not_settled
+from coditect.agent.shifts import Shifts
 from coditect.agent.slots import Slots
 from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspects, Suspicion
@@ -93,6 +94,7 @@ class Runtime:
         self._slots = Slots(limits.slots)
         self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._suspects = suspects if limits.processes else None
         self._reports = Reports(broker, background, clock)
         self._owned = Owned(
             Claims(broker, requests, clock, agent_id=agent_id),
@@ -109,6 +111,7 @@ class Runtime:
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
+        self._shifts = Shifts(self._execute, self._loop)
         self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -140,7 +143,7 @@ class Runtime:
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)
-        for late in (*(one.work for one in self._executions), *self._settling):
+        for late in {one.work for one in self._executions} | self._settling:
             if late is not None:
                 late.cancel()
         await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
@@ -237,7 +240,7 @@ class Runtime:
 
     def _not_any_more(self, task: Task) -> Ended | None:
         """Why it need not start; None when it does."""
-        if task.limits is NO_LIMITS and not self._canceled:
+        if task.limits is NO_LIMITS and not self._canceled.reasons:
             return None
         return self._too_late(task) or self._canceled_before(task)
 
@@ -267,8 +270,8 @@ class Runtime:
 
     def _start(self, held: Held) -> None:
         execution = Execution(held.task, held.delivery, held.task.execution_key)
-        self._executions.add(execution)  # which keeps the asyncio task alive, too
-        execution.work = self._loop.create_task(self._execute(execution, held))
+        self._executions.add(execution)  # which keeps its asyncio task alive, too
+        self._shifts.start(execution, held)
 
     async def _execute(self, execution: Execution, held: Held) -> None:
         """The boundary of a delivery, as `guarded`: whatever happens, it is settled or goes back."""
@@ -279,7 +282,7 @@ class Runtime:
                     self._running[key] = execution
                 if held.task.owner is not None:
                     await self._owned.execute(execution, held, self._run)
-                elif not (self._limits.processes and self._isolation.concerns(held)):
+                elif self._suspects is None or not self._suspects.concerns(held.task, held.delivery):
                     await self._run(execution, held, post=True)
                 else:
                     async with self._isolation.around(held) as execution.suspicion:

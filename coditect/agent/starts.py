@@ -1,8 +1,8 @@
-"""What of the owned tasks has been running for a while: told to their owners, and kept alive when it runs long.
+"""What of the owned tasks has been running for a while: told to their owners, and again and again that it runs.
 
-An owner is told of a start only after 100 ms, since most tasks have ended by then. A task that has run for ten
-minutes is told again, and when that is confirmed its delivery is acknowledged: the broker would take it back
-after thirty. From then on only heartbeats speak for it.
+An owner is told of a start only after 100 ms, since most tasks have ended by then, and every 20 s that it still
+runs. A task that has run for ten minutes is told anew, and when that is confirmed its delivery is acknowledged: the
+broker would take it back after thirty. From then on only those heartbeats speak for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Starts:
         self._loop = asyncio.get_running_loop()
         self._untold: dict[Execution, float] = {}
         self._told: dict[Execution, asyncio.TimerHandle] = {}
-        self._long: dict[Execution, None] = {}
         self._look_at: asyncio.TimerHandle | None = None
         self._beat_at: asyncio.TimerHandle | None = None
 
@@ -48,7 +47,7 @@ class Starts:
         """It runs from now on; `known` when its owner knows that already, by the claim."""
         now = self._loop.time()
         if known:
-            self._told[execution] = self._loop.call_at(now + LONG_SECONDS, self._grown_long, execution)
+            self._follow(execution, now)
             return
         self._untold[execution] = now
         if self._look_at is None:
@@ -60,7 +59,12 @@ class Starts:
         timer = self._told.pop(execution, None)
         if timer is not None:
             timer.cancel()
-            self._long.pop(execution, None)
+
+    def _follow(self, execution: Execution, since: float) -> None:
+        """Its owner knows of it from now on."""
+        self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
+        if self._beat_at is None:
+            self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _look(self) -> None:
         """Tells of all that began at least 100 ms ago; looks again as long after."""
@@ -69,7 +73,7 @@ class Starts:
         for execution, since in list(self._untold.items()):
             if since + TELL_SECONDS <= now:
                 del self._untold[execution]
-                self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
+                self._follow(execution, since)
                 at_ms = self._clock.now_ms() - round(1000 * (now - since))
                 by_shard.setdefault(_owner(execution).origin, {})[execution] = at_ms
         for origin, starts in by_shard.items():
@@ -96,23 +100,20 @@ class Starts:
     # -- long ones ----------------------------------------------------------------------------------------
 
     def _grown_long(self, execution: Execution) -> None:
-        self._background.start(self._let_go(execution), name="let go")
+        self._background.start(self.let_go(execution), name="let go")
 
-    async def _let_go(self, execution: Execution) -> None:
-        """The delivery goes, the task goes on."""
+    async def let_go(self, execution: Execution) -> None:
+        """Tells that it runs on without its deliveries, and acknowledges those that it has."""
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:
             return
         execution.let_go = True
         execution.ack()
-        self._long[execution] = None
-        if self._beat_at is None:
-            self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)
         log.info("A long task goes on without its delivery", extra={"task_id": execution.task.id})
 
     def _beat(self) -> None:
-        self._reports.alive([_owner(one) for one in self._long])
-        self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat) if self._long else None
+        self._reports.alive([_owner(one) for one in self._told])
+        self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat) if self._told else None
 
 
 def _owner(execution: Execution) -> Owner:

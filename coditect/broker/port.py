@@ -169,9 +169,9 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """`publish` for whoever has no coroutine that waits: the promise is told, on the event loop.
+        """`publish` for whoever has no coroutine that waits: the promise is told what became of it.
 
-        It is told at once, before the return, what AMQP cannot carry (InvalidTask).
+        On the event loop, and perhaps before the return.
         """
 
     async def consume(

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from coditect import __version__
-from coditect.cli import agent, approval, dead, events, load, local, task, topology, workflow
+from coditect.cli import agent, approval, chaos, dead, events, load, local, task, topology, workflow
 from coditect.cli.failure import describe
 from coditect.errors import CoditectError
 
@@ -74,6 +74,7 @@ def build() -> typer.Typer:
     app.add_typer(topology.app, name="topology")
     app.add_typer(events.app, name="events")
     load.add_to(app)
+    chaos.add_to(app)
     return app
 
 

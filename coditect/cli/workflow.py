@@ -103,9 +103,9 @@ def draw_workflow(
     """
     draw = draw_text if form is Format.TEXT else draw_mermaid
     run = target if is_uuid(target) else live
-    rows = [] if run is None else run_loop(_nodes(connections(context), run))
+    name, rows = ("", []) if run is None else run_loop(_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None
-    definition = _drawn(target, rows) if is_uuid(target) else _load(Path(target), None)
+    definition = _drawn(name, rows) if is_uuid(target) else _load(Path(target), None)
     typer.echo(draw(definition, now if states is None else _states(states)), nl=False)
 
 
@@ -213,9 +213,11 @@ async def _workflows(opened: Connections, state: WorkflowState | None, most: int
         return [row async for row in client.runs(state=state, most=most)]
 
 
-async def _nodes(opened: Connections, workflow: str) -> list[NodeRow]:
+async def _nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
+    """The workflow's name, and its nodes."""
     async with opened.fleet() as client:
-        return [row async for row in client.run(workflow).nodes()]
+        run = client.run(workflow)
+        return (await run.overview()).name, [row async for row in run.nodes()]
 
 
 async def _whole(
@@ -231,10 +233,10 @@ async def _whole(
         return overview, nodes, attempts, ending if ending is not None and ending.state.terminal else None
 
 
-def _drawn(workflow: str, rows: list[NodeRow]) -> Definition:
+def _drawn(name: str, rows: list[NodeRow]) -> Definition:
     """What the ledger's rows say of the graph: elements belong to their map, and policies are not told."""
     nodes = [row for row in rows if "[" not in row.name]
-    return Definition(workflow, tuple(Node(row.name, _work(row), tuple(map(After, row.after))) for row in nodes))
+    return Definition(name, tuple(Node(row.name, _work(row), tuple(map(After, row.after))) for row in nodes))
 
 
 def _work(row: NodeRow) -> Call | Approval:

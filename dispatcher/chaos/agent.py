@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dispatcher.chaos.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
 from dispatcher.chaos.work import EffectFolder, working_agent
+from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
 
 EFFECTS = "effects"
 
@@ -20,7 +20,7 @@ EFFECTS = "effects"
 @lru_cache(maxsize=1)
 def _scribe() -> Scribe:
     name = os.environ[NAME_VARIABLE]
-    return Scribe(_folder() / f"{name}{SUFFIX}", name)
+    return Scribe(_folder() / f"{name}{SUFFIX}", f"{name}#{os.getpid()}")
 
 
 def _folder() -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dispatcher.chaos.history import post_of
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.witness.history import post_of
 
 SUSPECT_ATTEMPTS = 2
 """What a task that may have killed its agent is given beyond its attempts."""

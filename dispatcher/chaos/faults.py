@@ -33,13 +33,13 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
     {AGENT_KILL: 5, AGENT_STOP: 3, DISPATCHER_KILL: 3, DISPATCHER_STOP: 2, REDIS_KILL: 1, REDIS_WIPE: 2}
 )
 """How often each comes, beside the others. The broker has a rhythm of its own: it takes seconds to start."""
-QUICK_SECONDS = (0.5, 1.3)
+QUICK_SECONDS = (0.3, 1.1)
 """Between two faults of processes and Redis."""
 BROKER_SECONDS = (12.0, 20.0)
 """Between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
-STOP_SECONDS = (1.0, 6.0)
-BACK_SECONDS = (0.0, 1.5)
+STOP_SECONDS = (1.0, 5.0)
+BACK_SECONDS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dispatcher.chaos.history import UNENDED, post_of
 from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.witness.history import UNENDED, post_of
 
 FEWEST_PER_SECOND = 0.5
 """A run with fewer faults than one in two seconds is no proof."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from dispatcher.chaos.executions import dag_order, executions
-from dispatcher.chaos.history import Entry
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.witness.history import Entry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
 """A direct task lives in the broker alone: these kinds of faults may lose what is in flight."""

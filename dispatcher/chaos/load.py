@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
 from coditect import After, CoditectError, From, ResultTimeout, Retry, Workflow
 from coditect.client import Client
-from coditect.model.workflow.definition import Node
-from dispatcher.chaos.history import Note, Type
+from coditect.model.workflow.definition import Definition, Each, Node
 from dispatcher.chaos.work import CAPABILITY
+from dispatcher.witness.history import Note, Type
 
 MOST_ATTEMPTS = 12
 """Of a node: a run kills faster than three attempts can bear."""
@@ -34,6 +35,8 @@ class Pace:
     """Shortest and longest task."""
     flaky: float = 0.05
     """The share of tasks whose first attempt fails."""
+    canceled: float = 0.1
+    """The share of workflows that are canceled on the way."""
     wait_seconds: float = 300.0
     """How long the end of anything is waited for."""
 
@@ -49,6 +52,7 @@ class Load:
         self._number = 0
         self.closed = asyncio.Event()
         """Set, nothing new is begun."""
+        self.begun = self.ended = 0
 
     async def keep_coming(self) -> None:
         """Begins anew whatever ends, until it is closed; returns when all has ended."""
@@ -61,9 +65,9 @@ class Load:
                     work.create_task(self._again(self.task))
             answering.cancel()
 
-    async def _again(self, one: Callable[[], object]) -> None:
+    async def _again(self, one: Callable[[], Awaitable[None]]) -> None:
         while not self.closed.is_set():
-            await one()  # type: ignore[misc]
+            await one()
 
     # -- direct tasks -----------------------------------------------------------------------------------
 
@@ -76,12 +80,14 @@ class Load:
             return
         self._note(Type.INVOKE, "accept", handle.task_id)
         self._note(Type.OK, "accept", handle.task_id)
+        self.begun += 1
         try:
             outcome = await handle.outcome(timeout=self._pace.wait_seconds)
         except ResultTimeout:
             self._note(Type.INFO, "end", handle.task_id)
         else:
             self._note(Type.OK, "end", handle.task_id, state=outcome.status.value)
+            self.ended += 1
 
     def _work(self) -> dict[str, object]:
         flaky = self._random.random() < self._pace.flaky
@@ -92,7 +98,7 @@ class Load:
     async def workflow(self) -> None:
         """One workflow, to its end. Asked for until it is accepted: the key makes that one workflow."""
         self._number += 1
-        definition = self._random.choice((self.layers, self.fan, self.chain, self.gate))().definition()
+        definition = self._random.choice((self.layers, self.fan, self.chain, self.gate, self.spread))().definition()
         key = f"chaos-{self._number}-{self._random.getrandbits(32):x}"
         while True:
             try:
@@ -102,16 +108,31 @@ class Load:
                 if not error.retryable and self.closed.is_set():
                     return
                 await asyncio.sleep(PAUSE_SECONDS)
-        nodes = {node.name: [edge.node for edge in node.after] for node in definition.nodes}
+        nodes = self._edges(definition)
         joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
         self._note(Type.INVOKE, "accept", run.id, nodes=nodes, joins=joins, most=MOST_ATTEMPTS)
         self._note(Type.OK, "accept", run.id)
+        self.begun += 1
         try:
+            if self._random.random() < self._pace.canceled:
+                await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
+                await run.cancel(reason="chaos")
             state = await run.wait(timeout=self._pace.wait_seconds)
         except CoditectError:
             self._note(Type.INFO, "end", run.id)
         else:
             self._note(Type.OK, "end", run.id, state=state.value)
+            self.ended += 1
+
+    def _edges(self, definition: Definition) -> dict[str, list[str]]:
+        """Each node that is executed, and what is executed before it: for a map that is its elements."""
+        maps = [node.name for node in definition.nodes if isinstance(node.work, Each)]
+        elements = {name: [f"{name}[{number}]" for number in range(self._pace.width)] for name in maps}
+        found: dict[str, list[str]] = {}
+        for node in definition.nodes:
+            before = [one for edge in node.after for one in elements.get(edge.node, [edge.node])]
+            found |= dict.fromkeys(elements.get(node.name, [node.name]), before)
+        return found
 
     def layers(self) -> Workflow:
         """Layers of nodes, each after some of the layer before."""
@@ -142,7 +163,7 @@ class Load:
         return flow
 
     def gate(self) -> Workflow:
-        """Work, a person, a map over a list, and a join that does not need all."""
+        """Work, a person, and a join that does not need all."""
         flow = Workflow("gate")
         first = [self._node(flow, []) for _ in range(2)]
         gate = flow.approval("go on?", after=first, name="gate", timeout="1h")
@@ -155,6 +176,23 @@ class Load:
             join="any",
             retry=RETRY,
         )
+        return flow
+
+    def spread(self) -> Workflow:
+        """A task for every element of a list, and one after all of them."""
+        flow = Workflow("spread")
+        first = self._node(flow, [])
+        elements = [str(number) for number in range(self._pace.width)]
+        many = flow.map(
+            CAPABILITY,
+            f"`{json.dumps(elements)}`",
+            self._work() | {"after": [From("item")]},
+            limit=len(elements),
+            after=[first],
+            name="many",
+            retry=RETRY,
+        )
+        self._node(flow, [many])
         return flow
 
     def _node(self, flow: Workflow, after: list[Node]) -> Node:

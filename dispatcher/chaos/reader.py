@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coditect.model.json import loads
-from dispatcher.chaos.history import Entry, Note, Type
+from dispatcher import queries
 from dispatcher.chaos.work import Effects
 from dispatcher.layers import values
-from dispatcher.layers.keyspace import ATTEMPTS, RUNS, STATUSES
-from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow
+from dispatcher.layers.keyspace import RUNS, STATUSES
+from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import RESULT
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
+from dispatcher.witness.history import Entry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[Entry], effects: Effects, note: Note) -> None:
@@ -41,8 +42,8 @@ def _nodes(tr: Reads, workflow: str) -> dict[str, dict[str, object]]:
         body = values.get(tr, values.Place(workflow, node, RESULT))
         value = None if body is None else loads(body)
         if isinstance(value, dict) and "token" in value:
-            attempts = [AttemptRow.unpack(one) for _, one in tr.get_range(*ATTEMPTS.range((workflow, node)))]
-            facts["completed"] = sum(one.status == "completed" for one in attempts)
+            attempts = queries.attempts(tr, {"workflow": workflow, "node": node})["attempts"]
+            facts["completed"] = sum(one["status"] == "completed" for one in attempts)
             facts |= {"by": value["fence"], "maker": value["agent"], "token": value["token"]}
         found[node] = facts
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,21 +16,26 @@ from random import Random
 from typing import Any
 
 from coditect.errors import NotFound
+from coditect.failpoints import Failpoints, Order
 from coditect.testing import TestFleet
-from dispatcher.chaos.history import Entry, Notebook, Type, merged
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.load import Load, Pace
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.witness import WitnessedBroker, WitnessedDatabase
 from dispatcher.chaos.work import EffectTable, working_agent
+from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
+from dispatcher.witness.history import Entry, Notebook, Type, merged
+from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
 STORE_FAULTS = Faults(
     conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)
 )
+
+
+PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,12 @@ class Plan:
     """Between two faults."""
     die_at_a_call: float = 0.004
     """The share of a dispatcher's calls to its ports at which it is killed."""
+    wiped: float = 0.0
+    """The share of the broker's deaths after which its data is gone."""
+    die_at: Order | None = None
+    """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
     planted: Planted = field(default_factory=Planted)
-    pace: Pace = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0)
+    pace: Pace = PACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,30 @@ class Played:
     judgements: tuple[Judgement, ...]
     entries: tuple[Entry, ...]
     faults: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether no promise was broken."""
+        return not self.violations
+
+    passed = kept
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        word = "pass" if self.kept else "FAIL"
+        work = sum(one.f == "accept" and one.type is Type.OK for one in self.entries)
+        told = f"{word}  seed {self.seed}: {work} workflows and tasks, {self.faults} faults"
+        broken = [one for one in self.judgements if not one.passed]
+        return [told, *(f"        {one.invariant} ({len(one.violations)}): {one.violations[0]}" for one in broken)]
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "seed": self.seed,
+            "passed": self.kept,
+            "faults": self.faults,
+            "violations": list(self.violations[:100]),
+        }
 
     @property
     def violations(self) -> tuple[str, ...]:
@@ -86,7 +119,7 @@ async def _play(seed: int, plan: Plan) -> Played:
     return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
 
 
-class Fleet(TestFleet):
+class SimulatedFleet(TestFleet):
     """A fleet with dispatchers of its own."""
 
     planes: Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]
@@ -105,11 +138,18 @@ class Scene:
         self.notebook = Notebook(lambda: asyncio.get_running_loop().time())
         self._effects = EffectTable()
         self._disk = Disk()
+        self._graph = MemoryTaskGraph()
         self.entries: list[Entry] = []
         self.faults = 0
-        self._calm = self._broker_away = False
+        self._calm, self._broker_away = True, False
+        self._starting: list[asyncio.Task[Any]] = []
+        self._at_work = ""
+        orders = [] if plan.die_at is None else [plan.die_at]
+        self._failpoints = Failpoints(
+            orders, strike=lambda order: self._kill(self._at_work, f"dispatcher.kill at {order.point}")
+        )
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
-        self.fleet = Fleet([agent], seed=seed, replicas=plan.agents)
+        self.fleet = SimulatedFleet([agent], seed=seed, replicas=plan.agents)
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
@@ -118,23 +158,36 @@ class Scene:
         self.notebook.of(proc)(type_, f, key, **val)
 
     @asynccontextmanager
-    async def _dispatcher(self, name: str, *, broker: Any, registry: Any, clock: Any) -> AsyncIterator[Any]:
+    async def _dispatcher(
+        self, name: str, *, broker: Any, registry: Any, clock: Any, owner: str, evict: Any
+    ) -> AsyncIterator[Any]:
         self._lives[name] += 1
         note = self.notebook.of(f"{name}#{self._lives[name]}")
         reached = partial(self._reached, name, self._lives[name])
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=self._chance.getrandbits(32))
         async with WitnessedDatabase(store, note, reached=reached) as database:
-            options = Options(shards=self._plan.shards, planted=self._plan.planted)
+            options = Options(shards=self._plan.shards, owner=owner, planted=self._plan.planted)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
+            graph: Any = WitnessedGraph(self._graph, reached=reached)
             async with running_dispatcher(
-                broker=witnessed, registry=registry, clock=clock, database=database, options=options
+                broker=witnessed,
+                registry=registry,
+                clock=clock,
+                database=database,
+                graph=graph,
+                evict=evict,
+                options=options,
             ) as running:
                 yield running
 
     # -- faults -----------------------------------------------------------------------------------------
 
     def _reached(self, name: str, life: int, point: str) -> None:
-        if not self._calm and life == self._lives[name] and self._chance.random() < self._plan.die_at_a_call:
+        if self._calm or life != self._lives[name]:
+            return
+        self._at_work = name
+        self._failpoints.reached(point)
+        if self._plan.die_at is None and self._chance.random() < self._plan.die_at_a_call:
             self._kill(name, f"dispatcher.kill at {point}")
 
     def _kill(self, name: str, kind: str) -> None:
@@ -156,36 +209,30 @@ class Scene:
         """One fault after the other, until the time is over."""
         acts = (self._kill_agent, self._stop_agent, self._kill_dispatcher, self._stop_dispatcher)
         others = (self._wipe_redis, self._redis_away, self._cut, self._restart_broker)
-        end = asyncio.get_running_loop().time() + self._plan.seconds
+        now = asyncio.get_running_loop().time
+        end = now() + self._plan.seconds
         async with asyncio.TaskGroup() as group:
-            while (now := asyncio.get_running_loop().time()) < end:
-                pause = min(self._chance.uniform(*self._plan.between_seconds), end - now)
+            while now() + (pause := self._chance.uniform(*self._plan.between_seconds)) < end:
                 await asyncio.sleep(pause)
                 for _ in range(self._chance.randrange(20)):
                     await asyncio.sleep(0)  # somewhere within the instant
-                await self._revive()
-                group.create_task(self._chance.choice(acts * 2 + others)())
+                self._revive()
+                if self._plan.die_at is None:
+                    group.create_task(self._chance.choice(acts * 2 + others)())
 
-    async def _revive(self) -> None:
-        """Whoever died is there again."""
+    def _revive(self) -> None:
+        """Whoever died is started again; it may die in that, too."""
         living = {member.name for member in self.fleet.processes if member.lives}
         for name in self._names:
             if name not in living:
-                await self.fleet.restart(name)
-                self._tell(Type.OK, "kill", name)
-        missing = self._plan.agents - len(self.fleet.agents)
-        if missing > 0:
-            await self.fleet.restart("agent") if missing == self._plan.agents else await self._one_more(missing)
+                self._restart(name, name)
+        dead = [one for one in self.fleet.processes if one.name == "agent" and not one.lives and not one.replaced]
+        for member in dead:
+            self._restart(member.id, member.id)
 
-    async def _one_more(self, many: int) -> None:
-        for member in [
-            one for one in self.fleet.processes if one.name == "agent" and not one.lives and not one.replaced
-        ]:
-            if many <= 0:
-                break
-            await self.fleet.restart(member.id)
-            self._tell(Type.OK, "kill", member.id)
-            many -= 1
+    def _restart(self, target: str, post: str) -> None:
+        self._starting.append(asyncio.ensure_future(self.fleet.restart(target)))
+        self._tell(Type.OK, "kill", post)
 
     async def _kill_agent(self) -> None:
         if self.fleet.agents:
@@ -216,14 +263,15 @@ class Scene:
         self.faults += 1
         self._tell(Type.INVOKE, "wipe", "redis", kind="redis.wipe")
         self.fleet.wipe_registry()
+        self._graph.wipe()
         self._tell(Type.OK, "wipe", "redis")
 
     async def _redis_away(self) -> None:
         self.faults += 1
         self._tell(Type.INVOKE, "kill", "redis", kind="redis.kill")
-        self.fleet.registry.failing = True
+        self.fleet.registry.failing = self._graph.failing = True
         await asyncio.sleep(self._chance.uniform(0.1, 3.0))
-        self.fleet.registry.failing = False
+        self.fleet.registry.failing = self._graph.failing = False
         self._tell(Type.OK, "kill", "redis")
 
     async def _cut(self) -> None:
@@ -237,12 +285,14 @@ class Scene:
             return
         self.faults += 1
         self._broker_away = True
-        self._tell(Type.INVOKE, "kill", "broker", kind="broker.kill")
+        wiped = self._chance.random() < self._plan.wiped
+        act = "wipe" if wiped else "kill"
+        self._tell(Type.INVOKE, act, "broker", kind=f"broker.{act}")
         self.fleet.server.stop()
         await asyncio.sleep(self._chance.uniform(0.1, 3.0))
-        self.fleet.server.start()
+        self.fleet.server.start(lose_messages=wiped)
         self._broker_away = False
-        self._tell(Type.OK, "kill", "broker")
+        self._tell(Type.OK, act, "broker")
 
     # -- the run ----------------------------------------------------------------------------------------
 
@@ -250,23 +300,17 @@ class Scene:
         """The load and the faults; then everybody is well, and what was begun comes to its end."""
         load = Load(self.fleet.client, self.notebook.of("client"), self._chance, self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
+        self._calm = False
         await self._break()
         self._calm = True
         load.closed.set()
-        await self._revive()
+        self._revive()
         await asyncio.wait([working], timeout=self._plan.settle_seconds)
         if not working.done():
             working.cancel()
             await asyncio.wait([working])
+        for starting in self._starting:
+            starting.cancel()  # those who were killed before they were ready
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
         self.entries = merged(self.notebook.entries)
-
-
-def summary(played: Sequence[Played]) -> str:
-    """How much was played, and what broke, for a person."""
-    broken = [one for one in played if one.violations]
-    faults = sum(one.faults for one in played)
-    told = [f"{len(played)} seeds, {faults} faults, {len(broken)} of them broke a promise"]
-    told += [f"  seed {one.seed}: {one.violations[0]}" for one in broken]
-    return "\n".join(told)

@@ -6,20 +6,27 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from coditect.local import PrivateServers, private_servers
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
 from coditect.local.supervisor import guarded
-from dispatcher.chaos.history import HISTORY_VARIABLE, NAME_VARIABLE
+from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 READY_VARIABLE = "CODITECT_READY_FILE"
 START_SECONDS = 60.0
+SETTLED_SECONDS = 1.0
 OURS = "CODITECT_"
+PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"dispatcher": ("dispatcher",), "agent": ("coditect", "agent", "run", "dispatcher.chaos.agent")}
+)
+"""The modules that the roles run."""
 
 
 class Post:
@@ -47,6 +54,12 @@ class Post:
     def ready(self) -> bool:
         """Whether it has said that it takes work."""
         return self.alive and self._child.ready_file is not None and self._child.ready_file.exists()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been ready for a moment: long enough to have work in hand."""
+        file = self._child.ready_file
+        return self.ready and file is not None and time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
     def start(self) -> None:
         """Starts a process, if there is none; returns at once."""
@@ -104,11 +117,12 @@ class Stage:
 
 @asynccontextmanager
 async def private_stage(
-    folder: Path, *, environ: Mapping[str, str], agents: int, dispatchers: int, settings: Mapping[str, str]
+    folder: Path, history: Path, *, environ: Mapping[str, str], crew: Mapping[str, int], settings: Mapping[str, str]
 ) -> AsyncIterator[Stage]:
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
-    `settings` are environment variables of all processes. Raises: StartFailed, MissingServer, AlreadyUp.
+    The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
+    Raises: StartFailed, MissingServer, AlreadyUp.
     """
     marker = uuid.uuid4().hex
     elsewhere = {name: value for name, value in environ.items() if not name.startswith(OURS)}
@@ -117,15 +131,13 @@ async def private_stage(
         shared = elsewhere | {
             "CODITECT_AMQP_URL": servers.amqp_url,
             "CODITECT_REDIS_URL": servers.redis_url,
-            HISTORY_VARIABLE: str(folder),
+            HISTORY_VARIABLE: str(history),
             **settings,
         }
         children = [
-            *(_child(folder, f"dispatcher-{number + 1}", ("dispatcher",), shared) for number in range(dispatchers)),
-            *(
-                _child(folder, f"agent-{number + 1}", ("coditect", "agent", "run", "dispatcher.chaos.agent"), shared)
-                for number in range(agents)
-            ),
+            _child(folder, f"{role}-{number + 1}", PROGRAMS[role], shared)
+            for role, many in crew.items()
+            for number in range(many)
         ]
         with guarded(marker):
             posts = {one.name: Post(one, marker=marker, log_folder=folder / "log") for one in children}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dispatcher.chaos.history import UNENDED, Entry, Type
+from dispatcher.witness.history import UNENDED, Entry, Type
 
 FAULTS = ("kill", "stop", "cut", "wipe", "restart")
 """What is done to a process or server; it ends when that is itself again."""

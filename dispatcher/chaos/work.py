@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, ConfigDict, Field
 
 from coditect import Agent, Context, Retry
-from dispatcher.chaos.history import Note, Type
+from dispatcher.witness.history import Note, Type
 
 CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5

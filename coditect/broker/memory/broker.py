@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, assert_never
@@ -158,7 +158,8 @@ class MemoryBroker:
             timeout_seconds=timeout_seconds,
             wait_when_full=wait_when_full,
         )
-        self._background.start(_told(promise, publishing), name="publish")
+        work = self._background.start(publishing, name="publish", awaited=True)
+        work.add_done_callback(lambda _: _tell(promise, work))
 
     async def _pause(self) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
@@ -243,10 +244,11 @@ class MemoryBroker:
         )
 
 
-async def _told(promise: Promise, publishing: Awaitable[None]) -> None:
-    try:
-        await publishing
-    except CoditectError as error:
-        promise.set_exception(error)
-    else:
+def _tell(promise: Promise, publishing: asyncio.Task[None]) -> None:
+    error = BrokerUnavailable("The broker was closed") if publishing.cancelled() else publishing.exception()
+    if promise.done():
+        return
+    if error is None:
         promise.set_result(None)
+    else:
+        promise.set_exception(error)

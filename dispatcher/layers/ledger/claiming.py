@@ -6,6 +6,8 @@ fence, and writes the outbox. Nothing else publishes a node, so nothing runs ear
 
 from __future__ import annotations
 
+from typing import Any
+
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
@@ -22,6 +24,8 @@ from dispatcher.layers.ledger.scope import body_of
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
 DEFAULT_RETRY = Retry()
+DIED = "process_died"
+"""The reason of an attempt that ended with its process."""
 
 
 def offer(book: Book, place: Place, row: NodeRow) -> None:
@@ -95,8 +99,15 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
         attempt=row.attempt,
         publication=row.publication,
         published_at_ms=book.now_ms,
+        errors=_died(row) if row.suspect else (),
         owner=Owner(place.workflow, place.node, str(book.shard), row.fence),
     )
+
+
+def _died(row: NodeRow) -> tuple[Any, ...]:
+    """By this history an agent knows, without a claim, that the task is a suspect."""
+    error = "An agent was gone before the attempt ended"
+    return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED},)
 
 
 def leave_backlog(book: Book, place: Place, row: NodeRow) -> None:

@@ -154,6 +154,42 @@ async def test_concurrent_publishes_all_arrive_once(scene: Scene, broker: Faulty
     assert sorted(await empty(broker, queue)) == sorted(numbers)
 
 
+async def test_promise_is_told_what_became_of_a_post(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    loop = asyncio.get_running_loop()
+    taken, lost = loop.create_future(), loop.create_future()
+
+    broker.post(Message(b"x"), taken, exchange="", routing_key=queue)
+    broker.post(Message(b"x"), lost, exchange="", routing_key=scene.name("nowhere"))
+
+    assert await taken is None
+    with pytest.raises(Unroutable):
+        await lost
+    assert await empty(broker, queue) == [b"x"]
+
+
+async def test_promise_is_told_what_amqp_cannot_carry(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    promise = asyncio.get_running_loop().create_future()
+
+    broker.post(Message(b"x", headers={"set": {1, 2}}), promise, exchange="", routing_key=queue)
+
+    with pytest.raises(InvalidTask):
+        await promise
+
+
+async def test_post_outlasts_the_loss_of_the_connection(scene: Scene, broker: FaultyBroker) -> None:
+    queue = await scene.declared_queue(broker)
+    promises = [asyncio.get_running_loop().create_future() for _ in range(20)]
+
+    for number, promise in enumerate(promises):
+        broker.post(Message(str(number).encode()), promise, exchange="", routing_key=queue)
+    broker.drop()
+
+    assert await asyncio.gather(*promises) == [None] * 20
+    assert set(await empty(broker, queue)) == {str(number).encode() for number in range(20)}
+
+
 async def fill(broker: FaultyBroker, queue: str) -> int:
     """Publishes until the broker refuses; RabbitMQ lets a few more in than the limit says."""
     for taken in range(100):

@@ -58,7 +58,7 @@ class Gated:
         self.gate = asyncio.Event()
         self.agent = Agent("gated", slots=4)
 
-        @self.agent.capability(capability, timeout="1h")
+        @self.agent.capability(capability)
         async def do(wanted: Any, ctx: Context) -> Any:
             self.runs.append((wanted, ctx.fence, ctx.attempt))
             if wanted == "fail":

@@ -13,13 +13,15 @@ from tests.unit.agent.scene import Scene
 class Works:
     """An agent whose handler tells what it was given, and ends as its input says."""
 
-    def __init__(self, *, slots: int = 4) -> None:
+    def __init__(self, *, slots: int = 4, timeout: str = "5m") -> None:
         self.runs: list[tuple[Any, int, int]] = []
         self.gate = asyncio.Event()
         self.agent = Agent("works", slots=slots)
         self.kind: type[Exception] = ValueError
 
-        @self.agent.capability("work.do", timeout="1h", retry=Retry(max_attempts=5, on=(ValueError, ArithmeticError)))
+        @self.agent.capability(
+            "work.do", timeout=timeout, retry=Retry(max_attempts=5, on=(ValueError, ArithmeticError))
+        )
         async def do(wanted: Any, ctx: Context) -> Any:
             self.runs.append((wanted, ctx.fence, ctx.attempt))
             if wanted == "wait":

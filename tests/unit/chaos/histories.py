@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from dispatcher.chaos.history import Entry, Type, merged
+from dispatcher.witness.history import Entry, Type, merged
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
 MOST_ATTEMPTS = 3

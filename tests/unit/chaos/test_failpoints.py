@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from coditect.errors import SetupError
 from coditect.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
-from dispatcher.failpoints import POINTS, Plant, read_sabotage
+from dispatcher.witness.history import Type, read_histories
+from dispatcher.witness.ports import POINTS
+from dispatcher.witness.watch import PLANTS, read_watch
 
 CHILD = """
 from coditect.failpoints import Failpoints, read_orders
@@ -23,13 +27,16 @@ for number in range(3):
 
 
 def test_orders_say_where_what_and_which_time() -> None:
-    orders = read_orders(" turn.begun:kill@3, turn.acked:stop,", POINTS)
+    orders = read_orders(" commit.before:kill@3, ack.after:stop,", POINTS)
 
-    assert orders == (Order("turn.begun", Act.KILL, 3), Order("turn.acked", Act.STOP, 1))
+    assert orders == (Order("commit.before", Act.KILL, 3), Order("ack.after", Act.STOP, 1))
     assert read_orders("", POINTS) == ()
 
 
-@pytest.mark.parametrize("text", ["turn.begun", "turn.begun:explode", "turn.begun:kill@0", "turn begun:kill", ":kill"])
+NO_ORDERS = ("commit.before", "commit.before:explode", "commit.before:kill@0", "commit before:kill", ":kill")
+
+
+@pytest.mark.parametrize("text", NO_ORDERS)
 def test_what_is_no_order_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="no order") as refused:
         read_orders(text, POINTS)
@@ -39,7 +46,7 @@ def test_what_is_no_order_is_refused(text: str) -> None:
 
 def test_unknown_point_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(SetupError, match="no such failpoint") as refused:
-        read_orders("turn.over:kill", POINTS)
+        read_orders("commit.over:kill", POINTS)
 
     assert refused.value.facts["known"] == tuple(sorted(POINTS))
 
@@ -93,20 +100,28 @@ def test_stopped_at_a_failpoint_goes_on_when_it_is_continued() -> None:
     assert (stopped, child.returncode, said) == (psutil.STATUS_STOPPED, 0, "0\n1\n2\n")
 
 
-def test_sabotage_is_nothing_unless_asked_for() -> None:
-    nothing = read_sabotage({})
+def test_dispatcher_of_which_nothing_is_asked_has_its_ports_as_they_are() -> None:
+    watch = read_watch({})
+    port: Any = object()
 
-    assert (bool(nothing.failpoints), nothing.plant) == (False, None)
+    assert [watch.broker(port), watch.database(port), watch.graph(port)] == [port] * 3
+    assert not any(getattr(watch.planted, bug) for bug in PLANTS)
 
 
-def test_sabotage_is_read_from_the_environment() -> None:
-    asked = read_sabotage({"CODITECT_FAILPOINTS": "turn.committed:kill", "CODITECT_PLANT": "skip_fence"})
+def test_history_failpoints_and_bug_are_read_from_the_environment(tmp_path: Path) -> None:
+    asked = {"CODITECT_FAILPOINTS": "commit.after:raise", "CODITECT_PLANT": "skip_fence"}
+    watch = read_watch({**asked, "CODITECT_HISTORY": str(tmp_path), "CODITECT_CHAOS_NAME": "dispatcher-2"})
 
-    assert (bool(asked.failpoints), asked.plant) == (True, Plant.SKIP_FENCE)
+    watch.note(Type.OK, "effect", "it")
+
+    assert watch.planted.skip_fence
+    assert [(one.proc, one.key) for one in read_histories(tmp_path)] == [(f"dispatcher-2#{os.getpid()}", "it")]
+    with pytest.raises(FailpointReached):
+        watch.reached("commit.after")
 
 
 def test_unknown_bug_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(SetupError, match="no such bug") as refused:
-        read_sabotage({"CODITECT_PLANT": "forget_everything"})
+        read_watch({"CODITECT_PLANT": "forget_everything"})
 
-    assert refused.value.facts["known"] == tuple(Plant)
+    assert refused.value.facts["known"] == PLANTS

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dispatcher.chaos.history import SUFFIX, UNENDED, Entry, Notebook, Scribe, Type, merged, read_histories
 from dispatcher.chaos.story import Story, operations
+from dispatcher.witness.history import SUFFIX, UNENDED, Entry, Notebook, Scribe, Type, merged, read_histories
 
 CHILD = """
 import sys
 from pathlib import Path
-from dispatcher.chaos.history import Scribe, Type
+from dispatcher.witness.history import Scribe, Type
 scribe = Scribe(Path(sys.argv[1]), "child")
 for number in range(10_000):
     scribe.note(Type.OK, "effect", str(number))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.chaos.history import Entry, Type
 from dispatcher.chaos.invariants import CHECKS, judge
 from dispatcher.chaos.judgement import Judgement, lines
+from dispatcher.witness.history import Entry, Type
 from tests.unit.chaos.histories import added, changed, clean_history, drop, moved
 
 RANDOMS = st.integers(0, 2**32).map(Random)

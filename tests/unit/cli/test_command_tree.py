@@ -17,6 +17,7 @@ COMMANDS = (
     ("down",),
     ("doctor",),
     ("load",),
+    ("chaos",),
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
     *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume")),

@@ -185,8 +185,9 @@ def test_graph_of_a_run_has_its_live_states(terminal: Terminal, started: str, pl
     plane.only.nodes["a"]["state"] = "completed"
     plane.only.nodes["gate"]["state"] = "awaiting_approval"
 
-    lines = terminal.run("workflow", "graph", started).out.splitlines()[1:]
+    title, *lines = terminal.run("workflow", "graph", started).out.splitlines()
 
+    assert title == "good: 3 nodes in 3 layers"
     assert [line.split()[:4] for line in lines] == [
         ["1", "completed", "a", "task"],
         ["2", "awaiting_approval", "gate", "approval"],

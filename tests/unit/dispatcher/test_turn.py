@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coditect import Retry, Workflow
 from coditect.errors import InputError, NotFound
-from coditect.model.control import Claim, Started, Verb, Verdict
+from coditect.model.control import Claim, Verb, Verdict
 from coditect.model.json import loads
 from coditect.model.result import Outcome, Status
 from coditect.model.workflow.definition import After, Call, Definition, Node, OnFailure
@@ -20,12 +20,12 @@ from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.progress import beginning, consequences, workflow_end
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
-from dispatcher.commands import Began, Claimed, Due, Lost, Returned
+from dispatcher.commands import Claimed, Due, Returned
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.scope import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
+from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 
 @pytest.fixture
@@ -162,52 +162,6 @@ async def test_failed_attempt_is_retried_after_its_delay_then_the_node_fails(led
     assert await ledger.states() == {"one": TaskState.FAILED}
     assert await ledger.state() is WorkflowState.FAILED
     assert (await ledger.node("one")).attempt == 2
-
-
-async def test_agent_that_died_costs_an_attempt_only_when_it_had_started(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=2)))
-    (publication,) = ledger.published
-
-    first = await claim_of(ledger, publication, "a-1")
-    second = await claim_of(ledger, publication, "b-2")
-    third = await claim_of(ledger, publication, "c-3")
-
-    assert (first.attempt, first.suspect) == (1, False)
-    assert (second.attempt, second.suspect) == (2, True)
-    assert third.verdict is Verdict.STALE
-    assert await ledger.states() == {"one": TaskState.DEAD}
-
-
-async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
-    await claim_of(ledger, publication, "a-1")
-    granted = await claim_of(ledger, publication, "b-2")
-
-    again = await claim_of(ledger, publication, "b-2")
-    await ledger.turn(ledger.finished(publication, completed("late")))
-
-    assert (again, granted.attempt, granted.fence) == (granted, 2, 3)
-    assert ledger.seen[-1].late == 1
-
-
-async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
-    await ledger.turn(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
-
-    claim = await claim_of(ledger, publication)
-
-    assert (claim.attempt, claim.fence, claim.suspect) == (2, 2, True)
-
-
-async def test_older_publication_is_stale(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
-    await ledger.turn(Lost(publication.place, publication.number))
-
-    assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
-    assert (await claim_of(ledger, ledger.published[-1])).verdict is Verdict.RUN
 
 
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:

@@ -94,16 +94,11 @@ class DirectOutlet:
         if self.closed:
             raise ChannelInvalidStateError("The channel is closed")
         publish = Once(message, exchange, routing_key, self._loop.create_future())
-        self._send(publish)
+        self.begin(publish)
         return publish.promise
 
     def begin(self, publish: Publish) -> None:
         """See `Outlet.begin`."""
-        self._send(publish)
-        if publish.until < self._next_look:
-            self._look_again_at(publish.until)
-
-    def _send(self, publish: Publish) -> None:
         message = publish.message
         try:
             frames = publish_frames(
@@ -114,6 +109,8 @@ class DirectOutlet:
         self._sequence += 1
         self._pending[self._sequence] = publish
         self._stream.write(frames, size=len(message.body))
+        if publish.until < self._next_look:
+            self._look_again_at(publish.until)
 
     # -- what the broker says ---------------------------------------------------------------------------
 

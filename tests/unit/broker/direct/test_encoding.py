@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -19,8 +19,8 @@ from coditect.broker.amqp.direct.frames import publish_frames, settle_frame
 from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, marked, read_leniently
 from coditect.broker.amqp.properties import UNSPEAKABLE, from_properties, to_properties
 from coditect.broker.amqp.settle import Settled, Verdict
-from coditect.model.message import Message
-from coditect.model.wire import UNDECODABLE
+from coditect.model.message import Message, SharedHeaders, TemplateHeaders
+from coditect.model.wire import PUBLISHED_AT, UNDECODABLE
 from tests.integration.wire.hostile import nested, void_array
 from tests.unit.broker.direct.written import FRAME_MAX, exchanges, field_values, names, properties, short_texts
 
@@ -82,6 +82,45 @@ def test_what_was_written_reads_as_what_was_meant(message: Message) -> None:
         assert getattr(read, name) == (getattr(message, name) or None)
     assert (read.expiration_ms, read.body) == (message.expiration_ms, message.body)
     assert read.headers.keys() == message.headers.keys()
+
+
+own_headers = st.dictionaries(names, field_values, max_size=5)
+
+
+@given(messages, own_headers)
+def test_headers_of_a_template_are_written_as_others_are(message: Message, own: dict[str, Any]) -> None:
+    plain = replace(message, headers={**message.headers, **own})
+    shared = {name: value for name, value in message.headers.items() if name not in own}
+    templated = replace(message, headers=TemplateHeaders(SharedHeaders(shared), own))
+    uncorrelated = replace(templated, reply_to=None, message_id=None, expiration_ms=None)
+
+    for one in (templated, uncorrelated, uncorrelated):  # the second is written anew, the third from the template
+        header = PREFIX.pack(60, 0, 0) + write_properties(one)
+        assert read_message(header, b"") == by_pamqp(header, b"")
+        assert ordered(read_message(header, b"")) == ordered(
+            by_pamqp(PREFIX.pack(60, 0, 0) + to_properties(one).marshal(), b"")
+        )
+    assert dict(templated.headers) == plain.headers
+
+
+ordinary = st.builds(
+    Message,
+    body=st.binary(max_size=20),
+    headers=st.builds(dict, st.tuples(st.tuples(st.just(PUBLISHED_AT), st.integers(-(2**63), 2**63 - 1)))),
+    message_id=_optional,
+    correlation_id=_optional,
+    reply_to=_optional,
+    type=_optional,
+    app_id=_optional,
+)
+
+
+@given(ordinary)
+@example(Message(b"", {PUBLISHED_AT: 1_763_000_000_000}))
+def test_ordinary_task_is_read_as_pamqp_reads_it(message: Message) -> None:
+    header = PREFIX.pack(60, 0, len(message.body)) + to_properties(message).marshal()
+
+    assert read_message(header, message.body) == by_pamqp(header, message.body)
 
 
 @given(properties)

@@ -1,46 +1,53 @@
 """Stands between a dispatcher and its ports, and notes what really happened there: commits, publishes, acks.
 
 It sees the rows that were written and the messages that were sent, and takes nobody's word for them. Each call is also
-a place where the process may be made to die (`reached`).
-
-==================  ========================================================
-point               what is true there
-==================  ========================================================
-``commit.before``   the transaction's writes are made, and not committed
-``commit.after``    they are committed, and the caller does not know it yet
-``publish.before``  a task is about to be given to the broker
-``publish.after``   the broker has confirmed it, and the caller does not know
-``ack.before``      a result is about to be acknowledged
-``ack.after``       it is acknowledged
-==================  ========================================================
+a place where the process may be made to end, to stop or to fail (`POINTS`): between any two of a turn's steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import count
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model import routing, wire
+from coditect.model.capability import Priority
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
-from dispatcher.chaos.history import COMMIT, Note, Type
+from dispatcher.graph.port import Change, Job, Proposal, TaskGraph
 from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack_row
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
+from dispatcher.witness.history import COMMIT, Note, Type
 
 Result = TypeVar("Result")
 Reached = Callable[[str], None]
 Row = tuple[str, str, dict[str, Any]]
 
-POINTS = ("commit.before", "commit.after", "publish.before", "publish.after", "ack.before", "ack.after")
+POINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "commit.before": "the transaction's writes are made and not committed; on SQLite the store's lock is held",
+        "commit.after": "they are committed, and nothing has followed from that yet",
+        "publish.before": "a node's task is about to be given to the broker",
+        "publish.after": "the broker has confirmed it; its outbox row is still there",
+        "ack.before": "a result is recorded, and about to be acknowledged",
+        "ack.after": "it is acknowledged",
+        "answer.before": "a request was done, and is about to be answered",
+        "answer.after": "the answer is confirmed; the request is not acknowledged",
+        "tell.before": "RQ is about to be told what the ledger has",
+        "tell.after": "RQ was told; the ledger does not know that",
+        "adopt.before": "jobs are about to be taken from RQ's queues",
+        "adopt.after": "they were taken; nothing is claimed for them",
+    }
+)
+"""Every failpoint of a dispatcher, and what is true there."""
 RESULTS = routing.results_queue(0).removesuffix("0")
 
 
@@ -54,7 +61,7 @@ class Rows:
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, int] = {}
-        self._outbox: set[tuple[int, int]] = set()
+        self._outbox: dict[tuple[str, int], dict[str, Any]] = {}
         self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
@@ -68,7 +75,10 @@ class Rows:
             shard, workflow, node = FLIGHTS.unpack(key)
             self._shards[f"{workflow}:{node}"] = shard
         elif OUTBOX.contains(key):
-            self._outbox.add(OUTBOX.unpack(key))
+            shard, publication = OUTBOX.unpack(key)
+            workflow, node, fence = unpack_row(value)
+            number = {"shard": shard, "publication": publication, "fence": fence}
+            self._outbox[f"{workflow}:{node}", publication] = number | {"row": True}
         elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
             owner, epoch, _ = unpack_row(value)
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
@@ -76,13 +86,15 @@ class Rows:
     def told(self, version: int) -> list[Row]:
         """The rows; `version` is that of the state which the transaction read."""
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
+        rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
             if facts["state"] == "blocked":
                 continue
-            if facts["state"] == "published" and key in self._shards:
-                number = {"shard": self._shards[key], "publication": facts["publication"]}
-                claim = {**number, "fence": facts["fence"], "version": version}
-                rows.append(("claim", key, claim | {"row": tuple(number.values()) in self._outbox}))
+            if facts["state"] == "published" and (key, facts["publication"]) not in self._outbox:
+                number = {name: facts[name] for name in ("publication", "fence")}
+                rows.append(
+                    ("claim", key, {"shard": self._shards.get(key), **number, "row": False, "version": version})
+                )
             rows.append(("state", key, {**facts, "version": version}))
         return rows
 
@@ -155,12 +167,19 @@ class WitnessedBroker:
 
     def publish(self, message: Message, *, exchange: str, routing_key: str, **how: Any) -> Awaitable[None]:
         """See `Broker.publish`."""
+        if exchange == routing.REPLIES:
+            return self._answered(message, exchange, routing_key, how)
         if exchange != routing.SUBMIT or wire.WORKFLOW not in message.headers:
             return self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
         self._reached("publish.before")
         self._note(Type.INVOKE, "publish", str(message.message_id), **_numbers(message))
         sent = asyncio.ensure_future(self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how))
         return self._confirmed(sent, str(message.message_id))
+
+    async def _answered(self, message: Message, exchange: str, routing_key: str, how: dict[str, Any]) -> None:
+        self._reached("answer.before")
+        await self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
+        self._reached("answer.after")
 
     async def _confirmed(self, sent: Awaitable[None], key: str) -> None:
         try:
@@ -186,6 +205,36 @@ class WitnessedBroker:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
+
+
+class WitnessedGraph:
+    """A `TaskGraph` at whose calls the process may die. The rest passes."""
+
+    def __init__(self, graph: TaskGraph, *, reached: Reached = nowhere) -> None:
+        self._graph = graph
+        self._reached = reached
+
+    async def create(self, jobs: Sequence[Job]) -> None:
+        """See `TaskGraph.create`."""
+        self._reached("tell.before")
+        await self._graph.create(jobs)
+        self._reached("tell.after")
+
+    async def tell(self, changes: Sequence[Change]) -> None:
+        """See `TaskGraph.tell`."""
+        self._reached("tell.before")
+        await self._graph.tell(changes)
+        self._reached("tell.after")
+
+    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
+        """See `TaskGraph.adopt`."""
+        self._reached("adopt.before")
+        taken = await self._graph.adopt(shards, room)
+        self._reached("adopt.after")
+        return taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._graph, name)
 
 
 class _Witnessed:

@@ -28,8 +28,9 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 =============  ===========  ===================  ==================================================================
 
 Who writes is called after its post, `agent-2`, and after the life that it has there, `agent-2#3`: whoever is started
-anew takes the post and not the memory. *Work* is a workflow's id or a direct task's. A *node* is ``workflow:node``, which is its task's id and the key of its
-effects. What a transaction did is written as one line, ``commit`` with `rows`, and read as one entry for each.
+anew takes the post and not the memory. *Work* is a workflow's id or a direct task's. A *node* is ``workflow:node``,
+which is its task's id and the key of its effects. What a transaction did is written as one line, ``commit`` with
+`rows`, and read as one entry for each.
 """
 
 from __future__ import annotations

@@ -1,0 +1,96 @@
+"""`coditect chaos`: breaks a private fleet on purpose, and checks every promise on what it wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from coditect.cli.output import Output, OutputOption, say, write_json
+from coditect.errors import ControlPlaneRequired
+
+GROUP = "coditect.chaos"
+"""The group of entry points under which a control plane offers its own undoing."""
+FOLDER = Path(".coditect") / "chaos"
+
+
+class Report(Protocol):
+    """What came of one seed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept, by a run that proves something."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether no promise was broken."""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Puts the command at the top of the tree."""
+    app.command("chaos")(run_chaos)
+
+
+def run_chaos(
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides what is broken, and when.")] = 1,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="How long things are broken.")] = 5.0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many seeds, one after the other.")] = 1,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="Only these faults, such as broker.wipe; can be repeated.")
+    ] = None,
+    plant: Annotated[str, typer.Option("--plant", help="Plant a bug: the run passes when it is caught.")] = "",
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="In this process, in virtual time: hundreds of seeds a minute.")
+    ] = False,
+    folder: Annotated[Path, typer.Option("--folder", help="Logs and histories; emptied first.")] = FOLDER,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Break a private fleet: kill -9, stop, wipe, restart, by a seed. Check every promise on its history.
+
+    Starts its own RabbitMQ, Redis, dispatchers and agents, and stops them. Exits 1 when a promise was broken, or when
+    the run proves nothing: less than a fault in 2 s, or a kind of fault that never hit work in flight.
+
+    \b
+    Example: coditect chaos --seed 7 --minutes 5
+    """
+    rehearse = _rehearsal()
+    reports: list[Report] = []
+    for number in range(seed, seed + seeds):
+        report = rehearse(
+            seed=number,
+            seconds=60 * minutes,
+            folder=folder.absolute() / f"seed-{number}",
+            kinds=kind or (),
+            plant=plant,
+            simulate=simulate,
+            say=say,
+        )
+        reports.append(report)
+        if output is Output.TABLE:
+            typer.echo("\n".join(report.lines()))
+        if plant and not report.kept:
+            break
+    if output is Output.JSON:
+        write_json([report.as_json() for report in reports])
+    if plant:
+        say("the bug was caught" if not reports[-1].kept else "the bug was not caught")
+    if (reports[-1].kept) if plant else not all(report.passed for report in reports):
+        raise typer.Exit(1)
+
+
+def _rehearsal() -> Callable[..., Report]:
+    """What the installed control plane offers."""
+    from importlib.metadata import entry_points
+
+    for one in entry_points(group=GROUP):
+        found: Callable[..., Report] = one.load()
+        return found
+    raise ControlPlaneRequired("No control plane is installed that could be broken", fix="pip install coditect")

@@ -1,0 +1,112 @@
+"""Carries a schedule of faults out on the processes of a stage, and writes down whom it hit and when."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from coditect.local.errors import LocalError
+from dispatcher.chaos.faults import Fault
+from dispatcher.chaos.stage import Post, Stage
+from dispatcher.witness.history import Note, Type
+
+BROKER, REDIS = "broker", "redis"
+OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
+
+
+class Breaking:
+    """One run's faults. Each lasts beside the others; nobody is hit while something is being done to it."""
+
+    def __init__(self, stage: Stage, note: Note) -> None:
+        self._stage = stage
+        self._note = note
+        self.missed = 0
+        """Faults for which there was nobody to be hit."""
+
+    async def run(self, faults: Iterable[Fault]) -> None:
+        """Returns when the last of them is over, and whoever was hit was started again."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                await asyncio.sleep(max(0.0, start + fault.at_seconds - loop.time()))
+                group.create_task(self._do(fault))
+
+    async def _do(self, fault: Fault) -> None:
+        match fault.role:
+            case "agent" | "dispatcher":
+                await self._hit(fault)
+            case "redis":
+                await self._serve(fault, REDIS, self._redis(fault))
+            case _:
+                await self._serve(fault, BROKER, self._broker(fault))
+
+    async def _hit(self, fault: Fault) -> None:
+        posts = self._at_work(fault.role)
+        if not posts:  # on a slow machine those who were killed are not back yet: somebody else is hit alike
+            fault = replace(fault, kind=f"{OTHER[fault.role]}.{fault.act}")
+            posts = self._at_work(fault.role)
+        if not posts:
+            self.missed += 1
+            return
+        post = posts[int(fault.draw * len(posts))]
+        post.busy = True
+        self._note(Type.INVOKE, fault.act, post.name, kind=fault.kind)
+        try:
+            await (self._stop(post, fault) if fault.act == "stop" else self._kill(post, fault))
+        finally:
+            post.busy = False
+            self._note(Type.OK, fault.act, post.name)
+
+    def _at_work(self, role: str) -> list[Post]:
+        return [post for post in self._stage.of(role) if post.settled and not post.busy]
+
+    @staticmethod
+    async def _stop(post: Post, fault: Fault) -> None:
+        post.signal(signal.SIGSTOP)
+        await asyncio.sleep(fault.seconds)
+        post.signal(signal.SIGCONT)
+
+    @staticmethod
+    async def _kill(post: Post, fault: Fault) -> None:
+        post.signal(signal.SIGKILL)
+        await post.end()
+        await asyncio.sleep(fault.seconds)
+        post.start()
+
+    async def _serve(self, fault: Fault, name: str, act: Callable[[], Awaitable[None]]) -> None:
+        if name in self._stage.busy:
+            self.missed += 1
+            return
+        self._stage.busy.add(name)
+        self._note(Type.INVOKE, fault.act, name, kind=fault.kind)
+        try:
+            await act()
+        except LocalError as error:
+            self._note(Type.INFO, "trouble", name, reason=str(error)[:500])
+        finally:
+            self._stage.busy.discard(name)
+            self._note(Type.OK, fault.act, name)
+
+    def _redis(self, fault: Fault) -> Callable[[], Awaitable[None]]:
+        servers = self._stage.servers
+
+        async def kill() -> None:
+            await servers.kill_redis()
+            await asyncio.sleep(fault.seconds)
+            await servers.start_redis()
+
+        return servers.wipe_redis if fault.act == "wipe" else kill
+
+    def _broker(self, fault: Fault) -> Callable[[], Awaitable[None]]:
+        servers = self._stage.servers
+
+        async def down_and_up() -> None:
+            await (servers.wipe_broker() if fault.act == "wipe" else servers.kill_broker())
+            await asyncio.sleep(fault.seconds)
+            await servers.start_broker()
+
+        return down_and_up

@@ -1,0 +1,177 @@
+"""One run of `coditect chaos`: private servers, real processes, a load, faults by the seed, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from coditect.client import Client
+from coditect.settings import Settings
+from dispatcher.chaos import faults
+from dispatcher.chaos.agent import EFFECTS
+from dispatcher.chaos.breaking import Breaking
+from dispatcher.chaos.hits import Toll, toll
+from dispatcher.chaos.invariants import judge
+from dispatcher.chaos.judgement import Judgement, lines
+from dispatcher.chaos.load import Load, Pace
+from dispatcher.chaos.reader import read_end
+from dispatcher.chaos.stage import Stage, private_stage
+from dispatcher.chaos.story import Story
+from dispatcher.chaos.work import EffectFolder
+from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.witness.history import SUFFIX, Scribe, read_histories
+from dispatcher.witness.watch import PLANT_VARIABLE, read_planted
+
+STORE = "ledger.db"
+SETTLE_SECONDS = 120.0
+"""What was begun is given so long after the last fault; what has not ended then is lost."""
+PROGRESS_SECONDS = 5.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be run."""
+
+    seed: int
+    seconds: float
+    folder: Path
+    agents: int = 4
+    dispatchers: int = 2
+    kinds: Sequence[str] = tuple(faults.KINDS)
+    plant: str = ""
+    """A bug to plant in the dispatchers; empty for none."""
+    pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(20, 1_500))  # noqa: RUF009 - it is frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of a run."""
+
+    order: Order
+    judgements: tuple[Judgement, ...]
+    toll: Toll
+    work: int
+    """Accepted workflows and tasks."""
+    nodes: int
+    executions: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether no promise was broken."""
+        return all(one.passed for one in self.judgements)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept, by a run that proves something."""
+        return self.kept and not self.toll.objections
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        told = [
+            f"seed {self.order.seed}: {self.work} workflows and tasks, {self.nodes} nodes, {self.executions} executions"
+        ]
+        told += [*self.toll.lines(), *lines(self.judgements)]
+        told += [f"proves nothing: {objection}" for objection in self.toll.objections]
+        return told
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "seed": self.order.seed,
+            "passed": self.passed,
+            "plant": self.order.plant,
+            "work": self.work,
+            "nodes": self.nodes,
+            "executions": self.executions,
+            "faults": {
+                one.kind: {"faults": one.faults, "hitting": one.hitting, "in_flight": one.in_flight}
+                for one in self.toll.kinds
+            },
+            "faults_per_second": round(self.toll.per_second, 3),
+            "objections": list(self.toll.objections),
+            "invariants": [
+                {
+                    "name": one.invariant,
+                    "passed": one.passed,
+                    "checked": one.checked,
+                    "bound": one.bound,
+                    "violations": list(one.violations[:100]),
+                }
+                for one in self.judgements
+            ],
+        }
+
+
+async def run(order: Order, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> Verdict:
+    """Runs and judges. Everything lies below the order's folder, which is emptied first; no process outlives it.
+
+    Raises: MissingServer, StartFailed, AlreadyUp; SetupError for a bug that there is not.
+    """
+    read_planted({PLANT_VARIABLE: order.plant})
+    history = order.folder / "history"
+    shutil.rmtree(order.folder, ignore_errors=True)
+    scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
+    settings = {"CODITECT_STORE": f"sqlite:{order.folder / STORE}", "CODITECT_LOG_LEVEL": "WARNING"}
+    if order.plant:
+        settings[PLANT_VARIABLE] = order.plant
+    async with private_stage(
+        order.folder,
+        history,
+        environ=environ or os.environ,
+        crew={"dispatcher": order.dispatchers, "agent": order.agents},
+        settings=settings,
+    ) as stage:
+        await stage.start()
+        say("everything is up; the faults begin")
+        seconds = await _play(order, stage, scribe, say)
+    scribe.close()
+    return await _judged(order, history, seconds)
+
+
+async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> float:
+    """The load and the faults; how long the faults lasted."""
+    settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
+    now = asyncio.get_running_loop().time
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client.connecting(settings))
+        load = Load(client, scribe.note, Random(f"{order.seed}/load"), order.pace)  # noqa: S311 - it is to be foreseen
+        working = asyncio.create_task(load.keep_coming())
+        telling = asyncio.create_task(_tell(load, say))
+        breaking = Breaking(stage, scribe.note)
+        begun = now()
+        await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
+        lasted = now() - begun
+        load.closed.set()
+        await stage.start()
+        say(f"the faults are over after {lasted:.0f} s; what was begun comes to its end")
+        await asyncio.wait([working], timeout=SETTLE_SECONDS)
+        for task in (working, telling):
+            task.cancel()
+        await asyncio.wait([working, telling])
+    return lasted
+
+
+async def _tell(load: Load, say: Say) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        say(f"{load.begun} begun, {load.ended} ended")
+
+
+async def _judged(order: Order, history: Path, seconds: float) -> Verdict:
+    entries = read_histories(history)
+    scribe = Scribe(history / f"reader{SUFFIX}", "reader")
+    async with SqliteDatabase(order.folder / STORE) as database:
+        await read_end(database, entries, EffectFolder(history / EFFECTS), scribe.note)
+    scribe.close()
+    entries = read_histories(history)
+    story = Story(entries)
+    judgements = tuple(judge(entries))
+    counted = toll(story, order.kinds, seconds=seconds)
+    return Verdict(order, judgements, counted, len(story.accepted), len(story.nodes), len(story.of("execute")))

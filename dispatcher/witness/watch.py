@@ -1,0 +1,83 @@
+"""What the environment asks to be noted, or to go wrong, in this dispatcher: nothing by default.
+
+=====================  ==========================================================================
+variable               meaning
+=====================  ==========================================================================
+CODITECT_HISTORY       the folder in which the process writes its history
+CODITECT_CHAOS_NAME    what it is called there
+CODITECT_FAILPOINTS    where it ends, stops or fails; the points are in `ports.POINTS`
+CODITECT_PLANT         a bug to plant; see `Planted`
+=====================  ==========================================================================
+
+A dispatcher of which nothing is asked has its ports as they are: what is off costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import cast
+
+from coditect.broker.port import Broker
+from coditect.errors import SetupError
+from coditect.failpoints import VARIABLE as FAILPOINTS_VARIABLE
+from coditect.failpoints import Failpoints, read_orders
+from dispatcher.graph.port import TaskGraph
+from dispatcher.layers.ledger.book import Planted
+from dispatcher.store.port import Database
+from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Note, Scribe, silent
+from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase, WitnessedGraph, nowhere
+
+PLANT_VARIABLE = "CODITECT_PLANT"
+PLANTS = tuple(one.name for one in fields(Planted))
+"""The bugs that can be planted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is to be noted and broken in one dispatcher."""
+
+    note: Note = silent
+    reached: Callable[[str], None] = nowhere
+    planted: Planted = field(default_factory=Planted)
+
+    @property
+    def _off(self) -> bool:
+        return self.note is silent and self.reached is nowhere
+
+    def broker(self, broker: Broker) -> Broker:
+        """The broker, watched if that is asked for."""
+        if self._off:
+            return broker
+        return cast(Broker, WitnessedBroker(broker, self.note, reached=self.reached))
+
+    def database(self, database: Database) -> Database:
+        """The store, watched if that is asked for."""
+        return database if self._off else WitnessedDatabase(database, self.note, reached=self.reached)
+
+    def graph(self, graph: TaskGraph) -> TaskGraph:
+        """The task graph, watched if that is asked for."""
+        return graph if self._off else cast(TaskGraph, WitnessedGraph(graph, reached=self.reached))
+
+
+def read_watch(environment: Mapping[str, str]) -> Watch:
+    """What the environment asks for. Opens the history's file.
+
+    Raises: SetupError for a failpoint or a bug that there is not.
+    """
+    orders = read_orders(environment.get(FAILPOINTS_VARIABLE, ""), POINTS)
+    note = silent
+    if folder := environment.get(HISTORY_VARIABLE):
+        name = environment.get(NAME_VARIABLE, "dispatcher")
+        note = Scribe(Path(folder) / f"{name}{SUFFIX}", f"{name}#{os.getpid()}").note
+    return Watch(note, Failpoints(orders).reached if orders else nowhere, read_planted(environment))
+
+
+def read_planted(environment: Mapping[str, str]) -> Planted:
+    """The bug that the environment plants; none by default. Raises: SetupError for one that there is not."""
+    plant = environment.get(PLANT_VARIABLE, "")
+    if plant and plant not in PLANTS:
+        raise SetupError("There is no such bug to plant", variable=PLANT_VARIABLE, given=plant, known=PLANTS)
+    return Planted(**{plant: True}) if plant else Planted()

@@ -1,0 +1,35 @@
+"""The tables of the page on chaos are what the code has."""
+
+from __future__ import annotations
+
+from dispatcher.chaos.faults import KINDS
+from dispatcher.chaos.invariants import judge
+from dispatcher.witness.ports import POINTS
+from dispatcher.witness.watch import PLANTS
+from tests.docs.pages import section, table_rows
+from tests.servers import ROOT
+
+PAGE = ROOT / "docs" / "chaos.md"
+
+
+def rows(title: str) -> dict[str, str]:
+    return {row[0].strip("`"): row[1] for row in table_rows(section(PAGE, title))}
+
+
+def test_every_fault_is_documented_as_it_is() -> None:
+    assert rows("What is broken") == dict(KINDS)
+
+
+def test_every_invariant_is_documented_as_it_is() -> None:
+    assert rows("What is checked") == {one.invariant: one.sentence for one in judge([])}
+
+
+def test_every_planted_bug_is_documented_with_the_invariant_that_finds_it() -> None:
+    table = table_rows(section(PAGE, "Planted bugs"))
+
+    assert {row[0].strip("`") for row in table} == set(PLANTS)
+    assert {row[2] for row in table} <= {one.invariant for one in judge([])}
+
+
+def test_every_failpoint_is_documented_as_it_is() -> None:
+    assert rows("Failpoints") == dict(POINTS)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.chaos.faults import BROKER_KILL, BROKER_WIPE, KINDS, WEIGHTS, schedule
+from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
+from dispatcher.chaos.story import Story
+from dispatcher.witness.history import Entry, Type
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_seed_alone_decides_what_is_broken_and_every_kind_comes(seed: int) -> None:
+    faults = schedule(seed, 60.0, tuple(KINDS))
+
+    assert faults == schedule(seed, 60.0, tuple(KINDS))
+    assert {fault.kind for fault in faults} == set(KINDS) == {*WEIGHTS, BROKER_KILL, BROKER_WIPE}
+    assert all(0 < fault.at_seconds < 60 for fault in faults)
+    assert len(faults) / 60 > 1.5 * FEWEST_PER_SECOND
+
+
+def test_schedules_of_two_seeds_differ() -> None:
+    assert schedule(1, 30.0, tuple(KINDS)) != schedule(2, 30.0, tuple(KINDS))
+
+
+def test_only_what_is_asked_for_is_broken() -> None:
+    assert {fault.kind for fault in schedule(1, 60.0, ("redis.wipe", "broker.kill"))} == {"redis.wipe", "broker.kill"}
+    assert schedule(1, 60.0, ()) == []
+
+
+def entry(t: float, proc: str, type_: Type, f: str, key: str, **val: object) -> Entry:
+    return Entry(t, proc, type_, f, key, val)
+
+
+RUN = [
+    entry(0.0, "client", Type.OK, "accept", "work"),
+    entry(1.0, "agent-1#7", Type.INVOKE, "execute", "work"),
+    entry(2.0, "chaos", Type.INVOKE, "kill", "agent-1", kind="agent.kill"),
+    entry(2.1, "chaos", Type.INVOKE, "stop", "agent-2", kind="agent.stop"),
+    entry(3.0, "chaos", Type.OK, "wipe", "redis", kind="redis.wipe"),
+    entry(4.0, "agent-2#9", Type.INVOKE, "execute", "work"),
+    entry(4.5, "chaos", Type.OK, "kill", "broker", kind="broker.kill"),
+    entry(5.0, "agent-2#9", Type.OK, "execute", "work"),
+    entry(6.0, "client", Type.OK, "end", "work", state="completed"),
+    entry(7.0, "chaos", Type.OK, "kill", "broker", kind="broker.kill"),
+]
+
+
+def test_toll_tells_which_faults_met_work_in_flight() -> None:
+    counted = toll(Story(RUN), ("agent.kill", "agent.stop", "redis.wipe", "broker.kill"), seconds=8.0)
+
+    assert [(one.kind, one.faults, one.hitting) for one in counted.kinds] == [
+        ("agent.kill", 1, 1),
+        ("agent.stop", 1, 0),
+        ("redis.wipe", 1, 1),
+        ("broker.kill", 2, 1),
+    ]
+    assert counted.per_second == 5 / 8
+
+
+def test_run_that_proves_nothing_says_why() -> None:
+    busy = toll(Story(RUN), ("agent.kill",), seconds=1.0)
+    idle = toll(Story(RUN), ("agent.stop", "broker.wipe"), seconds=100.0)
+
+    assert busy.objections == ()
+    assert idle.objections == (
+        "agent.stop never hit work in flight",
+        "broker.wipe never hit work in flight",
+        "there was less than one fault in 2 s: 0.01 a second",
+    )

@@ -1,0 +1,60 @@
+"""The simulation keeps every promise, repeats itself by its seed, and catches every bug that can be planted."""
+
+from __future__ import annotations
+
+import pytest
+
+from coditect.failpoints import Act, Order
+from dispatcher.chaos.program import PLANTED_SECONDS
+from dispatcher.chaos.simulation import Plan, Played, play
+from dispatcher.layers.ledger.book import Planted
+from dispatcher.witness.history import Type
+from dispatcher.witness.ports import POINTS
+from dispatcher.witness.watch import PLANTS
+
+pytestmark = pytest.mark.slow
+SEEDS = range(1, 9)
+MOST_SEEDS = 3
+"""By which a planted bug is caught."""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
+    played = play(seed)
+
+    assert played.violations == ()
+    assert played.faults >= 5
+    assert {one.invariant for one in played.judgements if not one.checked} == set()
+
+
+@pytest.mark.parametrize("at", [2, 7])
+@pytest.mark.parametrize("point", POINTS)
+def test_dispatcher_may_die_at_every_step(point: str, at: int) -> None:
+    plan = Plan(seconds=4.0, die_at=Order(point, Act.KILL, at))
+
+    played = play(at, plan)
+
+    kinds = [one.val["kind"] for one in played.entries if one.f == "kill" and one.type is Type.INVOKE]
+    assert kinds == [f"dispatcher.kill at {point}"]
+    assert played.violations == ()
+
+
+@pytest.mark.parametrize("bug", PLANTS)
+def test_planted_bug_is_caught_within_three_seeds(bug: str) -> None:
+    plan = Plan(planted=Planted(**{bug: True}), seconds=PLANTED_SECONDS, settle_seconds=30.0)
+
+    assert any(play(seed, plan).violations for seed in range(1, MOST_SEEDS + 1))
+
+
+def test_seed_that_broke_a_promise_breaks_it_again_at_the_same_step() -> None:
+    plan = Plan(planted=Planted(reuse_publication=True), settle_seconds=10.0)
+
+    first, again = play(5, plan), play(5, plan)
+
+    assert first.violations
+    assert first.violations == again.violations
+    assert told(first) == told(again)
+
+
+def told(played: Played) -> list[tuple[float, str, str, str, str]]:
+    return [(one.t, one.proc, one.type, one.f, one.key) for one in played.entries]

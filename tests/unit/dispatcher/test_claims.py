@@ -1,0 +1,83 @@
+"""Claims: what an agent is told when it asks whether it may run a task."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from coditect import Retry
+from coditect.agent.suspects import killed_its_process
+from coditect.model.control import Started, Verdict
+from coditect.model.workflow.states import TaskState
+from dispatcher.commands import Began, Lost
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
+from tests.unit.dispatcher.test_turn import claim_of, one_node
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (publication,) = ledger.published
+    await claim_of(ledger, publication, "a-1")
+    granted = await claim_of(ledger, publication, "b-2")
+
+    again = await claim_of(ledger, publication, "b-2")
+    await ledger.turn(ledger.finished(publication, completed("late")))
+
+    assert (again, granted.attempt, granted.fence) == (granted, 2, 3)
+    assert ledger.seen[-1].late == 1
+
+
+async def test_suspect_that_is_tried_again_is_published_as_one(ledger: Ledger) -> None:
+    await ledger.start(one_node(retry=Retry(max_attempts=3, first="1s", cap="1s")))
+    (publication,) = ledger.published
+    await claim_of(ledger, publication, "a-1")
+    claim = await claim_of(ledger, publication, "b-2")
+    died = replace(failed(retryable=True), attempt=claim.attempt)
+    await ledger.turn(replace(ledger.finished(publication, died), fence=claim.fence))
+    await ledger.pass_time(10)
+
+    again = ledger.published[-1].task
+
+    assert (publication.task.errors, again.attempt, killed_its_process(again)) == ((), 3, True)
+
+
+async def test_agent_that_died_costs_an_attempt_only_when_it_had_started(ledger: Ledger) -> None:
+    await ledger.start(one_node(retry=Retry(max_attempts=2)))
+    (publication,) = ledger.published
+
+    first = await claim_of(ledger, publication, "a-1")
+    second = await claim_of(ledger, publication, "b-2")
+    third = await claim_of(ledger, publication, "c-3")
+
+    assert (first.attempt, first.suspect) == (1, False)
+    assert (second.attempt, second.suspect) == (2, True)
+    assert third.verdict is Verdict.STALE
+    assert await ledger.states() == {"one": TaskState.DEAD}
+
+
+async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (publication,) = ledger.published
+    await ledger.turn(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
+
+    claim = await claim_of(ledger, publication)
+
+    assert (claim.attempt, claim.fence, claim.suspect) == (2, 2, True)
+
+
+async def test_older_publication_is_stale(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (publication,) = ledger.published
+    await ledger.turn(Lost(publication.place, publication.number))
+
+    assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
+    assert (await claim_of(ledger, ledger.published[-1])).verdict is Verdict.RUN
