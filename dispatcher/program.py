@@ -43,6 +43,7 @@ from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.tenure import Tenure, new_owner
+from dispatcher.upkeep import Times, Upkeep
 from dispatcher.window import Window
 from dispatcher.witness.watch import read_watch
 
@@ -62,6 +63,8 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    upkeep: Times = field(default_factory=Times)
+    """Of RQ's jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ def compose(
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
+    if graph is not None:
+        ports.background.start(Upkeep(ports, tenure, graph, options.upkeep).run(), name=f"{TASK_PREFIX}upkeep of RQ")
     return tenure, control
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from coditect.model.capability import Priority
 from coditect.model.workflow.states import TaskState
 from dispatcher.graph.port import Change, Job, TaskGraph
 from dispatcher.graph.projection import Entry, Projection
 from dispatcher.graph.states import job_state
-from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
+from dispatcher.layers.ledger.effects import Effects, Moved, Shown
 
 
 class Showing:
     """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
 
-    def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
+    def __init__(
+        self, graph: TaskGraph, shard: int, *, moved: Callable[[], None], lost: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`moved` is called when RQ may have queued something, `lost` with a workflow whose jobs RQ lost."""
         self._shard = shard
-        self._projection = Projection(graph, shard, moved=moved)
+        self._projection = Projection(graph, shard, moved=moved, lost=self._lost)
+        self._on_lost = lost
         self._number = 0
 
     @property
@@ -26,14 +30,20 @@ class Showing:
         return len(self._projection)
 
     def follow(self, effects: Effects) -> None:
-        """Adds what one commit changed; of a node that changed twice, how it is now."""
+        """Adds what one commit changed; of a node that changed twice, how it is now.
+
+        What is shown is made, or put right where RQ has it otherwise.
+        """
         last = {moved.place: moved for moved in effects.moved}
         entries: list[Entry] = [self._job(one) for one in effects.shown]
         entries += [self._change(moved) for moved in last.values()]
-        entries += [self._anew(one) for one in effects.shown if one.place not in last]
         if entries:
             self._number += 1
             self._projection.append(self._number, entries)
+
+    def _lost(self, changes: Sequence[Change]) -> None:
+        for workflow in {change.workflow for change in changes}:
+            self._on_lost(workflow)
 
     async def run(self) -> None:
         """Tells RQ."""
@@ -64,12 +74,6 @@ class Showing:
             error=row.reason if moved.state is not TaskState.COMPLETED else "",
             entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
         )
-
-    def _anew(self, shown: Shown) -> Change:
-        """A job that was there already is told its state, too."""
-        place: Place = shown.place
-        state = job_state(shown.state)
-        return Change(place.workflow, place.node, self._shard, _level(shown.level), state)
 
 
 def _level(text: str) -> Priority:

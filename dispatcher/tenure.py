@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -20,14 +21,14 @@ from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, Retryable
 from coditect.model import routing
 from dispatcher.arrivals import Arrivals
-from dispatcher.commands import Command
+from dispatcher.commands import Command, Show
 from dispatcher.desk import Desk
 from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import leases, shards
 from dispatcher.layers.leases import Lease, Pulse
 from dispatcher.patrol import patrol
 from dispatcher.ports import Ports
-from dispatcher.settling import Settle
+from dispatcher.settling import NOTHING, Settle
 from dispatcher.showing import Showing
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,10 @@ class Tenure:
             await self._evict(lease.previous)
         broker = self._ports.broker
         await broker.declare(shard_queues(shard))
-        showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
+        showing = None
+        if self._graph is not None:
+            show = partial(self._show, shard)
+            showing = Showing(self._graph, shard, moved=self._nudge, lost=show)
         desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing)
         await desk.open()
         self.desks[shard] = desk
@@ -157,6 +161,10 @@ class Tenure:
         desk = self.desks.pop(shard, None)
         if desk is not None:
             await desk.close()
+
+    def _show(self, shard: int, workflow: str) -> None:
+        """RQ lost jobs of the workflow: it is shown anew."""
+        self.put(shard, Show(workflow), NOTHING, size_bytes=0)
 
     def _nudge(self) -> None:
         self.on_room()

@@ -87,8 +87,9 @@ def _apply(book: Book, command: Command) -> Any:
 
 
 def show(book: Book, command: Show) -> None:
-    """Shows the workflow's nodes, as far as this transaction may."""
-    if book.run(command.workflow) is not None:
+    """Shows the workflow's nodes, as far as this transaction may. Of one that has ended RQ keeps what it has."""
+    run = book.run(command.workflow)
+    if run is not None and not run.state.terminal:
         advance.begin_show(book, command.workflow)
 
 

@@ -57,12 +57,14 @@ class MemoryTaskGraph:
     ) -> None:
         return None
 
-    async def create(self, jobs: Sequence[Job]) -> None:
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Makes the jobs that are not there."""
         self._check("create")
+        there: list[Job] = []
         for job in jobs:
             key = Proposal(job.workflow, job.node)
             if key in self._jobs:
+                there.append(job)
                 continue
             after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
             entry = _Entry(job, job.state, job.state, tuple(Proposal(job.workflow, node) for node in after))
@@ -74,6 +76,7 @@ class MemoryTaskGraph:
                 self._depend(key, entry)
                 if self._met(entry):
                     self._enqueue(key, entry)
+        return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Sets the states, then queues those whose last predecessor is finished."""

@@ -127,8 +127,8 @@ class TaskGraph(Protocol):
     Raises: TaskGraphUnavailable, retryable; what was sent may have been done.
     """
 
-    async def create(self, jobs: Sequence[Job]) -> None:
-        """Makes the jobs that RQ does not have, predecessors first; one it has is left as it is.
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Makes the jobs that RQ does not have, predecessors first; one it has is left as it is, and returned.
 
         A deferred job whose predecessors are all finished is queued at once.
         """

@@ -93,11 +93,15 @@ class RedisTaskGraph:
     ) -> None:
         await self._connection.close()
 
-    async def create(self, jobs: Sequence[Job]) -> None:
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Makes the jobs that RQ does not have, in batches; each batch is atomic."""
+        there: list[Job] = []
         for batch in batches(jobs):
             rows = json.dumps([job_row(job) for job in batch])
-            await self._run("create", self._create, self._stamp(), self._template, rows)
+            there += [
+                batch[number] for number in await self._run("create", self._create, self._stamp(), self._template, rows)
+            ]
+        return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Sets the states and releases dependents, in one round trip for `BATCH` changes."""

@@ -172,7 +172,7 @@ end
 CREATE = (
     _SHARED
     + r"""
--- ARGV: stamp, template, rows; returns how many were made
+-- ARGV: stamp, template, rows; returns the numbers of those that were there already
 local fields = cjson.decode(ARGV[2])
 local base = #fields
 local size
@@ -206,11 +206,12 @@ local function depend(id, parents)
   end
 end
 
-local queues, made = {}, 0
-for _, row in ipairs(cjson.decode(ARGV[3])) do
+local queues, there = {}, {}
+for number, row in ipairs(cjson.decode(ARGV[3])) do
   local id, queue, state, parents = row[1], row[2], row[3], row[7]
-  if call('EXISTS', JOB .. id) == 0 then
-    made = made + 1
+  if call('EXISTS', JOB .. id) == 1 then
+    there[#there + 1] = number - 1
+  else
     queues[queue] = true
     describe(row)
     call('HSET', JOB .. id, unpack(fields, 1, size))
@@ -230,7 +231,7 @@ for _, row in ipairs(cjson.decode(ARGV[3])) do
 end
 write()
 for queue in pairs(queues) do call('SADD', 'rq:queues', QUEUE .. queue) end
-return made
+return there
 """
 )
 

@@ -15,6 +15,7 @@ from dispatcher.graph import records, redis
 from dispatcher.graph.port import BATCH, JobState
 from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.graph.states import job_state
+from dispatcher.upkeep import Times
 from tests.contract.graph.scene import Scene
 from tests.docs.pages import section, table_rows
 from tests.integration.graph.stock import Stock
@@ -68,6 +69,14 @@ async def test_stock_rq_counts_what_the_ledger_counts(scene: tuple[Scene, Stock]
         "finished": expected["finished"],
         "failed": expected["failed"],
     }
+
+
+def test_the_times_of_the_upkeep_are_those_of_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+
+    assert "by counting every 10 s" in text
+    assert "is shown for an hour" in text
+    assert Times() == Times(look_seconds=10, keep_ms=60 * 60 * 1000)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from coditect.run import Run
 from dispatcher.graph.keys import job_id
 from dispatcher.graph.port import JobState
 from dispatcher.ports import Ways
-from tests.integration.graph.plane import QUEUES, Plane, layered, plane
+from dispatcher.upkeep import Times
+from tests.integration.graph.plane import QUEUES, SHARDS, Plane, layered, plane
 from tests.integration.graph.stock import info
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
 from tests.support import eventually
@@ -137,6 +138,8 @@ async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq
 
 async def test_job_that_stock_rq_cancels_cancels_its_workflow_and_an_ended_one_stays(hall: Plane, rq: Rq) -> None:
     async with hall.dispatcher(BY_RQ):
+        # while a shard that was just taken is compared, what people do may be overwritten
+        await eventually(lambda: rq.client.exists(*[f"coditect:epoch:{shard}" for shard in range(SHARDS)]) == SHARDS)
         run = await hall.client.start(layered(2, 10))
         await eventually(lambda: rq.counts()["executing"] == 10, seconds=15)
 
@@ -168,3 +171,43 @@ async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes
         await eventually(lambda: len(hall.executed) == 11, seconds=15)
         assert await run.wait(timeout="30s") == "completed"
         await rq.agrees(lambda: as_shown(hall, run, 10))
+
+
+async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways(), upkeep=Times(look_seconds=0.1)):
+        run = await hall.client.start(layered(2, 5))
+        await rq.agrees(lambda: as_shown(hall, run, 0))
+
+        rq.job(run, "n1_0").delete()
+
+        await eventually(lambda: Job.exists(job_id(run.id, "n1_0"), connection=rq.client), seconds=15)
+        hall.permit(10)
+        assert await run.wait(timeout="30s") == "completed"
+        await rq.agrees(lambda: as_shown(hall, run, 10))
+
+
+async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(layered(2, 5))
+        await rq.agrees(lambda: as_shown(hall, run, 0))
+
+        rq.client.delete(f"rq:job:{job_id(run.id, 'n0_0')}")
+        hall.permit(5)
+
+        await eventually(lambda: Job.exists(job_id(run.id, "n0_0"), connection=rq.client), seconds=15)
+        hall.permit(5)
+        assert await run.wait(timeout="30s") == "completed"
+        await eventually(lambda: rq.counts()["finished"] == 10, seconds=15)
+
+
+async def test_workflow_that_ended_leaves_rq_after_a_while_and_may_still_be_redriven(hall: Plane, rq: Rq) -> None:
+    hall.permit(100)
+    hall.failing.add("n0_0")
+    async with hall.dispatcher(Ways(), upkeep=Times(look_seconds=0.1, keep_ms=0)):
+        run = await hall.client.start(layered(2, 5))
+        assert await run.wait(timeout="30s") == "failed"
+        await eventually(lambda: [*rq.client.scan_iter(f"*{run.id}*")] == [], seconds=15)
+
+        hall.failing.clear()
+        await run.redrive("n0_0")
+        assert await run.wait(timeout="30s") == "completed"
