@@ -18,11 +18,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure kills chaos simulate up down demo bench profile docs
-.PHONY: check clean
+.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure kills chaos simulate up down
+.PHONY: demo bench bench-workflows profile docs check clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) servers ## Create .venv from the lock file; install RabbitMQ and Redis if they are missing
 
@@ -92,6 +92,9 @@ demo: setup ## Watch a fleet of agents review real code through RabbitMQ
 
 bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq and RQ; JSON, a table and plots
 	@$(BENCH_VENV)/bin/python -m benchmarks
+
+bench-workflows: $(BENCH_STAMP) servers ## The parts of `make bench` about workflows, beside RQ, Celery and Taskiq
+	@$(BENCH_VENV)/bin/python -m benchmarks --only workflows --only workflow-size --only workflow-state
 
 profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time, by py-spy
 	@$(BENCH_VENV)/bin/python -m benchmarks --profile

@@ -1,8 +1,9 @@
-"""The demo: private servers, a fleet of five processes, and real work over this repository, all at once.
+"""The demo: private servers, a fleet of six processes, and real work over this repository, all at once.
 
 ``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time,
-shows the work, writes the documents that the agents made beside it, and stops what it started. It exits with
-0 only when nothing was lost and the fleet really worked at once (`demo_summary.Totals.shortfalls`).
+shows the work, writes the documents that the agents made beside it, runs a workflow over the same fleet, and stops
+what it started. It exits with 0 only when nothing was lost, the fleet really worked at once, and the workflow completed
+(`demo_summary.Totals.shortfalls`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from agents.demo_board import Board, show
 from agents.demo_fleet import FLEET, demo_folder, running_fleet
+from agents.demo_flow import describe_flow, read_flow, run_flow
 from agents.demo_summary import Settled, Totals, describe, total
 from agents.demo_work import Job, announce, plan_work
 from agents.documenter import Docs
@@ -53,11 +55,14 @@ async def run_demo(root: Path, console: Console) -> Totals:
                 jobs = await planning
                 say(f"{announce(jobs)}, for {len(FLEET)} agent processes")
                 settled, wall_seconds = await _work(client, jobs, console)
+                releases = (folder / "releases").relative_to(root)
+                flow = await run_flow(client, read_flow(root), {"folder": str(releases)}, say=say)
         await asyncio.to_thread(write_docs, settled, folder / "docs")
-        totals = total(settled, wall_seconds)
+        totals = total(settled, wall_seconds, workflow=flow.state)
+        say(describe_flow(flow))
         say(describe(settled, totals))
         say(f"Everything is stopped again, {time.monotonic() - began:.1f} s after the start.")
-        say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}")
+        say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}, releases in {releases}")
     return totals
 
 

@@ -1,4 +1,4 @@
-"""What the demo runs on: a folder of its own, private servers, and five agent processes."""
+"""What the demo runs on: a folder of its own, private servers, a dispatcher, and six agent processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from pathlib import Path
 
 from coditect.local.errors import AlreadyUp
-from coditect.local.plan import Cast, Program, UpPlan, cast
+from coditect.local.plan import LEDGER, Cast, Program, UpPlan, cast
 from coditect.local.ports import keep_addresses
 from coditect.local.servers import private_servers
 from coditect.local.state import UpFolder, hold
@@ -25,6 +25,7 @@ FLEET = {
     "tester-1": "tester.py",
     "documenter-1": "documenter.py",
     "summarizer-1": "summarizer.py",
+    "publisher-1": "publisher.py",
 }
 _URLS = ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL")
 _MOST_AT_ONCE = 20
@@ -35,7 +36,7 @@ _DRAIN_SECONDS = 2
 def demo_folder(root: Path) -> Iterator[Path]:
     """``.coditect/demo`` below `root`, or ``demo-2`` and so on while other demos run; held inside the block.
 
-    What an earlier demo left on its broker (it may have been killed) is gone.
+    What an earlier demo left on its broker and in its ledger (it may have been killed) is gone.
 
     Raises:
         AlreadyUp: 20 demos run already.
@@ -44,6 +45,8 @@ def demo_folder(root: Path) -> Iterator[Path]:
         folder = _hold_first(root / ".coditect", stack)
         for server in ("rabbitmq", "redis"):
             shutil.rmtree(folder / server / "data", ignore_errors=True)
+        for file in folder.glob(f"{LEDGER}*"):
+            file.unlink()
         yield folder
 
 
@@ -71,7 +74,7 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
         MissingServer: a server is not installed.
         StartFailed: a server or an agent could not be started; nothing is left running.
     """
-    # Settings that are meant for other programs (a port, a number of slots) must not reach five agents at once.
+    # Settings that are meant for other programs (a port, a number of slots) must not reach all agents at once.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
@@ -97,16 +100,17 @@ async def _servers(
 
 
 def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> Cast:
+    agents = {name: ("-m", "coditect", "agent", "run", f"agents/{file}") for name, file in FLEET.items()}
     programs = tuple(
         Program(
             name,
-            (sys.executable, "-m", "coditect", "agent", "run", f"agents/{file}"),
+            (sys.executable, *arguments),
             env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
             announces_ready=True,
             ready_within_seconds=120.0,
             stop_within_seconds=_DRAIN_SECONDS + 2,
         )
-        for name, file in FLEET.items()
+        for name, arguments in {"dispatcher-1": ("-m", "dispatcher"), **agents}.items()
     )
     plan = UpPlan(folder, root, programs, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]])
     return cast(plan, environ=environ)

@@ -14,6 +14,7 @@ from agents.findings import Finding, Severity, worst_first
 from agents.reviewer import Review
 from agents.summarizer import Summary
 from agents.tester import TestsReport
+from coditect.model.workflow.states import WorkflowState
 
 MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
 _SHOWN = 5
@@ -44,6 +45,8 @@ class Totals:
     processes: int
     at_once: int
     wall_seconds: float
+    workflow: WorkflowState
+    """How the workflow ended."""
 
     @property
     def shortfalls(self) -> list[str]:
@@ -54,11 +57,12 @@ class Totals:
             f"only {self.completed} tasks completed, not {MIN_COMPLETED}": self.completed >= MIN_COMPLETED,
             f"only {self.processes} agent processes worked, not {MIN_PROCESSES}": self.processes >= MIN_PROCESSES,
             f"only {self.at_once} handlers ran at once, not {MIN_AT_ONCE}": self.at_once >= MIN_AT_ONCE,
+            f"the workflow ended as {self.workflow.value}": self.workflow is WorkflowState.COMPLETED,
         }
         return [said for said, reached in checks.items() if not reached]
 
 
-def total(settled: Sequence[Settled], wall_seconds: float) -> Totals:
+def total(settled: Sequence[Settled], wall_seconds: float, *, workflow: WorkflowState) -> Totals:
     """Count what the agents reported about themselves."""
     completed = sum(one.value is not None for one in settled)
     lost = sum(one.lost for one in settled)
@@ -69,6 +73,7 @@ def total(settled: Sequence[Settled], wall_seconds: float) -> Totals:
         processes=len({one.agent_id for one in settled if one.agent_id}),
         at_once=peak([(one.started_ms, one.finished_ms) for one in settled if one.started_ms]),
         wall_seconds=wall_seconds,
+        workflow=workflow,
     )
 
 

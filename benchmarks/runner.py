@@ -18,6 +18,9 @@ from benchmarks.parts import (
     scaling,
     slots,
     throughput,
+    workflow_size,
+    workflow_state,
+    workflows,
 )
 from benchmarks.parts.sides import Side, agent_of, client_of
 from benchmarks.profiling import profiled, read_shares
@@ -42,6 +45,9 @@ PARTS: dict[str, Part] = {
     scaling.BY_BODY.name: scaling.bodies,
     scaling.BY_CAPABILITIES.name: scaling.capabilities,
     backlog.NAME: backlog.run,
+    workflows.NAME: workflows.run,
+    workflow_size.NAME: workflow_size.run,
+    workflow_state.NAME: workflow_state.run,
 }
 
 

@@ -34,6 +34,21 @@ class Size:
     profiled_tasks: int
     depths: tuple[int, ...]
     """Backlogs; the first 500 of each are its warm-up."""
+    graph_rounds: int
+    """Alternating rounds of workflows beside others."""
+    graph_runs: int
+    """Runs of each graph in a round."""
+    graph_width: int
+    """Nodes of a fan; a layer of the layered graph has a tenth."""
+    graph_length: int
+    graph_layers: int
+    large_graphs: tuple[int, ...]
+    """Nodes of one workflow, each ten times the one before."""
+    small_graphs: tuple[int, ...]
+    """Workflows of ten nodes, likewise."""
+    state_queries: int
+    live_nodes: int
+    """Nodes that wait while a dispatcher starts anew."""
 
 
 FULL = Size(
@@ -52,6 +67,15 @@ FULL = Size(
     scaling_tasks=6_000,
     profiled_tasks=150_000,
     depths=(1_000, 10_000, 100_000, 1_000_000),
+    graph_rounds=3,
+    graph_runs=3,
+    graph_width=1_000,
+    graph_length=100,
+    graph_layers=10,
+    large_graphs=(1_000, 10_000, 100_000),
+    small_graphs=(1_000, 10_000),
+    state_queries=1_000,
+    live_nodes=10_000,
 )
 QUICK = Size(
     rounds=1,
@@ -69,4 +93,13 @@ QUICK = Size(
     scaling_tasks=1_000,
     profiled_tasks=20_000,
     depths=(1_000, 10_000, 20_000),
+    graph_rounds=1,
+    graph_runs=1,
+    graph_width=300,
+    graph_length=30,
+    graph_layers=10,
+    large_graphs=(300, 3_000),
+    small_graphs=(30, 300),
+    state_queries=200,
+    live_nodes=1_000,
 )

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from coditect.agent.typed import encode_any
 from coditect.background import Background
+from coditect.blob import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
@@ -75,6 +76,7 @@ class Client:
         clock: Clock | None = None,
         quorum_replies: bool = False,
         name: str | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
         """The name, of its reply queue and events, is a fresh one unless it is given."""
         self._broker = broker
@@ -84,7 +86,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._background = Background()
         self._picker = Picker(registry, self._clock, self._background)
-        self._requests = Requests(broker, name=self.name, quorum=quorum_replies)
+        self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
         self._listening = Listening(broker, name=self.name)
         offers = Offers(broker, registry)
         self._direct = DirectLane(
@@ -120,7 +122,8 @@ class Client:
         from coditect.client_program import adapters  # noqa: PLC0415 - the composition root imports the adapters
 
         broker, registry = adapters(settings)
-        client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum")
+        blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
+        client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum", blobs=blobs)
         client._owned = (broker, registry)
         return client
 
@@ -166,7 +169,7 @@ class Client:
         keywords are shorthands for the fields of `Options`.
 
         Raises: UnknownCapability (with the nearest names), TooLarge, InvalidTask; Overloaded,
-        BrokerUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
+        BrokerUnavailable, BlobUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
         ControlPlaneRequired for what needs a memory: with an idempotency key, or where the capability declares a
         timeout above ten minutes, it is what `submit_durable` does.
         """

@@ -39,6 +39,8 @@ class ControlPlane:
         self._broker = broker
         self._requests = requests
         self._clock = clock
+        self.blobs = requests.blobs
+        """Where large values lie: in an answer claims stand for them."""
         self.answered = False
         """Whether it ever answered this process: if so, its silence is an outage and not its absence."""
 

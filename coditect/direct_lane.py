@@ -16,6 +16,7 @@ from coditect.listening import Listening
 from coditect.model.capability import check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.task import NO_LIMITS, Limits, Task
+from coditect.model.wire import MAX_BODY_BYTES
 from coditect.offers import Offers
 from coditect.options import Options
 from coditect.picking import Pick, Picker
@@ -40,8 +41,9 @@ class DirectLane:
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
         """Publishes a task; see `Client.submit`."""
+        claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
         pick = await self._picker.pick(capability, options.strategy, options.wanted, pin=options.pin)
-        handle, sent = self._begin(capability, body, options, pick)
+        handle, sent = self._begin(capability, body, options, pick, claims)
         await self._taken(handle, sent)
         return handle
 
@@ -53,7 +55,9 @@ class DirectLane:
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:
             for number, value in enumerate(values, 1):
-                handle, sent = self._begin(capability, encode_any(value), options, await picks.next())
+                body = encode_any(value)
+                claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+                handle, sent = self._begin(capability, body, options, await picks.next(), claims)
                 under_way.append((handle, asyncio.ensure_future(sent)))
                 if len(under_way) >= concurrency:
                     yield await self._first(under_way)
@@ -73,10 +77,10 @@ class DirectLane:
         return handle
 
     def _begin(
-        self, capability: str, body: bytes, options: Options, pick: Pick | None
+        self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
     ) -> tuple[Handle, Awaitable[None]]:
-        """Sends a task; `_taken` waits until the broker has it."""
-        task = self._task(capability, body, options)
+        """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
+        task = self._task(capability, body if claims is None else claims, options, claims)
         reply = self._requests.expect(task.id or "") if options.results else None
         handle = Handle(task, reply, self._requests, self._listening, self._broker)
         if pick is not None and reply is not None:
@@ -99,7 +103,7 @@ class DirectLane:
             handle.forget()
             raise
 
-    def _task(self, capability: str, body: bytes, options: Options) -> Task:
+    def _task(self, capability: str, body: bytes, options: Options, claims: bytes | None) -> Task:
         check_capability_name(capability)
         if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
             raise ControlPlaneRequired(
@@ -118,6 +122,7 @@ class DirectLane:
             reply_to=self._requests.reply_to if options.results else None,
             limits=_limits(options, now),
             published_at_ms=now,
+            claims=claims,
         )
 
 

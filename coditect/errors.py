@@ -7,10 +7,12 @@
     │   ├── BrokerUnavailable     no connection to the broker within the deadline
     │   ├── PublishUnconfirmed    the outcome is unknown: the message may still be delivered
     │   ├── Overloaded            the broker refuses more (full queue, alarm) within the deadline
-    │   └── RegistryUnavailable   no answer from the registry
+    │   ├── RegistryUnavailable   no answer from the registry
+    │   └── BlobUnavailable       no answer from where large values lie
     ├── InputError            fix the input
     │   ├── InvalidTask           body, headers or limits are not what the wire allows
-    │   ├── TooLarge              over the inline limit
+    │   ├── TooLarge              over the inline limit, or over the one for large values
+    │   ├── ClaimBroken           the large value that is meant is not there, or is another
     │   ├── InvalidWorkflow       a definition or an expression in it; names the places and what to do
     │   ├── UnknownCapability     nobody offers it; names the nearest
     │   ├── Unroutable            no queue is bound to the key; names the nearest capability
@@ -75,6 +77,10 @@ class RegistryUnavailable(Retryable):
     """The registry did not answer in time."""
 
 
+class BlobUnavailable(Retryable):
+    """Where large values lie did not answer in time, or refused."""
+
+
 class InputError(CoditectError):
     """The input must change."""
 
@@ -86,7 +92,14 @@ class InvalidTask(InputError):
 
 
 class TooLarge(InvalidTask):
-    """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`), or over the broker's."""
+    """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`), or over the broker's.
+
+    With `CODITECT_BLOB_URL` set the limit is `CODITECT_BLOB_MAX_BYTES`.
+    """
+
+
+class ClaimBroken(InvalidTask):
+    """The large value that is meant is not where it should lie, or what lies there is another."""
 
 
 @dataclass(frozen=True, slots=True)

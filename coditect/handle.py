@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar, overload
 
 from coditect.agent.typed import codec
+from coditect.blob import fetched
 from coditect.broker.port import Broker
 from coditect.errors import (
     InputError,
@@ -75,14 +76,16 @@ class Handle:
         """How the task ended, whatever it is; may be asked again.
 
         Raises: ResultTimeout when nothing came in time (the task goes on); InputError when the task was
-        submitted without results; SetupError when the client was closed, or the handle forgotten, meanwhile.
+        submitted without results; SetupError when the client was closed, or the handle forgotten, meanwhile;
+        BlobUnavailable (retryable: ask again), ClaimBroken, TooLarge for a large value that cannot be fetched.
         """
         reply = self._expected()
         if not reply.done() and not await _done_within(reply, seconds(timeout)):
             raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
         if reply.cancelled():
             raise SetupError("The client is closed", task_id=self.task_id, fix="wait for results before it closes")
-        return reply.result()
+        outcome = reply.result()
+        return await fetched(self._requests.blobs, outcome) if outcome.claims else outcome
 
     def _expected(self) -> asyncio.Future[Outcome]:
         if self._reply is None:

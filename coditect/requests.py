@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import Self
 
+from coditect.blob import NO_BLOBS, Blobs
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import reply_queue
 from coditect.errors import InvalidTask, Overloaded, TooLarge, Unroutable
@@ -30,8 +31,10 @@ PREFETCH = 1_000
 class Requests:
     """The replies of one process. `async with` declares and consumes its reply queue."""
 
-    def __init__(self, broker: Broker, *, name: str, quorum: bool = False) -> None:
+    def __init__(self, broker: Broker, *, name: str, quorum: bool = False, blobs: Blobs = NO_BLOBS) -> None:
         self._broker = broker
+        self.blobs = blobs
+        """Where bodies over the inline limit lie: whoever makes a task or reads an outcome asks there."""
         self.reply_to = f"reply.{name}"
         self._quorum = quorum
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.agent.typed import codec, encode_any
+from coditect.blob import whole_value
 from coditect.control_plane import ASK_SECONDS, ControlPlane
 from coditect.ends import ENDINGS, Ends
 from coditect.errors import (
@@ -178,7 +179,8 @@ class Run:
             state = TaskState(answer["state"])
         except (KeyError, ValueError) as error:
             raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
-        return Ending(state, answer.get("value"), failure if isinstance(failure, Mapping) else None)
+        value = await whole_value(self._control.blobs, answer.get("value"))
+        return Ending(state, value, failure if isinstance(failure, Mapping) else None)
 
     def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
         told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}

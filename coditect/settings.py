@@ -17,10 +17,13 @@ CODITECT_HEALTH_PORT           none                        /livez and /readyz on
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
 CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR
 CODITECT_WORKSPACE             the system's temp folder    where `ctx.workspace` folders are made
+CODITECT_BLOB_URL              none                        where values over 1 MiB lie: an fsspec URL
+CODITECT_BLOB_MAX_BYTES        67108864                    the largest such value, 1048576 to 1073741824
 CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
 CODITECT_LEASE_SECONDS         3                           lease in the registry
 CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
 CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
+CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
 =============================  ==========================  ==============================================
 
 What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
@@ -57,10 +60,13 @@ class Settings:
     health_host: str = "127.0.0.1"
     log_level: str = "INFO"
     workspace: str | None = None
+    blob_url: str | None = None
+    blob_max_bytes: int = 64 * 1024 * 1024
     beat_seconds: float = 1.0
     lease_seconds: float = 3.0
     store: str = "sqlite:coditect.db"
     shards: int = 16
+    keep_days: float = 7.0
 
 
 DEFAULTS = Settings()
@@ -88,10 +94,13 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
         log_level=_choice(values, "CODITECT_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         workspace=values.get("CODITECT_WORKSPACE"),
+        blob_url=values.get("CODITECT_BLOB_URL") or None,
+        blob_max_bytes=_whole(values, "CODITECT_BLOB_MAX_BYTES", DEFAULTS.blob_max_bytes, 2**20, 2**30),
         beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
         lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
         store=values.get("CODITECT_STORE", DEFAULTS.store),
         shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
+        keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
     )
 
 

@@ -9,15 +9,18 @@ from typing import Any
 from coditect.broker.port import Delivery
 from coditect.errors import CoditectError, InputError
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
-from coditect.model.json import loads
+from coditect.model.json import dumps, loads
 from coditect.model.message import Message
-from coditect.model.wire import FENCE, NODE, PUBLICATION, RESULT_TYPE, WORKFLOW, read_result
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.wire import RESULT_TYPE, owner_of, read_owned_result
 from dispatcher.commands import Began, Finished
 from dispatcher.desk import Desk
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.settling import NOTHING
 
 log = logging.getLogger(__name__)
+
+MOST_REASON = 2_000
 
 
 class Arrivals:
@@ -47,17 +50,45 @@ class Arrivals:
                 delivery.ack()
         except InputError as error:
             log.error("A result cannot be read; it is a dead letter", extra={"reason": str(error)})
-            delivery.reject()
+            if message.type == RESULT_TYPE and (unread := unreadable(message, error)) is not None:
+                self._desk.put(unread, Rejected(delivery))
+            else:
+                delivery.reject()
 
 
 def read_finished(message: Message) -> Finished:
     """How an attempt of an owned task ended. Raises: InvalidTask."""
-    headers = message.headers
-    outcome = read_result(message)
-    place = Place(str(headers.get(WORKFLOW, "")), str(headers.get(NODE, "")))
-    fence, publication = headers.get(FENCE, 0), headers.get(PUBLICATION, 0)
+    told = read_owned_result(message)
     loads(message.body)
-    return Finished(place, int(fence), int(publication), outcome)
+    place = Place(told.owner.workflow, told.owner.node)
+    return Finished(place, told.owner.fence, told.publication, told.outcome)
+
+
+def unreadable(message: Message, error: InputError) -> Finished | None:
+    """The attempt whose result this would have been failed; None when the message does not even say whose."""
+    owned = owner_of(message)
+    if owned is None or not owned[0].fence:
+        return None
+    owner, publication = owned
+    fix = "look at the message in the queue `unrouted`"
+    failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
+    outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
+    return Finished(Place(owner.workflow, owner.node), owner.fence, publication, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The delivery is a dead letter, for people to look at, once the ledger knows that it told nothing."""
+
+    delivery: Delivery
+
+    def done(self, answer: Any) -> None:
+        """It does."""
+        self.delivery.reject()
+
+    def undone(self) -> None:
+        """The next owner takes it."""
+        self.delivery.requeue()
 
 
 @dataclass(frozen=True, slots=True)

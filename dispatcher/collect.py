@@ -12,18 +12,14 @@ from coditect.model.retry import Retry
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Claimed, Finished, Lost
 from dispatcher.layers import timers
-from dispatcher.layers.keyspace import ATTEMPTS, FLIGHTS
+from dispatcher.layers.keyspace import FLIGHTS
 from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger.attempts import DIED, UNDER_WAY, write_attempt
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.rows import AttemptRow, NodeRow
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.ledger.scope import RESULT, write
 from dispatcher.layers.timers import Timer
-
-UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
-MOST_MESSAGE = 2_000
-"""Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
-DIED = Failure(claiming.DIED, "AgentLost", "The agent was gone before the attempt ended", retryable=True)
 
 
 def finished(book: Book, command: Finished) -> None:
@@ -33,7 +29,7 @@ def finished(book: Book, command: Finished) -> None:
     if row is None:
         book.effects.strange += 1
         return
-    current = row.fence == command.fence or book.terms.planted.skip_fence
+    current = _is_current(row, command) or book.terms.planted.skip_fence
     if row.state not in UNDER_WAY or not current:
         book.effects.late += not (row.state.terminal and row.fence == command.fence)
         return
@@ -47,29 +43,18 @@ def finished(book: Book, command: Finished) -> None:
         _failed(book, place, row, outcome.failure or Failure("failed", "", ""), outcome.status)
 
 
+def _is_current(row: NodeRow, command: Finished) -> bool:
+    if not command.fence:
+        return row.publication == command.publication > 0
+    return row.fence == command.fence
+
+
 def _take_in(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
     """The attempt is over. How it ended stands in the node's row until another one takes its place."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
     _leave_flight(book, place)
-
-
-def write_attempt(book: Book, place: Place, row: NodeRow, status: str, failure: Failure | None) -> None:
-    """Keeps an attempt that another will follow, for the history."""
-    attempt = AttemptRow(
-        row.attempt,
-        row.fence,
-        row.publication,
-        row.agent,
-        row.published_ms,
-        row.started_ms,
-        book.now_ms,
-        status,
-        failure.reason if failure else "",
-        failure.message[:MOST_MESSAGE] if failure else "",
-    )
-    book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
 
 
 def _leave_flight(book: Book, place: Place) -> None:

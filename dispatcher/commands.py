@@ -17,10 +17,11 @@ from dispatcher.layers.timers import Timer
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An agent told how an attempt ended. Once per fence."""
+    """An agent told how an attempt ended, or the broker gave up a publication. Once per fence."""
 
     place: Place
     fence: int
+    """0 when it is about the publication, whichever attempt of it was granted last."""
     publication: int
     outcome: Outcome
 
@@ -101,4 +102,17 @@ class GoOn:
     """Work is left over from earlier transactions."""
 
 
-Command: TypeAlias = Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Nothing that was published is with the broker: all of it is published anew. Once per marker and occasion.
+
+    Answered with the last publication number before it.
+    """
+
+    marker: str
+    occasion: str
+
+
+Command: TypeAlias = (
+    Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild
+)

@@ -39,6 +39,9 @@ class Desks(Protocol):
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Lays the command on the shard's desk; False when the shard is not worked for here."""
 
+    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
+        """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
+
 
 class Control:
     """Takes requests in. At least once: a request is acked when it is answered or handed on, and may come again."""
@@ -59,6 +62,9 @@ class Control:
                 place = Place(text(body, "workflow"), text(body, "node"))
                 command = Claimed(place, number(body, "publication", 1), text(body, "agent"))
                 self._hand(delivery, command, place.workflow)
+            elif verb is Verb.REBUILD:
+                shard, occasion = self._shard(body), text(body, "occasion")
+                self._background.start(self._rebuild(delivery, shard, occasion), name=f"rebuild shard {shard}")
             elif verb in QUERIES:
                 self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
             else:
@@ -71,6 +77,22 @@ class Control:
         size_bytes = len(delivery.message.body)
         if not self._desks.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
             self._background.start(self._forward(delivery, shard), name="hand on a request")
+
+    def _shard(self, body: Mapping[str, Any]) -> int:
+        shard = body.get("shard")
+        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._desks.count:
+            raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._desks.count)
+        return shard
+
+    async def _rebuild(self, delivery: Delivery, shard: int, occasion: str) -> None:
+        try:
+            answer: Any = await self._desks.rebuild(shard, occasion)
+        except CoditectError as error:
+            answer = error
+        if answer is None:
+            await self._forward(delivery, shard)
+        else:
+            self.answer(delivery, answer)
 
     async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
         try:

@@ -21,7 +21,7 @@ from coditect.errors import CoditectError, Retryable, Unroutable
 from coditect.model.control import Progress
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
-from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Returned, Show
+from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Rebuild, Returned, Show
 from dispatcher.flights import Flights
 from dispatcher.layers import timers
 from dispatcher.layers.errors import LostLease
@@ -30,8 +30,9 @@ from dispatcher.layers.ledger.book import Definitions, Terms
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Publication
 from dispatcher.layers.timers import Timer
 from dispatcher.opening import learn
-from dispatcher.outgoing import send_task, tell
+from dispatcher.outgoing import tell
 from dispatcher.ports import Ports
+from dispatcher.sendings import Sendings
 from dispatcher.settling import NOTHING, Settle
 from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
@@ -67,6 +68,7 @@ class Desk:
         on_lost: Callable[[int], None],
         nudge: Callable[[], None],
         showing: Showing | None = None,
+        marker: str = "",
     ) -> None:
         self.shard = int(lease.name[1])
         self._lease = lease
@@ -78,6 +80,7 @@ class Desk:
         self._entries: deque[Entry] = deque()
         self._wake = asyncio.Event()
         self._confirmed: list[int] = []
+        self._sendings = Sendings(ports.broker, self._published)
         self._flush: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
@@ -85,6 +88,8 @@ class Desk:
         self.flights = Flights(ports.window)
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes which nobody claimed, as far as is known."""
+        self.marker = marker
+        """Of the broker that the shard was built on, or is about to be."""
         self.closed = False
         self.late = 0
         """Results that a fence refused."""
@@ -93,6 +98,11 @@ class Desk:
     def acks_early(self) -> bool:
         """Whether the bug is planted that results are acknowledged before they are recorded."""
         return self._terms.planted.ack_before_commit
+
+    @property
+    def shows(self) -> bool:
+        """Whether RQ is told what changes."""
+        return self._showing is not None
 
     # -- opening and closing ----------------------------------------------------------------------------
 
@@ -131,6 +141,18 @@ class Desk:
         while self._entries:
             self._entries.popleft().settle.undone()
         self.flights.close()
+
+    def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING) -> None:
+        """Publishes anew all that was published before; nothing else is sent until the ledger knows of it.
+
+        Settled with the last publication number before it. The same occasion again does nothing.
+        """
+        self.marker = marker
+        self._sendings.hold()
+        self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, settle))
+
+    def _go_on(self, last: int) -> None:
+        self._confirmed.extend(self._sendings.go_on(last))
 
     # -- turns ------------------------------------------------------------------------------------------
 
@@ -229,7 +251,7 @@ class Desk:
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
         for publication in effects.publications:
-            self._publish(publication)
+            self._sendings.send(publication)
         tell(self._ports, effects)
         if self._showing is not None:
             for workflow in effects.accepted:
@@ -242,15 +264,9 @@ class Desk:
         if self.backlog:
             self._nudge()
 
-    def _publish(self, publication: Publication) -> None:
-        sending = send_task(self._ports.broker, publication.task)
-        sent = asyncio.ensure_future(sending)
-        sent.add_done_callback(lambda done: self._published(publication, done))
-
-    def _published(self, publication: Publication, sent: asyncio.Future[None]) -> None:
-        if sent.cancelled() or self.closed:
+    def _published(self, publication: Publication, error: BaseException | None) -> None:
+        if self.closed:
             return
-        error = sent.exception()
         if error is None:
             self._confirmed.append(publication.number)
             if self._flush is None or self._flush.cancelled():
@@ -338,6 +354,24 @@ class _Filled:
 
     def undone(self) -> None:
         """The shard is another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuilt:
+    """Publishing goes on when the ledger knows what is to be published anew."""
+
+    go_on: Callable[[int], None]
+    settle: Settle
+
+    def done(self, answer: Any) -> None:
+        """It does."""
+        if not isinstance(answer, CoditectError):
+            self.go_on(answer)
+        self.settle.done(answer)
+
+    def undone(self) -> None:
+        """The shard is another's."""
+        self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)

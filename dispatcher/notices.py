@@ -1,5 +1,7 @@
 """Answers for tasks that nobody ran: unknown capabilities, and what the broker itself gave up.
 
+Whoever published a task is answered; of one that a workflow owns, its shard is.
+
 Reads copies (`broker.topology.notices`); the originals lie in ``unrouted`` and ``dead.<capability>`` whether
 a dispatcher runs or not. Several dispatchers share the work.
 """
@@ -18,8 +20,12 @@ from coditect.agent.events import Events
 from coditect.background import Background
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import backbone, notices
+from coditect.clock import Clock
 from coditect.errors import NotFound, Overloaded, RegistryUnavailable, Retryable, SetupError, Unroutable
 from coditect.model import routing
+from coditect.model.message import Message
+from coditect.model.routing import Address
+from coditect.model.wire import owner_of
 from coditect.registry.port import Registry
 from dispatcher.refusal import Refusal, answer_address, given_up, unrouted
 
@@ -41,7 +47,10 @@ class Notices:
     connection broke in between is recognised and not answered twice by the same process.
     """
 
-    def __init__(self, broker: Broker, registry: Registry, events: Events, background: Background) -> None:
+    def __init__(
+        self, broker: Broker, registry: Registry, events: Events, background: Background, clock: Clock
+    ) -> None:
+        self._clock = clock
         self._broker = broker
         self._registry = registry
         self._events = events
@@ -107,10 +116,11 @@ class Notices:
 
     async def _deal_with(self, delivery: Delivery) -> None:
         refusal = await self._refusal(delivery)
-        if refusal is None or answer_address(delivery.message) is None:
+        answer = None if refusal is None else self._answer_to(delivery, refusal)
+        if refusal is None or answer is None:
             self.ignored += 1
         else:
-            await self._answer(delivery, refusal)
+            await self._answer(delivery, refusal, *answer)
         if refusal is not None:
             self._tell(delivery, refusal)
         delivery.ack()
@@ -120,15 +130,29 @@ class Notices:
             return given_up(delivery)
         return unrouted(delivery, await self._capabilities())
 
-    async def _answer(self, delivery: Delivery, refusal: Refusal) -> None:
+    def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:
+        """The answer and where to: to the shard that owns the task, else to its publisher; None when nobody waits.
+
+        An owned task without a queue is published again by its owner's patrol; it is no failure of the task.
+        """
         message = delivery.message
-        address = answer_address(message)
+        if (owned := owner_of(message)) is None:
+            address = answer_address(message)
+            return None if address is None else (refusal.answer(message), address)
+        owner, publication = owned
+        if delivery.queue != routing.DEAD_NOTICES or not owner.origin.isdecimal():
+            return None
+        answer = refusal.owned_answer(message, owner, publication, message_id=self._clock.new_id())
+        return answer, Address(routing.RESULTS, owner.origin)
+
+    async def _answer(self, delivery: Delivery, refusal: Refusal, answer: Message, address: Address) -> None:
+        message = delivery.message
         key = _key(delivery)
-        if address is None or (delivery.redelivered and key in self._answered_keys):
+        if delivery.redelivered and key in self._answered_keys:
             return
         try:
             await self._broker.publish(
-                refusal.answer(message),
+                answer,
                 exchange=address.exchange,
                 routing_key=address.routing_key,
                 timeout_seconds=ANSWER_SECONDS,

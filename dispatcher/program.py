@@ -42,8 +42,9 @@ from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.sweeper import Sweeper
 from dispatcher.tenure import Tenure, new_owner
-from dispatcher.upkeep import Times, Upkeep
+from dispatcher.upkeep import LOOK_SECONDS, Upkeep
 from dispatcher.window import Window
 from dispatcher.witness.watch import read_watch
 
@@ -63,8 +64,10 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
-    upkeep: Times = field(default_factory=Times)
-    """Of RQ's jobs."""
+    upkeep_seconds: float = LOOK_SECONDS
+    """How often RQ's jobs are counted."""
+    keep_days: float = 7.0
+    """How long after its end a workflow is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,13 @@ async def running_dispatcher(
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
+        sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
+        background.start(sweeper.run(), name="sweeper")
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
-        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background)), tenure)
+        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background, clock)), tenure)
 
 
 def compose(
@@ -124,7 +129,9 @@ def compose(
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
     if graph is not None:
-        ports.background.start(Upkeep(ports, tenure, graph, options.upkeep).run(), name=f"{TASK_PREFIX}upkeep of RQ")
+        ports.background.start(
+            Upkeep(ports, tenure, graph, look_seconds=options.upkeep_seconds).run(), name=f"{TASK_PREFIX}upkeep of RQ"
+        )
     return tenure, control
 
 
@@ -135,7 +142,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
-    options = Options(shards=settings.shards, planted=watch.planted)
+    options = Options(shards=settings.shards, planted=watch.planted, keep_days=settings.keep_days)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,

@@ -13,10 +13,11 @@ from coditect.model.json import loads
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import number, text
 from dispatcher.layers import values
-from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, EDGES, ENDED, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, EDGES, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
 from dispatcher.layers.ledger.scope import FAILURE, RESULT
+from dispatcher.status import status
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import KeyValue, Reads
 
@@ -247,12 +248,6 @@ def live(tr: Reads, shard: int) -> list[str]:
     return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
 
 
-def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[tuple[int, str]]:
-    """The shard's workflows that ended before an instant, the oldest first."""
-    rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
-    return [(ENDED.unpack(key)[1], ENDED.unpack(key)[2]) for key, _ in rows]
-
-
 def _limit(body: Body) -> int:
     return min(number(body, "limit", PAGE), MOST)
 
@@ -279,5 +274,6 @@ QUERIES: Mapping[Verb, Callable[[Reads, Body], dict[str, Any]]] = MappingProxyTy
         Verb.ATTEMPTS: attempts,
         Verb.RESULT: result,
         Verb.APPROVALS: approvals,
+        Verb.STATUS: status,
     }
 )

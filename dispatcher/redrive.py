@@ -16,10 +16,10 @@ from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import steering
-from dispatcher.collect import write_attempt
 from dispatcher.intake import text
 from dispatcher.layers.keyspace import EDGES, ENDED, LIVE, STATUSES
 from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger.attempts import write_attempt
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow

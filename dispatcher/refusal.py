@@ -10,7 +10,7 @@ The publisher may be a stranger, so reading never raises.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coditect.broker.port import Delivery
 from coditect.dead_letter import broker_reason, read_dead_letter
@@ -21,7 +21,10 @@ from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import Address, reply_address
+from coditect.model.task import Owner
 
+NO_FENCE = 0
+"""Of a result that is about a publication and not about an attempt of it."""
 _LONGEST_NAME = 255
 _MOST_ATTEMPTS = 10_000
 
@@ -38,14 +41,25 @@ class Refusal:
 
     def answer(self, message: Message) -> Message:
         """The result for whoever published it."""
-        outcome = Outcome(
+        return wire.result_message(self._outcome(message), capability=self.capability)
+
+    def owned_answer(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
+        """The result for the owner of the task.
+
+        Whoever holds a delivery, the broker gives up only what nobody holds. So it is the publication that failed,
+        whichever attempt of it was granted last: the result names no fence.
+        """
+        told = wire.OwnedResult(replace(owner, fence=NO_FENCE), publication, self._outcome(message), self.capability)
+        return wire.owned_result_message(told, message_id=message_id)
+
+    def _outcome(self, message: Message) -> Outcome:
+        return Outcome(
             status=self.status,
             body=dumps(self.failure.as_json()),
             task_id=message.message_id,
             correlation_id=message.correlation_id,
             attempt=self.attempt,
         )
-        return wire.result_message(outcome, capability=self.capability)
 
 
 def answer_address(message: Message) -> Address | None:

@@ -32,9 +32,11 @@ class Showing:
     def follow(self, effects: Effects) -> None:
         """Adds what one commit changed; of a node that changed twice, how it is now.
 
-        What is shown is made, or put right where RQ has it otherwise.
+        What is shown is made, or put right where RQ has it otherwise. A workflow that was accepted just now is
+        shown by the next turn, as it is then.
         """
-        last = {moved.place: moved for moved in effects.moved}
+        accepted = set(effects.accepted)
+        last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}
         entries: list[Entry] = [self._job(one) for one in effects.shown]
         entries += [self._change(moved) for moved in last.values()]
         if entries:

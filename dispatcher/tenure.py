@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from functools import partial
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -21,14 +20,17 @@ from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, Retryable
 from coditect.model import routing
 from dispatcher.arrivals import Arrivals
-from dispatcher.commands import Command, Show
+from dispatcher.commands import Command
 from dispatcher.desk import Desk
 from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import leases, shards
 from dispatcher.layers.leases import Lease, Pulse
+from dispatcher.layers.ledger.anew import built
+from dispatcher.markers import Markers
 from dispatcher.patrol import patrol
 from dispatcher.ports import Ports
-from dispatcher.settling import NOTHING, Settle
+from dispatcher.rebuilding import rebuild
+from dispatcher.settling import Settle
 from dispatcher.showing import Showing
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,10 @@ class Tenure:
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
         """Something waits for room, or there is some; set before entering."""
+        self._markers = Markers(ports.broker, ports.database, ports.clock)
+        self._returns = 0
+        self.lost: set[str] = set()
+        """Workflows whose jobs RQ lost, as far as somebody noticed; whoever shows them anew takes them out."""
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -72,6 +78,7 @@ class Tenure:
         self._ending = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._ports.broker.on_return(self.returned)
         self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
         await self._step()
         self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
@@ -98,6 +105,13 @@ class Tenure:
             return False
         desk.put(command, settle, size_bytes=size_bytes)
         return True
+
+    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
+        """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
+        desk = self.desks.get(shard)
+        if desk is None or desk.closed:
+            return None
+        return await rebuild(self._ports, desk, self._markers, occasion)
 
     # -- steps ------------------------------------------------------------------------------------------
 
@@ -140,11 +154,15 @@ class Tenure:
         await broker.declare(shard_queues(shard))
         showing = None
         if self._graph is not None:
-            show = partial(self._show, shard)
-            showing = Showing(self._graph, shard, moved=self._nudge, lost=show)
-        desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing)
+            showing = Showing(self._graph, shard, moved=self._nudge, lost=self.lost.add)
+        known = await self._ports.database.read(lambda tr: built(tr, shard))
+        desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing, marker=known.marker)
+        returns = self._returns
+        await self._check(desk)
         await desk.open()
         self.desks[shard] = desk
+        if returns != self._returns:
+            await self._check(desk)
         self._ports.background.start(patrol(desk, broker, self._ports.clock), name=f"{TASK_PREFIX}patrol {shard}")
         arrivals = Arrivals(desk)
         consumers = self._consumers[shard] = []
@@ -155,16 +173,32 @@ class Tenure:
             consumers.append(await broker.consume(queue, take, prefetch=prefetch, group=queue))
         log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
+    async def returned(self) -> None:
+        """A connection to the broker stands again: what is not with this broker is published anew.
+
+        Raises: BrokerUnavailable; what `Database.read` raises.
+        """
+        self._returns += 1
+        for desk in tuple(self.desks.values()):
+            await self._check(desk)
+
+    async def _check(self, desk: Desk) -> None:
+        marker = await self._markers.of_broker(desk.marker)
+        if marker == desk.marker:
+            return
+        if desk.marker:
+            log.warning(
+                "The broker is not the one that the shard knew; what was published is published anew",
+                extra={"shard": desk.shard, "marker": marker, "before": desk.marker},
+            )
+        desk.rebuild(marker, marker)
+
     async def _close(self, shard: int) -> None:
         for consumer in self._consumers.pop(shard, []):
             await consumer.cancel()
         desk = self.desks.pop(shard, None)
         if desk is not None:
             await desk.close()
-
-    def _show(self, shard: int, workflow: str) -> None:
-        """RQ lost jobs of the workflow: it is shown anew."""
-        self.put(shard, Show(workflow), NOTHING, size_bytes=0)
 
     def _nudge(self) -> None:
         self.on_room()

@@ -21,12 +21,13 @@ from dispatcher.commands import (
     GoOn,
     Lost,
     Proposed,
+    Rebuild,
     Returned,
     Show,
 )
 from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger import advance, anew, claiming
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Effects
 from dispatcher.store.transaction import Transaction
@@ -141,6 +142,7 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Fill: fill,
         Show: show,
         GoOn: lambda book, _: advance.go_on(book),
+        Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion),
         Asked: lambda book, command: ask(book, command.verb, command.body),
     }
 )

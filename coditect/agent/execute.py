@@ -18,7 +18,6 @@ from coditect.model.capability import LONGEST_DIRECT_SECONDS
 from coditect.model.result import Failure, Status
 from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
-from coditect.model.wire import MAX_BODY_BYTES
 
 _MAX_TRACEBACK = 8_000
 
@@ -36,6 +35,8 @@ class Ended:
     failure: Failure | None = None
     error: BaseException | None = None
     """What the retry policy looks at."""
+    claims: bool = False
+    """Whether the value was over the inline limit and put away: the body is its claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ async def run_handler(
         rooms.limits.end(execution)
         if execution.overdue or execution.canceled is not None:
             _go_on()
-    return _completed(body)
+    return Ended(Status.COMPLETED, body)
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
@@ -186,16 +187,3 @@ def _rejected(error: InvalidTask) -> Ended:
         "invalid_input", "InvalidTask", str(error), fix="publish a body that fits the capability's input schema"
     )
     return Ended(Status.REJECTED, failure=failure, error=error)
-
-
-def _completed(body: bytes) -> Ended:
-    size = len(body)
-    if size <= MAX_BODY_BYTES:
-        return Ended(Status.COMPLETED, body)
-    failure = Failure(
-        "result_too_large",
-        "TooLarge",
-        f"The result has {size} bytes, the limit is {MAX_BODY_BYTES}",
-        fix="return a reference to where the value lies",
-    )
-    return Ended(Status.FAILED, failure=failure, error=InvalidTask("The result is too large"))

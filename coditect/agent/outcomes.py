@@ -123,6 +123,7 @@ class Outcomes:
             started_ms,
             finished_ms,
             ended.failure,
+            ended.claims,
         )
 
     def _tell(self, task: Task, status: Status) -> None:
@@ -147,6 +148,7 @@ class Outcomes:
             started_at_ms=started_ms,
             finished_at_ms=finished_ms,
             failure=failure,
+            claims=ended.claims,
         )
         if failure is not None:
             self.failed += 1

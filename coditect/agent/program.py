@@ -27,6 +27,7 @@ from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
 from coditect.agent.suspects import Suspects
 from coditect.background import Background
+from coditect.blob import open_blobs
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
 from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
@@ -122,8 +123,7 @@ async def running_agent(
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)
-        quorum = settings.reply_queue == "quorum"
-        requests = await stack.enter_async_context(Requests(broker, name=agent_id, quorum=quorum))
+        requests = await stack.enter_async_context(_requests(broker, settings, agent_id))
         events = Events(broker, background, clock, source=f"/agents/{agent_id}")
         runtime = Runtime(
             agent,
@@ -155,6 +155,11 @@ async def running_agent(
         yield runtime
         presence.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
+
+
+def _requests(broker: Broker, settings: Settings, agent_id: AgentId) -> Requests:
+    blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
+    return Requests(broker, name=agent_id, quorum=settings.reply_queue == "quorum", blobs=blobs)
 
 
 def _limits(settings: Settings, host: Host, *, slots: int) -> Limits:

@@ -25,6 +25,7 @@ from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKe
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
+from coditect.agent.large_values import fetch_input, put_value
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
 from coditect.agent.reports import Reports
@@ -87,6 +88,7 @@ class Runtime:
         self.agent_id = agent_id
         self._broker = broker
         self._requests = requests
+        self._blobs = requests.blobs
         self._events = events
         self._clock = clock
         self._limits = limits
@@ -248,10 +250,8 @@ class Runtime:
         limits, now = task.limits, self._clock.now_ms()
         for bound, name in ((limits.deadline_ms, "deadline"), (limits.start_by_ms, "start-by")):
             if bound is not None and bound <= now:
-                failure = Failure(
-                    "expired", "TaskExpired", f"The task's {name} passed {now - bound} ms before it started"
-                )
-                return Ended(Status.REJECTED, failure=failure)
+                told = f"The task's {name} passed {now - bound} ms before it started"
+                return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
         return None
 
     def _canceled_before(self, task: Task) -> Ended | None:
@@ -300,7 +300,10 @@ class Runtime:
         """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         try:
-            ended = self._not_any_more(held.task) or await self._handled(execution, held, started_ms)
+            ended = self._not_any_more(held.task) or (held.task.claims and await fetch_input(self._blobs, execution))
+            ended = ended or await self._handled(execution, held, started_ms)
+            if len(ended.body) > wire.MAX_BODY_BYTES:
+                ended = await put_value(self._blobs, ended)
         except SentBack:
             await self._outcomes.send_back(execution)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coditect.agent.events import Events
@@ -11,12 +11,14 @@ from coditect.agent.execute import SentBack
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.reports import Reports
+from coditect.blob import fetched
 from coditect.clock import Clock
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
+from coditect.model.wire import MAX_BODY_BYTES
 from coditect.requests import Requests
 
 
@@ -43,9 +45,12 @@ class TaskServices:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
+        travels = body if len(body) <= MAX_BODY_BYTES else (await self.requests.blobs.put(body)).document
         if not self.intake.may_suspend(self.held, self.max_suspended):
             raise SentBack
-        child = self._child(capability, body, ordinal, timeout_seconds, priority)
+        child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
+        if travels is not body:
+            child = replace(child, claims=travels)
         reply = self.requests.expect(child.id or "")
         self.intake.suspend(self.held)
         try:
@@ -63,7 +68,8 @@ class TaskServices:
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self.requests.send(child, timeout_seconds=timeout_seconds)
-                return await asyncio.shield(reply)
+                outcome = await asyncio.shield(reply)
+                return await fetched(self.requests.blobs, outcome) if outcome.claims else outcome
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
         except Unroutable as error:
@@ -71,7 +77,15 @@ class TaskServices:
         finally:
             self.requests.forget(child.id or "")
 
-    def _child(self, capability: str, body: bytes, ordinal: int, timeout_seconds: float, priority: Priority) -> Task:
+    def _child(
+        self,
+        capability: str,
+        travels: bytes,
+        timeout_seconds: float,
+        *,
+        ordinal: int,
+        priority: Priority,
+    ) -> Task:
         now, parent = self.clock.now_ms(), self.held.task
         deadline = now + int(timeout_seconds * 1000)
         if parent.limits.deadline_ms is not None:
@@ -80,7 +94,7 @@ class TaskServices:
         return Task(
             capability,
             priority,
-            body,
+            travels,
             id=child_id,
             correlation_id=child_id,
             reply_to=self.requests.reply_to,

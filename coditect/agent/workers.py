@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from inspect import unwrap
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class Worker:
     async def _converse(self, task: Task, context: Context, errands: Errands) -> bytes | Exception:
         head = {
             "key": task.key,
-            "headers": dict(task_message(task).headers),
+            "headers": dict(task_message(replace(task, claims=None)).headers),
             "task_id": context.task_id,
             "agent_id": context.agent_id,
             "workspace": str(context.workspace),

@@ -137,7 +137,15 @@ class Broker(Protocol):
     async def declare(self, topology: Topology) -> None:
         """Makes the entities exist; idempotent. They are declared again after a broker lost them.
 
+        A queue that is `once` is not: its absence tells.
+
         Raises: TopologyMismatch when one exists with other arguments; BrokerUnavailable.
+        """
+
+    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Has this called whenever a lost connection stands again, before anything is published over it.
+
+        Publishing waits for it; raising a CoditectError counts as a loss of the connection.
         """
 
     def publish(

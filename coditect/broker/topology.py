@@ -13,6 +13,7 @@
     coditect.unrouted   fanout     -                         unrouted, unrouted.notices
     coditect.results    direct     <shard>                   results.<shard>
     coditect.control    direct     <shard>, any              control.<shard>, control
+    -                   -          -                         coditect.epoch.<uuid>, see `marker_queue`
 
 Task, retry and dead queues are quorum queues. `x-delivery-limit` is a backstop and always explicit: on
 RabbitMQ 3.10 none means for ever, on 4.x it means 20, and -1 drops messages on 3.10. Attempts are counted
@@ -89,6 +90,8 @@ class Queue:
     max_length_bytes: int | None = None
     drops_oldest: bool = False
     """What a full queue does: drop its oldest messages, or (default) refuse the newest. Only for copies."""
+    once: bool = False
+    """Made when it is declared, and not again by itself after the broker lost it: its absence tells something."""
 
     @property
     def arguments(self) -> dict[str, Argument]:
@@ -142,6 +145,13 @@ class Topology:
             tuple(dict.fromkeys(self.queues + other.queues)),
             tuple(dict.fromkeys(self.bindings + other.bindings)),
         )
+
+    @property
+    def lasting(self) -> Topology:
+        """What is declared again after the broker lost it."""
+        if not any(one.once for one in self.queues):
+            return self
+        return replace(self, queues=tuple(one for one in self.queues if not one.once))
 
     def only_queue(self, name: str) -> Topology:
         """That queue and its bindings."""
@@ -289,6 +299,11 @@ def shard_queues(shard: int) -> Topology:
     """What the owner of a shard consumes: what agents tell, and requests about its workflows."""
     results = _owned_queue(routing.results_queue(shard), routing.RESULTS, str(shard))
     return results + _owned_queue(routing.control_queue(shard), routing.CONTROL, str(shard))
+
+
+def marker_queue(name: str) -> Topology:
+    """An empty queue that tells a broker from one that lost its data: it is gone with everything else."""
+    return Topology((), (Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT, once=True),))
 
 
 def _owned_queue(name: str, exchange: str, key: str) -> Topology:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coditect.cli.connections import connections
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.errors import InputError
+from coditect.loop import run_loop
 from coditect.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
     from coditect.local import Program, UpPlan, UpState
+    from coditect.rebuild import Rebuilt
 
 FOLDER = Path(".coditect")
 FLEET_TABLE = "[tool.coditect.fleet] in pyproject.toml"
@@ -84,13 +87,23 @@ def down_command(output: OutputOption = Output.TABLE) -> None:
         say("Nothing was up.")
 
 
-def doctor_command(output: OutputOption = Output.TABLE) -> None:
-    """Look for what is missing, unreachable or stale, and say how to mend it. Changes nothing.
+def doctor_command(
+    context: typer.Context,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make again from the ledger what the broker or Redis lost, and report it.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Look for what is missing, unreachable or stale, and say how to mend it. Changes nothing but for --rebuild.
 
     \b
     Example: coditect doctor
     """
     from coditect import local
+
+    if rebuild:
+        _rebuild(context, output)
+        return
 
     settings = read_settings()
     checks = local.doctor(
@@ -109,6 +122,21 @@ def doctor_command(output: OutputOption = Output.TABLE) -> None:
                 say(f"{one.name}: {one.fix}")
     if not all(one.ok for one in checks):
         raise typer.Exit(1)
+
+
+def _rebuild(context: typer.Context, output: Output) -> None:
+    from coditect.rebuild import KINDS, rebuild
+
+    async def run() -> Rebuilt:
+        async with connections(context).broker() as broker:
+            return await rebuild(broker)
+
+    rebuilt = run_loop(run())
+    if output is Output.JSON:
+        write_json({"shards": rebuilt.shards} | rebuilt.counts)
+        return
+    write_table(("kind", "made again", "what"), [(kind, rebuilt.counts[kind], what) for kind, what in KINDS.items()])
+    say(f"{rebuilt.shards} shards were gone over.")
 
 
 def _named(url: str, default: str) -> str | None:

@@ -83,7 +83,7 @@ class PrivateServers:
         await self._start(REDIS)
 
     async def wipe_broker(self) -> None:
-        """Kill the broker with SIGKILL and remove its data: queues, messages, users. `start_broker` starts an empty one."""
+        """Kill the broker with SIGKILL and remove its data: queues, messages, users; it starts again empty."""
         await self._kill(BROKER)
         await asyncio.to_thread(shutil.rmtree, self._folder / BROKER / "data", ignore_errors=True)
 

@@ -73,9 +73,10 @@ class Verb(StrEnum):
     CLAIM = "node.claim"
     """`workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
-    """→ shards, owners, windows, counts."""
+    """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...]}`."""
     REBUILD = "control.rebuild"
-    """→ what was made anew, by kind."""
+    """`shard`, `occasion` → what was made anew, by kind: queues, published, working, workflows, jobs. The same
+    occasion again publishes nothing more."""
 
 
 class Verdict(StrEnum):

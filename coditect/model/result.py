@@ -67,3 +67,5 @@ class Outcome:
     finished_at_ms: int | None = None
     """Epoch milliseconds at the agent when the handler ended."""
     failure: Failure | None = None
+    claims: bool = False
+    """Whether claims stand in the body for large values, which were not fetched yet."""

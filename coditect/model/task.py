@@ -72,6 +72,8 @@ class Task:
     errors: tuple[Any, ...] = ()
     """Earlier failed attempts, oldest first: objects of agent, attempt, type, message, at."""
     owner: Owner | None = None
+    claims: bytes | None = None
+    """The body as it travels, where claims stand in it for large values; until they were fetched, it is the body."""
     traceparent: str | None = None
     tracestate: str | None = None
 

@@ -14,14 +14,15 @@ limits                      ``x-coditect-deadline``, ``-start-by``,       none
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
 nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
+large parts                 ``-claim``: claims stand for them             the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
                             ``-fence``; see `docs/owned-tasks.md`
 trace                       ``traceparent``, ``tracestate``               new trace
 ==========================  ============================================  =======================
 
 Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
-``-started-at``, ``-finished-at``; that of an owned task also its owner and ``-publication``. Instants are
-milliseconds since the epoch.
+``-started-at``, ``-finished-at``, and ``-claim`` as a task; that of an owned task also its owner and
+``-publication``. Instants are milliseconds since the epoch.
 JSON Schemas of all of it: ``docs/wire/``.
 """
 
@@ -33,6 +34,7 @@ from typing import Any
 
 from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.model.capability import Priority, check_capability_name
+from coditect.model.claim_check import CLAIM_TYPE, check_claims
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
 from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
@@ -60,6 +62,7 @@ WORKFLOW = PREFIX + "workflow"
 NODE = PREFIX + "node"
 ORIGIN = PREFIX + "origin"
 FENCE = PREFIX + "fence"
+CLAIM = PREFIX + "claim"
 STATUS = PREFIX + "status"
 AGENT = PREFIX + "agent"
 TASK = PREFIX + "task"
@@ -72,7 +75,7 @@ UNDECODABLE = PREFIX + "undecodable"
 """Put there by the adapter: which part of the message could not be decoded, and why."""
 
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
-_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW))
+_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM))
 _MAX_INSTANT = 2**53
 _MAX_ERRORS_BYTES = 16 * 1024
 
@@ -88,7 +91,7 @@ def task_message(task: Task) -> Message:
         headers["tracestate"] = task.tracestate
     _put_counters(headers, task)
     return Message(
-        body=task.body,
+        body=task.body if task.claims is None else task.claims,
         headers=headers,
         message_id=task.id,
         correlation_id=task.correlation_id,
@@ -121,6 +124,8 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
         headers[ERRORS] = errors_header(task.errors)
     if task.owner is not None:
         headers |= _owner_headers(task.owner)
+    if task.claims is not None:
+        headers[CLAIM] = CLAIM_TYPE
 
 
 def _owner_headers(owner: Owner) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def read_task(message: Message, routing_key: str) -> Task:
     """The task in a delivered message.
 
     Raises: InvalidTask (TooLarge for the body) when a header or the type is not what the table says. The
-    body is not parsed here.
+    body is not parsed here, unless it holds claims.
     """
     if len(message.body) > MAX_BODY_BYTES:
         raise TooLarge("The body is over the inline limit", bytes=len(message.body), limit=MAX_BODY_BYTES)
@@ -177,7 +182,7 @@ def read_task(message: Message, routing_key: str) -> Task:
 
 
 def _read_story(message: Message) -> dict[str, Any]:
-    """What a first attempt without an owner has not."""
+    """What a first attempt without an owner has not, unless its input is large."""
     headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
@@ -186,7 +191,18 @@ def _read_story(message: Message) -> dict[str, Any]:
         "depth": _number(headers, DEPTH, 0, 0, MAX_DEPTH) or 0,
         "errors": _read_errors(headers),
         "owner": None if message.reply_to else owner,  # whoever wants an answer is no dispatcher
+        "claims": message.body if _has_claims(message) else None,
     }
+
+
+def _has_claims(message: Message) -> bool:
+    given = message.headers.get(CLAIM)
+    if given is None:
+        return False
+    if given != CLAIM_TYPE:
+        raise InvalidTask("A header names an unknown schema", header=CLAIM, expected=CLAIM_TYPE)
+    check_claims(message.body)
+    return True
 
 
 def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
@@ -283,6 +299,8 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
         own[STARTED_AT] = outcome.started_at_ms
     if outcome.finished_at_ms is not None:
         own[FINISHED_AT] = outcome.finished_at_ms
+    if outcome.claims:
+        own[CLAIM] = CLAIM_TYPE
     shared = _shared_by_results(outcome.status._value_, outcome.attempt, capability, outcome.agent_id)
     return Message(
         outcome.body,
@@ -325,6 +343,7 @@ def read_result(message: Message) -> Outcome:
         started_at_ms=_number(headers, STARTED_AT, None, 0, _MAX_INSTANT),
         finished_at_ms=_number(headers, FINISHED_AT, None, 0, _MAX_INSTANT),
         failure=None if status is Status.COMPLETED else _read_failure(message.body),
+        claims=CLAIM in headers and _has_claims(message),
     )
 
 

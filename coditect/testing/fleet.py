@@ -16,6 +16,7 @@ from coditect.agent.declaration import Agent
 from coditect.agent.presence import Usage
 from coditect.agent.program import Host, running_agent
 from coditect.agent.runtime import Runtime
+from coditect.blob import open_blobs
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone, event_queue
@@ -139,7 +140,8 @@ class TestFleet:
         for agent in self._declared:
             await self.add(agent, replicas=self._replicas_of(agent))
         self._broker = await self._stack.enter_async_context(MemoryBroker(self.server, name="test"))
-        self.client = Client(self._broker, self.registry, clock=self._clock("client"), name="client-test")
+        blobs = open_blobs(self._settings.blob_url, most_bytes=self._settings.blob_max_bytes)
+        self.client = Client(self._broker, self.registry, clock=self._clock("client"), name="client-test", blobs=blobs)
         """A client of the fleet, open as long as the fleet is."""
         await self._stack.enter_async_context(self.client)
         await self.settled()

@@ -52,6 +52,24 @@ def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
     return str(workflow) if expires_ms > now_ms else None
 
 
+def holder(tr: Reads, key: str) -> str | None:
+    """The workflow that has the key, expired or not.
+
+    Raises: UnfitKey.
+    """
+    value = tr.get(_key(key))
+    return None if value is None else str(unpack_row(value)[0])
+
+
+def forget(tr: Transaction, key: str, workflow: str) -> None:
+    """Frees the key if the workflow has it.
+
+    Raises: UnfitKey.
+    """
+    if holder(tr, key) == workflow:
+        _forget(tr, key)
+
+
 def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
     """Removes keys that have expired, at most `limit`; how many. Again, until it is less than the limit."""
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + 1,))

@@ -14,7 +14,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "beat"        (owner)                                             → number that grows while it lives
     ├── "lease"       (*name)                                             → owner or "", epoch, owner before
     │                 ("shard", shard) and ("leader", role) are names
-    ├── "marker"      (shard)                                             → marker queue of the broker that it knows
+    ├── "marker"      (shard)                                             → marker queue of its broker, occasion, last
     │
     │   workflows and their nodes (ledger/; what is called a row is a JSON list, see ledger/rows.py)
     ├── "workflow"    (workflow)                                          → its row; never changes
@@ -29,7 +29,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
     ├── "flight"      (shard, workflow, node)                             → capability; published and not ended
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
-    ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step
+    ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step;
+    │                                                                       of the whole shard with the workflow ""
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure

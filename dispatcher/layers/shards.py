@@ -51,14 +51,18 @@ class Step:
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
     """How many shards the store has: what the first caller wanted, for ever."""
-    value = tr.get(SHARDS.pack())
-    if value is not None:
-        count: int = unpack_row(value)[0]
+    if count := fixed_count(tr):
         return count
     if wanted < 1:
         raise ValueError("There is at least one shard")
     tr.set(SHARDS.pack(), pack_row(wanted))
     return wanted
+
+
+def fixed_count(tr: Reads) -> int:
+    """How many shards the store has; 0 before anybody said."""
+    value = tr.get(SHARDS.pack())
+    return 0 if value is None else int(unpack_row(value)[0])
 
 
 def shard_of(workflow: str, count: int) -> int:

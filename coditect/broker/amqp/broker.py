@@ -70,6 +70,7 @@ class AmqpBroker:
         self._only_check = not declare
         self._topology = Topology()
         self._groups: dict[str, Group] = {}
+        self._check: Callable[[], Awaitable[None]] | None = None
         self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
         """The wire path in use."""
         new_path = DirectPath if self.wire == DIRECT else PlainPath
@@ -122,6 +123,8 @@ class AmqpBroker:
         """Publishing waits for the topology, so that nothing is refused for want of it."""
         if self._topology.exchanges or self._topology.queues:
             await rare.declare(connection, self._topology, only_check=self._only_check)
+        if self._check is not None:
+            await self._check()
 
     async def _restore_incoming(self, connection: AbstractConnection) -> None:
         if self._topology.exchanges or self._topology.queues:
@@ -132,7 +135,11 @@ class AmqpBroker:
     async def declare(self, topology: Topology) -> None:
         """See `Broker.declare`."""
         await self._rarely(lambda link: rare.declare(link, topology, only_check=self._only_check))
-        self._topology += topology
+        self._topology += topology.lasting
+
+    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+        """See `Broker.on_return`."""
+        self._check = check
 
     async def _declare_again(self, connection: AbstractConnection, queue: str) -> None:
         """A queue of ours that somebody deleted is made again, with its bindings."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, assert_never
@@ -17,6 +18,8 @@ from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueS
 from coditect.broker.topology import Topology
 from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
+
+log = logging.getLogger(__name__)
 
 CALL_SECONDS = 15.0
 PAUSE_SECONDS = 0.01
@@ -52,6 +55,8 @@ class MemoryBroker:
         self._consumers: list[MemoryConsumer] = []
         self._browsed = Hand()
         self._background = Background()
+        self._check: Callable[[], Awaitable[None]] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._link = Link(server, process=name, restore=self._restore, lost=self._lost)
 
     async def __aenter__(self) -> Self:
@@ -97,6 +102,16 @@ class MemoryBroker:
         self._server.declare(self._topology)
         for consumer in self._consumers:
             consumer.resubscribe()
+        if self._check is not None:
+            self._checking = self._background.start(self._checked(self._check), name="check the broker")
+
+    async def _checked(self, check: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await check()
+            except CoditectError as error:
+                log.info("A returned broker could not be checked yet", extra={"reason": str(error)})
+                await self._pause()
 
     def _lost(self) -> None:
         self._let_go(tell=True)
@@ -120,7 +135,11 @@ class MemoryBroker:
         """See `Broker.declare`."""
         await self._standing()
         self._server.declare(topology)
-        self._topology += topology
+        self._topology += topology.lasting
+
+    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+        """See `Broker.on_return`; an error of the check has it called again."""
+        self._check = check
 
     async def publish(
         self,
@@ -164,10 +183,16 @@ class MemoryBroker:
     async def _pause(self) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
 
+    async def _ready(self) -> None:
+        await self._link.ready()
+        while self._checking is not None and not self._checking.done():
+            await asyncio.wait((self._checking,))
+            await self._link.ready()
+
     async def _taken(self, attempt: _Attempt) -> bool:
         """One try; False when another one is worth it."""
         attempt.held_back = attempt.held_back or self.blocked
-        await self._link.ready()
+        await self._ready()
         answer = self._server.offer(self._link.session, attempt.publication)
         before, attempt.unknown = attempt.unknown, True
         verdict = await asyncio.shield(answer)

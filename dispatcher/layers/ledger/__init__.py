@@ -6,5 +6,8 @@
     book.py      one transaction's view of one shard: rows read once, changed in place, written once
     effects.py   what follows from a transaction outside of the store
     advance.py   how a workflow goes on: what may run, what ends, what follows from that
+    attempts.py  attempts that are over
+    claiming.py  the one way of a node to the broker
+    anew.py      what the broker lost is published again
     scope.py     what a node's expressions see
 """

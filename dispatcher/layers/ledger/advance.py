@@ -19,7 +19,7 @@ from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
-from dispatcher.layers.ledger import claiming
+from dispatcher.layers.ledger import anew, claiming
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -83,6 +83,9 @@ def go_on(book: Book, limit: int = 8) -> None:
         _, workflow, node, kind = TODO.unpack(key)
         place = Place(workflow, node)
         book.tr.clear(key)
+        if kind == anew.REBUILD:
+            left -= anew.go_on(book, cursor)
+            continue
         run = book.run(workflow)
         if run is None:
             continue

@@ -172,10 +172,15 @@ class Book:
         """Has the node shown as it is at the end of the transaction."""
         self._to_show.append(place)
 
-    def next_number(self) -> int:
-        """A publication number that was never given."""
+    def last_number(self) -> int:
+        """The last publication number that was given; 0 when none ever was."""
         if not self._last_number:
             self._first_number = self._last_number = outbox.last_number(self.tr, self.shard)
+        return self._last_number
+
+    def next_number(self) -> int:
+        """A publication number that was never given."""
+        self.last_number()
         if not self.terms.planted.reuse_publication or not self._last_number:
             self._last_number += 1
         return self._last_number

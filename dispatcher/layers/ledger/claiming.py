@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from coditect.model.capability import Priority
+from coditect.model.claim_check import has_claims
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
 from coditect.model.task import Limits, Owner, Task
@@ -16,6 +17,7 @@ from coditect.model.workflow.definition import Call
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import FLIGHTS, READY
+from dispatcher.layers.ledger.attempts import DIED
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow
@@ -24,8 +26,6 @@ from dispatcher.layers.ledger.scope import body_of
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
 DEFAULT_RETRY = Retry()
-DIED = "process_died"
-"""The reason of an attempt that ended with its process."""
 
 
 def offer(book: Book, place: Place, row: NodeRow) -> None:
@@ -89,10 +89,11 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
 def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
     retry = call.retry or DEFAULT_RETRY
     task_id = TaskId(place.task_id)
+    body = body_of(book, place, row)
     return Task(
         call.capability,
         call.priority,
-        body_of(book, place, row),
+        body,
         id=task_id,
         correlation_id=task_id,
         limits=Limits(timeout_ms=call.timeout_ms, max_attempts=retry.max_attempts),
@@ -101,13 +102,14 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
         published_at_ms=book.now_ms,
         errors=_died(row) if row.suspect else (),
         owner=Owner(place.workflow, place.node, str(book.shard), row.fence),
+        claims=body if has_claims(body) else None,
     )
 
 
 def _died(row: NodeRow) -> tuple[Any, ...]:
     """By this history an agent knows, without a claim, that the task is a suspect."""
     error = "An agent was gone before the attempt ended"
-    return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED},)
+    return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 
 
 def leave_backlog(book: Book, place: Place, row: NodeRow) -> None:

@@ -233,3 +233,45 @@ async def test_closed_broker_refuses_to_publish(scene: Scene, broker: FaultyBrok
         await leaving.publish(Message(b"x"), exchange="", routing_key=queue, timeout_seconds=0.2)
 
     assert isinstance(caught.value, BrokerUnavailable)
+
+
+async def test_return_of_a_connection_is_looked_at_before_anything_is_published(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    queue = await scene.declared_queue(broker)
+    came, go = asyncio.Event(), asyncio.Event()
+    seen: list[int | None] = []
+
+    async def check() -> None:
+        came.set()
+        await go.wait()
+        seen.append(await ready(broker, queue))
+
+    broker.on_return(check)
+    await put(broker, queue, b"before")
+    assert seen == []
+    broker.drop()
+    await asyncio.wait_for(came.wait(), 5)
+
+    later = asyncio.create_task(put(broker, queue, b"after"))
+    other = await scene.connect()
+    assert await ready(other, queue) == 1
+    go.set()
+    await later
+
+    assert seen[0] == 1
+    assert await empty(broker, queue) == [b"before", b"after"]
+
+
+async def test_queue_that_is_made_once_is_not_made_again(scene: Scene, broker: FaultyBroker) -> None:
+    lasting, marker = scene.queue("lasting"), scene.queue("marker", once=True)
+    await broker.declare(topology(lasting, marker))
+    other = await scene.connect()
+    await other.delete_queue(lasting.name)
+    await other.delete_queue(marker.name)
+
+    broker.drop()
+    await put(broker, lasting.name, b"there")
+
+    assert await broker.stats(marker.name) is None
+    assert await ready(broker, lasting.name) == 1

@@ -48,11 +48,15 @@ class Fleet:
 
     async def start(self, *arguments: str, target: str = str(AGENT), **more: str) -> subprocess.Popen[bytes]:
         """Another agent process, at work when this returns."""
+        return await self.run("coditect", "agent", "run", target, *arguments, **more)
+
+    async def run(self, *module_and_arguments: str, **more: str) -> subprocess.Popen[bytes]:
+        """Another process, at work when this returns."""
         number = next(self._numbers)
         ready = self.folder / f"ready-{number}"
         with (self.folder / f"agent-{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "coditect", "agent", "run", target, *arguments],
+                [sys.executable, "-m", *module_and_arguments],
                 env=self.environment(CODITECT_READY_FILE=str(ready), **more),
                 stdin=subprocess.DEVNULL,
                 stderr=log,

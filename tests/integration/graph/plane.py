@@ -27,7 +27,7 @@ from dispatcher.graph.states import job_state
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.upkeep import Times
+from dispatcher.upkeep import LOOK_SECONDS
 
 SHARDS = 2
 QUEUES = [queue_name(level, shard) for shard in range(SHARDS) for level in Priority]
@@ -50,9 +50,9 @@ class Plane:
     """Nodes whose handlers fail."""
 
     @asynccontextmanager
-    async def dispatcher(self, ways: Ways, *, upkeep: Times = Times()) -> AsyncIterator[None]:  # noqa: B008 - frozen
+    async def dispatcher(self, ways: Ways, *, upkeep_seconds: float = LOOK_SECONDS) -> AsyncIterator[None]:
         """A dispatcher for as long as the block lasts."""
-        options = Options(shards=SHARDS, ways=ways, upkeep=upkeep)
+        options = Options(shards=SHARDS, ways=ways, upkeep_seconds=upkeep_seconds)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(MemoryBroker(self.server, name=options.owner))
             graph = RedisTaskGraph(self.redis_url, worker=options.owner, timeout_seconds=10)

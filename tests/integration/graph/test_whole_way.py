@@ -16,7 +16,6 @@ from coditect.run import Run
 from dispatcher.graph.keys import job_id
 from dispatcher.graph.port import JobState
 from dispatcher.ports import Ways
-from dispatcher.upkeep import Times
 from tests.integration.graph.plane import QUEUES, SHARDS, Plane, layered, plane
 from tests.integration.graph.stock import info
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
@@ -174,7 +173,7 @@ async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes
 
 
 async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways(), upkeep=Times(look_seconds=0.1)):
+    async with hall.dispatcher(Ways(), upkeep_seconds=0.1):
         run = await hall.client.start(layered(2, 5))
         await rq.agrees(lambda: as_shown(hall, run, 0))
 
@@ -187,7 +186,7 @@ async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: 
 
 
 async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways()):
+    async with hall.dispatcher(Ways(), upkeep_seconds=0.1):
         run = await hall.client.start(layered(2, 5))
         await rq.agrees(lambda: as_shown(hall, run, 0))
 
@@ -198,16 +197,3 @@ async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: 
         hall.permit(5)
         assert await run.wait(timeout="30s") == "completed"
         await eventually(lambda: rq.counts()["finished"] == 10, seconds=15)
-
-
-async def test_workflow_that_ended_leaves_rq_after_a_while_and_may_still_be_redriven(hall: Plane, rq: Rq) -> None:
-    hall.permit(100)
-    hall.failing.add("n0_0")
-    async with hall.dispatcher(Ways(), upkeep=Times(look_seconds=0.1, keep_ms=0)):
-        run = await hall.client.start(layered(2, 5))
-        assert await run.wait(timeout="30s") == "failed"
-        await eventually(lambda: [*rq.client.scan_iter(f"*{run.id}*")] == [], seconds=15)
-
-        hall.failing.clear()
-        await run.redrive("n0_0")
-        assert await run.wait(timeout="30s") == "completed"

@@ -115,6 +115,11 @@ async def tell(_: None, ctx: Context) -> str:
     return ctx.task_id
 
 
+@worker.capability("proc.echo", process=True, retry=ONCE)
+def echo(text: str) -> str:
+    return text
+
+
 @worker.capability("proc.large", process=True, retry=ONCE)
 def large(_: None) -> str:
     return "x" * 2_000_000

@@ -20,7 +20,9 @@ from agents.tester import Failure, TestsReport, Verdict
 from coditect import Client, Event, Outcome, Priority, Status
 from coditect.errors import BrokerUnavailable, ResultTimeout, TaskFailed, UnknownCapability
 from coditect.model.ids import AgentId
+from coditect.model.workflow.states import WorkflowState
 
+COMPLETED = WorkflowState.COMPLETED
 JOB = Job("text.summarize", "a page", SummaryRequest(text="Words."), Summary, Priority.P1)
 SUMMARY = Summary(summary="Words.", sentences=["Words."], keywords=["words", "more"], sentences_read=3)
 
@@ -99,7 +101,7 @@ def test_peak_is_the_most_spans_at_one_instant(spans: list[tuple[int, int]], exp
 
 
 def test_demo_that_reached_everything_has_no_shortfall() -> None:
-    totals = total(many(101), 3.0)
+    totals = total(many(101), 3.0, workflow=COMPLETED)
 
     assert totals.shortfalls == []
     assert (totals.completed, totals.processes, totals.at_once) == (101, 5, 101)
@@ -116,10 +118,14 @@ def test_demo_that_reached_everything_has_no_shortfall() -> None:
     ],
 )
 def test_demo_that_fell_short_says_of_what(settled: list[Settled], said: str) -> None:
-    totals = total(settled, 3.0)
+    totals = total(settled, 3.0, workflow=COMPLETED)
 
     assert len(totals.shortfalls) == 1
     assert totals.shortfalls[0].startswith(said)
+
+
+def test_demo_whose_workflow_did_not_complete_fell_short() -> None:
+    assert total(many(101), 3.0, workflow=WorkflowState.REJECTED).shortfalls == ["the workflow ended as rejected"]
 
 
 def test_summary_tells_the_worst_findings_the_failed_tests_and_the_errors() -> None:
@@ -140,7 +146,7 @@ def test_summary_tells_the_worst_findings_the_failed_tests_and_the_errors() -> N
     settled.append(Settled(JOB, review, agent_id="agent-1"))
     settled.append(Settled(JOB, error="no agent"))
 
-    text = describe(settled, total(settled, 3.0))
+    text = describe(settled, total(settled, 3.0, workflow=COMPLETED))
 
     for expected in (
         "4 tasks completed",

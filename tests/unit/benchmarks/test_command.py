@@ -42,6 +42,9 @@ def test_every_part_is_run_by_default() -> None:
         "bodies",
         "capabilities",
         "backlog",
+        "workflows",
+        "workflow-size",
+        "workflow-state",
     ]
 
 

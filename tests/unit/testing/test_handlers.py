@@ -11,6 +11,7 @@ import pytest
 
 from coditect import Agent, Context, Strategy
 from coditect.options import Options
+from coditect.settings import Settings
 from coditect.testing import TestFleet
 from tests.unit.testing.workers import Sleepers
 
@@ -122,3 +123,16 @@ async def test_it_works_in_debug_mode() -> None:
             assert await fleet.request("sleep.well", 5) == "sleeper-1"
     finally:
         loop.set_debug(False)
+
+
+async def test_large_values_have_a_place_when_the_settings_name_one() -> None:
+    agent = Agent("doubler")
+
+    @agent.capability("text.double")
+    async def double(text: str) -> str:
+        return text + text
+
+    async with TestFleet([agent], settings=Settings(blob_url="memory://fleet")) as fleet:
+        handle = await fleet.submit("text.double", "x" * 2_000_000)
+
+        assert await handle.result(str) == "x" * 4_000_000

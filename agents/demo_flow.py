@@ -1,0 +1,108 @@
+"""The demo's workflow: `examples/repository.yaml` over the same fleet, with a person's part played by the demo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coditect import Client
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.rows import NodeRow
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.run import Run
+from coditect.workflow_file import load_workflow
+
+FLOW = Path("examples") / "repository.yaml"
+_ENDS_WITHIN = "2m"
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A workflow that ended, and its nodes, the elements of maps among them."""
+
+    definition: Definition
+    state: WorkflowState
+    rows: Sequence[NodeRow]
+
+
+def read_flow(root: Path) -> Definition:
+    """The workflow of this repository. Raises: InvalidWorkflow."""
+    return load_workflow(root / FLOW)
+
+
+async def run_flow(client: Client, definition: Definition, given: Any, *, say: Callable[[str], None]) -> Flow:
+    """Start, answer what a person is asked, wait for the end.
+
+    Raises:
+        ResultTimeout: it did not end within two minutes.
+        CoditectError: it could not be started.
+    """
+    run = await client.start(definition, given)
+    say(f"Workflow {definition.name} is accepted: {run.id}")
+    async with asyncio.TaskGroup() as group:
+        granting = group.create_task(_grant(run, say))
+        state = await run.wait(timeout=_ENDS_WITHIN)
+        granting.cancel()
+    return Flow(definition, state, [row async for row in run.nodes()])
+
+
+async def _grant(run: Run, say: Callable[[str], None]) -> None:
+    """Play the person at the gate: a demo has nobody who could read first."""
+    while True:
+        rows = [row async for row in run.nodes() if row.state is TaskState.AWAITING_APPROVAL]
+        for row in rows:
+            say(f"  {row.name} asks: {row.question}  Granted by the demo, for a person.")
+            await run.answer(row.name, granted=True, by="the demo")
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def describe_flow(flow: Flow) -> str:
+    """The graph as plain text: each node with its state, its times from the start, and who did it."""
+    starts = [at for row in flow.rows for at in (row.ready_at_ms, row.started_at_ms) if at is not None]
+    begin = min(starts, default=0)
+    end = max((row.finished_at_ms for row in flow.rows if row.finished_at_ms is not None), default=begin)
+    head = f"Workflow {flow.definition.name}: {flow.state.value} in {(end - begin) / 1000:.1f} s"
+    lines = [_cells(row, number, begin, flow.rows) for number, row in _in_order(flow)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
+    drawn = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join([head, *(f"  {line.rstrip()}" for line in drawn)])
+
+
+def _in_order(flow: Flow) -> Iterator[tuple[int, NodeRow]]:
+    found = {row.name: row for row in flow.rows}
+    for number, layer in enumerate(graph_of(flow.definition).layers, 1):
+        yield from ((number, found[name]) for name in layer if name in found)
+
+
+def _cells(row: NodeRow, layer: int, begin: int, rows: Sequence[NodeRow]) -> tuple[str, ...]:
+    elements = [one for one in rows if one.name.startswith(f"{row.name}[")]
+    agents = sorted({one.agent for one in elements or [row] if one.agent})
+    after = f"after {', '.join(row.after)}" if row.after else ""
+    return (
+        str(layer),
+        row.name,
+        row.state.value,
+        _times(row, elements, begin),
+        _work(row, len(elements)),
+        ", ".join(agents),
+        after,
+    )
+
+
+def _times(row: NodeRow, elements: Sequence[NodeRow], begin: int) -> str:
+    first = min((one.started_at_ms for one in elements if one.started_at_ms is not None), default=row.started_at_ms)
+    began = row.ready_at_ms if first is None else first
+    if began is None or row.finished_at_ms is None:
+        return ""
+    return f"{(began - begin) / 1000:.1f} to {(row.finished_at_ms - begin) / 1000:.1f} s"
+
+
+def _work(row: NodeRow, elements: int) -> str:
+    if row.kind == "approval":
+        return f"“{row.question}”"
+    return f"{row.capability}, {elements} times" if elements else row.capability

@@ -1,0 +1,84 @@
+"""Who runs graphs beside us, and with which processes: everybody has two workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.parts.sides import ECHOER, OTHERS, Side
+from benchmarks.programs.driver import PREFETCH
+from benchmarks.programs.graphs import GraphOrder
+from benchmarks.programs.others import TASKIQ_WORKER, Other
+from benchmarks.stage import PYTHON, Program, Stage, agent, python
+
+WORKERS = 2
+SIDES = (Side.DIRECT, Side.CELERY, Side.TASKIQ, Side.RQ)
+DRIVERS = {
+    Side.DIRECT: "benchmarks.programs.coditect_graphs",
+    Side.CELERY: "benchmarks.programs.celery_graphs",
+    Side.TASKIQ: "benchmarks.programs.taskiq_graphs",
+    Side.RQ: "benchmarks.programs.rq_graphs",
+}
+TASKIQ = replace(
+    OTHERS[Side.TASKIQ],
+    packages=(*OTHERS[Side.TASKIQ].packages, "taskiq-pipelines"),
+    worker=("-m", "taskiq", *TASKIQ_WORKER.split(), "benchmarks.programs.taskiq_graphs:broker"),
+)
+GRAPH_OTHERS: dict[Side, Other] = {**OTHERS, Side.TASKIQ: TASKIQ}
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A control plane that was started."""
+
+    pid: int
+    program: Program
+    """The same again, on the same store."""
+
+
+def dispatcher(stage: Stage, *, store: str | None = None) -> Program:
+    """A dispatcher on a store of its own, or on the one that is given."""
+    place = store or f"sqlite:{stage.fresh_folder('store') / 'ledger.db'}"
+    return python("dispatcher", "dispatcher", env={"CODITECT_STORE": place})
+
+
+def agents() -> list[Program]:
+    """The agent processes of ours."""
+    return [agent(ECHOER, slots=PREFETCH, env={}) for _ in range(WORKERS)]
+
+
+def workers(side: Side) -> list[Program]:
+    """The worker processes of somebody else."""
+    named = [("-n", f"worker{number}@%h") if side is Side.CELERY else () for number in range(WORKERS)]
+    return [Program(side.value.lower(), (PYTHON, *GRAPH_OTHERS[side].worker, *name)) for name in named]
+
+
+@asynccontextmanager
+async def fleet(stage: Stage) -> AsyncIterator[Plane]:
+    """One dispatcher and two agents of ours."""
+    program = dispatcher(stage)
+    async with AsyncExitStack() as running:
+        pid = await running.enter_async_context(stage.running(program))
+        for one in agents():
+            await running.enter_async_context(stage.running(one))
+        yield Plane(pid, program)
+
+
+@asynccontextmanager
+async def staff(stage: Stage, side: Side) -> AsyncIterator[None]:
+    """Whatever runs this side's nodes."""
+    async with AsyncExitStack() as running:
+        if side is Side.DIRECT:
+            await running.enter_async_context(fleet(stage))
+        else:
+            for one in workers(side):
+                await running.enter_async_context(stage.running(one))
+        yield
+
+
+async def ordered(stage: Stage, order: GraphOrder, *, seconds: float = 300.0) -> dict[str, Any]:
+    """What the client found."""
+    program = python("graph-client", "benchmarks.programs.graph_client", order.written())
+    return await stage.finished(replace(program, seconds=seconds))

@@ -1,0 +1,153 @@
+"""What a dispatcher answers while it works, how soon it is back, and what it costs when it has nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import psutil
+
+from benchmarks.figures import median, percentile
+from benchmarks.parts.graph_sides import agents, dispatcher, fleet
+from benchmarks.programs.coditect_graphs import definition_of
+from benchmarks.programs.graphs import Graph, layered
+from benchmarks.size import Size
+from benchmarks.stage import Program, Stage, failed, until_ready
+from benchmarks.verdict import Bound, Figure, Findings, Verdict
+from coditect import Client
+from coditect.run import Run
+
+NAME = "workflow-state"
+PAUSE_SECONDS = 0.002
+"""Between two queries: a person's dashboard asks more rarely."""
+LONGEST_SECONDS = 300.0
+SETTLE_SECONDS = 3.0
+MOST_QUERY_MS = 10.0
+MOST_RESTART_SECONDS = 2.0
+MOST_CPU_PERCENT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Everything of this part."""
+
+    query_milliseconds: tuple[float, ...]
+    """Of each state query while a graph of 1,000 nodes ran."""
+    ready_seconds: tuple[float, ...]
+    """From the start of a dispatcher whose ledger is full of live nodes until it says that it is ready."""
+    restart_seconds: tuple[float, ...]
+    """Until it has committed something about them."""
+    cpu_percent: float
+    """Of a core, with nothing to do."""
+    idle_megabytes: float
+
+
+async def query_milliseconds(stage: Stage, size: Size) -> list[float]:
+    """Asks one query after the other while graphs run, one after the other."""
+    graph = layered(10, size.graph_width // 10)
+    taken: list[float] = []
+    async with fleet(stage), Client.connecting(stage.settings) as client:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            while len(taken) < size.state_queries:
+                taken += await _while_it_runs(await client.start(definition_of(graph)))
+    return taken[: size.state_queries]
+
+
+async def _while_it_runs(run: Run) -> list[float]:
+    taken: list[float] = []
+    while True:
+        began = time.perf_counter()
+        state = await run.state()
+        taken.append((time.perf_counter() - began) * 1000)
+        if state.terminal:
+            return taken
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def restart_seconds(stage: Stage, graph: Graph, repeats: int) -> list[tuple[float, float]]:
+    """Seconds until the dispatcher is ready, and until it has committed a pause of the workflow that was under way.
+
+    No agent takes anything meanwhile: their queues are there, and they are not.
+    """
+    program = dispatcher(stage)
+    taken = []
+    async with Client.connecting(stage.settings) as client:
+        for one in agents():
+            async with stage.running(one):
+                pass
+        async with stage.running(program):
+            run = await client.start(definition_of(graph))
+        for _ in range(repeats):
+            taken.append(await _restarted(stage, program, run))
+    return taken
+
+
+async def _restarted(stage: Stage, program: Program, run: Run) -> tuple[float, float]:
+    ready_file = stage.file("ready")
+    began = time.perf_counter()
+    running = stage.start(program, ready_file=ready_file)
+    try:
+        await until_ready(running, ready_file, seconds=program.ready_seconds)
+        ready = time.perf_counter() - began
+        await run.pause()
+        committed = time.perf_counter() - began
+        await run.resume()
+    except TimeoutError as error:
+        raise failed(running) from error
+    finally:
+        await running.stop()
+    return ready, committed
+
+
+async def idle(stage: Stage, seconds: float) -> tuple[float, float]:
+    """Per cent of a core, and resident megabytes, of a dispatcher with nothing to do."""
+    async with stage.running(dispatcher(stage)) as pid:
+        process = psutil.Process(pid)
+        await asyncio.sleep(SETTLE_SECONDS)
+        before, began = process.cpu_times(), time.monotonic()
+        await asyncio.sleep(seconds)
+        after, ran = process.cpu_times(), time.monotonic() - began
+        used = after.user + after.system - before.user - before.system
+        return 100 * used / ran, process.memory_info().rss / 1e6
+
+
+async def measure(stage: Stage, size: Size) -> Found:
+    """One thing after the other."""
+    queries = await query_milliseconds(stage, size)
+    restarts = await restart_seconds(stage, layered(10, size.live_nodes // 10), size.repeats // 2)
+    percent, megabytes = await idle(stage, size.idle_seconds)
+    ready, committed = zip(*restarts, strict=True)
+    return Found(tuple(queries), ready, committed, percent, megabytes)
+
+
+def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
+    """The targets."""
+    return (
+        Verdict("state query p99 while 1,000 nodes run", percentile(found.query_milliseconds, 99), Bound.BELOW,
+                MOST_QUERY_MS, "ms"),
+        Verdict(f"dispatcher's restart with {live_nodes:,} live nodes", median(found.restart_seconds), Bound.AT_MOST,
+                MOST_RESTART_SECONDS, "s"),
+        Verdict("idle dispatcher, of a core", found.cpu_percent, Bound.BELOW, MOST_CPU_PERCENT, "%"),
+    )  # fmt: skip
+
+
+def figures(found: Found) -> tuple[Figure, ...]:
+    """What stands behind them."""
+    return (
+        Figure("state query p50", _p50(found.query_milliseconds), "ms"),
+        Figure("dispatcher says that it is ready", median(found.ready_seconds), "s"),
+        Figure("dispatcher's restart, slowest", max(found.restart_seconds), "s"),
+        Figure("idle dispatcher, resident", found.idle_megabytes, "MB"),
+    )
+
+
+def _p50(values: Sequence[float]) -> float:
+    return percentile(values, 50)
+
+
+async def run(stage: Stage, size: Size) -> Findings:
+    """Measures and judges."""
+    found = await measure(stage, size)
+    return Findings(NAME, verdicts(found, size.live_nodes), figures(found), asdict(found))

@@ -1,0 +1,154 @@
+"""Workflows: graphs of no-op nodes beside the task queues that people use, all on the same servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.charts import Bars, Chart, times
+from benchmarks.figures import median
+from benchmarks.machine import version_of
+from benchmarks.parts.graph_sides import DRIVERS, GRAPH_OTHERS, SIDES, WORKERS, ordered, staff
+from benchmarks.parts.others import missing
+from benchmarks.parts.sides import Side, rotated
+from benchmarks.programs.graphs import Graph, GraphOrder, chain, fan, layered
+from benchmarks.size import Size
+from benchmarks.stage import ProgramFailed, Stage
+from benchmarks.verdict import Bound, Figure, Findings, Verdict
+
+NAME = "workflows"
+WARM_UPS = {"fan": fan(50), "chain": chain(10), "layered": layered(3, 20)}
+LEAST = {Side.RQ: 5.0, Side.CELERY: 4.0, Side.TASKIQ: 2.5}
+"""How many times the nodes per second of each."""
+MOST_REASON = 300
+
+Seconds = dict[str, dict[Side, list[float]]]
+"""Of each run, by graph and side."""
+
+
+def graphs(size: Size) -> tuple[Graph, ...]:
+    """What is measured."""
+    return fan(size.graph_width), chain(size.graph_length), layered(size.graph_layers, size.graph_width // 10)
+
+
+async def measure(stage: Stage, size: Size) -> tuple[Seconds, dict[Side, str]]:
+    """Alternating rounds of all sides, and why a side has none."""
+    reasons = {side: reason for side, other in GRAPH_OTHERS.items() if (reason := missing(other))}
+    found: Seconds = {graph.name: {} for graph in graphs(size)}
+    for number in range(size.graph_rounds):
+        for side in rotated(SIDES, number):
+            if side in reasons:
+                continue
+            try:
+                await _round(stage, size, side, found)
+            except ProgramFailed as error:
+                if side is Side.DIRECT:
+                    raise
+                reasons[side] = "; ".join([str(error), *getattr(error, "__notes__", [])])[-MOST_REASON:]
+    return found, reasons
+
+
+async def _round(stage: Stage, size: Size, side: Side, found: Seconds) -> None:
+    async with staff(stage, side):
+        for graph in graphs(size):
+            order = GraphOrder(DRIVERS[side], WARM_UPS[graph.name], graph, size.graph_runs)
+            told: dict[str, Any] = await ordered(stage, order)
+            found[graph.name].setdefault(side, []).extend(told["seconds"])
+
+
+def nodes_per_second(graph: Graph, seconds: Sequence[float]) -> float:
+    """The median of the runs."""
+    return median([graph.nodes / one for one in seconds])
+
+
+def ms_per_hop(graph: Graph, seconds: Sequence[float]) -> float:
+    """How long a layer takes: of a chain, a node."""
+    return median([1000 * one / len(graph.widths) for one in seconds])
+
+
+def verdicts(size: Size, found: Seconds) -> tuple[Verdict, ...]:
+    """Ours beside each of the others, and beside the best of them where each node waits for one."""
+    judged = []
+    for graph in graphs(size):
+        sides = found[graph.name]
+        if Side.DIRECT not in sides:
+            continue
+        if graph.name == "chain":
+            judged += _chain_verdict(graph, sides)
+            continue
+        ours = nodes_per_second(graph, sides[Side.DIRECT])
+        judged += [
+            Verdict(f"{graph.name}, nodes/s: ours / {side.value}", ours / nodes_per_second(graph, sides[side]),
+                    Bound.AT_LEAST, least, "x")
+            for side, least in LEAST.items()
+            if side in sides
+        ]  # fmt: skip
+    return tuple(judged)
+
+
+def _chain_verdict(graph: Graph, sides: Mapping[Side, Sequence[float]]) -> list[Verdict]:
+    others = [ms_per_hop(graph, seconds) for side, seconds in sides.items() if side is not Side.DIRECT]
+    if not others:
+        return []
+    share = ms_per_hop(graph, sides[Side.DIRECT]) / min(others)
+    return [Verdict("chain, ms per hop: ours / the best of the others", share, Bound.AT_MOST, 1.0, "x")]
+
+
+def figures(size: Size, found: Seconds) -> tuple[Figure, ...]:
+    """Medians of every graph and side."""
+    shown = []
+    for graph in graphs(size):
+        for side, seconds in found[graph.name].items():
+            what = f"{graph.name} of {graph.nodes:,}, {side.value}"
+            shown.append(Figure(f"{what}: nodes per second", nodes_per_second(graph, seconds), "/s"))
+            shown.append(Figure(f"{what}: per layer", ms_per_hop(graph, seconds), "ms"))
+    return tuple(shown)
+
+
+def charts(size: Size, found: Seconds) -> tuple[Chart, ...]:
+    """Nodes per second of the wide graphs, milliseconds per hop of the chain."""
+    drawn: list[Chart] = []
+    for graph in graphs(size):
+        sides = found[graph.name]
+        others = [side for side in sides if side is not Side.DIRECT]
+        if Side.DIRECT not in sides or not others:
+            continue
+        is_chain = graph.name == "chain"
+        values = {side: (ms_per_hop if is_chain else nodes_per_second)(graph, sides[side]) for side in sides}
+        best = (min if is_chain else max)(others, key=lambda side: values[side])
+        ahead = times(values[Side.DIRECT] / values[best])
+        unit = "ms per hop" if is_chain else "nodes per second"
+        title = f"{graph.name.capitalize()} of {graph.nodes:,} nodes: {ahead} {best.value}, the best of the others"
+        names = [side.value for side in values]
+        drawn.append(Bars(f"workflow-{graph.name}", title, unit, names, {unit: [*values.values()]}, ()))
+    return tuple(drawn)
+
+
+def notes(reasons: Mapping[Side, str]) -> tuple[str, ...]:
+    """What a reader must know of each side, and who could not run."""
+    lines = [
+        f"every side: {WORKERS} worker processes; ours with one dispatcher, its ledger in SQLite, synchronous=FULL",
+        "Celery: chain and chord; Taskiq: pipelines with map. Neither has edges between two layers of several nodes: "
+        "there a layer comes after the whole one before it",
+    ]
+    for side, other in GRAPH_OTHERS.items():
+        versions = ", ".join(f"{name} {version_of(name)}" for name in other.packages)
+        lines.append(f"{side.value}: {versions}; worker: {' '.join(other.worker)}")
+        if side in reasons:
+            lines.append(f"{side.value} could not be measured: {' '.join(reasons[side].split())}")
+    return tuple(lines)
+
+
+async def run(stage: Stage, size: Size) -> Findings:
+    """Measures and judges."""
+    found, reasons = await measure(stage, size)
+    raw = {graph: {side.value: seconds for side, seconds in sides.items()} for graph, sides in found.items()}
+    return Findings(
+        NAME,
+        verdicts(size, found),
+        figures(size, found),
+        raw,
+        charts(size, found),
+        notes(reasons),
+        complete=not reasons,
+    )

@@ -1,0 +1,61 @@
+"""`python -m benchmarks.programs.graph_client ORDER ANSWER`: submits graphs, and takes the time of each.
+
+ORDER is a `GraphOrder` as JSON. The figures go to the file ANSWER, as JSON, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import sys
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from benchmarks.programs.graphs import AT_ONCE, Graph, GraphOrder, GraphRunner
+from coditect.loop import run_loop
+
+
+def open_runner(order: GraphOrder) -> AbstractAsyncContextManager[GraphRunner]:
+    """The runner of this side."""
+    opened: AbstractAsyncContextManager[GraphRunner] = importlib.import_module(order.driver).open_runner()
+    return opened
+
+
+async def run_many(runner: GraphRunner, graph: Graph, many: int) -> None:
+    """So many of the same, some of them side by side."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def run() -> None:
+        async with places:
+            await runner.run(graph)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(many):
+            group.create_task(run())
+
+
+async def measure(order: GraphOrder) -> dict[str, object]:
+    """Seconds of each run, from the graph as a value to the checked results of its last layer."""
+    seconds = []
+    async with open_runner(order) as runner:
+        await runner.run(order.warm_up)
+        gc.collect()
+        gc.freeze()
+        for _ in range(order.runs):
+            began = time.perf_counter()
+            await run_many(runner, order.graph, order.many)
+            seconds.append(time.perf_counter() - began)
+    return {"nodes": order.graph.nodes * order.many, "layers": len(order.graph.widths), "seconds": seconds}
+
+
+def main(order: str, answer: str) -> None:
+    """Runs one measurement; see the module's first lines."""
+    figures = run_loop(measure(GraphOrder.read(order)))
+    Path(answer).write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,54 @@
+"""Asks the control plane to make again, from its ledger, everything that stands outside of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.broker.port import Broker
+from coditect.broker.topology import backbone
+from coditect.clock import Clock, SystemClock
+from coditect.control_plane import ControlPlane
+from coditect.model.control import Verb
+from coditect.requests import Requests
+
+KINDS = {
+    "queues": "queues of the control plane, declared if they were missing",
+    "published": "tasks that nobody had begun, published anew",
+    "working": "tasks that were begun, published anew; an agent that still runs one goes on with it",
+    "workflows": "workflows that have not ended, shown to RQ",
+    "jobs": "their jobs in RQ, made if they were missing",
+}
+"""What a rebuild reports, by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was made again."""
+
+    shards: int
+    counts: dict[str, int]
+    """By kind; see `KINDS`."""
+
+
+async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
+    """Rebuilds every shard, one after the other. Nothing runs twice for it: what is published anew replaces the older.
+
+    Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
+    """
+    clock = clock or SystemClock()
+    occasion = clock.new_id()
+    await broker.declare(backbone())
+    async with Requests(broker, name=f"rebuild-{occasion}") as requests:
+        control = ControlPlane(broker, requests, clock)
+        status = await control.ask(Verb.STATUS, {})
+        counts: Counter[str] = Counter()
+        for row in status["shards"]:
+            counts.update(_counts(await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})))
+    await broker.delete_queue(requests.reply_to)
+    return Rebuilt(len(status["shards"]), {kind: counts[kind] for kind in KINDS})
+
+
+def _counts(answer: dict[str, Any]) -> dict[str, int]:
+    return {kind: int(answer.get(kind, 0)) for kind in KINDS}

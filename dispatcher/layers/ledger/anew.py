@@ -1,0 +1,85 @@
+"""Anew: what was published is published again, because the broker that had it is not there any more.
+
+Everything of the shard that is published and has not ended is gone over in pages. What an agent had begun is closed as
+lost, and that is no attempt of the node's: the broker failed, not the node. What an agent still runs re-attaches to the
+new publication when it arrives there.
+
+A shard keeps the *marker* of the broker that it was last built on, and the last publication number that it had given
+then: nothing up to that number is with this broker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coditect.model.json import dumps, loads
+from coditect.model.workflow.states import TaskState
+from dispatcher.layers.keyspace import FLIGHTS, MARKERS, TODO, pack_row, unpack_row
+from dispatcher.layers.ledger import claiming
+from dispatcher.layers.ledger.attempts import BROKER_LOST, UNDER_WAY, write_attempt
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.store.transaction import Reads
+
+REBUILD = "rebuild"
+MOST_NODES = 200
+"""That one transaction publishes anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a shard was last built on."""
+
+    marker: str = ""
+    """Name of the queue; empty when it never was."""
+    occasion: str = ""
+    """What asked for it: the same again asks for nothing."""
+    last: int = 0
+    """The last publication number that was given before."""
+
+
+def built(tr: Reads, shard: int) -> Built:
+    """What the shard was last built on."""
+    row = tr.get(MARKERS.pack((shard,)))
+    return Built() if row is None else Built(*unpack_row(row))
+
+
+def begin(book: Book, marker: str, occasion: str) -> int:
+    """Records the marker and leaves the walk to later transactions; the last publication number before it."""
+    before = built(book.tr, book.shard)
+    if (before.marker, before.occasion) == (marker, occasion):
+        return before.last
+    last = book.last_number()
+    book.tr.set(MARKERS.pack((book.shard,)), pack_row(marker, occasion, last))
+    _leave(book, last, "", "")
+    return last
+
+
+def _leave(book: Book, last: int, workflow: str, node: str) -> None:
+    book.tr.set(TODO.pack((book.shard, "", "", REBUILD)), dumps([last, workflow, node]))
+    book.effects.unfinished = True
+
+
+def go_on(book: Book, cursor: bytes) -> int:
+    """Publishes the next page; how many nodes it looked at."""
+    last, workflow, node = loads(cursor)
+    begin_key, end_key = FLIGHTS.range((book.shard,))
+    if workflow:
+        begin_key = FLIGHTS.pack((book.shard, workflow, node)) + b"\0"
+    found = book.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
+    places = [Place(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
+    for place in places:
+        row = book.node(place)
+        if row is not None and row.state in UNDER_WAY and row.publication <= last:
+            publish(book, place, row)
+    if len(found) > MOST_NODES:
+        _leave(book, last, places[-1].workflow, places[-1].node)
+    return len(places)
+
+
+def publish(book: Book, place: Place, row: NodeRow) -> None:
+    """Publishes a node anew whose publication is gone; no attempt is counted."""
+    if row.state is TaskState.WORKING:
+        write_attempt(book, place, row, "lost", BROKER_LOST)
+    claiming.publish(book, place, row)

@@ -1,0 +1,125 @@
+"""The sweeper: takes away what nobody needs any more. One dispatcher at a time does, by a lease of that name.
+
+==========================================  ==============================================================
+what                                        when
+==========================================  ==============================================================
+an upload that was not finished             an hour after its first chunk
+a workflow that has ended, with its         `CODITECT_KEEP_DAYS` after its end (7)
+values, its attempts, its idempotency key
+and its jobs in RQ
+an idempotency key                          a week after its workflow was accepted, but not before it ended
+==========================================  ==============================================================
+
+Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages
+others have their turn. RQ's jobs go first: while Redis does not answer, nothing is taken away whose jobs would stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from coditect.errors import CoditectError
+from dispatcher.graph.port import BATCH, TaskGraph
+from dispatcher.layers import idempotency, leases, shards
+from dispatcher.layers.errors import LostLease
+from dispatcher.layers.leases import Lease
+from dispatcher.layers.ledger import removal
+from dispatcher.ports import Ports
+from dispatcher.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+NAME: leases.Name = ("leader", "sweep")
+SWEEP_SECONDS = 60.0
+"""Between two rounds."""
+UPLOAD_MS = 3_600_000
+KEY_AHEAD_MS = 24 * 3_600_000
+"""Keys of live workflows are kept so long before they would expire."""
+MOST_ENDED = 100
+"""Workflows of one shard that a round takes away."""
+DAY_MS = 24 * 3_600_000
+
+Value = TypeVar("Value")
+
+
+class Sweeper:
+    """One dispatcher's part in it. `run` sweeps until it is canceled."""
+
+    def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
+        self._ports = ports
+        self._owner = owner
+        self._graph = graph
+        self._keep_ms = round(keep_days * DAY_MS)
+        self.swept = 0
+        """Uploads and workflows that this process took away."""
+
+    async def run(self) -> None:
+        """Sweeps once a minute, if nobody else does."""
+        while True:
+            try:
+                await self.sweep()
+            except CoditectError as error:
+                log.info("A sweep was not finished; the next one goes on", extra={"reason": str(error)})
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep(self) -> bool:
+        """One round; False when another dispatcher has the lease. Raises: what the store and the graph raise."""
+        try:
+            lease = await self._ports.database.run(lambda tr: leases.acquire(tr, NAME, self._owner))
+        except LostLease:
+            return False
+        if lease is None:
+            return False
+        now_ms = self._ports.clock.now_ms()
+        await self._keys(lease, now_ms)
+        await self._condemn(lease, now_ms - self._keep_ms)
+        await self._uploads(lease, now_ms - UPLOAD_MS)
+        return True
+
+    async def _keys(self, lease: Lease, now_ms: int) -> None:
+        await self._run(lease, lambda tr: removal.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
+        expired = removal.MOST_ROWS
+        while expired == removal.MOST_ROWS:
+            expired = await self._run(lease, lambda tr: idempotency.sweep(tr, now_ms=now_ms))
+
+    async def _condemn(self, lease: Lease, before_ms: int) -> None:
+        read = self._ports.database.read
+        for shard in range(await read(shards.fixed_count)):
+            for workflow in await read(partial(removal.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED)):
+                await self._run(lease, partial(removal.condemn, workflow=workflow, before_ms=before_ms))
+
+    async def _uploads(self, lease: Lease, before_ms: int) -> None:
+        after = ""
+        while True:
+            found, after = await self._ports.database.read(
+                partial(removal.unfinished, before_ms=before_ms, after=after)
+            )
+            for workflow in found:
+                await self._take_apart(lease, workflow, before_ms)
+            if not after:
+                return
+
+    async def _take_apart(self, lease: Lease, workflow: str, before_ms: int) -> None:
+        left = True
+        while left:
+            left = await self._run(lease, lambda tr: removal.take_apart(tr, workflow, before_ms=before_ms))
+        while True:
+            nodes = await self._ports.database.read(lambda tr: removal.nodes_of(tr, workflow, BATCH))
+            if nodes and self._graph is not None:
+                await self._graph.remove(workflow, nodes)
+            await self._run(lease, partial(removal.forget, workflow=workflow, nodes=nodes, before_ms=before_ms))
+            if not nodes:
+                break
+        self.swept += 1
+        log.debug("A workflow or an upload was taken away", extra={"workflow": workflow})
+
+    async def _run(self, lease: Lease, body: Callable[[Transaction], Value]) -> Value:
+        def checked(tr: Transaction) -> Value:
+            leases.check(tr, lease)
+            return body(tr)
+
+        return await self._ports.database.run(checked)

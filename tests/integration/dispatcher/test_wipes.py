@@ -1,0 +1,141 @@
+"""Redis, the broker, and everything at once are wiped under a workflow of processes: it ends, and each node once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coditect import Workflow
+from coditect.client import Client
+from coditect.local import PrivateServers
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.run import Run
+from dispatcher.graph.port import JobState
+from dispatcher.graph.redis import RedisTaskGraph
+from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.support import eventually
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+
+AGENT = str(Path(__file__).with_name("keyed_agent.py"))
+WIDTH, DEPTH = 40, 6
+NODES = WIDTH * DEPTH
+AGENTS, SHARDS = 2, 4
+SECONDS = 90.0
+
+
+def layered() -> Workflow:
+    """Layers of nodes, each after three of the layer before."""
+    flow = Workflow("layered")
+    layer: list[str] = []
+    for depth in range(DEPTH):
+        names = [f"d{depth}n{number:02}" for number in range(WIDTH)]
+        for number, name in enumerate(names):
+            after = [layer[(number + step) % WIDTH] for step in range(3)] if layer else []
+            flow.task("keyed.work", 250, name=name, after=after)
+        layer = names
+    return flow
+
+
+@dataclass(slots=True)
+class Plant:
+    """The processes of one test."""
+
+    servers: PrivateServers
+    fleet: Fleet
+    client: Client
+
+    async def start(self) -> None:
+        """A dispatcher and the agents."""
+        store = f"sqlite:{self.fleet.folder / 'ledger.db'}"
+        await self.fleet.run("dispatcher", CODITECT_STORE=store, CODITECT_SHARDS=str(SHARDS))
+        await asyncio.gather(*(self.fleet.start(target=AGENT) for _ in range(AGENTS)))
+
+    async def amid(self, run: Run) -> None:
+        """Returns when a wipe proves something: 30 to 70 % done, and at least 20 with the broker."""
+
+        async def is_amid() -> bool:
+            counts = (await run.overview()).counts
+            done = counts.get(TaskState.COMPLETED, 0) / NODES
+            assert done < 0.7, "too late, it would prove nothing"
+            published = counts.get(TaskState.PUBLISHED, 0) + counts.get(TaskState.WORKING, 0)
+            return done >= 0.3 and published >= 20
+
+        await eventually(is_amid, seconds=SECONDS)
+
+    async def wipe_redis(self) -> None:
+        """Redis loses everything and is not restarted."""
+        await self.servers.wipe_redis()
+
+    async def wipe_broker(self) -> None:
+        """The broker is killed, loses everything and comes back empty."""
+        await self.servers.wipe_broker()
+        await self.servers.start_broker()
+
+    async def wipe_all(self) -> None:
+        """Every process is killed, every server loses everything, and all start anew."""
+        for process in self.fleet.processes:
+            process.kill()
+        await self.servers.wipe_redis()
+        await self.servers.kill_redis()
+        await self.servers.wipe_broker()
+        await asyncio.gather(self.servers.start_redis(), self.servers.start_broker())
+        await self.start()
+
+
+@asynccontextmanager
+async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
+    (folder / "keyed").mkdir()
+    async with open_fleet(servers, folder) as fleet, client_of(servers) as client:
+        found = Plant(servers, fleet, client)
+        await found.start()
+        yield found
+
+
+async def test_workflows_end_once_when_redis_the_broker_or_everything_is_wiped(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    async with plant(own_servers, tmp_path) as one:
+        wipes: list[tuple[Callable[[], Awaitable[None]], int]] = [
+            (one.wipe_redis, NODES),
+            (one.wipe_broker, 2 * NODES),
+            (one.wipe_all, NODES),  # what had ended is not shown anew
+        ]
+        for wipe, jobs in wipes:
+            run = await one.client.start(layered())
+            await one.amid(run)
+
+            await wipe()
+
+            assert await run.wait(timeout=SECONDS) is WorkflowState.COMPLETED, one.fleet.logs()
+            await _each_once_and_in_order(one, run)
+            await _rq_shows(one, JobState.FINISHED, jobs)
+
+
+async def _each_once_and_in_order(one: Plant, run: Run) -> None:
+    completed = Counter([row.node async for row in run.attempts() if row.status == "completed"])
+    nodes = [row async for row in run.nodes()]
+    assert len(completed) == NODES
+    assert set(completed.values()) == {1}
+    effects = Counter(name for name in one.fleet.noted("effect") if name.startswith(run.id))
+    assert effects == dict.fromkeys((f"{run.id}:{row.name}" for row in nodes), 1)
+    lines = [line.split() for line in one.fleet.effect_log.read_text().splitlines()]
+    first = {(kind, task_id): number for number, (kind, task_id, _) in reversed(list(enumerate(lines)))}
+    for row in nodes:
+        for before in row.after:
+            assert first["effect", f"{run.id}:{before}"] < first["start", f"{run.id}:{row.name}"]
+
+
+async def _rq_shows(one: Plant, state: JobState, number: int) -> None:
+    async with RedisTaskGraph(one.servers.redis_url, worker="test") as graph:
+
+        async def does() -> bool:
+            return (await graph.counts(range(SHARDS))).of(state) == number
+
+        await eventually(does, seconds=10)

@@ -1,0 +1,195 @@
+"""Inputs and values over the inline limit travel by their claim; everything else stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Client, Context, Retry
+from coditect.blob import open_blobs
+from coditect.broker.memory import MemoryBroker
+from coditect.broker.topology import Queue, QueueType, Topology
+from coditect.clock import SystemClock
+from coditect.dead_letters import DeadLetters, Selection
+from coditect.errors import ClaimBroken, TaskFailed, TaskRejected, TooLarge
+from coditect.model import routing
+from coditect.model.claim_check import as_claim
+from coditect.model.json import loads
+from coditect.model.message import Message
+from coditect.model.wire import CLAIM, MAX_BODY_BYTES
+from tests.support import eventually
+from tests.unit.agent.process_agent import worker
+from tests.unit.agent.scene import Scene, replies
+
+LARGE = "x" * 2_000_000
+MOST_BYTES = 3_000_000
+CLAIMED = b'{"$claim": {"sha256": "%s", "bytes": 10}}' % (b"a" * 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
+
+
+async def start(scene: Scene, agent: Agent, folder: Path) -> None:
+    await scene.start(agent, blob_url=f"file://{folder}", blob_max_bytes=MOST_BYTES)
+
+
+async def client_of(scene: Scene, folder: Path) -> Client:
+    blobs = open_blobs(f"file://{folder}", most_bytes=MOST_BYTES)
+    return await scene.stack.enter_async_context(Client(await scene.broker(), scene.registry, blobs=blobs))
+
+
+def mirror() -> Agent:
+    agent = Agent("mirror")
+
+    @agent.capability("text.mirror", retry=Retry(max_attempts=2, first="100ms", cap="100ms"))
+    async def reverse(text: str, ctx: Context) -> str:
+        if text.startswith("fail") or (text.startswith("once") and ctx.attempt == 1):
+            raise ValueError("as asked")
+        return text[::-1]
+
+    @agent.capability("text.relay")
+    async def relay(text: str, ctx: Context) -> int:
+        return len(await ctx.request("text.mirror", text + text, str))
+
+    return agent
+
+
+async def test_large_input_and_value_travel_by_their_claims(scene: Scene, folder: Path) -> None:
+    await start(scene, mirror(), folder)
+    client = await client_of(scene, folder)
+
+    value = await client.request("text.mirror", "a" + LARGE, str)
+
+    assert value == LARGE + "a"
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 2
+
+
+async def test_what_is_not_large_touches_no_folder(scene: Scene, folder: Path) -> None:
+    await start(scene, mirror(), folder)
+    client = await client_of(scene, folder)
+
+    text = "x" * (MAX_BODY_BYTES - 2)
+
+    assert await client.request("text.mirror", text, str) == text
+    assert not folder.exists()
+
+
+async def test_many_at_once_and_a_child_s_input_are_carried_too(scene: Scene, folder: Path) -> None:
+    await start(scene, mirror(), folder)
+    client = await client_of(scene, folder)
+
+    handles = [one async for one in client.submit_many("text.relay", ["y" * 700_000, "z" * 1_400_000])]
+
+    assert [await one.result(int) for one in handles] == [1_400_000, 2_800_000]
+
+
+async def test_retry_dead_letter_and_redrive_keep_the_claim(scene: Scene, folder: Path) -> None:
+    await start(scene, mirror(), folder)
+    client = await client_of(scene, folder)
+
+    assert await client.request("text.mirror", "once" + LARGE, str) == LARGE + "ecno"
+    with pytest.raises(TaskFailed):
+        await client.request("text.mirror", "fail" + LARGE)
+    async with MemoryBroker(scene.server, name="reader") as reader:
+        delivery = await reader.get("dead.text.mirror")
+        assert delivery is not None
+        letter = delivery.message
+    claim = as_claim(loads(letter.body))
+    assert claim is not None
+    assert claim.size_bytes == len(LARGE) + 6
+    assert letter.headers[CLAIM] == "coditect.claim.v1"
+
+    (folder / claim.name).write_text("now another")
+    async with MemoryBroker(scene.server, name="redriver") as broker:
+        settled = await DeadLetters(broker, SystemClock()).redrive(["dead.text.mirror"], Selection())
+    assert settled.count == 1
+    await eventually(lambda: scene.dead("text.mirror") == 1)
+    assert (await scene.dead_letter("text.mirror")).headers["x-coditect-reason"] == "claim_broken"
+
+
+async def test_handlers_in_processes_take_and_give_large_values(scene: Scene, folder: Path) -> None:
+    await start(scene, worker, folder)
+    client = await client_of(scene, folder)
+
+    assert await client.request("proc.echo", LARGE, str) == LARGE
+
+
+async def test_agent_without_a_place_refuses_a_claim_and_names_the_setting(scene: Scene, folder: Path) -> None:
+    await scene.start(mirror())
+    client = await client_of(scene, folder)
+
+    with pytest.raises(TaskRejected, match="CODITECT_BLOB_URL") as caught:
+        await client.request("text.mirror", LARGE)
+
+    assert (caught.value.facts["reason"], caught.value.retryable) == ("too_large", False)
+
+
+async def test_client_without_a_place_refuses_a_large_input_and_names_the_setting(scene: Scene) -> None:
+    await scene.start(mirror())
+    client = await scene.client()
+
+    with pytest.raises(TooLarge, match="CODITECT_BLOB_URL"):
+        await client.submit("text.mirror", LARGE)
+
+
+async def test_value_that_is_gone_or_too_large_is_an_error_of_the_wait(scene: Scene, folder: Path) -> None:
+    await start(scene, mirror(), folder)
+    client = await client_of(scene, folder)
+    handle = await client.submit("text.mirror", "a" + LARGE)
+    await eventually(lambda: handle.done)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+    with pytest.raises(ClaimBroken):
+        await handle.result(str)
+
+
+async def test_place_that_refuses_is_an_attempt_like_another(scene: Scene, folder: Path) -> None:
+    folder.write_text("in the way")
+    agent = Agent("giver")
+    attempts: list[int] = []
+
+    @agent.capability("give.much", retry=Retry(max_attempts=2, first="100ms", cap="100ms"))
+    async def much(_: None, ctx: Context) -> str:
+        attempts.append(ctx.attempt)
+        return LARGE
+
+    await start(scene, agent, folder)
+    client = await scene.client()
+
+    with pytest.raises(TaskFailed) as caught:
+        await client.request("give.much")
+
+    assert (caught.value.facts["reason"], caught.value.retryable) == ("blob_unavailable", True)
+    assert attempts == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({CLAIM: "coditect.claim.v2"}, CLAIMED),
+        ({CLAIM: 1}, CLAIMED),
+        ({CLAIM: "coditect.claim.v1"}, b""),
+        ({CLAIM: "coditect.claim.v1"}, b'"$claim"'),
+        ({CLAIM: "coditect.claim.v1"}, CLAIMED.replace(b"a" * 8, b"../../..")),
+    ],
+)
+async def test_foreign_claim_that_is_none_is_a_dead_letter(
+    scene: Scene, folder: Path, headers: dict[str, Any], body: bytes
+) -> None:
+    await start(scene, mirror(), folder)
+    broker = await scene.broker()
+    await broker.declare(Topology(queues=(Queue("answers", QueueType.CLASSIC),)))
+    answers = await replies(broker, "answers")
+
+    await broker.publish(Message(body, headers, reply_to="answers"), exchange=routing.TASKS, routing_key="text.mirror")
+
+    await eventually(lambda: answers)
+    assert answers[0].message.headers["x-coditect-status"] == "rejected"
+    assert b'"invalid_task"' in answers[0].message.body
+    assert scene.dead("text.mirror") == 1

@@ -1,0 +1,80 @@
+"""`examples/repository.yaml` fits the agents that it is for: each node's input is one, each result is used right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.documenter import Docs, DocsRequest, documenter, generate
+from agents.publisher import ReleaseRequest, publish, publisher
+from agents.reviewer import Review, ReviewRequest, review, reviewer
+from agents.tester import TestsReport, TestsRequest, Verdict, tester
+from coditect import Context
+from coditect.expression import Scope, condition_holds, element_inputs, node_input
+from coditect.model.workflow.definition import Definition, Node
+from coditect.workflow_file import load_workflow
+from tests.servers import ROOT
+
+FLEET = (reviewer, tester, documenter, publisher)
+GREEN = TestsReport(verdict=Verdict.PASSED, passed=7, failed=0, errors=0, skipped=0, duration_seconds=0.1, failures=[])
+
+
+@pytest.fixture
+def flow() -> Definition:
+    known = {one.name for agent in FLEET for one in agent.capabilities}
+    return load_workflow(ROOT / "examples" / "repository.yaml", capabilities=known)
+
+
+def node(flow: Definition, name: str) -> Node:
+    return next(one for one in flow.nodes if one.name == name)
+
+
+def scope(given: Any, **results: Any) -> Scope:
+    return Scope(given, results, dict.fromkeys(results, "completed"))
+
+
+def test_without_an_input_it_is_about_this_repository(flow: Definition) -> None:
+    reviews = [ReviewRequest.model_validate(one) for one in element_inputs(node(flow, "review"), scope(None))]
+    tests = TestsRequest.model_validate(node_input(node(flow, "tests"), scope(None, review=[])))
+    pages = [DocsRequest.model_validate(one) for one in element_inputs(node(flow, "docs"), scope(None, tests={}))]
+
+    paths = [*(one.path or "" for one in reviews), *tests.paths, *(one.path for one in pages)]
+    assert len(reviews) >= 10
+    assert len(pages) >= 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+async def test_results_of_the_agents_become_the_release(flow: Definition, ctx: Context, tmp_path: Path) -> None:
+    given = {"packages": [str(ROOT / "coditect/registry")], "folder": str(tmp_path), "release": "1.0"}
+    reviews = [
+        await review(ReviewRequest.model_validate(one), ctx)
+        for one in element_inputs(node(flow, "review"), scope(given))
+    ]
+    pages = [
+        await generate(DocsRequest.model_validate(one), ctx) for one in element_inputs(node(flow, "docs"), scope(given))
+    ]
+
+    seen = scope(given, review=_plain(reviews), tests=GREEN.model_dump(mode="json"), docs=_plain(pages), ship_it=None)
+    release = publish(ReleaseRequest.model_validate(node_input(node(flow, "publish"), seen)), ctx)
+
+    assert (release.name, set(release.files)) == ("1.0", {"coditect.registry.md"})
+    assert (tmp_path / "1.0" / "coditect.registry.md").read_text() == pages[0].markdown
+    assert release.facts == {
+        "files_reviewed": reviews[0].files,
+        "worst_findings": [finding.message for finding in reviews[0].findings][:10],
+        "tests_passed": 7,
+        "names_documented": pages[0].documented,
+    }
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_red_tests_stop_it(flow: Definition, verdict: Verdict) -> None:
+    seen = scope(None, tests=GREEN.model_copy(update={"verdict": verdict}).model_dump(mode="json"))
+
+    assert condition_holds(node(flow, "docs"), seen) == (verdict is Verdict.PASSED)
+
+
+def _plain(values: list[Review] | list[Docs]) -> list[Any]:
+    return [one.model_dump(mode="json") for one in values]

@@ -1,0 +1,136 @@
+"""The broker lost its data: what was published is published anew, once, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coditect import Retry, Workflow
+from coditect.model.control import Started, Verb
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.commands import Began, GoOn, Rebuild
+from dispatcher.layers.keyspace import ATTEMPTS
+from dispatcher.layers.ledger import anew
+from dispatcher.layers.ledger.effects import Publication
+from dispatcher.layers.ledger.rows import AttemptRow
+from dispatcher.queries import QUERIES
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+def fan(width: int) -> Workflow:
+    flow = Workflow("fan")
+    nodes = [flow.task("work", {"n": number}, name=f"n{number:04}") for number in range(width)]
+    flow.task("sum", name="sum", after=nodes)
+    return flow
+
+
+def began(publication: Publication, now_ms: int) -> Began:
+    owner = publication.task.owner
+    assert owner is not None
+    place = publication.place
+    return Began(Started(place.workflow, place.node, owner.fence, publication.number, AGENT, 1, now_ms))
+
+
+async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late(ledger: Ledger) -> None:
+    width = 2 * anew.MOST_NODES + 7
+    await ledger.start(fan(width).definition())
+    old, ledger.published = ledger.published, []
+    assert len(old) == width
+
+    (last,) = await ledger.turn(Rebuild("marker-1", "marker-1"))
+
+    assert last == max(publication.number for publication in old)
+    assert sorted(one.place.node for one in ledger.published) == sorted(one.place.node for one in old)
+    assert min(one.number for one in ledger.published) > last
+    await ledger.turn(ledger.finished(old[0], completed()))
+    assert (await ledger.node(old[0].place.node)).state is TaskState.PUBLISHED
+    assert ledger.seen[-1].late == 1
+    await ledger.play(lambda _: completed())
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger: Ledger) -> None:
+    await ledger.start(fan(3).definition())
+    ledger.published.clear()
+    first = await ledger.turn(Rebuild("marker-1", "marker-1"))
+    published = len(ledger.published)
+
+    assert await ledger.turn(Rebuild("marker-1", "marker-1")) == first
+    assert len(ledger.published) == published == 3
+
+    await ledger.turn(Rebuild("marker-1", "a person"))
+    assert len(ledger.published) == 6
+    assert await ledger.database.read(lambda tr: anew.built(tr, 0)) == anew.Built("marker-1", "a person", 6)
+
+
+async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(ledger: Ledger) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="only", retry=Retry(max_attempts=2))
+    await ledger.start(flow.definition())
+    (publication,) = ledger.published
+    await ledger.turn(began(publication, ledger.now_ms))
+    ledger.published.clear()
+
+    for number in range(5):
+        await ledger.turn(Rebuild(f"marker-{number}", f"marker-{number}"))
+        await ledger.turn(began(ledger.published[-1], ledger.now_ms))
+
+    row = await ledger.node("only")
+    assert (row.attempt, row.state) == (1, TaskState.WORKING)
+    rows = await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "only"))))
+    attempts = [AttemptRow.unpack(value) for _, value in rows]
+    assert [(one.attempt, one.status, one.reason) for one in attempts] == [(1, "lost", "broker_lost")] * 5
+    await ledger.turn(ledger.finished(ledger.published[-1], completed()))
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Ledger) -> None:
+    await ledger.start(fan(anew.MOST_NODES + 50).definition())
+    ledger.published.clear()
+    room, ledger.room = ledger.room, {"": 0}
+
+    await ledger.turn(Rebuild("marker-1", "marker-1"))
+
+    assert len({one.place for one in ledger.published}) == len(ledger.published)
+    ledger.room = room
+    await ledger.turn(GoOn())
+    assert len(ledger.published) == anew.MOST_NODES + 50
+
+
+async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
+    flow = Workflow("mixed")
+    done = flow.task("work", name="done")
+    flow.task("work", name="retried", retry=Retry(max_attempts=3))
+    flow.approval("Go on?", name="asked", after=[done])
+    flow.task("work", name="later", after=["asked"])
+    await ledger.start(flow.definition())
+    ends = {"done": completed(), "retried": failed(retryable=True)}
+    await ledger.play(lambda publication: ends[publication.place.node])
+
+    await ledger.turn(Rebuild("marker-1", "marker-1"))
+
+    assert ledger.published == []
+    assert await ledger.states() == {
+        "done": TaskState.COMPLETED,
+        "retried": TaskState.RETRY_WAIT,
+        "asked": TaskState.AWAITING_APPROVAL,
+        "later": TaskState.BLOCKED,
+    }
+
+
+async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
+    await ledger.start(fan(3).definition())
+    await ledger.turn(Rebuild("marker-1", "marker-1"))
+
+    told = await ledger.database.read(lambda tr: QUERIES[Verb.STATUS](tr, {}))
+
+    row = {"shard": 0, "owner": "me", "epoch": 1, "marker": "marker-1", "workflows": 1, "under_way": 3}
+    assert told == {"shards": [row], "dispatchers": ["me"]}

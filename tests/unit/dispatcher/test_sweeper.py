@@ -1,0 +1,181 @@
+"""What nobody needs any more is taken away, in pages, by one dispatcher at a time, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from coditect import Workflow
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.errors import InputError
+from coditect.model.capability import Priority
+from coditect.model.control import Verb
+from coditect.model.ids import TaskId
+from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.document import node_document
+from coditect.model.workflow.states import WorkflowState
+from dispatcher import queries
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import Job, JobState
+from dispatcher.layers import idempotency, leases
+from dispatcher.layers.keyspace import ROOT, UPLOADS
+from dispatcher.layers.ledger import removal
+from dispatcher.ports import Ports
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.sweeper import DAY_MS, UPLOAD_MS, Sweeper
+from dispatcher.window import Window
+from tests.unit.dispatcher.ledger import Ledger, completed
+
+KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry"}
+"""What is there without any workflow."""
+
+
+class At:
+    """A clock that stands where the test puts it."""
+
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def new_id(self) -> TaskId:
+        return TaskId("id")
+
+    def chance(self) -> float:
+        return 0.5
+
+
+@dataclass
+class Broom:
+    """A ledger and whoever sweeps it."""
+
+    ledger: Ledger
+    graph: MemoryTaskGraph
+    clock: At
+    sweeper: Sweeper
+
+    async def sweep(self, *, after_ms: int = 0) -> bool:
+        self.clock.ms = self.ledger.now_ms + after_ms
+        return await self.sweeper.sweep()
+
+    async def left(self) -> set[str]:
+        """What there are keys of."""
+        rows = await self.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+        return {str(ROOT.unpack(key)[0]) for key, _ in rows}
+
+
+@pytest.fixture
+async def broom() -> AsyncIterator[Broom]:
+    server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
+    async with MemoryDatabase() as database, Background() as background, MemoryBroker(server) as broker:
+        events = Events(broker, background, clock, source="/dispatcher")
+        ports = Ports(broker, database, events, clock, background, Window(lambda: 0.0))
+        ledger = await Ledger.open(database)
+        yield Broom(ledger, graph, clock, Sweeper(ports, owner="me", graph=graph, keep_days=7))
+
+
+def fan(width: int) -> Definition:
+    flow = Workflow("fan")
+    nodes = [flow.task("work", {"n": number}, name=f"n{number:04}") for number in range(width)]
+    flow.task("sum", name="sum", after=nodes)
+    return flow.definition()
+
+
+async def ended(broom: Broom, workflow: str = "w", width: int = 3) -> None:
+    await broom.ledger.start(fan(width), {"x": 1}, workflow=workflow)
+    await broom.ledger.play(lambda _: completed("y" * 70_000))
+    assert await broom.ledger.state(workflow) is WorkflowState.COMPLETED
+
+
+async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_before(broom: Broom) -> None:
+    await ended(broom, width=60)
+    job = Job("w", "n0001", 0, Priority.P1, "work", (), JobState.FINISHED)
+    await broom.graph.create([job])
+    await broom.ledger.start(fan(2), workflow="alive")
+
+    await broom.sweep(after_ms=7 * DAY_MS)
+    assert (await broom.ledger.run()).state is WorkflowState.COMPLETED
+
+    await broom.sweep(after_ms=7 * DAY_MS + 1)
+
+    assert broom.sweeper.swept == 1
+    with pytest.raises(InputError):
+        await broom.ledger.database.read(lambda tr: queries.get(tr, {"workflow": "w"}))
+    assert (await broom.graph.counts([0])).of(JobState.FINISHED) == 0
+    assert await broom.ledger.state("alive") is WorkflowState.RUNNING
+    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+    assert not [key for key, _ in rows if "w" in ROOT.unpack(key)[1:]]
+
+
+async def test_large_workflow_goes_in_several_transactions_and_leaves_nothing(
+    broom: Broom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ended(broom, width=100)
+    monkeypatch.setattr(removal, "PARTS", tuple((space, 7) for space, _ in removal.PARTS))
+    monkeypatch.setattr("dispatcher.sweeper.BATCH", 9)
+
+    await broom.sweep(after_ms=8 * DAY_MS)
+
+    assert await broom.left() <= KEPT
+
+
+async def test_interrupted_removal_goes_on_and_nobody_sees_the_rest(broom: Broom) -> None:
+    await ended(broom, width=10)
+    before_ms = broom.ledger.now_ms + 1
+    assert await broom.ledger.database.run(lambda tr: removal.condemn(tr, "w", before_ms=before_ms))
+    assert await broom.ledger.database.run(lambda tr: removal.take_apart(tr, "w", before_ms=before_ms))
+    assert not await broom.ledger.database.run(lambda tr: removal.condemn(tr, "w", before_ms=before_ms))
+
+    with pytest.raises(InputError):
+        await broom.ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "sum"})
+    await broom.sweep(after_ms=UPLOAD_MS)
+
+    assert await broom.left() <= KEPT
+
+
+async def test_unfinished_upload_goes_after_an_hour_and_a_chunk_after_that_is_refused(broom: Broom) -> None:
+    definition = fan(3)
+    chunk = {"workflow": "w", "name": "fan", "chunks": 2, "count": 4, "input": None}
+    nodes = {node.name: node_document(node) for node in definition.nodes}
+    first = dict(list(nodes.items())[:2])
+    await broom.ledger.ask(Verb.START, chunk | {"chunk": 1, "nodes": first})
+
+    await broom.sweep(after_ms=UPLOAD_MS)
+    assert await broom.ledger.database.read(lambda tr: tr.get(UPLOADS.pack(("w",))))
+    await broom.sweep(after_ms=UPLOAD_MS + 1)
+
+    assert await broom.left() <= KEPT
+    with pytest.raises(InputError, match="chunk"):
+        await broom.ledger.ask(Verb.START, chunk | {"chunk": 2, "nodes": nodes})
+    await broom.ledger.start(definition)
+    assert await broom.ledger.state() is WorkflowState.RUNNING
+
+
+async def test_keys_are_kept_while_their_workflows_run_and_go_with_them(broom: Broom) -> None:
+    await broom.ledger.database.run(lambda tr: idempotency.claim(tr, "old", "gone", now_ms=broom.ledger.now_ms))
+    await broom.ledger.start(fan(2), workflow="alive")
+    await broom.ledger.database.run(lambda tr: idempotency.claim(tr, "mine", "alive", now_ms=broom.ledger.now_ms))
+
+    for day in range(1, 30):
+        await broom.sweep(after_ms=day * DAY_MS)
+
+    now_ms = broom.ledger.now_ms + 29 * DAY_MS
+    assert await broom.ledger.database.read(lambda tr: idempotency.read(tr, "mine", now_ms=now_ms)) == "alive"
+    assert await broom.ledger.database.read(lambda tr: idempotency.holder(tr, "old")) is None
+
+
+async def test_another_dispatcher_sweeps_only_when_the_first_is_dead(broom: Broom) -> None:
+    assert await broom.sweep()
+    other = Sweeper(broom.sweeper._ports, owner="other", graph=None, keep_days=7)
+
+    assert not await other.sweep()
+    await broom.ledger.database.run(lambda tr: leases.renew(tr, "other", 1))
+    assert not await other.sweep()
+    await broom.ledger.database.run(lambda tr: leases.leave(tr, "me"))
+    assert await other.sweep()
+    assert not await broom.sweep()

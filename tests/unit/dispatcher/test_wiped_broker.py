@@ -1,0 +1,96 @@
+"""The whole fleet in memory and in virtual time, and a broker that comes back empty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from coditect import Agent, Context, Workflow
+from coditect.broker.memory import MemoryBroker
+from coditect.model.workflow.states import WorkflowState
+from coditect.rebuild import rebuild
+from coditect.testing import TestFleet
+
+
+class Workers:
+    """An agent whose tasks take a while; what they did is keyed by their idempotency key."""
+
+    def __init__(self) -> None:
+        self.agent = Agent("worker", slots=8)
+        self.agent.capability("work")(self.work)
+        self.effects: dict[str, int] = {}
+        self.executions = 0
+
+    async def work(self, body: dict[str, int], ctx: Context) -> int:
+        self.executions += 1
+        await asyncio.sleep(0.3)
+        return self.effects.setdefault(ctx.task_id, body["n"])
+
+
+def layered(width: int, depth: int) -> Workflow:
+    flow = Workflow("layered")
+    layer = [flow.task("work", {"n": 1}, name=f"l0n{number}") for number in range(width)]
+    for level in range(1, depth):
+        layer = [
+            flow.task("work", {"n": 1}, name=f"l{level}n{number}", after=[layer[number], layer[number - 1]])
+            for number in range(width)
+        ]
+    return flow
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dies", [False, True])
+async def test_workflow_ends_and_no_node_has_two_outcomes(seed: int, dies: bool) -> None:
+    workers = Workers()
+    async with TestFleet(agents=[workers.agent], seed=seed, replicas=2) as fleet:
+        run = await fleet.client.start(layered(20, 5))
+        await fleet.advance(0.9)
+        assert 0 < len(workers.effects) < 100
+
+        fleet.server.stop()
+        if dies:
+            fleet.kill(fleet.agents[0].id)
+        fleet.server.start(lose_messages=True)
+
+        assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
+        ends = Counter([row.node async for row in run.attempts() if row.status == "completed"])
+        assert len(ends) == 100
+        assert set(ends.values()) == {1}
+        assert workers.executions > len(workers.effects) == 100
+        order = {row.name: row async for row in run.nodes()}
+        for row in order.values():
+            assert all((order[before].finished_at_ms or 0) <= (row.started_at_ms or 0) for before in row.after)
+        assert fleet.elapsed_seconds < 30
+
+
+async def test_connection_that_breaks_costs_no_publication() -> None:
+    workers = Workers()
+    async with TestFleet(agents=[workers.agent]) as fleet:
+        run = await fleet.client.start(layered(20, 3))
+        await fleet.advance(0.5)
+
+        fleet.drop_connections("dispatcher")
+
+        assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
+        assert workers.executions == 60
+
+
+async def test_rebuild_on_demand_says_what_it_made_again_and_costs_nothing_but_messages() -> None:
+    workers = Workers()
+    async with TestFleet(agents=[workers.agent]) as fleet:
+        run = await fleet.client.start(layered(20, 3))
+        await fleet.advance(0.5)
+
+        async with MemoryBroker(fleet.server, name="doctor") as broker:
+            rebuilt = await rebuild(broker)
+
+        assert rebuilt.shards == 1
+        assert rebuilt.counts["workflows"] == 1
+        assert rebuilt.counts["published"] > 0
+        assert rebuilt.counts["working"] > 0
+        assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
+        assert len(workers.effects) == 60
+        attempts = Counter([row.node async for row in run.attempts() if row.status == "completed"])
+        assert set(attempts.values()) == {1}
