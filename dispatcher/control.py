@@ -42,6 +42,9 @@ class Desks(Protocol):
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Lays the command on the shard's desk; False when the shard is not worked for here."""
 
+    def figures(self) -> dict[str, Any]:
+        """What is worked on here, and what was refused."""
+
     async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
         """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
 
@@ -100,6 +103,8 @@ class Control:
     async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
         try:
             answer: Any = await self._database.read(lambda tr: QUERIES[verb](tr, body))
+            if verb is Verb.STATUS:
+                answer["answered_by"] = self._desks.figures()
         except CoditectError as error:
             answer = error
         except ValueError as error:

@@ -31,14 +31,21 @@ log = logging.getLogger(__name__)
 ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
 """Between the two looks."""
-PAUSE_SECONDS = 0.1
-"""Between two pages: a comparison blocks Redis while it runs."""
+PAUSE_SECONDS = 1.0
+"""Between two pages: a comparison takes the desk and Redis some 10 ms each, so about a hundredth of either."""
 
 
 class Reconciling:
     """Compares for one dispatcher's desks. `run` goes round until it is canceled."""
 
-    def __init__(self, database: Database, desks: Mapping[int, Desk], graph: TaskGraph) -> None:
+    def __init__(
+        self,
+        database: Database,
+        desks: Mapping[int, Desk],
+        graph: TaskGraph,
+        round_seconds: float = ROUND_SECONDS,
+    ) -> None:
+        self._round_seconds = round_seconds
         self._database = database
         self._desks = desks
         self._graph = graph
@@ -48,7 +55,7 @@ class Reconciling:
     async def run(self) -> None:
         """Goes round."""
         while True:
-            await asyncio.sleep(ROUND_SECONDS)
+            await asyncio.sleep(self._round_seconds)
             try:
                 await self.round()
             except TaskGraphUnavailable as error:

@@ -164,6 +164,7 @@ class Tenure:
         owned = {int(lease.name[1]): lease for lease in step.owned}
         for shard in tuple(self.desks):
             if shard not in owned or self.desks[shard].closed:
+                log.info("A shard is not worked for here any more", extra={"shard": shard})
                 await self._close(shard)
         for shard, lease in owned.items():
             if shard not in self.desks:
