@@ -38,7 +38,7 @@ from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.ports import Ports, Ways
 from dispatcher.proposing import Proposing
-from dispatcher.reconciling import Reconciling
+from dispatcher.reconciling import ROUND_SECONDS, Reconciling
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
@@ -64,6 +64,8 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    reconcile_seconds: float = ROUND_SECONDS
+    """How often RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
     """How long after its end a workflow is kept."""
 
@@ -110,7 +112,7 @@ async def running_dispatcher(
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
-        background.start(sweeper.run(), name="sweeper")
+        background.start(sweeper.run(), name=f"{TASK_PREFIX}the sweeper")
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
@@ -128,7 +130,9 @@ def compose(
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
     if graph is not None:
-        ports.background.start(Reconciling(ports.database, tenure.desks, graph).run(), name="reconciling")
+        ports.background.start(
+            Reconciling(ports.database, tenure.desks, graph, options.reconcile_seconds).run(), name="reconciling"
+        )
     return tenure, control
 
 

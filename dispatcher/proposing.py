@@ -89,7 +89,9 @@ class Proposing:
                 case RequestKind.REQUEUE:
                     self._tenure.put(shard, Asked(Verb.REDRIVE, body), NOTHING, size_bytes=0)
                 case RequestKind.STRAY:
-                    self._tell(Place(request.workflow, request.node))
+                    pass
+            # where that was refused, or changed nothing, RQ is told what is: else the request would stand for ever
+            self._tell(Place(request.workflow, request.node))
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """RQ does not have these shards: all their live workflows are shown anew."""

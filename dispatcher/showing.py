@@ -9,13 +9,14 @@ from coditect.model.workflow.states import TaskState
 from dispatcher.graph.port import Change, Job, TaskGraph
 from dispatcher.graph.projection import Entry, Projection
 from dispatcher.graph.states import job_state
-from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
+from dispatcher.layers.ledger.effects import Effects, Moved, Shown
 
 
 class Showing:
     """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
 
     def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
+        """`moved` is called when RQ may have queued something."""
         self._shard = shard
         self._projection = Projection(graph, shard, moved=moved)
         self._number = 0
@@ -26,11 +27,15 @@ class Showing:
         return len(self._projection)
 
     def follow(self, effects: Effects) -> None:
-        """Adds what one commit changed; of a node that changed twice, how it is now."""
-        last = {moved.place: moved for moved in effects.moved}
+        """Adds what one commit changed; of a node that changed twice, how it is now.
+
+        What is shown is made, or put right where RQ has it otherwise. A workflow that was accepted just now is
+        shown by the next turn, as it is then.
+        """
+        accepted = set(effects.accepted)
+        last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}
         entries: list[Entry] = [self.job(one) for one in effects.shown]
         entries += [self._change(moved) for moved in last.values()]
-        entries += [self._anew(one) for one in effects.shown if one.place not in last]
         if entries:
             self._number += 1
             self._projection.append(self._number, entries)
@@ -78,12 +83,6 @@ class Showing:
             error=row.reason if moved.state is not TaskState.COMPLETED else "",
             entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
         )
-
-    def _anew(self, shown: Shown) -> Change:
-        """A job that was there already is told its state, too."""
-        place: Place = shown.place
-        state = job_state(shown.state)
-        return Change(place.workflow, place.node, self._shard, _level(shown.level), state, anew=True)
 
 
 def _level(text: str) -> Priority:

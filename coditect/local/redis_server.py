@@ -1,4 +1,7 @@
-"""A private Redis: append-only file synced every second, nothing evicted, loopback interface, password."""
+"""A private Redis: append-only file synced every second, nothing evicted, loopback interface, password.
+
+Streams are kept in small nodes: RQ has one for every job's outcome, and each begins with a whole node.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
+stream-node-max-bytes 256
 daemonize no
 set-proc-title no
 logfile ""

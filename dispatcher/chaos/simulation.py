@@ -127,6 +127,9 @@ class SimulatedFleet(TestFleet):
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         return self.planes
 
+    def _look_for_lost_errors(self) -> None:
+        """Whoever is killed on the way leaves errors that nobody awaits."""
+
 
 class Scene:
     """One seed's fleet, and what is done to it."""

@@ -7,7 +7,7 @@
     rq:job:<id>                        hash     the job; `coditect_state` in it is ours: the last state we gave it
     rq:job::<id>:dependencies          set      ids it waits for (two colons); kept whole
     rq:job:<id>:dependents             set      ids that wait for it; one is taken out when it is queued
-    rq:deferred|scheduled|finished|failed|canceled:<queue>   sorted set  ids, see `scripts.PLACES` for the scores
+    rq:deferred|scheduled|finished|failed|canceled:<queue>   sorted set  ids, the scores are in `moves`
     rq:wip:<queue>                     sorted set  <id>:<execution> of started jobs, score +inf
     rq:executions:<id>                 sorted set  execution ids, score +inf
     rq:execution:<id>:<execution>      hash     since when, and by whom

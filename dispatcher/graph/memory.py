@@ -57,12 +57,14 @@ class MemoryTaskGraph:
     ) -> None:
         return None
 
-    async def create(self, jobs: Sequence[Job]) -> None:
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Makes the jobs that are not there."""
         self._check("create")
+        there: list[Job] = []
         for job in jobs:
             key = Proposal(job.workflow, job.node)
             if key in self._jobs:
+                there.append(job)
                 continue
             after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
             entry = _Entry(job, job.state, job.state, tuple(Proposal(job.workflow, node) for node in after))
@@ -74,6 +76,7 @@ class MemoryTaskGraph:
                 self._depend(key, entry)
                 if self._met(entry):
                     self._enqueue(key, entry)
+        return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Sets the states, then queues those whose last predecessor is finished."""
@@ -106,9 +109,7 @@ class MemoryTaskGraph:
                     ids, queue[:] = queue[: min(share, wanted)], queue[min(share, wanted) :]
                     wanted -= len(ids)
                     taken += ids
-        for key in taken:
-            self._start(self._jobs[key])
-        return taken
+        return [key for key in taken if self._start(self._jobs[key])]
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
         """Forgets jobs."""
@@ -223,10 +224,12 @@ class MemoryTaskGraph:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
             queue.remove(key)
 
-    def _start(self, entry: _Entry) -> None:
+    def _start(self, entry: _Entry) -> bool:
+        """Whether its node is proposed: a failed job that a person requeued is a request."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED
+        return entry.told is not JobState.FAILED
 
     def _is_as(self, entry: _Entry, job: Job) -> bool:
         key = Proposal(job.workflow, job.node)

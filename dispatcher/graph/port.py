@@ -127,8 +127,8 @@ class TaskGraph(Protocol):
     Raises: TaskGraphUnavailable, retryable; what was sent may have been done.
     """
 
-    async def create(self, jobs: Sequence[Job]) -> None:
-        """Makes the jobs that RQ does not have, predecessors first; one it has is left as it is.
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Makes the jobs that RQ does not have, predecessors first; one it has is left as it is, and returned.
 
         A deferred job whose predecessors are all finished is queued at once.
         """
@@ -143,7 +143,8 @@ class TaskGraph(Protocol):
     async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
         """Takes up to `room` queued jobs per level, the urgent first, and makes each started as it is taken.
 
-        At most `BATCH` at once, shared fairly among the shards.
+        At most `BATCH` at once, shared fairly among the shards. A failed job that a person requeued is taken,
+        too, but not proposed: it is among the `requests`.
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:

@@ -102,7 +102,7 @@ class Projection:
         """Tells the first entries, all creations or all changes; they stay until it is done."""
         batch = self._first()
         if _are_jobs(batch):
-            await self._graph.create(batch)
+            await self._create(batch)
         elif _are_changes(batch) and (gone := await self._graph.tell(batch)):
             self._lost(gone)
         self.available = True
@@ -115,6 +115,12 @@ class Projection:
         if not self._entries:
             self._more.clear()
             self._idle.set()
+
+    async def _create(self, jobs: list[Job]) -> None:
+        """Makes the jobs; what is there already is put right where it is wrong."""
+        if there := await self._graph.create(jobs):
+            difference = await self._graph.difference(there)
+            await self._graph.tell(difference.changes)
 
     def _first(self) -> list[Entry]:
         if not self._entries:

@@ -1,4 +1,4 @@
-"""The Lua scripts that only look at RQ's keys; what they compare is drawn in `keys` and `scripts`."""
+"""The Lua scripts that only look at RQ's keys; what they compare is drawn in `keys` and `moves`."""
 
 from __future__ import annotations
 

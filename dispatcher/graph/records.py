@@ -35,7 +35,7 @@ KEEP = -1
 """RQ's time to live of results and failures: until we remove them. A predecessor that RQ forgot would count as met."""
 
 _FILLED = frozenset({"created_at", "data", "origin", "description", "timeout", "status"})
-DATA_BEGIN = f'["{FUNCTION}", null, '
+_DATA_BEGIN = f'["{FUNCTION}", null, '
 _DATA_END = ", {}]"
 
 
@@ -56,7 +56,7 @@ def job_row(job: Job) -> list[Any]:
         job_id(job.workflow, job.node),
         queue_name(job.level, job.shard),
         job.state.value,
-        f"{DATA_BEGIN}{json.dumps([job.workflow, job.node])}{_DATA_END}",
+        f"{_DATA_BEGIN}{json.dumps([job.workflow, job.node])}{_DATA_END}",
         f"{job.node}: {job.capability}",
         KEEP if job.timeout_ms is None else -(-job.timeout_ms // 1000),
         [job_id(job.workflow, node) for node in after],

@@ -29,7 +29,6 @@ from dispatcher.graph.port import (
     RequestKind,
 )
 from dispatcher.graph.records import (
-    DATA_BEGIN,
     batches,
     change_row,
     change_to,
@@ -94,16 +93,20 @@ class RedisTaskGraph:
     ) -> None:
         await self._connection.close()
 
-    async def create(self, jobs: Sequence[Job]) -> None:
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Makes the jobs that RQ does not have, in batches; each batch is atomic."""
+        there: list[Job] = []
         for batch in batches(jobs):
             rows = json.dumps([job_row(job) for job in batch])
-            await self._run("create", self._create, self._stamp(), self._template, rows)
+            there += [
+                batch[number] for number in await self._run("create", self._create, self._stamp(), self._template, rows)
+            ]
+        return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Sets the states and releases dependents, in one round trip for `BATCH` changes."""
         lost: list[Change] = []
-        for batch in _pages(changes):
+        for batch in _pages_of_one_each(changes):
             lost += [batch[number] for number in await self._tell_rows([change_row(one) for one in batch])]
         return lost
 
@@ -113,7 +116,7 @@ class RedisTaskGraph:
             return []
         levels = [[room[level], self._queues(shards, level)] for level in Priority if room.get(level, 0) > 0]
         self._turn += 1
-        ours, others = await self._run("adopt", self._adopt, self._stamp(), json.dumps(levels), BATCH, DATA_BEGIN)
+        ours, others = await self._run("adopt", self._adopt, self._stamp(), json.dumps(levels), BATCH)
         taken = [
             (job, identity(job.decode(errors="replace")), queue)
             for job, queue in zip(ours[::2], ours[1::2], strict=True)
@@ -202,6 +205,19 @@ class RedisTaskGraph:
 
 def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     return (items[at : at + BATCH] for at in range(0, len(items), BATCH))
+
+
+def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """In order, in pages that have no job twice: what a script writes last, it has gathered from all."""
+    begin, seen = 0, set[tuple[str, str]]()
+    for end, change in enumerate(changes):
+        key = (change.workflow, change.node)
+        if key in seen or end - begin == BATCH:
+            yield changes[begin:end]
+            begin, seen = end, set()
+        seen.add(key)
+    if begin < len(changes):
+        yield changes[begin:]
 
 
 def _epoch_key(shard: int) -> str:

@@ -1,142 +1,16 @@
 """The Lua scripts over RQ's keys: each is one atomic step and one round trip over at most `port.BATCH` jobs.
 
-RQ's keys have no hash tags, so RQ and these scripts need a Redis that is no cluster.
-
-=========  ==========================================================================================
-PLACES     score in the job's registry, as stock 2.12 writes it
-=========  ==========================================================================================
-queued     no registry: `rq:queue:<queue>`
-started    ``+inf`` in `rq:wip:<queue>`. Stock writes the end of a heartbeat there, and every tool that counts
-           fails what is past it; ``+inf`` is never past
-deferred   the moment it was deferred
-scheduled  when it is due, ``+inf`` when nobody knows
-finished   ``+inf``: kept until it is removed, as with stock's `result_ttl=-1`
-failed     -1, as with stock's `failure_ttl=-1`
-canceled   the moment it was canceled
-=========  ==========================================================================================
-
-A job whose `status` is not what we last wrote (`coditect_state`) was changed by a stock tool: it is then taken out of
-every place, else only out of the one that its status names.
+RQ's keys have no hash tags, so RQ and these scripts need a Redis that is no cluster. What they share is in `moves`.
 """
 
 from __future__ import annotations
 
-_SHARED = r"""
-local JOB, QUEUE, WIP = 'rq:job:', 'rq:queue:', 'rq:wip:'
-local TOLD = 'coditect:told:'
-local REGISTRIES = {'deferred', 'scheduled', 'finished', 'failed', 'canceled'}
-local NOW = cjson.decode(ARGV[1])
-local NOW_TEXT, NOW_SECONDS, NOW_WHOLE, WORKER, NONCE = NOW[1], NOW[2], NOW[3], NOW[4], NOW[5]
-local SCORES = {deferred = NOW_WHOLE, finished = '+inf', failed = '-1', canceled = NOW_WHOLE}
-local started = 0
-
-local function mirrored(state)
-  return state == 'failed' or state == 'canceled'
-end
-
-local function end_executions(id, queue)
-  local key = 'rq:executions:' .. id
-  local last, began
-  for _, execution in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-    local hash = 'rq:execution:' .. id .. ':' .. execution
-    last, began = execution, redis.call('HGET', hash, 'created_at')
-    redis.call('ZREM', WIP .. queue, id .. ':' .. execution)
-    redis.call('DEL', hash)
-  end
-  if last then redis.call('DEL', key) end
-  return last, began
-end
-
-local function unlist(id, queue, state)
-  redis.call('ZREM', 'rq:' .. state .. ':' .. queue, id)
-  if mirrored(state) then redis.call('SREM', TOLD .. state .. ':' .. queue, id) end
-end
-
-local function leave(id, queue, status, told)
-  if status ~= told then
-    redis.call('LREM', QUEUE .. queue, 0, id)
-    redis.call('LREM', QUEUE .. queue .. ':intermediate', 0, id)
-    for _, state in ipairs(REGISTRIES) do unlist(id, queue, state) end
-    return end_executions(id, queue)
-  elseif status == 'queued' then
-    redis.call('LREM', QUEUE .. queue, 1, id)
-  elseif status == 'started' then
-    return end_executions(id, queue)
-  elseif status then
-    unlist(id, queue, status)
-  end
-end
-
-local function enlist(id, queue, state, score)
-  if state == 'queued' then
-    redis.call('RPUSH', QUEUE .. queue, id)
-    return
-  end
-  redis.call('ZADD', 'rq:' .. state .. ':' .. queue, SCORES[state] or score, id)
-  if mirrored(state) then redis.call('SADD', TOLD .. state .. ':' .. queue, id) end
-end
-
-local function start(id, queue)
-  started = started + 1
-  local execution = NONCE .. string.format('%08x', started)
-  redis.call('HSET', 'rq:execution:' .. id .. ':' .. execution, 'id', execution, 'created_at', NOW_SECONDS,
-    'last_heartbeat', NOW_SECONDS, 'worker_name', WORKER)
-  redis.call('ZADD', 'rq:executions:' .. id, '+inf', execution)
-  redis.call('ZADD', WIP .. queue, '+inf', id .. ':' .. execution)
-  redis.call('HSET', JOB .. id, 'status', 'started', 'started_at', NOW_TEXT, 'last_heartbeat', NOW_TEXT,
-    'worker_name', WORKER)
-end
-
-local function finished(parents)
-  for _, parent in ipairs(parents) do
-    if redis.call('HGET', JOB .. parent, 'status') ~= 'finished' then return false end
-  end
-  return true
-end
-
--- Asks a few predecessors first: a job that waits for a thousand is looked at a thousand times.
-local function met(id)
-  local key = JOB .. ':' .. id .. ':dependencies'
-  for _, most in ipairs({16, 128}) do
-    local some = redis.call('SRANDMEMBER', key, most)
-    if #some == 0 or not finished(some) then return false end
-    if #some < most then return true end
-  end
-  return finished(redis.call('SMEMBERS', key))
-end
-
-local function release(id, queue)
-  redis.call('ZREM', 'rq:deferred:' .. queue, id)
-  redis.call('HSET', JOB .. id, 'status', 'queued', 'enqueued_at', NOW_TEXT, 'coditect_state', 'queued')
-  redis.call('RPUSH', QUEUE .. queue, id)
-end
-
-local waits = {}
-
--- The dependents of one finished job: those that wait for nothing else are queued and taken out of the set.
-local function release_some(parent, children)
-  local done = {}
-  for _, id in ipairs(children) do
-    if not waits[id] then
-      local job = redis.call('HMGET', JOB .. id, 'status', 'origin')
-      if job[1] == 'deferred' and job[2] and met(id) then
-        release(id, job[2])
-        done[#done + 1] = id
-      elseif job[1] == 'deferred' or not job[1] then
-        waits[id] = true
-      else
-        done[#done + 1] = id
-      end
-    end
-  end
-  if #done > 0 then redis.call('SREM', JOB .. parent .. ':dependents', unpack(done)) end
-end
-"""
+from dispatcher.graph.moves import MOVES
 
 CREATE = (
-    _SHARED
+    MOVES
     + r"""
--- ARGV: stamp, template, rows; returns how many were made
+-- ARGV: stamp, template, rows; returns the numbers of those that were there already
 local fields = cjson.decode(ARGV[2])
 local base = #fields
 local size
@@ -166,39 +40,41 @@ end
 local function depend(id, parents)
   local key = JOB .. ':' .. id .. ':dependencies'
   for at = 1, #parents, 1000 do
-    redis.call('SADD', key, unpack(parents, at, math.min(at + 999, #parents)))
+    call('SADD', key, unpack(parents, at, math.min(at + 999, #parents)))
   end
 end
 
-local queues, made = {}, 0
-for _, row in ipairs(cjson.decode(ARGV[3])) do
+local queues, there = {}, {}
+for number, row in ipairs(cjson.decode(ARGV[3])) do
   local id, queue, state, parents = row[1], row[2], row[3], row[7]
-  if redis.call('EXISTS', JOB .. id) == 0 then
-    made = made + 1
+  if call('EXISTS', JOB .. id) == 1 then
+    there[#there + 1] = number - 1
+  else
     queues[queue] = true
     describe(row)
-    redis.call('HSET', JOB .. id, unpack(fields, 1, size))
+    call('HSET', JOB .. id, unpack(fields, 1, size))
     depend(id, parents)
+    known[id] = state
+    if state == 'deferred' then
+      for _, parent in ipairs(parents) do later('SADD', JOB .. parent .. ':dependents', id) end
+    end
     if state == 'started' then
-      start(id, queue)
+      start(id, queue, state)
+    elseif state == 'deferred' and #parents > 0 and finished(parents) then
+      release(id, queue)
     else
       enlist(id, queue, state, '+inf')
     end
-    if state == 'deferred' then
-      for _, parent in ipairs(parents) do
-        redis.call('SADD', JOB .. parent .. ':dependents', id)
-      end
-      if met(id) then release(id, queue) end
-    end
   end
 end
-for queue in pairs(queues) do redis.call('SADD', 'rq:queues', QUEUE .. queue) end
-return made
+write()
+for queue in pairs(queues) do call('SADD', 'rq:queues', QUEUE .. queue) end
+return there
 """
 )
 
 TELL = (
-    _SHARED
+    MOVES
     + r"""
 -- ARGV: stamp, rows, most dependents to look at; returns ids without a job, ids that could not be changed and
 -- finished ids whose dependents are left
@@ -233,23 +109,22 @@ local function change(row, status, told)
   local key = JOB .. id
   local execution, began = leave(id, queue, status, not anew and told)
   if state == 'started' then
-    start(id, queue)
-    redis.call('HSET', key, 'coditect_state', state)
+    start(id, queue, state)
     return
   end
   enlist(id, queue, state, row[7])
   if state == 'queued' then
-    redis.call('HSET', key, 'status', state, 'coditect_state', state, 'enqueued_at', NOW_TEXT, 'started_at', '',
+    call('HSET', key, 'status', state, 'coditect_state', state, 'enqueued_at', NOW_TEXT, 'started_at', '',
       'ended_at', '')
   elseif state == 'finished' or state == 'failed' then
-    redis.call('HSET', key, 'status', state, 'coditect_state', state, 'ended_at', NOW_TEXT, 'last_heartbeat',
+    call('HSET', key, 'status', state, 'coditect_state', state, 'ended_at', NOW_TEXT, 'last_heartbeat',
       NOW_TEXT)
     note(id, row, execution, began)
   else
-    redis.call('HSET', key, 'status', state, 'coditect_state', state)
+    call('HSET', key, 'status', state, 'coditect_state', state)
     if state == 'deferred' then
-      for _, parent in ipairs(redis.call('SMEMBERS', JOB .. ':' .. id .. ':dependencies')) do
-        redis.call('SADD', JOB .. parent .. ':dependents', id)
+      for _, parent in ipairs(call('SMEMBERS', JOB .. ':' .. id .. ':dependencies')) do
+        later('SADD', JOB .. parent .. ':dependents', id)
       end
     end
   end
@@ -258,69 +133,75 @@ end
 for number, row in ipairs(rows) do
   local id = row[1]
   local ok, answer = pcall(function()
-    local job = redis.call('HMGET', JOB .. id, 'status', 'coditect_state')
+    local job = call('HMGET', JOB .. id, 'status', 'coditect_state')
     if not job[1] then return 'lost' end
     change(row, job[1], job[2])
     if row[3] == 'deferred' then waits[id] = true end
   end)
   if not ok then refused[#refused + 1] = id
-  elseif answer then lost[#lost + 1] = number - 1 end
+  elseif answer then
+    lost[#lost + 1] = number - 1
+  else
+    known[id] = row[3]
+  end
 end
 for _, row in ipairs(rows) do
   local id = row[1]
-  if row[3] == 'finished' then
-    local key = JOB .. id .. ':dependents'
-    local size = redis.call('SCARD', key)
-    if size > budget then
+  if row[3] == 'finished' and known[id] then
+    local children = call('SRANDMEMBER', JOB .. id .. ':dependents', budget + 1)
+    if #children > budget then
       left[#left + 1] = id
-    elseif size > 0 then
-      budget = budget - size
-      release_some(id, redis.call('SMEMBERS', key))
+    else
+      budget = budget - #children
+      release_some(id, children)
     end
   end
 end
+write()
 return {lost, refused, left}
 """
 )
 
 RELEASE = (
-    _SHARED
+    MOVES
     + r"""
 -- ARGV: stamp, id of a finished job, cursor, most dependents to look at; returns the next cursor, 0 at the end
-if redis.call('HGET', JOB .. ARGV[2], 'status') ~= 'finished' then return '0' end
-local page = redis.call('SSCAN', JOB .. ARGV[2] .. ':dependents', ARGV[3], 'COUNT', ARGV[4])
+if call('HGET', JOB .. ARGV[2], 'status') ~= 'finished' then return '0' end
+local page = call('SSCAN', JOB .. ARGV[2] .. ':dependents', ARGV[3], 'COUNT', ARGV[4])
 for at = 1, #page[2], 1000 do
   release_some(ARGV[2], {unpack(page[2], at, math.min(at + 999, #page[2]))})
 end
+write()
 return page[1]
 """
 )
 
 ADOPT = (
-    _SHARED
+    MOVES
     + r"""
--- ARGV: stamp, levels as [room, queues], most in all, how our jobs' data begins
--- returns id and queue of our jobs, then id, queue and data of those that are to be looked at
-local most, begin = tonumber(ARGV[3]), ARGV[4]
+-- ARGV: stamp, levels as [room, queues], most in all
+-- returns id and queue of our jobs, then id, queue and data of those that somebody else made
+local most = tonumber(ARGV[3])
 local ours, others = {}, {}
 
 local function take(queue, number)
-  local ids = redis.call('LPOP', QUEUE .. queue, number) or {}
+  local ids = call('LPOP', QUEUE .. queue, number) or {}
   local taken = 0
   for _, id in ipairs(ids) do
-    local job = redis.call('HMGET', JOB .. id, 'status', 'coditect_state', 'data')
+    local job = call('HMGET', JOB .. id, 'status', 'coditect_state')
     if job[1] and job[1] ~= 'started' then
       taken = taken + 1
-      start(id, queue)
       -- a job that a person put here keeps what we told of it: `requests` finds it by that
-      if job[2] == 'queued' then redis.call('HSET', JOB .. id, 'coditect_state', 'started') end
-      if job[3] and string.sub(job[3], 1, #begin) == begin then
+      start(id, queue, job[2] == 'queued' and 'started' or job[2] or '')
+      if job[2] == 'failed' then
+        -- it was requeued: that is a request, and no proposal
+      elseif job[2] then
         ours[#ours + 1] = id
         ours[#ours + 1] = queue
       else
         others[#others + 1] = id
         others[#others + 1] = queue
-        others[#others + 1] = job[3] or ''
+        others[#others + 1] = call('HGET', JOB .. id, 'data') or ''
       end
     end
   end
@@ -341,19 +222,21 @@ for _, level in ipairs(cjson.decode(ARGV[2])) do
     if seen == 0 then break end
   end
 end
+write()
 return {ours, others}
 """
 )
 
 REMOVE = (
-    _SHARED
+    MOVES
     + r"""
 -- ARGV: stamp, ids
 for _, id in ipairs(cjson.decode(ARGV[2])) do
   local key = JOB .. id
-  local job = redis.call('HMGET', key, 'status', 'coditect_state', 'origin')
+  local job = call('HMGET', key, 'status', 'coditect_state', 'origin')
   if job[3] then leave(id, job[3], job[1], job[2]) end
-  redis.call('UNLINK', key, key .. ':dependents', JOB .. ':' .. id .. ':dependencies', 'rq:results:' .. id)
+  call('UNLINK', key, key .. ':dependents', JOB .. ':' .. id .. ':dependencies', 'rq:results:' .. id)
 end
+write()
 """
 )

@@ -28,7 +28,11 @@ def graph_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def graph(graph_url: str) -> AsyncIterator[TaskGraph]:
-    async with RedisTaskGraph(graph_url, worker="dispatcher-1") if graph_url else MemoryTaskGraph() as opened:
+    async with (
+        RedisTaskGraph(graph_url, worker="dispatcher-1", timeout_seconds=10)
+        if graph_url
+        else MemoryTaskGraph() as opened
+    ):
         yield opened
 
 

@@ -67,7 +67,7 @@ async def seen(scene: Scene) -> object:
 
 async def compare(url: str, taken: list[tuple[str, Any]]) -> None:
     memory: TaskGraph = MemoryTaskGraph()
-    async with RedisTaskGraph(url, worker="dispatcher-1") as redis:
+    async with RedisTaskGraph(url, worker="dispatcher-1", timeout_seconds=10) as redis:
         twin, real = Scene(memory), Scene(redis)
         twin.workflow, twin.shard = real.workflow, real.shard
         for step in taken:

@@ -35,7 +35,7 @@ async def hands(graph_url: str) -> AsyncIterator[Hands]:
             lambda node: memory.stray(by, node),
         )
         return
-    async with RedisTaskGraph(graph_url, worker="dispatcher-1") as graph:
+    async with RedisTaskGraph(graph_url, worker="dispatcher-1", timeout_seconds=10) as graph:
         scene = Scene(graph)
         with Redis.from_url(graph_url) as client:
             stock = Stock(client, scene)
@@ -70,11 +70,23 @@ async def test_requeue_of_a_failed_job_is_asked_for_until_it_is_told(hands: Hand
     hands.requeue("a")
 
     if adopted:
-        assert await scene.adopt() == ["a"]
+        assert await scene.adopt() == []
     assert await scene.requests() == [scene.request("a", RequestKind.REQUEUE)]
     await scene.tell(JobState.STARTED, "a")
     assert await scene.requests() == []
     assert await scene.counts() == {"started": 1}
+
+
+async def test_requeue_that_is_refused_is_undone(hands: Hands) -> None:
+    scene = hands.scene
+    await scene.create(scene.job("a", state=JobState.FAILED))
+    hands.requeue("a")
+    assert await scene.adopt() == []
+
+    await scene.tell(JobState.FAILED, "a")
+
+    assert await scene.requests() == []
+    assert await scene.counts() == {"failed": 1}
 
 
 async def test_job_that_a_stock_worker_took_is_noticed_and_put_back(hands: Hands) -> None:

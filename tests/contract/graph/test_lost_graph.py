@@ -29,7 +29,10 @@ async def wipeable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield Scene(memory), wipe
         return
     with run_private_redis(tmp_path) as server:
-        async with RedisTaskGraph(server.url, worker="dispatcher-1") as graph, Redis.from_url(server.url) as client:
+        async with (
+            RedisTaskGraph(server.url, worker="dispatcher-1", timeout_seconds=10) as graph,
+            Redis.from_url(server.url) as client,
+        ):
 
             async def flush() -> None:
                 await client.flushall()

@@ -45,9 +45,10 @@ async def test_created_again_a_job_stays_as_it_is(scene: Scene) -> None:
     await scene.create(*jobs)
     assert await scene.adopt() == ["a"]
 
-    await scene.create(*jobs)
+    assert await scene.graph.create([*jobs, scene.job("c")]) == jobs
 
-    assert await scene.counts() == {"started": 1, "deferred": 1}
+    assert await scene.counts() == {"started": 1, "deferred": 1, "queued": 1}
+    assert await scene.adopt() == ["c"]
     assert await scene.adopt() == []
 
 

@@ -27,7 +27,7 @@ def client(server: PrivateRedis) -> Iterator[Redis]:
 @pytest.fixture
 async def scene(server: PrivateRedis) -> AsyncIterator[Scene]:
     """A workflow whose shard, and so its queues, are its own."""
-    async with RedisTaskGraph(server.url, worker="dispatcher-1") as graph:
+    async with RedisTaskGraph(server.url, worker="dispatcher-1", timeout_seconds=10) as graph:
         yield Scene(graph)
 
 

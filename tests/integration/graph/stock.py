@@ -57,19 +57,29 @@ class Stock:
         }
         return {state: number for state, number in counts.items() if number}
 
-    def info(self, *queues: str) -> dict[str, dict[str, int]]:
-        """What `rq info` prints about the queues."""
-        lines = self.rq("info", "--raw", "--only-queues", *(queues or [self.name])).splitlines()
-        return dict(map(_read, (line for line in lines if line.startswith("queue "))))
+    def info(self) -> dict[str, dict[str, int]]:
+        """What `rq info` prints about the queue."""
+        return info(self.client, self.name)
 
     def rq(self, *arguments: str) -> str:
         """The output of RQ's command line."""
-        connection = self.client.connection_pool.connection_kwargs
-        url = f"redis://{connection['host']}:{connection['port']}/0"
-        command = [sys.executable, "-m", "rq.cli", arguments[0], "--url", url, *arguments[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=_ENVIRONMENT)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return rq(self.client, *arguments)
+
+
+def info(client: Redis, *queues: str) -> dict[str, dict[str, int]]:
+    """What `rq info` prints about the queues."""
+    lines = rq(client, "info", "--raw", "--only-queues", *queues).splitlines()
+    return dict(map(_read, (line for line in lines if line.startswith("queue "))))
+
+
+def rq(client: Redis, *arguments: str) -> str:
+    """The output of RQ's command line, on the client's server."""
+    connection = client.connection_pool.connection_kwargs
+    url = f"redis://{connection['host']}:{connection['port']}/0"
+    command = [sys.executable, "-m", "rq.cli", arguments[0], "--url", url, *arguments[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=_ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RQ_")}

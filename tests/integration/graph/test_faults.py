@@ -67,13 +67,13 @@ async def test_frozen_redis_holds_up_neither_the_call_nor_the_loop(frail: tuple[
 
 
 async def test_job_that_was_adopted_by_a_killed_dispatcher_is_put_back_by_the_next(server: PrivateRedis) -> None:
-    async with RedisTaskGraph(server.url, worker="dispatcher-1") as graph:
+    async with RedisTaskGraph(server.url, worker="dispatcher-1", timeout_seconds=10) as graph:
         first = Scene(graph)
         await first.create(first.job("a"), first.job("b", "a"))
         await graph.remember(first.shard)
         assert await first.adopt() == ["a"]
 
-    async with RedisTaskGraph(server.url, worker="dispatcher-2") as graph:
+    async with RedisTaskGraph(server.url, worker="dispatcher-2", timeout_seconds=10) as graph:
         assert not await graph.knows(first.shard), "another life's knowledge is none of ours"
         difference = await graph.difference([first.job("a"), first.job("b", "a")])
         assert not await graph.tell(difference.changes)

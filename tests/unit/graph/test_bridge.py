@@ -118,6 +118,24 @@ async def test_lost_shard_is_reconciled_and_remembered(
         await eventually(lambda: graph.knows(scene.shard))
 
 
+async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_shard_is_written_anew(
+    graph: MemoryTaskGraph, scene: Scene
+) -> None:
+    class AnewDesks(RecordingDesks):
+        async def forgotten(self, shards: Collection[int]) -> None:
+            await scene.tell(JobState.FAILED, "a")
+            await super().forgotten(shards)
+
+    await scene.create(scene.job("a", state=JobState.FAILED))
+    graph.requeue(scene.workflow, "a")
+    desks = AnewDesks(graph, scene.shard)
+
+    await Bridge(graph, desks).look()
+
+    assert desks.asked == [scene.request("a", RequestKind.REQUEUE)]
+    assert await graph.knows(scene.shard)
+
+
 async def test_outage_is_said_once_and_survived(
     graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -116,3 +116,14 @@ async def test_nothing_to_tell_moves_the_cursor_at_once(scene: Scene) -> None:
     assert one.told == 3
     async with asyncio.timeout(1):
         await one.drained()
+
+
+async def test_job_that_is_there_already_is_put_right(scene: Scene, graph: MemoryTaskGraph) -> None:
+    await scene.create(scene.job("a"), scene.job("b"))
+    assert await scene.adopt(1) == ["a"]
+
+    async with running(Projection(graph, scene.shard)) as one:
+        one.append(1, [scene.job("a"), scene.job("b", state=FINISHED), scene.job("c", "b")])
+        await one.drained()
+
+    assert await scene.counts() == {"queued": 2, "finished": 1}

@@ -1,0 +1,199 @@
+"""Workflows that run with a real RQ: what it shows is what the ledger has, and it can resolve a graph alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from coditect.run import Run
+from dispatcher.graph.keys import job_id
+from dispatcher.graph.port import JobState
+from dispatcher.ports import Ways
+from tests.integration.graph.plane import QUEUES, SHARDS, Plane, layered, plane
+from tests.integration.graph.stock import info
+from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
+from tests.support import eventually
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+
+NO_WAY = Ways(on_record=False, from_rq=False, from_index=False)
+BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
+    """Shards have fixed numbers here, so that the tests cannot share a server."""
+    with run_private_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def hall(own_redis: PrivateRedis) -> AsyncIterator[Plane]:
+    async with plane(own_redis.url) as running:
+        yield running
+
+
+@pytest.fixture
+def rq(own_redis: PrivateRedis) -> Iterator[Rq]:
+    with Redis.from_url(own_redis.url) as client:
+        yield Rq(client)
+
+
+class Rq:
+    """What stock RQ says about all of our queues."""
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self.queues = [Queue(name, connection=client, serializer=JSONSerializer) for name in QUEUES]
+
+    def counts(self) -> dict[str, int]:
+        """By its classes: quickly."""
+        return {
+            "queued": sum(queue.count for queue in self.queues),
+            "executing": sum(queue.started_job_registry.count for queue in self.queues),
+            "finished": sum(queue.finished_job_registry.count for queue in self.queues),
+            "failed": sum(queue.failed_job_registry.count for queue in self.queues),
+        }
+
+    def job(self, run: Run, node: str) -> Job:
+        return Job.fetch(job_id(run.id, node), connection=self.client, serializer=JSONSerializer)
+
+    async def info(self) -> dict[str, int]:
+        """By `rq info`, a process of its own."""
+        rows = (await asyncio.to_thread(info, self.client, *QUEUES)).values()
+        return {word: sum(row[word] for row in rows) for word in self.counts()}
+
+    async def agrees(self, expected: Callable[[], Awaitable[dict[str, int]]]) -> None:
+        """Returns when both say so."""
+
+        async def stands() -> bool:
+            return self.counts() == await expected() == await self.info()
+
+        await eventually(stands, seconds=20)
+
+
+async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
+    """What the ledger has, in the words of `rq info`, with so many finished."""
+    ledger = await hall.ledger(run)
+    states = {"queued": JobState.QUEUED, "executing": JobState.STARTED, "failed": JobState.FAILED}
+    return {word: ledger[state] for word, state in states.items()} | {"finished": finished}
+
+
+async def executed(hall: Plane, number: int) -> None:
+    await eventually(lambda: len(hall.executed) == number, seconds=30)
+
+
+async def test_rq_info_shows_what_the_ledger_has_whenever_a_run_stands_still(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(layered(10, 100))
+        for number in (0, 150, 600):
+            hall.permit(number - len(hall.executed))
+            await executed(hall, number)
+            await rq.agrees(lambda number=number: as_shown(hall, run, number))  # type: ignore[misc]
+        hall.permit(400)
+        await run.wait(timeout="60s")
+
+        await rq.agrees(lambda: as_shown(hall, run, 1_000))
+
+
+async def test_without_the_bridge_nothing_is_dispatched_and_with_it_rq_alone_resolves_the_graph(
+    hall: Plane, rq: Rq
+) -> None:
+    hall.permit(30)
+    async with hall.dispatcher(NO_WAY):
+        run = await hall.client.start(layered(3, 10))
+        await eventually(lambda: rq.counts()["queued"] == 10)
+
+    async with hall.dispatcher(BY_RQ):
+        await run.wait(timeout="30s")
+
+    assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
+
+
+async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(layered(4, 20))
+        hall.permit(30)
+        await executed(hall, 30)
+
+        rq.client.flushall()
+        hall.permit(10)
+        await executed(hall, 40)
+
+        await rq.agrees(lambda: as_shown(hall, run, 40))
+        hall.permit(40)
+        await run.wait(timeout="30s")
+        await rq.agrees(lambda: as_shown(hall, run, 80))
+
+    assert len(set(hall.executed)) == 80
+
+
+async def test_job_that_stock_rq_cancels_cancels_its_workflow_and_an_ended_one_stays(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(BY_RQ):
+        # while a shard that was just taken is compared, what people do may be overwritten
+        await eventually(lambda: rq.client.exists(*[f"coditect:epoch:{shard}" for shard in range(SHARDS)]) == SHARDS)
+        run = await hall.client.start(layered(2, 10))
+        await eventually(lambda: rq.counts()["executing"] == 10, seconds=15)
+
+        rq.job(run, "n1_0").cancel()
+
+        assert await run.wait(timeout="30s") == "canceled"
+        await rq.agrees(lambda: as_shown(hall, run, 0))
+
+        hall.permit(20)
+        run = await hall.client.start(layered(2, 5))
+        await run.wait(timeout="30s")
+        await rq.agrees(lambda: as_shown(hall, run, 10))
+        rq.job(run, "n1_0").cancel()
+        assert rq.counts()["finished"] == 9
+        await rq.agrees(lambda: as_shown(hall, run, 10))
+
+
+async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes(hall: Plane, rq: Rq) -> None:
+    hall.permit(100)
+    hall.failing.add("n0_0")
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(layered(2, 5))
+        assert await run.wait(timeout="30s") == "failed"
+        await eventually(lambda: rq.counts()["failed"] > 0, seconds=15)
+
+        hall.failing.clear()
+        rq.job(run, "n0_0").requeue()
+
+        await eventually(lambda: len(hall.executed) == 11, seconds=15)
+        assert await run.wait(timeout="30s") == "completed"
+        await rq.agrees(lambda: as_shown(hall, run, 10))
+
+
+async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways(), reconcile_seconds=0.1):
+        run = await hall.client.start(layered(2, 5))
+        await rq.agrees(lambda: as_shown(hall, run, 0))
+
+        rq.job(run, "n1_0").delete()
+
+        await eventually(lambda: Job.exists(job_id(run.id, "n1_0"), connection=rq.client), seconds=15)
+        hall.permit(10)
+        assert await run.wait(timeout="30s") == "completed"
+        await rq.agrees(lambda: as_shown(hall, run, 10))
+
+
+async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways(), reconcile_seconds=0.1):
+        run = await hall.client.start(layered(2, 5))
+        await rq.agrees(lambda: as_shown(hall, run, 0))
+
+        rq.client.delete(f"rq:job:{job_id(run.id, 'n0_0')}")
+        hall.permit(5)
+
+        await eventually(lambda: Job.exists(job_id(run.id, "n0_0"), connection=rq.client), seconds=15)
+        hall.permit(5)
+        assert await run.wait(timeout="30s") == "completed"
+        await eventually(lambda: rq.counts()["finished"] == 10, seconds=15)
