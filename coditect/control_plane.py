@@ -29,6 +29,8 @@ LONGEST_WAIT_SECONDS = 8.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 """The pause after a refusal that says that it may be asked again."""
+GRACE_SECONDS = 2.0
+"""So long a control plane may take to appear: one that is just starting is none yet."""
 START_ONE = "start one: `coditect dispatcher run`, or `coditect up` for everything"
 
 
@@ -67,6 +69,7 @@ class ControlPlane:
 
     async def _answer(self, message: Message, verb: Verb, end: float) -> dict[str, Any]:
         now = asyncio.get_running_loop().time
+        begin = now()
         wait, pause = FIRST_WAIT_SECONDS, FIRST_PAUSE_SECONDS
         missed: CoditectError = _required("The control plane does not answer", verb)
         while (left := end - now()) > 0:
@@ -74,7 +77,7 @@ class ControlPlane:
                 outcome = await self._asked_once(message, wait=wait, left=left)
             except Unroutable as error:
                 missed = _required("No control plane is there", verb)
-                if not self.answered:
+                if not self.answered and now() - begin >= GRACE_SECONDS:
                     raise missed from error
             except Retryable as error:
                 missed = error

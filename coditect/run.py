@@ -42,7 +42,7 @@ LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
-LONGEST_HEARD_PAUSE_SECONDS = 300.0
+LONGEST_HEARD_PAUSE_SECONDS = 30.0
 """Where the event of the end is listened for: a look only makes good for an event that was lost."""
 PAUSE_SHARE = 0.2
 """Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""

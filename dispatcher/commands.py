@@ -92,9 +92,18 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """The copy of this workflow's graph is missing: every node is to be shown as it is."""
+    """The copy of this workflow's graph is missing or wrong: its nodes are to be shown as they are."""
 
     workflow: str
+    nodes: tuple[str, ...] = ()
+    """Only these; empty for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How these nodes are, for a comparison. Answered with a list of `Shown`; changes nothing."""
+
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +123,5 @@ class Rebuild:
 
 
 Command: TypeAlias = (
-    Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild
+    Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild | Look
 )

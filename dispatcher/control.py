@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from dispatcher.store.port import Database
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
+AGAIN_SECONDS = 0.2
+"""The pause before a request that could not be handed on comes again."""
 
 
 class Desks(Protocol):
@@ -38,6 +41,9 @@ class Desks(Protocol):
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Lays the command on the shard's desk; False when the shard is not worked for here."""
+
+    def figures(self) -> dict[str, Any]:
+        """What is worked on here, and what was refused."""
 
     async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
         """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
@@ -97,6 +103,8 @@ class Control:
     async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
         try:
             answer: Any = await self._database.read(lambda tr: QUERIES[verb](tr, body))
+            if verb is Verb.STATUS:
+                answer["answered_by"] = self._desks.figures()
         except CoditectError as error:
             answer = error
         except ValueError as error:
@@ -114,6 +122,7 @@ class Control:
             )
         except CoditectError as error:
             log.info("A request could not be handed on", extra={"shard": shard, "reason": str(error)})
+            await asyncio.sleep(AGAIN_SECONDS)  # whose shard nobody has, and had, would come again at once
             delivery.requeue()
         else:
             delivery.ack()

@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
@@ -75,7 +76,7 @@ class Desk:
         self._ports = ports
         self._on_lost = on_lost
         self._nudge = nudge
-        self._showing = showing
+        self.showing = showing
         self._terms = Terms(self.shard, Definitions(), ports.ways.on_record, ports.planted)
         self._entries: deque[Entry] = deque()
         self._wake = asyncio.Event()
@@ -99,11 +100,6 @@ class Desk:
         """Whether the bug is planted that results are acknowledged before they are recorded."""
         return self._terms.planted.ack_before_commit
 
-    @property
-    def shows(self) -> bool:
-        """Whether RQ is told what changes."""
-        return self._showing is not None
-
     # -- opening and closing ----------------------------------------------------------------------------
 
     async def open(self) -> None:
@@ -121,8 +117,8 @@ class Desk:
             self.put(GoOn())
         self._set_alarm(found.next_due_ms)
         self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
-        if self._showing is not None:
-            self._tasks.append(self._ports.background.start(self._showing.run(), name=f"showing {self.shard}"))
+        if self.showing is not None:
+            self._tasks.append(self._ports.background.start(self.showing.run(), name=f"showing {self.shard}"))
         self._nudge()
 
     async def close(self) -> None:
@@ -149,7 +145,7 @@ class Desk:
         """
         self.marker = marker
         self._sendings.hold()
-        self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, settle))
+        self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))
@@ -253,10 +249,10 @@ class Desk:
         for publication in effects.publications:
             self._sendings.send(publication)
         tell(self._ports, effects)
-        if self._showing is not None:
+        if self.showing is not None:
             for workflow in effects.accepted:
                 self.put(Show(workflow))
-            self._showing.follow(effects)
+            self.showing.follow(effects)
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:
@@ -361,11 +357,14 @@ class _Rebuilt:
     """Publishing goes on when the ledger knows what is to be published anew."""
 
     go_on: Callable[[int], None]
+    again: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """It does."""
-        if not isinstance(answer, CoditectError):
+        """It does; if not, it is tried again until it does."""
+        if isinstance(answer, CoditectError):
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.again)
+        else:
             self.go_on(answer)
         self.settle.done(answer)
 

@@ -32,9 +32,9 @@ def send_task(broker: Broker, task: Task) -> Awaitable[None]:
     )
 
 
-async def send_cancel(broker: Broker, place: Place) -> None:
+async def send_cancel(broker: Broker, place: Place, publication: int) -> None:
     """Tells every agent that nobody wants the node any more; best effort: its result would be refused anyway."""
-    letter = mail.cancel(place.task_id, reason="canceled")
+    letter = mail.cancel(place.task_id, reason="canceled", publication=publication)
     try:
         await broker.publish(letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
     except CoditectError as error:
@@ -50,5 +50,5 @@ def tell(ports: Ports, effects: Effects) -> None:
         if ports.events.heard(type_):
             facts = {"node": moved.place.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
             ports.events.emit(type_, subject=moved.place.workflow, state=moved.state.value, **facts)
-    for place in effects.cancels:
-        ports.background.start(send_cancel(ports.broker, place), name="cancel")
+    for place, publication in effects.cancels:
+        ports.background.start(send_cancel(ports.broker, place, publication), name="cancel")

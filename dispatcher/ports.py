@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coditect.agent.events import Events
@@ -9,6 +10,7 @@ from coditect.background import Background
 from coditect.broker.port import Broker
 from coditect.clock import Clock
 from dispatcher.layers.ledger.book import Planted
+from dispatcher.stopped import Holder
 from dispatcher.store.port import Database
 from dispatcher.window import Window
 
@@ -37,3 +39,5 @@ class Ports:
     window: Window
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    lock_holder: Callable[[], Holder | None] | None = None
+    """Who keeps all others from writing to the store right now; None for a store that takes no lock."""

@@ -38,13 +38,13 @@ from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.ports import Ports, Ways
 from dispatcher.proposing import Proposing
+from dispatcher.reconciling import Reconciling
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.sweeper import Sweeper
 from dispatcher.tenure import Tenure, new_owner
-from dispatcher.upkeep import LOOK_SECONDS, Upkeep
 from dispatcher.window import Window
 from dispatcher.witness.watch import read_watch
 
@@ -64,8 +64,6 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
-    upkeep_seconds: float = LOOK_SECONDS
-    """How often RQ's jobs are counted."""
     keep_days: float = 7.0
     """How long after its end a workflow is kept."""
 
@@ -105,13 +103,14 @@ async def running_dispatcher(
         await broker.declare(backbone() + control_plane())
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
-        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted)
+        holder = store.holder if isinstance(store, SqliteDatabase) else None
+        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted, holder)
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
-        background.start(sweeper.run(), name="sweeper")
+        background.start(sweeper.run(), name=f"{TASK_PREFIX}the sweeper")
         background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
@@ -129,9 +128,7 @@ def compose(
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
     if graph is not None:
-        ports.background.start(
-            Upkeep(ports, tenure, graph, look_seconds=options.upkeep_seconds).run(), name=f"{TASK_PREFIX}upkeep of RQ"
-        )
+        ports.background.start(Reconciling(ports.database, tenure.desks, graph).run(), name="reconciling")
     return tenure, control
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from coditect.broker.topology import backbone, control_plane, notices, shard_queues
-from coditect.errors import CoditectError
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Show
 from dispatcher.desk import Desk
@@ -15,7 +13,7 @@ from dispatcher.layers.keyspace import FLIGHTS, LIVE, RUNS, STATUSES
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.markers import Markers
 from dispatcher.ports import Ports
-from dispatcher.store.errors import StoreUnavailable
+from dispatcher.settling import Answer
 from dispatcher.store.transaction import Reads
 
 
@@ -50,9 +48,9 @@ async def rebuild(ports: Ports, desk: Desk, markers: Markers, occasion: str) -> 
     topology = backbone() + control_plane() + notices() + shard_queues(desk.shard)
     await ports.broker.declare(topology)
     found = await ports.database.read(lambda tr: standing(tr, desk.shard))
-    noted = _Noted()
+    noted: Answer[int] = Answer()
     desk.rebuild(await markers.of_broker(desk.marker), occasion, noted)
-    await noted.answer
+    await noted.future
     for workflow in found.workflows:
         desk.put(Show(workflow))
     return {
@@ -62,26 +60,5 @@ async def rebuild(ports: Ports, desk: Desk, markers: Markers, occasion: str) -> 
         "published": found.published,
         "working": found.working,
         "workflows": len(found.workflows),
-        "jobs": found.jobs if desk.shows else 0,
+        "jobs": found.jobs if desk.showing is not None else 0,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Noted:
-    """Waits until the ledger knows of it."""
-
-    answer: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def done(self, answer: Any) -> None:
-        """It does, or refuses."""
-        if self.answer.done():
-            return
-        if isinstance(answer, CoditectError):
-            self.answer.set_exception(answer)
-        else:
-            self.answer.set_result(answer)
-
-    def undone(self) -> None:
-        """The shard is another's: whoever asked asks again."""
-        if not self.answer.done():
-            self.answer.set_exception(StoreUnavailable("The shard moved to another dispatcher; ask again"))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import asyncio
+from typing import Any, Generic, Protocol, TypeVar
+
+from coditect.errors import CoditectError
+from dispatcher.store.errors import StoreUnavailable
+
+Value = TypeVar("Value")
 
 
 class Settle(Protocol):
@@ -23,6 +29,29 @@ class Nothing:
 
     def undone(self) -> None:
         """It will be said again if it is still so."""
+
+
+class Answer(Generic[Value]):
+    """Keeps the answer for whoever waits for it: `await answer.future`.
+
+    It raises what refused the command, and StoreUnavailable (retryable) when the shard went to another dispatcher.
+    """
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+
+    def done(self, answer: Any) -> None:
+        """Here it is."""
+        if self.future.done():
+            return
+        if isinstance(answer, CoditectError):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
+
+    def undone(self) -> None:
+        """Whoever asked asks again."""
+        self.done(StoreUnavailable("The shard went to another dispatcher; ask again"))
 
 
 NOTHING = Nothing()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from coditect.model.capability import Priority
 from coditect.model.workflow.states import TaskState
@@ -15,13 +15,9 @@ from dispatcher.layers.ledger.effects import Effects, Moved, Shown
 class Showing:
     """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
 
-    def __init__(
-        self, graph: TaskGraph, shard: int, *, moved: Callable[[], None], lost: Callable[[str], None] = lambda _: None
-    ) -> None:
-        """`moved` is called when RQ may have queued something, `lost` with a workflow whose jobs RQ lost."""
+    def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
         self._shard = shard
-        self._projection = Projection(graph, shard, moved=moved, lost=self._lost)
-        self._on_lost = lost
+        self._projection = Projection(graph, shard, moved=moved)
         self._number = 0
 
     @property
@@ -37,21 +33,31 @@ class Showing:
         """
         accepted = set(effects.accepted)
         last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}
-        entries: list[Entry] = [self._job(one) for one in effects.shown]
+        entries: list[Entry] = [self.job(one) for one in effects.shown]
         entries += [self._change(moved) for moved in last.values()]
         if entries:
             self._number += 1
             self._projection.append(self._number, entries)
 
-    def _lost(self, changes: Sequence[Change]) -> None:
-        for workflow in {change.workflow for change in changes}:
-            self._on_lost(workflow)
+    @property
+    def overflowed(self) -> bool:
+        """Whether entries were thrown away because there were too many: show everything, then call `reconciled`."""
+        return self._projection.overflowed
+
+    def reconciled(self) -> None:
+        """Everything is about to be shown."""
+        self._projection.reconciled()
+
+    async def told(self) -> None:
+        """Returns when RQ was told all that there is."""
+        await self._projection.drained()
 
     async def run(self) -> None:
         """Tells RQ."""
         await self._projection.run()
 
-    def _job(self, shown: Shown) -> Job:
+    def job(self, shown: Shown) -> Job:
+        """The node as RQ is to have it."""
         place, level = shown.place, _level(shown.level)
         return Job(
             place.workflow,

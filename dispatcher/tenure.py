@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +32,7 @@ from dispatcher.ports import Ports
 from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
 from dispatcher.showing import Showing
+from dispatcher.stopped import NAME, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ LEAVE_SECONDS = 5.0
 
 def new_owner() -> str:
     """A name for one life of one dispatcher: never used again."""
-    return f"dispatcher-{os.getpid()}-{token_hex(4)}"
+    return f"{NAME}-{os.getpid()}-{token_hex(4)}"
 
 
 class Tenure:
@@ -69,8 +70,8 @@ class Tenure:
         """Something waits for room, or there is some; set before entering."""
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
-        self.lost: set[str] = set()
-        """Workflows whose jobs RQ lost, as far as somebody noticed; whoever shows them anew takes them out."""
+        self._stopped = Stopped(ports.lock_holder)
+        self._refused = 0
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -127,9 +128,31 @@ class Tenure:
             except TimeoutError:
                 pass
             try:
-                await self._step()
+                await self._step_watched()
             except Retryable as error:
                 log.warning("A step of the leases did not come through", extra={"reason": str(error)})
+
+    async def _step_watched(self) -> None:
+        """A step; while it does not come through, the others are looked at, and one that holds up all is ended."""
+        step = asyncio.ensure_future(self._step())
+        try:
+            while not (await asyncio.wait((step,), timeout=shards.STEP_MS / 1000))[0]:
+                await self._look_beside()
+            await step
+        finally:
+            step.cancel()
+
+    async def _look_beside(self) -> None:
+        try:
+            self._look(await self._ports.database.read(leases.beats))
+        except Retryable as error:
+            log.debug("The others could not be looked at", extra={"reason": str(error)})
+        else:
+            await self._stopped.look(self._pulses.values())
+
+    def _look(self, beats: Mapping[str, int]) -> None:
+        now_ms = round(asyncio.get_running_loop().time() * 1000)
+        self._pulses = leases.look(self._pulses, beats, now_ms=now_ms)
 
     async def _step(self) -> None:
         self._beat += 1
@@ -137,11 +160,11 @@ class Tenure:
         step = await self._ports.database.run(
             lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses)
         )
-        now_ms = round(asyncio.get_running_loop().time() * 1000)
-        self._pulses = leases.look(self._pulses, step.beats, now_ms=now_ms)
+        self._look(step.beats)
         owned = {int(lease.name[1]): lease for lease in step.owned}
         for shard in tuple(self.desks):
             if shard not in owned or self.desks[shard].closed:
+                log.info("A shard is not worked for here any more", extra={"shard": shard})
                 await self._close(shard)
         for shard, lease in owned.items():
             if shard not in self.desks:
@@ -152,9 +175,7 @@ class Tenure:
             await self._evict(lease.previous)
         broker = self._ports.broker
         await broker.declare(shard_queues(shard))
-        showing = None
-        if self._graph is not None:
-            showing = Showing(self._graph, shard, moved=self._nudge, lost=self.lost.add)
+        showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
         desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing, marker=known.marker)
         returns = self._returns
@@ -179,11 +200,16 @@ class Tenure:
         Raises: BrokerUnavailable; what `Database.read` raises.
         """
         self._returns += 1
+        found: dict[str, str] = {}
         for desk in tuple(self.desks.values()):
-            await self._check(desk)
+            if desk.marker not in found:
+                found[desk.marker] = await self._markers.of_broker(desk.marker)
+            self._build_on(desk, found[desk.marker])
 
     async def _check(self, desk: Desk) -> None:
-        marker = await self._markers.of_broker(desk.marker)
+        self._build_on(desk, await self._markers.of_broker(desk.marker))
+
+    def _build_on(self, desk: Desk, marker: str) -> None:
         if marker == desk.marker:
             return
         if desk.marker:
@@ -204,6 +230,7 @@ class Tenure:
         self.on_room()
 
     def _lost(self, shard: int) -> None:
+        self._refused += 1
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
     def figures(self) -> dict[str, Any]:
@@ -212,5 +239,7 @@ class Tenure:
             "owner": self.owner,
             "shards": sorted(self.desks),
             "under_way": sum(len(desk.flights) for desk in self.desks.values()),
+            "refused": self._refused,
+            "ended": self._stopped.ended,
             "late": sum(desk.late for desk in self.desks.values()),
         }

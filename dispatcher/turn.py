@@ -19,6 +19,7 @@ from dispatcher.commands import (
     Fill,
     Finished,
     GoOn,
+    Look,
     Lost,
     Proposed,
     Rebuild,
@@ -29,7 +30,7 @@ from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import advance, anew, claiming
 from dispatcher.layers.ledger.book import Book, Terms
-from dispatcher.layers.ledger.effects import Effects
+from dispatcher.layers.ledger.effects import Effects, Place, Shown
 from dispatcher.store.transaction import Transaction
 
 
@@ -88,10 +89,19 @@ def _apply(book: Book, command: Command) -> Any:
 
 
 def show(book: Book, command: Show) -> None:
-    """Shows the workflow's nodes, as far as this transaction may. Of one that has ended RQ keeps what it has."""
-    run = book.run(command.workflow)
-    if run is not None and not run.state.terminal:
+    """Shows the workflow's nodes, as far as this transaction may."""
+    if book.run(command.workflow) is None:
+        return
+    if not command.nodes:
         advance.begin_show(book, command.workflow)
+    for node in command.nodes:
+        if book.node(place := Place(command.workflow, node)) is not None:
+            book.show(place)
+
+
+def look(book: Book, command: Look) -> list[Shown]:
+    """Those of the nodes that there are, as they are."""
+    return [book.shown(place) for place in command.places if book.node(place) is not None]
 
 
 def propose(book: Book, command: Proposed) -> bool:
@@ -141,6 +151,7 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Proposed: propose,
         Fill: fill,
         Show: show,
+        Look: look,
         GoOn: lambda book, _: advance.go_on(book),
         Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion),
         Asked: lambda book, command: ask(book, command.verb, command.body),

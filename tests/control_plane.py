@@ -23,6 +23,7 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.model.wire import result_message
 
 NOW = 1_800_000_000_000
+SHARDS = 4
 ENDED = ("completed", "failed", "canceled", "rejected")
 
 
@@ -140,6 +141,10 @@ class ScriptedPlane:
                 return self._paged("workflows", rows, body)
             case Verb.APPROVALS:
                 return self._paged("approvals", self._approvals(), body)
+            case Verb.STATUS:
+                return {"shards": [{"shard": shard} for shard in range(SHARDS)], "dispatchers": ["dispatcher-1"]}
+            case Verb.REBUILD:
+                return {"shard": body["shard"], "queues": 3, "published": body["shard"], "working": 1, "workflows": 2}
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")

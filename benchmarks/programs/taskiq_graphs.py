@@ -49,7 +49,7 @@ async def spread(first: int, width: int, text: str) -> list[dict[str, object]]:
 
 
 @broker.task(task_name="bench.next")  # type: ignore[untyped-decorator]
-async def echo_next(before: dict[str, int], step: int, text: str) -> dict[str, object]:
+async def echo_next(before: dict[str, Any], step: int, text: str) -> dict[str, object]:
     """The same as `echo`; its number is so much more than that of the node before it."""
     return {"number": before["number"] + step, "text": text}
 

@@ -100,6 +100,15 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     return max(0.0, seconds)
 
 
+def too_late(task: Task, now_ms: int) -> Ended | None:
+    """How a task ends that comes after its time; None when it does not."""
+    for bound, name in ((task.limits.deadline_ms, "deadline"), (task.limits.start_by_ms, "start-by")):
+        if bound is not None and bound <= now_ms:
+            told = f"The task's {name} passed {now_ms - bound} ms before it started"
+            return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
+    return None
+
+
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
     """What a cancellation means: a request to cancel, the end of its time, a drain, or the handler's own doing.
 

@@ -20,7 +20,7 @@ from coditect.agent.claims import Claims
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler
+from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, too_late
 from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
@@ -244,15 +244,7 @@ class Runtime:
         """Why it need not start; None when it does."""
         if task.limits is NO_LIMITS and not self._canceled.reasons:
             return None
-        return self._too_late(task) or self._canceled_before(task)
-
-    def _too_late(self, task: Task) -> Ended | None:
-        limits, now = task.limits, self._clock.now_ms()
-        for bound, name in ((limits.deadline_ms, "deadline"), (limits.start_by_ms, "start-by")):
-            if bound is not None and bound <= now:
-                told = f"The task's {name} passed {now - bound} ms before it started"
-                return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
-        return None
+        return too_late(task, self._clock.now_ms()) or self._canceled_before(task)
 
     def _canceled_before(self, task: Task) -> Ended | None:
         reason = self._canceled.reason(task, self._now())

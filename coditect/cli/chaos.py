@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -63,16 +63,15 @@ def run_chaos(
     """
     rehearse = _rehearsal()
     reports: list[Report] = []
-    for number in range(seed, seed + seeds):
-        report = rehearse(
-            seed=number,
-            seconds=60 * minutes,
-            folder=folder.absolute() / f"seed-{number}",
-            kinds=kind or (),
-            plant=plant,
-            simulate=simulate,
-            say=say,
-        )
+    for report in rehearse(
+        seeds=range(seed, seed + seeds),
+        seconds=60 * minutes,
+        folder=folder.absolute(),
+        kinds=kind or (),
+        plant=plant,
+        simulate=simulate,
+        say=say,
+    ):
         reports.append(report)
         if output is Output.TABLE:
             typer.echo("\n".join(report.lines()))
@@ -86,11 +85,11 @@ def run_chaos(
         raise typer.Exit(1)
 
 
-def _rehearsal() -> Callable[..., Report]:
+def _rehearsal() -> Callable[..., Iterable[Report]]:
     """What the installed control plane offers."""
     from importlib.metadata import entry_points
 
     for one in entry_points(group=GROUP):
-        found: Callable[..., Report] = one.load()
+        found: Callable[..., Iterable[Report]] = one.load()
         return found
     raise ControlPlaneRequired("No control plane is installed that could be broken", fix="pip install coditect")

@@ -73,7 +73,9 @@ class Verb(StrEnum):
     CLAIM = "node.claim"
     """`workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
-    """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...]}`."""
+    """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
+    "answered_by": {"owner", "shards", "under_way", "late", "refused", "ended"}}`: of the dispatcher that answers, how
+    many results a fence refused, how many commits a lease, and whom it ended for holding up the store."""
     REBUILD = "control.rebuild"
     """`shard`, `occasion` → what was made anew, by kind: queues, published, working, workflows, jobs. The same
     occasion again publishes nothing more."""

@@ -314,8 +314,8 @@ class TestFleet:
     def pause(self, target: str) -> tuple[Member, ...]:
         """Stops a process, or every one of an agent, as SIGSTOP does: nothing of it runs until `resume`.
 
-        It keeps its deliveries until the broker, having heard nothing for 10 s, gives its connection up; its
-        lease lapses earlier. A thread that runs is not stopped.
+        Its lease lapses after 3 s. It keeps its deliveries until the control plane evicts it then, or the broker,
+        having heard nothing for 10 s, gives its connection up. A thread that runs is not stopped.
         """
         return self._processes.pause(target)
 

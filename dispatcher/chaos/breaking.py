@@ -23,6 +23,7 @@ class Breaking:
     def __init__(self, stage: Stage, note: Note) -> None:
         self._stage = stage
         self._note = note
+        self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS)}
         self.missed = 0
         """Faults for which there was nobody to be hit."""
 
@@ -78,18 +79,14 @@ class Breaking:
         post.start()
 
     async def _serve(self, fault: Fault, name: str, act: Callable[[], Awaitable[None]]) -> None:
-        if name in self._stage.busy:
-            self.missed += 1
-            return
-        self._stage.busy.add(name)
-        self._note(Type.INVOKE, fault.act, name, kind=fault.kind)
-        try:
-            await act()
-        except LocalError as error:
-            self._note(Type.INFO, "trouble", name, reason=str(error)[:500])
-        finally:
-            self._stage.busy.discard(name)
-            self._note(Type.OK, fault.act, name)
+        async with self._turns[name]:  # a server that is on its way back is hit when it is there
+            self._note(Type.INVOKE, fault.act, name, kind=fault.kind)
+            try:
+                await act()
+            except LocalError as error:
+                self._note(Type.INFO, "trouble", name, reason=str(error)[:500])
+            finally:
+                self._note(Type.OK, fault.act, name)
 
     def _redis(self, fault: Fault) -> Callable[[], Awaitable[None]]:
         servers = self._stage.servers

@@ -38,7 +38,9 @@ class Pace:
     canceled: float = 0.1
     """The share of workflows that are canceled on the way."""
     wait_seconds: float = 300.0
-    """How long the end of anything is waited for."""
+    """How long the end of a workflow is waited for."""
+    task_seconds: float = 100.0
+    """How long that of a direct task is."""
 
 
 class Load:
@@ -82,7 +84,7 @@ class Load:
         self._note(Type.OK, "accept", handle.task_id)
         self.begun += 1
         try:
-            outcome = await handle.outcome(timeout=self._pace.wait_seconds)
+            outcome = await handle.outcome(timeout=self._pace.task_seconds)
         except ResultTimeout:
             self._note(Type.INFO, "end", handle.task_id)
         else:

@@ -130,32 +130,28 @@ async def run(order: Order, *, environ: Mapping[str, str] | None = None, say: Sa
     ) as stage:
         await stage.start()
         say("everything is up; the faults begin")
-        seconds = await _play(order, stage, scribe, say)
+        await _play(order, stage, scribe, say)
     scribe.close()
-    return await _judged(order, history, seconds)
+    return await _judged(order, history)
 
 
-async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> float:
-    """The load and the faults; how long the faults lasted."""
+async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
+    """The load and the faults, until everything that was begun has ended."""
     settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
-    now = asyncio.get_running_loop().time
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))
         load = Load(client, scribe.note, Random(f"{order.seed}/load"), order.pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
         telling = asyncio.create_task(_tell(load, say))
         breaking = Breaking(stage, scribe.note)
-        begun = now()
         await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
-        lasted = now() - begun
         load.closed.set()
         await stage.start()
-        say(f"the faults are over after {lasted:.0f} s; what was begun comes to its end")
+        say("the faults are over; what was begun comes to its end")
         await asyncio.wait([working], timeout=SETTLE_SECONDS)
         for task in (working, telling):
             task.cancel()
         await asyncio.wait([working, telling])
-    return lasted
 
 
 async def _tell(load: Load, say: Say) -> None:
@@ -164,7 +160,7 @@ async def _tell(load: Load, say: Say) -> None:
         say(f"{load.begun} begun, {load.ended} ended")
 
 
-async def _judged(order: Order, history: Path, seconds: float) -> Verdict:
+async def _judged(order: Order, history: Path) -> Verdict:
     entries = read_histories(history)
     scribe = Scribe(history / f"reader{SUFFIX}", "reader")
     async with SqliteDatabase(order.folder / STORE) as database:
@@ -173,5 +169,7 @@ async def _judged(order: Order, history: Path, seconds: float) -> Verdict:
     entries = read_histories(history)
     story = Story(entries)
     judgements = tuple(judge(entries))
-    counted = toll(story, order.kinds, seconds=seconds)
+    instants = [fault.begun for fault in story.faults]
+    spread = instants[-1] - instants[0] if instants else 0.0
+    counted = toll(story, order.kinds, seconds=max(order.seconds, spread))
     return Verdict(order, judgements, counted, len(story.accepted), len(story.nodes), len(story.of("execute")))

@@ -90,8 +90,6 @@ class Stage:
         self.folder = folder
         self.servers = servers
         self.posts = posts
-        self.busy: set[str] = set()
-        """Servers to which something is being done."""
 
     def of(self, role: str) -> list[Post]:
         """The posts of one role."""

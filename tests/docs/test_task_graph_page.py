@@ -15,7 +15,6 @@ from dispatcher.graph import records, redis
 from dispatcher.graph.port import BATCH, JobState
 from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.graph.states import job_state
-from dispatcher.upkeep import LOOK_SECONDS
 from tests.contract.graph.scene import Scene
 from tests.docs.pages import section, table_rows
 from tests.integration.graph.stock import Stock
@@ -74,13 +73,12 @@ async def test_stock_rq_counts_what_the_ledger_counts(scene: tuple[Scene, Stock]
 @pytest.mark.parametrize(
     ("sentence", "number"),
     [
-        (r"by counting every ([\d,]+) s", LOOK_SECONDS),
         (r"in batches of up to ([\d,]+) by Lua", BATCH),
         (r"fan-out of more than ([\d,]+) is released", redis.MOST_DEPENDENTS),
         (r"results over ([\d,]+) bytes", records.MOST_RESULT_BYTES),
     ],
 )
-def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: float) -> None:
+def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: int) -> None:
     found = re.search(sentence, PAGE.read_text(encoding="utf-8"))
 
     assert found

@@ -16,6 +16,7 @@ from coditect.broker.topology import (
     capability_queues,
     control_plane,
     event_queue,
+    marker_queue,
     notices,
     reply_queue,
     shard_queues,
@@ -43,6 +44,7 @@ def parts() -> dict[str, Topology]:
         "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
         "a dispatcher": notices() + control_plane(),
         "a dispatcher, for each of its shards": shard_queues(SHARD),
+        "a dispatcher, once for each life of the broker": marker_queue("coditect.epoch.<uuid>"),
     }
 
 

@@ -16,7 +16,7 @@ from coditect.broker.port import QueueStats
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.errors import SetupError
 
-_PRIVATE = re.compile(r"(reply|agent|events)\.|(unrouted|dead)\.notices$")
+_PRIVATE = re.compile(r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$")
 
 
 async def declare(connection: AbstractConnection, topology: Topology, *, only_check: bool) -> None:

@@ -293,7 +293,7 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
 def cancel_node(book: Book, place: Place, row: NodeRow) -> None:
     """The node ends canceled, whatever it was about; an agent that may run it is told."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
-        book.effects.cancels.append(place)
+        book.effects.cancels.append((place, row.publication))
         row.fence += 1  # what its agent may still tell is late
     withdraw(book, place, row)
     end(book, place, row, TaskState.CANCELED, reason="canceled")

@@ -224,10 +224,11 @@ class Book:
                 self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
-        self.effects.shown += [self._shown(place) for place in self._to_show]
+        self.effects.shown += [self.shown(place) for place in self._to_show]
         return self.effects
 
-    def _shown(self, place: Place) -> Shown:
+    def shown(self, place: Place) -> Shown:
+        """The node as it is, for a copy of the graph."""
         row, node, call = self.node(place), self.definition(place), self.call(place)
         assert row is not None
         level = call.priority.value if call is not None else ""

@@ -76,8 +76,8 @@ class Effects:
     shown: list[Shown] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
-    cancels: list[Place] = field(default_factory=list)
-    """Agents that may run these are to be told."""
+    cancels: list[tuple[Place, int]] = field(default_factory=list)
+    """Agents that may run these publications are to be told."""
     late: int = 0
     """Results that a fence refused."""
     strange: int = 0

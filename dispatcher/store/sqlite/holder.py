@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 PAUSES_SECONDS = (0.0005, 0.001, 0.002, 0.005)
 """Between two tries for the lock; the last one repeats."""
 ENDED_SECONDS = 5.0
+ENDED_POLL_SECONDS = 0.01
 SAME_START_SECONDS = 0.01
 
 
@@ -45,12 +46,27 @@ class Holder:
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self.started) > SAME_START_SECONDS:
                 return False
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
             process.kill()
-            process.wait(ENDED_SECONDS)
         except psutil.NoSuchProcess:
             return False
+        _wait_for_end(process)
         log.warning("A process that held the store was ended", extra={"pid": self.pid, "started": self.started})
         return True
+
+
+def _wait_for_end(process: psutil.Process) -> None:
+    """Until it is gone, or only its entry is left that its parent has not read: it holds nothing any more."""
+    deadline = time.monotonic() + ENDED_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(ENDED_POLL_SECONDS)
+    log.error("A process was killed and is still there", extra={"pid": process.pid})
 
 
 class WriteLock:

@@ -22,6 +22,8 @@ from coditect.settings import Settings
 from tests.support import eventually
 
 AGENT = Path(__file__).with_name("fleet_agent.py")
+READY_SECONDS = 60.0
+"""A process on a busy machine begins slowly."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ class Fleet:
                 stderr=log,
             )
         self.processes.append(process)
-        await eventually(ready.exists, seconds=20)
+        await eventually(ready.exists, seconds=READY_SECONDS)
         return process
 
     def logs(self) -> str:

@@ -26,8 +26,8 @@ from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.graph.states import job_state
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
+from dispatcher.reconciling import Reconciling
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.upkeep import LOOK_SECONDS
 
 SHARDS = 2
 QUEUES = [queue_name(level, shard) for shard in range(SHARDS) for level in Priority]
@@ -50,14 +50,14 @@ class Plane:
     """Nodes whose handlers fail."""
 
     @asynccontextmanager
-    async def dispatcher(self, ways: Ways, *, upkeep_seconds: float = LOOK_SECONDS) -> AsyncIterator[None]:
-        """A dispatcher for as long as the block lasts."""
-        options = Options(shards=SHARDS, ways=ways, upkeep_seconds=upkeep_seconds)
+    async def dispatcher(self, ways: Ways) -> AsyncIterator[Reconciling]:
+        """A dispatcher for as long as the block lasts; what it is given compares RQ with the ledger on demand."""
+        options = Options(shards=SHARDS, ways=ways)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(MemoryBroker(self.server, name=options.owner))
             graph = RedisTaskGraph(self.redis_url, worker=options.owner, timeout_seconds=10)
             await stack.enter_async_context(graph)
-            await stack.enter_async_context(
+            dispatcher = await stack.enter_async_context(
                 running_dispatcher(
                     broker=broker,
                     registry=self.registry,
@@ -67,7 +67,7 @@ class Plane:
                     options=options,
                 )
             )
-            yield
+            yield Reconciling(self.database, dispatcher.tenure.desks, graph)
 
     def permit(self, executions: int) -> None:
         """So many more handlers may return."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context, Retry
+from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import reply_queue
 from coditect.errors import InputError, TaskCanceled, TaskExpired, TaskFailed
 from coditect.model import mail, routing
@@ -179,11 +180,15 @@ async def test_timeout_of_the_capability_cancels_the_handler() -> None:
 
 async def test_task_without_an_owner_runs_no_longer_than_the_broker_leaves_it_alone() -> None:
     waiting = Waiting(timeout="2h")
-    async with TestFleet(agents=[waiting.agent]) as fleet:
-        with pytest.raises(TaskFailed, match="timeout"):
-            await fleet.request("wait.loop", timeout="3h")
+    async with TestFleet(agents=[waiting.agent]) as fleet, MemoryBroker(fleet.server, name="stranger") as broker:
+        await broker.publish(Message(b"null"), exchange=routing.TASKS, routing_key="wait.loop.p1")
 
-        assert (waiting.ended, fleet.elapsed_seconds) == (1, LONGEST_DIRECT_SECONDS)
+        await fleet.advance(LONGEST_DIRECT_SECONDS - 1)
+        assert (len(waiting.started), waiting.ended) == (1, 0)
+
+        await fleet.advance("2s")
+        assert waiting.ended == 1
+        assert [letter.reason for letter in await fleet.dead_letters("wait.loop")] == ["timeout"]
 
 
 @pytest.mark.parametrize("limit", [{"timeout": "2m"}, {"deadline": "2m"}])

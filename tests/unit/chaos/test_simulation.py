@@ -13,7 +13,7 @@ from dispatcher.witness.ports import POINTS
 from dispatcher.witness.watch import PLANTS
 
 pytestmark = pytest.mark.slow
-SEEDS = range(1, 9)
+SEEDS = range(1, 7)
 MOST_SEEDS = 3
 """By which a planted bug is caught."""
 
@@ -27,12 +27,11 @@ def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
     assert {one.invariant for one in played.judgements if not one.checked} == set()
 
 
-@pytest.mark.parametrize("at", [2, 7])
 @pytest.mark.parametrize("point", POINTS)
-def test_dispatcher_may_die_at_every_step(point: str, at: int) -> None:
-    plan = Plan(seconds=4.0, die_at=Order(point, Act.KILL, at))
+def test_dispatcher_may_die_at_every_step(point: str) -> None:
+    plan = Plan(seconds=4.0, die_at=Order(point, Act.KILL, at=3))
 
-    played = play(at, plan)
+    played = play(2, plan)
 
     kinds = [one.val["kind"] for one in played.entries if one.f == "kill" and one.type is Type.INVOKE]
     assert kinds == [f"dispatcher.kill at {point}"]

@@ -15,12 +15,13 @@ from coditect.model.control import Verb
 from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.workflow.states import WorkflowState
+from tests.control_plane import ScriptedPlane
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_WAIT_SECONDS", "FIRST_PAUSE_SECONDS"):
+    for name in ("FIRST_WAIT_SECONDS", "FIRST_PAUSE_SECONDS", "GRACE_SECONDS"):
         monkeypatch.setattr(control_plane, name, 0.01)
 
 
@@ -31,6 +32,18 @@ async def test_without_a_control_plane_the_way_to_one_is_named() -> None:
 
     assert "coditect dispatcher run" in str(raised.value.facts["fix"])
     assert raised.value.exit_code == 1
+
+
+async def test_a_control_plane_that_is_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_plane, "GRACE_SECONDS", 10.0)
+    plane = ScriptedPlane()
+    async with MemoryBroker(MemoryServer()) as broker, Client(broker) as client:
+        asked = asyncio.ensure_future(client.run("no-such").state())
+        await asyncio.sleep(0)  # the first time it finds no queue
+
+        async with plane.serving(broker):
+            with pytest.raises(NotFound):
+                await asked
 
 
 async def test_a_queue_that_nobody_reads_is_no_control_plane() -> None:

@@ -168,6 +168,7 @@ def test_the_id_of_a_direct_task_cannot_be_asked_for(scene: Scene) -> None:
 
 async def test_a_durable_task_without_a_control_plane_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_plane, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(control_plane, "GRACE_SECONDS", 0.01)
     await scene.broker.delete_queue("control")
 
     async with Client(scene.broker) as client:

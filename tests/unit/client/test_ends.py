@@ -20,7 +20,7 @@ def long_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait has lasted long, and would not look again for as long as the test may last."""
     monkeypatch.setattr(run, "LONGEST_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(run, "FIRST_PAUSE_SECONDS", 60.0)
-    monkeypatch.setattr(run, "LONGEST_UNHEARD_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(run, "LONGEST_HEARD_PAUSE_SECONDS", 60.0)
 
 
 def listened(scene: Scene) -> bool:

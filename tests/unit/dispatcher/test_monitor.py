@@ -33,7 +33,7 @@ class Stubborn:
 
 
 async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and_once() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         await watch.dispatcher(evict=watch.fleet.server)
         handle = await watch.fleet.submit("sleep.well", 4.0)
@@ -55,7 +55,7 @@ async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and
 
 
 async def test_frozen_agent_that_continues_registers_again_and_works_as_before() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         monitor = await watch.dispatcher(evict=watch.fleet.server)
         handle = await watch.fleet.submit("sleep.well", 20.0)
@@ -79,7 +79,7 @@ async def test_frozen_agent_that_continues_registers_again_and_works_as_before()
 
 
 async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         monitor = await watch.dispatcher(evict=watch.fleet.server)
         handle = await watch.fleet.submit("sleep.well", 4.0)
@@ -186,7 +186,7 @@ async def test_frozen_while_the_registry_hangs_is_found_after_it() -> None:
 async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         with caplog.at_level(logging.WARNING, "dispatcher.monitor"):
             monitor = await watch.dispatcher(evict=None)
@@ -206,7 +206,7 @@ async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_
 
 
 async def test_eviction_that_fails_is_tried_again() -> None:
-    sleepers = Sleepers(timeout="9m")
+    sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=3))
         await watch.fleet.advance("2s")

@@ -270,7 +270,7 @@ async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> No
     told = ledger.seen[-1].cancels
     await ledger.turn(ledger.finished(top, completed(1)))
 
-    assert told == [top.place]
+    assert told == [(top.place, top.number)]
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}
     assert await ledger.state() is WorkflowState.CANCELED
     assert ledger.seen[-1].late == 1

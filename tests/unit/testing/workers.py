@@ -14,8 +14,8 @@ class Sleepers:
 
     slots: int = 4
     retry: Retry = field(default_factory=Retry)
-    timeout: str = "25m"
-    """Above 10 minutes only the control plane can have it done."""
+    timeout: str = "10m"
+    """With more, only the control plane can have it done."""
     started: list[str] = field(default_factory=list)
     """Ids of the agents that started one."""
     left: list[str] = field(default_factory=list)

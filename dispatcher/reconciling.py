@@ -1,0 +1,124 @@
+"""Reconciling: RQ's copy of the graph is compared with the ledger, steadily and slowly, and mended where it differs.
+
+RQ is told what changes after each commit, so it lags by a moment, and people change it with its own tools. Only a
+difference that stands in two looks is drift: a call that was lost, a key that somebody deleted. It is mended in the
+order of the shard's commits, as everything that RQ is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from coditect.errors import CoditectError
+from dispatcher.commands import Look, Show
+from dispatcher.desk import Desk
+from dispatcher.graph.errors import TaskGraphUnavailable
+from dispatcher.graph.port import BATCH, Job, TaskGraph
+from dispatcher.layers.keyspace import STATUSES
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.queries import live
+from dispatcher.settling import Answer
+from dispatcher.showing import Showing
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Reads
+
+log = logging.getLogger(__name__)
+
+ROUND_SECONDS = 15.0
+AGAIN_SECONDS = 1.0
+"""Between the two looks."""
+PAUSE_SECONDS = 1.0
+"""Between two pages: a comparison takes the desk and Redis some 10 ms each, so about a hundredth of either."""
+
+
+class Reconciling:
+    """Compares for one dispatcher's desks. `run` goes round until it is canceled."""
+
+    def __init__(self, database: Database, desks: Mapping[int, Desk], graph: TaskGraph) -> None:
+        self._database = database
+        self._desks = desks
+        self._graph = graph
+        self.mended = 0
+        """Jobs that RQ had not, or not as they should be."""
+
+    async def run(self) -> None:
+        """Goes round."""
+        while True:
+            await asyncio.sleep(ROUND_SECONDS)
+            try:
+                await self.round()
+            except TaskGraphUnavailable as error:
+                log.debug("RQ cannot be compared", extra=error.facts)
+            except CoditectError as error:
+                log.info("RQ could not be compared", extra={"reason": str(error)})
+
+    async def round(self) -> int:
+        """Compares every live workflow once; how many jobs were mended.
+
+        Raises: TaskGraphUnavailable; what the store raises.
+        """
+        before = self.mended
+        for desk in tuple(self._desks.values()):
+            if desk.showing is None:
+                continue
+            workflows = await self._database.read(partial(live, shard=desk.shard))
+            if desk.showing.overflowed:
+                desk.showing.reconciled()
+                for workflow in workflows:
+                    desk.put(Show(workflow))
+                continue
+            for workflow in workflows:
+                await self._workflow(desk, desk.showing, workflow)
+        return self.mended - before
+
+    async def _workflow(self, desk: Desk, showing: Showing, workflow: str) -> None:
+        after = ""
+        while not desk.closed:
+            nodes = await self._database.read(partial(_names, workflow=workflow, after=after))
+            await self._page(desk, showing, [Place(workflow, node) for node in nodes])
+            if len(nodes) < BATCH:
+                return
+            after = nodes[-1]
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _page(self, desk: Desk, showing: Showing, places: Sequence[Place]) -> None:
+        first = await self._differing(desk, showing, places)
+        if not first:
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
+        second = await self._differing(desk, showing, [Place(job.workflow, job.node) for job in first])
+        if drift := first & second:
+            self.mended += len(drift)
+            log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(drift)})
+            for workflow, nodes in _by_workflow(drift).items():
+                desk.put(Show(workflow, nodes))
+
+    async def _differing(self, desk: Desk, showing: Showing, places: Sequence[Place]) -> set[Job]:
+        """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
+        answer: Answer[Any] = Answer()
+        desk.put(Look(tuple(places)), answer)
+        jobs = [showing.job(one) for one in await answer.future]
+        await showing.told()
+        found = await self._graph.difference(jobs)
+        wrong = {(one.workflow, one.node) for one in found.missing} | {
+            (one.workflow, one.node) for one in found.changes
+        }
+        return {job for job in jobs if (job.workflow, job.node) in wrong}
+
+
+def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:
+    begin, end = STATUSES.range((workflow,))
+    if after:
+        begin = STATUSES.pack((workflow, after)) + b"\0"
+    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(begin, end, limit=BATCH)]
+
+
+def _by_workflow(jobs: Collection[Job]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for job in jobs:
+        found[job.workflow] = (*found.get(job.workflow, ()), job.node)
+    return found

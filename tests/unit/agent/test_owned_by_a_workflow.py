@@ -1,0 +1,67 @@
+"""Agents and the real dispatcher together, in virtual time: one death, one more execution, one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from coditect import Agent, Context, Workflow
+from coditect.testing import TestFleet
+
+Fault = Callable[[TestFleet, str], object]
+
+
+def sleeper() -> tuple[Agent, list[tuple[str, int, int]]]:
+    """An agent that sleeps as long as it is told, and its runs: agent process, fence, attempt."""
+    runs: list[tuple[str, int, int]] = []
+    agent = Agent("sleeper", slots=2)
+
+    @agent.capability("sleep.long", timeout="2h")
+    async def sleep(seconds: float, ctx: Context) -> float:
+        runs.append((ctx.agent_id, ctx.fence, ctx.attempt))
+        await asyncio.sleep(seconds)
+        return seconds
+
+    return agent, runs
+
+
+def flow(seconds: float) -> Workflow:
+    one = Workflow("one")
+    one.task("sleep.long", seconds, name="sleep", timeout="2h")
+    return one
+
+
+@pytest.mark.parametrize(
+    ("fault", "within_seconds"),
+    [(TestFleet.kill, 1.0), (TestFleet.pause, 5.0), (TestFleet.drop_connections, 1.0)],
+    ids=["killed", "stopped", "cut off"],
+)
+async def test_agent_that_is_gone_costs_one_more_execution(fault: Fault, within_seconds: float) -> None:
+    agent, runs = sleeper()
+    async with TestFleet(agents=[agent], replicas=2, seed=3) as fleet:
+        run = await fleet.start(flow(30))
+        await fleet.advance("2s")
+        first = runs[0][0]
+
+        fault(fleet, first)
+        value = await run.result(timeout="1h")
+
+        assert (value, [(fence, attempt) for _, fence, attempt in runs]) == (30, [(1, 1), (2, 2)])
+        assert runs[1][0] != first
+        assert fleet.elapsed_seconds <= 2 + within_seconds + 30
+
+
+async def test_long_node_of_a_killed_agent_is_done_elsewhere() -> None:
+    agent, runs = sleeper()
+    async with TestFleet(agents=[agent], replicas=2) as fleet:
+        run = await fleet.start(flow(720))
+        await fleet.advance("11m")
+
+        fleet.kill(runs[0][0])
+        await fleet.advance("5s")
+
+        assert [attempt for _, _, attempt in runs] == [1, 2]
+        await fleet.advance("12m")
+        assert await run.result(timeout="5s") == 720

@@ -1,0 +1,58 @@
+"""`coditect doctor --rebuild`: every shard is asked once, and what was made again is told by kind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coditect.broker.memory import MemoryBroker
+from coditect.broker.plan import PlannedBroker
+from coditect.model.control import Verb
+from tests.control_plane import SHARDS
+from tests.unit.cli.scene import MemoryConnections, ProbedBroker, Terminal
+
+
+class Served(MemoryConnections):
+    """With a control plane beside every connection."""
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[PlannedBroker]:
+        async with (
+            MemoryBroker(self.server, name="plane") as plane,
+            self.plane.serving(plane),
+            ProbedBroker(self.server, self.probes) as own,
+        ):
+            yield own
+
+
+@pytest.fixture
+def served(terminal: Terminal) -> Terminal:
+    terminal.connections = Served()
+    return terminal
+
+
+def test_every_shard_is_rebuilt_and_what_it_made_is_summed_up(served: Terminal) -> None:
+    document = served.run("doctor", "--rebuild", "--output", "json")
+
+    counts = {"queues": 12, "published": 6, "working": 4, "workflows": 8, "jobs": 0}
+    assert document.json == {"shards": SHARDS} | counts
+    asked = [body for verb, body in served.connections.plane.asked if verb is Verb.REBUILD]
+    assert [body["shard"] for body in asked] == list(range(SHARDS))
+    assert len({body["occasion"] for body in asked}) == 1
+
+
+def test_table_says_what_each_kind_is(served: Terminal) -> None:
+    told = served.run("doctor", "--rebuild")
+
+    assert told.code == 0
+    assert "published anew" in told.out
+    assert "4 shards" in told.err
+
+
+def test_without_a_control_plane_it_says_what_to_start(terminal: Terminal) -> None:
+    told = terminal.run("doctor", "--rebuild")
+
+    assert told.code == 1
+    assert "coditect dispatcher run" in told.err

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from coditect.background import Background
+from coditect.model.ids import AgentId
+from dispatcher.commands import Command, Lost
+from dispatcher.desk import Desk
+from dispatcher.failover import Predecessors, dispatch_again
+from dispatcher.flights import Flight
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.monitor import AgentGone
+from dispatcher.patrol import EARLY_ACK_MS
+from tests.unit.broker.virtual_time import in_virtual_time
+
+NOW_MS = 10_000_000
+GONE = AgentId("worker-1")
+
+
+@dataclass
+class Laid:
+    """A desk as far as failover sees it."""
+
+    flights: list[tuple[Place, Flight]]
+    commands: list[Command] = field(default_factory=list)
+
+    def put(self, command: Command) -> None:
+        self.commands.append(command)
+
+
+def flight(node: str, *, agent: str = GONE, age_ms: int = 1_000) -> tuple[Place, Flight]:
+    return Place("w", node), Flight("work.do", "p1", 7, NOW_MS - age_ms, agent=agent)
+
+
+@pytest.mark.parametrize(
+    ("released", "again"), [(True, ["long"]), (False, ["short", "long"])], ids=["given back", "still held"]
+)
+def test_only_what_the_broker_does_not_give_to_others_is_published_anew(released: bool, again: list[str]) -> None:
+    desk = Laid(
+        [
+            flight("short"),
+            flight("long", age_ms=EARLY_ACK_MS + 1),
+            flight("another's", agent="worker-2", age_ms=EARLY_ACK_MS + 1),
+            flight("nobody's", agent="", age_ms=EARLY_ACK_MS + 1),
+        ]
+    )
+
+    dispatch_again(cast(Desk, desk), AgentGone(GONE, released), NOW_MS)
+
+    assert desk.commands == [Lost(Place("w", node), 7, GONE) for node in again]
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def evict(self, process: str) -> int:
+        self.asked.append(process)
+        await asyncio.sleep(1)
+        return 2
+
+
+@in_virtual_time
+async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_it() -> None:
+    evict = Counting()
+    async with Background() as background:
+        predecessors = Predecessors(evict, background)
+        began = asyncio.get_running_loop().time()
+        for owner in ("ada", "ada", "bob", "ada"):
+            await predecessors.evict(owner)
+
+        assert asyncio.get_running_loop().time() == began
+        await asyncio.sleep(10)
+
+    assert evict.asked == ["ada", "bob"]

@@ -1,0 +1,107 @@
+"""A dispatcher that was paused and does not know: what it does late is refused, counted and said."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from coditect import Workflow
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.model import routing
+from coditect.model.control import Verb, request
+from coditect.registry.memory import MemoryRegistry
+from dispatcher.layers import leases, shards
+from dispatcher.layers.leases import Pulse
+from dispatcher.program import Options, running_dispatcher
+from dispatcher.stopped import GRACE_MS, Stopped
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Transaction
+from tests.support import eventually
+
+
+def take_over(tr: Transaction, owner: str) -> None:
+    """Another takes the only shard, as if its owner had stood still for long."""
+    leases.leave(tr, owner)
+    leases.renew(tr, "other", 1)
+    assert leases.acquire(tr, shards.lease_name(0), "other") is not None
+
+
+async def test_late_commit_is_refused_counted_and_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "STEP_MS", 3_600_000)
+    server, registry = MemoryServer(), MemoryRegistry()
+    flow = Workflow("asks")
+    flow.approval("Go on?", name="gate")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database = await enter(MemoryDatabase())
+        own = await enter(MemoryBroker(server, name="dispatcher"))
+        plane = running_dispatcher(
+            broker=own, registry=registry, clock=SystemClock(), database=database, options=Options(shards=1)
+        )
+        tenure = (await enter(plane)).tenure
+        mine = await enter(MemoryBroker(server, name="client"))
+        client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
+        run = await client.start(flow)
+        await database.run(lambda tr: take_over(tr, tenure.owner))
+        before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
+
+        await mine.publish(
+            request(Verb.CANCEL, {"workflow": run.id}, reply_to=None, correlation_id="late"),
+            exchange=routing.CONTROL,
+            routing_key="0",
+        )
+        await eventually(lambda: tenure.figures()["refused"] == 1)
+
+        assert tenure.desks == {}
+        assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == before
+        assert "A shard is another's by now" in caplog.text
+        stats = await mine.stats(routing.control_queue(0))
+        assert stats is not None
+        assert stats.messages == 1, "the new owner gets the request"
+
+
+class Held:
+    """A process that holds the lock."""
+
+    pid = 4711
+    started = 1.0
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    def end(self) -> bool:
+        self.ends += 1
+        return True
+
+
+@pytest.mark.parametrize(
+    ("owner", "past_ms", "ends"),
+    [
+        ("dispatcher-4711-abcd", 0, 1),
+        ("dispatcher-4711-abcd", -1, 0),
+        ("dispatcher-47110-abcd", 0, 0),
+        ("dispatcher-12-abcd", 0, 0),
+    ],
+)
+async def test_who_holds_the_lock_is_ended_when_its_own_lease_lapsed_long_enough_ago(
+    owner: str, past_ms: int, ends: int
+) -> None:
+    held = Held()
+    stopped = Stopped(lambda: held)
+
+    await stopped.look([Pulse(owner, 7, leases.TTL_MS + GRACE_MS + past_ms, 0), Pulse("dispatcher-1-a", 3, 0, 0)])
+
+    assert held.ends == stopped.ended == ends
+
+
+async def test_nobody_is_ended_while_nobody_holds_the_lock() -> None:
+    stopped = Stopped(lambda: None)
+
+    await stopped.look([Pulse("dispatcher-4711-abcd", 7, 60_000, 0)])
+
+    assert stopped.ended == 0
