@@ -63,7 +63,7 @@ test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpack
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
 	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest -m "servers and not endurance"
 
-endure: setup ## The long proofs: fifty kills of the broker under load, and `make kills` (thirteen minutes)
+endure: setup ## The long proofs: fifty kills of the broker, wiped servers under workflows, `make kills`, chaos (half an hour)
 	@$(PYTHON) -m pytest -m endurance -s tests
 
 test-fdb: $(STAMP) ## The store's contract on a real FoundationDB (FDB_CLUSTER_FILE, or Docker)

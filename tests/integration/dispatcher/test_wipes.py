@@ -21,7 +21,7 @@ from dispatcher.graph.redis import RedisTaskGraph
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.timeout(240)]
 
 AGENT = str(Path(__file__).with_name("keyed_agent.py"))
 WIDTH, DEPTH = 40, 6
