@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dispatcher.reconciling import ROUND_SECONDS
 from redis import Redis
 
 from coditect.model.workflow.states import TaskState
@@ -16,6 +15,7 @@ from dispatcher.graph import records, redis
 from dispatcher.graph.port import BATCH, JobState
 from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.graph.states import job_state
+from dispatcher.reconciling import ROUND_SECONDS
 from tests.contract.graph.scene import Scene
 from tests.docs.pages import section, table_rows
 from tests.integration.graph.stock import Stock
