@@ -40,7 +40,7 @@ def finished(book: Book, command: Finished) -> None:
     elif outcome.status is Status.CANCELED:
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     else:
-        _failed(book, place, row, outcome.failure or Failure("failed", "", ""), outcome.status)
+        _failed(book, place, row, command)
 
 
 def _is_current(row: NodeRow, command: Finished) -> bool:
@@ -61,13 +61,13 @@ def _leave_flight(book: Book, place: Place) -> None:
     book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))
 
 
-def _failed(book: Book, place: Place, row: NodeRow, failure: Failure, status: Status) -> None:
-    policy = _policy(book, place)
+def _failed(book: Book, place: Place, row: NodeRow, command: Finished) -> None:
+    status, failure = command.outcome.status, command.outcome.failure or Failure("failed", "", "")
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
-    elif status is Status.FAILED and failure.retryable and row.attempt < policy.max_attempts:
+    elif (delay_ms := _retry_ms(book, place, row, command)) is not None:
         write_attempt(book, place, row, status.value, failure)
-        _retry_later(book, place, row, policy)
+        _retry_later(book, place, row, delay_ms)
     else:
         state = TaskState.REJECTED if status is Status.REJECTED else TaskState.FAILED
         if failure.reason == DIED.reason:
@@ -75,13 +75,31 @@ def _failed(book: Book, place: Place, row: NodeRow, failure: Failure, status: St
         advance.fail(book, place, row, failure, state=state)
 
 
-def _policy(book: Book, place: Place) -> Retry:
+def _retry_ms(book: Book, place: Place, row: NodeRow, command: Finished) -> int | None:
+    """After how long the failed attempt is followed by another; None when it is not.
+
+    The node's own policy decides, or else the capability's, whose word the agent brings. What no agent told, because
+    the broker or we gave the message up, goes by the default.
+    """
+    outcome = command.outcome
+    if outcome.status is not Status.FAILED or outcome.failure is None or not outcome.failure.retryable:
+        return None
+    if _own_policy(book, place) is None and outcome.agent_id is not None:
+        return command.retry_ms
+    policy = _policy(book, place)
+    return round(1000 * policy.delay_seconds(row.attempt, book.chance)) if row.attempt < policy.max_attempts else None
+
+
+def _own_policy(book: Book, place: Place) -> Retry | None:
     call = book.call(place)
-    return call.retry if call is not None and call.retry is not None else claiming.DEFAULT_RETRY
+    return call.retry if call is not None else None
 
 
-def _retry_later(book: Book, place: Place, row: NodeRow, policy: Retry) -> None:
-    delay_ms = round(1000 * policy.delay_seconds(row.attempt, book.chance))
+def _policy(book: Book, place: Place) -> Retry:
+    return _own_policy(book, place) or claiming.DEFAULT_RETRY
+
+
+def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
     row.attempt += 1
     book.move(place, row, TaskState.RETRY_WAIT)
     timer = Timer(place.workflow, place.node, claiming.RETRY_TIMER, book.now_ms + delay_ms, row.fence)

@@ -24,6 +24,8 @@ class Finished:
     """0 when it is about the publication, whichever attempt of it was granted last."""
     publication: int
     outcome: Outcome
+    retry_ms: int | None = None
+    """When the capability's own policy would try again; None: not any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
 RETRY_SECONDS = 0.2
+CLOSE_SECONDS = 0.5
+"""How long a desk that closes waits for the broker's confirms."""
 IDLE_SECONDS = 0.2
 """After so long without a turn the outbox is cleared by one of its own."""
 MOST_FILL = 500
@@ -127,7 +129,17 @@ class Desk:
         self._wake.set()
         if self._work is not None and self._work is not asyncio.current_task():
             await asyncio.wait((self._work,))
+        await self._clear_last()
         self._give_back()
+
+    async def _clear_last(self) -> None:
+        """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
+        await self._sendings.settled(CLOSE_SECONDS)
+        if self._confirmed:
+            try:
+                await self._commit([])
+            except CoditectError as error:
+                log.debug("The outbox was not cleared", extra={"shard": self.shard, "reason": str(error)})
 
     def _give_back(self) -> None:
         self.closed = True
@@ -261,10 +273,11 @@ class Desk:
             self._nudge()
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
+        if error is None:
+            self._confirmed.append(publication.number)
         if self.closed:
             return
         if error is None:
-            self._confirmed.append(publication.number)
             if self._flush is None or self._flush.cancelled():
                 self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):

@@ -40,6 +40,11 @@ class Sendings:
         if not done.cancelled():
             self._sent(publication, done.exception())
 
+    async def settled(self, within_seconds: float) -> None:
+        """Returns when nothing is on its way any more, or the time is up."""
+        if self._under_way:
+            await asyncio.wait(tuple(self._under_way.values()), timeout=within_seconds)
+
     def hold(self) -> None:
         """Sends nothing from now on, and drops what is on its way."""
         if self._held is None:

@@ -157,8 +157,9 @@ class Tenure:
     async def _step(self) -> None:
         self._beat += 1
         beat, pulses = self._beat, tuple(self._pulses.values())
+        busy = frozenset(self.desks)
         step = await self._ports.database.run(
-            lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses)
+            lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses, busy=busy)
         )
         self._look(step.beats)
         owned = {int(lease.name[1]): lease for lease in step.owned}
@@ -166,9 +167,14 @@ class Tenure:
             if shard not in owned or self.desks[shard].closed:
                 log.info("A shard is not worked for here any more", extra={"shard": shard})
                 await self._close(shard)
+        for shard in step.to_give:
+            log.info("A shard is handed over", extra={"shard": shard})
+            await self._close(shard)
         for shard, lease in owned.items():
-            if shard not in self.desks:
+            if shard not in self.desks and shard not in step.to_give:
                 await self._open(shard, lease)
+        if step.to_give:
+            await self._step()
 
     async def _open(self, shard: int, lease: Lease) -> None:
         if lease.previous and lease.previous != self.owner and self._evict is not None:

@@ -133,10 +133,12 @@ class Outcomes:
 
     async def _report(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
         """The end of an owned task, which its owner is told, with what the retry policy says of it."""
-        task, failure = execution.task, ended.failure
+        task, failure, retry_ms = execution.task, ended.failure, None
         if ended.status is Status.FAILED and failure is not None:
             policy = self._capabilities[task.capability].retry
             failure = replace(failure, retryable=worth_another(ended.error, policy))
+            if failure.retryable and task.attempt < policy.max_attempts:
+                retry_ms = round(1000 * policy.delay_seconds(task.attempt, self._clock.chance()))
         outcome = Outcome(
             status=ended.status,
             body=ended.body if failure is None else _body(failure),
@@ -156,7 +158,7 @@ class Outcomes:
             self.completed += 1
             if execution.key is not None:
                 self._remembered.put(execution.key, outcome)
-        await self._owned.report(execution, outcome)
+        await self._owned.report(execution, outcome, retry_ms=retry_ms)
 
     async def _retried(self, execution: Execution, ended: Ended) -> bool:
         task = execution.task

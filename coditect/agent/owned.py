@@ -198,18 +198,19 @@ class Owned:
 
     # -- after it ran ---------------------------------------------------------------------------------------
 
-    async def report(self, execution: Execution, outcome: Outcome) -> None:
+    async def report(self, execution: Execution, outcome: Outcome, *, retry_ms: int | None = None) -> None:
         """Tells the owner, then lets the deliveries go. Raises what `publish` raises; they are not settled then.
 
         A shard that nobody ever had takes no result: the task goes back, in a while. One whose delivery went
-        early cannot go back: its result is offered until it is taken.
+        early cannot go back: its result is offered until it is taken. `retry_ms` is what the capability's own policy
+        says of a failed attempt.
         """
         self._starts.ended(execution)
         self._reports.forget(owner_of(execution.task))
         pause = pause_seconds(execution.delivery)
         while True:
             try:
-                await self._publish(execution, outcome)
+                await self._publish(execution, outcome, retry_ms)
             except Unroutable:
                 self._nobody_there(execution)
             except Retryable:
@@ -243,14 +244,14 @@ class Owned:
             async with asyncio.timeout(seconds):
                 await self._leaving.wait()
 
-    async def _publish(self, execution: Execution, outcome: Outcome) -> None:
+    async def _publish(self, execution: Execution, outcome: Outcome, retry_ms: int | None) -> None:
         """Again, when another delivery joined meanwhile under a new fence."""
         fence = None
         while fence != owner_of(execution.task).fence:
             task, owner = execution.task, owner_of(execution.task)
             fence = owner.fence
             told = outcome if outcome.fence == fence else replace(outcome, fence=fence, attempt=task.attempt)
-            await self._reports.result(OwnedResult(owner, task.publication, told, task.capability))
+            await self._reports.result(OwnedResult(owner, task.publication, told, task.capability, retry_ms))
 
     def _nobody_there(self, execution: Execution) -> None:
         owner = owner_of(execution.task)
@@ -273,7 +274,7 @@ class Owned:
             fence=owner.fence,
             failure=failure,
         )
-        await guarded(self._publish(execution, outcome), execution.requeue, task.id)
+        await guarded(self._publish(execution, outcome, None), execution.requeue, task.id)
 
 
 def owner_of(task: Task) -> Owner:

@@ -53,6 +53,7 @@ TIMEOUT_MS = PREFIX + "timeout-ms"
 MAX_ATTEMPTS = PREFIX + "max-attempts"
 ATTEMPT = PREFIX + "attempt"
 PUBLICATION = PREFIX + "publication"
+RETRY_MS = PREFIX + "retry-ms"
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
 ERRORS = PREFIX + "errors"
@@ -364,12 +365,16 @@ class OwnedResult:
     publication: int
     outcome: Outcome
     capability: str
+    retry_ms: int | None = None
+    """When the capability's own policy would try a failed attempt again; None: not any more."""
 
 
 def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
     """The message of an owned task's result: one for its owner, correlated by the task's id."""
     message = result_message(result.outcome, capability=result.capability)
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
+    if result.retry_ms is not None:
+        headers[RETRY_MS] = result.retry_ms
     return Message(
         body=message.body,
         headers=headers,
@@ -392,4 +397,5 @@ def read_owned_result(message: Message) -> OwnedResult:
     if owner is None:
         raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
-    return OwnedResult(owner, publication, read_result(message), _text(headers, CAPABILITY, 255) or "")
+    retry_ms = _number(headers, RETRY_MS, None, 0, _MAX_INSTANT)
+    return OwnedResult(owner, publication, read_result(message), _text(headers, CAPABILITY, 255) or "", retry_ms)

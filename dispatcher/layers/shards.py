@@ -45,6 +45,8 @@ class Step:
     """This dispatcher's leases, by shard. A new one's `previous` may still sit on its work."""
     given: tuple[int, ...]
     """Shards that were its own until this step, as far as this try knows: compare `owned` with what was before."""
+    to_give: tuple[int, ...]
+    """Shards over its share that it still works on: it closes them, and gives them with the next step."""
     beats: Mapping[str, int]
     """Of all that live, for `leases.look`."""
 
@@ -94,8 +96,18 @@ def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> Plan:
     raise ValueError("Only one of the living can plan")
 
 
-def step(tr: Transaction, me: str, beat: int, *, count: int, pulses: Collection[Pulse] = ()) -> Step:
+def step(
+    tr: Transaction,
+    me: str,
+    beat: int,
+    *,
+    count: int,
+    pulses: Collection[Pulse] = (),
+    busy: Collection[int] = (),
+) -> Step:
     """Renews, expires the owners whose pulses have lapsed, gives and takes; all in one transaction.
+
+    `busy` are the shards that the owner works on: none of them is given before it is closed.
 
     Idempotent by `beat`. Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
     While a step does not come through (the store is locked), it looks at `leases.beats` in a read of its own, and
@@ -109,11 +121,12 @@ def step(tr: Transaction, me: str, beat: int, *, count: int, pulses: Collection[
     held = {lease.name[1]: lease for lease in leases.read_all(tr.snapshot, KIND)}
     owners = {shard: held[shard].owner if shard in held else "" for shard in range(count)}
     plan_now = plan(owners, beats.keys(), me)
-    given = tuple(shard for shard in plan_now.give if leases.release(tr, held[shard]))
+    to_give = tuple(shard for shard in plan_now.give if shard in busy)
+    given = tuple(shard for shard in plan_now.give if shard not in busy and leases.release(tr, held[shard]))
     taken = [leases.acquire(tr, lease_name(shard), me) for shard in plan_now.take]
     kept = [held[shard] for shard, owner in owners.items() if owner == me and shard not in given]
     owned = sorted([*kept, *(lease for lease in taken if lease)], key=lambda lease: lease.name)
-    return Step(tuple(owned), given, beats)
+    return Step(tuple(owned), given, to_give, beats)
 
 
 def leave(tr: Transaction, me: str) -> None:

@@ -87,7 +87,7 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
 
 
 def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
-    retry = call.retry or DEFAULT_RETRY
+    most = call.retry.max_attempts if call.retry is not None else None
     task_id = TaskId(place.task_id)
     body = body_of(book, place, row)
     return Task(
@@ -96,7 +96,7 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
         body,
         id=task_id,
         correlation_id=task_id,
-        limits=Limits(timeout_ms=call.timeout_ms, max_attempts=retry.max_attempts),
+        limits=Limits(timeout_ms=call.timeout_ms, max_attempts=most),
         attempt=row.attempt,
         publication=row.publication,
         published_at_ms=book.now_ms,
