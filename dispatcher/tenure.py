@@ -134,7 +134,7 @@ class Tenure:
 
     async def _step_watched(self) -> None:
         """A step; while it does not come through, the others are looked at, and one that holds up all is ended."""
-        step = asyncio.ensure_future(self._step())
+        step = asyncio.create_task(self._step(), name=f"{TASK_PREFIX}{self.owner}, a step")
         try:
             while not (await asyncio.wait((step,), timeout=shards.STEP_MS / 1000))[0]:
                 await self._look_beside()
