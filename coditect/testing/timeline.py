@@ -28,6 +28,10 @@ LAST_CHANCE_SECONDS = 0.25
 LONGEST_SELECT_SECONDS = 24 * 3600.0
 """Where asyncio itself cuts a wait."""
 ROUNDING_SECONDS = 1e-9
+RESOLUTION_SECONDS = 5e-7
+"""What asyncio adds to the time to see which timers are due. Its own nanosecond is lost in a float after three months:
+no timer would ever be due again.
+"""
 _MOST_QUIET = 1_000
 
 
@@ -87,11 +91,14 @@ class Timeline:
         self._files = len(self._selector.get_map())
         self._real_select = self._selector.select
         self._own["time"] = lambda: self.now
+        self._real_resolution = self._own["_clock_resolution"]
+        self._own["_clock_resolution"] = RESOLUTION_SECONDS
         vars(self._selector)["select"] = self._select
 
     def close(self) -> None:
         """The loop's time is real again; what still waits on the loop waits as long as it would have."""
         del self._own["time"]
+        self._own["_clock_resolution"] = self._real_resolution
         del vars(self._selector)["select"]
         self._move_timers(self._loop.time() - self.now)
 
