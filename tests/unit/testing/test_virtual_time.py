@@ -96,7 +96,7 @@ async def test_months_pass_at_once_with_a_task_at_work_and_the_leases_kept(timer
         before = await fleet.registry.find(Search())
 
         for _ in range(3):
-            await fleet.submit("sleep.well", 1_400)
+            await fleet.submit("sleep.well", 500)
             await fleet.advance("30d")
 
         assert len(sleepers.left) == 3
