@@ -38,7 +38,7 @@ from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.ports import Ports, Ways
 from dispatcher.proposing import Proposing
-from dispatcher.reconciling import Reconciling
+from dispatcher.reconciling import ROUND_SECONDS, Reconciling
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
@@ -64,6 +64,8 @@ class Options:
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    reconcile_seconds: float = ROUND_SECONDS
+    """How often RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
     """How long after its end a workflow is kept."""
 
@@ -128,7 +130,9 @@ def compose(
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
     if graph is not None:
-        ports.background.start(Reconciling(ports.database, tenure.desks, graph).run(), name="reconciling")
+        ports.background.start(
+            Reconciling(ports.database, tenure.desks, graph, options.reconcile_seconds).run(), name="reconciling"
+        )
     return tenure, control
 
 

@@ -38,7 +38,14 @@ PAUSE_SECONDS = 1.0
 class Reconciling:
     """Compares for one dispatcher's desks. `run` goes round until it is canceled."""
 
-    def __init__(self, database: Database, desks: Mapping[int, Desk], graph: TaskGraph) -> None:
+    def __init__(
+        self,
+        database: Database,
+        desks: Mapping[int, Desk],
+        graph: TaskGraph,
+        round_seconds: float = ROUND_SECONDS,
+    ) -> None:
+        self._round_seconds = round_seconds
         self._database = database
         self._desks = desks
         self._graph = graph
@@ -48,7 +55,7 @@ class Reconciling:
     async def run(self) -> None:
         """Goes round."""
         while True:
-            await asyncio.sleep(ROUND_SECONDS)
+            await asyncio.sleep(self._round_seconds)
             try:
                 await self.round()
             except TaskGraphUnavailable as error:

@@ -16,6 +16,7 @@ class Showing:
     """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
 
     def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
+        """`moved` is called when RQ may have queued something."""
         self._shard = shard
         self._projection = Projection(graph, shard, moved=moved)
         self._number = 0

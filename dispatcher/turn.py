@@ -89,8 +89,9 @@ def _apply(book: Book, command: Command) -> Any:
 
 
 def show(book: Book, command: Show) -> None:
-    """Shows the workflow's nodes, as far as this transaction may."""
-    if book.run(command.workflow) is None:
+    """Shows the workflow's nodes, as far as this transaction may. Of one that has ended RQ keeps what it has."""
+    run = book.run(command.workflow)
+    if run is None or run.state.terminal:
         return
     if not command.nodes:
         advance.begin_show(book, command.workflow)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from dispatcher.reconciling import ROUND_SECONDS
 from redis import Redis
 
 from coditect.model.workflow.states import TaskState
@@ -73,12 +74,13 @@ async def test_stock_rq_counts_what_the_ledger_counts(scene: tuple[Scene, Stock]
 @pytest.mark.parametrize(
     ("sentence", "number"),
     [
+        (r"every ([\d,]+) s the live workflows", ROUND_SECONDS),
         (r"in batches of up to ([\d,]+) by Lua", BATCH),
         (r"fan-out of more than ([\d,]+) is released", redis.MOST_DEPENDENTS),
         (r"results over ([\d,]+) bytes", records.MOST_RESULT_BYTES),
     ],
 )
-def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: int) -> None:
+def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: float) -> None:
     found = re.search(sentence, PAGE.read_text(encoding="utf-8"))
 
     assert found

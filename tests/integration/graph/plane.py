@@ -26,7 +26,7 @@ from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.graph.states import job_state
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
-from dispatcher.reconciling import Reconciling
+from dispatcher.reconciling import ROUND_SECONDS
 from dispatcher.store.memory import MemoryDatabase
 
 SHARDS = 2
@@ -50,14 +50,14 @@ class Plane:
     """Nodes whose handlers fail."""
 
     @asynccontextmanager
-    async def dispatcher(self, ways: Ways) -> AsyncIterator[Reconciling]:
-        """A dispatcher for as long as the block lasts; what it is given compares RQ with the ledger on demand."""
-        options = Options(shards=SHARDS, ways=ways)
+    async def dispatcher(self, ways: Ways, *, reconcile_seconds: float = ROUND_SECONDS) -> AsyncIterator[None]:
+        """A dispatcher for as long as the block lasts."""
+        options = Options(shards=SHARDS, ways=ways, reconcile_seconds=reconcile_seconds)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(MemoryBroker(self.server, name=options.owner))
             graph = RedisTaskGraph(self.redis_url, worker=options.owner, timeout_seconds=10)
             await stack.enter_async_context(graph)
-            dispatcher = await stack.enter_async_context(
+            await stack.enter_async_context(
                 running_dispatcher(
                     broker=broker,
                     registry=self.registry,
@@ -67,7 +67,7 @@ class Plane:
                     options=options,
                 )
             )
-            yield Reconciling(self.database, dispatcher.tenure.desks, graph)
+            yield
 
     def permit(self, executions: int) -> None:
         """So many more handlers may return."""

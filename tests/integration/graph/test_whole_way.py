@@ -172,16 +172,28 @@ async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes
         await rq.agrees(lambda: as_shown(hall, run, 10))
 
 
-async def test_jobs_that_are_deleted_or_lost_come_back(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways()) as reconciling:
+async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways(), reconcile_seconds=0.1):
         run = await hall.client.start(layered(2, 5))
         await rq.agrees(lambda: as_shown(hall, run, 0))
 
         rq.job(run, "n1_0").delete()
-        rq.client.delete(f"rq:job:{job_id(run.id, 'n0_0')}")
 
-        assert await reconciling.round() == 2
         await eventually(lambda: Job.exists(job_id(run.id, "n1_0"), connection=rq.client), seconds=15)
         hall.permit(10)
         assert await run.wait(timeout="30s") == "completed"
         await rq.agrees(lambda: as_shown(hall, run, 10))
+
+
+async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(Ways(), reconcile_seconds=0.1):
+        run = await hall.client.start(layered(2, 5))
+        await rq.agrees(lambda: as_shown(hall, run, 0))
+
+        rq.client.delete(f"rq:job:{job_id(run.id, 'n0_0')}")
+        hall.permit(5)
+
+        await eventually(lambda: Job.exists(job_id(run.id, "n0_0"), connection=rq.client), seconds=15)
+        hall.permit(5)
+        assert await run.wait(timeout="30s") == "completed"
+        await eventually(lambda: rq.counts()["finished"] == 10, seconds=15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,9 +22,11 @@ class Api:
 
     answers: dict[str, tuple[int, object]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
     port: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.asked.append(head)
         method, path, _ = head.split(" ", 2)
@@ -37,6 +39,12 @@ class Api:
             await reader.read()
         writer.close()
 
+    async def end(self) -> None:
+        for writer in self.writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
     def client(self, path: str = "", *, seconds: float = 10.0) -> Management:
         return Management(f"http://us%40er:pass%2Fword@127.0.0.1:{self.port}{path}", timeout_seconds=seconds)
 
@@ -48,6 +56,7 @@ async def serving(answers: dict[str, tuple[int, object]]) -> AsyncIterator[Api]:
     async with server:
         api.port = server.sockets[0].getsockname()[1]
         yield api
+        await api.end()
 
 
 async def test_connections_are_listed_by_both_names() -> None:
