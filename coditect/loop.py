@@ -23,6 +23,11 @@ def new_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=None if uvloop is None else uvloop.new_event_loop)
 
 
+def plain_runner() -> asyncio.Runner:
+    """A runner of asyncio's own selector loop, whose time can be made virtual."""
+    return asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
+
+
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """Runs a program's coroutine to its end on a loop of its own, as `asyncio.run` does."""
     with new_runner() as runner:

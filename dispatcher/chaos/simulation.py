@@ -17,6 +17,7 @@ from typing import Any
 
 from coditect.errors import NotFound
 from coditect.failpoints import Failpoints, Order
+from coditect.loop import plain_runner
 from coditect.testing import TestFleet
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement
@@ -102,7 +103,7 @@ class Played:
 
 def play(seed: int, plan: Plan | None = None) -> Played:
     """Plays one seed on a loop of its own; deterministic but for what reads the real clock."""
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    with plain_runner() as runner:
         return runner.run(_play(seed, plan or Plan()))
 
 
