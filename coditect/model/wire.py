@@ -366,7 +366,7 @@ class OwnedResult:
     outcome: Outcome
     capability: str
     retry_ms: int | None = None
-    """When the capability's own policy would try a failed attempt again; None: not any more."""
+    """When the capability's own policy would try again; None: not any more."""
 
 
 def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
@@ -386,10 +386,7 @@ def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
 
 
 def read_owned_result(message: Message) -> OwnedResult:
-    """The result in a message of `coditect.results`.
-
-    Raises: InvalidTask when it is no result, or one of a task that nobody owns.
-    """
+    """The result in a message of `coditect.results`. Raises: InvalidTask when it is none of an owned task."""
     if message.type != RESULT_TYPE:
         raise InvalidTask("The message type is no result's", type=str(message.type)[:120], expected=RESULT_TYPE)
     headers = message.headers
@@ -397,5 +394,5 @@ def read_owned_result(message: Message) -> OwnedResult:
     if owner is None:
         raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
-    retry_ms = _number(headers, RETRY_MS, None, 0, _MAX_INSTANT)
-    return OwnedResult(owner, publication, read_result(message), _text(headers, CAPABILITY, 255) or "", retry_ms)
+    capability, retry_ms = _text(headers, CAPABILITY, 255) or "", _number(headers, RETRY_MS, None, 0, _MAX_INSTANT)
+    return OwnedResult(owner, publication, read_result(message), capability, retry_ms)
