@@ -64,7 +64,8 @@ class Fleet:
                 stderr=log,
             )
         self.processes.append(process)
-        await eventually(ready.exists, seconds=READY_SECONDS)
+        await eventually(lambda: ready.exists() or process.poll() is not None, seconds=READY_SECONDS)
+        assert ready.exists(), "it ended before it was ready"
         return process
 
     def logs(self) -> str:
