@@ -28,7 +28,7 @@ LAST_CHANCE_SECONDS = 0.25
 LONGEST_SELECT_SECONDS = 24 * 3600.0
 """Where asyncio itself cuts a wait."""
 ROUNDING_SECONDS = 1e-9
-RESOLUTION_SECONDS = 5e-7
+RESOLUTION_SECONDS = 1e-8
 """What asyncio adds to the time to see which timers are due. Its own nanosecond is lost in a float after three months:
 no timer would ever be due again.
 """

@@ -17,6 +17,8 @@ from coditect.broker.port import QueueStats
 from coditect.broker.topology import Queue, QueueType
 from coditect.model.message import Message
 
+EARLY_SECONDS = 1e-6
+"""How much too early a timer may ring: by the resolution of the loop's clock, or the rounding of its sums."""
 DEAD_LETTER_RETRY_SECONDS = 180.0
 """How often an at-least-once queue tries again to hand over a dead letter that nobody takes."""
 BEFORE_ALL = 2**62
@@ -246,7 +248,7 @@ class MemoryQueue:
 
     def _expire_heads(self) -> None:
         """Only the head expires, as in RabbitMQ: a later message waits until it is first."""
-        now = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time() + EARLY_SECONDS
         while self._ready and (due := self._ready[0].expires_at) is not None and due <= now:
             self._dead_letter(heapq.heappop(self._ready), Reason.EXPIRED)
         self._set_timer("head", self._ready[0].expires_at if self._ready else None, self._turn)
