@@ -52,8 +52,13 @@ lint: $(STAMP) ## Check style, format and the walls between the packages
 types: $(STAMP) ## Check the types, strictly
 	@$(PYTHON) -m mypy $(wildcard $(TYPED))
 
-unit: $(STAMP) ## Unit and contract tests on the in-memory twins: no servers, under 30 s
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" $(wildcard tests/unit tests/contract)
+# Whole processes, simulations and state machines: a minute that `make test` spends, too.
+UNHURRIED := tests/unit/agents tests/unit/chaos tests/unit/examples tests/unit/sync tests/unit/testing \
+	tests/unit/agent tests/contract/store
+
+unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no servers, about 30 s
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" \
+		$(wildcard tests/unit tests/contract) $(addprefix --ignore=,$(UNHURRIED))
 
 test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= --cov-fail-under=0

@@ -18,7 +18,7 @@ from tests.faults.node import Node
 from tests.faults.proxy import FaultProxy, Way
 from tests.support import eventually
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.endurance]
 IN_FLIGHT = 200
 SIZES = (200, 0, 1_000, 200, 20_000, 200, 200, 300_000)
 KILLS, CUTS = 3, 48

@@ -102,7 +102,12 @@ async def mixed(client: Client, poison: str, ordinary: int) -> tuple[Handle, lis
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("poison", "said"), [("exit", "exit_code=7"), ("kill", "signal='SIGKILL'"), ("crash", "signal='SIGSEGV'")]
+    ("poison", "said"),
+    [
+        ("exit", "exit_code=7"),
+        pytest.param("kill", "signal='SIGKILL'", marks=pytest.mark.endurance),
+        pytest.param("crash", "signal='SIGSEGV'", marks=pytest.mark.endurance),
+    ],
 )
 async def test_poison_kills_two_agents_at_most_and_no_neighbour_pays(
     own_servers: PrivateServers, tmp_path: Path, poison: str, said: str
