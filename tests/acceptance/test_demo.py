@@ -71,6 +71,7 @@ def test_demo_works_at_scale_loses_nothing_and_stops_everything() -> None:
     assert running(mark) == []
 
 
+@pytest.mark.endurance
 def test_interrupted_demo_stops_everything() -> None:
     mark = uuid.uuid4().hex
 

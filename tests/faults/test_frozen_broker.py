@@ -15,7 +15,7 @@ pytestmark = pytest.mark.servers
 FROZEN_SECONDS = 10.0
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 async def test_broker_that_stood_still_for_ten_seconds_lost_and_doubled_nothing(
     node: Node, queue: str, wire: str
 ) -> None:

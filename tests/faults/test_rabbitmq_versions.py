@@ -60,6 +60,7 @@ async def test_history_that_is_no_list_of_tables_stops_dead_lettering_on_the_nod
         assert await _holds(wire, target, 0)
 
 
+@pytest.mark.endurance
 async def test_quorum_queue_that_was_declared_just_before_a_kill_never_answers(own_node: Node, wire: Wire) -> None:
     old = await wire.queue("old", delivery_limit=10)
     await own_node.write_queues_to_disk()

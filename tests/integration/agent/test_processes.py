@@ -56,6 +56,7 @@ async def test_killed_parent_leaves_no_process(fleet: Fleet) -> None:
     await eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in left), seconds=5)
 
 
+@pytest.mark.endurance
 async def test_agent_that_cannot_start_ends_the_whole_with_an_error(fleet: Fleet, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('broken')\n")

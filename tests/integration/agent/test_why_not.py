@@ -31,6 +31,7 @@ def states(document: Any) -> list[str | None]:
     return [agent["obstacle"] for agent in document["agents"]]
 
 
+@pytest.mark.endurance
 async def test_busy_fleet_says_who_works_and_what_waits(fleet: Fleet) -> None:
     await fleet.start("--slots", "2")
     async with client_of(fleet.servers) as client:

@@ -45,6 +45,7 @@ async def test_script_submits_waits_and_listens(servers: Servers, capability: st
         assert await fleet.broker.stats(f"reply.{asynchronous.name}") is None  # it was closed in order
 
 
+@pytest.mark.endurance
 def test_client_without_a_broker_says_so() -> None:
     nowhere = Client.from_env({"CODITECT_AMQP_URL": "amqp://127.0.0.1:9/", "CODITECT_REDIS_URL": "redis://127.0.0.1:9"})
 

@@ -101,6 +101,7 @@ async def _takes_work_again(fleet: Fleet, servers: PrivateServers, pid: int) -> 
         await eventually(did, seconds=10)
 
 
+@pytest.mark.endurance
 async def test_redis_that_is_killed_or_wiped_evicts_nobody_amid_work(alone: PrivateServers, tmp_path: Path) -> None:
     lost: list[AgentGone] = []
     async with open_fleet(alone, tmp_path) as fleet, client_of(alone) as client, watching(alone, lost) as monitor:

@@ -20,7 +20,7 @@ from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 4
 LEDGER = "ledger.db"
