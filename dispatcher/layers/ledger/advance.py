@@ -98,8 +98,9 @@ def go_on(book: Book, limit: int = 8) -> None:
 def _leave(book: Book, place: Place, kind: str, cursor: str) -> None:
     run = book.run(place.workflow)
     assert run is not None
-    run.todo += 1
-    book.tr.set(TODO.pack((book.shard, place.workflow, place.node, kind)), cursor.encode())
+    key = TODO.pack((book.shard, place.workflow, place.node, kind))
+    run.todo += book.tr.get(key) is None  # a walk that is begun again while it is left over is one piece of work
+    book.tr.set(key, cursor.encode())
     book.effects.unfinished = True
 
 
