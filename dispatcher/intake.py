@@ -94,8 +94,8 @@ def _write_head(book: Book, workflow: str, body: Mapping[str, Any]) -> None:
     row = WorkflowRow(
         book.shard, name, str(body.get("description") or ""), str(body.get("key") or ""), count, book.now_ms
     )
+    write(book, Place(workflow, ""), INPUT, dumps(body.get("input")))  # may be refused, and then there is no head
     book.tr.set(WORKFLOWS.pack((workflow,)), row.pack())
-    write(book, Place(workflow, ""), INPUT, dumps(body.get("input")))
 
 
 def read_nodes(book: Book, workflow: str, documents: object) -> list[Node]:

@@ -36,7 +36,6 @@ class Proposing:
         self._ports = ports
         self._tenure = tenure
         self._graph = graph
-        self._reconciled: set[int] = set()
         self._brought_at = 0.0
         self._starved_since: float | None = None
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)

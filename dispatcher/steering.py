@@ -15,6 +15,9 @@ from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import RESULT, write
 
+MOST_COMMENT = 2_000
+"""Characters of what somebody says to an answer."""
+
 
 def run_of(book: Book, workflow: str) -> RunRow:
     """The workflow's run. Raises: NotFound."""
@@ -78,7 +81,7 @@ def answer(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("Nobody is asked here", workflow=place.workflow, node=place.node, state=row.state.value)
     advance.close_approval(book, place, row)
     row.agent = str(body.get("by") or "")[:255]
-    told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")}
+    told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")[:MOST_COMMENT]}
     write(book, place, RESULT, dumps(told))
     state = TaskState.COMPLETED if granted else TaskState.REJECTED
     advance.end(book, place, row, state, reason="" if granted else "denied")
