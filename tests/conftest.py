@@ -5,6 +5,7 @@ Every fixture here is plain (not a coroutine), so that an async fixture can ask 
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +22,12 @@ __all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "set
 # how long an example takes says something about the machine, not about the code
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("untimed")
+
+
+def pytest_configure() -> None:
+    """A run that a shell put in the background has SIGINT ignored, its children inherit that: Ctrl-C is tested."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
