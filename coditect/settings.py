@@ -12,7 +12,7 @@ CODITECT_WINDOW                500                         unconfirmed publishes
 CODITECT_MAX_SUSPENDED         1000                        tasks that may await another agent, 1 to 100000
 CODITECT_DRAIN_SECONDS         30                          how long a drain waits for what runs
 CODITECT_WIRE                  direct                      direct frames, or plain: aiormq's own path
-CODITECT_REPLY_QUEUE           classic                     classic, or quorum in a cluster
+CODITECT_REPLY_QUEUE           classic                     of replies and results: classic; quorum in a cluster
 CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
 CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR

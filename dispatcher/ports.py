@@ -39,5 +39,7 @@ class Ports:
     window: Window
     ways: Ways = field(default_factory=Ways)
     planted: Planted = field(default_factory=Planted)
+    quorum: bool = False
+    """Whether results and requests lie in quorum queues, as they should in a cluster."""
     lock_holder: Callable[[], Holder | None] | None = None
     """Who keeps all others from writing to the store right now; None for a store that takes no lock."""

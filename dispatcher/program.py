@@ -68,6 +68,8 @@ class Options:
     """How often RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
     """How long after its end a workflow is kept."""
+    quorum: bool = False
+    """Whether results and requests lie in quorum queues, as they should in a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,11 @@ async def running_dispatcher(
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
         events = Events(broker, background, clock, source="/dispatcher")
-        await broker.declare(backbone() + control_plane())
+        await broker.declare(backbone() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
         holder = store.holder if isinstance(store, SqliteDatabase) else None
-        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted, holder)
+        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted, options.quorum, holder)
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
@@ -143,7 +145,12 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
-    options = Options(shards=settings.shards, planted=watch.planted, keep_days=settings.keep_days)
+    options = Options(
+        shards=settings.shards,
+        planted=watch.planted,
+        keep_days=settings.keep_days,
+        quorum=settings.reply_queue == "quorum",
+    )
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,

@@ -45,7 +45,7 @@ async def rebuild(ports: Ports, desk: Desk, markers: Markers, occasion: str) -> 
 
     The same occasion again publishes nothing more. Raises: BrokerUnavailable; what the store raises.
     """
-    topology = backbone() + control_plane() + notices() + shard_queues(desk.shard)
+    topology = backbone() + control_plane(quorum=ports.quorum) + notices() + shard_queues(desk.shard, quorum=ports.quorum)
     await ports.broker.declare(topology)
     found = await ports.database.read(lambda tr: standing(tr, desk.shard))
     noted: Answer[int] = Answer()

@@ -180,7 +180,7 @@ class Tenure:
         if lease.previous and lease.previous != self.owner and self._evict is not None:
             await self._evict(lease.previous)
         broker = self._ports.broker
-        await broker.declare(shard_queues(shard))
+        await broker.declare(shard_queues(shard, quorum=self._ports.quorum))
         showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
         desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing, marker=known.marker)

@@ -290,15 +290,15 @@ def notices() -> Topology:
     )
 
 
-def control_plane() -> Topology:
+def control_plane(*, quorum: bool = False) -> Topology:
     """What every dispatcher consumes: requests that any of them may take."""
-    return _owned_queue(routing.CONTROL_QUEUE, routing.CONTROL, "any")
+    return _owned_queue(routing.CONTROL_QUEUE, routing.CONTROL, "any", quorum)
 
 
-def shard_queues(shard: int) -> Topology:
+def shard_queues(shard: int, *, quorum: bool = False) -> Topology:
     """What the owner of a shard consumes: what agents tell, and requests about its workflows."""
-    results = _owned_queue(routing.results_queue(shard), routing.RESULTS, str(shard))
-    return results + _owned_queue(routing.control_queue(shard), routing.CONTROL, str(shard))
+    results = _owned_queue(routing.results_queue(shard), routing.RESULTS, str(shard), quorum)
+    return results + _owned_queue(routing.control_queue(shard), routing.CONTROL, str(shard), quorum)
 
 
 def marker_queue(name: str) -> Topology:
@@ -306,10 +306,15 @@ def marker_queue(name: str) -> Topology:
     return Topology((), (Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT, once=True),))
 
 
-def _owned_queue(name: str, exchange: str, key: str) -> Topology:
-    """Nothing in it carries a task key, so a dead letter of it names its queue."""
+def _owned_queue(name: str, exchange: str, key: str, quorum: bool) -> Topology:
+    """Nothing in it carries a task key, so a dead letter of it names its queue.
+
+    It is a hop of every node: a classic one hands on at once what a quorum queue writes to the disk first, and confirms
+    it no sooner than it is on the disk or acked, which its consumer does when the ledger has it.
+    """
     queue = Queue(
         name,
+        QueueType.QUORUM if quorum else QueueType.CLASSIC,
         delivery_limit=DEAD_DELIVERY_LIMIT,
         dead_letter_exchange=routing.UNROUTED,
         dead_letter_routing_key=name,
