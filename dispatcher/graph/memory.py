@@ -205,6 +205,8 @@ class MemoryTaskGraph:
 
     def _change(self, key: Proposal, entry: _Entry, change: Change) -> None:
         if entry.state == entry.told == change.state and not change.anew:
+            if change.entry:
+                _note(entry, change)
             return
         self._unqueue(key, entry)
         entry.state = entry.told = change.state
@@ -213,12 +215,8 @@ class MemoryTaskGraph:
                 self._queues[_queue(entry.job)].append(key)
             case JobState.DEFERRED:
                 self._depend(key, entry)
-            case JobState.FINISHED:
-                entry.results.setdefault(change.entry or str(len(entry.results)), change.result or b"null")
-            case JobState.FAILED:
-                entry.results.setdefault(change.entry or str(len(entry.results)), change.error.encode())
             case _:
-                pass
+                _note(entry, change)
 
     def _unqueue(self, key: Proposal, entry: _Entry) -> None:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
@@ -259,6 +257,16 @@ class MemoryTaskGraph:
     def _enqueue(self, key: Proposal, entry: _Entry) -> None:
         entry.state = entry.told = JobState.QUEUED
         self._queues[_queue(entry.job)].append(key)
+
+
+def _note(entry: _Entry, change: Change) -> None:
+    if change.anew and entry.results:
+        return
+    number = change.entry or str(len(entry.results))
+    if change.state is JobState.FINISHED:
+        entry.results.setdefault(number, change.result or b"null")
+    elif change.state is JobState.FAILED:
+        entry.results.setdefault(number, change.error.encode())
 
 
 def _queue(job: Job) -> str:
