@@ -13,7 +13,14 @@ import typer
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.cli.workflow_run import run_workflow
-from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes, write_workflow, write_workflows
+from coditect.cli.workflow_tables import (
+    row_json,
+    say_what_is_not_run,
+    write_attempts,
+    write_nodes,
+    write_workflow,
+    write_workflows,
+)
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.loop import run_loop
 from coditect.model.ids import is_uuid
@@ -80,6 +87,7 @@ def check_workflow(
         write_json({"valid": True, **counts, "problems": []})
     else:
         write_fields(counts)
+        say_what_is_not_run(definition)
 
 
 @app.command("graph")

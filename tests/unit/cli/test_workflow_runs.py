@@ -128,6 +128,15 @@ def test_run_without_a_control_plane_says_how_to_start_one(
     assert "coditect dispatcher run" in ran.err
 
 
+def test_check_and_run_say_that_nothing_compensates(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "undo.yaml"
+    file.write_text("name: undo\nnodes:\n  a: {task: code.review, compensate: tests.run}\n  b: {task: code.review}\n")
+
+    for told in (terminal.run("workflow", "check", str(file)), terminal.run("workflow", "run", str(file))):
+        assert told.code == 0
+        assert "Nothing runs `compensate` yet; what these nodes do stays done: a\n" in told.err
+
+
 def test_list_shows_what_there_is_by_state(terminal: Terminal, started: str) -> None:
     table = terminal.run("workflow", "list")
     running = terminal.run("workflow", "list", "--state", "running", "--output", "json")
