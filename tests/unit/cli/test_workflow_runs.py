@@ -118,8 +118,7 @@ def test_run_of_what_cannot_run_is_a_usage_error_with_its_place(terminal: Termin
 def test_run_without_a_control_plane_says_how_to_start_one(
     terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.control_plane.ASK_SECONDS", 0.05)
-    monkeypatch.setattr("coditect.workflow_lane.SUBMIT_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.workflow_lane.SUBMIT_SECONDS", 0.5)
     plane.ignores = 1_000
 
     ran = terminal.run("workflow", "run", str(file))
