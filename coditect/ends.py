@@ -1,7 +1,7 @@
 """Wakes whoever waits for the end of a workflow when an event tells of it: one queue for all waits of a client.
 
-An event may be missed, so whoever waits also looks; with this, rarely. Nobody listens before a wait has lasted a while,
-and no longer than anybody waits.
+An event may be missed, so whoever waits also looks; with this, rarely. Nobody listens before a wait has lasted for a
+tenth of a second, and no longer than anybody waits.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ PAGE = 1_000
 LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
+UNHEARD_SECONDS = 0.1
+"""What ends within so long is only looked for; for what lasts longer, its end is listened for, too."""
 LONGEST_PAUSE_SECONDS = 1.0
 LONGEST_HEARD_PAUSE_SECONDS = 30.0
 """Where the event of the end is listened for: a look only makes good for an event that was lost."""
@@ -212,9 +214,10 @@ class Run:
         begin, end = now(), now() + seconds(timeout)
         try:
             while True:
-                pause = max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * (now() - begin))
+                waited = now() - begin
+                pause = max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * waited)
                 # expected before the look, so that an end in between is not missed
-                heard = self._ends.expect(self.id) if pause > LONGEST_PAUSE_SECONDS else None
+                heard = self._ends.expect(self.id) if waited > UNHEARD_SECONDS else None
                 cause: Exception | None = None
                 try:
                     seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))

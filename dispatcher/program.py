@@ -108,7 +108,8 @@ async def running_dispatcher(
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
         holder = store.holder if isinstance(store, SqliteDatabase) else None
-        ports = Ports(broker, store, events, clock, background, window, options.ways, options.planted, options.quorum, holder)
+        how = (options.ways, options.planted, options.quorum)
+        ports = Ports(broker, store, events, clock, background, window, *how, holder)
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")

@@ -45,7 +45,8 @@ async def rebuild(ports: Ports, desk: Desk, markers: Markers, occasion: str) -> 
 
     The same occasion again publishes nothing more. Raises: BrokerUnavailable; what the store raises.
     """
-    topology = backbone() + control_plane(quorum=ports.quorum) + notices() + shard_queues(desk.shard, quorum=ports.quorum)
+    ours = control_plane(quorum=ports.quorum) + shard_queues(desk.shard, quorum=ports.quorum)
+    topology = backbone() + ours + notices()
     await ports.broker.declare(topology)
     found = await ports.database.read(lambda tr: standing(tr, desk.shard))
     noted: Answer[int] = Answer()

@@ -29,7 +29,7 @@ from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry.port import Registry, Search
 from coditect.settings import read_settings
 
-app = typer.Typer(no_args_is_help=True, help="Run an agent, look at the fleet, drain one.")
+app = typer.Typer(no_args_is_help=True)
 
 POLL_SECONDS = 0.2
 

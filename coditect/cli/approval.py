@@ -13,7 +13,7 @@ from coditect.cli.workflow_tables import row_json
 from coditect.loop import run_loop
 from coditect.model.workflow.rows import ApprovalRow
 
-app = typer.Typer(no_args_is_help=True, help="Answer the questions that workflows wait for.")
+app = typer.Typer(no_args_is_help=True)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `approval list` shows it.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node that asks.")]

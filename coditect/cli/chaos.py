@@ -34,11 +34,10 @@ class Report(Protocol):
         """For programs."""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Puts the command at the top of the tree."""
-    app.command("chaos")(run_chaos)
+app = typer.Typer()
 
 
+@app.command("chaos")
 def run_chaos(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides what is broken, and when.")] = 1,
     minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="How long things are broken.")] = 5.0,

@@ -18,7 +18,7 @@ from coditect.dead_letters import DeadLetters, DeadQueue, Selection, Settled
 from coditect.errors import CoditectError, NotFound
 from coditect.loop import run_loop
 
-app = typer.Typer(no_args_is_help=True, help="Look at, bring back or throw away tasks that were given up.")
+app = typer.Typer(no_args_is_help=True)
 
 WIDEST_CELL = 60
 

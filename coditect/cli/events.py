@@ -12,7 +12,7 @@ from coditect.cli.output import Output, OutputOption, instant, printable, write_
 from coditect.loop import run_loop
 from coditect.model.event import Event
 
-app = typer.Typer(no_args_is_help=True, help="See what happens in the fleet.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("tail")

@@ -27,11 +27,10 @@ TICK_SECONDS = 0.25
 LINE_SECONDS = 2.0
 
 
-def add_to(app: typer.Typer) -> None:
-    """Puts the command at the top of the tree."""
-    app.command("load")(run_load)
+app = typer.Typer()
 
 
+@app.command("load")
 def run_load(
     context: typer.Context,
     tasks: Annotated[int, typer.Option("--tasks", "-n", min=1, help="How many tasks.")] = 2000,

@@ -25,13 +25,10 @@ FOLDER = Path(".coditect")
 FLEET_TABLE = "[tool.coditect.fleet] in pyproject.toml"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Puts the three commands at the top of the tree."""
-    app.command("up")(up_command)
-    app.command("down")(down_command)
-    app.command("doctor")(doctor_command)
+app = typer.Typer()
 
 
+@app.command("up")
 def up_command(
     agents: Annotated[
         list[str] | None,
@@ -70,6 +67,7 @@ def up_command(
     local.up(plan, environ=os.environ, say=say, ready=ready)
 
 
+@app.command("down")
 def down_command(output: OutputOption = Output.TABLE) -> None:
     """Stop exactly what `coditect up` started here; agents finish their work first. Idempotent.
 
@@ -87,6 +85,7 @@ def down_command(output: OutputOption = Output.TABLE) -> None:
         say("Nothing was up.")
 
 
+@app.command("doctor")
 def doctor_command(
     context: typer.Context,
     rebuild: Annotated[

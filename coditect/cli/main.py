@@ -1,26 +1,77 @@
 """The command tree and the one place where an error becomes an exit code.
 
 0 ok, 1 failed, 2 usage, 3 timeout, 4 not found. An error prints its sentence, its facts and the way out; with
-CODITECT_DEBUG set it is a traceback instead. Nothing heavy is imported here: `coditect --help` must be quick.
+CODITECT_DEBUG set it is a traceback instead. A command's module is imported when that command is asked for, so that
+`coditect --help` and completion are quick.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_group_from_info
+from typer.models import TyperInfo
 
 from coditect import __version__
-from coditect.cli import agent, approval, chaos, dead, events, load, local, task, topology, workflow
 from coditect.cli.failure import describe
 from coditect.errors import CoditectError
 
 
+class Branch(NamedTuple):
+    """A command or group below the root."""
+
+    module: str
+    """Of this package; its `app` has the command by that name, or is the group."""
+    help: str
+
+
+BRANCHES: Mapping[str, Branch] = MappingProxyType(
+    {
+        "up": Branch("local", "Start a private RabbitMQ and Redis and a fleet of agents."),
+        "down": Branch("local", "Stop exactly what `coditect up` started here."),
+        "doctor": Branch("local", "Look for what is missing, unreachable or stale, and say how to mend it."),
+        "load": Branch("load", "Put the fleet under load and report what it did."),
+        "chaos": Branch("chaos", "Break a private fleet by a seed, and see that nothing is lost."),
+        "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
+        "task": Branch("task", "Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."),
+        "workflow": Branch("workflow", "Check, draw, run, look at and steer workflows."),
+        "approval": Branch("approval", "Answer the questions that workflows wait for."),
+        "dead": Branch("dead", "Look at, bring back or throw away tasks that were given up."),
+        "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
+        "events": Branch("events", "See what happens in the fleet."),
+    }
+)
+
+
 class CommandTree(TyperGroup):
     """The root command."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The branches, in the order in which they are shown."""
+        return list(BRANCHES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Imports the module of the branch; None when there is no such branch."""
+        if cmd_name not in BRANCHES:
+            return None
+        branch = BRANCHES[cmd_name]
+        found = TyperInfo(import_module(f"coditect.cli.{branch.module}").app, name=cmd_name, help=branch.help)
+        group = get_group_from_info(
+            found, pretty_exceptions_short=False, suggest_commands=True, rich_markup_mode=self.rich_markup_mode
+        )
+        return group.commands.get(cmd_name, group)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Lists the branches without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, branch.help) for name, branch in BRANCHES.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the command line; turns a CoditectError into text on stderr and its exit code."""
@@ -65,16 +116,6 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     app.callback()(_root)
-    local.add_to(app)
-    app.add_typer(agent.app, name="agent")
-    app.add_typer(task.app, name="task")
-    app.add_typer(workflow.app, name="workflow")
-    app.add_typer(approval.app, name="approval")
-    app.add_typer(dead.app, name="dead")
-    app.add_typer(topology.app, name="topology")
-    app.add_typer(events.app, name="events")
-    load.add_to(app)
-    chaos.add_to(app)
     return app
 
 

@@ -34,9 +34,7 @@ DurableArgument = Annotated[
     str, typer.Argument(metavar="ID", help="Of a durable task, as `task submit --detach` printed it.")
 ]
 
-app = typer.Typer(
-    no_args_is_help=True, help="Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."
-)
+app = typer.Typer(no_args_is_help=True)
 app.command("why-not")(why_not)
 
 

@@ -23,7 +23,7 @@ from coditect.errors import TopologyMismatch
 from coditect.loop import run_loop
 from coditect.model.capability import check_capability_name
 
-app = typer.Typer(no_args_is_help=True, help="Compare, create or export the exchanges and queues.")
+app = typer.Typer(no_args_is_help=True)
 
 CapabilitiesOption = Annotated[
     list[str] | None,

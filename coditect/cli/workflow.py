@@ -26,7 +26,7 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 if TYPE_CHECKING:
     from coditect.run import Ending
 
-app = typer.Typer(no_args_is_help=True, help="Check, draw, run, look at and steer workflows.")
+app = typer.Typer(no_args_is_help=True)
 app.command("run")(run_workflow)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow in YAML, or in JSON by its name.")]

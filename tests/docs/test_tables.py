@@ -139,12 +139,19 @@ def _commands() -> dict[str, list[str]]:
     to_see: list[tuple[str, Any]] = [("coditect", typer.main.get_command(app))]
     while to_see:
         name, command = to_see.pop()
-        subcommands = getattr(command, "commands", {})
+        subcommands = _below(command)
         if not subcommands:
             options = [one for one in command.params if one.param_type_name == "option"]
             found[name] = [flag for option in options for flag in option.opts]
         to_see += [(f"{name} {verb}", sub) for verb, sub in subcommands.items()]
     return found
+
+
+def _below(command: Any) -> dict[str, Any]:
+    """A group's commands; the root imports each when it is asked for."""
+    context = typer.Context(command)
+    names = command.list_commands(context) if hasattr(command, "list_commands") else ()
+    return {name: command.get_command(context, name) for name in names}
 
 
 COMMANDS = _commands()

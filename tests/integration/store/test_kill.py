@@ -27,7 +27,10 @@ class Child:
 
     def __init__(self, path: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "tests.integration.store.child", str(path), *arguments]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # in a session of its own, where nobody's job control continues what is stopped
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
