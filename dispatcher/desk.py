@@ -249,20 +249,24 @@ class Desk:
         except BaseException:
             self._confirmed.extend(confirmed)
             raise
+        self._count(done.effects, now_ms)
         for entry, answer in zip(batch, done.answers, strict=True):
             entry.settle.done(answer)
-        self._after(done.effects, now_ms)
+        self._after(done.effects)
         if tries > 1:
             await self._catch_up()
 
     # -- what follows -----------------------------------------------------------------------------------
 
-    def _after(self, effects: Effects, now_ms: int) -> None:
+    def _count(self, effects: Effects, now_ms: int) -> None:
+        """What is under way, and what waits: before anything is settled, which may free room for others."""
         self.late += effects.late
         for moved in effects.moved:
             self.flights.follow(moved, now_ms)
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
+
+    def _after(self, effects: Effects) -> None:
         for publication in effects.publications:
             self._sendings.send(publication)
         tell(self._ports, effects)
@@ -274,8 +278,7 @@ class Desk:
             self.put(GoOn())
         if effects.timers:
             self._alarm.look_again()
-        if self.backlog:
-            self._nudge()
+        self._nudge()
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
@@ -308,37 +311,39 @@ class Desk:
             self.put(GoOn())
         self._alarm.set(found.next_due_ms)
         self.backlog |= dict.fromkeys(found.backlog)
-        self.fill()
-
-    def fill(self) -> None:
-        """Claims from the ready index as far as there is room."""
-        for capability in tuple(self.backlog):
-            room = min(self._ports.window.room_for(capability), MOST_FILL)
-            if room > 0:
-                del self.backlog[capability]
-                self.put(Fill(capability, room), _Filled(self, capability, room))
-
-    def note_backlog(self, capability: str) -> None:
-        """There is more of it than there was room for."""
-        self.backlog[capability] = None
         self._nudge()
+
+    def fill(self, capability: str, room: int) -> None:
+        """Claims so many of a capability from the ready index; the room is kept for them until that is done."""
+        room = min(room, MOST_FILL)
+        if room > 0 and capability in self.backlog:
+            del self.backlog[capability]
+            self._ports.window.keep(capability, room)
+            self.put(Fill(capability, room), _Filled(self, capability, room))
+
+    def filled(self, capability: str, room: int, *, more: bool) -> None:
+        """It is done, or is not going to be; there may be more of it."""
+        self._ports.window.free(capability, room)
+        if more:
+            self.backlog[capability] = None
+            self._nudge()
 
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """Goes on filling when the backlog had as much as there was room for."""
+    """Frees the room that was kept, and goes on filling when there may be more."""
 
     desk: Desk
     capability: str
     room: int
 
     def done(self, answer: Any) -> None:
-        """As many were found."""
-        if answer == self.room:
-            self.desk.note_backlog(self.capability)
+        """What was found is claimed by now."""
+        self.desk.filled(self.capability, self.room, more=answer is True)
 
     def undone(self) -> None:
         """The shard is another's."""
+        self.desk.filled(self.capability, self.room, more=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,10 @@ class Book:
         """Whether one more may be under way."""
         return self.room.get(capability, self.room.get("", 0)) > 0
 
+    def add_room(self, capability: str, number: int) -> None:
+        """So many more may be: room was kept for what is claimed next."""
+        self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
+
     def take_room(self, capability: str) -> None:
         """One more is under way."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
