@@ -19,13 +19,14 @@ from coditect.client import Client
 from coditect.clock import SystemClock
 from coditect.errors import InputError, Retryable
 from coditect.model.capability import Priority
-from coditect.model.workflow.states import WorkflowState
+from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
 from dispatcher import program, window
-from dispatcher.commands import Asked, Command, Proposed
+from dispatcher.commands import Asked, Command, Fill, Proposed
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
+from dispatcher.layers.ledger.effects import Place
 from dispatcher.ports import Ports, Ways
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.proposing import Proposing
@@ -34,6 +35,7 @@ from dispatcher.store.memory import MemoryDatabase
 from dispatcher.tenure import Tenure
 from dispatcher.window import LEAST, Window
 from tests.support import eventually
+from tests.unit.dispatcher.ledger import Ledger
 
 BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
 BY_INDEX = Ways(on_record=False, from_rq=False, from_index=True)
@@ -160,6 +162,43 @@ async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> N
 
         assert [await run.wait(timeout="15s") for run in runs] == [WorkflowState.COMPLETED] * 8
         assert scene.gauge.highest == {"slow": LEAST}
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
+    ledger.room = {"work": 0}
+    await ledger.start(fan("work", 1, Priority.P1).definition())
+    place = Place("w", "p1n0")
+
+    refused = await ledger.turn(Proposed(place))
+    shown = [(one.place, one.state) for one in ledger.seen[-1].shown]
+    other = await ledger.turn(Proposed(place, "another"))
+    waiting = await ledger.states()
+    claimed = await ledger.turn(Proposed(place, "work"), Proposed(place, "work"))
+
+    assert (refused, other, claimed) == ((False,), (False,), (True, False))
+    assert shown == [(place, TaskState.READY)]
+    assert waiting == {"p1n0": TaskState.READY}
+    assert len(ledger.published) == 1
+
+
+async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
+    ledger.room = {"work": 0}
+    await ledger.start(fan("work", 3, Priority.P1).definition())
+
+    some = await ledger.turn(Fill("work", 2))
+    ledger.room = {"work": -5}  # the window has become smaller since room was kept
+    none = await ledger.turn(Fill("work", 2))
+    ledger.room = {"work": 0}
+    rest = await ledger.turn(Fill("work", 2))
+
+    assert (some, none, rest) == ((True,), (True,), (False,))
+    assert [one.place.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
 
 
 class Desks:

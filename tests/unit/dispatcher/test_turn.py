@@ -20,7 +20,7 @@ from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.progress import beginning, consequences, workflow_end
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
-from dispatcher.commands import Asked, Claimed, Due, Fill, Lost, Proposed, Returned
+from dispatcher.commands import Asked, Claimed, Due, Lost, Returned
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.scope import RESULT, value_of
@@ -189,40 +189,6 @@ async def test_without_room_nodes_wait_by_priority_and_are_filled_in(ledger: Led
     assert begun == ["n0"]
     assert [publication.place.node for publication in ledger.published[1:]] == ["n3", "n1", "n4"]
     assert Counter((await ledger.states()).values()) == {TaskState.PUBLISHED: 4, TaskState.READY: 2}
-
-
-async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
-    ledger.room = {"work": 0}
-    await ledger.start(one_node())
-    place = Place("w", "one")
-
-    refused = await ledger.turn(Proposed(place))
-    shown = [(one.place, one.state) for one in ledger.seen[-1].shown]
-    other = await ledger.turn(Proposed(place, "another"))
-    waiting = await ledger.states()
-    claimed = await ledger.turn(Proposed(place, "work"), Proposed(place, "work"))
-
-    assert (refused, other, claimed) == ((False,), (False,), (True, False))
-    assert shown == [(place, TaskState.READY)]
-    assert waiting == {"one": TaskState.READY}
-    assert len(ledger.published) == 1
-
-
-async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
-    ledger.room = {"work": 0}
-    flow = Workflow("wide")
-    for number in range(3):
-        flow.task("work", name=f"n{number}")
-    await ledger.start(flow.definition())
-
-    some = await ledger.turn(Fill("work", 2))
-    ledger.room = {"work": -5}  # the window has become smaller since room was kept
-    none = await ledger.turn(Fill("work", 2))
-    ledger.room = {"work": 0}
-    rest = await ledger.turn(Fill("work", 2))
-
-    assert (some, none, rest) == ((True,), (True,), (False,))
-    assert [one.place.node for one in ledger.published] == ["n0", "n1", "n2"]
 
 
 async def test_large_fan_out_is_released_in_several_transactions(ledger: Ledger) -> None:
