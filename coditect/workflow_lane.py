@@ -53,9 +53,9 @@ class WorkflowLane:
         self._listening = listening
         self._ends = ends
 
-    def run(self, workflow: str) -> Run:
-        """The handle of a workflow by its id."""
-        return Run(workflow, self._control, listening=self._listening, ends=self._ends)
+    def run(self, workflow: str, *, new: bool = False) -> Run:
+        """The handle of a workflow by its id; `new` when it was accepted just now."""
+        return Run(workflow, self._control, listening=self._listening, ends=self._ends, new=new)
 
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
@@ -95,7 +95,7 @@ class WorkflowLane:
                 progress(sent, len(upload.definition.nodes))
             if (known := str(answer.get("workflow") or mine)) != mine:
                 return self.run(known)  # the key was there: an earlier workflow has it
-        return self.run(mine)
+        return self.run(mine, new=True)
 
     async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
         """The workflows that the control plane has."""

@@ -42,6 +42,16 @@ class _Order:
 
 
 @dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A workflow that is not followed."""
+
+    id: str
+    state: WorkflowState
+    new: bool
+    """False when its key was known: it is the earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Ran:
     """A workflow that was followed to its end."""
 
@@ -77,26 +87,37 @@ def run_workflow(
     order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
     say_what_is_not_run(order.definition)
     ran = run_loop(_run(connections(context), order))
-    if isinstance(ran, str):
+    if isinstance(ran, _Accepted):
         if output is Output.JSON:
-            write_json({"workflow": ran, "state": WorkflowState.ACCEPTED})
+            write_json({"workflow": ran.id, "state": ran.state, "new": ran.new})
         else:
-            typer.echo(ran)
+            typer.echo(ran.id)
         return
     _tell(ran, output)
 
 
-async def _run(opened: Connections, order: _Order) -> _Ran | str:
+async def _run(opened: Connections, order: _Order) -> _Ran | _Accepted:
     async with opened.fleet() as client:
         run = await client.start(order.definition, order.input, key=order.key, progress=_uploading())
+        accepted = _Accepted(run.id, WorkflowState.ACCEPTED if run.new else await run.state(), run.new)
         if order.wait is None:
-            return run.id
-        say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
+            _say_known(accepted)
+            return accepted
+        if run.new:
+            say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
+        _say_known(accepted)
         try:
             return await _followed(run, order.wait)
         except asyncio.CancelledError:
             say(f"It goes on. See it: coditect workflow show {run.id}; end it: coditect workflow cancel {run.id}")
             raise
+
+
+def _say_known(accepted: _Accepted) -> None:
+    """Of a key that was known: which workflow has it, and how that is."""
+    if not accepted.new:
+        where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
+        say(f"already accepted as {accepted.id}, {where}")
 
 
 async def _followed(run: Run, wait: str) -> _Ran:

@@ -47,7 +47,7 @@ class Verb(StrEnum):
     """One chunk of a workflow: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key`
     (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the definition's document, in
     topological order). The last chunk accepts: `{"workflow": id, "state": "accepted", "new": true}`; with a known key
-    the earlier workflow's id and `"new": false`. Each chunk may be repeated."""
+    the earlier workflow's id, its state and `"new": false`. Each chunk may be repeated."""
     GET = "workflow.get"
     """`workflow` → its state, name, counts by state, times, and with one node that node's value or failure."""
     LIST = "workflow.list"

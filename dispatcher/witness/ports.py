@@ -15,7 +15,6 @@ from typing import Any, Self, TypeVar
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model import routing, wire
-from coditect.model.capability import Priority
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
 from dispatcher.graph.port import Change, Job, Proposal, TaskGraph
@@ -214,19 +213,21 @@ class WitnessedGraph:
         self._graph = graph
         self._reached = reached
 
-    async def create(self, jobs: Sequence[Job]) -> None:
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """See `TaskGraph.create`."""
         self._reached("tell.before")
-        await self._graph.create(jobs)
+        there = await self._graph.create(jobs)
         self._reached("tell.after")
+        return there
 
-    async def tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """See `TaskGraph.tell`."""
         self._reached("tell.before")
-        await self._graph.tell(changes)
+        lost = await self._graph.tell(changes)
         self._reached("tell.after")
+        return lost
 
-    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """See `TaskGraph.adopt`."""
         self._reached("adopt.before")
         taken = await self._graph.adopt(shards, room)

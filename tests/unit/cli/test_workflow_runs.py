@@ -76,7 +76,29 @@ def test_run_that_is_detached_prints_the_id(terminal: Terminal, file: Path, plan
     document = terminal.run("workflow", "run", str(file), "--detach", "--output", "json")
 
     assert [told.out.strip(), document.json["workflow"]] == list(plane.kept)
-    assert document.json["state"] == "accepted"
+    assert (document.json["state"], document.json["new"]) == ("accepted", True)
+
+
+@pytest.mark.parametrize(("at_once", "state"), [(True, "ended: completed"), (False, "still running")])
+def test_run_with_a_known_key_says_which_workflow_has_it_and_how_that_is(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, at_once: bool, state: str
+) -> None:
+    plane.at_once = at_once
+    command = ("workflow", "run", str(file), "--key", "k")
+
+    first = terminal.run(*command, "--detach")
+    again = terminal.run(*command, "--detach")
+    document = terminal.run(*command, "--detach", "--output", "json")
+    plane.only.end()
+    followed = terminal.run(*command)
+
+    assert "already" not in first.err
+    assert again.out == first.out
+    assert f"already accepted as {again.out.strip()}, {state}" in again.err
+    assert document.json == {"workflow": again.out.strip(), "state": state.rpartition(" ")[2], "new": False}
+    assert "already accepted as" in followed.err
+    assert " accepted: good" not in followed.err
+    assert followed.code == 0
 
 
 @pytest.mark.parametrize("end", ["failed", "canceled"])

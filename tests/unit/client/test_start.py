@@ -121,6 +121,7 @@ async def test_the_same_key_is_the_same_workflow_and_nothing_more_is_sent(scene:
     second = await scene.client.start(chain(2_500), key="once")
 
     assert second.id == first.id
+    assert (first.new, second.new, scene.client.run(first.id).new) == (True, False, False)
     assert len(scene.plane.asked) == 2
 
 
