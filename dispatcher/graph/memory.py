@@ -177,10 +177,10 @@ class MemoryTaskGraph:
         self._check("remember")
         self._known.add(shard)
 
-    async def knows(self, shard: int) -> bool:
-        """Whether it was noted since the last wipe."""
-        self._check("knows")
-        return shard in self._known
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Those that were noted since the last wipe."""
+        self._check("known")
+        return self._known.intersection(shards)
 
     def state(self, workflow: str, node: str) -> JobState | None:
         """A job's state, for tests; None when there is no such job."""

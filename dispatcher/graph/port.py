@@ -185,5 +185,5 @@ class TaskGraph(Protocol):
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""
 
-    async def knows(self, shard: int) -> bool:
-        """Whether that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Of which shards that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""
