@@ -31,6 +31,7 @@ from dispatcher.layers.ledger.book import Definitions, Terms
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Publication
 from dispatcher.opening import learn
 from dispatcher.outgoing import tell
+from dispatcher.overviews import Overviews
 from dispatcher.ports import Ports
 from dispatcher.sendings import Sendings
 from dispatcher.settling import NOTHING, Settle
@@ -90,6 +91,7 @@ class Desk:
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.flights = Flights(ports.window)
+        self.overviews = Overviews()
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes which nobody claimed, as far as is known."""
         self.marker = marker
@@ -261,6 +263,7 @@ class Desk:
     def _count(self, effects: Effects, now_ms: int) -> None:
         """What is under way, and what waits: before anything is settled, which may free room for others."""
         self.late += effects.late
+        self.overviews.note(effects.runs)
         for moved in effects.moved:
             self.flights.follow(moved, now_ms)
             if moved.state is TaskState.READY:

@@ -26,7 +26,9 @@ from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import leases, shards
 from dispatcher.layers.leases import Lease, Pulse
 from dispatcher.layers.ledger.anew import built
+from dispatcher.layers.shards import shard_of
 from dispatcher.markers import Markers
+from dispatcher.overviews import Overviews
 from dispatcher.patrol import patrol
 from dispatcher.ports import Ports
 from dispatcher.rebuilding import rebuild
@@ -238,6 +240,11 @@ class Tenure:
     def _lost(self, shard: int) -> None:
         self._refused += 1
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
+
+    def overviews(self, workflow: str) -> Overviews | None:
+        """What is known in memory about the workflow's shard; None when it is not worked for here."""
+        desk = self.desks.get(shard_of(workflow, self.count))
+        return None if desk is None or desk.closed else desk.overviews
 
     def figures(self) -> dict[str, Any]:
         """What it works on, for whoever looks."""

@@ -225,6 +225,7 @@ class Book:
             if run is not None:
                 self._end_of(workflow, run)
                 self._write(RUNS.pack((workflow,)), before, run.pack())
+                self.effects.runs.append((workflow, run))
         for place, (before, row) in self._nodes.items():
             if row is not None:
                 self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())

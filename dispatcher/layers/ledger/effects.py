@@ -9,6 +9,7 @@ from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
+from dispatcher.layers.ledger.rows import RunRow
 
 
 class Place(NamedTuple):
@@ -81,6 +82,8 @@ class Effects:
     shown: list[Shown] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
+    runs: list[tuple[str, RunRow]] = field(default_factory=list)
+    """The rows of workflows, as they are by now."""
     cancels: list[tuple[Place, int]] = field(default_factory=list)
     """Agents that may run these publications are to be told."""
     late: int = 0
