@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -29,7 +30,11 @@ from coditect.requests import Requests
 from coditect.run import Run, pages
 from coditect.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 
+log = logging.getLogger(__name__)
+
 MOST_KEY_BYTES = 1_000
+MOST_NAMED = 10
+"""Nodes that a log line names."""
 Progress = Callable[[int, int], object]
 """Called with the number of nodes that the control plane has, and of all."""
 
@@ -59,6 +64,9 @@ class WorkflowLane:
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
         upload = await self._cut(definition, loads(value), key)
         await self._refuse_unknown(definition)
+        if nodes := definition.to_compensate:
+            facts = {"workflow": definition.name, "nodes": nodes[:MOST_NAMED], "fix": "undo it in a node of its own"}
+            log.warning("Compensation is kept with the workflow, and nothing runs it yet", extra=facts)
         return await self._send(upload, SUBMIT_SECONDS, progress)
 
     async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:

@@ -25,6 +25,8 @@ PAGE = 200
 MOST = 1_000
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
+_TOLD_OTHERWISE = frozenset({"after", "input"})
+"""Of a definition: edges are told by their names and policies, and an input may be large."""
 
 Body = Mapping[str, Any]
 
@@ -99,14 +101,16 @@ def _node(tr: Reads, workflow: str, key: bytes, row: bytes) -> dict[str, Any]:
     document = loads(definition)
     kind = next((kind for kind in _KINDS if kind in document), "task")
     element = "[" in name
-    after = [] if element else [edge if isinstance(edge, str) else edge["node"] for edge in document.get("after", [])]
+    edges = [] if element else document.get("after", [])
     return {
         "name": name,
         "kind": "task" if element else kind,
         "capability": document.get("task") or document.get("map"),
         "question": document.get("approval"),
         "priority": document.get("priority", "p1"),
-        "after": after,
+        "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],
+        "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
+        "definition": {} if element else {name: document[name] for name in document if name not in _TOLD_OTHERWISE},
         "state": one.state.value,
         "attempt": one.attempt,
         "fence": one.fence,

@@ -15,7 +15,14 @@ from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json
 from coditect.cli.progress import LINE_SECONDS, shown_progress
-from coditect.cli.workflow_tables import WITHOUT_A_VALUE, row_json, write_nodes, write_workflow
+from coditect.cli.workflow_tables import (
+    MOST_NAMED,
+    WITHOUT_A_VALUE,
+    row_json,
+    say_what_is_not_run,
+    write_nodes,
+    write_workflow,
+)
 from coditect.errors import TaskError
 from coditect.loop import run_loop
 from coditect.model.workflow.definition import Definition
@@ -24,8 +31,6 @@ from coditect.model.workflow.states import WorkflowState
 
 if TYPE_CHECKING:
     from coditect.run import Run
-
-MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ def run_workflow(
     from coditect.workflow_file import load_workflow
 
     order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
+    say_what_is_not_run(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, _Accepted):
         if output is Output.JSON:

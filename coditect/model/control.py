@@ -53,7 +53,8 @@ class Verb(StrEnum):
     LIST = "workflow.list"
     """`state`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
     NODES = "workflow.nodes"
-    """`workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent, times, edges of each."""
+    """`workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent, times of each, its
+    edges with what they do on failure, and its definition but for the input."""
     ATTEMPTS = "workflow.attempts"
     """`workflow`, `node` or all, `after`, `limit` → `{"attempts": [...], "next": ...}`."""
     RESULT = "workflow.result"

@@ -97,8 +97,8 @@ class Bridge:
         # before anything is written anew: what people asked for while nobody looked would be overwritten
         if requests := await self._graph.requests(shards):
             await self._desks.requested(requests)
-        known = [(shard, await self._graph.knows(shard)) for shard in shards]
-        if lost := [shard for shard, is_known in known if not is_known]:
+        known = await self._graph.known(shards)
+        if lost := [shard for shard in shards if shard not in known]:
             log.warning("RQ does not have these shards; they are reconciled", extra={"shards": lost})
             await self._desks.forgotten(lost)
 

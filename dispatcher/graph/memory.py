@@ -187,10 +187,10 @@ class MemoryTaskGraph:
         self._check("remember")
         self._known.add(shard)
 
-    async def knows(self, shard: int) -> bool:
-        """Whether it was noted since the last wipe."""
-        self._check("knows")
-        return shard in self._known
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Those that were noted since the last wipe."""
+        self._check("known")
+        return self._known.intersection(shards)
 
     def state(self, workflow: str, node: str) -> JobState | None:
         """A job's state, for tests; None when there is no such job."""
@@ -238,6 +238,8 @@ class MemoryTaskGraph:
 
     def _change(self, key: Key, entry: _Entry, change: Change) -> None:
         if entry.state == entry.told == change.state and not change.anew:
+            if change.entry:
+                _note(entry, change)
             return
         self._unqueue(key, entry)
         entry.state = entry.told = change.state
@@ -246,12 +248,8 @@ class MemoryTaskGraph:
                 self._queues[_queue(entry.job)].append(key)
             case JobState.DEFERRED:
                 self._depend(key, entry)
-            case JobState.FINISHED:
-                entry.results.setdefault(change.entry or str(len(entry.results)), change.result or b"null")
-            case JobState.FAILED:
-                entry.results.setdefault(change.entry or str(len(entry.results)), change.error.encode())
             case _:
-                pass
+                _note(entry, change)
 
     def _unqueue(self, key: Key, entry: _Entry) -> None:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
@@ -292,6 +290,16 @@ class MemoryTaskGraph:
     def _enqueue(self, key: Key, entry: _Entry) -> None:
         entry.state = entry.told = JobState.QUEUED
         self._queues[_queue(entry.job)].append(key)
+
+
+def _note(entry: _Entry, change: Change) -> None:
+    if change.anew and entry.results:
+        return
+    number = change.entry or str(len(entry.results))
+    if change.state is JobState.FINISHED:
+        entry.results.setdefault(number, change.result or b"null")
+    elif change.state is JobState.FAILED:
+        entry.results.setdefault(number, change.error.encode())
 
 
 def _queue(job: Job) -> str:

@@ -15,6 +15,9 @@ from coditect.model.capability import Priority
 BATCH = 500
 """Most jobs that one round trip creates, changes or adopts: a script blocks Redis while it runs."""
 
+MOST_RESULT_BYTES = 1_024
+"""A longer result is not shown: the ledger has it."""
+
 
 PIECE = 64
 """Jobs that one look at what stands further behind goes over."""
@@ -67,15 +70,16 @@ class Change:
     level: Priority
     state: JobState
     result: bytes | None = None
-    """JSON; shown for a finished job up to `records.MOST_RESULT_BYTES`, else how long it is."""
+    """JSON; shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
     error: str = ""
     """Shown for a failed job."""
     entry: str = ""
-    """Id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty: of the moment."""
+    """Id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty: of the moment. A job that was
+    created as it ended has none yet: with an id it is added."""
     due_ms: int | None = None
     """When a scheduled job's time comes, for people; RQ does not move it."""
     anew: bool = False
-    """Even if its hash says so already: a registry or queue may not."""
+    """Even if its hash says so already: a registry or queue may not. The outcomes that it has stay as they are."""
 
 
 class Proposal(NamedTuple):
@@ -182,5 +186,5 @@ class TaskGraph(Protocol):
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""
 
-    async def knows(self, shard: int) -> bool:
-        """Whether that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Of which shards that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""

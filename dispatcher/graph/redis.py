@@ -172,10 +172,12 @@ class RedisTaskGraph:
         """Writes this dispatcher's name as the shard's epoch."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
-    async def knows(self, shard: int) -> bool:
-        """Whether the shard's epoch is this dispatcher's name."""
-        found = await self._connection.bounded("knows", self._redis.get(_epoch_key(shard)))
-        return bool(found == self._worker.encode())
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """The shards whose epoch is this dispatcher's name."""
+        if not shards:
+            return ()
+        found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
+        return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
         """In an order that begins with another shard each time."""

@@ -98,6 +98,8 @@ local function note(id, row, execution, began)
     add('execution_ended_at', NOW_SECONDS)
   end
   local stream = 'rq:results:' .. id
+  -- put right, and not ended again: what it ended with stays the last
+  if row[8] == 1 and call('EXISTS', stream) == 1 then return end
   -- a repeat has the same entry id, which Redis refuses
   redis.pcall('XADD', stream, 'MAXLEN', '10', row[4] ~= '' and row[4] or '*', unpack(entry))
 end
@@ -105,7 +107,10 @@ end
 local function change(row, status, told)
   local id, queue, state = row[1], row[2], row[3]
   local anew = row[8] == 1
-  if status == state and told == state and not anew then return end
+  if status == state and told == state and not anew then
+    if row[4] ~= '' and (state == 'finished' or state == 'failed') then note(id, row) end
+    return
+  end
   local key = JOB .. id
   local execution, began = leave(id, queue, status, not anew and told)
   if state == 'started' then

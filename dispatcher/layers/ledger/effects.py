@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
@@ -72,6 +73,10 @@ class Effects:
 
     publications: list[Publication] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
+    results: dict[Place, bytes] = field(default_factory=dict)
+    """The values of nodes that have one now."""
+    failures: dict[Place, Failure] = field(default_factory=dict)
+    """Why nodes ended without one, where it was told."""
     notices: list[Notice] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)

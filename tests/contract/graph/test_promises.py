@@ -288,12 +288,12 @@ async def test_difference_names_the_missing_and_those_in_another_state(scene: Sc
 
 
 async def test_shard_is_known_once_it_was_remembered(scene: Scene) -> None:
-    assert not await scene.graph.knows(scene.shard)
+    assert not await scene.graph.known([scene.shard])
 
     await scene.graph.remember(scene.shard)
 
-    assert await scene.graph.knows(scene.shard)
-    assert not await scene.graph.knows(scene.shard + 1)
+    assert await scene.graph.known([scene.shard])
+    assert not await scene.graph.known([scene.shard + 1])
 
 
 async def test_nodes_of_a_map_are_jobs_of_their_own(scene: Scene) -> None:

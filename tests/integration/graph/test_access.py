@@ -39,7 +39,7 @@ async def test_user_of_the_documentation_may_do_all_that_is_needed_and_nothing_d
         assert await scene.adopt() == ["a"]
         await scene.tell(JobState.FINISHED, "a")
         await graph.remember(scene.shard)
-        assert await graph.knows(scene.shard)
+        assert await graph.known([scene.shard])
         assert await scene.requests() == []
         assert not await graph.difference([scene.job("a", state=JobState.FINISHED)])
         assert (await graph.counts([scene.shard])).of(JobState.QUEUED) == 1

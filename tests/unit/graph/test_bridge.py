@@ -134,9 +134,9 @@ async def test_lost_shard_is_reconciled_and_remembered(
     graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
 ) -> None:
     async with running(graph, desks):
-        await eventually(lambda: graph.knows(scene.shard))
+        await eventually(lambda: graph.known([scene.shard]))
         graph.wipe()
-        await eventually(lambda: graph.knows(scene.shard))
+        await eventually(lambda: graph.known([scene.shard]))
 
 
 async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_shard_is_written_anew(
@@ -154,7 +154,7 @@ async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_sha
     await Bridge(graph, desks).look()
 
     assert desks.asked == [scene.request("a", RequestKind.REQUEUE)]
-    assert await graph.knows(scene.shard)
+    assert await graph.known([scene.shard])
 
 
 async def test_outage_is_said_once_and_survived(
