@@ -107,9 +107,9 @@ class Proposing:
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
             match request.kind:
                 case RequestKind.CANCEL:
-                    self._put(place, Asked(Verb.CANCEL, body), _Asked(self, place))
+                    self._put(place, Asked(Verb.CANCEL, body), _Answered(self, place))
                 case RequestKind.REQUEUE:
-                    self._put(place, Asked(Verb.REDRIVE, body), _Asked(self, place))
+                    self._put(place, Asked(Verb.REDRIVE, body), _Answered(self, place))
                 case RequestKind.STRAY:
                     self.tell(place)
 
@@ -161,7 +161,7 @@ class _Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Answered:
     """Has RQ told what became of a request: where it was refused, or changed nothing, it would stand for ever."""
 
     proposing: Proposing

@@ -167,14 +167,15 @@ def has_input(book: Book, place: Place, node: Node) -> bool:
 
 
 def _elements_again(book: Book, place: Place, row: NodeRow, count: int) -> None:
-    """Of a map, the elements that did not complete."""
+    """Of a map, the elements that did not complete, and those that it never got to."""
     row.tally = Tally(count, count)
     book.move(place, row, TaskState.WORKING)
     for index in range(count):
         element = Place(place.workflow, f"{place.node}[{index}]")
         child = book.node(element)
-        if child is None:
-            continue
+        if child is None:  # the map was canceled before it and those behind it were made
+            advance.expand_from(book, place, index)
+            return
         if child.state is TaskState.COMPLETED:
             row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
             continue

@@ -12,6 +12,7 @@ from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.keys import queue_name
 from dispatcher.graph.port import (
     BATCH,
+    PIECE,
     Change,
     Counts,
     Difference,
@@ -98,35 +99,44 @@ class MemoryTaskGraph:
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Takes queued jobs, the urgent first."""
         self._check("adopt")
-        self._turn += 1
         left = {capability: number for capability, number in room.items() if number > 0}
-        most = at_most = min(BATCH, sum(left.values()))
+        if not shards or not left:
+            return []
+        at_most = min(BATCH, sum(left.values()))
         taken: list[Key] = []
-        back: list[Key] = []
         for level in Priority:
-            queues, seen = self._in_turn(shards, level), looks(at_most)
-            share = -(-most // max(1, len(queues)))
-            while most > 0 and seen > 0 and any(queues):
-                for queue in queues:
-                    number = min(share, most, seen)
-                    ids, queue[:] = queue[:number], queue[number:]
-                    seen -= len(ids)
-                    for key in ids:
-                        fits = self._take(self._jobs[key], left)
-                        most -= fits
-                        (taken if fits else back).append(key)
-        for key in back:
-            self._queues[_queue(self._jobs[key].job)].append(key)
+            self._adopt_level(self._in_turn(shards, level), left, taken, at_most)
+        self._turn += 1
         return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
+
+    def _adopt_level(self, queues: list[list[Key]], left: dict[str, int], taken: list[Key], most: int) -> None:
+        back: list[list[Key]] = [[] for _ in queues]
+        seen, share = looks(most), -(-(most - len(taken)) // len(queues))
+        while len(taken) < most and seen > 0 and any(queues):
+            for queue, stay in zip(queues, back, strict=True):
+                number = min(share, most - len(taken), seen)
+                ids, queue[:] = queue[:number], queue[number:]
+                seen -= len(ids)
+                for key in ids:
+                    (taken if self._fits(key, left) else stay).append(key)
+        if len(taken) < most and queues[0]:
+            first = self._turn // len(queues) * PIECE % len(queues[0])
+            behind = [key for key in queues[0][first : first + PIECE] if len(taken) < most and self._fits(key, left)]
+            taken += behind
+            for key in behind:
+                queues[0].remove(key)
+        for queue, stay in zip(queues, back, strict=True):
+            queue[:0] = stay
 
     def _in_turn(self, shards: Collection[int], level: Priority) -> list[list[Key]]:
         """The queues of a level, another one first each time."""
         names = [queue_name(level, shard) for shard in shards]
-        first = self._turn % len(names) if names else 0
-        return [self._queues.get(name, []) for name in names[first:] + names[:first]]
+        first = self._turn % len(names)
+        return [self._queues.setdefault(name, []) for name in names[first:] + names[:first]]
 
-    def _take(self, entry: _Entry, left: dict[str, int]) -> bool:
+    def _fits(self, key: Key, left: dict[str, int]) -> bool:
         """Whether the queued job is taken: of those that are proposed, what has room."""
+        entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True
         fits = left.get(entry.job.capability, 0) > 0

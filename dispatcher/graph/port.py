@@ -19,12 +19,13 @@ MOST_RESULT_BYTES = 1_024
 """A longer result is not shown: the ledger has it."""
 
 
-LEAST_LOOKS = 64
+PIECE = 64
+"""Jobs that one look at what stands further behind goes over."""
 
 
 def looks(room: int) -> int:
     """At how many jobs of one level a round trip looks that takes so many: it costs as much as it may bring."""
-    return min(2 * BATCH, LEAST_LOOKS + 4 * room)
+    return min(2 * BATCH, PIECE + 4 * room)
 
 
 class JobState(StrEnum):
@@ -165,9 +166,9 @@ class TaskGraph(Protocol):
         """Takes queued jobs by their capabilities, up to `room` of each, and makes each started as it is taken.
 
         The urgent first, at most `BATCH` at once, shared fairly among the shards. A job whose capability has no room
-        stays queued, at the end of its queue, and holds up nobody: `looks` at each level find what is behind it, a
-        later call what is behind those. A failed job that a person requeued is taken, too, but not proposed: it is
-        among the `requests`.
+        stays where it is and holds up nobody: so many `looks` at each level pass it, and what stands behind more than
+        those is found by one of the calls that follow, each of which looks at another `PIECE` further behind. A failed
+        job that a person requeued is taken, too, but not proposed: it is among the `requests`.
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from dispatcher.graph.function import FUNCTION
 from dispatcher.graph.keys import identity, job_id, queue_name
 from dispatcher.graph.port import (
     BATCH,
+    PIECE,
     Change,
     Counts,
     Difference,
@@ -118,10 +119,10 @@ class RedisTaskGraph:
             return []
         most = min(BATCH, sum(room.values()))
         levels = [self._queues(shards, level) for level in Priority]
+        piece = self._turn // len(shards)
         self._turn += 1
-        ours, others = await self._run(
-            "adopt", self._adopt, self._stamp(), json.dumps(levels), json.dumps(room), most, looks(most)
-        )
+        given = (json.dumps(levels), json.dumps(room), most, looks(most), piece, PIECE)
+        ours, others = await self._run("adopt", self._adopt, self._stamp(), *given)
         taken = [(job, queue, text.decode(errors="replace"), True) for job, queue, text in _triples(ours)]
         taken += [(job, queue, "", names_our_function(data)) for job, queue, data in _triples(others)]
         proposals: list[Proposal] = []

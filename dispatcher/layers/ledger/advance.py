@@ -212,7 +212,12 @@ def _expand(book: Book, place: Place, row: NodeRow, node: Node) -> None:
         end(book, place, row, TaskState.COMPLETED)
         return
     write(book, place, INPUT, dumps([loads(body) for body in bodies]))
-    _leave(book, place, EXPAND, "0")
+    expand_from(book, place, 0)
+
+
+def expand_from(book: Book, place: Place, index: int) -> None:
+    """The map's elements from this one on are made by later transactions."""
+    _leave(book, place, EXPAND, str(index))
 
 
 def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
@@ -228,7 +233,7 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
         write(book, element, INPUT, dumps(bodies[number]), first=True)
         claiming.offer(book, element, child)
     if number + 1 < len(bodies):
-        _leave(book, place, EXPAND, str(number + 1))
+        expand_from(book, place, number + 1)
     return number + 1 - first
 
 

@@ -125,8 +125,10 @@ class Book:
         return self._nodes[place][1]
 
     def add_node(self, place: Place, row: NodeRow) -> None:
-        """A new node's row; counted by its state."""
-        self._nodes[place] = (None, row)
+        """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
+        written = row.pack()
+        self.tr.set(STATUSES.pack((place.workflow, place.node)), written)
+        self._nodes[place] = (written, row)
         self._to_show.append(place)
         run = self._of(place)
         run.open += 1

@@ -137,14 +137,27 @@ async def test_adoption_takes_of_each_capability_what_has_room_and_the_rest_hold
     ]
     assert await scene.counts() == {"started": 3, "queued": 4}
     assert not await scene.graph.difference([replace(job, state=QUEUED) for job in jobs])
-    assert await scene.adopt(9, full=2) == ["full0", "full1", "n2"]
+    assert await scene.adopt(9, full=2) == ["full0", "full1", "n2"], "in their places"
 
 
-async def test_what_stands_behind_more_than_one_call_looks_at_is_found_by_the_next(scene: Scene) -> None:
-    await scene.create(*[scene.job(f"full{number}", capability="full") for number in range(looks(1))], scene.job("n"))
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_what_stands_behind_more_than_one_call_looks_at_is_found_by_one_that_follows(
+    scene: Scene, shards: int
+) -> None:
+    full = [scene.job(f"full{number}", capability="full") for number in range(3 * looks(1))]
+    await scene.create(*full, scene.job("n", shard=shards - 1), *full[:1])
+    if shards == 2:
+        more = [scene.job(f"more{number}", capability="full", shard=1) for number in range(3 * looks(1))]
+        await scene.create(*more, scene.job("last", shard=1))
+    calls, found = 0, list[str]()
 
-    assert [await scene.adopt(1), await scene.adopt(1)] == [[], ["n"]]
-    assert await scene.adopt(1, full=1) == ["full0"], "in the order in which they came"
+    while len(found) < shards:
+        taken = await scene.graph.adopt([scene.shard, scene.shard + shards - 1][:shards], {CAPABILITY: 1})
+        found += [one.node for one in taken]
+        calls += 1
+        assert calls < 30, found
+
+    assert await scene.adopt(0, full=3) == ["full0", "full1", "full2"], "those keep their places"
 
 
 async def test_full_capability_of_a_high_level_does_not_hold_up_another_of_a_low_one(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,8 +11,11 @@ from coditect import Workflow
 from coditect.errors import Retryable
 from coditect.model.control import Verb
 from coditect.model.result import Outcome
+from coditect.model.workflow.document import node_document
 from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.model.workflow.template import From
 from dispatcher.commands import Asked, GoOn, Show
+from dispatcher.layers.ledger.advance import MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -96,3 +100,26 @@ async def test_redrive_of_another_node_does_not_wait(ledger: Ledger) -> None:
     )
 
     assert told["again"] == ["alone"]
+
+
+async def test_map_that_was_canceled_before_it_was_whole_runs_again_as_a_whole(ledger: Ledger) -> None:
+    flow = Workflow("map")
+    flow.map("work", "input", {"n": From("item")}, limit=NODES, name="each")
+    (each,) = flow.definition().nodes
+    body = {
+        "workflow": "w",
+        "name": "map",
+        "input": [*range(NODES)],
+        "count": 1,
+        "nodes": {"each": node_document(each)},
+    }
+
+    # canceled in the very transaction that makes the first elements
+    await ledger.turn(Asked(Verb.START, body), GoOn(), Asked(Verb.CANCEL, {"workflow": "w"}))
+    canceled = await ledger.state(), Counter((await ledger.states()).values())
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "each"})
+    await ledger.play(lambda _: completed(1))
+
+    assert canceled == (WorkflowState.CANCELED, {TaskState.CANCELED: 1 + MOST_STEPS})
+    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 1 + NODES}
+    assert await ledger.state() is WorkflowState.COMPLETED

@@ -150,8 +150,8 @@ async def test_full_capability_at_the_head_of_rq_s_queues_keeps_no_other_out() -
         runs = [await scene.client.start(fan("quick", 100, Priority.P1)) for _ in range(2)]
 
         assert [await run.wait(timeout="15s") for run in runs] == [WorkflowState.COMPLETED] * 2
-        assert scene.gauge.highest == {"slow": LEAST, "quick": LEAST}
-        assert scene.gauge.under_way("slow") == LEAST
+        assert scene.gauge.highest["slow"] == scene.gauge.under_way("slow") == LEAST
+        assert scene.gauge.highest["quick"] <= LEAST
 
 
 async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> None:
