@@ -86,6 +86,8 @@ class Desk:
         self._wake = asyncio.Event()
         self._confirmed: list[int] = []
         self._sendings = Sendings(ports.broker, self._published)
+        self._unsent: deque[Effects] = deque()
+        """Of transactions that are committed: what is yet to be published and told."""
         self._flush: asyncio.TimerHandle | None = None
         self._alarm = Alarm(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
@@ -137,6 +139,7 @@ class Desk:
 
     async def _clear_last(self) -> None:
         """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
+        self._send()
         await self._sendings.settled(CLOSE_SECONDS)
         if self._confirmed:
             try:
@@ -146,6 +149,7 @@ class Desk:
 
     def _give_back(self) -> None:
         self.closed = True
+        self._unsent.clear()
         self._alarm.close()
         for handle in (self._flush, *self._tasks):
             if handle is not None:
@@ -270,18 +274,26 @@ class Desk:
                 self.backlog[moved.capability] = None
 
     def _after(self, effects: Effects) -> None:
-        for publication in effects.publications:
-            self._sendings.send(publication)
-        tell(self._ports, effects)
+        """The next turn's transaction runs, in its own thread, while what follows from this one is sent."""
+        self._unsent.append(effects)
+        asyncio.get_running_loop().call_soon(self._send)
         if self.showing is not None:
             for workflow in effects.accepted:
                 self.put(Show(workflow))
-            self.showing.follow(effects)
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:
             self._alarm.look_again()
         self._nudge()
+
+    def _send(self) -> None:
+        while self._unsent:
+            effects = self._unsent.popleft()
+            for publication in effects.publications:
+                self._sendings.send(publication)
+            tell(self._ports, effects)
+            if self.showing is not None:
+                self.showing.follow(effects)
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:

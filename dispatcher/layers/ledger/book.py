@@ -23,32 +23,28 @@ _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 class Definitions:
-    """Nodes as they were defined, kept between transactions: they never change. Bounded; forgets all at its bound."""
+    """Nodes as they were defined, kept between transactions: they never change.
+
+    Two generations: at the bound the older half is forgotten, and what is asked for gets young again.
+    """
 
     def __init__(self, most: int = MOST_DEFINITIONS) -> None:
-        self._most = most
-        self._nodes: dict[Place, Node] = {}
-        self._bodies: dict[Place, bytes] = {}
+        self._most = most // 2
+        self._young: dict[Place, Node] = {}
+        self._old: dict[Place, Node] = {}
 
     def get(self, place: Place) -> Node | None:
         """The node, if it is remembered."""
-        return self._nodes.get(place)
+        node = self._young.get(place)
+        if node is None and (node := self._old.get(place)) is not None:
+            self.put(place, node)
+        return node
 
     def put(self, place: Place, node: Node) -> None:
         """Remembers it."""
-        if len(self._nodes) >= self._most:
-            self._nodes.clear()
-            self._bodies.clear()
-        self._nodes[place] = node
-
-    def body(self, place: Place) -> bytes | None:
-        """The input that its definition says, if it is remembered and no expression is in it."""
-        return self._bodies.get(place)
-
-    def put_body(self, place: Place, body: bytes) -> None:
-        """Remembers it, as long as the node itself."""
-        if place in self._nodes:
-            self._bodies[place] = body
+        if len(self._young) >= self._most:
+            self._old, self._young = self._young, {}
+        self._young[place] = node
 
 
 @dataclass(frozen=True, slots=True)

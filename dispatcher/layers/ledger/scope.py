@@ -58,14 +58,8 @@ def body_of(book: Book, place: Place, row: NodeRow) -> bytes:
         recorded = values.get(book.tr, values.Place(place.workflow, place.node, INPUT))
         if recorded is not None:
             return recorded
-    return book.terms.definitions.body(place) or _literal(book, place)
-
-
-def _literal(book: Book, place: Place) -> bytes:
     node = book.definition(place)
-    body = dumps({} if node.call is None or node.call.input is None else node_input(node, _NOTHING))
-    book.terms.definitions.put_body(place, body)
-    return body
+    return dumps({} if node.call is None or node.call.input is None else node_input(node, _NOTHING))
 
 
 def record_input(book: Book, place: Place, row: NodeRow, node: Node) -> None:

@@ -21,9 +21,11 @@ from coditect.model.workflow.definition import (
 from tests.unit.model.strategies import capabilities, json_values
 
 expressions = st.sampled_from(["input.list", "input", "length(input.list) > `2`", "input.a || input.b"])
+keys = st.text(max_size=8).filter(lambda key: not key.startswith("$"))
+plain_values = json_values.filter(lambda value: "$" not in repr(value))
 templates = st.recursive(
-    json_values | expressions.map(lambda text: {"$from": text}) | json_values.map(lambda value: {"$literal": value}),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    plain_values | expressions.map(lambda text: {"$from": text}) | json_values.map(lambda value: {"$literal": value}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=6,
 ).filter(lambda value: value is not None)  # fmt: skip
 periods_ms = st.integers(1, 10**10)
