@@ -20,7 +20,7 @@ from coditect.broker.port import Broker
 from coditect.broker.topology import backbone, control_plane
 from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError, SetupError
-from coditect.loop import run_loop
+from coditect.loop import collect_rarely, run_loop
 from coditect.model import routing
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
@@ -180,6 +180,7 @@ async def serve(settings: Settings) -> None:
             await stack.enter_async_context(
                 health_server(lambda: unready(broker), host=settings.health_host, port=settings.health_port)
             )
+        collect_rarely()
         _tell_ready()
         log.info("The dispatcher is ready")
         await _until(stop, database)
