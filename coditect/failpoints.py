@@ -11,6 +11,7 @@ The idea is FreeBSD's fail(9), with fewer words. The orders are read once, in th
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coditect.errors import CoditectError, SetupError
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "CODITECT_FAILPOINTS"
 _ORDER = re.compile(r"(?P<point>[a-z_.]+):(?P<act>[a-z]+)(@(?P<at>[1-9][0-9]{0,8}))?")
@@ -50,10 +53,11 @@ class Order:
 
 
 def strike(order: Order) -> None:
-    """Does to this process what the order says.
+    """Does to this process what the order says, and says so first: who finds it dead or still can tell why.
 
     Raises: FailpointReached when it is that.
     """
+    log.warning("A failpoint is reached", extra={"point": order.point, "act": order.act.value, "at": order.at})
     match order.act:
         case Act.KILL:
             os.kill(os.getpid(), signal.SIGKILL)

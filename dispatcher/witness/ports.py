@@ -214,23 +214,28 @@ class WitnessedGraph:
         self._graph = graph
         self._reached = reached
 
-    async def create(self, jobs: Sequence[Job]) -> None:
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """See `TaskGraph.create`."""
         self._reached("tell.before")
-        await self._graph.create(jobs)
+        there = await self._graph.create(jobs)
         self._reached("tell.after")
+        return there
 
-    async def tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """See `TaskGraph.tell`."""
         self._reached("tell.before")
-        await self._graph.tell(changes)
+        gone = await self._graph.tell(changes)
         self._reached("tell.after")
+        return gone
 
     async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
-        """See `TaskGraph.adopt`."""
+        """See `TaskGraph.adopt`. Asked without shards or without room it takes nothing, and no point is reached."""
+        if not shards or not any(number > 0 for number in room.values()):
+            return await self._graph.adopt(shards, room)
         self._reached("adopt.before")
         taken = await self._graph.adopt(shards, room)
-        self._reached("adopt.after")
+        if taken:
+            self._reached("adopt.after")
         return taken
 
     def __getattr__(self, name: str) -> Any:

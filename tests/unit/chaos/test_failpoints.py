@@ -13,8 +13,11 @@ import pytest
 
 from coditect.errors import SetupError
 from coditect.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
+from coditect.model.capability import Priority
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import Change, Job, JobState, Proposal
 from dispatcher.witness.history import Type, read_histories
-from dispatcher.witness.ports import POINTS
+from dispatcher.witness.ports import POINTS, WitnessedGraph
 from dispatcher.witness.watch import PLANTS, read_watch
 
 CHILD = """
@@ -125,3 +128,29 @@ def test_unknown_bug_is_refused_with_those_that_there_are() -> None:
         read_watch({"CODITECT_PLANT": "forget_everything"})
 
     assert refused.value.facts["known"] == PLANTS
+
+
+async def test_watched_graph_tells_what_the_graph_tells() -> None:
+    points: list[str] = []
+    graph = WitnessedGraph(MemoryTaskGraph(), reached=points.append)
+    job = Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)
+    gone = Change("flow", "gone", 0, Priority.P1, JobState.FINISHED)
+
+    assert await graph.create([job]) == []
+    assert await graph.create([job]) == [job]
+    assert await graph.tell([gone]) == [gone]
+    assert points == ["tell.before", "tell.after"] * 3
+
+
+async def test_failpoints_of_adoption_are_reached_when_something_can_be_taken_and_when_it_was() -> None:
+    points: list[str] = []
+    graph = WitnessedGraph(MemoryTaskGraph(), reached=points.append)
+    await graph.create([Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)])
+    points.clear()
+
+    assert await graph.adopt([], {Priority.P1: 1}) == []
+    assert await graph.adopt([0], {}) == []
+    assert points == []
+    assert await graph.adopt([0], {Priority.P1: 1}) == [Proposal("flow", "node")]
+    assert await graph.adopt([0], {Priority.P1: 1}) == []
+    assert points == ["adopt.before", "adopt.after", "adopt.before"]
