@@ -70,7 +70,7 @@ class Tenure:
         """Something waits for room, or there is some; set before entering."""
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
-        self._stopped = Stopped(ports.lock_holder)
+        self._stopped = Stopped(ports.database.holder)
         self._refused = 0
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}

@@ -23,7 +23,7 @@ from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
-from dispatcher.store.port import Database
+from dispatcher.store.port import Database, Holder
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.witness.history import COMMIT, Note, Type
 
@@ -152,6 +152,10 @@ class WitnessedDatabase:
     async def failure(self) -> StoreFailed:
         """See `Database.failure`."""
         return await self._database.failure()
+
+    def holder(self) -> Holder | None:
+        """See `Database.holder`."""
+        return self._database.holder()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)

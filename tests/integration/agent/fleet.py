@@ -52,7 +52,10 @@ class Fleet:
 
     async def run(self, *module_and_arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """Another process, at work when this returns."""
-        process = self.begin(*module_and_arguments, **more)
+        return await self.ready(self.begin(*module_and_arguments, **more))
+
+    async def ready(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """The process, at work when this returns."""
         ready = self.folder / f"ready-{self.processes.index(process) + 1}"
         await eventually(lambda: ready.exists() or process.poll() is not None, seconds=READY_SECONDS)
         assert ready.exists(), "it ended before it was ready"

@@ -1,16 +1,19 @@
-"""Dispatcher processes are killed at every failpoint, one generation after the other: each workflow ends, once."""
+"""Dispatchers die at every failpoint, and each takes over from those before: workflows end, each node once."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from random import Random
 from subprocess import Popen
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -37,22 +40,32 @@ from tests.support import eventually
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 4
-"""As many dispatchers live at once, so that each has one."""
-WIDTHS = (72, 6, 6, 6)
+AT_ONCE = 8
+"""Dispatchers that live at once: those without a shard wait for a death, and take over what it left."""
+WIDTHS = (68, 4, 4, 4)
 """More side by side than a dispatcher publishes at once: there is something to adopt."""
 NODES = sum(WIDTHS)
-ROUND_SECONDS = 10.0
-"""Who has not died by then gets more work to die in."""
+ROUND_SECONDS = 5.0
+"""After so long there is more work, for those to die in that still live."""
 SECONDS = 60.0
 
-Process = Popen[bytes]
-Orders = tuple[str, ...]
+ENDED = "A dispatcher that stood still inside a transaction was ended: it held the store's lock"
 
-GENERATIONS: tuple[Orders, ...] = (
-    ("commit.before:kill@4", "publish.before:kill@20", "ack.before:kill@5", "answer.before:kill@1"),
-    ("commit.after:kill@4", "publish.after:kill@20", "ack.after:kill@5", "answer.after:kill@1"),
-    ("tell.before:kill@3", "tell.after:kill@2", "adopt.before:kill@1", "adopt.after:kill@1"),
-)
+Process = Popen[bytes]
+
+AT: Mapping[str, int] = MappingProxyType({"commit": 4, "publish": 20, "ack": 5, "answer": 1, "tell": 2, "adopt": 1})
+"""Which time it is that kills: amid the work on a workflow, or in taking it over from who died before."""
+STOPPED = "commit.before:stop@5"
+"""Holds the store's lock until another ends it."""
+ORDERS = (*(f"{point}:kill@{AT[point.partition('.')[0]]}" for point in POINTS), STOPPED)
+SEEDS = range(1, 6)
+
+
+def drawn(seed: int) -> tuple[str, ...]:
+    """The same orders in another sequence, each at another time."""
+    chance = Random(seed)
+    orders = [f"{point}:kill@{chance.randint(1, 2 * AT[point.partition('.')[0]])}" for point in POINTS]
+    return tuple(chance.sample([*orders, STOPPED], len(ORDERS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,7 @@ class Plant:
     clients: Sequence[Client]
     starts: list[asyncio.Task[Run]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=count)
+    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     @property
     def ledger(self) -> Path:
@@ -87,37 +101,48 @@ class Plant:
             "dispatcher", CODITECT_STORE=f"sqlite:{self.ledger}", CODITECT_SHARDS=str(SHARDS), **more
         )
 
-    def feed(self) -> None:
-        """One more workflow for each shard."""
-        self.starts += [asyncio.create_task(self._start(client)) for client in self.clients]
-
     async def _start(self, client: Client) -> Run:
         key = f"failpoints-{next(self._numbers)}"
         while True:
             try:
-                return await client.start(layered(WIDTHS, milliseconds=5), key=key)
+                return await client.start(layered(WIDTHS, milliseconds=1), key=key)
             except ControlPlaneRequired:
                 continue  # nobody lived long enough to answer
 
-    async def all_killed(self, orders: Orders) -> None:
-        """Returns when each of these dispatchers died where it was ordered to."""
-        processes = [self.begin(**{VARIABLE: order}) for order in orders]
-        dead = asyncio.gather(*(asyncio.to_thread(process.wait, SECONDS) for process in processes))
-        while not dead.done():
-            self.feed()
-            await asyncio.wait((dead,), timeout=ROUND_SECONDS)
-        assert await dead == [-signal.SIGKILL] * len(orders), self.fleet.logs()
-        assert [self._reached(process) for process in processes] == list(orders)
+    @asynccontextmanager
+    async def feeding(self) -> AsyncIterator[None]:
+        """One more workflow for each shard, again and again, until the block ends."""
+        feeding = asyncio.create_task(self._feed())
+        try:
+            yield
+        finally:
+            feeding.cancel()
 
-    def _reached(self, process: Process) -> str:
-        lines = [json.loads(line) for line in self.fleet.log(process).splitlines()]
-        (struck,) = (line for line in lines if line["event"] == "A failpoint is reached")
-        return f"{struck['point']}:{struck['act']}@{struck['at']}"
+    async def _feed(self) -> None:
+        while True:
+            self.starts += [asyncio.create_task(self._start(client)) for client in self.clients]
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def dies(self, order: str) -> None:
+        """Returns when a dispatcher died where it was ordered to."""
+        async with self._places:
+            process = self.begin(**{VARIABLE: order})
+            await eventually(lambda: process.poll() is not None, seconds=SECONDS)
+        assert process.returncode == -signal.SIGKILL, self.fleet.log(process)
+        (struck,) = logged(self.fleet.log(process), "A failpoint is reached")
+        assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
+        ended = {line["pid"] for line in logged(self.fleet.logs(), ENDED)}
+        assert (process.pid in ended) == (order == STOPPED)
 
     async def waiting(self, *queues: str) -> dict[str, int]:
         """How much lies in each of the queues that has anything."""
         found = {queue: await self.broker.stats(queue) for queue in queues}
         return {queue: stats.messages for queue, stats in found.items() if stats is not None and stats.messages}
+
+
+def logged(text: str, event: str) -> list[dict[str, Any]]:
+    """What the log says of such an event."""
+    return [json.loads(line) for line in text.splitlines() if f'"event": "{event}"' in line]
 
 
 @asynccontextmanager
@@ -131,23 +156,34 @@ async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
             await stack.enter_async_context(Client(broker, registry, clock=Aimed(shard=shard)))
             for shard in range(SHARDS)
         ]
-        await fleet.start(target=AGENT)
-        yield Plant(fleet, broker, clients)
-
-
-def test_every_failpoint_is_in_the_generations() -> None:
-    orders = [order for generation in GENERATIONS for order in generation]
-
-    assert sorted(order.partition(":")[0] for order in orders) == sorted(POINTS)
+        await fleet.start(target=AGENT, CODITECT_SLOTS="32")
+        one = Plant(fleet, broker, clients)
+        try:
+            yield one
+        finally:
+            for start in one.starts:
+                start.cancel()
 
 
 async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint(
     managed: PrivateServers, tmp_path: Path
 ) -> None:
-    async with plant(managed, tmp_path) as one:
+    await assert_workflows_end_once(managed, tmp_path, ORDERS)
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint_at_any_time(
+    managed: PrivateServers, tmp_path: Path, seed: int
+) -> None:
+    await assert_workflows_end_once(managed, tmp_path, drawn(seed))
+
+
+async def assert_workflows_end_once(servers: PrivateServers, folder: Path, orders: Sequence[str]) -> None:
+    async with plant(servers, folder) as one:
         unrouted = await one.waiting(routing.UNROUTED_QUEUE)
-        for orders in GENERATIONS:
-            await one.all_killed(orders)
+        async with one.feeding():
+            await asyncio.gather(*(one.dies(order) for order in orders))
 
         last = one.begin()
         runs = await asyncio.gather(*one.starts)
