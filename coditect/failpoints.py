@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -62,7 +63,8 @@ def strike(order: Order) -> None:
         case Act.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         case Act.STOP:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # to this very thread: sent to the process it may be another that takes it, and this one runs on meanwhile
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         case Act.RAISE:
             raise FailpointReached("A failpoint was ordered to raise", point=order.point, at=order.at)
 

@@ -28,6 +28,16 @@ for number in range(3):
     failpoints.reached("a.b")
 """
 
+THREAD = """
+import os, threading, time
+from coditect.failpoints import Act, Order, strike
+def work():
+    time.sleep(0.05)  # the other thread has nothing more to do than to take signals
+    strike(Order("a.b", Act.STOP))
+    os.write(1, b"still here")
+threading.Thread(target=work).start()
+"""
+
 
 def test_orders_say_where_what_and_which_time() -> None:
     orders = read_orders(" commit.before:kill@3, ack.after:stop,", POINTS)
@@ -91,16 +101,32 @@ def test_killed_at_a_failpoint_is_gone_at_once() -> None:
 def test_stopped_at_a_failpoint_goes_on_when_it_is_continued() -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD.format(act="stop")], stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 10
-        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
-            time.sleep(0.01)
-        stopped = psutil.Process(child.pid).status()
+        stopped = when_stopped(child)
         os.kill(child.pid, signal.SIGCONT)
         said, _ = child.communicate(timeout=10)
     finally:
         child.kill()
 
     assert (stopped, child.returncode, said) == (psutil.STATUS_STOPPED, 0, "0\n1\n2\n")
+
+
+@pytest.mark.parametrize("time_", range(3))
+def test_thread_that_reaches_a_stop_does_nothing_more(time_: int) -> None:
+    child = subprocess.Popen([sys.executable, "-c", THREAD], stdout=subprocess.PIPE)
+    try:
+        stopped = when_stopped(child)
+    finally:
+        child.kill()
+        said, _ = child.communicate(timeout=10)
+
+    assert (stopped, said) == (psutil.STATUS_STOPPED, b"")
+
+
+def when_stopped(child: subprocess.Popen[Any]) -> str:
+    deadline = time.monotonic() + 10
+    while (status := psutil.Process(child.pid).status()) != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return str(status)
 
 
 def test_dispatcher_of_which_nothing_is_asked_has_its_ports_as_they_are() -> None:
