@@ -90,8 +90,8 @@ class OurGraph:
         await self.graph.create(jobs)
 
     async def adopt(self) -> list[str]:
-        proposals = await self.graph.adopt([self.shard], {Priority.P1: BATCH})
-        return [job_id(*proposal) for proposal in proposals]
+        proposals = await self.graph.adopt([self.shard], {"bench.work": BATCH})
+        return [job_id(one.workflow, one.node) for one in proposals]
 
     async def finish(self, jobs: list[str]) -> None:
         nodes = [job.partition("_")[2] for job in jobs]

@@ -298,7 +298,8 @@ class Client:
     ) -> Run:
         """Hands a workflow to the control plane; returns when that has committed it: from then on it is not lost.
 
-        `value` is the workflow's input. The same `key` gives the same workflow, however often it is started. It is
+        `value` is the workflow's input. The same `key` gives the same workflow, however often it is started: `new` of
+        the handle says whether it is another than before, and what else is given does not matter then. It is
         checked before anything is sent, and sent in chunks; `progress(nodes, of)` is called after each.
 
         Raises: InvalidWorkflow, also for a capability that nobody offers; TooLarge, InvalidTask; ControlPlaneRequired,

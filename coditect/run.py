@@ -71,11 +71,16 @@ class Run:
     there is none, BrokerUnavailable and the like (retryable), and NotFound when it has no such workflow.
     """
 
-    __slots__ = ("_control", "_ends", "_listening", "id")
+    __slots__ = ("_control", "_ends", "_listening", "id", "new")
 
-    def __init__(self, workflow: str, control: ControlPlane, *, listening: Listening, ends: Ends) -> None:
+    def __init__(
+        self, workflow: str, control: ControlPlane, *, listening: Listening, ends: Ends, new: bool = False
+    ) -> None:
         self.id = workflow
         """The workflow's id; kept by the control plane, so any process may ask with it."""
+        self.new = new
+        """Whether the start that made this handle had it accepted. False where its idempotency key was known, so that
+        this is the earlier workflow, which may have ended; and for a handle that was made of an id."""
         self._control = control
         self._listening = listening
         self._ends = ends

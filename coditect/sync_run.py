@@ -19,6 +19,11 @@ class SyncRun(Blocking[Run]):
         """The workflow's id; any process may ask with it."""
         return self._inner.id
 
+    @property
+    def new(self) -> bool:
+        """Whether the start that made this handle had it accepted; False where its idempotency key was known."""
+        return self._inner.new
+
     state = waiting(Run.state)
     overview = waiting(Run.overview)
     nodes = iterating(Run.nodes)

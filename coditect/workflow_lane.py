@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -29,7 +30,11 @@ from coditect.requests import Requests
 from coditect.run import Run, pages
 from coditect.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 
+log = logging.getLogger(__name__)
+
 MOST_KEY_BYTES = 1_000
+MOST_NAMED = 10
+"""Nodes that a log line names."""
 Progress = Callable[[int, int], object]
 """Called with the number of nodes that the control plane has, and of all."""
 
@@ -48,9 +53,9 @@ class WorkflowLane:
         self._listening = listening
         self._ends = ends
 
-    def run(self, workflow: str) -> Run:
-        """The handle of a workflow by its id."""
-        return Run(workflow, self._control, listening=self._listening, ends=self._ends)
+    def run(self, workflow: str, *, new: bool = False) -> Run:
+        """The handle of a workflow by its id; `new` when it was accepted just now."""
+        return Run(workflow, self._control, listening=self._listening, ends=self._ends, new=new)
 
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
@@ -59,6 +64,9 @@ class WorkflowLane:
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
         upload = await self._cut(definition, loads(value), key)
         await self._refuse_unknown(definition)
+        if nodes := definition.to_compensate:
+            facts = {"workflow": definition.name, "nodes": nodes[:MOST_NAMED], "fix": "undo it in a node of its own"}
+            log.warning("Compensation is kept with the workflow, and nothing runs it yet", extra=facts)
         return await self._send(upload, SUBMIT_SECONDS, progress)
 
     async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:
@@ -87,7 +95,7 @@ class WorkflowLane:
                 progress(sent, len(upload.definition.nodes))
             if (known := str(answer.get("workflow") or mine)) != mine:
                 return self.run(known)  # the key was there: an earlier workflow has it
-        return self.run(mine)
+        return self.run(mine, new=True)
 
     async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
         """The workflows that the control plane has."""

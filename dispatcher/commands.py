@@ -61,14 +61,19 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """RQ says that this node may run."""
+    """RQ says that this node may run. Answered with whether it was claimed."""
 
     place: Place
+    room: str = ""
+    """The capability in whose window room for one is kept for it; empty when none is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """There is room for so many more of this capability: claim from the ready index."""
+    """Claim so many of this capability from the ready index; room is kept for them.
+
+    Answered with whether there may be more.
+    """
 
     capability: str
     room: int

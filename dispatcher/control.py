@@ -21,7 +21,8 @@ from dispatcher.commands import Asked, Claimed, Command
 from dispatcher.intake import number, text
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.shards import shard_of
-from dispatcher.queries import QUERIES
+from dispatcher.overviews import Overviews
+from dispatcher.queries import QUERIES, overview, rows_of
 from dispatcher.settling import Settle
 from dispatcher.store.port import Database
 
@@ -41,6 +42,9 @@ class Desks(Protocol):
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Lays the command on the shard's desk; False when the shard is not worked for here."""
+
+    def overviews(self, workflow: str) -> Overviews | None:
+        """What is known in memory about the workflow's shard; None when it is not worked for here."""
 
     def figures(self) -> dict[str, Any]:
         """What is worked on here, and what was refused."""
@@ -71,12 +75,28 @@ class Control:
             elif verb is Verb.REBUILD:
                 shard, occasion = self._shard(body), text(body, "occasion")
                 self._background.start(self._rebuild(delivery, shard, occasion), name=f"rebuild shard {shard}")
+            elif verb is Verb.GET and (known := self._known(text(body, "workflow"))) is not None:
+                self.answer(delivery, known)
             elif verb in QUERIES:
                 self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
             else:
                 self._hand(delivery, Asked(verb, body), text(body, "workflow"))
         except InputError as error:
             self.answer(delivery, error)
+
+    def _known(self, workflow: str) -> dict[str, Any] | None:
+        overviews = self._desks.overviews(workflow)
+        rows = None if overviews is None else overviews.get(workflow)
+        return None if rows is None else overview(workflow, *rows)
+
+    async def _get(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the workflow is, by the ledger; whoever asks again is answered from memory."""
+        workflow = text(body, "workflow")
+        head, run = await self._database.read(lambda tr: rows_of(tr, workflow))
+        overviews = self._desks.overviews(workflow)
+        if overviews is not None and not run.state.terminal:
+            overviews.follow(workflow, head)
+        return overview(workflow, head, run)
 
     def _hand(self, delivery: Delivery, command: Command, workflow: str) -> None:
         shard = shard_of(workflow, self._desks.count)
@@ -102,7 +122,10 @@ class Control:
 
     async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
         try:
-            answer: Any = await self._database.read(lambda tr: QUERIES[verb](tr, body))
+            if verb is Verb.GET:
+                answer: Any = await self._get(body)
+            else:
+                answer = await self._database.read(lambda tr: QUERIES[verb](tr, body))
             if verb is Verb.STATUS:
                 answer["answered_by"] = self._desks.figures()
         except CoditectError as error:

@@ -22,16 +22,16 @@ from coditect.errors import CoditectError, Retryable, Unroutable
 from coditect.model.control import Progress
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
-from dispatcher.commands import Command, Due, Fill, GoOn, Lost, Rebuild, Returned, Show
+from dispatcher.alarm import Alarm
+from dispatcher.commands import Command, Fill, GoOn, Lost, Rebuild, Returned, Show
 from dispatcher.flights import Flights
-from dispatcher.layers import timers
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger.book import Definitions, Terms
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Publication
-from dispatcher.layers.timers import Timer
 from dispatcher.opening import learn
 from dispatcher.outgoing import tell
+from dispatcher.overviews import Overviews
 from dispatcher.ports import Ports
 from dispatcher.sendings import Sendings
 from dispatcher.settling import NOTHING, Settle
@@ -81,14 +81,17 @@ class Desk:
         self.showing = showing
         self._terms = Terms(self.shard, Definitions(), ports.ways.on_record, ports.planted)
         self._entries: deque[Entry] = deque()
+        self._singly = 0
+        """So many of the first entries have a turn each: one of them failed a turn that they shared."""
         self._wake = asyncio.Event()
         self._confirmed: list[int] = []
         self._sendings = Sendings(ports.broker, self._published)
         self._flush: asyncio.TimerHandle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.flights = Flights(ports.window)
+        self.overviews = Overviews()
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes which nobody claimed, as far as is known."""
         self.marker = marker
@@ -117,7 +120,7 @@ class Desk:
             self._confirmed.append(unsent.publication)
         if found.has_todo:
             self.put(GoOn())
-        self._set_alarm(found.next_due_ms)
+        self._alarm.set(found.next_due_ms)
         self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
         if self.showing is not None:
             self._tasks.append(self._ports.background.start(self.showing.run(), name=f"showing {self.shard}"))
@@ -143,7 +146,8 @@ class Desk:
 
     def _give_back(self) -> None:
         self.closed = True
-        for handle in (self._flush, self._alarm, *self._tasks):
+        self._alarm.close()
+        for handle in (self._flush, *self._tasks):
             if handle is not None:
                 handle.cancel()
         while self._entries:
@@ -187,7 +191,9 @@ class Desk:
     def _batch(self) -> list[Entry]:
         batch: list[Entry] = []
         size_bytes = 0
-        while self._entries and len(batch) < MOST_COMMANDS:
+        most = 1 if self._singly else MOST_COMMANDS
+        self._singly = max(0, self._singly - 1)
+        while self._entries and len(batch) < most:
             if batch and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
                 break
             batch.append(self._entries.popleft())
@@ -208,12 +214,13 @@ class Desk:
             self._entries.extendleft(reversed(batch))
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - the boundary of turns: a bad command takes no other with it
-            await self._one_by_one(batch, error)
+            self._refuse(batch, error)
 
-    async def _one_by_one(self, batch: list[Entry], error: Exception) -> None:
+    def _refuse(self, batch: list[Entry], error: Exception) -> None:
+        """Refuses the command that cannot be done; to find it, each of several gets a turn of its own."""
         if len(batch) > 1:
-            for entry in batch:
-                await self._turn([entry])
+            self._entries.extendleft(reversed(batch))
+            self._singly = len(batch)
             return
         log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self.shard})
         for entry in batch:
@@ -244,20 +251,25 @@ class Desk:
         except BaseException:
             self._confirmed.extend(confirmed)
             raise
+        self._count(done.effects, now_ms)
         for entry, answer in zip(batch, done.answers, strict=True):
             entry.settle.done(answer)
-        self._after(done.effects, now_ms)
+        self._after(done.effects)
         if tries > 1:
             await self._catch_up()
 
     # -- what follows -----------------------------------------------------------------------------------
 
-    def _after(self, effects: Effects, now_ms: int) -> None:
+    def _count(self, effects: Effects, now_ms: int) -> None:
+        """What is under way, and what waits: before anything is settled, which may free room for others."""
         self.late += effects.late
+        self.overviews.note(effects.runs)
         for moved in effects.moved:
             self.flights.follow(moved, now_ms)
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
+
+    def _after(self, effects: Effects) -> None:
         for publication in effects.publications:
             self._sendings.send(publication)
         tell(self._ports, effects)
@@ -268,9 +280,8 @@ class Desk:
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:
-            self._look_again()
-        if self.backlog:
-            self._nudge()
+            self._alarm.look_again()
+        self._nudge()
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
@@ -301,68 +312,41 @@ class Desk:
                 self.put(Lost(Place(row.workflow, row.node), row.publication))
         if found.has_todo:
             self.put(GoOn())
-        self._set_alarm(found.next_due_ms)
+        self._alarm.set(found.next_due_ms)
         self.backlog |= dict.fromkeys(found.backlog)
-        self.fill()
-
-    def fill(self) -> None:
-        """Claims from the ready index as far as there is room."""
-        for capability in tuple(self.backlog):
-            room = min(self._ports.window.room_for(capability), MOST_FILL)
-            if room > 0:
-                del self.backlog[capability]
-                self.put(Fill(capability, room), _Filled(self, capability, room))
-
-    def note_backlog(self, capability: str) -> None:
-        """There is more of it than there was room for."""
-        self.backlog[capability] = None
         self._nudge()
 
-    # -- timers -----------------------------------------------------------------------------------------
+    def fill(self, capability: str, room: int) -> None:
+        """Claims so many of a capability from the ready index; the room is kept for them until that is done."""
+        room = min(room, MOST_FILL)
+        if room > 0 and capability in self.backlog:
+            del self.backlog[capability]
+            self._ports.window.keep(capability, room)
+            self.put(Fill(capability, room), _Filled(self, capability, room))
 
-    async def _look_at_timers(self) -> None:
-        self._set_alarm(await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self.shard)))
-
-    def _look_again(self) -> None:
-        self._ports.background.start(self._look_at_timers(), name=f"timers of shard {self.shard}")
-
-    def _set_alarm(self, due_ms: int | None) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if due_ms is not None and not self.closed:
-            seconds = max(0.0, (due_ms - self._ports.clock.now_ms()) / 1000)
-            self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._ports.background.start(self._put_due(), name=f"timers of shard {self.shard}")
-
-    async def _put_due(self) -> None:
-        now_ms = self._ports.clock.now_ms()
-        due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self.shard, now_ms))
-        last = _Rung(self._look_again)
-        for timer in due:
-            self.put(Due(timer), last if timer is due[-1] else NOTHING)
-        if not due:
-            await self._look_at_timers()
+    def filled(self, capability: str, room: int, *, more: bool) -> None:
+        """It is done, or is not going to be; there may be more of it."""
+        self._ports.window.free(capability, room)
+        if more:
+            self.backlog[capability] = None
+            self._nudge()
 
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """Goes on filling when the backlog had as much as there was room for."""
+    """Frees the room that was kept, and goes on filling when there may be more."""
 
     desk: Desk
     capability: str
     room: int
 
     def done(self, answer: Any) -> None:
-        """As many were found."""
-        if answer == self.room:
-            self.desk.note_backlog(self.capability)
+        """What was found is claimed by now."""
+        self.desk.filled(self.capability, self.room, more=answer is True)
 
     def undone(self) -> None:
         """The shard is another's."""
+        self.desk.filled(self.capability, self.room, more=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,17 +368,3 @@ class _Rebuilt:
     def undone(self) -> None:
         """The shard is another's."""
         self.settle.undone()
-
-
-@dataclass(frozen=True, slots=True)
-class _Rung:
-    """Looks for the next timer when the last one that was due is done."""
-
-    look: Callable[[], None]
-
-    def done(self, answer: Any) -> None:
-        """It is."""
-        self.look()
-
-    def undone(self) -> None:
-        """The shard is another's."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -38,6 +39,7 @@ from dispatcher.layers.leases import Lease
 from dispatcher.pings import Answer, Pings
 from dispatcher.roll import Entry, Roll
 from dispatcher.store.port import Database
+from dispatcher.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +112,10 @@ class Monitor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._background.close()
-        await self._pings.__aexit__(kind, error, trace)
-        await self._resign()
+        async with AsyncExitStack() as stack:  # each is done, whatever comes of the one before
+            stack.push_async_callback(self._resign)
+            stack.push_async_exit(self._pings)
+            stack.push_async_callback(self._background.close)
 
     async def _watch(self) -> None:
         while True:
@@ -255,12 +258,17 @@ class Monitor:
             log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
 
     async def _resign(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            try:
-                await self._database.run(lambda tr: leases.release(tr, lease))
-            except CoditectError as error:
-                log.debug("The monitor's lease lapses by itself", extra={"reason": str(error)})
+        """Gives the lease back, also one whose commit it was canceled in."""
+        self._lease = None
+        try:
+            await self._database.run(self._release)
+        except CoditectError as error:
+            log.debug("The monitor's lease lapses by itself", extra={"reason": str(error)})
+
+    def _release(self, tr: Transaction) -> None:
+        lease = leases.read(tr, LEASE)
+        if lease.owner == self._owner:
+            leases.release(tr, lease)
 
     @staticmethod
     def _now() -> float:

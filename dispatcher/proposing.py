@@ -1,32 +1,34 @@
 """Proposing: what RQ has queued is claimed as room appears; what RQ does not bring is claimed without it.
 
-RQ holds the backlog, and the bridge takes from it by priority. When it brings nothing although there is room and the
-ledger knows of ready nodes, for as long as `PATIENCE_SECONDS`, or when Redis does not answer, the ready index is
-claimed from instead.
+RQ holds the backlog, and the bridge takes from it by priority what its capability has room for. When it brings nothing
+of a capability although there is room and the ledger knows of ready nodes, for as long as `PATIENCE_SECONDS`, or when
+Redis does not answer, the ready index is claimed from instead.
+
+The room for whatever is on its way to the claim is kept until the claim is committed, so that no more comes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from dataclasses import dataclass
+from typing import Any
 
 from coditect.agent.presence import TASK_PREFIX
-from coditect.model.capability import Priority
+from coditect.errors import Retryable
 from coditect.model.control import Verb
-from dispatcher.commands import Asked, Proposed, Show
+from dispatcher.commands import Asked, Command, Proposed, Show
 from dispatcher.graph.bridge import Bridge
 from dispatcher.graph.port import Proposal, Request, RequestKind, TaskGraph
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.shards import shard_of
 from dispatcher.ports import Ports
 from dispatcher.queries import live
-from dispatcher.settling import NOTHING
+from dispatcher.settling import NOTHING, Settle
 from dispatcher.tenure import Tenure
 
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
-MOST_ROOM = 500
 
 
 class Proposing:
@@ -36,8 +38,11 @@ class Proposing:
         self._ports = ports
         self._tenure = tenure
         self._graph = graph
-        self._brought_at = 0.0
-        self._starved_since: float | None = None
+        self._brought: dict[str, float] = {}
+        """When RQ brought last what was claimed, by capability."""
+        self._waiting: dict[str, float] = {}
+        """Since when there has been room for what waits, by capability."""
+        self._rounds = 0
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 
     async def run(self) -> None:
@@ -49,12 +54,14 @@ class Proposing:
 
     def nudge(self) -> None:
         """There is room, or something waits for it."""
+        if not any(desk.backlog for desk in self._tenure.desks.values()):
+            return
         if self.bridge is not None:
-            if self._waits_for_room():
-                self.bridge.wake()
+            self.bridge.wake()
             if self.bridge.available:
                 return
-        self._fill()
+        for capability in self.room():
+            self._fill(capability)
 
     # -- for the bridge ---------------------------------------------------------------------------------
 
@@ -62,35 +69,49 @@ class Proposing:
         """The shards that are worked for here."""
         return tuple(self._tenure.desks)
 
-    def room(self) -> Mapping[Priority, int]:
-        """How many nodes would be published now: as many as their capabilities have room for."""
-        room = self._room()
-        return dict.fromkeys(Priority, room) if room > 0 else {}
+    def room(self) -> Mapping[str, int]:
+        """How many nodes would be published now, by capability: of those that wait, as many as there is room for."""
+        waiting = {capability for desk in self._tenure.desks.values() for capability in desk.backlog}
+        found = {capability: self._ports.window.room_for(capability) for capability in waiting}
+        return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """They are claimed, if the ledger agrees."""
-        self._brought_at = asyncio.get_running_loop().time()
+        """They are claimed, if the ledger agrees. What there is no room for any more is not, and RQ has it back."""
+        window = self._ports.window
         for proposal in proposals:
-            self._tell(Place(proposal.workflow, proposal.node))
+            place, capability = Place(proposal.workflow, proposal.node), proposal.capability
+            if capability and window.room_for(capability) > 0:
+                window.keep(capability, 1)
+                self._put(place, Proposed(place, capability), _Kept(self, capability))
+            else:
+                self._put(place, Proposed(place))
 
-    def _tell(self, place: Place) -> None:
-        shard = shard_of(place.workflow, self._tenure.count)
-        self._tenure.put(shard, Proposed(place), NOTHING, size_bytes=0)
+    def settled(self, capability: str, *, claimed: bool) -> None:
+        """What RQ brought of a capability was claimed, or was not."""
+        self._ports.window.free(capability, 1)
+        if claimed:
+            self._brought[capability] = asyncio.get_running_loop().time()
+
+    def tell(self, place: Place) -> None:
+        """RQ is told what the node is, or the node is claimed."""
+        self._put(place, Proposed(place))
+
+    def _put(self, place: Place, command: Command, settle: Settle = NOTHING) -> None:
+        if not self._tenure.put(shard_of(place.workflow, self._tenure.count), command, settle, size_bytes=0):
+            settle.undone()
 
     async def requested(self, requests: Sequence[Request]) -> None:
         """What people asked for with RQ's tools; a job that a stock worker took is told what it is."""
         for request in requests:
-            shard = shard_of(request.workflow, self._tenure.count)
+            place = Place(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
             match request.kind:
                 case RequestKind.CANCEL:
-                    self._tenure.put(shard, Asked(Verb.CANCEL, body), NOTHING, size_bytes=0)
+                    self._put(place, Asked(Verb.CANCEL, body), _Asked(self, place))
                 case RequestKind.REQUEUE:
-                    self._tenure.put(shard, Asked(Verb.REDRIVE, body), NOTHING, size_bytes=0)
+                    self._put(place, Asked(Verb.REDRIVE, body), _Asked(self, place))
                 case RequestKind.STRAY:
-                    pass
-            # where that was refused, or changed nothing, RQ is told what is: else the request would stand for ever
-            self._tell(Place(request.workflow, request.node))
+                    self.tell(place)
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """RQ does not have these shards: all their live workflows are shown anew."""
@@ -106,24 +127,50 @@ class Proposing:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = asyncio.get_running_loop().time()
-            if not self._waits_for_room() or self._room() <= 0:
-                self._starved_since = None
-                continue
-            if self._starved_since is None:
-                self._starved_since = now
-            since = max(self._starved_since, self._brought_at)
-            if self.bridge is None or not self.bridge.available or now - since >= PATIENCE_SECONDS:
-                self._fill()
+            self._waiting = {capability: self._waiting.get(capability, now) for capability in self.room()}
+            for capability, since in self._waiting.items():
+                brought = max(since, self._brought.get(capability, 0.0))
+                if self.bridge is None or not self.bridge.available or now - brought >= PATIENCE_SECONDS:
+                    self._fill(capability)
 
-    def _fill(self) -> None:
-        if self._ports.ways.from_index:
-            for desk in tuple(self._tenure.desks.values()):
-                desk.fill()
+    def _fill(self, capability: str) -> None:
+        """Shares the room among the shards where something waits for it, another one first each time."""
+        if not self._ports.ways.from_index:
+            return
+        desks = [desk for desk in self._tenure.desks.values() if capability in desk.backlog]
+        self._rounds += 1
+        first = self._rounds % len(desks) if desks else 0
+        for left, desk in zip(range(len(desks), 0, -1), desks[first:] + desks[:first], strict=True):
+            desk.fill(capability, -(-self._ports.window.room_for(capability) // left))
 
-    def _waits_for_room(self) -> bool:
-        return any(desk.backlog for desk in self._tenure.desks.values())
 
-    def _room(self) -> int:
-        """Of the capabilities that wait, together."""
-        waiting = set(chain.from_iterable(desk.backlog for desk in self._tenure.desks.values()))
-        return min(MOST_ROOM, sum(max(0, self._ports.window.room_for(capability)) for capability in waiting))
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Frees the room that was kept for what RQ brought."""
+
+    proposing: Proposing
+    capability: str
+
+    def done(self, answer: Any) -> None:
+        """It was claimed by now, or is not going to be."""
+        self.proposing.settled(self.capability, claimed=answer is True)
+
+    def undone(self) -> None:
+        """The shard is another's."""
+        self.proposing.settled(self.capability, claimed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Has RQ told what became of a request: where it was refused, or changed nothing, it would stand for ever."""
+
+    proposing: Proposing
+    place: Place
+
+    def done(self, answer: Any) -> None:
+        """One that may be repeated stands, and comes again."""
+        if not isinstance(answer, Retryable):
+            self.proposing.tell(self.place)
+
+    def undone(self) -> None:
+        """The shard's new owner finds the request."""

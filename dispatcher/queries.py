@@ -25,6 +25,8 @@ PAGE = 200
 MOST = 1_000
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
+_TOLD_OTHERWISE = frozenset({"after", "input"})
+"""Of a definition: edges are told by their names and policies, and an input may be large."""
 
 Body = Mapping[str, Any]
 
@@ -32,18 +34,19 @@ Body = Mapping[str, Any]
 def get(tr: Reads, body: Body) -> dict[str, Any]:
     """Where the workflow is."""
     workflow = text(body, "workflow")
-    head, run = _rows(tr, workflow)
-    return _workflow(workflow, head, run)
+    return overview(workflow, *rows_of(tr, workflow))
 
 
-def _rows(tr: Reads, workflow: str) -> tuple[WorkflowRow, RunRow]:
+def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRow, RunRow]:
+    """The workflow's rows. Raises: NotFound."""
     head, run = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or run is None:
         raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
     return WorkflowRow.unpack(head), RunRow.unpack(run)
 
 
-def _workflow(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
+def overview(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
+    """The answer to `get`."""
     return {
         "workflow": workflow,
         "name": head.name,
@@ -75,7 +78,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
             workflow = RUNS.unpack(key)[0]
             run = RunRow.unpack(row)
             if state is None or run.state is state:
-                found.append(_workflow(workflow, _rows(tr, workflow)[0], run))
+                found.append(overview(workflow, rows_of(tr, workflow)[0], run))
                 if len(found) == limit:
                     return {"workflows": found, "next": workflow}
         if len(rows) < MOST:
@@ -87,7 +90,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
 def nodes(tr: Reads, body: Body) -> dict[str, Any]:
     """The workflow's nodes, by name, with what each is and where it is."""
     workflow = text(body, "workflow")
-    _rows(tr, workflow)
+    rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
     return {"nodes": [_node(tr, workflow, key, row) for key, row in rows], "next": following}
 
@@ -99,14 +102,16 @@ def _node(tr: Reads, workflow: str, key: bytes, row: bytes) -> dict[str, Any]:
     document = loads(definition)
     kind = next((kind for kind in _KINDS if kind in document), "task")
     element = "[" in name
-    after = [] if element else [edge if isinstance(edge, str) else edge["node"] for edge in document.get("after", [])]
+    edges = [] if element else document.get("after", [])
     return {
         "name": name,
         "kind": "task" if element else kind,
         "capability": document.get("task") or document.get("map"),
         "question": document.get("approval"),
         "priority": document.get("priority", "p1"),
-        "after": after,
+        "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],
+        "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
+        "definition": {} if element else {name: document[name] for name in document if name not in _TOLD_OTHERWISE},
         "state": one.state.value,
         "attempt": one.attempt,
         "fence": one.fence,
@@ -128,7 +133,7 @@ def _message(tr: Reads, place: Place) -> str:
 def attempts(tr: Reads, body: Body) -> dict[str, Any]:
     """Every attempt of one node or, by node, of all: those that others followed, and the last one."""
     workflow = text(body, "workflow")
-    _rows(tr, workflow)
+    rows_of(tr, workflow)
     if body.get("node"):
         node = text(body, "node")
         status = tr.get(STATUSES.pack((workflow, node)))
@@ -173,7 +178,7 @@ def _attempt(node: str, one: AttemptRow) -> dict[str, Any]:
 def result(tr: Reads, body: Body) -> dict[str, Any]:
     """The value of a node, or of the workflow: its last node's, or an object of them where there are several."""
     workflow = text(body, "workflow")
-    _, run = _rows(tr, workflow)
+    _, run = rows_of(tr, workflow)
     if body.get("node"):
         node = text(body, "node")
         row = tr.get(STATUSES.pack((workflow, node)))
@@ -235,7 +240,7 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     told = []
     for key, question in rows[:limit]:
         since_ms, workflow, node = APPROVALS.unpack(key)
-        head, _ = _rows(tr, workflow)
+        head, _ = rows_of(tr, workflow)
         told.append(
             {"workflow": workflow, "name": head.name, "node": node, "question": question.decode(), "since": since_ms}
         )

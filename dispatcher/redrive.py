@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coditect.errors import InputError
+from coditect.errors import InputError, Retryable
 from coditect.model.json import dumps
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import steering
 from dispatcher.intake import text
-from dispatcher.layers.keyspace import EDGES, ENDED, LIVE, STATUSES
+from dispatcher.layers.keyspace import EDGES, ENDED, LIVE, STATUSES, TODO
 from dispatcher.layers.ledger import advance, claiming
 from dispatcher.layers.ledger.attempts import write_attempt
 from dispatcher.layers.ledger.book import Book
@@ -32,7 +32,10 @@ BY_OTHERS = "predecessor"
 
 
 def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew."""
+    """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew.
+
+    Raises: InputError; Retryable while what follows from its end is left over.
+    """
     place = Place(text(body, "workflow"), text(body, "node"))
     steering.run_of(book, place.workflow)
     row = steering.node_of(book, place)
@@ -44,6 +47,7 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         fix = "redrive the node that failed first: coditect workflow show"
         raise InputError("The node ended because of another", node=place.node, fix=fix)
     begun = _again(book, place.workflow, [place.node])
+    _check_done_with(book, place.workflow, begun)
     told = {"workflow": place.workflow, "node": place.node, "again": sorted(begun)}
     if body.get("dry_run"):
         return told | {"dry_run": True}
@@ -95,6 +99,21 @@ def _again(book: Book, workflow: str, first: Iterable[str]) -> set[str]:
             if len(begun) > MOST_NODES:
                 raise InputError("Too many nodes would begin anew", most=MOST_NODES, fix="start the workflow again")
     return begun
+
+
+def _check_done_with(book: Book, workflow: str, begun: set[str]) -> None:
+    """What is left over of an end would be done to what begins anew: dependents would be told twice."""
+    if not steering.run_of(book, workflow).todo:
+        return
+    left = book.tr.get_range(*TODO.range((book.shard, workflow)), limit=MOST_NODES)
+    found = [TODO.unpack(key)[2:] for key, _ in left]
+    if len(left) == MOST_NODES or any(kind == advance.CANCEL or _base(node) in begun for node, kind in found):
+        fix = "try again in a moment"
+        raise Retryable("What follows from the node's end is not done yet", workflow=workflow, fix=fix)
+
+
+def _base(node: str) -> str:
+    return str(node).partition("[")[0]
 
 
 def _begin(book: Book, workflow: str, first: Iterable[str], begun: set[str]) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coditect.model.capability import Priority
+from coditect.model.result import Failure
 from coditect.model.workflow.states import TaskState
-from dispatcher.graph.port import Change, Job, TaskGraph
+from dispatcher.graph.port import MOST_RESULT_BYTES, Change, Job, TaskGraph
 from dispatcher.graph.projection import Entry, Projection
 from dispatcher.graph.states import job_state
 from dispatcher.layers.ledger.effects import Effects, Moved, Shown
+
+MOST_WITH_OUTCOMES = 10_000
+"""Waiting entries that keep what their nodes ended with, of 1 kB at most: a Redis that is away is to cost no more."""
 
 
 class Showing:
@@ -35,7 +39,8 @@ class Showing:
         accepted = set(effects.accepted)
         last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}
         entries: list[Entry] = [self.job(one) for one in effects.shown]
-        entries += [self._change(moved) for moved in last.values()]
+        told = effects if len(self._projection) < MOST_WITH_OUTCOMES else Effects()
+        entries += [self._change(one, told.results.get(at), told.failures.get(at)) for at, one in last.items()]
         if entries:
             self._number += 1
             self._projection.append(self._number, entries)
@@ -71,18 +76,24 @@ class Showing:
             shown.timeout_ms,
         )
 
-    def _change(self, moved: Moved) -> Change:
+    def _change(self, moved: Moved, result: bytes | None, failure: Failure | None) -> Change:
         place, row = moved.place, moved.row
         finished_ms = row.finished_ms
+        why = row.reason if failure is None else _error(failure)
         return Change(
             place.workflow,
             place.node,
             self._shard,
             _level(moved.level),
             job_state(moved.state),
-            error=row.reason if moved.state is not TaskState.COMPLETED else "",
+            result if result is not None and len(result) <= MOST_RESULT_BYTES else None,
+            error=why if moved.state is not TaskState.COMPLETED else "",
             entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
         )
+
+
+def _error(failure: Failure) -> str:
+    return ": ".join(part for part in (failure.reason, failure.type, failure.message) if part)[:MOST_RESULT_BYTES]
 
 
 def _level(text: str) -> Priority:

@@ -106,20 +106,30 @@ def look(book: Book, command: Look) -> list[Shown]:
 
 
 def propose(book: Book, command: Proposed) -> bool:
-    """Claims what RQ proposes, if the ledger agrees; where it does not, RQ is told what is."""
-    if claiming.claim(book, command.place):
+    """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is.
+
+    What is ready and has no room it has queued again, behind the others.
+    """
+    if command.room:
+        book.add_room(command.room, 1)
+    if book.node(command.place) is None:
+        return False
+    call = book.call(command.place)
+    if call is not None and book.has_room(call.capability) and claiming.claim(book, command.place):
         return True
-    if book.node(command.place) is not None:
-        book.show(command.place)
+    book.show(command.place)
     return False
 
 
-def fill(book: Book, command: Fill) -> int:
-    """Claims from the capability's backlog what there is room for; how many it found there."""
+def fill(book: Book, command: Fill) -> bool:
+    """Claims from the capability's backlog what there is room for; whether there may be more."""
+    book.add_room(command.capability, command.room)
     places = claiming.backlog(book, command.capability, command.room)
     for place in places:
+        if not book.has_room(command.capability):
+            return True
         claiming.claim(book, place)
-    return len(places)
+    return len(places) == command.room
 
 
 def ask(book: Book, verb: Verb, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Window:
         self._now = now
         self._least = least
         self._under_way: Counter[str] = Counter()
+        self._kept: Counter[str] = Counter()
         self._ended: dict[str, deque[float]] = {}
         self._slots: dict[str, int] = {}
 
@@ -35,6 +36,14 @@ class Window:
             recent = self._ended.setdefault(capability, deque())
             recent.append(self._now())
 
+    def keep(self, capability: str, number: int) -> None:
+        """Room for so many is kept for what is about to be claimed: nobody else gets it before it is freed."""
+        self._kept[capability] += number
+
+    def free(self, capability: str, number: int) -> None:
+        """It was claimed, and begun, or is not going to be."""
+        self._kept[capability] -= number
+
     def set_slots(self, slots: dict[str, int]) -> None:
         """How many slots the fleet has, by capability, as far as the registry knows."""
         self._slots = dict(slots)
@@ -46,12 +55,12 @@ class Window:
     def room(self) -> dict[str, int]:
         """How many more may be, by capability; under "" for any other."""
         return {"": self._least} | {
-            capability: self._limit(capability) - count for capability, count in self._under_way.items()
+            capability: self.room_for(capability) for capability in self._under_way.keys() | self._kept.keys()
         }
 
     def room_for(self, capability: str) -> int:
         """How many more of this one may be."""
-        return self._limit(capability) - self._under_way[capability]
+        return self._limit(capability) - self._under_way[capability] - self._kept[capability]
 
     def _limit(self, capability: str) -> int:
         return max(SLOTS_FACTOR * self._slots.get(capability, 0), self._recent(capability), self._least)

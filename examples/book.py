@@ -17,7 +17,7 @@ async def main() -> None:
         print(await run.result(str, timeout="30s"))
 
         again = await client.start(flow, ALICE, key="alice-1")
-        print("the same workflow:", again.id == run.id)
+        print("the same workflow:", again.id == run.id, "- new:", again.new)
         async for attempt in run.attempts():
             print(attempt.node, attempt.status)
 

@@ -220,12 +220,15 @@ class ScriptedPlane:
 
 
 def _node(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    after = [edge if isinstance(edge, str) else edge["node"] for edge in document.get("after", [])]
+    edges = document.get("after", [])
+    after = [edge if isinstance(edge, str) else edge["node"] for edge in edges]
     kind = next(kind for kind in ("task", "map", "approval") if kind in document)
     return {
         "name": name, "state": "blocked" if after else "ready", "attempt": 0, "fence": 0, "agent": None,
         "capability": None if kind == "approval" else document[kind], "priority": document.get("priority", "p1"),
         "ready_at": None, "started_at": None, "finished_at": None, "reason": "", "message": "",
+        "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
+        "definition": {name: document[name] for name in document if name not in ("after", "input")},
         "after": after, "kind": kind, "question": document.get("approval"), "input": document.get("input"),
     }  # fmt: skip
 

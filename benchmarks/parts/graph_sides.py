@@ -44,9 +44,9 @@ def dispatcher(stage: Stage, *, store: str | None = None) -> Program:
     return python("dispatcher", "dispatcher", env={"CODITECT_STORE": place})
 
 
-def agents() -> list[Program]:
+def agents(target: str = ECHOER) -> list[Program]:
     """The agent processes of ours."""
-    return [agent(ECHOER, slots=PREFETCH, env={}) for _ in range(WORKERS)]
+    return [agent(target, slots=PREFETCH, env={}) for _ in range(WORKERS)]
 
 
 def workers(side: Side) -> list[Program]:
@@ -56,12 +56,12 @@ def workers(side: Side) -> list[Program]:
 
 
 @asynccontextmanager
-async def fleet(stage: Stage) -> AsyncIterator[Plane]:
+async def fleet(stage: Stage, target: str = ECHOER) -> AsyncIterator[Plane]:
     """One dispatcher and two agents of ours."""
     program = dispatcher(stage)
     async with AsyncExitStack() as running:
         pid = await running.enter_async_context(stage.running(program))
-        for one in agents():
+        for one in agents(target):
             await running.enter_async_context(stage.running(one))
         yield Plane(pid, program)
 

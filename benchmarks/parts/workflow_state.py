@@ -11,15 +11,20 @@ import psutil
 
 from benchmarks.figures import median, percentile
 from benchmarks.parts.graph_sides import agents, dispatcher, fleet
+from benchmarks.parts.sides import ECHOER
+from benchmarks.parts.waiting import WAITER
 from benchmarks.programs.coditect_graphs import definition_of
 from benchmarks.programs.graphs import Graph, layered
+from benchmarks.programs.workload import WAIT
 from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, failed, until_ready
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
-from coditect import Client
+from coditect import Client, Workflow
+from coditect.model.workflow.definition import Definition
 from coditect.run import Run
 
 NAME = "workflow-state"
+SHORTEST_MS, SPREAD_MS = 2_000, 2_000
 PAUSE_SECONDS = 0.002
 """Between two queries: a person's dashboard asks more rarely."""
 LONGEST_SECONDS = 300.0
@@ -34,7 +39,9 @@ class Found:
     """Everything of this part."""
 
     query_milliseconds: tuple[float, ...]
-    """Of each state query while a graph of 1,000 nodes ran."""
+    """Of each state query while 1,000 nodes ran."""
+    hurried_milliseconds: tuple[float, ...]
+    """The same while no-op nodes ran as fast as they could."""
     ready_seconds: tuple[float, ...]
     """From the start of a dispatcher whose ledger is full of live nodes until it says that it is ready."""
     restart_seconds: tuple[float, ...]
@@ -44,15 +51,22 @@ class Found:
     idle_megabytes: float
 
 
-async def query_milliseconds(stage: Stage, size: Size) -> list[float]:
-    """Asks one query after the other while graphs run, one after the other."""
-    graph = layered(10, size.graph_width // 10)
+def waiting(nodes: int) -> Definition:
+    """So many nodes side by side, each of which waits for two to four seconds, as most work of agents does."""
+    flow = Workflow("waiting")
+    for number in range(nodes):
+        flow.task(WAIT, {"milliseconds": SHORTEST_MS + SPREAD_MS * number // nodes}, name=f"n{number:06}")
+    return flow.definition()
+
+
+async def query_milliseconds(stage: Stage, size: Size, definition: Definition, target: str) -> list[float]:
+    """Asks one query after the other while the workflow runs, again and again until there were enough."""
     taken: list[float] = []
-    async with fleet(stage), Client.connecting(stage.settings) as client:
+    async with fleet(stage, target), Client.connecting(stage.settings) as client:
         async with asyncio.timeout(LONGEST_SECONDS):
             while len(taken) < size.state_queries:
-                taken += await _while_it_runs(await client.start(definition_of(graph)))
-    return taken[: size.state_queries]
+                taken += await _while_it_runs(await client.start(definition))
+    return taken
 
 
 async def _while_it_runs(run: Run) -> list[float]:
@@ -115,11 +129,13 @@ async def idle(stage: Stage, seconds: float) -> tuple[float, float]:
 
 async def measure(stage: Stage, size: Size) -> Found:
     """One thing after the other."""
-    queries = await query_milliseconds(stage, size)
+    queries = await query_milliseconds(stage, size, waiting(size.graph_width), WAITER)
+    no_op = definition_of(layered(10, size.graph_width // 10))
+    hurried = await query_milliseconds(stage, size, no_op, ECHOER)
     restarts = await restart_seconds(stage, layered(10, size.live_nodes // 10), size.repeats // 2)
     percent, megabytes = await idle(stage, size.idle_seconds)
     ready, committed = zip(*restarts, strict=True)
-    return Found(tuple(queries), ready, committed, percent, megabytes)
+    return Found(tuple(queries), tuple(hurried), ready, committed, percent, megabytes)
 
 
 def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
@@ -137,6 +153,8 @@ def figures(found: Found) -> tuple[Figure, ...]:
     """What stands behind them."""
     return (
         Figure("state query p50", _p50(found.query_milliseconds), "ms"),
+        Figure("state query p50 beside no-op nodes at full speed", _p50(found.hurried_milliseconds), "ms"),
+        Figure("state query p99 beside no-op nodes at full speed", percentile(found.hurried_milliseconds, 99), "ms"),
         Figure("dispatcher says that it is ready", median(found.ready_seconds), "s"),
         Figure("dispatcher's restart, slowest", max(found.restart_seconds), "s"),
         Figure("idle dispatcher, resident", found.idle_megabytes, "MB"),

@@ -62,7 +62,12 @@ class Context:
 
     @property
     def fence(self) -> int:
-        """Grows with every attempt: lets an effect's receiver refuse an older one."""
+        """Grows with every attempt: lets an effect's receiver refuse an older one.
+
+        It is the one that the execution began with, to its end, also when the control plane grants it anew on the
+        way. Somebody else may have had the task in between: what this execution has read may be outdated since, so
+        its effects may not count as newer than theirs.
+        """
         return self._task.owner.fence if self._task.owner else self._task.redrive * 1_000_000 + self._task.attempt
 
     @property

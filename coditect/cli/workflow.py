@@ -13,14 +13,21 @@ import typer
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.cli.workflow_run import run_workflow
-from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes, write_workflow, write_workflows
+from coditect.cli.workflow_tables import (
+    row_json,
+    say_what_is_not_run,
+    write_attempts,
+    write_nodes,
+    write_workflow,
+    write_workflows,
+)
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.loop import run_loop
 from coditect.model.ids import is_uuid
-from coditect.model.workflow.definition import After, Approval, Call, Definition, Node
+from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.drawing import draw_mermaid, draw_text
 from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.model.workflow.rows import AttemptRow, NodeRow, WorkflowRow, definition_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:
@@ -80,6 +87,7 @@ def check_workflow(
         write_json({"valid": True, **counts, "problems": []})
     else:
         write_fields(counts)
+        say_what_is_not_run(definition)
 
 
 @app.command("graph")
@@ -105,7 +113,7 @@ def draw_workflow(
     run = target if is_uuid(target) else live
     name, rows = ("", []) if run is None else run_loop(_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None
-    definition = _drawn(name, rows) if is_uuid(target) else _load(Path(target), None)
+    definition = definition_of(name, rows) if is_uuid(target) else _load(Path(target), None)
     typer.echo(draw(definition, now if states is None else _states(states)), nl=False)
 
 
@@ -231,16 +239,6 @@ async def _whole(
         nodes = [row async for row in run.nodes() if node in (None, row.name)]
         attempts = [row async for row in run.attempts(node)]
         return overview, nodes, attempts, ending if ending is not None and ending.state.terminal else None
-
-
-def _drawn(name: str, rows: list[NodeRow]) -> Definition:
-    """What the ledger's rows say of the graph: elements belong to their map, and policies are not told."""
-    nodes = [row for row in rows if "[" not in row.name]
-    return Definition(name, tuple(Node(row.name, _work(row), tuple(map(After, row.after))) for row in nodes))
-
-
-def _work(row: NodeRow) -> Call | Approval:
-    return Approval(row.question or row.name) if row.kind == "approval" else Call(row.capability)
 
 
 def _load(file: Path, capabilities: list[str] | None) -> Definition:

@@ -15,7 +15,14 @@ from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json
 from coditect.cli.progress import LINE_SECONDS, shown_progress
-from coditect.cli.workflow_tables import WITHOUT_A_VALUE, row_json, write_nodes, write_workflow
+from coditect.cli.workflow_tables import (
+    MOST_NAMED,
+    WITHOUT_A_VALUE,
+    row_json,
+    say_what_is_not_run,
+    write_nodes,
+    write_workflow,
+)
 from coditect.errors import TaskError
 from coditect.loop import run_loop
 from coditect.model.workflow.definition import Definition
@@ -25,8 +32,6 @@ from coditect.model.workflow.states import WorkflowState
 if TYPE_CHECKING:
     from coditect.run import Run
 
-MOST_NAMED = 5
-
 
 @dataclass(frozen=True, slots=True)
 class _Order:
@@ -34,6 +39,16 @@ class _Order:
     input: bytes
     key: str | None
     wait: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A workflow that is not followed."""
+
+    id: str
+    state: WorkflowState
+    new: bool
+    """False when its key was known: it is the earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +85,39 @@ def run_workflow(
     from coditect.workflow_file import load_workflow
 
     order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
+    say_what_is_not_run(order.definition)
     ran = run_loop(_run(connections(context), order))
-    if isinstance(ran, str):
+    if isinstance(ran, _Accepted):
         if output is Output.JSON:
-            write_json({"workflow": ran, "state": WorkflowState.ACCEPTED})
+            write_json({"workflow": ran.id, "state": ran.state, "new": ran.new})
         else:
-            typer.echo(ran)
+            typer.echo(ran.id)
         return
     _tell(ran, output)
 
 
-async def _run(opened: Connections, order: _Order) -> _Ran | str:
+async def _run(opened: Connections, order: _Order) -> _Ran | _Accepted:
     async with opened.fleet() as client:
         run = await client.start(order.definition, order.input, key=order.key, progress=_uploading())
+        accepted = _Accepted(run.id, WorkflowState.ACCEPTED if run.new else await run.state(), run.new)
         if order.wait is None:
-            return run.id
-        say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
+            _say_known(accepted)
+            return accepted
+        if run.new:
+            say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
+        _say_known(accepted)
         try:
             return await _followed(run, order.wait)
         except asyncio.CancelledError:
             say(f"It goes on. See it: coditect workflow show {run.id}; end it: coditect workflow cancel {run.id}")
             raise
+
+
+def _say_known(accepted: _Accepted) -> None:
+    """Of a key that was known: which workflow has it, and how that is."""
+    if not accepted.new:
+        where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
+        say(f"already accepted as {accepted.id}, {where}")
 
 
 async def _followed(run: Run, wait: str) -> _Ran:

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from coditect.cli.output import instant, say, write_fields, write_table
+from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
 from coditect.model.workflow.states import TaskState
 
+MOST_NAMED = 5
 MOST_ROWS = 200
 """Nodes, and attempts, that a table shows."""
 WIDEST_CELL = 60
@@ -38,6 +40,13 @@ def write_workflow(row: WorkflowRow) -> None:
             "nodes": [f"{count} {state.value}" for state, count in row.counts.items()],
         }
     )
+
+
+def say_what_is_not_run(definition: Definition) -> None:
+    """A note about `compensate`, which is kept for a later version."""
+    if nodes := definition.to_compensate:
+        named = ", ".join([*nodes[:MOST_NAMED], "…"] if len(nodes) > MOST_NAMED else nodes)
+        say(f"Nothing runs `compensate` yet; what these nodes do stays done: {named}")
 
 
 def write_nodes(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> None:

@@ -47,13 +47,14 @@ class Verb(StrEnum):
     """One chunk of a workflow: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key`
     (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the definition's document, in
     topological order). The last chunk accepts: `{"workflow": id, "state": "accepted", "new": true}`; with a known key
-    the earlier workflow's id and `"new": false`. Each chunk may be repeated."""
+    the earlier workflow's id, its state and `"new": false`. Each chunk may be repeated."""
     GET = "workflow.get"
     """`workflow` → its state, name, counts by state, times, and with one node that node's value or failure."""
     LIST = "workflow.list"
     """`state`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
     NODES = "workflow.nodes"
-    """`workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent, times, edges of each."""
+    """`workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent, times of each, its
+    edges with what they do on failure, and its definition but for the input."""
     ATTEMPTS = "workflow.attempts"
     """`workflow`, `node` or all, `after`, `limit` → `{"attempts": [...], "next": ...}`."""
     RESULT = "workflow.result"

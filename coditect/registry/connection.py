@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
 
+from coditect.cancellation import heeded
 from coditect.errors import Retryable, SetupError
 
 Answer = TypeVar("Answer")
@@ -42,8 +43,9 @@ class RedisConnection:
     async def bounded(self, step: str, call: Awaitable[Answer]) -> Answer:
         """The answer of the call; `unavailable(step, reason)` is raised when there is none in time."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await call
+            with heeded():
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await call
         except VENDOR_ERRORS as error:
             raise self._unavailable(step, f"{type(error).__name__}: {error}"[:200]) from error
 

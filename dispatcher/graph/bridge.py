@@ -11,7 +11,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from coditect.model.capability import Priority
 from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.port import Proposal, Request, TaskGraph
 
@@ -19,6 +18,8 @@ log = logging.getLogger(__name__)
 
 ADOPT_SECONDS = 0.25
 """Between two looks at empty queues, unless `wake` is called: what we queue ourselves, we know of."""
+AGAIN_SECONDS = 0.02
+"""Before a capability that waits and was not found is looked for again: it may be told yet, or stand behind others."""
 LOOK_SECONDS = 1.0
 """Between two looks for requests and for a wiped Redis, and after a failure."""
 
@@ -29,8 +30,8 @@ class Desks(Protocol):
     def shards(self) -> Collection[int]:
         """The shards that it owns and that RQ was reconciled with."""
 
-    def room(self) -> Mapping[Priority, int]:
-        """How many nodes it would publish now; empty when it adopts nothing."""
+    def room(self) -> Mapping[str, int]:
+        """How many nodes it would publish now, by capability; empty when it adopts nothing."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """These were queued in RQ and are started there: claim them, or tell RQ what they are."""
@@ -52,12 +53,16 @@ class Bridge:
         *,
         adopt_seconds: float = ADOPT_SECONDS,
         look_seconds: float = LOOK_SECONDS,
+        again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         self._graph = graph
         self._desks = desks
         self._adopt_seconds = adopt_seconds
         self._look_seconds = look_seconds
+        self._again_seconds = again_seconds
         self._wake = asyncio.Event()
+        self._missed: dict[str, float] = {}
+        """Capabilities that were looked for and not found, and when to look again."""
         self.available = True
         """Whether Redis answered the last time."""
 
@@ -73,8 +78,13 @@ class Bridge:
 
     async def adopt(self) -> int:
         """One look at the queues; how many were proposed. Raises: TaskGraphUnavailable."""
-        proposals = await self._graph.adopt(self._desks.shards(), self._desks.room())
+        now = asyncio.get_running_loop().time()
+        self._missed = {capability: again for capability, again in self._missed.items() if again > now}
+        room = {capability: most for capability, most in self._desks.room().items() if capability not in self._missed}
+        proposals = await self._graph.adopt(self._desks.shards(), room)
         self.available = True
+        found = {proposal.capability for proposal in proposals}
+        self._missed |= dict.fromkeys(room.keys() - found, now + self._again_seconds)
         if proposals:
             await self._desks.proposed(proposals)
         return len(proposals)
@@ -87,8 +97,8 @@ class Bridge:
         # before anything is written anew: what people asked for while nobody looked would be overwritten
         if requests := await self._graph.requests(shards):
             await self._desks.requested(requests)
-        known = [(shard, await self._graph.knows(shard)) for shard in shards]
-        if lost := [shard for shard, is_known in known if not is_known]:
+        known = await self._graph.known(shards)
+        if lost := [shard for shard in shards if shard not in known]:
             log.warning("RQ does not have these shards; they are reconciled", extra={"shards": lost})
             await self._desks.forgotten(lost)
 
@@ -99,6 +109,8 @@ class Bridge:
             try:
                 if await self.adopt():
                     pause = 0.0
+                elif self._missed:
+                    pause = min(pause, self._again_seconds)
             except TaskGraphUnavailable as error:
                 self._failed(error)
                 pause = self._look_seconds

@@ -25,7 +25,7 @@ import re
 from functools import lru_cache
 
 from coditect.model.capability import Priority
-from dispatcher.graph.port import Proposal
+from dispatcher.graph.port import Key
 
 _OTHER = re.compile(rb"[^A-Za-z0-9_]")
 _ESCAPED = re.compile(rb"-([0-9a-f]{2})")
@@ -37,13 +37,13 @@ def job_id(workflow: str, node: str) -> str:
     return f"{workflow}_{node}" if node.isidentifier() and node.isascii() else f"{workflow}_{_escape(node)}"
 
 
-def identity(job: str) -> Proposal | None:
+def identity(job: str) -> Key | None:
     """The workflow and node of a job id; None when it is no id of ours."""
     found = _JOB_ID.fullmatch(job)
     if found is None:
         return None
     try:
-        return Proposal(found[1], _ESCAPED.sub(_unescape, found[2].encode()).decode())
+        return Key(found[1], _ESCAPED.sub(_unescape, found[2].encode()).decode())
     except UnicodeDecodeError:
         return None
 

@@ -17,9 +17,11 @@ from dispatcher.graph.port import (
     Difference,
     Job,
     JobState,
+    Key,
     Proposal,
     Request,
     RequestKind,
+    looks,
 )
 from dispatcher.graph.records import MOST_DEPENDENCIES, change_to
 
@@ -30,7 +32,7 @@ class _Entry:
     state: JobState
     told: JobState
     """The last state that the dispatcher gave it."""
-    after: tuple[Proposal, ...]
+    after: tuple[Key, ...]
     results: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -43,9 +45,9 @@ class MemoryTaskGraph:
 
     def __init__(self) -> None:
         self.failing = False
-        self._jobs: dict[Proposal, _Entry] = {}
-        self._dependents: dict[Proposal, dict[Proposal, None]] = {}
-        self._queues: dict[str, list[Proposal]] = {}
+        self._jobs: dict[Key, _Entry] = {}
+        self._dependents: dict[Key, dict[Key, None]] = {}
+        self._queues: dict[str, list[Key]] = {}
         self._known: set[int] = set()
         self._turn = 0
 
@@ -62,12 +64,12 @@ class MemoryTaskGraph:
         self._check("create")
         there: list[Job] = []
         for job in jobs:
-            key = Proposal(job.workflow, job.node)
+            key = Key(job.workflow, job.node)
             if key in self._jobs:
                 there.append(job)
                 continue
             after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
-            entry = _Entry(job, job.state, job.state, tuple(Proposal(job.workflow, node) for node in after))
+            entry = _Entry(job, job.state, job.state, tuple(Key(job.workflow, node) for node in after))
             self._jobs[key] = entry
             self._queues.setdefault(_queue(job), [])
             if job.state is JobState.QUEUED:
@@ -81,9 +83,9 @@ class MemoryTaskGraph:
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Sets the states, then queues those whose last predecessor is finished."""
         self._check("tell")
-        lost = [change for change in changes if Proposal(change.workflow, change.node) not in self._jobs]
+        lost = [change for change in changes if Key(change.workflow, change.node) not in self._jobs]
         for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
-            ids = [(Proposal(one.workflow, one.node), one) for one in page]
+            ids = [(Key(one.workflow, one.node), one) for one in page]
             there = [(key, one) for key, one in ids if key in self._jobs]
             for key, change in there:
                 self._change(key, self._jobs[key], change)
@@ -93,29 +95,50 @@ class MemoryTaskGraph:
                     self._release(key, held)
         return lost
 
-    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Takes queued jobs, the urgent first."""
         self._check("adopt")
         self._turn += 1
-        taken: list[Proposal] = []
+        left = {capability: number for capability, number in room.items() if number > 0}
+        most = at_most = min(BATCH, sum(left.values()))
+        taken: list[Key] = []
+        back: list[Key] = []
         for level in Priority:
-            wanted = min(room.get(level, 0), BATCH - len(taken))
-            names = [queue_name(level, shard) for shard in shards]
-            first = self._turn % len(names) if names else 0
-            queues = [self._queues.get(name, []) for name in names[first:] + names[:first]]
-            share = -(-wanted // max(1, len(queues)))
-            while wanted > 0 and any(queues):
+            queues, seen = self._in_turn(shards, level), looks(at_most)
+            share = -(-most // max(1, len(queues)))
+            while most > 0 and seen > 0 and any(queues):
                 for queue in queues:
-                    ids, queue[:] = queue[: min(share, wanted)], queue[min(share, wanted) :]
-                    wanted -= len(ids)
-                    taken += ids
-        return [key for key in taken if self._start(self._jobs[key])]
+                    number = min(share, most, seen)
+                    ids, queue[:] = queue[:number], queue[number:]
+                    seen -= len(ids)
+                    for key in ids:
+                        fits = self._take(self._jobs[key], left)
+                        most -= fits
+                        (taken if fits else back).append(key)
+        for key in back:
+            self._queues[_queue(self._jobs[key].job)].append(key)
+        return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
+
+    def _in_turn(self, shards: Collection[int], level: Priority) -> list[list[Key]]:
+        """The queues of a level, another one first each time."""
+        names = [queue_name(level, shard) for shard in shards]
+        first = self._turn % len(names) if names else 0
+        return [self._queues.get(name, []) for name in names[first:] + names[:first]]
+
+    def _take(self, entry: _Entry, left: dict[str, int]) -> bool:
+        """Whether the queued job is taken: of those that are proposed, what has room."""
+        if entry.told is JobState.FAILED:
+            return True
+        fits = left.get(entry.job.capability, 0) > 0
+        if fits:
+            left[entry.job.capability] -= 1
+        return fits
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
         """Forgets jobs."""
         self._check("remove")
         for node in nodes:
-            key = Proposal(workflow, node)
+            key = Key(workflow, node)
             self._dependents.pop(key, None)
             if (entry := self._jobs.pop(key, None)) is not None:
                 self._unqueue(key, entry)
@@ -143,7 +166,7 @@ class MemoryTaskGraph:
     async def difference(self, expected: Sequence[Job]) -> Difference:
         """Compares the jobs with what is here."""
         self._check("difference")
-        found = [(job, self._jobs.get(Proposal(job.workflow, job.node))) for job in expected]
+        found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
         return Difference(
             tuple(job for job, entry in found if entry is None),
             tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
@@ -154,19 +177,19 @@ class MemoryTaskGraph:
         self._check("remember")
         self._known.add(shard)
 
-    async def knows(self, shard: int) -> bool:
-        """Whether it was noted since the last wipe."""
-        self._check("knows")
-        return shard in self._known
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Those that were noted since the last wipe."""
+        self._check("known")
+        return self._known.intersection(shards)
 
     def state(self, workflow: str, node: str) -> JobState | None:
         """A job's state, for tests; None when there is no such job."""
-        entry = self._jobs.get(Proposal(workflow, node))
+        entry = self._jobs.get(Key(workflow, node))
         return None if entry is None else entry.state
 
     def result(self, workflow: str, node: str) -> list[bytes]:
         """The outcomes in a job's stream, for tests."""
-        return [*self._jobs[Proposal(workflow, node)].results.values()]
+        return [*self._jobs[Key(workflow, node)].results.values()]
 
     def wipe(self) -> None:
         """Loses everything, as a Redis that came back empty."""
@@ -177,34 +200,36 @@ class MemoryTaskGraph:
 
     def lose(self, workflow: str, node: str) -> None:
         """Loses one job's hash, as with `DEL rq:job:<key>`."""
-        key = Proposal(workflow, node)
+        key = Key(workflow, node)
         self._unqueue(key, self._jobs.pop(key))
 
     def cancel(self, workflow: str, node: str) -> None:
         """As RQ's `Job.cancel`."""
-        self._by_hand(Proposal(workflow, node), JobState.CANCELED)
+        self._by_hand(Key(workflow, node), JobState.CANCELED)
 
     def requeue(self, workflow: str, node: str) -> None:
         """As `rq requeue` of a failed job."""
-        self._by_hand(Proposal(workflow, node), JobState.QUEUED)
+        self._by_hand(Key(workflow, node), JobState.QUEUED)
 
     def stray(self, workflow: str, node: str) -> None:
         """As a stock worker that takes a queued job: it fails."""
-        self._by_hand(Proposal(workflow, node), JobState.FAILED)
+        self._by_hand(Key(workflow, node), JobState.FAILED)
 
     def _check(self, step: str) -> None:
         if self.failing:
             raise TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason="failing")
 
-    def _by_hand(self, key: Proposal, state: JobState) -> None:
+    def _by_hand(self, key: Key, state: JobState) -> None:
         entry = self._jobs[key]
         self._unqueue(key, entry)
         entry.state = state
         if state is JobState.QUEUED:
             self._queues[_queue(entry.job)].append(key)
 
-    def _change(self, key: Proposal, entry: _Entry, change: Change) -> None:
+    def _change(self, key: Key, entry: _Entry, change: Change) -> None:
         if entry.state == entry.told == change.state and not change.anew:
+            if change.entry:
+                _note(entry, change)
             return
         self._unqueue(key, entry)
         entry.state = entry.told = change.state
@@ -213,14 +238,10 @@ class MemoryTaskGraph:
                 self._queues[_queue(entry.job)].append(key)
             case JobState.DEFERRED:
                 self._depend(key, entry)
-            case JobState.FINISHED:
-                entry.results.setdefault(change.entry or str(len(entry.results)), change.result or b"null")
-            case JobState.FAILED:
-                entry.results.setdefault(change.entry or str(len(entry.results)), change.error.encode())
             case _:
-                pass
+                _note(entry, change)
 
-    def _unqueue(self, key: Proposal, entry: _Entry) -> None:
+    def _unqueue(self, key: Key, entry: _Entry) -> None:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
             queue.remove(key)
 
@@ -232,15 +253,15 @@ class MemoryTaskGraph:
         return entry.told is not JobState.FAILED
 
     def _is_as(self, entry: _Entry, job: Job) -> bool:
-        key = Proposal(job.workflow, job.node)
+        key = Key(job.workflow, job.node)
         waits = (key in self._dependents.get(parent, {}) for parent in entry.after)
         return entry.state == entry.told == job.state and (job.state is not JobState.DEFERRED or all(waits))
 
-    def _depend(self, key: Proposal, entry: _Entry) -> None:
+    def _depend(self, key: Key, entry: _Entry) -> None:
         for parent in entry.after:
             self._dependents.setdefault(parent, {})[key] = None
 
-    def _release(self, parent: Proposal, held: set[Proposal]) -> None:
+    def _release(self, parent: Key, held: set[Key]) -> None:
         dependents = self._dependents.get(parent, {})
         for key in [*dependents]:
             entry = self._jobs.get(key)
@@ -256,9 +277,19 @@ class MemoryTaskGraph:
         parents = [self._jobs.get(parent) for parent in entry.after]
         return bool(parents) and all(one is not None and one.state is JobState.FINISHED for one in parents)
 
-    def _enqueue(self, key: Proposal, entry: _Entry) -> None:
+    def _enqueue(self, key: Key, entry: _Entry) -> None:
         entry.state = entry.told = JobState.QUEUED
         self._queues[_queue(entry.job)].append(key)
+
+
+def _note(entry: _Entry, change: Change) -> None:
+    if change.anew and entry.results:
+        return
+    number = change.entry or str(len(entry.results))
+    if change.state is JobState.FINISHED:
+        entry.results.setdefault(number, change.result or b"null")
+    elif change.state is JobState.FAILED:
+        entry.results.setdefault(number, change.error.encode())
 
 
 def _queue(job: Job) -> str:

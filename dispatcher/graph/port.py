@@ -15,6 +15,17 @@ from coditect.model.capability import Priority
 BATCH = 500
 """Most jobs that one round trip creates, changes or adopts: a script blocks Redis while it runs."""
 
+MOST_RESULT_BYTES = 1_024
+"""A longer result is not shown: the ledger has it."""
+
+
+LEAST_LOOKS = 64
+
+
+def looks(room: int) -> int:
+    """At how many jobs of one level a round trip looks that takes so many: it costs as much as it may bring."""
+    return min(2 * BATCH, LEAST_LOOKS + 4 * room)
+
 
 class JobState(StrEnum):
     """RQ's own word for where a job is."""
@@ -40,7 +51,7 @@ class Job:
     shard: int
     level: Priority
     capability: str
-    """Shown as the job's description, with the node."""
+    """Shown as the job's description, behind the node; it has no space in it. Adoption goes by it."""
     after: tuple[str, ...]
     """Nodes of the same workflow that must all be finished. Empty where RQ cannot say the condition (any, k of n,
     `when`, an edge that allows failure): such a job is deferred until a change enqueues it."""
@@ -58,15 +69,16 @@ class Change:
     level: Priority
     state: JobState
     result: bytes | None = None
-    """JSON; shown for a finished job up to `records.MOST_RESULT_BYTES`, else how long it is."""
+    """JSON; shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
     error: str = ""
     """Shown for a failed job."""
     entry: str = ""
-    """Id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty: of the moment."""
+    """Id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty: of the moment. A job that was
+    created as it ended has none yet: with an id it is added."""
     due_ms: int | None = None
     """When a scheduled job's time comes, for people; RQ does not move it."""
     anew: bool = False
-    """Even if its hash says so already: a registry or queue may not."""
+    """Even if its hash says so already: a registry or queue may not. The outcomes that it has stay as they are."""
 
 
 class Proposal(NamedTuple):
@@ -74,6 +86,15 @@ class Proposal(NamedTuple):
 
     One that the ledger does not claim stays started until it is told its state.
     """
+
+    workflow: str
+    node: str
+    capability: str
+    """Whose room it was taken for, by the job's description."""
+
+
+class Key(NamedTuple):
+    """Which node's job it is."""
 
     workflow: str
     node: str
@@ -140,11 +161,13 @@ class TaskGraph(Protocol):
         jobs that RQ does not have: they were lost, and are to be created.
         """
 
-    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
-        """Takes up to `room` queued jobs per level, the urgent first, and makes each started as it is taken.
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
+        """Takes queued jobs by their capabilities, up to `room` of each, and makes each started as it is taken.
 
-        At most `BATCH` at once, shared fairly among the shards. A failed job that a person requeued is taken,
-        too, but not proposed: it is among the `requests`.
+        The urgent first, at most `BATCH` at once, shared fairly among the shards. A job whose capability has no room
+        stays queued, at the end of its queue, and holds up nobody: `looks` at each level find what is behind it, a
+        later call what is behind those. A failed job that a person requeued is taken, too, but not proposed: it is
+        among the `requests`.
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
@@ -162,5 +185,5 @@ class TaskGraph(Protocol):
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""
 
-    async def knows(self, shard: int) -> bool:
-        """Whether that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Of which shards that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""

@@ -21,10 +21,9 @@ from rq.utils import utcformat
 
 from dispatcher.graph.function import FUNCTION
 from dispatcher.graph.keys import job_id, queue_name
-from dispatcher.graph.port import BATCH, Change, Job, JobState
+from dispatcher.graph.port import BATCH, MOST_RESULT_BYTES, Change, Job, JobState
 
-MOST_RESULT_BYTES = 4_096
-"""A longer result is shown by its length: the ledger has it."""
+MOST_DATA_BYTES = 4_096
 MOST_ERROR_CHARACTERS = 8_192
 MOST_DEPENDENCIES = 10_000
 """A job with more predecessors is made without them, and queued only when it is told so."""
@@ -96,7 +95,7 @@ def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
 def names_our_function(data: bytes) -> bool:
     """Whether a job's `data`, possibly compressed by a stock `save`, is JSON that names the one allowed function."""
     try:
-        written = zlib.decompressobj().decompress(data, MOST_RESULT_BYTES)
+        written = zlib.decompressobj().decompress(data, MOST_DATA_BYTES)
     except zlib.error:
         written = data
     try:
@@ -119,10 +118,8 @@ def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
 
 def _result(result: bytes | None) -> str:
     """As stock keeps a return value; a None is no value there."""
-    if result is None or result == b"null":
+    if result is None or result == b"null" or len(result) > MOST_RESULT_BYTES:
         return ""
-    if len(result) > MOST_RESULT_BYTES:
-        result = json.dumps(f"{len(result)} bytes, kept by the dispatcher").encode()
     return b64encode(result).decode()
 
 

@@ -27,6 +27,7 @@ from dispatcher.graph.port import (
     Proposal,
     Request,
     RequestKind,
+    looks,
 )
 from dispatcher.graph.records import (
     batches,
@@ -110,22 +111,29 @@ class RedisTaskGraph:
             lost += [batch[number] for number in await self._tell_rows([change_row(one) for one in batch])]
         return lost
 
-    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Takes queued jobs, the urgent first; each is started in the step that takes it."""
-        if not shards or not any(number > 0 for number in room.values()):
+        room = {capability: number for capability, number in room.items() if number > 0}
+        if not shards or not room:
             return []
-        levels = [[room[level], self._queues(shards, level)] for level in Priority if room.get(level, 0) > 0]
+        most = min(BATCH, sum(room.values()))
+        levels = [self._queues(shards, level) for level in Priority]
         self._turn += 1
-        ours, others = await self._run("adopt", self._adopt, self._stamp(), json.dumps(levels), BATCH)
-        taken = [
-            (job, identity(job.decode(errors="replace")), queue)
-            for job, queue in zip(ours[::2], ours[1::2], strict=True)
-        ]
-        for job, queue, data in zip(others[::3], others[1::3], others[2::3], strict=True):
-            found = identity(job.decode(errors="replace")) if names_our_function(data) else None
-            taken.append((job, found, queue))
-        await self._refuse([(job, queue) for job, found, queue in taken if found is None])
-        return [found for _, found, _ in taken if found is not None]
+        ours, others = await self._run(
+            "adopt", self._adopt, self._stamp(), json.dumps(levels), json.dumps(room), most, looks(most)
+        )
+        taken = [(job, queue, text.decode(errors="replace"), True) for job, queue, text in _triples(ours)]
+        taken += [(job, queue, "", names_our_function(data)) for job, queue, data in _triples(others)]
+        proposals: list[Proposal] = []
+        strange: list[tuple[bytes, bytes]] = []
+        for job, queue, capability, may_be in taken:
+            key = identity(job.decode(errors="replace")) if may_be else None
+            if key is None:
+                strange.append((job, queue))
+            else:
+                proposals.append(Proposal(*key, capability))
+        await self._refuse(strange)
+        return proposals
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
         """Forgets jobs with everything about them, in batches."""
@@ -163,10 +171,12 @@ class RedisTaskGraph:
         """Writes this dispatcher's name as the shard's epoch."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
-    async def knows(self, shard: int) -> bool:
-        """Whether the shard's epoch is this dispatcher's name."""
-        found = await self._connection.bounded("knows", self._redis.get(_epoch_key(shard)))
-        return bool(found == self._worker.encode())
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """The shards whose epoch is this dispatcher's name."""
+        if not shards:
+            return ()
+        found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
+        return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
         """In an order that begins with another shard each time."""
@@ -201,6 +211,10 @@ class RedisTaskGraph:
     def _stamp(self) -> bytes:
         nonce = self._clock.new_id().replace("-", "")[:24]
         return json.dumps(stamp(self._clock.now_ms(), self._worker, nonce))
+
+
+def _triples(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
 
 
 def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

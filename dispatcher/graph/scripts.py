@@ -98,6 +98,8 @@ local function note(id, row, execution, began)
     add('execution_ended_at', NOW_SECONDS)
   end
   local stream = 'rq:results:' .. id
+  -- put right, and not ended again: what it ended with stays the last
+  if row[8] == 1 and call('EXISTS', stream) == 1 then return end
   -- a repeat has the same entry id, which Redis refuses
   redis.pcall('XADD', stream, 'MAXLEN', '10', row[4] ~= '' and row[4] or '*', unpack(entry))
 end
@@ -105,7 +107,10 @@ end
 local function change(row, status, told)
   local id, queue, state = row[1], row[2], row[3]
   local anew = row[8] == 1
-  if status == state and told == state and not anew then return end
+  if status == state and told == state and not anew then
+    if row[4] ~= '' and (state == 'finished' or state == 'failed') then note(id, row) end
+    return
+  end
   local key = JOB .. id
   local execution, began = leave(id, queue, status, not anew and told)
   if state == 'started' then
@@ -179,47 +184,50 @@ return page[1]
 ADOPT = (
     MOVES
     + r"""
--- ARGV: stamp, levels as [room, queues], most in all
--- returns id and queue of our jobs, then id, queue and data of those that somebody else made
-local most = tonumber(ARGV[3])
+-- ARGV: stamp, queues by level, room by capability, most in all, most to look at on one level
+-- returns id, queue and capability of our jobs, then id, queue and data of those that somebody else made
+local room, most = cjson.decode(ARGV[3]), tonumber(ARGV[4])
 local ours, others = {}, {}
 
-local function take(queue, number)
-  local ids = call('LPOP', QUEUE .. queue, number) or {}
-  local taken = 0
-  for _, id in ipairs(ids) do
-    local job = call('HMGET', JOB .. id, 'status', 'coditect_state')
-    if job[1] and job[1] ~= 'started' then
-      taken = taken + 1
-      -- a job that a person put here keeps what we told of it: `requests` finds it by that
-      start(id, queue, job[2] == 'queued' and 'started' or job[2] or '')
-      if job[2] == 'failed' then
-        -- it was requeued: that is a request, and no proposal
-      elseif job[2] then
-        ours[#ours + 1] = id
-        ours[#ours + 1] = queue
-      else
-        others[#others + 1] = id
-        others[#others + 1] = queue
-        others[#others + 1] = call('HGET', JOB .. id, 'data') or ''
-      end
-    end
-  end
-  return taken, #ids
+local function put(list, one, two, three)
+  local size = #list
+  list[size + 1], list[size + 2], list[size + 3] = one, two, three
 end
 
-for _, level in ipairs(cjson.decode(ARGV[2])) do
-  local room, queues = math.min(level[1], most), level[2]
-  local share = math.ceil(room / math.max(1, #queues))
-  while room > 0 do
-    local seen = 0
+-- A queued job of ours is taken when its capability, the last word of its description, has room, and otherwise goes to
+-- the end of its queue. Whatever else somebody put here is taken out of the way.
+local function take(id, queue)
+  local job = call('HMGET', JOB .. id, 'status', 'coditect_state', 'description')
+  local status, told = job[1], job[2]
+  if not status or status == 'started' then return end
+  local capability = told and told ~= 'failed' and string.match(job[3] or '', '%S*$')
+  if capability and (room[capability] or 0) <= 0 then
+    later('RPUSH', QUEUE .. queue, id)
+    return
+  end
+  most = most - 1
+  -- a job that a person put here keeps what we told of it: `requests` finds it by that
+  start(id, queue, told == 'queued' and 'started' or told or '')
+  if capability then
+    room[capability] = room[capability] - 1
+    put(ours, id, queue, capability)
+  elseif not told then
+    put(others, id, queue, call('HGET', JOB .. id, 'data') or '')
+  end
+end
+
+for _, queues in ipairs(cjson.decode(ARGV[2])) do
+  local looks, share = tonumber(ARGV[5]), math.ceil(most / #queues)
+  local seen = true
+  while seen and most > 0 and looks > 0 do
+    seen = false
     for _, queue in ipairs(queues) do
-      if room > 0 then
-        local taken, found = take(queue, math.min(share, room))
-        room, most, seen = room - taken, most - taken, seen + found
-      end
+      local number = math.min(share, most, looks)
+      local ids = number > 0 and call('LPOP', QUEUE .. queue, number) or {}
+      looks = looks - #ids
+      seen = seen or #ids > 0
+      for _, id in ipairs(ids) do take(id, queue) end
     end
-    if seen == 0 then break end
   end
 end
 write()

@@ -15,7 +15,6 @@ from typing import Any, Self, TypeVar
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model import routing, wire
-from coditect.model.capability import Priority
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
 from dispatcher.graph.port import Change, Job, Proposal, TaskGraph
@@ -232,7 +231,7 @@ class WitnessedGraph:
         self._reached("tell.after")
         return gone
 
-    async def adopt(self, shards: Collection[int], room: Mapping[Priority, int]) -> list[Proposal]:
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """See `TaskGraph.adopt`. Asked without shards or without room it takes nothing, and no point is reached."""
         if not shards or not any(number > 0 for number in room.values()):
             return await self._graph.adopt(shards, room)

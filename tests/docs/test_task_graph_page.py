@@ -11,11 +11,12 @@ import pytest
 from redis import Redis
 
 from coditect.model.workflow.states import TaskState
-from dispatcher.graph import records, redis
-from dispatcher.graph.port import BATCH, JobState
+from dispatcher.graph import redis
+from dispatcher.graph.port import BATCH, MOST_RESULT_BYTES, JobState
 from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.graph.states import job_state
 from dispatcher.reconciling import ROUND_SECONDS
+from dispatcher.showing import MOST_WITH_OUTCOMES
 from tests.contract.graph.scene import Scene
 from tests.docs.pages import section, table_rows
 from tests.integration.graph.stock import Stock
@@ -77,7 +78,8 @@ async def test_stock_rq_counts_what_the_ledger_counts(scene: tuple[Scene, Stock]
         (r"every ([\d,]+) s the live workflows", ROUND_SECONDS),
         (r"in batches of up to ([\d,]+) by Lua", BATCH),
         (r"fan-out of more than ([\d,]+) is released", redis.MOST_DEPENDENTS),
-        (r"results over ([\d,]+) bytes", records.MOST_RESULT_BYTES),
+        (r"at most ([\d,]+) bytes of JSON", MOST_RESULT_BYTES),
+        (r"more than ([\d,]+) changes wait\sfor Redis", MOST_WITH_OUTCOMES),
     ],
 )
 def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: float) -> None:

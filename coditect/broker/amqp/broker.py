@@ -19,7 +19,7 @@ from coditect.background import Background
 from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.direct.path import DirectPath, is_tested
-from coditect.broker.amqp.faults import LOST, canceled_by_us, cancellations, unreachable
+from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.inlet import Group, Subscription
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.plain import PlainInlet, PlainPath, plain_delivery
@@ -36,6 +36,7 @@ from coditect.broker.port import (
     connection_names,
 )
 from coditect.broker.topology import Exchange, Queue, Topology
+from coditect.cancellation import heeded
 from coditect.errors import NotFound
 from coditect.model.message import Message
 
@@ -271,21 +272,19 @@ class AmqpBroker:
         Raises: BrokerUnavailable.
         """
         last: BaseException | None = None
-        before = cancellations()
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 while True:
                     connection = await self._incoming.connection()
                     try:
-                        return await call(connection)
+                        with heeded():
+                            return await call(connection)
                     except asyncio.CancelledError as error:
                         if canceled_by_us():
                             raise
                         last = error
                     except LOST as error:
                         last = error
-                    if cancellations() > before:
-                        raise asyncio.CancelledError  # swallowed in the call
                     await asyncio.sleep(0.05)
         except (TimeoutError, ConnectionError) as error:
             raise unreachable("", last or self._incoming.last_error or error) from error

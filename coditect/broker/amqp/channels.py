@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
-from coditect.broker.amqp.faults import cancellations
+from coditect.cancellation import heeded
 
 CALL_SECONDS = 10.0
 RARE_FRAMES = 10
@@ -17,12 +15,10 @@ HOT_FRAMES = 4096
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool = False, frames: int = RARE_FRAMES) -> Channel:
     """A fresh channel. Raises what the library raises when the connection is lost."""
-    before = cancellations()
-    channel = await connection.channel(
-        publisher_confirms=confirms, frame_buffer_size=frames, timeout=CALL_SECONDS, on_return_raises=True
-    )
-    if cancellations() > before:
-        raise asyncio.CancelledError  # swallowed in there: a publish would outlive its deadline
+    with heeded():  # else a publish would outlive its deadline
+        channel = await connection.channel(
+            publisher_confirms=confirms, frame_buffer_size=frames, timeout=CALL_SECONDS, on_return_raises=True
+        )
     if not isinstance(channel, Channel):
         raise RuntimeError("aiormq gave a channel of an unknown kind")
     return channel

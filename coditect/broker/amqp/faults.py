@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 
@@ -16,6 +15,7 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from coditect.cancellation import cancellations
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TooLarge, TopologyMismatch
 
 LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
@@ -31,12 +31,6 @@ def canceled_by_us() -> bool:
     swallows a cancellation that arrives together with what it waits for: so endless loops ask this, too.
     """
     return cancellations() > 0
-
-
-def cancellations() -> int:
-    """How often somebody asked the current task to end."""
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:

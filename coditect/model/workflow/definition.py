@@ -77,7 +77,7 @@ class Call:
     retry: Retry | None = None
     """The capability's own when None. Its `on` is the default: an exception is no data."""
     compensate: str | None = None
-    """The capability that undoes it when the workflow does not complete."""
+    """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,11 @@ class Definition:
     name: str
     nodes: tuple[Node, ...]
     description: str = ""
+
+    @property
+    def to_compensate(self) -> tuple[str, ...]:
+        """The nodes that name a capability to undo them, which nothing runs yet."""
+        return tuple(node.name for node in self.nodes if node.call is not None and node.call.compensate is not None)
 
 
 @lru_cache(maxsize=4096)

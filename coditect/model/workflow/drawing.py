@@ -1,10 +1,13 @@
 """A workflow drawn: as text, layer by layer, and as a Mermaid flowchart; with the states of a run, where there is one.
 
+A map's elements, such as `review[3]`, are no nodes of the graph: those whose states are given are counted at their map.
+
 Names and questions are a stranger's: control characters are replaced, and Mermaid's own signs written as entities.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import assert_never
 
@@ -37,8 +40,9 @@ def draw_text(definition: Definition, states: States | None = None) -> str:
     Raises: InvalidWorkflow when the nodes do not hold together.
     """
     graph = graph_of(definition)
+    elements = _elements(states or {})
     rows = [
-        (str(number), _mark(name, states), name, _work_text(graph.nodes[name].work), _after_text(graph.nodes[name]))
+        (str(number), _mark(name, states), name, _what(graph.nodes[name], elements), _after_text(graph.nodes[name]))
         for number, layer in enumerate(graph.layers, 1)
         for name in layer
     ]
@@ -53,7 +57,8 @@ def draw_mermaid(definition: Definition, states: States | None = None) -> str:
     graph = graph_of(definition)
     ids = {name: f"n{number}" for number, name in enumerate(graph.order)}
     lines = ["flowchart TD"]
-    lines += [f"    {ids[name]}{_shape(graph.nodes[name])}" for name in graph.order]
+    elements = _elements(states or {})
+    lines += [f"    {ids[name]}{_shape(graph.nodes[name], elements)}" for name in graph.order]
     lines += [f"    {line}" for line in _edges(graph, ids)]
     if states:
         lines += [f"    {line}" for line in _classes(states, ids)]
@@ -91,9 +96,11 @@ def _after_text(node: Node) -> str:
     if len(node.after) > 8:
         shown.append(f"… ({len(node.after)} in all)")
     parts = [f"after {_join_text(node)}{', '.join(shown)}"] if shown else []
-    if node.when is not None:
-        parts.append(f"when {_label(node.when)}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *_when_text(node)])
+
+
+def _when_text(node: Node) -> list[str]:
+    return [] if node.when is None else [f"when {_label(node.when)}"]
 
 
 def _edge_text(edge: After) -> str:
@@ -106,8 +113,32 @@ def _join_text(node: Node) -> str:
     return "any of " if node.join == "any" else f"{node.join} of "
 
 
-def _shape(node: Node) -> str:
-    label = f'"{_entities(node.name)}<br/>{_entities(_work_text(node.work))}"'
+def _elements(states: States) -> dict[str, str]:
+    """By map, how many of its elements completed, of all, and how many are in which other state."""
+    counts: dict[str, Counter[TaskState]] = {}
+    for name, state in states.items():
+        base, bracket, _ = name.partition("[")
+        if bracket:
+            counts.setdefault(base, Counter())[state] += 1
+    return {
+        name: ", ".join(
+            [f"{count[TaskState.COMPLETED]}/{count.total()} completed"]
+            + [f"{count[state]} {state}" for state in TaskState if count[state] and state is not TaskState.COMPLETED]
+        )
+        for name, count in counts.items()
+    }
+
+
+def _what(node: Node, elements: Mapping[str, str]) -> str:
+    work = _work_text(node.work)
+    return f"{work}: {elements[node.name]}" if node.name in elements else work
+
+
+def _shape(node: Node, elements: Mapping[str, str]) -> str:
+    """Its form, with lines for the name, what it does, how far its elements are, and what arrows cannot say."""
+    join = f"{_join_text(node)}{len(node.after)}" if node.join != "all" else ""
+    lines = [node.name, _work_text(node.work), elements.get(node.name, ""), join, *_when_text(node)]
+    label = f'"{"<br/>".join(_entities(line) for line in lines if line)}"'
     match node.work:
         case Call():
             return f"[{label}]"

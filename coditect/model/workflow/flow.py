@@ -55,7 +55,7 @@ class TaskOptions(Placing, total=False):
     retry: Retry
     """Default: the capability's own."""
     compensate: str
-    """The capability that undoes it when the workflow does not complete."""
+    """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
 
 
 class Workflow:

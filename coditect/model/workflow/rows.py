@@ -6,11 +6,13 @@ is not read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 from coditect.errors import InvalidTask
+from coditect.model.workflow.definition import After, Approval, Call, Definition, Node, OnFailure
+from coditect.model.workflow.document import read_node
 from coditect.model.workflow.states import TaskState, WorkflowState
 
 T = TypeVar("T")
@@ -66,6 +68,10 @@ class NodeRow:
     kind: str
     """task, map or approval."""
     after: tuple[str, ...]
+    on_failure: Mapping[str, OnFailure]
+    """What the edges from these predecessors do when they fail; the others fail the node, too."""
+    definition: Mapping[str, Any]
+    """Its other fields as a file has them, but for its input; empty for an element."""
     capability: str
     priority: str
     question: str
@@ -91,6 +97,8 @@ class NodeRow:
             state=TaskState(given["state"]),
             kind=str(given.get("kind") or "task"),
             after=tuple(str(name) for name in given.get("after") or ()),
+            on_failure={str(name): OnFailure(policy) for name, policy in (given.get("on_failure") or {}).items()},
+            definition=dict(given.get("definition") or {}),
             capability=str(given.get("capability") or ""),
             priority=str(given.get("priority") or ""),
             question=str(given.get("question") or ""),
@@ -163,6 +171,22 @@ class ApprovalRow:
             name=str(given.get("name") or ""),
             since_ms=given.get("since"),
         ))  # fmt: skip
+
+
+def definition_of(name: str, rows: Iterable[NodeRow]) -> Definition:
+    """The graph that these rows are of, without inputs. Elements of maps are no nodes of it.
+
+    Raises: InvalidWorkflow when the control plane knows fields that this version does not.
+    """
+    return Definition(name, tuple(_node_of(row) for row in rows if "[" not in row.name))
+
+
+def _node_of(row: NodeRow) -> Node:
+    edges = tuple(After(name, row.on_failure.get(name, OnFailure.FAIL)) for name in row.after)
+    if row.definition:
+        return replace(read_node(row.name, row.definition), after=edges)
+    work = Approval(row.question or row.name) if row.kind == "approval" else Call(row.capability)
+    return Node(row.name, work, edges)
 
 
 def rows_of(answer: Mapping[str, Any], field: str) -> Sequence[object]:

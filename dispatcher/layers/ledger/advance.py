@@ -60,6 +60,7 @@ def end(book: Book, place: Place, row: NodeRow, state: TaskState, *, reason: str
 def fail(book: Book, place: Place, row: NodeRow, failure: Failure, *, state: TaskState = TaskState.FAILED) -> None:
     """The node has ended without a value, for this reason."""
     write(book, place, FAILURE, dumps(failure.as_json()))
+    book.effects.failures[place] = failure
     end(book, place, row, state, reason=failure.reason)
 
 

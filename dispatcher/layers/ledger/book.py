@@ -19,6 +19,7 @@ from dispatcher.store.transaction import Transaction
 MOST_DEFINITIONS = 20_000
 """Nodes whose definitions are kept in memory."""
 _FAIL = OnFailure.FAIL
+_PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 class Definitions:
@@ -201,6 +202,10 @@ class Book:
         """Whether one more may be under way."""
         return self.room.get(capability, self.room.get("", 0)) > 0
 
+    def add_room(self, capability: str, number: int) -> None:
+        """So many more may be: room was kept for what is claimed next."""
+        self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
+
     def take_room(self, capability: str) -> None:
         """One more is under way."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
@@ -215,10 +220,12 @@ class Book:
 
     def close(self) -> Effects:
         """Writes every row that differs from what was read; what follows from the transaction."""
+        self._drop_overtaken()
         for workflow, (before, run) in self._runs.items():
             if run is not None:
                 self._end_of(workflow, run)
                 self._write(RUNS.pack((workflow,)), before, run.pack())
+                self.effects.runs.append((workflow, run))
         for place, (before, row) in self._nodes.items():
             if row is not None:
                 self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
@@ -226,6 +233,17 @@ class Book:
             outbox.count(self.tr, self.shard, self._last_number)
         self.effects.shown += [self.shown(place) for place in self._to_show]
         return self.effects
+
+    def _drop_overtaken(self) -> None:
+        """What was claimed and then canceled, or published anew, is not published: its result would be refused."""
+        standing = []
+        for publication in self.effects.publications:
+            row = self.node(publication.place)
+            if row is not None and row.state in _PUBLISHED and row.publication == publication.number:
+                standing.append(publication)
+            else:
+                outbox.clear(self.tr, self.shard, [publication.number])
+        self.effects.publications = standing
 
     def shown(self, place: Place) -> Shown:
         """The node as it is, for a copy of the graph."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
+from dispatcher.layers.ledger.rows import RunRow
 
 
 class Place(NamedTuple):
@@ -72,10 +74,16 @@ class Effects:
 
     publications: list[Publication] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
+    results: dict[Place, bytes] = field(default_factory=dict)
+    """The values of nodes that have one now."""
+    failures: dict[Place, Failure] = field(default_factory=dict)
+    """Why nodes ended without one, where it was told."""
     notices: list[Notice] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
+    runs: list[tuple[str, RunRow]] = field(default_factory=list)
+    """The rows of workflows, as they are by now."""
     cancels: list[tuple[Place, int]] = field(default_factory=list)
     """Agents that may run these publications are to be told."""
     late: int = 0

@@ -43,6 +43,8 @@ def value_of(tr: Reads, place: Place, kind: str) -> Any:
 def write(book: Book, place: Place, kind: str, body: bytes, *, first: bool = False) -> None:
     """Writes a value; with `first` the place never had one. Raises: ValueBeyondBound."""
     values.put(book.tr, values.Place(place.workflow, place.node, kind), body, first=first)
+    if kind == RESULT:
+        book.effects.results[place] = body
 
 
 def has_expressions(node: Node) -> bool:

@@ -7,6 +7,8 @@ from uuid import uuid4
 from coditect.model.capability import Priority
 from dispatcher.graph.port import Change, Job, JobState, Request, RequestKind, TaskGraph
 
+CAPABILITY = "code.review"
+
 
 class Scene:
     """One workflow in a shard of its own, with short ways to say things about it."""
@@ -17,11 +19,17 @@ class Scene:
         self.shard = uuid4().int % 1_000_000_000
 
     def job(
-        self, node: str, *after: str, state: JobState | None = None, level: Priority = Priority.P1, shard: int = 0
+        self,
+        node: str,
+        *after: str,
+        state: JobState | None = None,
+        level: Priority = Priority.P1,
+        shard: int = 0,
+        capability: str = CAPABILITY,
     ) -> Job:
         """Queued when it comes after nothing, else deferred, unless the state is given."""
         given = state or (JobState.DEFERRED if after else JobState.QUEUED)
-        return Job(self.workflow, node, self.shard + shard, level, "code.review", after, given)
+        return Job(self.workflow, node, self.shard + shard, level, capability, after, given)
 
     def change(self, node: str, state: JobState, level: Priority = Priority.P1) -> Change:
         return Change(self.workflow, node, self.shard, level, state)
@@ -32,8 +40,9 @@ class Scene:
     async def tell(self, state: JobState, *nodes: str) -> None:
         assert not await self.graph.tell([self.change(node, state) for node in nodes])
 
-    async def adopt(self, most: int = 100, level: Priority = Priority.P1) -> list[str]:
-        return [node for _, node in await self.graph.adopt([self.shard], {level: most})]
+    async def adopt(self, most: int = 100, **others: int) -> list[str]:
+        """At most so many of the usual capability, and of others."""
+        return [one.node for one in await self.graph.adopt([self.shard], {CAPABILITY: most, **others})]
 
     async def counts(self) -> dict[str, int]:
         """By state, without the zeros."""

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coditect.model.capability import Priority
 from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import BATCH, JobState, TaskGraph
+from dispatcher.graph.port import BATCH, Job, JobState, TaskGraph
 from dispatcher.graph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
 from tests.integration.registry.private_redis import PrivateRedis
@@ -22,15 +21,21 @@ NODES = ("a", "b", "c", "d", "e")
 EDGES = {"b": ("a",), "c": ("a",), "d": ("b", "c"), "e": ("a", "d")}
 """In the order of NODES, each after some of those before it."""
 
+CAPABILITIES = ("code.review", "tests.run")
+
 states = st.sampled_from(JobState)
 nodes = st.sampled_from(NODES)
 steps = st.one_of(
     st.tuples(st.just("create"), st.lists(st.tuples(nodes, states), max_size=5)),
     st.tuples(st.just("tell"), st.lists(st.tuples(nodes, states), max_size=5)),
-    st.tuples(st.just("adopt"), st.sampled_from([0, BATCH])),
+    st.tuples(st.just("adopt"), st.dictionaries(st.sampled_from(CAPABILITIES), st.sampled_from([0, BATCH]))),
     st.tuples(st.just("remove"), st.lists(nodes, max_size=2)),
     st.tuples(st.just("repair"), st.lists(st.tuples(nodes, states), max_size=3, unique_by=lambda pair: pair[0])),
 )
+
+
+def job(scene: Scene, node: str, state: JobState) -> Job:
+    return scene.job(node, *EDGES.get(node, ()), state=state, capability=CAPABILITIES[NODES.index(node) % 2])
 
 
 async def do(scene: Scene, step: tuple[str, Any]) -> object:
@@ -39,18 +44,17 @@ async def do(scene: Scene, step: tuple[str, Any]) -> object:
     graph = scene.graph
     match verb:
         case "create":
-            await graph.create([scene.job(node, *EDGES.get(node, ()), state=state) for node, state in given_])
+            await graph.create([job(scene, node, state) for node, state in given_])
             return None
         case "tell":
             return await graph.tell([scene.change(node, state) for node, state in given_])
         case "adopt":
-            taken = await graph.adopt([scene.shard], {Priority.P1: given_})
-            return sorted(node for _, node in taken)
+            return sorted(await graph.adopt([scene.shard], given_))
         case "remove":
             await graph.remove(scene.workflow, given_)
             return None
         case _:
-            expected = [scene.job(node, *EDGES.get(node, ()), state=state) for node, state in given_]
+            expected = [job(scene, node, state) for node, state in given_]
             difference = await graph.difference(expected)
             await graph.create(difference.missing)
             await graph.tell(difference.changes)
@@ -58,7 +62,7 @@ async def do(scene: Scene, step: tuple[str, Any]) -> object:
 
 
 async def seen(scene: Scene) -> object:
-    everywhere = [scene.job(node, *EDGES.get(node, ()), state=state) for node in NODES for state in JobState]
+    everywhere = [job(scene, node, state) for node in NODES for state in JobState]
     difference = await scene.graph.difference(everywhere)
     wrong = {(change.node, change.state) for change in difference.changes}
     missing = {(job.node, job.state) for job in difference.missing}

@@ -49,7 +49,7 @@ async def test_wiped_graph_is_noticed_and_built_anew_from_what_the_ledger_has(wi
 
     await wipe()
 
-    assert not await scene.graph.knows(scene.shard)
+    assert not await scene.graph.known([scene.shard])
     assert await scene.counts() == {}
     assert await scene.adopt() == []
     lost = scene.change("b", JobState.FINISHED)
@@ -61,7 +61,7 @@ async def test_wiped_graph_is_noticed_and_built_anew_from_what_the_ledger_has(wi
     await scene.graph.remember(scene.shard)
 
     assert difference.missing == tuple(ledger)
-    assert await scene.graph.knows(scene.shard)
+    assert await scene.graph.known([scene.shard])
     assert await scene.counts() == {"finished": 1, "started": 1, "deferred": 1}
     await scene.tell(JobState.FINISHED, "b")
     assert await scene.adopt() == ["c"]
@@ -102,7 +102,7 @@ async def test_every_call_of_a_silent_graph_fails_as_retryable_and_works_again_b
         scene.requests,
         lambda: scene.graph.difference([scene.job("a")]),
         lambda: scene.graph.remember(scene.shard),
-        lambda: scene.graph.knows(scene.shard),
+        lambda: scene.graph.known([scene.shard]),
     ]
 
     for call in calls:

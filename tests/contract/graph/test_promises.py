@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from coditect.model.capability import Priority
-from dispatcher.graph.port import BATCH, JobState, TaskGraph
-from tests.contract.graph.scene import Scene
+from dispatcher.graph.port import BATCH, JobState, TaskGraph, looks
+from tests.contract.graph.scene import CAPABILITY, Scene
 
 DEFERRED, SCHEDULED, QUEUED, STARTED, FINISHED, FAILED, CANCELED = JobState
 
@@ -98,9 +98,7 @@ async def test_adoption_takes_the_oldest_first_and_no_more_than_there_is_room(sc
 async def test_adoption_takes_the_urgent_first(scene: Scene) -> None:
     await scene.create(*[scene.job(level.value, level=level) for level in reversed(Priority)])
 
-    taken = await scene.graph.adopt([scene.shard], dict.fromkeys(reversed(Priority), 1))
-
-    assert [node for _, node in taken] == ["p0", "p1", "p2"]
+    assert [await scene.adopt(1) for _ in Priority] == [["p0"], ["p1"], ["p2"]]
 
 
 async def test_adoption_shares_the_room_among_the_shards_and_gives_what_is_left_to_any(scene: Scene) -> None:
@@ -108,8 +106,8 @@ async def test_adoption_shares_the_room_among_the_shards_and_gives_what_is_left_
     await scene.create(*[scene.job(f"b{number}", shard=1) for number in range(3)])
     shards = [scene.shard, scene.shard + 1]
 
-    even = [node[0] for _, node in await scene.graph.adopt(shards, {Priority.P1: 4})]
-    rest = [node[0] for _, node in await scene.graph.adopt(shards, {Priority.P1: 10})]
+    even = [one.node[0] for one in await scene.graph.adopt(shards, {CAPABILITY: 4})]
+    rest = [one.node[0] for one in await scene.graph.adopt(shards, {CAPABILITY: 10})]
 
     assert sorted(even) == ["a", "a", "b", "b"]
     assert sorted(rest) == ["a"] * 9 + ["b"]
@@ -123,7 +121,47 @@ async def test_adoption_takes_a_batch_at_most(scene: Scene) -> None:
 
 
 async def test_adoption_of_no_shard_takes_nothing(graph: TaskGraph) -> None:
-    assert await graph.adopt([], {Priority.P0: 10}) == []
+    assert await graph.adopt([], {CAPABILITY: 10}) == []
+
+
+async def test_adoption_takes_of_each_capability_what_has_room_and_the_rest_holds_up_nobody(scene: Scene) -> None:
+    jobs = [scene.job(f"full{number}", capability="full") for number in range(3)]
+    await scene.create(*jobs, *[scene.job(f"n{number}") for number in range(3)], scene.job("o", capability="other"))
+
+    taken = await scene.graph.adopt([scene.shard], {CAPABILITY: 2, "other": 5, "full": 0})
+
+    assert [(one.node, one.capability) for one in taken] == [
+        ("n0", CAPABILITY),
+        ("n1", CAPABILITY),
+        ("o", "other"),
+    ]
+    assert await scene.counts() == {"started": 3, "queued": 4}
+    assert not await scene.graph.difference([replace(job, state=QUEUED) for job in jobs])
+    assert await scene.adopt(9, full=2) == ["full0", "full1", "n2"]
+
+
+async def test_what_stands_behind_more_than_one_call_looks_at_is_found_by_the_next(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"full{number}", capability="full") for number in range(looks(1))], scene.job("n"))
+
+    assert [await scene.adopt(1), await scene.adopt(1)] == [[], ["n"]]
+    assert await scene.adopt(1, full=1) == ["full0"], "in the order in which they came"
+
+
+async def test_full_capability_of_a_high_level_does_not_hold_up_another_of_a_low_one(scene: Scene) -> None:
+    urgent = [scene.job(f"full{number}", capability="full", level=Priority.P0) for number in range(2 * looks(1))]
+    await scene.create(*urgent, scene.job("low", level=Priority.P2))
+
+    assert await scene.adopt(1) == ["low"]
+
+
+async def test_urgent_job_of_a_capability_goes_first_also_from_behind_a_full_one(scene: Scene) -> None:
+    await scene.create(
+        scene.job("low", level=Priority.P2),
+        *[scene.job(f"full{number}", capability="full", level=Priority.P0) for number in range(looks(1) - 1)],
+        scene.job("urgent", level=Priority.P0),
+    )
+
+    assert [await scene.adopt(1), await scene.adopt(1)] == [["urgent"], ["low"]]
 
 
 async def test_adopted_job_that_nobody_claims_is_put_back_by_being_told_its_state(scene: Scene) -> None:
@@ -237,12 +275,12 @@ async def test_difference_names_the_missing_and_those_in_another_state(scene: Sc
 
 
 async def test_shard_is_known_once_it_was_remembered(scene: Scene) -> None:
-    assert not await scene.graph.knows(scene.shard)
+    assert not await scene.graph.known([scene.shard])
 
     await scene.graph.remember(scene.shard)
 
-    assert await scene.graph.knows(scene.shard)
-    assert not await scene.graph.knows(scene.shard + 1)
+    assert await scene.graph.known([scene.shard])
+    assert not await scene.graph.known([scene.shard + 1])
 
 
 async def test_nodes_of_a_map_are_jobs_of_their_own(scene: Scene) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiormq.abc import AbstractConnection
 
-from coditect.broker.amqp import AmqpBroker
-from coditect.broker.port import Delivery
+from coditect.broker.amqp import AmqpBroker, declare
+from coditect.broker.port import Delivery, QueueStats
 from coditect.errors import CoditectError, NotFound
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene
@@ -56,7 +57,7 @@ async def test_consumers_go_on_when_their_channel_is_closed_over_an_unknown_deli
     await eventually(lambda: len(held) == 3)
     assert (held[0].lost, held[1].lost, held[1].redelivered) == (True, False, True)
     assert sorted(lost) == sorted([one, two])
-    assert broker.connected
+    await eventually(lambda: broker.connected)
 
 
 async def _break_channel(broker: AmqpBroker, group: str) -> None:
@@ -83,7 +84,18 @@ async def test_consumers_of_another_group_notice_nothing(scene: Scene, broker: A
     assert lost == []
 
 
-async def test_missing_queue_leaves_its_neighbours_their_deliveries(scene: Scene, broker: AmqpBroker) -> None:
+async def test_missing_queue_leaves_its_neighbours_their_deliveries(
+    scene: Scene, broker: AmqpBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+    look = declare.stats
+
+    async def counted(connection: AbstractConnection, queue: str) -> QueueStats | None:
+        found = await look(connection, queue)
+        tries.append(queue)
+        return found
+
+    monkeypatch.setattr(declare, "stats", counted)
     gone, stays = await scene.declare("gone"), await scene.declare("stays")
     held: list[Delivery] = []
     lost: list[bool] = []
@@ -94,7 +106,7 @@ async def test_missing_queue_leaves_its_neighbours_their_deliveries(scene: Scene
 
     await scene.observer.delete_queue(gone)
     await eventually(lambda: not consumer.active)
-    await asyncio.sleep(1.0)  # several tries of the consumer to come back
+    await eventually(lambda: tries.count(gone) >= 3)
 
     assert (held[0].lost, lost) == (False, [])
     assert not broker.connected

@@ -8,11 +8,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from coditect.model.capability import Priority
 from coditect.registry.redis import RedisRegistry
 from dispatcher.graph.port import JobState
 from dispatcher.graph.redis import RedisTaskGraph
-from tests.contract.graph.scene import Scene
+from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.docs.pages import blocks
 from tests.integration.registry.private_redis import PrivateRedis
 from tests.servers import ROOT
@@ -40,11 +39,11 @@ async def test_user_of_the_documentation_may_do_all_that_is_needed_and_nothing_d
         assert await scene.adopt() == ["a"]
         await scene.tell(JobState.FINISHED, "a")
         await graph.remember(scene.shard)
-        assert await graph.knows(scene.shard)
+        assert await graph.known([scene.shard])
         assert await scene.requests() == []
         assert not await graph.difference([scene.job("a", state=JobState.FINISHED)])
         assert (await graph.counts([scene.shard])).of(JobState.QUEUED) == 1
-        assert await graph.adopt([scene.shard], {Priority.P1: 1})
+        assert await graph.adopt([scene.shard], {CAPABILITY: 1})
         await graph.remove(scene.workflow, ["a", "b"])
         assert await registry.capabilities() == frozenset()
     with Redis.from_url(url) as limited:

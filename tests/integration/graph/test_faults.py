@@ -14,7 +14,7 @@ import pytest
 from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.port import JobState
 from dispatcher.graph.redis import RedisTaskGraph
-from tests.contract.graph.scene import Scene
+from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
 
 pytestmark = pytest.mark.servers
@@ -74,13 +74,13 @@ async def test_job_that_was_adopted_by_a_killed_dispatcher_is_put_back_by_the_ne
         assert await first.adopt() == ["a"]
 
     async with RedisTaskGraph(server.url, worker="dispatcher-2", timeout_seconds=10) as graph:
-        assert not await graph.knows(first.shard), "another life's knowledge is none of ours"
+        assert not await graph.known([first.shard]), "another life's knowledge is none of ours"
         difference = await graph.difference([first.job("a"), first.job("b", "a")])
         assert not await graph.tell(difference.changes)
         await graph.remember(first.shard)
 
-        assert await graph.knows(first.shard)
-        assert [node for _, node in await graph.adopt([first.shard], {first.job("a").level: 9})] == ["a"]
+        assert await graph.known([first.shard])
+        assert [one.node for one in await graph.adopt([first.shard], {CAPABILITY: 9})] == ["a"]
 
 
 @pytest.mark.parametrize("done", range(1, 6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from rq.serializers import DefaultSerializer, JSONSerializer, Serializer
 
 from coditect.model.capability import Priority
 from dispatcher.graph.function import FUNCTION
-from dispatcher.graph.port import JobState, RequestKind
+from dispatcher.graph.port import MOST_RESULT_BYTES, JobState, RequestKind
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.stock import Stock
 
@@ -51,11 +52,38 @@ async def test_stock_shows_why_a_job_failed(scene: Scene, stock: Stock) -> None:
     assert result.exc_string == "no such file: ü"
 
 
-async def test_long_result_is_shown_by_its_length(scene: Scene, stock: Stock) -> None:
-    await scene.create(scene.job("a"))
-    await scene.graph.tell([replace(scene.change("a", FINISHED), result=b'"' + b"x" * 10_000 + b'"')])
+async def test_long_result_is_not_shown(scene: Scene, stock: Stock) -> None:
+    longest = b'"' + b"x" * (MOST_RESULT_BYTES - 2) + b'"'
+    await scene.create(scene.job("a"), scene.job("b"))
+    await scene.graph.tell(
+        [
+            replace(scene.change("a", FINISHED), result=longest),
+            replace(scene.change("b", FINISHED), result=longest + b" "),
+        ]
+    )
 
-    assert stock.fetch("a").return_value() == "10002 bytes, kept by the dispatcher"
+    assert stock.fetch("a").return_value() == "x" * (MOST_RESULT_BYTES - 2)
+    assert stock.fetch("b").return_value() is None
+    assert stock.fetch("b").get_status() is JobStatus.FINISHED
+
+
+@pytest.mark.parametrize("by_hand", [Job.cancel, Job.delete])
+async def test_job_that_is_put_right_keeps_what_it_ended_with(
+    scene: Scene, stock: Stock, by_hand: Callable[[Job], None]
+) -> None:
+    ended = scene.job("a", state=FINISHED)
+    outcome = replace(scene.change("a", FINISHED), result=b"42", entry="1700000000000-1")
+    await scene.create(ended)
+    await scene.graph.tell([outcome])
+    by_hand(stock.fetch("a"))
+
+    difference = await scene.graph.difference([ended])
+    await scene.graph.create(difference.missing)
+    await scene.graph.tell(difference.changes)
+    await scene.graph.tell([outcome])
+
+    assert stock.fetch("a").return_value() == 42
+    assert len(stock.fetch("a").results()) == 1
 
 
 async def test_outcome_that_is_told_again_after_a_loss_has_one_entry(client: Redis, scene: Scene, stock: Stock) -> None:

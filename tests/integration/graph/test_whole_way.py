@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 from rq import Queue
 from rq.job import Job
+from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from coditect.run import Run
@@ -115,6 +116,21 @@ async def test_without_the_bridge_nothing_is_dispatched_and_with_it_rq_alone_res
         await run.wait(timeout="30s")
 
     assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
+
+
+async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> None:
+    hall.permit(6)
+    hall.failing.add("n1_1")
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(layered(2, 3))
+        assert await run.wait(timeout="30s") == "failed"
+        await eventually(lambda: rq.counts()["finished"] == 5 and rq.counts()["failed"] == 1, seconds=15)
+
+    results = [rq.job(run, node).latest_result() for node in ("n0_0", "n1_0", "n1_1")]
+    assert [one.return_value for one in results if one is not None] == ["n0_0", "n1_0", None]
+    assert results[2] is not None
+    assert results[2].type is Result.Type.FAILED
+    assert results[2].exc_string == "handler_error: ValueError: n1_1 is to fail"
 
 
 async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq: Rq) -> None:

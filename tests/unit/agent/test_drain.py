@@ -171,4 +171,5 @@ async def test_letter_asks_for_the_drain(scene: Scene) -> None:
         mail.mail(mail.DRAIN), exchange=routing.AGENTS, routing_key=routing.mail_key(AgentId(agent.agent_id))
     )
 
-    await asyncio.wait_for(agent.drain.wait(), 5)
+    await eventually(agent.drain.is_set)
+    assert scene.ready(routing.mail_queue(AgentId(agent.agent_id))) == 0

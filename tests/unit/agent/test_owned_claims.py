@@ -160,6 +160,7 @@ async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scen
 
     assert owner.claims[0]["running"] is True
     assert len(works.runs) == 1
+    assert works.fences_after == [1], "the handler's effects are no newer than what it has read"
     await eventually(lambda: agent.runtime.load().running == 0)
     await agent.vanish()
     assert scene.ready_tasks("work.do") == 0

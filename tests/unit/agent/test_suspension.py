@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from coditect import Agent, Context, Retry
+from coditect.agent.feed import Held
+from coditect.agent.intake import Intake
 from coditect.client import Client
 from coditect.errors import TaskCanceled, TaskFailed
 from coditect.handle import Handle
@@ -115,8 +117,16 @@ async def test_many_parents_of_the_same_capability_complete(scene: Scene, depth:
 
 
 @pytest.mark.slow
-async def test_bound_on_suspended_is_kept(scene: Scene) -> None:
-    highest = 0
+async def test_bound_on_suspended_is_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, int]] = []
+    may_suspend = Intake.may_suspend
+
+    def noted(intake: Intake, held: Held, most: int) -> bool:
+        allowed = may_suspend(intake, held, most)
+        seen.append((allowed, running.runtime.load().suspended))
+        return allowed
+
+    monkeypatch.setattr(Intake, "may_suspend", noted)
     gate = asyncio.Event()
     other = Agent("child", slots=4)
 
@@ -130,14 +140,11 @@ async def test_bound_on_suspended_is_kept(scene: Scene) -> None:
     client = await scene.client()
     handles = await submit_all(client, "parent.run", list(range(30)))
 
-    await eventually(lambda: running.runtime.load().suspended == 5)
-    for _ in range(30):
-        highest = max(highest, running.runtime.load().suspended)
-        await asyncio.sleep(0.01)
+    await eventually(lambda: [allowed for allowed, _ in seen].count(False) >= 30)
     gate.set()
 
     assert await results(handles) == list(range(30))
-    assert highest == 5
+    assert max(suspended for _, suspended in seen) == 5
     await accounts_are_even(running)
 
 

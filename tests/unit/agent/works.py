@@ -15,6 +15,8 @@ class Works:
 
     def __init__(self, *, slots: int = 4, timeout: str = "5m") -> None:
         self.runs: list[tuple[Any, int, int]] = []
+        self.fences_after: list[int] = []
+        """What the handlers that waited saw at their end."""
         self.gate = asyncio.Event()
         self.agent = Agent("works", slots=slots)
         self.kind: type[Exception] = ValueError
@@ -26,6 +28,7 @@ class Works:
             self.runs.append((wanted, ctx.fence, ctx.attempt))
             if wanted == "wait":
                 await self.gate.wait()
+                self.fences_after.append(ctx.fence)
             if wanted == "tell":
                 await ctx.progress(0.5, "half")
                 await ctx.progress(2.0, "nearly")

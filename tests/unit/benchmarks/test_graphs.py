@@ -141,7 +141,7 @@ def test_ten_times_the_nodes_may_cost_eleven_times_the_time() -> None:
 
 
 def test_state_restart_and_idleness_have_their_targets() -> None:
-    good = Found((1.0,) * 99 + (50.0,), (0.5, 0.6, 0.7), (1.0, 2.0, 3.0), 1.9, 60.0)
+    good = Found((1.0,) * 99 + (50.0,), (2.0,) * 99 + (60.0,), (0.5, 0.6, 0.7), (1.0, 2.0, 3.0), 1.9, 60.0)
 
     assert judged(workflow_state.verdicts(good, 10_000)) == [(1.0, True), (2.0, True), (1.9, True)]
     assert judged(workflow_state.verdicts(replace(good, query_milliseconds=(10.0,), cpu_percent=2.0), 10_000)) == [
@@ -149,7 +149,7 @@ def test_state_restart_and_idleness_have_their_targets() -> None:
         (2.0, True),
         (2.0, False),
     ]
-    assert [figure.value for figure in workflow_state.figures(good)] == [1.0, 0.6, 3.0, 60.0]
+    assert [figure.value for figure in workflow_state.figures(good)] == [1.0, 2.0, 2.0, 0.6, 3.0, 60.0]
 
 
 @pytest.mark.parametrize(

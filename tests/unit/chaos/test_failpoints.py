@@ -174,9 +174,9 @@ async def test_failpoints_of_adoption_are_reached_when_something_can_be_taken_an
     await graph.create([Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)])
     points.clear()
 
-    assert await graph.adopt([], {Priority.P1: 1}) == []
+    assert await graph.adopt([], {"work": 1}) == []
     assert await graph.adopt([0], {}) == []
     assert points == []
-    assert await graph.adopt([0], {Priority.P1: 1}) == [Proposal("flow", "node")]
-    assert await graph.adopt([0], {Priority.P1: 1}) == []
+    assert await graph.adopt([0], {"work": 1}) == [Proposal("flow", "node", "work")]
+    assert await graph.adopt([0], {"work": 1}) == []
     assert points == ["adopt.before", "adopt.after", "adopt.before"]

@@ -23,6 +23,15 @@ nodes:
 """
 
 
+WHOLE = """
+name: whole
+nodes:
+  a: {map: code.review, over: input, limit: 3}
+  b: {approval: Ship it?, timeout: 1m, on_timeout: grant, after: [{node: a, on_failure: skip}]}
+  c: {task: tests.run, after: [a, {node: b, on_failure: allow}], join: any, when: "states.b == 'completed'"}
+"""
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "flow.yaml"
@@ -67,7 +76,29 @@ def test_run_that_is_detached_prints_the_id(terminal: Terminal, file: Path, plan
     document = terminal.run("workflow", "run", str(file), "--detach", "--output", "json")
 
     assert [told.out.strip(), document.json["workflow"]] == list(plane.kept)
-    assert document.json["state"] == "accepted"
+    assert (document.json["state"], document.json["new"]) == ("accepted", True)
+
+
+@pytest.mark.parametrize(("at_once", "state"), [(True, "ended: completed"), (False, "still running")])
+def test_run_with_a_known_key_says_which_workflow_has_it_and_how_that_is(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, at_once: bool, state: str
+) -> None:
+    plane.at_once = at_once
+    command = ("workflow", "run", str(file), "--key", "k")
+
+    first = terminal.run(*command, "--detach")
+    again = terminal.run(*command, "--detach")
+    document = terminal.run(*command, "--detach", "--output", "json")
+    plane.only.end()
+    followed = terminal.run(*command)
+
+    assert "already" not in first.err
+    assert again.out == first.out
+    assert f"already accepted as {again.out.strip()}, {state}" in again.err
+    assert document.json == {"workflow": again.out.strip(), "state": state.rpartition(" ")[2], "new": False}
+    assert "already accepted as" in followed.err
+    assert " accepted: good" not in followed.err
+    assert followed.code == 0
 
 
 @pytest.mark.parametrize("end", ["failed", "canceled"])
@@ -109,14 +140,22 @@ def test_run_of_what_cannot_run_is_a_usage_error_with_its_place(terminal: Termin
 def test_run_without_a_control_plane_says_how_to_start_one(
     terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.control_plane.ASK_SECONDS", 0.05)
-    monkeypatch.setattr("coditect.workflow_lane.SUBMIT_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.workflow_lane.SUBMIT_SECONDS", 0.5)
     plane.ignores = 1_000
 
     ran = terminal.run("workflow", "run", str(file))
 
     assert ran.code == 1
     assert "coditect dispatcher run" in ran.err
+
+
+def test_check_and_run_say_that_nothing_compensates(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "undo.yaml"
+    file.write_text("name: undo\nnodes:\n  a: {task: code.review, compensate: tests.run}\n  b: {task: code.review}\n")
+
+    for told in (terminal.run("workflow", "check", str(file)), terminal.run("workflow", "run", str(file))):
+        assert told.code == 0
+        assert "Nothing runs `compensate` yet; what these nodes do stays done: a\n" in told.err
 
 
 def test_list_shows_what_there_is_by_state(terminal: Terminal, started: str) -> None:
@@ -191,8 +230,48 @@ def test_graph_of_a_run_has_its_live_states(terminal: Terminal, started: str, pl
     assert [line.split()[:4] for line in lines] == [
         ["1", "completed", "a", "task"],
         ["2", "awaiting_approval", "gate", "approval"],
-        ["3", "blocked", "b", "task"],
+        ["3", "blocked", "b", "map"],
     ]
+
+
+def test_graph_of_a_run_says_what_that_of_its_file_does(
+    terminal: Terminal, tmp_path: Path, plane: ScriptedPlane
+) -> None:
+    file = tmp_path / "whole.yaml"
+    file.write_text(WHOLE)
+    plane.at_once = False
+    run = terminal.run("workflow", "run", str(file), "--detach").out.strip()
+
+    for form in ("text", "mermaid"):
+        drawn = terminal.run("workflow", "graph", run, "--format", form).out
+
+        assert drawn == terminal.run("workflow", "graph", str(file), "--live", run, "--format", form).out
+        assert "at most 3" in drawn
+        assert "grant after 1m" in drawn
+        assert "when states.b" in drawn
+
+
+def test_graph_of_a_run_counts_the_elements_of_its_maps(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    nodes = plane.only.nodes
+    for number, state in enumerate(["completed", "failed", "working"]):
+        nodes[f"b[{number}]"] = nodes["b"] | {"name": f"b[{number}]", "state": state, "after": [], "definition": {}}
+
+    lines = terminal.run("workflow", "graph", started).out.splitlines()
+
+    assert lines[0] == "good: 3 nodes in 3 layers"
+    assert "map tests.run, at most 3: 1/3 completed, 1 working, 1 failed" in lines[3]
+
+
+def test_graph_of_a_run_of_an_older_control_plane_shows_what_it_tells(
+    terminal: Terminal, started: str, plane: ScriptedPlane
+) -> None:
+    for node in plane.only.nodes.values():
+        del node["definition"], node["on_failure"]
+
+    drawn = terminal.run("workflow", "graph", started).out
+
+    assert "task tests.run" in drawn
+    assert "after a, gate" in drawn
 
 
 def test_graph_of_a_file_can_show_the_states_of_a_run(

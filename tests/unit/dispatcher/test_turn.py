@@ -20,7 +20,7 @@ from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.progress import beginning, consequences, workflow_end
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
-from dispatcher.commands import Claimed, Due, Returned
+from dispatcher.commands import Asked, Claimed, Due, Lost, Returned
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.scope import RESULT, value_of
@@ -274,6 +274,29 @@ async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> No
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}
     assert await ledger.state() is WorkflowState.CANCELED
     assert ledger.seen[-1].late == 1
+
+
+async def test_what_is_claimed_and_canceled_in_one_turn_is_not_published(ledger: Ledger) -> None:
+    body = {"name": "one", "count": 1, "nodes": {"one": {"task": "work"}}}
+    kept, gone = ({"workflow": workflow} for workflow in ("kept", "gone"))
+
+    await ledger.turn(Asked(Verb.START, body | gone), Asked(Verb.START, body | kept), Asked(Verb.CANCEL, gone))
+    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
+
+    assert [one.place.workflow for one in ledger.published] == ["kept"]
+    assert [row.workflow for row in rows] == ["kept"]
+    assert await ledger.state("gone") is WorkflowState.CANCELED
+
+
+async def test_what_is_claimed_twice_in_one_turn_is_published_as_the_last(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (first,) = ledger.published
+
+    await ledger.turn(Lost(first.place, first.number), Lost(first.place, first.number + 1))
+    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0, after=first.number))
+
+    assert [one.number for one in ledger.published] == [first.number, first.number + 2]
+    assert [row.publication for row in rows] == [first.number + 2]
 
 
 async def test_paused_workflow_publishes_nothing_until_it_is_resumed(ledger: Ledger) -> None:

@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect.background import Background
-from coditect.model.capability import Priority
 from dispatcher.graph.bridge import Bridge
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
-from tests.contract.graph.scene import Scene
+from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.support import eventually
 
 
@@ -28,12 +27,12 @@ class RecordingDesks:
     def shards(self) -> Collection[int]:
         return [self.shard]
 
-    def room(self) -> Mapping[Priority, int]:
-        return {Priority.P1: self.free} if self.free else {}
+    def room(self) -> Mapping[str, int]:
+        return {CAPABILITY: self.free} if self.free else {}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         self.free -= len(proposals)
-        self.claimed += [node for _, node in proposals]
+        self.claimed += [one.node for one in proposals]
 
     async def requested(self, requests: Sequence[Request]) -> None:
         self.asked = [*requests]
@@ -80,6 +79,28 @@ async def test_queued_jobs_are_proposed_while_there_is_room(
         await eventually(lambda: desks.claimed == ["n0", "n1", "n2"])
 
 
+async def test_capability_that_was_not_found_is_not_looked_for_again_at_once_and_holds_up_no_other(
+    scene: Scene,
+) -> None:
+    rooms: list[Mapping[str, int]] = []
+
+    class TwoDesks(RecordingDesks):
+        def room(self) -> Mapping[str, int]:
+            return {CAPABILITY: 1, "absent": 5}
+
+    class AskedGraph(MemoryTaskGraph):
+        async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
+            rooms.append(room)
+            return await super().adopt(shards, room)
+
+    asked = AskedGraph()
+    await asked.create([scene.job("a"), scene.job("b")])
+    bridge = Bridge(asked, TwoDesks(asked, scene.shard), again_seconds=3_600)
+
+    assert [await bridge.adopt() for _ in range(4)] == [1, 1, 0, 0]
+    assert rooms == [{CAPABILITY: 1, "absent": 5}, {CAPABILITY: 1}, {CAPABILITY: 1}, {}]
+
+
 async def test_stopped_bridge_proposes_nothing_and_a_new_one_goes_on(
     graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
 ) -> None:
@@ -113,9 +134,9 @@ async def test_lost_shard_is_reconciled_and_remembered(
     graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
 ) -> None:
     async with running(graph, desks):
-        await eventually(lambda: graph.knows(scene.shard))
+        await eventually(lambda: graph.known([scene.shard]))
         graph.wipe()
-        await eventually(lambda: graph.knows(scene.shard))
+        await eventually(lambda: graph.known([scene.shard]))
 
 
 async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_shard_is_written_anew(
@@ -133,7 +154,7 @@ async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_sha
     await Bridge(graph, desks).look()
 
     assert desks.asked == [scene.request("a", RequestKind.REQUEUE)]
-    assert await graph.knows(scene.shard)
+    assert await graph.known([scene.shard])
 
 
 async def test_outage_is_said_once_and_survived(

@@ -64,6 +64,7 @@ def test_a_workflow_is_started_looked_at_and_waited_for(client: SyncClient) -> N
     assert [event.type for event in run.events()] == ["workflow.completed"]
     assert [row.workflow for row in client.runs()] == [run.id]
     assert client.run(run.id).overview().key == "k"
+    assert (run.new, client.start(flow, {"a": 1}, key="k").new) == (True, False)
 
 
 def test_a_durable_task_answers_by_itself_and_by_its_id(client: SyncClient, planned: PlannedClient) -> None:

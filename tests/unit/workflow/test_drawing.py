@@ -31,13 +31,24 @@ def test_a_graph_as_mermaid() -> None:
         "flowchart TD",
         '    n0[["a<br/>map code.review, at most 5"]]',
         '    n1{{"b<br/>approval “Say #quot;yes#quot; #lt;b#gt;#35;1#lt;/b#gt;?  [2J”, grant after 1m"}}',
-        '    n2["c<br/>task some.work"]',
+        '    n2["c<br/>task some.work<br/>any of 2<br/>when input.go"]',
         "    n0 --> n1",
         "    n1 --> n2",
         "    n0 -. allow .-> n2",
         "    classDef completed fill:#d3f9d8",
         "    class n0 completed",
     ]
+
+
+def test_elements_are_counted_at_their_map_by_state() -> None:
+    elements = [TaskState.COMPLETED, TaskState.WORKING, TaskState.COMPLETED, TaskState.READY]
+    states = {f"a[{number}]": state for number, state in enumerate(elements)} | {"a": TaskState.WORKING}
+
+    text, mermaid = draw_text(SAMPLE, states), draw_mermaid(SAMPLE, states)
+
+    assert text.splitlines()[1] == "1  working  a  map code.review, at most 5: 2/4 completed, 1 ready, 1 working"
+    assert 'n0[["a<br/>map code.review, at most 5<br/>2/4 completed, 1 ready, 1 working"]]' in mermaid
+    assert "class n0 working" in mermaid
 
 
 @given(definitions(most=5))

@@ -1,0 +1,104 @@
+"""The desk of one shard: what becomes of a turn that fails, and of what is on the desk then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.clock import SystemClock
+from coditect.errors import CoditectError
+from dispatcher.commands import GoOn
+from dispatcher.desk import Desk
+from dispatcher.layers import shards
+from dispatcher.layers.errors import LostLease
+from dispatcher.ports import Ports
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Transaction
+from dispatcher.window import Window
+from tests.support import eventually
+
+Value = TypeVar("Value")
+
+
+class Strange(GoOn):
+    """A command that nobody has taught a turn to do."""
+
+
+class Losing(MemoryDatabase):
+    """Takes so many transactions and refuses all behind them: the shard is another's."""
+
+    turns = 1_000_000
+
+    async def run(self, body: Callable[[Transaction], Value]) -> Value:
+        self.turns -= 1
+        if self.turns < 0:
+            raise LostLease("The lease is another's")
+        return await super().run(body)
+
+
+class Settled:
+    """How each command was settled, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def of(self, name: str) -> _One:
+        return _One(name, self.told)
+
+
+class _One:
+    def __init__(self, name: str, told: list[tuple[str, str]]) -> None:
+        self._name = name
+        self._told = told
+
+    def done(self, answer: Any) -> None:
+        self._told.append((self._name, "refused" if isinstance(answer, CoditectError) else "done"))
+
+    def undone(self) -> None:
+        self._told.append((self._name, "undone"))
+
+
+@asynccontextmanager
+async def new_desk(lost: list[int]) -> AsyncIterator[tuple[Desk, Losing]]:
+    async with Losing() as database, Background() as background:
+        broker, clock = MemoryBroker(MemoryServer(), name="dispatcher"), SystemClock()
+        await database.run(lambda tr: shards.fix_count(tr, 1))
+        step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
+        events = Events(broker, background, clock, source="/dispatcher")
+        ports = Ports(broker, database, events, clock, background, Window(lambda: 0.0))
+        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
+        yield desk, database
+        await desk.close()
+
+
+async def test_command_that_cannot_be_done_is_refused_alone_and_the_others_are_done_in_order() -> None:
+    settled, lost = Settled(), list[int]()
+    async with new_desk(lost) as (desk, _):
+        desk.put(GoOn(), settled.of("first"))
+        desk.put(Strange(), settled.of("strange"))
+        desk.put(GoOn(), settled.of("last"))
+
+        await desk.open()
+        await eventually(lambda: len(settled.told) == 3)
+
+    assert settled.told == [("first", "done"), ("strange", "refused"), ("last", "done")]
+    assert lost == []
+
+
+async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_rest_goes_back() -> None:
+    settled, lost = Settled(), list[int]()
+    async with new_desk(lost) as (desk, database):
+        desk.put(Strange(), settled.of("strange"))
+        for name in ("second", "third", "fourth"):
+            desk.put(GoOn(), settled.of(name))
+
+        await desk.open()
+        database.turns = 2  # the one that they share, and that of the strange one
+        await eventually(lambda: len(settled.told) == 4)
+
+    assert settled.told == [("strange", "refused"), ("second", "undone"), ("third", "undone"), ("fourth", "undone")]
+    assert lost == [desk.shard], "one commit was refused"

@@ -1,0 +1,101 @@
+"""A monitor that is canceled, wherever it stands, ends and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone
+from coditect.clock import SystemClock
+from coditect.registry.memory import MemoryRegistry
+from dispatcher import monitor, pings
+from dispatcher.layers import leases
+from dispatcher.monitor import LEASE, AgentGone, Monitor
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.registry.samples import IDLE, make_registration
+
+MANY_STEPS = 120
+"""Of the event loop: an agent is found, pinged, cut off, and its queues removed within fewer."""
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the monitor waits for is over in a step of the event loop."""
+    monkeypatch.setattr(monitor, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(monitor, "EVICTION_PAUSES", (0, 0))
+    monkeypatch.setattr(monitor, "TIDY_PAUSES", (0, 0))
+    monkeypatch.setattr(pings, "ANSWER_SECONDS", 0)
+
+
+class Watched:
+    """A monitor over one agent that does not answer; broker and store outlive it."""
+
+    def __init__(self, broker: MemoryBroker, database: MemoryDatabase) -> None:
+        self.broker = broker
+        self.database = database
+        self.lost: list[AgentGone] = []
+
+    async def watch(self) -> None:
+        registry = MemoryRegistry()
+        await registry.register(make_registration(), IDLE, lease_seconds=0.001)
+        await self.database.run(lambda tr: leases.renew(tr, "first", 1))
+        async with Background() as background:
+            events = Events(self.broker, background, SystemClock(), source="/dispatcher")
+            async with Monitor(
+                registry, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
+            ):
+                await asyncio.Event().wait()
+
+    async def canceled(self, steps: int, *again: int) -> asyncio.Task[None]:
+        """Watches for so many steps of the event loop; then is canceled, and again after some more."""
+        watching = asyncio.create_task(self.watch())
+        for count in (steps, *again):
+            for _ in range(count):
+                await asyncio.sleep(0)
+            watching.cancel()
+        await asyncio.wait([watching], timeout=5)
+        return watching
+
+    async def consumers(self) -> int:
+        stats = await self.broker.stats("reply.monitor-first")
+        return 0 if stats is None else stats.consumers
+
+    async def leader(self) -> str:
+        return (await self.database.read(lambda tr: leases.read(tr, LEASE))).owner
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Watched]:
+    async with MemoryDatabase() as database, MemoryBroker(MemoryServer(), name="first") as broker:
+        await broker.declare(backbone())
+        before = asyncio.all_tasks()
+        yield Watched(broker, database)
+        assert asyncio.all_tasks() == before, "no task is left"
+
+
+async def test_monitor_that_is_canceled_at_any_step_ends_and_leaves_nothing() -> None:
+    lost = 0
+    for steps in range(MANY_STEPS):
+        async with opened() as watched:
+            watching = await watched.canceled(steps)
+
+            assert watching.cancelled(), steps
+            assert (await watched.consumers(), await watched.leader()) == (0, ""), steps
+            lost += len(watched.lost)
+    assert lost, "it came as far as that"
+
+
+@pytest.mark.parametrize("again", range(6))
+async def test_monitor_that_is_canceled_again_while_it_ends_leaves_no_task(again: int) -> None:
+    for steps in range(0, MANY_STEPS, 4):
+        async with opened() as watched:
+            watching = await watched.canceled(steps, again)
+
+            assert watching.cancelled(), steps
+            assert await watched.consumers() == 0, steps

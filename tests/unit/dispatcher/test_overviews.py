@@ -1,0 +1,113 @@
+"""State queries from memory: as fresh as the last commit, and the ledger's where memory has nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+
+from coditect import Agent, Workflow
+from coditect.agent.program import running_agent
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.model.workflow.definition import Node
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings import Settings
+from dispatcher.layers.ledger.rows import RunRow, WorkflowRow
+from dispatcher.overviews import Overviews
+from dispatcher.program import Options, running_dispatcher
+from dispatcher.store.memory import MemoryDatabase
+from tests.support import eventually
+
+HEAD = WorkflowRow(0, "release", "", "", 1, 1_000)
+
+
+def test_nothing_is_kept_of_what_nobody_asked_for() -> None:
+    overviews = Overviews()
+
+    overviews.note([("w", RunRow(WorkflowState.RUNNING))])
+    overviews.follow("w", HEAD)
+
+    assert overviews.get("w") is None
+
+
+def test_what_was_asked_for_is_known_as_it_was_committed_last() -> None:
+    overviews = Overviews()
+    overviews.follow("w", HEAD)
+    first, last = RunRow(WorkflowState.RUNNING, open=2), RunRow(WorkflowState.RUNNING, open=1)
+
+    overviews.note([("w", first), ("other", first)])
+    overviews.note([("w", last)])
+
+    assert overviews.get("w") == (HEAD, last)
+    assert overviews.get("other") is None
+
+
+def test_the_end_is_read_from_the_ledger() -> None:
+    overviews = Overviews()
+    overviews.follow("w", HEAD)
+    overviews.note([("w", RunRow(WorkflowState.RUNNING))])
+
+    overviews.note([("w", RunRow(WorkflowState.COMPLETED))])
+
+    assert overviews.get("w") is None
+
+
+def test_too_many_are_forgotten_and_read_again() -> None:
+    overviews = Overviews(most=2)
+    for workflow in ("a", "b", "c"):
+        overviews.follow(workflow, HEAD)
+    run = RunRow(WorkflowState.RUNNING)
+
+    overviews.note([("a", run), ("b", run), ("c", run)])
+
+    assert [overviews.get(workflow) is None for workflow in ("a", "b", "c")] == [True, True, False]
+
+
+async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger() -> None:
+    server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
+    may_end = asyncio.Semaphore(0)
+    worker = Agent("worker")
+
+    @worker.capability("over.view")
+    async def work(number: int) -> None:
+        await may_end.acquire()
+
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database = await enter(MemoryDatabase())
+        own = await enter(MemoryBroker(server, name="dispatcher"))
+        plane = running_dispatcher(
+            broker=own, registry=registry, clock=clock, database=database, options=Options(shards=1)
+        )
+        dispatcher = await enter(plane)
+        broker = await enter(MemoryBroker(server, name="worker"))
+        await enter(
+            running_agent(
+                worker, broker=broker, registry=registry, settings=Settings(), clock=clock, drain=asyncio.Event()
+            )
+        )
+        client = await enter(Client(await enter(MemoryBroker(server, name="client")), registry, clock=clock))
+        flow = Workflow("steps")
+        before: list[Node] = []
+        for number in range(4):
+            before = [flow.task("over.view", number, name=f"n{number}", after=before)]
+        run = await client.start(flow)
+
+        async def ended() -> int:
+            return (await run.overview()).counts.get(TaskState.COMPLETED, 0)
+
+        for completed in range(4):
+            await eventually(partial(_is, ended, completed))
+            assert (dispatcher.tenure.desks[0].overviews.get(run.id) is not None) == (completed > 0)
+            may_end.release()
+        assert await run.wait(timeout="10s") is WorkflowState.COMPLETED
+        assert await ended() == 4
+        assert dispatcher.tenure.desks[0].overviews.get(run.id) is None
+
+
+async def _is(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:
+    return await ask() == wanted

@@ -1,0 +1,60 @@
+"""What the ledger answers is enough to draw the graph of a run as that of its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+
+from coditect import From, Workflow
+from coditect.model.control import Verb
+from coditect.model.json import dumps, loads
+from coditect.model.workflow.definition import Call, Definition, Each, Node
+from coditect.model.workflow.drawing import draw_text
+from coditect.model.workflow.rows import NodeRow, definition_of
+from dispatcher.queries import QUERIES
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.workflow.graphs import definitions
+
+
+async def nodes(ledger: Ledger) -> list[NodeRow]:
+    asked: dict[str, Any] = {"workflow": "w", "limit": 1_000}
+    answer = await ledger.database.read(lambda tr: QUERIES[Verb.NODES](tr, asked))
+    return [NodeRow.read(row) for row in loads(dumps(answer))["nodes"]]
+
+
+def without_input(node: Node) -> Node:
+    match node.work:
+        case Call() as call:
+            return replace(node, work=replace(call, input=None))
+        case Each(call=call) as each:
+            return replace(node, work=replace(each, call=replace(call, input=None)))
+    return node
+
+
+@given(definitions())
+@settings(max_examples=30, deadline=None)
+async def test_the_graph_of_a_run_is_that_of_its_definition_but_for_the_inputs(definition: Definition) -> None:
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(definition)
+
+        told = definition_of(definition.name, await nodes(ledger))
+
+    assert {one.name: one for one in told.nodes} == {one.name: without_input(one) for one in definition.nodes}
+
+
+async def test_the_graph_of_a_run_counts_the_elements_of_its_maps() -> None:
+    flow = Workflow("counted")
+    flow.map("count", "input", From("item"), limit=5, name="each")
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition(), [1, 2, 3])
+        await ledger.turn(ledger.finished(ledger.published.pop(), completed()))
+
+        rows = await nodes(ledger)
+
+    drawn = draw_text(definition_of("counted", rows), {row.name: row.state for row in rows})
+    assert drawn.splitlines()[1] == "1  working  each  map count, at most 5: 1/3 completed, 2 published"

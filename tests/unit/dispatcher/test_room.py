@@ -1,0 +1,268 @@
+"""Room: no way brings more of a capability under way than its window holds, and none keeps another out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from coditect import Agent, Workflow
+from coditect.agent.program import running_agent
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone, capability_queues
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.errors import InputError, Retryable
+from coditect.model.capability import Priority
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings import Settings
+from dispatcher import program, window
+from dispatcher.commands import Asked, Command, Fill, Proposed
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.ports import Ports, Ways
+from dispatcher.program import Options, running_dispatcher
+from dispatcher.proposing import Proposing
+from dispatcher.settling import Settle
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.tenure import Tenure
+from dispatcher.window import LEAST, Window
+from tests.support import eventually
+from tests.unit.dispatcher.ledger import Ledger
+
+BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
+BY_INDEX = Ways(on_record=False, from_rq=False, from_index=True)
+CAPABILITIES = ("slow", "quick")
+
+
+class Gauge(Window):
+    """Remembers how much was under way at most."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__(now)
+        self.highest: Counter[str] = Counter()
+
+    def begin(self, capability: str) -> None:
+        super().begin(capability)
+        self.highest[capability] = max(self.highest[capability], self.under_way(capability))
+
+
+@dataclass
+class Hall:
+    """A dispatcher with RQ in memory; nobody works until the test says so."""
+
+    client: Client
+    graph: MemoryTaskGraph
+    gauge: Gauge
+    shards: int
+    begin_work: Callable[[str], Any]
+
+    async def states(self, level: Priority) -> Counter[JobState]:
+        """What RQ counts at one level."""
+        counts = await self.graph.counts(range(self.shards))
+        found: Counter[JobState] = Counter()
+        for queue, states in counts.by_queue.items():
+            if queue.startswith(f"coditect-{level.value}-"):
+                found.update(states)
+        return +found
+
+
+@asynccontextmanager
+async def hall(ways: Ways, shards: int) -> AsyncIterator[Hall]:
+    server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
+    graph = MemoryTaskGraph()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        client = await enter(Client(await enter(MemoryBroker(server, name="client")), registry, clock=clock))
+        own = await enter(MemoryBroker(server, name="dispatcher"))
+        for capability in CAPABILITIES:
+            await own.declare(backbone() + capability_queues(capability))
+        gauge = Gauge(asyncio.get_running_loop().time)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(program, "Window", lambda _: gauge)
+            patched.setattr(window, "RECENT_SECONDS", 0.0)
+            database = await enter(MemoryDatabase())
+            options = Options(shards=shards, ways=ways)
+            plane = running_dispatcher(
+                broker=own,
+                registry=registry,
+                clock=clock,
+                database=database,
+                graph=graph if ways.from_rq else None,
+                options=options,
+            )
+            await enter(plane)
+
+            async def begin_work(capability: str) -> None:
+                agent = Agent(f"{capability}-agent", slots=LEAST // 4)
+
+                @agent.capability(capability)
+                async def work(task: Any) -> Any:
+                    return task
+
+                broker = await enter(MemoryBroker(server, name=agent.name))
+                settings, drain = Settings(drain_seconds=0), asyncio.Event()
+                await enter(
+                    running_agent(agent, broker=broker, registry=registry, settings=settings, clock=clock, drain=drain)
+                )
+
+            yield Hall(client, graph, gauge, shards, begin_work)
+
+
+def fan(capability: str, width: int, *levels: Priority) -> Workflow:
+    flow = Workflow("fan")
+    for level in levels:
+        for number in range(width):
+            flow.task(capability, number, name=f"{level.value}n{number}", priority=level)
+    return flow
+
+
+async def test_rq_brings_no_more_than_the_window_holds_and_the_urgent_first() -> None:
+    async with hall(BY_RQ, shards=1) as scene:
+        run = await scene.client.start(fan("slow", 100, *reversed(Priority)))
+
+        async def full() -> bool:
+            return (await scene.states(Priority.P0))[JobState.STARTED] == LEAST
+
+        await eventually(full)
+        assert await scene.states(Priority.P0) == {JobState.STARTED: LEAST, JobState.QUEUED: 100 - LEAST}
+        assert await scene.states(Priority.P2) == {JobState.QUEUED: 100}
+        await scene.begin_work("slow")
+
+        assert await run.wait(timeout="15s") is WorkflowState.COMPLETED
+        assert scene.gauge.highest == {"slow": LEAST}
+
+
+async def test_full_capability_at_the_head_of_rq_s_queues_keeps_no_other_out() -> None:
+    async with hall(BY_RQ, shards=2) as scene:
+        for _ in range(3):
+            await scene.client.start(fan("slow", 150, Priority.P0, Priority.P1))
+        await eventually(lambda: scene.gauge.under_way("slow") == LEAST)
+        await scene.begin_work("quick")
+
+        runs = [await scene.client.start(fan("quick", 100, Priority.P1)) for _ in range(2)]
+
+        assert [await run.wait(timeout="15s") for run in runs] == [WorkflowState.COMPLETED] * 2
+        assert scene.gauge.highest == {"slow": LEAST, "quick": LEAST}
+        assert scene.gauge.under_way("slow") == LEAST
+
+
+async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> None:
+    async with hall(BY_INDEX, shards=4) as scene:
+        runs = [await scene.client.start(fan("slow", 50, Priority.P1)) for _ in range(8)]
+        await eventually(lambda: scene.gauge.under_way("slow") == LEAST)
+        await scene.begin_work("slow")
+
+        assert [await run.wait(timeout="15s") for run in runs] == [WorkflowState.COMPLETED] * 8
+        assert scene.gauge.highest == {"slow": LEAST}
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
+    ledger.room = {"work": 0}
+    await ledger.start(fan("work", 1, Priority.P1).definition())
+    place = Place("w", "p1n0")
+
+    refused = await ledger.turn(Proposed(place))
+    shown = [(one.place, one.state) for one in ledger.seen[-1].shown]
+    other = await ledger.turn(Proposed(place, "another"))
+    waiting = await ledger.states()
+    claimed = await ledger.turn(Proposed(place, "work"), Proposed(place, "work"))
+
+    assert (refused, other, claimed) == ((False,), (False,), (True, False))
+    assert shown == [(place, TaskState.READY)]
+    assert waiting == {"p1n0": TaskState.READY}
+    assert len(ledger.published) == 1
+
+
+async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
+    ledger.room = {"work": 0}
+    await ledger.start(fan("work", 3, Priority.P1).definition())
+
+    some = await ledger.turn(Fill("work", 2))
+    ledger.room = {"work": -5}  # the window has become smaller since room was kept
+    none = await ledger.turn(Fill("work", 2))
+    ledger.room = {"work": 0}
+    rest = await ledger.turn(Fill("work", 2))
+
+    assert (some, none, rest) == ((True,), (True,), (False,))
+    assert [one.place.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
+
+
+class Desks:
+    """The part of a tenure that the bridge's proposals touch."""
+
+    def __init__(self, *, here: bool = True) -> None:
+        self.count = 1
+        self.here = here
+        self.put_down: list[tuple[Command, Settle]] = []
+
+    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+        if self.here:
+            self.put_down.append((command, settle))
+        return self.here
+
+    @property
+    def commands(self) -> list[Command]:
+        return [command for command, _ in self.put_down]
+
+
+@dataclass
+class OnlyWindow:
+    """The part of the ports that they touch."""
+
+    window: Window
+
+
+def proposing(desks: Desks) -> tuple[Proposing, Window]:
+    room = Window(lambda: 0.0, least=2)
+    return Proposing(cast(Ports, OnlyWindow(room)), cast(Tenure, desks), None), room
+
+
+async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
+    desks = Desks()
+    made, room = proposing(desks)
+
+    await made.proposed([Proposal("w", node, "slow") for node in "abc"])
+    kept = room.room_for("slow"), room.room()["slow"]
+    desks.put_down[0][1].done(True)
+    desks.put_down[1][1].undone()
+
+    assert [cast(Proposed, command).room for command in desks.commands] == ["slow", "slow", ""]
+    assert kept == (0, 0)
+    assert room.room_for("slow") == 2
+
+
+async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:
+    made, room = proposing(Desks(here=False))
+
+    await made.proposed([Proposal("w", "a", "slow")])
+
+    assert room.room_for("slow") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [({"again": ["a"]}, True), (InputError("no"), True), (Retryable("not yet"), False)]
+)
+async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: object, told: bool) -> None:
+    desks = Desks()
+    made, _ = proposing(desks)
+
+    await made.requested([Request("w", "a", RequestKind.REQUEUE)])
+    ((asked, settle),) = desks.put_down
+    settle.done(answer)
+
+    assert isinstance(asked, Asked)
+    assert [type(command) for command in desks.commands[1:]] == [Proposed] * told

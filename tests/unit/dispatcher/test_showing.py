@@ -1,0 +1,104 @@
+"""What RQ is shown of how nodes ended, without anything being read for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coditect import From, Workflow
+from coditect.model.control import Verb
+from coditect.model.result import Outcome
+from coditect.model.workflow.definition import Node
+from dispatcher import showing
+from dispatcher.commands import Show
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import MOST_RESULT_BYTES, JobState
+from dispatcher.showing import Showing
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import Ledger, completed, failed
+
+LONGEST = "x" * (MOST_RESULT_BYTES - 2)
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+async def shown(ledger: Ledger) -> MemoryTaskGraph:
+    """What RQ has after everything that happened."""
+    graph = MemoryTaskGraph()
+    of_shard = Showing(graph, ledger.terms.shard, moved=lambda: None)
+    for effects in ledger.seen:
+        of_shard.follow(effects)
+    telling = asyncio.create_task(of_shard.run())
+    await of_shard.told()
+    telling.cancel()
+    return graph
+
+
+async def run(ledger: Ledger, *ends: Outcome) -> MemoryTaskGraph:
+    """A workflow whose nodes n0, n1... end like this."""
+    flow = Workflow("ends")
+    for number in range(len(ends)):
+        flow.task("work", name=f"n{number}")
+    await ledger.start(flow.definition())
+    await ledger.turn(Show("w"))
+    await ledger.play(lambda publication: ends[int(publication.place.node[1:])])
+    return await shown(ledger)
+
+
+async def test_a_value_is_shown_unless_it_is_long(ledger: Ledger) -> None:
+    graph = await run(ledger, completed({"lines": 42}), completed(LONGEST), completed(LONGEST + "x"))
+
+    assert [graph.result("w", f"n{number}") for number in range(3)] == [
+        [b'{"lines":42}'], [f'"{LONGEST}"'.encode()], [b"null"],
+    ]  # fmt: skip
+    assert graph.state("w", "n2") is JobState.FINISHED
+
+
+async def test_an_error_is_shown_in_a_line(ledger: Ledger) -> None:
+    graph = await run(ledger, failed(), completed())
+
+    assert graph.result("w", "n0") == [b"handler_error: ValueError: no"]
+    assert graph.state("w", "n0") is JobState.FAILED
+
+
+async def test_values_that_no_agent_told_are_shown_too(ledger: Ledger) -> None:
+    flow = Workflow("own")
+    each = flow.map("work", "input", From("item"), limit=5, name="each")
+    gate = flow.approval("Go on?", after=[each], name="gate")
+    flow.task("work", name="behind", after=[gate])
+    await ledger.start(flow.definition(), [1, 2])
+    await ledger.turn(Show("w"))
+    await ledger.play(lambda publication: completed(publication.place.node))
+    await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
+
+    graph = await shown(ledger)
+
+    assert graph.result("w", "each") == [b'["each[0]","each[1]"]']
+    assert graph.result("w", "gate") == [b"denied"]
+    assert graph.result("w", "behind") == [b"predecessor"]
+
+
+async def test_a_job_that_was_made_as_it_ended_has_its_value(ledger: Ledger) -> None:
+    flow = Workflow("quick")
+    only: Node = flow.task("work", name="only")
+    await ledger.start(flow.definition())
+    await ledger.turn(ledger.finished(ledger.published.pop(), completed(7)), Show("w"))
+
+    graph = await shown(ledger)
+
+    assert graph.result("w", only.name) == [b"7"]
+
+
+async def test_many_entries_that_wait_keep_no_values(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(showing, "MOST_WITH_OUTCOMES", 3)
+
+    graph = await run(ledger, completed("first"), completed("second"), failed())
+
+    values = [graph.result("w", f"n{number}") for number in range(3)]
+    assert values == [[b"null"], [b"null"], [b"handler_error"]]
