@@ -183,6 +183,23 @@ async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint_at_any
     await assert_workflows_end_once(managed, tmp_path, drawn(seed))
 
 
+async def test_dispatcher_that_begins_ends_one_that_stands_still_inside_a_transaction(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    async with plant(managed, tmp_path) as one:
+        stopped = one.begin(**{VARIABLE: "commit.before:stop@2"})
+        async with one.feeding():
+            await eventually(lambda: "A failpoint is reached" in one.fleet.log(stopped), seconds=SECONDS)
+
+        await one.fleet.ready(one.begin())
+
+        assert await asyncio.to_thread(stopped.wait, SECONDS) == -signal.SIGKILL
+        await eventually(lambda: one.ended() == [stopped.pid])
+        runs = await asyncio.gather(*one.starts)
+        ends = await asyncio.gather(*(run.wait(timeout=SECONDS) for run in runs))
+        assert ends == [WorkflowState.COMPLETED] * len(runs)
+
+
 async def assert_workflows_end_once(servers: PrivateServers, folder: Path, orders: Sequence[str]) -> None:
     async with plant(servers, folder) as one:
         unrouted = await one.waiting(routing.UNROUTED_QUEUE)
