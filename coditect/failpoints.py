@@ -11,14 +11,18 @@ The idea is FreeBSD's fail(9), with fewer words. The orders are read once, in th
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from coditect.errors import CoditectError, SetupError
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "CODITECT_FAILPOINTS"
 _ORDER = re.compile(r"(?P<point>[a-z_.]+):(?P<act>[a-z]+)(@(?P<at>[1-9][0-9]{0,8}))?")
@@ -50,15 +54,17 @@ class Order:
 
 
 def strike(order: Order) -> None:
-    """Does to this process what the order says.
+    """Does to this process what the order says, and says so first: who finds it dead or still can tell why.
 
     Raises: FailpointReached when it is that.
     """
+    log.warning("A failpoint is reached", extra={"point": order.point, "act": order.act.value, "at": order.at})
     match order.act:
         case Act.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         case Act.STOP:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # to this very thread: sent to the process it may be another that takes it, and this one runs on meanwhile
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         case Act.RAISE:
             raise FailpointReached("A failpoint was ordered to raise", point=order.point, at=order.at)
 

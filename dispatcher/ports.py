@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coditect.agent.events import Events
@@ -10,7 +9,6 @@ from coditect.background import Background
 from coditect.broker.port import Broker
 from coditect.clock import Clock
 from dispatcher.layers.ledger.book import Planted
-from dispatcher.stopped import Holder
 from dispatcher.store.port import Database
 from dispatcher.window import Window
 
@@ -41,5 +39,3 @@ class Ports:
     planted: Planted = field(default_factory=Planted)
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""
-    lock_holder: Callable[[], Holder | None] | None = None
-    """Who keeps all others from writing to the store right now; None for a store that takes no lock."""

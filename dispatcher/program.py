@@ -107,9 +107,8 @@ async def running_dispatcher(
         await broker.declare(backbone() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
-        holder = store.holder if isinstance(store, SqliteDatabase) else None
         how = (options.ways, options.planted, options.quorum)
-        ports = Ports(broker, store, events, clock, background, window, *how, holder)
+        ports = Ports(broker, store, events, clock, background, window, *how)
         tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from dispatcher.layers.leases import TTL_MS, Pulse
+from dispatcher.store.port import Holder
 
 log = logging.getLogger(__name__)
 
@@ -20,33 +20,18 @@ GRACE_MS = 500
 NAME = "dispatcher"
 
 
-class Holder(Protocol):
-    """A process that holds the store's lock."""
-
-    @property
-    def pid(self) -> int:
-        """Its number."""
-
-    @property
-    def started(self) -> float:
-        """When it started, in seconds since the epoch: the same number may be another's by now."""
-
-    def end(self) -> bool:
-        """Kills it, if it is still the same; whether it was there."""
-
-
 class Stopped:
     """Ends who holds the lock and does not live any more, as far as one observer sees."""
 
-    def __init__(self, holder: Callable[[], Holder | None] | None) -> None:
-        """`holder` tells who holds the lock now; None for a store without one."""
+    def __init__(self, holder: Callable[[], Holder | None]) -> None:
+        """`holder` tells who holds the lock now: `Database.holder`."""
         self._holder = holder
         self.ended = 0
         """Processes that were ended from here."""
 
     async def look(self, pulses: Iterable[Pulse]) -> None:
         """One look, while a transaction of ours does not come through."""
-        holder = None if self._holder is None else self._holder()
+        holder = self._holder()
         if holder is None or not has_lapsed(holder.pid, pulses):
             return
         if await asyncio.to_thread(holder.end):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -72,7 +72,7 @@ class Tenure:
         """Something waits for room, or there is some; set before entering."""
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
-        self._stopped = Stopped(ports.lock_holder)
+        self._stopped = Stopped(ports.database.holder)
         self._refused = 0
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
@@ -82,8 +82,8 @@ class Tenure:
 
     async def __aenter__(self) -> Self:
         self._ports.broker.on_return(self.returned)
-        self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
-        await self._step()
+        await self._watched(self._fix_count)
+        await self._watched(self._step)
         self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
         return self
 
@@ -130,13 +130,16 @@ class Tenure:
             except TimeoutError:
                 pass
             try:
-                await self._step_watched()
+                await self._watched(self._step)
             except Retryable as error:
                 log.warning("A step of the leases did not come through", extra={"reason": str(error)})
 
-    async def _step_watched(self) -> None:
-        """A step; while it does not come through, the others are looked at, and one that holds up all is ended."""
-        step = asyncio.create_task(self._step(), name=f"{TASK_PREFIX}{self.owner}, a step")
+    async def _fix_count(self) -> None:
+        self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
+
+    async def _watched(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Does it; while it does not come through, the others are looked at, and one that holds up all is ended."""
+        step = asyncio.create_task(work(), name=f"{TASK_PREFIX}{self.owner}, a step")
         try:
             while not (await asyncio.wait((step,), timeout=shards.STEP_MS / 1000))[0]:
                 await self._look_beside()

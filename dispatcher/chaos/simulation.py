@@ -26,6 +26,7 @@ from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.work import EffectTable, working_agent
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.layers.ledger.book import Planted
+from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from dispatcher.witness.history import Entry, Notebook, Type, merged
@@ -58,6 +59,8 @@ class Plan:
     """The share of the broker's deaths after which its data is gone."""
     die_at: Order | None = None
     """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
+    on_record: float = 0.5
+    """The share of dispatchers that claim what a result made ready; with the others RQ has to propose it."""
     planted: Planted = field(default_factory=Planted)
     pace: Pace = PACE
 
@@ -170,7 +173,8 @@ class Scene:
         reached = partial(self._reached, name, self._lives[name])
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=self._chance.getrandbits(32))
         async with WitnessedDatabase(store, note, reached=reached) as database:
-            options = Options(shards=self._plan.shards, owner=owner, planted=self._plan.planted)
+            ways = Ways(on_record=self._chance.random() < self._plan.on_record)
+            options = Options(shards=self._plan.shards, owner=owner, ways=ways, planted=self._plan.planted)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
             graph: Any = WitnessedGraph(self._graph, reached=reached)
             async with running_dispatcher(

@@ -114,6 +114,9 @@ class FdbDatabase:
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
         return await never
 
+    def holder(self) -> None:
+        """None: nobody can keep the others from writing."""
+
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         if self._pool is None:
             raise errors.StoreUnavailable("The store is not open")

@@ -224,6 +224,9 @@ class MemoryDatabase:
             raise StoreUnavailable("The store is not open")
         return await asyncio.shield(self._failure)
 
+    def holder(self) -> None:
+        """None: it takes no lock."""
+
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
         """See `Database.run`."""
         begun = 0

@@ -22,7 +22,7 @@ from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
-from dispatcher.store.port import Database
+from dispatcher.store.port import Database, Holder
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.witness.history import COMMIT, Note, Type
 
@@ -152,6 +152,10 @@ class WitnessedDatabase:
         """See `Database.failure`."""
         return await self._database.failure()
 
+    def holder(self) -> Holder | None:
+        """See `Database.holder`."""
+        return self._database.holder()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
 
@@ -223,15 +227,18 @@ class WitnessedGraph:
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
         """See `TaskGraph.tell`."""
         self._reached("tell.before")
-        lost = await self._graph.tell(changes)
+        gone = await self._graph.tell(changes)
         self._reached("tell.after")
-        return lost
+        return gone
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """See `TaskGraph.adopt`."""
+        """See `TaskGraph.adopt`. Asked without shards or without room it takes nothing, and no point is reached."""
+        if not shards or not any(number > 0 for number in room.values()):
+            return await self._graph.adopt(shards, room)
         self._reached("adopt.before")
         taken = await self._graph.adopt(shards, room)
-        self._reached("adopt.after")
+        if taken:
+            self._reached("adopt.after")
         return taken
 
     def __getattr__(self, name: str) -> Any:

@@ -101,10 +101,7 @@ class SqliteDatabase:
         return await asyncio.shield(self._now_open.failed)
 
     def holder(self) -> Holder | None:
-        """Another process that is inside a group of transactions right now.
-
-        Normally gone in a moment. One that stays, and whose lease has expired, was stopped: `Holder.end` it.
-        """
+        """See `Database.holder`."""
         return self._now_open.lock.holder()
 
     @property

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 from coditect.client import Client
@@ -33,7 +32,6 @@ class Fleet:
     servers: PrivateServers
     folder: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _numbers: count[int] = field(default_factory=lambda: count(1))
 
     @property
     def effect_log(self) -> Path:
@@ -54,19 +52,31 @@ class Fleet:
 
     async def run(self, *module_and_arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """Another process, at work when this returns."""
-        number = next(self._numbers)
-        ready = self.folder / f"ready-{number}"
+        return await self.ready(self.begin(*module_and_arguments, **more))
+
+    async def ready(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """The process, at work when this returns."""
+        ready = self.folder / f"ready-{self.processes.index(process) + 1}"
+        await eventually(lambda: ready.exists() or process.poll() is not None, seconds=READY_SECONDS)
+        assert ready.exists(), "it ended before it was ready"
+        return process
+
+    def begin(self, *module_and_arguments: str, **more: str) -> subprocess.Popen[bytes]:
+        """Another process, just begun: it may end before it is at work."""
+        number = len(self.processes) + 1
         with (self.folder / f"agent-{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module_and_arguments],
-                env=self.environment(CODITECT_READY_FILE=str(ready), **more),
+                env=self.environment(CODITECT_READY_FILE=str(self.folder / f"ready-{number}"), **more),
                 stdin=subprocess.DEVNULL,
                 stderr=log,
             )
         self.processes.append(process)
-        await eventually(lambda: ready.exists() or process.poll() is not None, seconds=READY_SECONDS)
-        assert ready.exists(), "it ended before it was ready"
         return process
+
+    def log(self, process: subprocess.Popen[bytes]) -> str:
+        """What the process logged."""
+        return (self.folder / f"agent-{self.processes.index(process) + 1}.log").read_text()
 
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("agent-*.log")))

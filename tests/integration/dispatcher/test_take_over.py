@@ -27,9 +27,13 @@ LEDGER = "ledger.db"
 SECONDS = 30.0
 
 
-async def dispatcher(fleet: Fleet, module: str = "dispatcher", **more: str) -> subprocess.Popen[bytes]:
+async def dispatcher(fleet: Fleet) -> subprocess.Popen[bytes]:
+    return await fleet.ready(begun(fleet))
+
+
+def begun(fleet: Fleet, **more: str) -> subprocess.Popen[bytes]:
     store = f"sqlite:{fleet.folder / LEDGER}"
-    return await fleet.run(module, CODITECT_STORE=store, CODITECT_SHARDS=str(SHARDS), **more)
+    return fleet.begin("dispatcher", CODITECT_STORE=store, CODITECT_SHARDS=str(SHARDS), **more)
 
 
 async def moved(ledger: SqliteDatabase, among: Collection[subprocess.Popen[bytes]]) -> float:
@@ -83,19 +87,17 @@ async def test_dispatcher_that_stands_still_inside_a_transaction_is_ended_and_it
 ) -> None:
     flow = Workflow("one")
     flow.task("work.do", 10, name="only")
-    stop = tmp_path / "stop"
     async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
         healthy = await dispatcher(fleet)
-        stuck = await dispatcher(fleet, "tests.integration.dispatcher.stopping_dispatcher", STOP_FILE=str(stop))
         ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
-        await moved(ledger, [healthy, stuck])
+        await moved(ledger, [healthy])
 
-        stop.touch()
+        stuck = begun(fleet, CODITECT_FAILPOINTS="commit.before:stop")  # as it takes its first shards
+
+        assert await asyncio.to_thread(stuck.wait, SECONDS) == -signal.SIGKILL
+        assert "A dispatcher that stood still inside a transaction was ended" in fleet.log(healthy)
         took = await moved(ledger, [healthy])
-
-        assert await asyncio.to_thread(stuck.wait, 10) == -signal.SIGKILL
-        assert "A dispatcher that stood still inside a transaction was ended" in fleet.logs()
         runs = [await client.start(flow) for _ in range(8)]
         assert [await run.wait(timeout=60) for run in runs] == [WorkflowState.COMPLETED] * 8
-    print(f"ended and moved after {took:.2f} s")
+    print(f"moved after {took:.2f} s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from coditect import Workflow
 from coditect.client import Client
 from coditect.local import PrivateServers
 from coditect.model.workflow.states import TaskState, WorkflowState
@@ -19,28 +17,15 @@ from coditect.run import Run
 from dispatcher.graph.port import JobState
 from dispatcher.graph.redis import RedisTaskGraph
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.timeout(240)]
 
-AGENT = str(Path(__file__).with_name("keyed_agent.py"))
 WIDTH, DEPTH = 40, 6
 NODES = WIDTH * DEPTH
 AGENTS, SHARDS = 2, 4
 SECONDS = 90.0
-
-
-def layered() -> Workflow:
-    """Layers of nodes, each after three of the layer before."""
-    flow = Workflow("layered")
-    layer: list[str] = []
-    for depth in range(DEPTH):
-        names = [f"d{depth}n{number:02}" for number in range(WIDTH)]
-        for number, name in enumerate(names):
-            after = [layer[(number + step) % WIDTH] for step in range(3)] if layer else []
-            flow.task("keyed.work", 250, name=name, after=after)
-        layer = names
-    return flow
 
 
 @dataclass(slots=True)
@@ -108,28 +93,14 @@ async def test_workflows_end_once_when_redis_the_broker_or_everything_is_wiped(
             (one.wipe_all, NODES),  # what had ended is not shown anew
         ]
         for wipe, jobs in wipes:
-            run = await one.client.start(layered())
+            run = await one.client.start(layered([WIDTH] * DEPTH, milliseconds=250))
             await one.amid(run)
 
             await wipe()
 
             assert await run.wait(timeout=SECONDS) is WorkflowState.COMPLETED, one.fleet.logs()
-            await _each_once_and_in_order(one, run)
+            await assert_each_once_and_in_order(one.fleet, run, NODES)
             await _rq_shows(one, JobState.FINISHED, jobs)
-
-
-async def _each_once_and_in_order(one: Plant, run: Run) -> None:
-    completed = Counter([row.node async for row in run.attempts() if row.status == "completed"])
-    nodes = [row async for row in run.nodes()]
-    assert len(completed) == NODES
-    assert set(completed.values()) == {1}
-    effects = Counter(name for name in one.fleet.noted("effect") if name.startswith(run.id))
-    assert effects == dict.fromkeys((f"{run.id}:{row.name}" for row in nodes), 1)
-    lines = [line.split() for line in one.fleet.effect_log.read_text().splitlines()]
-    first = {(kind, task_id): number for number, (kind, task_id, _) in reversed(list(enumerate(lines)))}
-    for row in nodes:
-        for before in row.after:
-            assert first["effect", f"{run.id}:{before}"] < first["start", f"{run.id}:{row.name}"]
 
 
 async def _rq_shows(one: Plant, state: JobState, number: int) -> None:

@@ -13,8 +13,11 @@ import pytest
 
 from coditect.errors import SetupError
 from coditect.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
+from coditect.model.capability import Priority
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import Change, Job, JobState, Proposal
 from dispatcher.witness.history import Type, read_histories
-from dispatcher.witness.ports import POINTS
+from dispatcher.witness.ports import POINTS, WitnessedGraph
 from dispatcher.witness.watch import PLANTS, read_watch
 
 CHILD = """
@@ -23,6 +26,16 @@ failpoints = Failpoints(read_orders("a.b:{act}@2", {{"a.b"}}))
 for number in range(3):
     print(number, flush=True)
     failpoints.reached("a.b")
+"""
+
+THREAD = """
+import os, threading, time
+from coditect.failpoints import Act, Order, strike
+def work():
+    time.sleep(0.05)  # the other thread has nothing more to do than to take signals
+    strike(Order("a.b", Act.STOP))
+    os.write(1, b"still here")
+threading.Thread(target=work).start()
 """
 
 
@@ -88,16 +101,32 @@ def test_killed_at_a_failpoint_is_gone_at_once() -> None:
 def test_stopped_at_a_failpoint_goes_on_when_it_is_continued() -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD.format(act="stop")], stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 10
-        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
-            time.sleep(0.01)
-        stopped = psutil.Process(child.pid).status()
+        stopped = when_stopped(child)
         os.kill(child.pid, signal.SIGCONT)
         said, _ = child.communicate(timeout=10)
     finally:
         child.kill()
 
     assert (stopped, child.returncode, said) == (psutil.STATUS_STOPPED, 0, "0\n1\n2\n")
+
+
+@pytest.mark.parametrize("time_", range(3))
+def test_thread_that_reaches_a_stop_does_nothing_more(time_: int) -> None:
+    child = subprocess.Popen([sys.executable, "-c", THREAD], stdout=subprocess.PIPE)
+    try:
+        stopped = when_stopped(child)
+    finally:
+        child.kill()
+        said, _ = child.communicate(timeout=10)
+
+    assert (stopped, said) == (psutil.STATUS_STOPPED, b"")
+
+
+def when_stopped(child: subprocess.Popen[Any]) -> str:
+    deadline = time.monotonic() + 10
+    while (status := psutil.Process(child.pid).status()) != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return str(status)
 
 
 def test_dispatcher_of_which_nothing_is_asked_has_its_ports_as_they_are() -> None:
@@ -125,3 +154,29 @@ def test_unknown_bug_is_refused_with_those_that_there_are() -> None:
         read_watch({"CODITECT_PLANT": "forget_everything"})
 
     assert refused.value.facts["known"] == PLANTS
+
+
+async def test_watched_graph_tells_what_the_graph_tells() -> None:
+    points: list[str] = []
+    graph = WitnessedGraph(MemoryTaskGraph(), reached=points.append)
+    job = Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)
+    gone = Change("flow", "gone", 0, Priority.P1, JobState.FINISHED)
+
+    assert await graph.create([job]) == []
+    assert await graph.create([job]) == [job]
+    assert await graph.tell([gone]) == [gone]
+    assert points == ["tell.before", "tell.after"] * 3
+
+
+async def test_failpoints_of_adoption_are_reached_when_something_can_be_taken_and_when_it_was() -> None:
+    points: list[str] = []
+    graph = WitnessedGraph(MemoryTaskGraph(), reached=points.append)
+    await graph.create([Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)])
+    points.clear()
+
+    assert await graph.adopt([], {"work": 1}) == []
+    assert await graph.adopt([0], {}) == []
+    assert points == []
+    assert await graph.adopt([0], {"work": 1}) == [Proposal("flow", "node", "work")]
+    assert await graph.adopt([0], {"work": 1}) == []
+    assert points == ["adopt.before", "adopt.after", "adopt.before"]

@@ -1,0 +1,236 @@
+"""Dispatchers die at every failpoint, and each takes over from those before: workflows end, each node once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+from subprocess import Popen
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.errors import ControlPlaneRequired
+from coditect.failpoints import VARIABLE, Act
+from coditect.local import PrivateServers
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.ids import TaskId
+from coditect.model.workflow.states import WorkflowState
+from coditect.registry.redis import RedisRegistry
+from coditect.run import Run
+from dispatcher.layers import outbox
+from dispatcher.layers.shards import shard_of
+from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.witness.ports import POINTS
+from tests.integration.agent.fleet import Fleet, open_fleet
+from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
+from tests.support import eventually
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+
+SHARDS = 4
+AT_ONCE = 8
+"""Dispatchers that live at once: those without a shard wait for a death, and take over what it left."""
+WIDTHS = (68, 4, 4, 4)
+"""More side by side than a dispatcher publishes at once: there is something to adopt."""
+NODES = sum(WIDTHS)
+ROUND_SECONDS = 8.0
+"""After so long there is more work, for those to die in that still live."""
+SECONDS = 90.0
+
+ENDED = "A dispatcher that stood still inside a transaction was ended: it held the store's lock"
+
+Process = Popen[bytes]
+
+AT: Mapping[str, int] = MappingProxyType({"commit": 4, "publish": 20, "ack": 5, "answer": 1, "tell": 2, "adopt": 1})
+"""Which time it is that kills: amid the work on a workflow, or in taking it over from who died before."""
+ORDERS = tuple(f"{point}:kill@{AT[point.partition('.')[0]]}" for point in POINTS)
+STOPPED = "commit.before:stop@5"
+"""Holds the store's lock until another ends it."""
+SEEDS = range(1, 6)
+
+
+def drawn(seed: int) -> tuple[str, ...]:
+    """The same orders in another sequence, each at another time."""
+    chance = Random(seed)
+    orders = [f"{point}:kill@{chance.randint(1, 2 * AT[point.partition('.')[0]])}" for point in POINTS]
+    return tuple(chance.sample(orders, len(orders)))
+
+
+@dataclass(frozen=True, slots=True)
+class Aimed(SystemClock):
+    """Gives ids of one shard only."""
+
+    shard: int = 0
+
+    def new_id(self) -> TaskId:
+        while shard_of(found := SystemClock.new_id(self), SHARDS) != self.shard:
+            pass
+        return found
+
+
+@dataclass(slots=True)
+class Plant:
+    """The processes of one test, and a client for each shard."""
+
+    fleet: Fleet
+    broker: AmqpBroker
+    clients: Sequence[Client]
+    starts: list[asyncio.Task[Run]] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=count)
+    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+    @property
+    def ledger(self) -> Path:
+        return self.fleet.folder / "ledger.db"
+
+    def begin(self, **more: str) -> Process:
+        """A dispatcher, which may die before it is at work."""
+        return self.fleet.begin(
+            "dispatcher", CODITECT_STORE=f"sqlite:{self.ledger}", CODITECT_SHARDS=str(SHARDS), **more
+        )
+
+    async def _start(self, client: Client) -> Run:
+        key = f"failpoints-{next(self._numbers)}"
+        while True:
+            try:
+                return await client.start(layered(WIDTHS, milliseconds=1), key=key)
+            except ControlPlaneRequired:
+                continue  # nobody lived long enough to answer
+
+    @asynccontextmanager
+    async def feeding(self) -> AsyncIterator[None]:
+        """One more workflow for each shard, again and again, until the block ends."""
+        feeding = asyncio.create_task(self._feed())
+        try:
+            yield
+        finally:
+            feeding.cancel()
+
+    async def _feed(self) -> None:
+        while True:
+            self.starts += [asyncio.create_task(self._start(client)) for client in self.clients]
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def dies(self, order: str) -> None:
+        """Returns when a dispatcher died where it was ordered to."""
+        async with self._places:
+            process = self.begin(**{VARIABLE: order})
+            await eventually(lambda: process.poll() is not None, seconds=SECONDS)
+        assert process.returncode == -signal.SIGKILL, self.fleet.log(process)
+        (struck,) = logged(self.fleet.log(process), "A failpoint is reached")
+        assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
+        if struck["act"] == Act.STOP:
+            await eventually(lambda: process.pid in self.ended())
+
+    def ended(self) -> list[int]:
+        """The dispatchers that another ended, as it says."""
+        return [line["pid"] for line in logged(self.fleet.logs(), ENDED)]
+
+    async def waiting(self, *queues: str) -> dict[str, int]:
+        """How much lies in each of the queues that has anything."""
+        found = {queue: await self.broker.stats(queue) for queue in queues}
+        return {queue: stats.messages for queue, stats in found.items() if stats is not None and stats.messages}
+
+
+def logged(text: str, event: str) -> list[dict[str, Any]]:
+    """What the log says of such an event."""
+    return [json.loads(line) for line in text.splitlines() if f'"event": "{event}"' in line]
+
+
+@asynccontextmanager
+async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
+    (folder / "keyed").mkdir()
+    async with AsyncExitStack() as stack:
+        fleet = await stack.enter_async_context(open_fleet(servers, folder))
+        broker = await stack.enter_async_context(AmqpBroker(servers.amqp_url, name="failpoints"))
+        registry = await stack.enter_async_context(RedisRegistry(servers.redis_url))
+        clients = [
+            await stack.enter_async_context(Client(broker, registry, clock=Aimed(shard=shard)))
+            for shard in range(SHARDS)
+        ]
+        await fleet.start(target=AGENT, CODITECT_SLOTS="32")
+        one = Plant(fleet, broker, clients)
+        try:
+            yield one
+        finally:
+            for start in one.starts:
+                start.cancel()
+
+
+async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    await assert_workflows_end_once(managed, tmp_path, ORDERS)
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint_at_any_time(
+    managed: PrivateServers, tmp_path: Path, seed: int
+) -> None:
+    await assert_workflows_end_once(managed, tmp_path, drawn(seed))
+
+
+async def test_dispatcher_that_begins_ends_one_that_stands_still_inside_a_transaction(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    async with plant(managed, tmp_path) as one:
+        stopped = one.begin(**{VARIABLE: "commit.before:stop@2"})
+        async with one.feeding():
+            await eventually(lambda: "A failpoint is reached" in one.fleet.log(stopped), seconds=SECONDS)
+
+        await one.fleet.ready(one.begin())
+
+        assert await asyncio.to_thread(stopped.wait, SECONDS) == -signal.SIGKILL
+        await eventually(lambda: one.ended() == [stopped.pid])
+        runs = await asyncio.gather(*one.starts)
+        ends = await asyncio.gather(*(run.wait(timeout=SECONDS) for run in runs))
+        assert ends == [WorkflowState.COMPLETED] * len(runs)
+
+
+async def assert_workflows_end_once(servers: PrivateServers, folder: Path, orders: Sequence[str]) -> None:
+    async with plant(servers, folder) as one:
+        unrouted = await one.waiting(routing.UNROUTED_QUEUE)
+        async with one.feeding(), asyncio.TaskGroup() as group:
+            group.create_task(one.dies(STOPPED))
+            await asyncio.gather(*(one.dies(order) for order in orders))
+            last = one.begin()  # who stands still may be the only one left of them
+
+        assert len(one.ended()) == 1
+        runs = await asyncio.gather(*one.starts)
+        ends = await asyncio.gather(*(run.wait(timeout=SECONDS) for run in runs))
+
+        assert ends == [WorkflowState.COMPLETED] * len(runs), one.fleet.logs()
+        for run in runs:
+            await assert_each_once_and_in_order(one.fleet, run, NODES)
+        await assert_nothing_is_left(one, last, unrouted)
+
+
+async def assert_nothing_is_left(one: Plant, last: Process, unrouted: dict[str, int]) -> None:
+    """Of messages in the broker, and of rows in the outbox, once the last dispatcher has ended in order."""
+    tasks = [routing.task_queue("keyed.work", level) for level in Priority]
+    await eventually(lambda: _are_empty(one, tasks), seconds=SECONDS)
+    last.terminate()
+    assert await asyncio.to_thread(last.wait, SECONDS) == 0
+    shards = [queue(shard) for shard in range(SHARDS) for queue in (routing.results_queue, routing.control_queue)]
+    assert await one.waiting(routing.CONTROL_QUEUE, *shards) == {}
+    assert await one.waiting(routing.UNROUTED_QUEUE) == unrouted
+    async with SqliteDatabase(one.ledger) as ledger:
+        rows = await ledger.read(lambda tr: [outbox.waiting(tr, shard, limit=0) for shard in range(SHARDS)])
+    assert rows == [[]] * SHARDS
+
+
+async def _are_empty(one: Plant, queues: Sequence[str]) -> bool:
+    return not await one.waiting(*queues)
