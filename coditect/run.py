@@ -181,12 +181,16 @@ class Run:
     async def _ending(self, node: str | None, timeout: Duration) -> Ending:
         asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
         answer = await self._control.ask(Verb.RESULT, asked, timeout=timeout)
+        told = answer.get("value")
+        while answer.get("next") is not None:
+            answer = await self._control.ask(Verb.RESULT, {**asked, "after": answer["next"]}, timeout=timeout)
+            told |= answer["value"]
         failure = answer.get("failure")
         try:
             state = TaskState(answer["state"])
         except (KeyError, ValueError) as error:
             raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
-        value = await whole_value(self._control.blobs, answer.get("value"))
+        value = await whole_value(self._control.blobs, told)
         return Ending(state, value, failure if isinstance(failure, Mapping) else None)
 
     def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:

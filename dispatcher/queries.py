@@ -23,6 +23,8 @@ from dispatcher.store.transaction import KeyValue, Reads
 
 PAGE = 200
 MOST = 1_000
+PAGE_BYTES = 256 * 1024
+"""Of values; a larger one is a page of its own."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
@@ -176,7 +178,10 @@ def _attempt(node: str, one: AttemptRow) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """The value of a node, or of the workflow: its last node's, or an object of them where there are several."""
+    """The value of a node, or of the workflow: its last node's, or an object of them where there are several.
+
+    Of many a page: `next` is the node after which it goes on, asked for as `after`.
+    """
     workflow = text(body, "workflow")
     _, run = rows_of(tr, workflow)
     if body.get("node"):
@@ -189,8 +194,10 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
     if not run.state.terminal:
         return told
     if run.state is WorkflowState.COMPLETED:
-        found = {name: _value(tr, Place(workflow, name))["value"] for name in _lasts(tr, workflow)}
-        return told | {"value": next(iter(found.values())) if len(found) == 1 else found}
+        after = str(body.get("after") or "")
+        found, following = _last_values(tr, workflow, after)
+        alone = len(found) == 1 and not after and following is None
+        return told | {"value": next(iter(found.values())) if alone else found, "next": following}
     return told | {"failure": _first_failure(tr, workflow)}
 
 
@@ -200,16 +207,24 @@ def _value(tr: Reads, place: Place) -> dict[str, Any]:
     return {"value": None if value is None else loads(value), "failure": None if failure is None else loads(failure)}
 
 
-def _lasts(tr: Reads, workflow: str) -> list[str]:
-    """The nodes that nobody comes after; at most a page of them."""
-    found = []
-    for key, _ in tr.get_range(*NODES.range((workflow,))):
+def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
+    """The values of a page of the nodes that nobody comes after, by name; where the next page begins."""
+    begin, end = NODES.range((workflow,))
+    if after:
+        begin = NODES.pack((workflow, after)) + b"\0"
+    rows = tr.get_range(begin, end, limit=MOST + 1)
+    found: dict[str, Any] = {}
+    size_bytes = 0
+    for key, _ in rows[:MOST]:
         name = NODES.unpack(key)[1]
         if not tr.get_range(*EDGES.range((workflow, name)), limit=1):
-            found.append(name)
-            if len(found) == MOST:
-                break
-    return found
+            body = values.get(tr, values.Place(workflow, name, RESULT)) or b"null"
+            size_bytes += len(body)
+            if found and size_bytes > PAGE_BYTES:
+                return found, after
+            found[name] = loads(body)
+        after = name
+    return found, after if len(rows) > MOST else None
 
 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:

@@ -38,6 +38,8 @@ class Kept:
     reason: str = ""
     values: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    lasts: dict[str, Any] = field(default_factory=dict)
+    """Values of several last nodes: told two at a time."""
 
     def row(self) -> dict[str, Any]:
         counts: dict[str, int] = {}
@@ -159,13 +161,17 @@ class ScriptedPlane:
             case Verb.ATTEMPTS:
                 names = [body["node"]] if body.get("node") else list(kept.nodes)
                 return self._paged("attempts", [_attempt(kept.nodes[name]) for name in names], body)
+            case Verb.RESULT if kept.lasts and not body.get("node"):
+                rest = [name for name in sorted(kept.lasts) if name > body.get("after", "")]
+                told = {name: kept.lasts[name] for name in rest[:2]}
+                return {"state": kept.state, "value": told, "next": rest[1] if rest[2:] else None}
             case Verb.RESULT:
                 name = body.get("node") or list(kept.nodes)[-1]
                 if name not in kept.nodes:
                     raise NotFound("The workflow has no such node")
                 failure = kept.failures.get(name)
-                told = None if failure is None else failure.as_json()
-                return {"state": kept.nodes[name]["state"], "value": kept.values.get(name), "failure": told}
+                why = None if failure is None else failure.as_json()
+                return {"state": kept.nodes[name]["state"], "value": kept.values.get(name), "failure": why}
         return {}
 
     def _steered(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:

@@ -205,3 +205,12 @@ async def test_an_approval_is_answered_once(scene: Scene) -> None:
     assert [row async for row in scene.client.approvals()] == []
     with pytest.raises(InputError, match="Nobody is asked here"):
         await started.answer("n0", granted=False, by="bob")
+
+
+async def test_the_values_of_many_last_nodes_come_page_by_page(scene: Scene) -> None:
+    started = await scene.client.start(chain(1))
+    lasts = {f"n{number}": number for number in range(5)}
+    scene.plane.kept[started.id].lasts = lasts
+
+    assert await started.result(dict[str, int], timeout=SECONDS) == lasts
+    assert scene.plane.verbs().count(Verb.RESULT) == 3

@@ -58,3 +58,51 @@ async def test_the_graph_of_a_run_counts_the_elements_of_its_maps() -> None:
 
     drawn = draw_text(definition_of("counted", rows), {row.name: row.state for row in rows})
     assert drawn.splitlines()[1] == "1  working  each  map count, at most 5: 1/3 completed, 2 published"
+
+
+async def result_pages(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every page of the workflow's value."""
+    pages: list[dict[str, Any]] = []
+    after: str | None = None
+    while not pages or after is not None:
+        asked = {"workflow": "w"} | ({"after": after} if after else {})
+        pages.append(await ledger.database.read(lambda tr: QUERIES[Verb.RESULT](tr, asked)))  # noqa: B023
+        after = pages[-1]["next"]
+    return pages
+
+
+async def ended(nodes: int, value: Any, *, first: bool = False) -> list[dict[str, Any]]:
+    """The value of a workflow of so many nodes side by side, each with this value; or after a first one."""
+    flow = Workflow("wide")
+    roots = [flow.task("a.first", name="first")] if first else []
+    for number in range(nodes):
+        flow.task("a.wide", after=roots, name=f"n{number:04}")
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition())
+        while ledger.published:
+            batch = [ledger.published.pop() for _ in range(min(100, len(ledger.published)))]
+            await ledger.turn(*[ledger.finished(one, completed(value)) for one in batch])
+        return await result_pages(ledger)
+
+
+async def test_value_of_a_wide_workflow_comes_in_pages_that_leave_nothing_out() -> None:
+    pages = await ended(2_050, 7, first=True)
+
+    told: dict[str, Any] = {}
+    for page in pages:
+        told |= page["value"]
+    assert [len(page["value"]) for page in pages] == [999, 1_000, 51]
+    assert told == {f"n{number:04}": 7 for number in range(2_050)}
+
+
+async def test_pages_of_large_values_are_small() -> None:
+    pages = await ended(5, "x" * 100_000)
+
+    assert [sorted(page["value"]) for page in pages] == [["n0000", "n0001"], ["n0002", "n0003"], ["n0004"]]
+
+
+async def test_value_of_the_only_last_node_is_the_workflow_s() -> None:
+    (page,) = await ended(1, "it", first=True)
+
+    assert (page["value"], page["next"]) == ("it", None)
