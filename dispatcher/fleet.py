@@ -12,7 +12,7 @@ from dispatcher.window import Window
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 
 
 async def keep_slots(registry: Registry, window: Window) -> None:
