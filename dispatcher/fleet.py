@@ -16,7 +16,7 @@ LOOK_SECONDS = 2.0
 
 
 async def keep_slots(registry: Registry, window: Window) -> None:
-    """Tells the window the fleet's slots, once a second; while the registry is silent it keeps what it knew."""
+    """Tells the window the fleet's slots, every two seconds; while the registry is silent it keeps what it knew."""
     while True:
         try:
             records = await registry.find(Search())
