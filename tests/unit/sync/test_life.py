@@ -20,6 +20,14 @@ from tests.servers import ROOT
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, whatever a program that ran in this process before made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _waits() -> bool:
     """Whether the main thread waits for a client's loop."""
     frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
