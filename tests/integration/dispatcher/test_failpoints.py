@@ -124,15 +124,24 @@ class Plant:
             await asyncio.sleep(ROUND_SECONDS)
 
     async def dies(self, order: str) -> None:
-        """Returns when a dispatcher died where it was ordered to."""
+        """Returns when a dispatcher died where it was ordered to.
+
+        On a busy machine one may hold the store's lock for so long that another takes it for stopped, and ends it: then
+        the order is another's.
+        """
+        while not (found := logged(self.fleet.log(process := await self._dead(order)), "A failpoint is reached")):
+            await eventually(lambda: process.pid in self.ended())
+        (struck,) = found
+        assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
+        if struck["act"] == Act.STOP:
+            await eventually(lambda: process.pid in self.ended())
+
+    async def _dead(self, order: str) -> Process:
         async with self._places:
             process = self.begin(**{VARIABLE: order})
             await eventually(lambda: process.poll() is not None, seconds=SECONDS)
         assert process.returncode == -signal.SIGKILL, self.fleet.log(process)
-        (struck,) = logged(self.fleet.log(process), "A failpoint is reached")
-        assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
-        if struck["act"] == Act.STOP:
-            await eventually(lambda: process.pid in self.ended())
+        return process
 
     def ended(self) -> list[int]:
         """The dispatchers that another ended, as it says."""
@@ -208,7 +217,6 @@ async def assert_workflows_end_once(servers: PrivateServers, folder: Path, order
             await asyncio.gather(*(one.dies(order) for order in orders))
             last = one.begin()  # who stands still may be the only one left of them
 
-        assert len(one.ended()) == 1
         runs = await asyncio.gather(*one.starts)
         ends = await asyncio.gather(*(run.wait(timeout=SECONDS) for run in runs))
 
