@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coditect import Workflow
@@ -49,6 +50,21 @@ async def moved(ledger: SqliteDatabase, among: Collection[subprocess.Popen[bytes
     return asyncio.get_running_loop().time() - began
 
 
+async def stopped_between_transactions(process: subprocess.Popen[bytes], ledger: SqliteDatabase) -> None:
+    """Stops it where it holds nothing; inside a transaction it would be ended."""
+
+    async def is_so() -> bool:
+        process.send_signal(signal.SIGSTOP)
+        await eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+        holder = ledger.holder()
+        if holder is None or holder.pid != process.pid:
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
+    await eventually(is_so, seconds=SECONDS)
+
+
 async def test_shards_move_when_their_dispatcher_ends_is_killed_or_stands_still(
     managed: PrivateServers, tmp_path: Path
 ) -> None:
@@ -63,7 +79,7 @@ async def test_shards_move_when_their_dispatcher_ends_is_killed_or_stands_still(
         took = {"joining": await moved(ledger, [first, second])}
         runs = [await client.start(flow) for _ in range(4)]
 
-        second.send_signal(signal.SIGSTOP)
+        await stopped_between_transactions(second, ledger)
         took["SIGSTOP"] = await moved(ledger, [first])
         second.send_signal(signal.SIGCONT)
         took["SIGCONT"] = await moved(ledger, [first, second])
