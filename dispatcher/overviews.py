@@ -1,7 +1,8 @@
 """Where the workflows of one shard are, in memory: for who asks again and again while they run.
 
-The shard has one owner, so what its last commit wrote is what the ledger has. Only what was asked for is kept, and only
-until it ends: everything else is read from the ledger.
+The shard has one owner, so what its last commit wrote is what the ledger has. A dispatcher that stood still while
+another took the shard may tell an older state until it sees that, with its next turn or step of the leases; never an
+end that was not. Only what was asked for is kept, and only until it ends: everything else is read from the ledger.
 """
 
 from __future__ import annotations
