@@ -48,12 +48,13 @@ async def test_message_larger_than_the_queue_may_hold_is_taken_and_dropped(
 ) -> None:
     queue = await scene.declared_queue(broker, kind=kind, max_length_bytes=100, drops_oldest=True)
 
-    await put(broker, queue, b"a" * 101)
+    await put(broker, queue, b"a" * 101, b"b" * 10)
 
-    async def nothing_left() -> bool:
-        return await ready(broker, queue) == 0
+    async def one_left() -> bool:
+        return await ready(broker, queue) == 1
 
-    await eventually(nothing_left)
+    await eventually(one_left)
+    assert await empty(broker, queue) == [b"b" * 10]
 
 
 async def test_full_queue_of_copies_does_not_hold_up_the_original(scene: Scene, broker: FaultyBroker) -> None:
