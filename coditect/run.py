@@ -181,10 +181,12 @@ class Run:
     async def _ending(self, node: str | None, timeout: Duration) -> Ending:
         asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
         answer = await self._control.ask(Verb.RESULT, asked, timeout=timeout)
-        told = answer.get("value")
+        told, paged = answer.get("value"), answer.get("next") is not None
         while answer.get("next") is not None:
             answer = await self._control.ask(Verb.RESULT, {**asked, "after": answer["next"]}, timeout=timeout)
             told |= answer["value"]
+        if paged and isinstance(told, dict) and len(told) == 1:
+            (told,) = told.values()
         failure = answer.get("failure")
         try:
             state = TaskState(answer["state"])

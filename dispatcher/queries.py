@@ -180,7 +180,8 @@ def _attempt(node: str, one: AttemptRow) -> dict[str, Any]:
 def result(tr: Reads, body: Body) -> dict[str, Any]:
     """The value of a node, or of the workflow: its last node's, or an object of them where there are several.
 
-    Of many a page: `next` is the node after which it goes on, asked for as `after`.
+    Of many nodes a page, an object also where it holds one or none: `next` is the node after which it goes on, asked
+    for as `after`. Whoever has put all pages together knows whether there is but one last node.
     """
     workflow = text(body, "workflow")
     _, run = rows_of(tr, workflow)

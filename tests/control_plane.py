@@ -38,8 +38,8 @@ class Kept:
     reason: str = ""
     values: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    lasts: dict[str, Any] = field(default_factory=dict)
-    """Values of several last nodes: told two at a time."""
+    pages: list[dict[str, Any]] = field(default_factory=list)
+    """Values of the last nodes, a page at a time."""
 
     def row(self) -> dict[str, Any]:
         counts: dict[str, int] = {}
@@ -161,10 +161,10 @@ class ScriptedPlane:
             case Verb.ATTEMPTS:
                 names = [body["node"]] if body.get("node") else list(kept.nodes)
                 return self._paged("attempts", [_attempt(kept.nodes[name]) for name in names], body)
-            case Verb.RESULT if kept.lasts and not body.get("node"):
-                rest = [name for name in sorted(kept.lasts) if name > body.get("after", "")]
-                told = {name: kept.lasts[name] for name in rest[:2]}
-                return {"state": kept.state, "value": told, "next": rest[1] if rest[2:] else None}
+            case Verb.RESULT if kept.pages and not body.get("node"):
+                number = int(body.get("after", 0))
+                following = str(number + 1) if kept.pages[number + 1 :] else None
+                return {"state": kept.state, "value": kept.pages[number], "next": following}
             case Verb.RESULT:
                 name = body.get("node") or list(kept.nodes)[-1]
                 if name not in kept.nodes:

@@ -210,7 +210,16 @@ async def test_an_approval_is_answered_once(scene: Scene) -> None:
 async def test_the_values_of_many_last_nodes_come_page_by_page(scene: Scene) -> None:
     started = await scene.client.start(chain(1))
     lasts = {f"n{number}": number for number in range(5)}
-    scene.plane.kept[started.id].lasts = lasts
+    scene.plane.kept[started.id].pages = [
+        {name: lasts[name] for name in page} for page in (["n0", "n1"], ["n2", "n3"], ["n4"])
+    ]
 
     assert await started.result(dict[str, int], timeout=SECONDS) == lasts
     assert scene.plane.verbs().count(Verb.RESULT) == 3
+
+
+async def test_the_value_of_the_only_last_node_of_many_nodes_is_the_workflow_s(scene: Scene) -> None:
+    started = await scene.client.start(chain(1))
+    scene.plane.kept[started.id].pages = [{}, {"n1001": {"a": 1}}, {}]
+
+    assert await started.result(timeout=SECONDS) == {"a": 1}

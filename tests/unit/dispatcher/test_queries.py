@@ -71,12 +71,13 @@ async def result_pages(ledger: Ledger) -> list[dict[str, Any]]:
     return pages
 
 
-async def ended(nodes: int, value: Any, *, first: bool = False) -> list[dict[str, Any]]:
-    """The value of a workflow of so many nodes side by side, each with this value; or after a first one."""
+async def ended(nodes: int, value: Any, *, first: bool = False, last: bool = False) -> list[dict[str, Any]]:
+    """The value of a workflow of so many nodes side by side, each with this value; after a first one, before a last."""
     flow = Workflow("wide")
     roots = [flow.task("a.first", name="first")] if first else []
-    for number in range(nodes):
-        flow.task("a.wide", after=roots, name=f"n{number:04}")
+    wide = [flow.task("a.wide", after=roots, name=f"n{number:04}") for number in range(nodes)]
+    if last:
+        flow.task("a.last", after=wide, name="o")
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
         await ledger.start(flow.definition())
@@ -106,3 +107,9 @@ async def test_value_of_the_only_last_node_is_the_workflow_s() -> None:
     (page,) = await ended(1, "it", first=True)
 
     assert (page["value"], page["next"]) == ("it", None)
+
+
+async def test_only_last_node_of_more_nodes_than_a_page_is_found_on_its_page() -> None:
+    pages = await ended(1_000, 7, first=True, last=True)
+
+    assert [page["value"] for page in pages] == [{}, {"o": 7}]
