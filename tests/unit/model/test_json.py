@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -230,3 +232,17 @@ def test_caller_says_what_json_cannot() -> None:
 def test_what_is_made_of_a_value_must_end_somewhere() -> None:
     with pytest.raises(InvalidTask):
         wire_json.dumps(object(), otherwise=lambda value: [value])
+
+
+def test_what_is_written_takes_no_more_memory_than_it_has_bytes() -> None:
+    """orjson shortens buffers of 4 KiB in place; in a process of its own, since this one's heap has room to reuse."""
+    program = """
+import psutil
+from coditect.model.json import dumps
+process = psutil.Process()
+before = process.memory_info().rss
+kept = [dumps(value) for value in (None, "text", {"a": None}) for _ in range(5_000)]
+print(process.memory_info().rss - before)
+"""
+    grown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert int(grown) < 10_000_000
