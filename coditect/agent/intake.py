@@ -39,6 +39,11 @@ Screen = Callable[[Delivery], Task | None]
 """Reads a delivery; None when it was dealt with and needs no slot."""
 
 
+def most_in_hand(slots: int) -> int:
+    """The deliveries of one queue that may be unsettled at once, while no task is suspended."""
+    return 2 * slots + 16
+
+
 class Intake:
     """Feeds of all queues, over the slots of one agent process."""
 
@@ -356,7 +361,7 @@ class Intake:
             self._candidates[feed.level].pop(feed, None)
 
     def _room(self, feed: Feed) -> int:
-        return 2 * self._slots.total + 16 + self.suspended - feed.credit
+        return most_in_hand(self._slots.total) + self.suspended - feed.credit
 
     async def _widen(self, feed: Feed, many: int) -> None:
         if len(feed.lanes) >= MOST_LANES:

@@ -18,6 +18,7 @@ from secrets import token_hex
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.intake import most_in_hand
 from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
@@ -217,7 +218,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
     broker = AmqpBroker(
         settings.amqp_url,
         name=agent_id,
-        window=settings.window,
+        window=publish_window(agent, settings),
         declare=settings.declare,
         wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
@@ -245,6 +246,11 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         _tell_ready()
         log.info("The agent is ready", extra={"agent_id": runtime.agent_id})
         await stop.wait()
+
+
+def publish_window(agent: Agent, settings: Settings) -> int:
+    """At least what may be in hand: to wait for the confirm of another reply would cost more than the reply does."""
+    return max(settings.window, most_in_hand(settings.slots or agent.slots))
 
 
 def _on_signal(act: Callable[[], object]) -> None:

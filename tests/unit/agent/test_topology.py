@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from coditect import Agent
-from coditect.agent.program import CAPABILITIES_AT_ONCE, topology
+from coditect.agent.program import CAPABILITIES_AT_ONCE, publish_window, topology
 from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
 from coditect.model.ids import AgentId
+from coditect.settings import Settings
 
 AGENT_ID = AgentId("many-1")
 
@@ -35,3 +36,13 @@ def test_agent_declares_everything_in_steps_of_a_bounded_size(capabilities: int)
     assert sum(steps, Topology()) == whole + own
     assert all(len(step.queues) <= most for step in steps)
     assert steps[-1].queues[-len(own.queues) :] == own.queues
+
+
+@pytest.mark.parametrize(
+    ("slots", "window", "published"),
+    [(8, 500, 500), (242, 500, 500), (243, 500, 502), (500, 500, 1_016), (500, 2_000, 2_000)],
+)
+def test_no_reply_of_an_agent_waits_for_the_confirm_of_another(slots: int, window: int, published: int) -> None:
+    own = Agent("many", version="1.0.0", slots=slots)
+    assert publish_window(own, Settings(window=window)) == published
+    assert publish_window(agent(1), Settings(window=window, slots=slots)) == published
