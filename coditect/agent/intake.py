@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from coditect.agent.feed import Feed, Held, Rounds
-from coditect.agent.slots import Slots, Turns
+from coditect.agent.slots import Slots, Turns, most_in_hand
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
@@ -37,11 +37,6 @@ MOST_SHRINKING = 32
 
 Screen = Callable[[Delivery], Task | None]
 """Reads a delivery; None when it was dealt with and needs no slot."""
-
-
-def most_in_hand(slots: int) -> int:
-    """The deliveries of one queue that may be unsettled at once, while no task is suspended."""
-    return 2 * slots + 16
 
 
 class Intake:

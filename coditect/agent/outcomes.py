@@ -65,27 +65,42 @@ class Outcomes:
         execution.ack()
 
     def complete(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
-        """Takes down that a task without an owner has completed; `post` or `answer` follows."""
+        """Takes down that a task has completed; `post` or `answer` follows."""
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
         self.completed += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
-        self._tell(task, Status.COMPLETED)
+        if task.owner is None:  # an owned one's events are its owner's
+            self._tell(task, Status.COMPLETED)
         return outcome
 
     def post(self, answer: Answer) -> None:
         """Sends the reply; the answer is told what came of it. If anything did not go well, `answer` follows."""
-        self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+        if answer.execution.task.owner is not None:
+            self._owned.post(answer)
+        else:
+            self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+
+    def posted(self, answer: Answer) -> None:
+        """The reply was confirmed: its delivery is done with."""
+        self._settler.taken(answer.execution.task)
+        answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Replies, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        if execution.task.owner is not None:
+            await self._owned.report(execution, outcome, failed=failed)
+            return
         await self._settler.reply(execution.task, outcome, failed)
         execution.delivery.ack()
         await self.answer_attached(execution, outcome)
 
     async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
-        """Gives those that were attached an answer of their own, and acks them."""
+        """Gives those that were attached an answer of their own, and acks them; an owner has its one answer."""
+        if execution.task.owner is not None:
+            execution.ack()
+            return
         answered = 0
         while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
             wanting, delivery = execution.attached[answered]
@@ -119,7 +134,7 @@ class Outcomes:
             task.correlation_id or task.id,
             self._agent_id,
             task.attempt,
-            None,
+            task.owner.fence if task.owner is not None else None,
             started_ms,
             finished_ms,
             ended.failure,
@@ -139,25 +154,11 @@ class Outcomes:
             failure = replace(failure, retryable=worth_another(ended.error, policy))
             if failure.retryable and task.attempt < policy.max_attempts:
                 retry_ms = round(1000 * policy.delay_seconds(task.attempt, self._clock.chance()))
-        outcome = Outcome(
-            status=ended.status,
-            body=ended.body if failure is None else _body(failure),
-            task_id=task.id,
-            correlation_id=task.id,
-            agent_id=self._agent_id,
-            attempt=task.attempt,
-            fence=task.owner.fence if task.owner is not None else None,
-            started_at_ms=started_ms,
-            finished_at_ms=finished_ms,
-            failure=failure,
-            claims=ended.claims,
-        )
-        if failure is not None:
-            self.failed += 1
+        if failure is None:
+            outcome = self.complete(execution, ended, started_ms, finished_ms)
         else:
-            self.completed += 1
-            if execution.key is not None:
-                self._remembered.put(execution.key, outcome)
+            self.failed += 1
+            outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
         await self._owned.report(execution, outcome, retry_ms=retry_ms)
 
     async def _retried(self, execution: Execution, ended: Ended) -> bool:

@@ -19,9 +19,10 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from typing import Protocol
 
 from coditect.agent.claims import Claims, Question
-from coditect.agent.execution import Execution
+from coditect.agent.execution import Answer, Execution
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation
@@ -44,7 +45,12 @@ LONGEST_PAUSE_SECONDS = 60.0
 FULL_PAUSE_SECONDS = 1.0
 """Before a task goes back that may not wait without its slot, because too many do."""
 
-Run = Callable[[Execution, Held], Awaitable[None]]
+
+class Run(Protocol):
+    """One attempt and what follows; with `post` the result of a completed one is on its way when it returns."""
+
+    def __call__(self, execution: Execution, held: Held, *, post: bool = False) -> Awaitable[None]:
+        """Raises what the attempt raises that is not its own."""
 
 
 class Owned:
@@ -98,7 +104,7 @@ class Owned:
 
     async def _run(self, execution: Execution, held: Held, run: Run, *, apart: bool) -> None:
         if not apart or self._isolation is None:
-            await run(execution, held)
+            await run(execution, held, post=True)
             return
         execution.suspicion = Suspicion.RECORDED
         async with self._isolation.place(held):
@@ -198,18 +204,39 @@ class Owned:
 
     # -- after it ran ---------------------------------------------------------------------------------------
 
-    async def report(self, execution: Execution, outcome: Outcome, *, retry_ms: int | None = None) -> None:
+    def post(self, answer: Answer) -> None:
+        """Tells the owner of a completed one; the answer is told what came of that. `report` follows if it failed.
+
+        A delivery that comes meanwhile claims the task, and has the value told again under the fence that it gets.
+        """
+        execution = answer.execution
+        task, owner = execution.task, owner_of(execution.task)
+        self._starts.ended(execution)
+        self._reports.forget(owner)
+        self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability), answer)
+
+    async def report(
+        self,
+        execution: Execution,
+        outcome: Outcome,
+        *,
+        retry_ms: int | None = None,
+        failed: BaseException | None = None,
+    ) -> None:
         """Tells the owner, then lets the deliveries go. Raises what `publish` raises; they are not settled then.
 
         A shard that nobody ever had takes no result: the task goes back, in a while. One whose delivery went
         early cannot go back: its result is offered until it is taken. `retry_ms` is what the capability's own policy
-        says of a failed attempt.
+        says of a failed attempt; `failed` is what became of the first try, if there was one.
         """
         self._starts.ended(execution)
         self._reports.forget(owner_of(execution.task))
         pause = pause_seconds(execution.delivery)
         while True:
             try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
                 await self._publish(execution, outcome, retry_ms)
             except Unroutable:
                 self._nobody_there(execution)

@@ -18,13 +18,13 @@ from secrets import token_hex
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
-from coditect.agent.intake import most_in_hand
 from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
 from coditect.agent.presence import Presence, Usage, load_sampler
 from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
+from coditect.agent.slots import most_in_hand
 from coditect.agent.suspects import Suspects
 from coditect.background import Background
 from coditect.blob import open_blobs

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from coditect.background import Background
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, Promise
 from coditect.clock import Clock
 from coditect.errors import CoditectError
 from coditect.model import routing
@@ -46,8 +46,21 @@ class Reports:
 
         Raises: Unroutable when no dispatcher ever had this shard; what `publish` raises.
         """
-        message = owned_result_message(result, message_id=self._clock.new_id())
-        await self.tell(message, result.owner.origin)
+        await self.tell(self._message(result), result.owner.origin)
+
+    def post(self, result: OwnedResult, promise: Promise) -> None:
+        """As `result`; the promise is told."""
+        self._broker.post(
+            self._message(result),
+            promise,
+            exchange=routing.RESULTS,
+            routing_key=result.owner.origin,
+            timeout_seconds=PUBLISH_SECONDS,
+            wait_when_full=True,
+        )
+
+    def _message(self, result: OwnedResult) -> Message:
+        return owned_result_message(result, message_id=self._clock.new_id())
 
     async def tell(self, message: Message, origin: str, *, within_seconds: float = PUBLISH_SECONDS) -> None:
         """Any message to the owner of a shard. Raises as `result`."""

@@ -302,7 +302,7 @@ class Runtime:
         finished_ms = self._clock.now_ms()
         if self._pass_on_slot(execution, held, began) and held.feed.slow:
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        if not post or ended.status is not Status.COMPLETED:
+        if not post or execution.let_go or ended.status is not Status.COMPLETED:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
             return
         outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
@@ -313,7 +313,7 @@ class Runtime:
         """The answer was confirmed, or came to nothing: a posted execution ends here."""
         execution = answer.execution
         if failed is None:
-            execution.delivery.ack()
+            self._outcomes.posted(answer)
             if execution.attached is None:
                 self._end(execution, settled=True)
                 return

@@ -68,6 +68,11 @@ class Settler:
             wait_when_full=False,
         )
 
+    def taken(self, task: Task) -> None:
+        """A reply that was posted was confirmed: whoever gets it has room again."""
+        if self._full_since and (address := routing.reply_address(task.reply_to)) is not None:
+            self._full_since.pop(address, None)
+
     async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 

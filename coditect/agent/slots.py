@@ -16,6 +16,11 @@ _FARTHEST = 26
 WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
 
 
+def most_in_hand(slots: int) -> int:
+    """The deliveries of one queue that may be unsettled at once, while no task is suspended."""
+    return 2 * slots + 16
+
+
 class Turns:
     """Whose turn it is, by weight; a level that had nothing to start neither saves nor owes turns."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from coditect import Agent
@@ -154,3 +156,19 @@ async def test_cancel_is_remembered_for_what_was_published_before_it(
 
     assert owner.results[0].outcome.status is (Status.COMPLETED if runs else Status.CANCELED)
     assert bool(works.runs) is runs
+
+
+async def test_owned_tasks_that_wait_for_nothing_share_an_asyncio_task(scene: Scene, owner: ScriptedOwner) -> None:
+    tasks: list[object] = []
+    swift = Agent("swift", slots=8)
+
+    @swift.capability("swift.do")
+    async def do(value: int) -> int:
+        tasks.append(asyncio.current_task())
+        return value
+
+    await scene.start(swift)
+    await asyncio.gather(*(owner.publish("swift.do", number, node=f"n{number}") for number in range(5)))
+    await eventually(lambda: len(owner.results) == 5)
+
+    assert len(set(tasks)) < 5

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect.background import Background
+from dispatcher.graph import projection
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Change, JobState
 from dispatcher.graph.projection import Projection
@@ -127,3 +128,40 @@ async def test_job_that_is_there_already_is_put_right(scene: Scene, graph: Memor
         await one.drained()
 
     assert await scene.counts() == {"queued": 2, "finished": 1}
+
+
+async def test_start_that_is_over_when_rq_is_told_is_not_told(scene: Scene, graph: MemoryTaskGraph) -> None:
+    told: list[list[JobState]] = []
+    tell = graph.tell
+
+    async def listen(changes: Sequence[Change]) -> Sequence[Change]:
+        told.append([change.state for change in changes])
+        return await tell(changes)
+
+    graph.tell = listen  # type: ignore[method-assign]
+    one = Projection(graph, scene.shard)
+    one.append(1, [scene.job("a"), scene.job("b", "a")])
+    one.append(2, [scene.change("a", JobState.STARTED)])
+    one.append(3, [scene.change("a", FINISHED), scene.change("b", JobState.STARTED)])
+    async with running(one):
+        await one.drained()
+
+    assert told == [[FINISHED, JobState.STARTED]]
+    assert await scene.counts() == {"finished": 1, "started": 1}
+
+
+@pytest.mark.parametrize(("state", "at_once"), [(JobState.STARTED, False), (FINISHED, False), (JobState.QUEUED, True)])
+async def test_only_what_is_to_be_adopted_does_not_wait_for_others(
+    scene: Scene, graph: MemoryTaskGraph, monkeypatch: pytest.MonkeyPatch, state: JobState, at_once: bool
+) -> None:
+    monkeypatch.setattr(projection, "GATHER_SECONDS", 1_000.0)
+    async with running(Projection(graph, scene.shard)) as one:
+        one.append(1, [scene.job("a")])
+        await one.drained()
+        one.append(2, [scene.change("a", state)])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        assert (one.told == 2) is at_once
+        await one.drained()
+        assert one.told == 2
