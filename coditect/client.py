@@ -184,7 +184,7 @@ class Client:
             wanted=given.wanted,
             max_attempts=given.max_attempts,
             results=given.results,
-            idempotency_key=idempotency_key or given.idempotency_key,
+            idempotency_key=given.idempotency_key if idempotency_key is None else idempotency_key,
             submit_timeout=given.submit_timeout,
         )
         body = encode_any(value)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coditect.broker.port import Broker
-from coditect.errors import InputError
+from coditect.errors import InputError, NotFound
 from coditect.handle import DEFAULT_TIMEOUT, Handle
 from coditect.listening import Listening
 from coditect.model.duration import Duration, milliseconds, seconds
@@ -84,11 +84,18 @@ class DurableHandle(Handle):
 
         Raises: ResultTimeout when it did not end in time (the task goes on); NotFound.
         """
-        if self._known is None:
+        if self._known is None or self._known.failure is not None:  # a redrive changes a failure, nothing a value
             ending = await self.run.ending(NODE, timeout=seconds(timeout), alone=True)
-            (row,) = [row async for row in self.run.nodes()]
-            self._known = _outcome(self.task_id, ending, row)
+            self._known = _outcome(self.task_id, ending, await self.row())
         return self._known
+
+    async def row(self) -> NodeRow:
+        """Where it is. Raises: NotFound when its id is that of a workflow of several nodes."""
+        rows = [row async for row in self.run.nodes()]
+        if len(rows) != 1:
+            fix = f"coditect workflow show {self.run.id}"
+            raise NotFound("This is no task but a workflow", workflow=self.run.id, nodes=len(rows), fix=fix)
+        return rows[0]
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens to this task, its node and its workflow from now on, to its end."""

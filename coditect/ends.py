@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 
 from coditect.background import Background
@@ -32,21 +35,33 @@ class Ends:
     def __init__(self, listening: Listening, background: Background) -> None:
         self._listening = listening
         self._background = background
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._waits: Counter[str] = Counter()
+        """How many wait for each workflow."""
+        self._expected: dict[str, asyncio.Future[None]] = {}
         self._listener: asyncio.Task[None] | None = None
 
-    def expect(self, workflow: str) -> asyncio.Future[None]:
-        """Done when an event tells that it ended; shared by all who wait for it. `forget` it afterwards."""
+    @contextmanager
+    def waiting(self, workflow: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
+        """While somebody waits for its end: what is called for a future that is done when an event tells of it.
+
+        It is shared by all who wait for the same, and to be asked for anew before each look.
+        """
+        self._waits[workflow] += 1
+        try:
+            yield partial(self._expect, workflow)
+        finally:
+            self._waits[workflow] -= 1
+            if not self._waits[workflow]:
+                del self._waits[workflow]
+                self._expected.pop(workflow, None)
+
+    def _expect(self, workflow: str) -> asyncio.Future[None]:
         if self._listener is None or self._listener.done():
             self._listener = self._background.start(self._listen(), name="ends of workflows")
-        turn = self._waiting.get(workflow)
+        turn = self._expected.get(workflow)
         if turn is None:
-            turn = self._waiting[workflow] = asyncio.get_running_loop().create_future()
+            turn = self._expected[workflow] = asyncio.get_running_loop().create_future()
         return turn
-
-    def forget(self, workflow: str) -> None:
-        """Somebody does not wait any more; who still does expects it again."""
-        self._waiting.pop(workflow, None)
 
     async def _listen(self) -> None:
         try:
@@ -57,10 +72,10 @@ class Ends:
                         event = await stream.next_before(idle)
                     finally:
                         idle.cancel()
-                    if event is None and not self._waiting:
+                    if event is None and not self._expected:
                         return
                     if event is not None and event.type in ENDINGS:
-                        turn = self._waiting.pop(event.subject, None)
+                        turn = self._expected.pop(event.subject, None)
                         if turn is not None and not turn.done():
                             turn.set_result(None)
         except CoditectError as error:

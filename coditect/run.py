@@ -184,6 +184,8 @@ class Run:
         told, paged = answer.get("value"), answer.get("next") is not None
         while answer.get("next") is not None:
             answer = await self._control.ask(Verb.RESULT, {**asked, "after": answer["next"]}, timeout=timeout)
+            if not isinstance(told, dict) or not isinstance(answer.get("value"), dict):
+                raise Retryable("The workflow went on while its value was read", workflow=self.id)
             told |= answer["value"]
         if paged and isinstance(told, dict) and len(told) == 1:
             (told,) = told.values()
@@ -218,12 +220,12 @@ class Run:
         """Looks until it is enough. Silence is waited out once the control plane has answered this process."""
         now = asyncio.get_running_loop().time
         begin, end = now(), now() + seconds(timeout)
-        try:
+        with self._ends.waiting(self.id) as expect:
             while True:
                 waited = now() - begin
                 pause = max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * waited)
                 # expected before the look, so that an end in between is not missed
-                heard = self._ends.expect(self.id) if waited > UNHEARD_SECONDS else None
+                heard = expect() if waited > UNHEARD_SECONDS else None
                 cause: Exception | None = None
                 try:
                     seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
@@ -233,13 +235,12 @@ class Run:
                     if isinstance(error, ControlPlaneRequired) and not self._control.answered:
                         raise
                     cause = error
-                pause = min(longest, pause)
-                if now() + pause >= end:
+                left = end - now()
+                if left <= FIRST_PAUSE_SECONDS:
                     fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
                     raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
+                pause = min(longest, pause, max(FIRST_PAUSE_SECONDS, left / 2))  # the last look is near the end
                 await (asyncio.sleep(pause) if heard is None else asyncio.wait({heard}, timeout=pause))
-        finally:
-            self._ends.forget(self.id)
 
     # -- as it happens ----------------------------------------------------------------------------------
 

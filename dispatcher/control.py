@@ -169,6 +169,11 @@ class Control:
                 )
         except (Unroutable, NotFound) as error:
             log.debug("An answer has no receiver any more", extra={"reason": str(error)})
+        except TooLarge as error:
+            log.error("An answer is larger than the broker takes", extra={"reason": str(error)})
+            if not isinstance(answer, CoditectError):
+                await self._send(delivery, TooLarge("The answer is too large", fix="ask for less: one node, or a page"))
+                return
         except CoditectError as error:
             log.info("An answer could not be sent; its request comes again", extra={"reason": str(error)})
             delivery.requeue()

@@ -15,6 +15,7 @@ from coditect.cli.connections import Connections, connections
 from coditect.cli.load_drive import Counts, Load, drive
 from coditect.cli.load_report import Effect, Ending, LoadReport, parse_effects, report_json, summarize
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.cli.waiting import checked
 from coditect.errors import InputError
 from coditect.loop import run_loop
 from coditect.model.capability import Priority
@@ -42,7 +43,9 @@ def run_load(
     ] = None,
     capability: Annotated[str, typer.Option("--capability", "-c", help='Takes {"milliseconds": n}.')] = "load.work",
     priority: Annotated[Priority, typer.Option("--priority", "-p", help="Of every task.")] = Priority.P1,
-    wait: Annotated[str, typer.Option("--wait", help="No answer after so long: the task hangs.")] = "5m",
+    wait: Annotated[
+        str, typer.Option("--wait", callback=checked, help="No answer after so long: the task hangs.")
+    ] = "5m",
     effect_log: Annotated[
         Path | None, typer.Option("--effect-log", help=f"Default: {LOG_VARIABLE}, or beside what `up` wrote.")
     ] = None,

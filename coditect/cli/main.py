@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group_from_info
 from typer.models import TyperInfo
 
@@ -52,6 +52,10 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
 
 class CommandTree(TyperGroup):
     """The root command."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = dict.fromkeys(BRANCHES, TyperCommand(None))  # for suggestions: only the names count
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The branches, in the order in which they are shown."""

@@ -13,6 +13,7 @@ import typer
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, printable, say, write_json
+from coditect.cli.waiting import checked
 from coditect.cli.why_not import why_not
 from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes
 from coditect.errors import CoditectError
@@ -60,7 +61,7 @@ def submit_task(
         str | None, typer.Option("--deadline", help="Not wanted any more after so long from now, e.g. 1h.")
     ] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="Prefer this agent, by its id.")] = None,
-    wait: Annotated[str, typer.Option("--wait", help="Wait for the result at most so long.")] = "10m",
+    wait: Annotated[str, typer.Option("--wait", callback=checked, help="Wait for the result at most so long.")] = "10m",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id and return.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Durable: the control plane keeps it. Print its id and return.")
@@ -114,7 +115,7 @@ def get_task(context: typer.Context, task_id: DurableArgument, output: OutputOpt
 def wait_for_task(
     context: typer.Context,
     task_id: DurableArgument,
-    wait: Annotated[str, typer.Option("--wait", help="At most so long.")] = "10m",
+    wait: Annotated[str, typer.Option("--wait", callback=checked, help="At most so long.")] = "10m",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Wait for a durable task and print its value; exits as `task submit` does.
@@ -201,7 +202,7 @@ async def _submit_durable(opened: Connections, order: _Order, wait: str | None) 
 async def _get(opened: Connections, task_id: str) -> tuple[NodeRow, list[AttemptRow], Outcome | None]:
     async with opened.fleet() as client:
         handle = client.task(task_id)
-        (node,) = [row async for row in handle.run.nodes()]
+        node = await handle.row()
         attempts = [row async for row in handle.run.attempts()]
         return node, attempts, await handle.outcome() if node.state.terminal else None
 

@@ -15,6 +15,7 @@ from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json
 from coditect.cli.progress import LINE_SECONDS, shown_progress
+from coditect.cli.waiting import checked
 from coditect.cli.workflow_tables import (
     MOST_NAMED,
     WITHOUT_A_VALUE,
@@ -39,6 +40,8 @@ class _Order:
     input: bytes
     key: str | None
     wait: str | None
+    values: bool
+    """Whether its value is shown, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ def run_workflow(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print its id and return when it is accepted.")
     ] = False,
-    wait: Annotated[str, typer.Option("--wait", help="Follow it at most so long; it goes on by itself.")] = "1h",
+    wait: Annotated[
+        str, typer.Option("--wait", callback=checked, help="Follow it at most so long; it goes on by itself.")
+    ] = "1h",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a workflow, show how far it is, and list its nodes with states and times when it has ended.
@@ -84,7 +89,7 @@ def run_workflow(
     """
     from coditect.workflow_file import load_workflow
 
-    order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
+    order = _Order(load_workflow(file), read_body(body), key, None if detach else wait, output is Output.JSON)
     say_what_is_not_run(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, _Accepted):
@@ -107,7 +112,7 @@ async def _run(opened: Connections, order: _Order) -> _Ran | _Accepted:
             say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
         _say_known(accepted)
         try:
-            return await _followed(run, order.wait)
+            return await _followed(run, order.wait, value=order.values)
         except asyncio.CancelledError:
             say(f"It goes on. See it: coditect workflow show {run.id}; end it: coditect workflow cancel {run.id}")
             raise
@@ -120,12 +125,12 @@ def _say_known(accepted: _Accepted) -> None:
         say(f"already accepted as {accepted.id}, {where}")
 
 
-async def _followed(run: Run, wait: str) -> _Ran:
+async def _followed(run: Run, wait: str, *, value: bool) -> _Ran:
     with shown_progress() as show:
         state = await run.wait(timeout=wait, seen=show)
     nodes = [node async for node in run.nodes()]
-    value = await run.result() if state is WorkflowState.COMPLETED else None
-    return _Ran(await run.overview(), nodes, value)
+    told = await run.result() if value and state is WorkflowState.COMPLETED else None
+    return _Ran(await run.overview(), nodes, told)
 
 
 def _uploading() -> Callable[[int, int], None]:

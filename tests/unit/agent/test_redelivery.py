@@ -8,6 +8,7 @@ import pytest
 
 from coditect import Agent, Context, Retry
 from coditect.agent import settle
+from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import BrokerUnavailable, TaskFailed
 from coditect.model import routing
@@ -234,6 +235,41 @@ async def test_reply_that_nobody_can_receive_is_counted_told_and_acked(scene: Sc
     await eventually(lambda: agent.runtime.load().running == 0)
     await agent.vanish()
     assert scene.ready_tasks("gate.pass") == 0
+
+
+async def test_reply_queue_that_was_full_long_ago_is_waited_for_again() -> None:
+    gated = Gated()
+    gated.gate.set()
+    async with TestFleet(agents=[gated.agent]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
+        await stranger.declare(Topology(queues=(Queue("mine", QueueType.CLASSIC, max_length=1),)))
+
+        async def fill() -> None:
+            await stranger.publish(Message(b"{}"), exchange="", routing_key="mine")
+
+        async def ask(task_id: str) -> None:
+            task = Message(b'"x"', message_id=task_id, reply_to="mine", type=TASK_TYPE)
+            await stranger.publish(task, exchange=routing.TASKS, routing_key="gate.pass.p1")
+
+        async def taken() -> str | None:
+            delivery = await stranger.get("mine")
+            assert delivery is not None
+            delivery.ack()
+            return delivery.message.correlation_id
+
+        await fill()
+        await ask("dropped")
+        await fleet.advance(2 * settle.FULL_REPLIES_SECONDS)
+        await taken()
+        await ask("taken")
+        await fleet.settled()
+        assert await taken() == "taken"
+        await fill()
+        await ask("waits")
+        await fleet.advance(settle.FULL_REPLIES_SECONDS / 2)
+        await taken()
+        await fleet.advance(settle.FULL_REPLIES_SECONDS / 2)
+
+        assert await taken() == "waits"
 
 
 async def test_alarm_that_outlasts_the_patience_drops_no_reply() -> None:

@@ -52,6 +52,10 @@ def test_unknown_command_is_a_usage_error(terminal: Terminal) -> None:
     assert terminal.run("nonsense").code == 2
 
 
+def test_mistyped_command_is_answered_with_the_nearest(terminal: Terminal) -> None:
+    assert "Did you mean 'workflow'?" in terminal.run("worfklow", "list").err
+
+
 def test_version_is_shown(terminal: Terminal) -> None:
     ran = terminal.run("--version")
 

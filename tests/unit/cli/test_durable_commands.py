@@ -37,6 +37,18 @@ def test_key_makes_it_durable_and_the_value_is_waited_for(terminal: Terminal, pl
     assert len(plane.kept) == 1
 
 
+@pytest.mark.parametrize(
+    "verb", [("submit", "code.review"), ("submit", "code.review", "--key", "k"), ("wait", "1:task")]
+)
+def test_a_wait_that_is_no_duration_is_refused_before_anything_is_sent(
+    terminal: Terminal, plane: ScriptedPlane, verb: tuple[str, ...]
+) -> None:
+    ran = terminal.run("task", *verb, "--wait", "10min")
+
+    assert (ran.code, plane.asked, terminal.connections.scripted.orders) == (2, [], [])
+    assert "5m" in ran.err
+
+
 def test_get_says_where_it_is_and_then_what_came_of_it(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
     before = terminal.run("task", "get", kept, "--output", "json").json
     plane.only.end()

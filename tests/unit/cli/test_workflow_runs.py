@@ -51,6 +51,16 @@ def started(terminal: Terminal, file: Path, plane: ScriptedPlane) -> str:
     return terminal.run("workflow", "run", str(file), "--detach").out.strip()
 
 
+def test_a_wait_that_is_no_duration_starts_nothing(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
+    assert terminal.run("workflow", "run", str(file), "--wait", "5").code == 2
+    assert plane.asked == []
+
+
+def test_the_table_needs_no_value(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
+    assert terminal.run("workflow", "run", str(file)).code == 0
+    assert Verb.RESULT not in plane.verbs()
+
+
 def test_run_follows_to_the_end_and_lists_every_node(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
     ran = terminal.run("workflow", "run", str(file), "--input", '{"path": "src"}', "--key", "k")
 

@@ -6,11 +6,11 @@ import pytest
 
 from coditect import Options, Priority, TaskFailed, control_plane, picking
 from coditect.client import Client
-from coditect.errors import ControlPlaneRequired, InputError, ResultTimeout, UnknownCapability
+from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
 from coditect.model.control import Verb
 from coditect.model.workflow.states import TaskState
 from tests.support import eventually
-from tests.unit.client.scene import CAPABILITY, Scene
+from tests.unit.client.scene import CAPABILITY, Scene, chain
 
 TEN_MINUTES = 600.0
 
@@ -51,6 +51,34 @@ async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
         await handle.result(timeout="10s")
 
     assert (raised.value.facts["message"], raised.value.facts["agent"]) == ("no such file", "worker-00000001")
+
+
+async def test_a_failure_that_was_redriven_is_no_outcome_any_more(scene: Scene) -> None:
+    handle = await scene.client.submit_durable(CAPABILITY)
+    scene.plane.only.end("failed")
+    with pytest.raises(TaskFailed):
+        await handle.result(timeout="10s")
+
+    scene.plane.only.failures.clear()
+    scene.plane.only.end()
+
+    assert await handle.result(timeout="10s") == {"node": "task"}
+
+
+async def test_a_workflow_of_several_nodes_is_no_task(scene: Scene) -> None:
+    started = await scene.client.start(chain(2))
+
+    with pytest.raises(NotFound) as raised:
+        await scene.client.task(f"{started.id}:task").row()
+
+    assert raised.value.facts["fix"] == f"coditect workflow show {started.id}"
+
+
+async def test_an_empty_key_is_refused_and_nothing_submitted(scene: Scene) -> None:
+    with pytest.raises(InputError, match="another length"):
+        await scene.client.submit(CAPABILITY, 1, idempotency_key="")
+
+    assert scene.plane.asked == []
 
 
 async def test_a_key_makes_a_submit_durable_and_gives_the_same_task(scene: Scene) -> None:

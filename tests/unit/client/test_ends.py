@@ -56,3 +56,18 @@ async def test_nobody_listens_when_nobody_waits_any_more(scene: Scene, monkeypat
     waiting.cancel()
 
     await eventually(lambda: scene.server.find(f"events.{scene.client.name}.1") is None)
+
+
+async def test_who_gives_up_makes_nobody_else_deaf(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+    gives_up, waiting = (asyncio.ensure_future(started.wait(timeout=1_000)) for _ in range(2))
+    await eventually(lambda: scene.plane.verbs().count(Verb.GET) == 2 and listened(scene))
+
+    gives_up.cancel()
+    await asyncio.wait({gives_up})
+    scene.plane.only.end()
+    await scene.plane.tell(scene.broker, "workflow.completed", started.id)
+
+    async with asyncio.timeout(SECONDS):
+        assert await waiting is WorkflowState.COMPLETED

@@ -223,3 +223,14 @@ async def test_the_value_of_the_only_last_node_of_many_nodes_is_the_workflow_s(s
     scene.plane.kept[started.id].pages = [{}, {"n1001": {"a": 1}}, {}]
 
     assert await started.result(timeout=SECONDS) == {"a": 1}
+
+
+async def test_a_wait_looks_until_its_time_is_nearly_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PAUSE_SHARE", 1_000.0)
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+
+    with pytest.raises(ResultTimeout):
+        await started.wait(timeout=0.6)
+
+    assert scene.plane.verbs().count(Verb.GET) > 3

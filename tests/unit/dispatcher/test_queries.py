@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 
 from coditect import From, Workflow
@@ -13,6 +14,7 @@ from coditect.model.json import dumps, loads
 from coditect.model.workflow.definition import Call, Definition, Each, Node
 from coditect.model.workflow.drawing import draw_text
 from coditect.model.workflow.rows import NodeRow, definition_of
+from dispatcher import queries
 from dispatcher.queries import QUERIES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
@@ -101,6 +103,24 @@ async def test_pages_of_large_values_are_small() -> None:
     pages = await ended(5, "x" * 100_000)
 
     assert [sorted(page["value"]) for page in pages] == [["n0000", "n0001"], ["n0002", "n0003"], ["n0004"]]
+
+
+async def test_a_page_of_attempts_is_bounded_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "MOST", 3)
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        flow = Workflow("wide")
+        for number in range(5):
+            flow.task("a.wide", name=f"n{number:04}")
+        await ledger.start(flow.definition())
+        asked: dict[str, Any] = {"workflow": "w", "limit": 1_000}
+        pages = [await ledger.database.read(lambda tr: queries.attempts(tr, asked))]
+        asked["after"] = pages[0]["next"]
+        pages.append(await ledger.database.read(lambda tr: queries.attempts(tr, asked)))
+
+    told = [[one["node"] for one in page["attempts"]] for page in pages]
+    assert told == [["n0000", "n0001", "n0002"], ["n0003", "n0004"]]
+    assert pages[-1]["next"] is None
 
 
 async def test_value_of_the_only_last_node_is_the_workflow_s() -> None:
