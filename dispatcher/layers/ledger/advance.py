@@ -123,11 +123,15 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
     edges = book.tr.get_range(start, EDGES.range(key)[1], limit=most + 1)
     if not edges and not after:
         _note_last(book, place)
+    told = 0
     for found, policy in edges[:most]:
+        if told and book.tr.size_bytes > MOST_BYTES:  # each may record an input of a MiB
+            break
         _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, OnFailure(policy.decode()))
-    if len(edges) > most:
-        _leave(book, place, RELEASE, EDGES.unpack(edges[most - 1][0])[2])
-    return max(1, len(edges))
+        told += 1
+    if len(edges) > told:
+        _leave(book, place, RELEASE, EDGES.unpack(edges[told - 1][0])[2])
+    return max(1, told)
 
 
 def _note_last(book: Book, place: Place) -> None:
