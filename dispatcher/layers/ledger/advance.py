@@ -7,10 +7,11 @@ there. So a node with 100,000 dependents holds up nobody.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from coditect.errors import CoditectError, InvalidWorkflow
+from coditect.errors import CoditectError, InputError, InvalidWorkflow, Retryable
 from coditect.expression import condition_holds
 from coditect.model.json import dumps, loads
 from coditect.model.result import Failure
@@ -18,6 +19,7 @@ from coditect.model.workflow.definition import Approval, Call, Each, Node, OnFai
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
+from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import anew, claiming
 from dispatcher.layers.ledger.book import Book
@@ -37,6 +39,8 @@ from dispatcher.layers.ledger.scope import (
 from dispatcher.layers.timers import Timer
 from dispatcher.layers.values import LARGEST_BYTES
 
+log = logging.getLogger(__name__)
+
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
 MOST_SHOWN = 500
@@ -45,6 +49,8 @@ MOST_BYTES = 4_000_000
 
 APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
+_CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
+"""What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
 
@@ -76,24 +82,35 @@ def follow(book: Book) -> None:
 
 
 def go_on(book: Book, limit: int = 8) -> None:
-    """Does some of what earlier transactions left over."""
+    """Does some of what earlier transactions left over.
+
+    Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it.
+    """
     left = MOST_STEPS
-    for key, cursor in book.tr.get_range(*TODO.range((book.shard,)), limit=limit):
+    for key, cursor in book.left_over(limit):
         if left <= 0 or book.tr.size_bytes > MOST_BYTES:
             break
-        _, workflow, node, kind = TODO.unpack(key)
-        place = Place(workflow, node)
-        book.tr.clear(key)
-        if kind == anew.REBUILD:
-            left -= anew.go_on(book, cursor)
-            continue
-        run = book.run(workflow)
-        if run is None:
-            continue
-        run.todo -= 1
-        left -= _CONTINUED[kind](book, place, cursor.decode(), left)
+        try:
+            left -= _go_on_with(book, key, cursor, left)
+        except _CANNOT_BE_DONE as error:
+            book.terms.set_aside.add(key)
+            facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(key), strict=True))
+            log.exception("What was left over cannot be done; it is set aside", extra=facts)
+            raise Retryable("What was left over cannot be done; it is set aside", **facts) from error
     follow(book)
-    book.effects.unfinished |= bool(book.tr.snapshot.get_range(*TODO.range((book.shard,)), limit=1))
+    book.effects.unfinished |= bool(book.left_over(1))
+
+
+def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
+    _, workflow, node, kind = TODO.unpack(key)
+    book.tr.clear(key)
+    if kind == anew.REBUILD:
+        return anew.go_on(book, cursor)
+    run = book.run(workflow)
+    if run is None:
+        return 0
+    run.todo -= 1
+    return _CONTINUED[kind](book, Place(workflow, node), cursor.decode(), most)
 
 
 def _leave(book: Book, place: Place, kind: str, cursor: str) -> None:

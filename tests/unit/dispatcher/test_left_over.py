@@ -15,7 +15,8 @@ from coditect.model.workflow.document import node_document
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher.commands import Asked, GoOn, Show
-from dispatcher.layers.ledger.advance import MOST_STEPS
+from dispatcher.layers.keyspace import TODO
+from dispatcher.layers.ledger.advance import EXPAND, MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -164,3 +165,22 @@ async def test_roots_that_take_a_large_input_are_released_in_several_transaction
 
     assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 18}
     assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Workflow("map")
+    flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
+    await ledger.start(flow.definition(), [1])
+    await ledger.database.run(lambda tr: tr.set(TODO.pack((0, "w", "each", EXPAND)), b"no number"))
+
+    with pytest.raises(Retryable, match="set aside"):
+        await ledger.start(flow.definition(), [1, 2], workflow="x")
+    await ledger.turn(GoOn())  # as the desk does, for it may be retried
+    await ledger.play(lambda _: completed(1))
+
+    assert await ledger.state("x") is WorkflowState.COMPLETED
+    assert not ledger.seen[-1].unfinished
+    (record,) = caplog.records
+    assert (record.levelname, vars(record)["workflow"], vars(record)["kind"]) == ("ERROR", "w", EXPAND)
