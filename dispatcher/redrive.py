@@ -19,7 +19,7 @@ from dispatcher import steering
 from dispatcher.intake import text
 from dispatcher.layers.keyspace import EDGES, ENDED, LIVE, STATUSES, TODO
 from dispatcher.layers.ledger import advance, claiming
-from dispatcher.layers.ledger.attempts import write_attempt
+from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
@@ -28,7 +28,6 @@ from dispatcher.layers.ledger.scope import INPUT, has_expressions, value_of, wri
 MOST_NODES = 5_000
 """Nodes that one redrive begins anew."""
 _AGAIN = (TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED)
-BY_OTHERS = "predecessor"
 
 
 def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,9 +142,7 @@ def _reset(book: Book, place: Place, begun: set[str]) -> None:
         if edge.node not in begun and before is not None and before.state.terminal:
             tally = tally.with_end(edge.on_failure, before.state)
     row.tally = tally
-    if row.publication:
-        write_attempt(book, place, row, row.state.value, None)
-    row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
+    begin_anew(book, place, row)
     book.move(place, row, TaskState.BLOCKED)
 
 
@@ -179,5 +176,5 @@ def _elements_again(book: Book, place: Place, row: NodeRow, count: int) -> None:
         if child.state is TaskState.COMPLETED:
             row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
             continue
-        child.attempt, child.agent, child.reason, child.finished_ms, child.suspect = 1, "", "", None, False
+        begin_anew(book, element, child)
         claiming.offer(book, element, child)

@@ -22,6 +22,7 @@ from dispatcher.layers import timers
 from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import anew, claiming
+from dispatcher.layers.ledger.attempts import BY_OTHERS
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -170,7 +171,7 @@ def _tell(book: Book, place: Place, before: Place, policy: OnFailure) -> None:
     if decision is TaskState.READY:
         may_run(book, place, row)
     elif decision is not None:
-        end(book, place, row, decision, reason="predecessor")
+        end(book, place, row, decision, reason=BY_OTHERS)
 
 
 # -- what may run -------------------------------------------------------------------------------------------
