@@ -12,7 +12,7 @@ from typing import Any
 
 from coditect.errors import InputError, Retryable
 from coditect.model.json import dumps
-from coditect.model.workflow.definition import Call, Each, Node, OnFailure
+from coditect.model.workflow.definition import Call, Each, Node
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import steering
@@ -38,13 +38,9 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     place = Place(text(body, "workflow"), text(body, "node"))
     steering.run_of(book, place.workflow)
     row = steering.node_of(book, place)
-    if "[" in place.node:
-        raise InputError("An element runs again with its map", node=place.node, fix="redrive the map itself")
-    if row.state not in _AGAIN:
-        raise InputError("Only what ended without a value runs again", node=place.node, state=row.state.value)
-    if row.reason == BY_OTHERS:
-        fix = "redrive the node that failed first: coditect workflow show"
-        raise InputError("The node ended because of another", node=place.node, fix=fix)
+    _check_ended_by_itself(place, row)
+    if "input" in body:
+        _check_input(book, place, body["input"])
     begun = _again(book, place.workflow, [place.node])
     _check_done_with(book, place.workflow, begun)
     told = {"workflow": place.workflow, "node": place.node, "again": sorted(begun)}
@@ -55,6 +51,31 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         row.own_input = True
     _begin(book, place.workflow, [place.node], begun)
     return told | {"dry_run": False}
+
+
+def _check_ended_by_itself(place: Place, row: NodeRow) -> None:
+    if "[" in place.node:
+        raise InputError("An element runs again with its map", node=place.node, fix="redrive the map itself")
+    if row.state not in _AGAIN:
+        raise InputError("Only what ended without a value runs again", node=place.node, state=row.state.value)
+    if row.reason == BY_OTHERS:
+        fix = "redrive the node that failed first: coditect workflow show"
+        raise InputError("The node ended because of another", node=place.node, fix=fix)
+
+
+def _check_input(book: Book, place: Place, given: object) -> None:
+    """A map's input is the list of its elements' inputs, and stands once there are any: some may have completed."""
+    work = book.definition(place).work
+    if not isinstance(work, Each):
+        return
+    if advance.has_elements(book, place):
+        fix = "redrive it without an input, or start the workflow again"
+        raise InputError("A map that has elements keeps their inputs", node=place.node, fix=fix)
+    if not isinstance(given, list):
+        fix = "give a list: the input of each element"
+        raise InputError("The input of a map is a list", node=place.node, given=type(given).__name__, fix=fix)
+    if len(given) > work.limit:
+        raise InputError("The list is longer than the map's limit", node=place.node, count=len(given), most=work.limit)
 
 
 def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +171,8 @@ def _run_again(book: Book, place: Place, row: NodeRow) -> None:
     """The failed node itself: its predecessors let it run before, and they have not changed."""
     node = book.definition(place)
     bodies = value_of(book.tr, place, INPUT) if isinstance(node.work, Each) else None
-    if bodies is not None:
-        _elements_again(book, place, row, len(bodies))
+    if isinstance(bodies, list):
+        advance.expand(book, place, row, len(bodies))
     elif isinstance(node.work, Call) and has_input(book, place, node):
         claiming.offer(book, place, row)
     else:
@@ -161,20 +182,3 @@ def _run_again(book: Book, place: Place, row: NodeRow) -> None:
 def has_input(book: Book, place: Place, node: Node) -> bool:
     """Whether what it is to be called with is known: it got as far as that before."""
     return not has_expressions(node) or value_of(book.tr, place, INPUT) is not None
-
-
-def _elements_again(book: Book, place: Place, row: NodeRow, count: int) -> None:
-    """Of a map, the elements that did not complete, and those that it never got to."""
-    row.tally = Tally(count, count)
-    book.move(place, row, TaskState.WORKING)
-    for index in range(count):
-        element = Place(place.workflow, f"{place.node}[{index}]")
-        child = book.node(element)
-        if child is None:  # the map was canceled before it and those behind it were made
-            advance.expand_from(book, place, index)
-            return
-        if child.state is TaskState.COMPLETED:
-            row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
-            continue
-        begin_anew(book, element, child)
-        claiming.offer(book, element, child)

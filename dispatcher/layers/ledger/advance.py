@@ -22,7 +22,7 @@ from dispatcher.layers import timers
 from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import anew, claiming
-from dispatcher.layers.ledger.attempts import BY_OTHERS
+from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -225,21 +225,29 @@ def close_approval(book: Book, place: Place, row: NodeRow) -> None:
 
 
 def _expand(book: Book, place: Place, row: NodeRow, node: Node) -> None:
+    if has_elements(book, place):  # they keep their inputs, though the list may be another one by now
+        expand(book, place, row, len(value_of(book.tr, place, INPUT)))
+        return
     bodies = element_bodies(book, place, node)
-    row.tally = Tally(len(bodies), len(bodies))
+    if bodies:
+        write(book, place, INPUT, dumps([loads(body) for body in bodies]))
+    expand(book, place, row, len(bodies))
+
+
+def has_elements(book: Book, place: Place) -> bool:
+    """Whether any of the map's elements was made. They are made in order."""
+    return book.node(_element(place, 0)) is not None
+
+
+def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
+    """The map's elements are made from its recorded input by later transactions; those that there are run again."""
+    row.tally = Tally(count, count)
     row.ready_ms = book.now_ms
     book.move(place, row, TaskState.WORKING)
-    if not bodies:
-        write(book, place, RESULT, b"[]")
-        end(book, place, row, TaskState.COMPLETED)
-        return
-    write(book, place, INPUT, dumps([loads(body) for body in bodies]))
-    expand_from(book, place, 0)
-
-
-def expand_from(book: Book, place: Place, index: int) -> None:
-    """The map's elements from this one on are made by later transactions."""
-    _leave(book, place, EXPAND, str(index))
+    if count:
+        _leave(book, place, EXPAND, "0")
+    else:
+        _end_map(book, place, row)
 
 
 def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
@@ -248,15 +256,33 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
     row = book.node(place)
     if row is None or row.state is not TaskState.WORKING:
         return 1
-    for number in range(first, min(first + most, len(bodies))):
-        element = Place(place.workflow, f"{place.node}[{number}]")
-        child = NodeRow(TaskState.BLOCKED, own_input=True)
-        book.add_node(element, child)
-        write(book, element, INPUT, dumps(bodies[number]), first=True)
-        claiming.offer(book, element, child)
-    if number + 1 < len(bodies):
-        expand_from(book, place, number + 1)
-    return number + 1 - first
+    may_exist = True
+    while number < min(first + most, len(bodies)):
+        if number > first and book.tr.size_bytes > MOST_BYTES:
+            break
+        element = _element(place, number)
+        child = book.node(element) if may_exist else None
+        may_exist = child is not None  # behind one that was not made is none
+        if child is None:
+            child = NodeRow(TaskState.BLOCKED, own_input=True)
+            book.add_node(element, child)
+            write(book, element, INPUT, dumps(bodies[number]), first=True)
+            claiming.offer(book, element, child)
+        elif child.state is TaskState.COMPLETED:
+            row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
+        else:
+            begin_anew(book, element, child)
+            claiming.offer(book, element, child)
+        number += 1
+    if number < len(bodies):
+        _leave(book, place, EXPAND, str(number))
+    elif not row.tally.open:
+        _end_map(book, place, row)
+    return max(1, number - first)
+
+
+def _element(place: Place, number: int) -> Place:
+    return Place(place.workflow, f"{place.node}[{number}]")
 
 
 def _element_ended(book: Book, element: Place) -> None:
@@ -264,14 +290,18 @@ def _element_ended(book: Book, element: Place) -> None:
     row, ended = book.node(place), book.node(element)
     if row is None or ended is None or row.state is not TaskState.WORKING:
         return
-    row.tally = tally = row.tally.with_end(OnFailure.FAIL, ended.state)
-    if tally.open:
-        return
+    row.tally = row.tally.with_end(OnFailure.FAIL, ended.state)
+    if not row.tally.open:
+        _end_map(book, place, row)
+
+
+def _end_map(book: Book, place: Place, row: NodeRow) -> None:
+    """All of its elements have ended."""
+    tally = row.tally
     if tally.worst is not None:
         end(book, place, row, tally.worst, reason="element")
         return
-    results = [value_of(book.tr, Place(place.workflow, f"{place.node}[{index}]"), RESULT) for index in range(tally.met)]
-    body = dumps(results)
+    body = dumps([value_of(book.tr, _element(place, number), RESULT) for number in range(tally.met)])
     if len(body) > LARGEST_BYTES:
         message = f"The list of {tally.met} values has {len(body)} bytes, at most {LARGEST_BYTES} are kept"
         fail(book, place, row, Failure("result_too_large", "TooLarge", message, fix="return references, not values"))

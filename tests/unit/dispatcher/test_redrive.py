@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
+from coditect.errors import InputError
 from coditect.model.control import Verb
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.states import TaskState
+from coditect.model.json import loads
+from coditect.model.result import Outcome
+from coditect.model.workflow.definition import After, Definition, OnFailure
+from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher import queries
+from dispatcher.commands import Asked
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.layers.ledger.scope import FAILURE, RESULT, value_of
+from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed
 
@@ -42,6 +47,117 @@ def one_map(limit: int = 10) -> Definition:
     flow = Workflow("map")
     flow.map("work", "input", {"n": From("item")}, limit=limit, name="each")
     return flow.definition()
+
+
+# -- maps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [({"items": [1, 2]}, "is a list"), ("ab", "is a list"), (None, "is a list"), ([1] * 11, "longer than")],
+)
+async def test_input_of_a_map_is_a_list_within_its_limit(ledger: Ledger, given: Any, sentence: str) -> None:
+    await ledger.start(one_map(), {"no": "list"})
+    assert (await ledger.node("each")).reason == "expression"
+
+    with pytest.raises(InputError, match=sentence):
+        await redrive(ledger, "each", input=given)
+    with pytest.raises(InputError, match=sentence):
+        await redrive(ledger, "each", input=given, dry_run=True)
+    await ledger.start(one_map(), [1, 2], workflow="other")
+    await ledger.play(lambda _: completed(1))
+
+    assert await ledger.state() is WorkflowState.FAILED
+    assert await ledger.state("other") is WorkflowState.COMPLETED
+
+
+async def test_map_without_elements_runs_again_from_a_list(ledger: Ledger) -> None:
+    await ledger.start(one_map(), {"no": "list"})
+
+    await redrive(ledger, "each", input=[{"n": 1}, {"n": 2}])
+    inputs = {one.place.node: loads(one.task.body) for one in ledger.published}
+    await ledger.play(lambda one: completed(one.place.node))
+
+    assert inputs == {"each[0]": {"n": 1}, "each[1]": {"n": 2}}
+    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == ["each[0]", "each[1]"]
+    assert (await ledger.run()).counts == {"completed": 3}
+
+
+async def test_map_runs_again_from_an_empty_list(ledger: Ledger) -> None:
+    await ledger.start(one_map(), {"no": "list"})
+
+    await redrive(ledger, "each", input=[])
+
+    assert await ledger.state() is WorkflowState.COMPLETED
+    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == []
+
+
+async def test_map_that_has_elements_keeps_their_inputs(ledger: Ledger) -> None:
+    await ledger.start(one_map(), [1, 2])
+    await ledger.play(lambda one: completed(1) if one.place.node == "each[0]" else failed())
+
+    with pytest.raises(InputError, match="keeps their inputs"):
+        await redrive(ledger, "each", input=[3, 4])
+
+    assert await ledger.state() is WorkflowState.FAILED
+
+
+async def test_map_whose_elements_all_completed_ends_again(ledger: Ledger) -> None:
+    await ledger.start(one_map(), [1, 2, 3, 4])
+    await ledger.play(lambda _: completed("x" * (LARGEST_BYTES // 3)))
+    before = (await ledger.node("each")).reason
+
+    await redrive(ledger, "each")
+
+    assert before == (await ledger.node("each")).reason == "result_too_large"
+    assert await ledger.state() is WorkflowState.FAILED
+    assert (await ledger.run()).todo == 0
+
+
+async def test_map_that_was_canceled_before_its_last_element_was_counted_has_its_list(ledger: Ledger) -> None:
+    flow = Workflow("map")
+    large = flow.task("work", name="large")
+    for number in range(6):
+        flow.task("rest", From("results.large"), after=[large], name=f"n{number}")
+    flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
+    await ledger.start(flow.definition(), [1, 2])
+    first = await take(ledger)
+    await ledger.turn(ledger.finished(first["each[0]"], completed(1)))
+
+    # the transaction is so large by then that what follows from the element's end is left over
+    full, last = (
+        ledger.finished(first["large"], completed("x" * 900_000)),
+        ledger.finished(first["each[1]"], completed(2)),
+    )
+    await ledger.turn(full, last, Asked(Verb.CANCEL, {"workflow": "w"}))
+    before = await ledger.node("each"), await ledger.node("each[1]")
+    await redrive(ledger, "each")
+
+    assert [row.state for row in before] == [TaskState.CANCELED, TaskState.COMPLETED]
+    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == [1, 2]
+    assert await ledger.state() is WorkflowState.CANCELED
+
+
+async def test_map_that_is_told_again_runs_its_elements_again(ledger: Ledger) -> None:
+    flow = Workflow("told")
+    before = flow.task("work", name="before")
+    flow.map("work", "input", {"n": From("item")}, limit=10, after=[After(before.name, OnFailure.ALLOW)], name="each")
+    await ledger.start(flow.definition(), [1, 2])
+    await ledger.play(lambda one: completed(1) if one.place.node == "each[0]" else failed())
+    fence = (await ledger.node("each[1]")).fence
+    ran: list[str] = []
+
+    def act(publication: Publication) -> Outcome:
+        ran.append(publication.place.node)
+        return completed(2)
+
+    await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    await ledger.play(act)
+
+    assert ran == ["before", "each[1]"]
+    assert (await ledger.node("each[1]")).fence > fence
+    assert (await ledger.run()).counts == {"completed": 4}
+    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == [1, 2]
 
 
 # -- values of an earlier life ------------------------------------------------------------------------------
