@@ -12,7 +12,7 @@ from typing import Any
 
 from coditect.errors import InputError, Retryable
 from coditect.model.json import dumps
-from coditect.model.workflow.definition import Call, Each, Node
+from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import steering
@@ -43,6 +43,9 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         _check_input(book, place, body["input"])
     begun = _again(book, place.workflow, [place.node])
     _check_done_with(book, place.workflow, begun)
+    if _tally(book, place, begun).decision not in (None, TaskState.READY):
+        fix = "redrive those first, or resume the workflow"
+        raise InputError("What the node comes after ended without a value", node=place.node, fix=fix)
     told = {"workflow": place.workflow, "node": place.node, "again": sorted(begun)}
     if body.get("dry_run"):
         return told | {"dry_run": True}
@@ -122,12 +125,17 @@ def _again(book: Book, workflow: str, first: Iterable[str]) -> set[str]:
 
 
 def _check_done_with(book: Book, workflow: str, begun: set[str]) -> None:
-    """What is left over of an end would be done to what begins anew: dependents would be told twice."""
+    """What is left over of an end would be done to what begins anew: dependents would be told twice.
+
+    Of their own ends, and of those before them, which are counted when they begin anew.
+    """
     if not steering.run_of(book, workflow).todo:
         return
     left = book.tr.get_range(*TODO.range((book.shard, workflow)), limit=MOST_NODES)
     found = [TODO.unpack(key)[2:] for key, _ in left]
-    if len(left) == MOST_NODES or any(kind == advance.CANCEL or _base(node) in begun for node, kind in found):
+    before = {edge.node for name in begun for edge in book.definition(Place(workflow, name)).after}
+    own = any(kind == advance.CANCEL or _base(node) in begun for node, kind in found)
+    if len(left) == MOST_NODES or own or any(kind == advance.RELEASE and node in before for node, kind in found):
         fix = "try again in a moment"
         raise Retryable("What follows from the node's end is not done yet", workflow=workflow, fix=fix)
 
@@ -143,6 +151,8 @@ def _begin(book: Book, workflow: str, first: Iterable[str], begun: set[str]) -> 
         book.tr.set(LIVE.pack((book.shard, workflow)), b"")
     run.state, run.finished_ms, run.reason, run.canceling = WorkflowState.RUNNING, None, "", False
     for name in begun:
+        _take_back(book, Place(workflow, name), begun)
+    for name in begun:
         _reset(book, Place(workflow, name), begun)
     for name in first:
         place = Place(workflow, name)
@@ -152,19 +162,39 @@ def _begin(book: Book, workflow: str, first: Iterable[str], begun: set[str]) -> 
     book.effects.say("workflow.resumed", workflow)
 
 
+def _take_back(book: Book, place: Place, begun: set[str]) -> None:
+    """Dependents that wait for others, too, were told of this end: they wait for the next one again."""
+    for key, policy in book.tr.snapshot.get_range(*EDGES.range((place.workflow, place.node))):
+        dependent = Place(place.workflow, EDGES.unpack(key)[2])
+        row = book.node(dependent)
+        if row is None or row.state is not TaskState.BLOCKED:
+            continue
+        row.open += 1
+        if OnFailure(policy.decode()) is OnFailure.ALLOW:
+            row.met -= 1
+        else:
+            row.worst = _tally(book, dependent, begun).worst
+
+
 def _reset(book: Book, place: Place, begun: set[str]) -> None:
-    row, node = steering.node_of(book, place), book.definition(place)
+    row = steering.node_of(book, place)
     run = steering.run_of(book, place.workflow)
     if not book.tr.snapshot.get_range(*EDGES.range((place.workflow, place.node)), limit=1):
         run.lasts[row.state.value] -= 1
+    row.tally = _tally(book, place, begun)
+    begin_anew(book, place, row)
+    book.move(place, row, TaskState.BLOCKED)
+
+
+def _tally(book: Book, place: Place, begun: set[str]) -> Tally:
+    """The node's edges, by those of its predecessors that have ended and do not begin anew."""
+    node = book.definition(place)
     tally = Tally.of(node)
     for edge in node.after:
         before = book.node(Place(place.workflow, edge.node))
         if edge.node not in begun and before is not None and before.state.terminal:
             tally = tally.with_end(edge.on_failure, before.state)
-    row.tally = tally
-    begin_anew(book, place, row)
-    book.move(place, row, TaskState.BLOCKED)
+    return tally
 
 
 def _run_again(book: Book, place: Place, row: NodeRow) -> None:
