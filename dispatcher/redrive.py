@@ -149,7 +149,10 @@ def _begin(book: Book, workflow: str, first: Iterable[str], begun: set[str]) -> 
     if run.finished_ms is not None:
         book.tr.clear(ENDED.pack((book.shard, run.finished_ms, workflow)))
         book.tr.set(LIVE.pack((book.shard, workflow)), b"")
-    run.state, run.finished_ms, run.reason, run.canceling = WorkflowState.RUNNING, None, "", False
+    run.finished_ms, run.reason, run.canceling = None, "", False
+    if run.state is not WorkflowState.PAUSED:  # what got ready meanwhile waits for the resume
+        run.state = WorkflowState.RUNNING
+        book.effects.say("workflow.resumed", workflow)
     for name in begun:
         _take_back(book, Place(workflow, name), begun)
     for name in begun:
@@ -159,7 +162,6 @@ def _begin(book: Book, workflow: str, first: Iterable[str], begun: set[str]) -> 
         row = steering.node_of(book, place)
         if row.tally.decision is TaskState.READY:
             _run_again(book, place, row)
-    book.effects.say("workflow.resumed", workflow)
 
 
 def _take_back(book: Book, place: Place, begun: set[str]) -> None:

@@ -181,6 +181,24 @@ async def test_redrive_waits_for_what_is_left_over_of_another_predecessor_s_end(
     assert (await ledger.node("z")).state is TaskState.BLOCKED
 
 
+async def test_redrive_leaves_a_paused_workflow_paused(ledger: Ledger) -> None:
+    flow = Workflow("paused")
+    flow.task("work", name="a")
+    flow.task("work", after=[flow.task("work", name="b")], name="c")
+    await ledger.start(flow.definition())
+    first = await take(ledger)
+    await ledger.ask(Verb.PAUSE, {"workflow": "w"})
+    await ledger.turn(ledger.finished(first["a"], failed()), ledger.finished(first["b"], completed(1)))
+
+    await redrive(ledger, "a")
+    meanwhile = await ledger.state(), list(ledger.published), ledger.seen[-1].notices
+    await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    await ledger.play(lambda _: completed(1))
+
+    assert meanwhile == (WorkflowState.PAUSED, [], [])
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
 # -- maps ---------------------------------------------------------------------------------------------------
 
 
