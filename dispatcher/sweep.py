@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coditect.model.json import dumps
 from coditect.model.workflow.definition import Approval, OnTimeout
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Due, Returned
@@ -9,6 +10,7 @@ from dispatcher.layers import timers
 from dispatcher.layers.ledger import advance, claiming
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.scope import RESULT, write
 from dispatcher.layers.timers import Timer
 
 NO_QUEUE_MS = 1_000
@@ -32,6 +34,7 @@ def due(book: Book, command: Due) -> None:
         granted = work.on_timeout is OnTimeout.GRANT
         advance.close_approval(book, place, row)
         row.agent = "timeout"
+        write(book, place, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
         state = TaskState.COMPLETED if granted else TaskState.REJECTED
         advance.end(book, place, row, state, reason="" if granted else "approval_timeout")
 

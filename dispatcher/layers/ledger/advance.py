@@ -7,10 +7,11 @@ there. So a node with 100,000 dependents holds up nobody.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from coditect.errors import CoditectError, InvalidWorkflow
+from coditect.errors import CoditectError, InputError, InvalidWorkflow, Retryable
 from coditect.expression import condition_holds
 from coditect.model.json import dumps, loads
 from coditect.model.result import Failure
@@ -18,8 +19,10 @@ from coditect.model.workflow.definition import Approval, Call, Each, Node, OnFai
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
+from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import anew, claiming
+from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -37,6 +40,8 @@ from dispatcher.layers.ledger.scope import (
 from dispatcher.layers.timers import Timer
 from dispatcher.layers.values import LARGEST_BYTES
 
+log = logging.getLogger(__name__)
+
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
 MOST_SHOWN = 500
@@ -45,6 +50,8 @@ MOST_BYTES = 4_000_000
 
 APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
+_CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
+"""What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
 
@@ -76,24 +83,35 @@ def follow(book: Book) -> None:
 
 
 def go_on(book: Book, limit: int = 8) -> None:
-    """Does some of what earlier transactions left over."""
+    """Does some of what earlier transactions left over.
+
+    Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it.
+    """
     left = MOST_STEPS
-    for key, cursor in book.tr.get_range(*TODO.range((book.shard,)), limit=limit):
+    for key, cursor in book.left_over(limit):
         if left <= 0 or book.tr.size_bytes > MOST_BYTES:
             break
-        _, workflow, node, kind = TODO.unpack(key)
-        place = Place(workflow, node)
-        book.tr.clear(key)
-        if kind == anew.REBUILD:
-            left -= anew.go_on(book, cursor)
-            continue
-        run = book.run(workflow)
-        if run is None:
-            continue
-        run.todo -= 1
-        left -= _CONTINUED[kind](book, place, cursor.decode(), left)
+        try:
+            left -= _go_on_with(book, key, cursor, left)
+        except _CANNOT_BE_DONE as error:
+            book.terms.set_aside.add(key)
+            facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(key), strict=True))
+            log.exception("What was left over cannot be done; it is set aside", extra=facts)
+            raise Retryable("What was left over cannot be done; it is set aside", **facts) from error
     follow(book)
-    book.effects.unfinished |= bool(book.tr.snapshot.get_range(*TODO.range((book.shard,)), limit=1))
+    book.effects.unfinished |= bool(book.left_over(1))
+
+
+def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
+    _, workflow, node, kind = TODO.unpack(key)
+    book.tr.clear(key)
+    if kind == anew.REBUILD:
+        return anew.go_on(book, cursor)
+    run = book.run(workflow)
+    if run is None:
+        return 0
+    run.todo -= 1
+    return _CONTINUED[kind](book, Place(workflow, node), cursor.decode(), most)
 
 
 def _leave(book: Book, place: Place, kind: str, cursor: str) -> None:
@@ -123,11 +141,15 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
     edges = book.tr.get_range(start, EDGES.range(key)[1], limit=most + 1)
     if not edges and not after:
         _note_last(book, place)
+    told = 0
     for found, policy in edges[:most]:
+        if told and book.tr.size_bytes > MOST_BYTES:  # each may record an input of a MiB
+            break
         _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, OnFailure(policy.decode()))
-    if len(edges) > most:
-        _leave(book, place, RELEASE, EDGES.unpack(edges[most - 1][0])[2])
-    return max(1, len(edges))
+        told += 1
+    if len(edges) > told:
+        _leave(book, place, RELEASE, EDGES.unpack(edges[told - 1][0])[2])
+    return max(1, told)
 
 
 def _note_last(book: Book, place: Place) -> None:
@@ -149,7 +171,7 @@ def _tell(book: Book, place: Place, before: Place, policy: OnFailure) -> None:
     if decision is TaskState.READY:
         may_run(book, place, row)
     elif decision is not None:
-        end(book, place, row, decision, reason="predecessor")
+        end(book, place, row, decision, reason=BY_OTHERS)
 
 
 # -- what may run -------------------------------------------------------------------------------------------
@@ -203,21 +225,29 @@ def close_approval(book: Book, place: Place, row: NodeRow) -> None:
 
 
 def _expand(book: Book, place: Place, row: NodeRow, node: Node) -> None:
+    if has_elements(book, place):  # they keep their inputs, though the list may be another one by now
+        expand(book, place, row, len(value_of(book.tr, place, INPUT)))
+        return
     bodies = element_bodies(book, place, node)
-    row.tally = Tally(len(bodies), len(bodies))
+    if bodies:
+        write(book, place, INPUT, dumps([loads(body) for body in bodies]))
+    expand(book, place, row, len(bodies))
+
+
+def has_elements(book: Book, place: Place) -> bool:
+    """Whether any of the map's elements was made. They are made in order."""
+    return book.node(_element(place, 0)) is not None
+
+
+def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
+    """The map's elements are made from its recorded input by later transactions; those that there are run again."""
+    row.tally = Tally(count, count)
     row.ready_ms = book.now_ms
     book.move(place, row, TaskState.WORKING)
-    if not bodies:
-        write(book, place, RESULT, b"[]")
-        end(book, place, row, TaskState.COMPLETED)
-        return
-    write(book, place, INPUT, dumps([loads(body) for body in bodies]))
-    expand_from(book, place, 0)
-
-
-def expand_from(book: Book, place: Place, index: int) -> None:
-    """The map's elements from this one on are made by later transactions."""
-    _leave(book, place, EXPAND, str(index))
+    if count:
+        _leave(book, place, EXPAND, "0")
+    else:
+        _end_map(book, place, row)
 
 
 def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
@@ -226,15 +256,33 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
     row = book.node(place)
     if row is None or row.state is not TaskState.WORKING:
         return 1
-    for number in range(first, min(first + most, len(bodies))):
-        element = Place(place.workflow, f"{place.node}[{number}]")
-        child = NodeRow(TaskState.BLOCKED, own_input=True)
-        book.add_node(element, child)
-        write(book, element, INPUT, dumps(bodies[number]), first=True)
-        claiming.offer(book, element, child)
-    if number + 1 < len(bodies):
-        expand_from(book, place, number + 1)
-    return number + 1 - first
+    may_exist = True
+    while number < min(first + most, len(bodies)):
+        if number > first and book.tr.size_bytes > MOST_BYTES:
+            break
+        element = _element(place, number)
+        child = book.node(element) if may_exist else None
+        may_exist = child is not None  # behind one that was not made is none
+        if child is None:
+            child = NodeRow(TaskState.BLOCKED, own_input=True)
+            book.add_node(element, child)
+            write(book, element, INPUT, dumps(bodies[number]), first=True)
+            claiming.offer(book, element, child)
+        elif child.state is TaskState.COMPLETED:
+            row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
+        else:
+            begin_anew(book, element, child)
+            claiming.offer(book, element, child)
+        number += 1
+    if number < len(bodies):
+        _leave(book, place, EXPAND, str(number))
+    elif not row.tally.open:
+        _end_map(book, place, row)
+    return max(1, number - first)
+
+
+def _element(place: Place, number: int) -> Place:
+    return Place(place.workflow, f"{place.node}[{number}]")
 
 
 def _element_ended(book: Book, element: Place) -> None:
@@ -242,14 +290,18 @@ def _element_ended(book: Book, element: Place) -> None:
     row, ended = book.node(place), book.node(element)
     if row is None or ended is None or row.state is not TaskState.WORKING:
         return
-    row.tally = tally = row.tally.with_end(OnFailure.FAIL, ended.state)
-    if tally.open:
-        return
+    row.tally = row.tally.with_end(OnFailure.FAIL, ended.state)
+    if not row.tally.open:
+        _end_map(book, place, row)
+
+
+def _end_map(book: Book, place: Place, row: NodeRow) -> None:
+    """All of its elements have ended."""
+    tally = row.tally
     if tally.worst is not None:
         end(book, place, row, tally.worst, reason="element")
         return
-    results = [value_of(book.tr, Place(place.workflow, f"{place.node}[{index}]"), RESULT) for index in range(tally.met)]
-    body = dumps(results)
+    body = dumps([value_of(book.tr, _element(place, number), RESULT) for number in range(tally.met)])
     if len(body) > LARGEST_BYTES:
         message = f"The list of {tally.met} values has {len(body)} bytes, at most {LARGEST_BYTES} are kept"
         fail(book, place, row, Failure("result_too_large", "TooLarge", message, fix="return references, not values"))

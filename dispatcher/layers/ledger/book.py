@@ -11,10 +11,10 @@ from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.document import read_node
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
-from dispatcher.store.transaction import Transaction
+from dispatcher.store.transaction import KeyValue, Transaction
 
 MOST_DEFINITIONS = 20_000
 """Nodes whose definitions are kept in memory."""
@@ -66,6 +66,8 @@ class Terms:
     claim_on_record: bool = True
     """Whether what becomes ready is claimed at once while there is room."""
     planted: Planted = field(default_factory=Planted)
+    set_aside: set[bytes] = field(default_factory=set)
+    """Keys of what was left over and could not be done: tried again by whoever opens the shard next."""
 
 
 class Book:
@@ -153,6 +155,12 @@ class Book:
     def call(self, place: Place) -> Call | None:
         """What the node calls; None for an approval."""
         return self.definition(place).call
+
+    def left_over(self, limit: int) -> list[KeyValue]:
+        """The first pieces of what earlier transactions left over, but for those that are set aside."""
+        aside = self.terms.set_aside
+        rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
+        return [row for row in rows if row[0] not in aside][:limit]
 
     # -- changes ----------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from coditect.model.workflow.document import node_document
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher.commands import Asked, GoOn, Show
-from dispatcher.layers.ledger.advance import MOST_STEPS
+from dispatcher.layers.keyspace import TODO
+from dispatcher.layers.ledger.advance import EXPAND, MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -123,3 +124,63 @@ async def test_map_that_was_canceled_before_it_was_whole_runs_again_as_a_whole(l
     assert canceled == (WorkflowState.CANCELED, {TaskState.CANCELED: 1 + MOST_STEPS})
     assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 1 + NODES}
     assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_large_value_for_many_dependents_is_released_in_several_transactions(ledger: Ledger) -> None:
+    flow = Workflow("large")
+    first = flow.task("work", name="first")
+    wide = [flow.task("work", From("results.first"), name=f"n{number:02}", after=[first]) for number in range(18)]
+    flow.task("sum", name="sum", after=wide)
+    await ledger.start(flow.definition())
+    value = "x" * 600_000
+
+    await ledger.play(lambda one: completed(value if one.place.node == "first" else len(one.task.body)))
+
+    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 20}
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_pages_of_dependents_are_bounded_by_bytes_too(ledger: Ledger) -> None:
+    flow = Workflow("pages")
+    first = flow.task("work", name="first")
+    for number in range(2 * NODES):
+        flow.task("work", From("results.first"), name=f"n{number:04}", after=[first])
+    await ledger.start(flow.definition())
+    (one,) = ledger.published
+    ledger.published.clear()
+
+    await ledger.turn(ledger.finished(one, completed("x" * 10_000)))
+
+    assert len(ledger.published) == 2 * NODES
+    assert (await ledger.run()).todo == 0
+
+
+async def test_roots_that_take_a_large_input_are_released_in_several_transactions(ledger: Ledger) -> None:
+    flow = Workflow("roots")
+    for number in range(18):
+        flow.task("work", From("input"), name=f"n{number:02}")
+
+    await ledger.start(flow.definition(), "x" * 600_000)
+    await ledger.play(lambda one: completed(len(one.task.body)))
+
+    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 18}
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = Workflow("map")
+    flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
+    await ledger.start(flow.definition(), [1])
+    await ledger.database.run(lambda tr: tr.set(TODO.pack((0, "w", "each", EXPAND)), b"no number"))
+
+    with pytest.raises(Retryable, match="set aside"):
+        await ledger.start(flow.definition(), [1, 2], workflow="x")
+    await ledger.turn(GoOn())  # as the desk does, for it may be retried
+    await ledger.play(lambda _: completed(1))
+
+    assert await ledger.state("x") is WorkflowState.COMPLETED
+    assert not ledger.seen[-1].unfinished
+    (record,) = caplog.records
+    assert (record.levelname, vars(record)["workflow"], vars(record)["kind"]) == ("ERROR", "w", EXPAND)
