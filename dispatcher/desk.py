@@ -170,8 +170,8 @@ class Desk:
 
         Settled with the last publication number before it. The same occasion again does nothing.
         """
+        self._sendings.hold(recall=marker != self.marker)
         self.marker = marker
-        self._sendings.hold()
         self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
 
     def _go_on(self, last: int) -> None:
