@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from coditect.errors import Retryable
 from dispatcher.commands import Due
 from dispatcher.layers import timers
 from dispatcher.layers.timers import Timer
 from dispatcher.ports import Ports
 from dispatcher.settling import NOTHING, Settle
 
+log = logging.getLogger(__name__)
+
+AGAIN_MS = 1_000
+"""Before the next look, when the store did not answer."""
 Put = Callable[[Due, Settle], None]
 
 
@@ -45,7 +51,12 @@ class Alarm:
         self.set(None)
 
     async def _look(self) -> None:
-        self.set(await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self._shard)))
+        try:
+            due_ms = await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self._shard))
+        except Retryable as error:
+            self._again(error)
+        else:
+            self.set(due_ms)
 
     def _ring(self) -> None:
         self._handle = None
@@ -53,12 +64,21 @@ class Alarm:
 
     async def _put_due(self) -> None:
         now_ms = self._ports.clock.now_ms()
-        due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self._shard, now_ms))
+        try:
+            due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self._shard, now_ms))
+        except Retryable as error:
+            self._again(error)
+            return
         last = _Rung(self.look_again)
         for timer in due:
             self._put(Due(timer), last if timer is due[-1] else NOTHING)
         if not due:
             await self._look()
+
+    def _again(self, error: Retryable) -> None:
+        """The store did not tell which timer is next: perhaps one is due by then."""
+        log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
+        self.set(self._ports.clock.now_ms() + AGAIN_MS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from dispatcher.flights import Flights
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger.book import Definitions, Terms
-from dispatcher.layers.ledger.effects import Effects, Moved, Place, Publication
-from dispatcher.opening import learn
+from dispatcher.layers.ledger.effects import Effects, Place, Publication
+from dispatcher.opening import Opening, learn
 from dispatcher.outgoing import tell
 from dispatcher.overviews import Overviews
 from dispatcher.ports import Ports
@@ -84,6 +84,8 @@ class Desk:
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
         self._wake = asyncio.Event()
+        self._unsure = False
+        """A try may be committed of which memory knows nothing."""
         self._confirmed: list[int] = []
         self._sendings = Sendings(ports.broker, self._published)
         self._unsent: deque[Effects] = deque()
@@ -111,22 +113,27 @@ class Desk:
 
     async def open(self) -> None:
         """Learns what is under way; what may not have been published is published anew."""
-        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
-        for place, capability, row in found.flights:
-            self.flights.follow(Moved(place, row.state, capability, "", row), self._ports.clock.now_ms())
-        self.backlog = dict.fromkeys(found.backlog)
-        waiting = {place for place, _, row in found.flights if row.state is TaskState.PUBLISHED}
-        for unsent in found.rows:
-            if Place(unsent.workflow, unsent.node) in waiting:
-                self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
-            self._confirmed.append(unsent.publication)
-        if found.has_todo:
-            self.put(GoOn())
-        self._alarm.set(found.next_due_ms)
+        self._take_up(await self._ports.database.read(lambda tr: learn(tr, self.shard)))
         self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
         if self.showing is not None:
             self._tasks.append(self._ports.background.start(self.showing.run(), name=f"showing {self.shard}"))
         self._nudge()
+
+    def _take_up(self, found: Opening) -> None:
+        """What the ledger has under way and memory does not know was not published: it is published anew."""
+        known = {flight.publication for _, flight in self.flights}
+        waiting = {row.publication for _, _, row in found.flights if row.state is TaskState.PUBLISHED}
+        for unsent in found.rows:
+            if unsent.publication in known:
+                continue
+            if unsent.publication in waiting:
+                self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
+            self._confirmed.append(unsent.publication)
+        self.flights.agree(found.flights, self._ports.clock.now_ms())
+        self.backlog |= dict.fromkeys(found.backlog)
+        if found.has_todo:
+            self.put(GoOn())
+        self._alarm.set(found.next_due_ms)
 
     async def close(self) -> None:
         """Finishes the turn that is under way; what is still on the desk goes back."""
@@ -163,8 +170,8 @@ class Desk:
 
         Settled with the last publication number before it. The same occasion again does nothing.
         """
+        self._sendings.hold(recall=marker != self.marker)
         self.marker = marker
-        self._sendings.hold()
         self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
 
     def _go_on(self, last: int) -> None:
@@ -189,7 +196,7 @@ class Desk:
         while not self.closed:
             await self._wake.wait()
             self._wake.clear()
-            while (self._entries or self._confirmed) and not self.closed:
+            while (self._entries or self._confirmed or self._unsure) and not self.closed:
                 await self._turn(self._batch())
 
     def _batch(self) -> list[Entry]:
@@ -207,6 +214,8 @@ class Desk:
     async def _turn(self, batch: list[Entry]) -> None:
         try:
             await self._commit(batch)
+            batch = []  # settled: what fails from here on gives none of it back
+            await self._catch_up()
         except LostLease as error:
             log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
             self._lose(batch)
@@ -252,15 +261,21 @@ class Desk:
 
         try:
             done = await self._ports.database.run(body)
-        except BaseException:
+        except BaseException as error:
             self._confirmed.extend(confirmed)
+            self._doubt(tries > 1 or isinstance(error, Retryable))
             raise
+        self._doubt(tries > 1)
         self._count(done.effects, now_ms)
         for entry, answer in zip(batch, done.answers, strict=True):
             entry.settle.done(answer)
         self._after(done.effects)
-        if tries > 1:
-            await self._catch_up()
+
+    def _doubt(self, unsure: bool) -> None:
+        """A try may be committed that nobody heard of; until memory knows of it the ledger answers state queries."""
+        if unsure:
+            self._unsure = True
+            self.overviews.clear()
 
     # -- what follows -----------------------------------------------------------------------------------
 
@@ -316,16 +331,19 @@ class Desk:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """A transaction was repeated: what its first commit claimed, left over or set a timer for was never told."""
-        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
-        known = {flight.publication for _, flight in self.flights}
-        for row in found.rows:
-            if row.publication not in known:
-                self.put(Lost(Place(row.workflow, row.node), row.publication))
-        if found.has_todo:
-            self.put(GoOn())
-        self._alarm.set(found.next_due_ms)
-        self.backlog |= dict.fromkeys(found.backlog)
+        """Memory learns what an unheard try claimed, ended, left over or set a timer for.
+
+        Behind a commit that was heard of: nothing of an earlier one is written after it.
+        """
+        if not self._unsure or self.closed:
+            return
+        self._unsure = False
+        try:
+            found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
+        except Retryable:
+            self._unsure = True
+            raise
+        self._take_up(found)
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:

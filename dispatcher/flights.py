@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers.ledger.effects import Moved, Place
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.window import Window
 
 
@@ -48,9 +49,19 @@ class Flights:
                 self._flights[moved.place] = flight
             flight.publication, flight.published_ms = row.publication, row.published_ms or now_ms
             flight.fence, flight.agent = row.fence, row.agent
+            flight.level = flight.level or moved.level
             flight.heard_ms = now_ms if moved.state is TaskState.WORKING else 0
         elif (flight := self._flights.pop(moved.place, None)) is not None:
             self._window.end(flight.capability, completed=moved.state is TaskState.COMPLETED)
+
+    def agree(self, found: Sequence[tuple[Place, str, NodeRow]], now_ms: int) -> None:
+        """Takes in all that the ledger has under way, by place, capability and row; what it does not have has ended."""
+        for place in self._flights.keys() - {place for place, _, _ in found}:
+            self._window.end(self._flights.pop(place).capability)
+        for place, capability, row in found:
+            flight = self._flights.get(place)
+            if flight is None or (flight.publication, flight.fence) != (row.publication, row.fence):
+                self.follow(Moved(place, row.state, capability, "", row), now_ms)
 
     def hear(self, place: Place, fence: int, now_ms: int) -> None:
         """Its agent says that it still runs, which is no news for the ledger."""

@@ -1,8 +1,9 @@
 """Where the workflows of one shard are, in memory: for who asks again and again while they run.
 
-The shard has one owner, so what its last commit wrote is what the ledger has. A dispatcher that stood still while
-another took the shard may tell an older state until it sees that, with its next turn or step of the leases; never an
-end that was not. Only what was asked for is kept, and only until it ends: everything else is read from the ledger.
+The shard has one owner, so what its last commit wrote is what the ledger has; when it is not known whether one was
+written, everything is forgotten. A dispatcher that stood still while another took the shard may tell an older state
+until it sees that, with its next turn or step of the leases; never an end that was not. Only what was asked for is
+kept, and only until it ends: everything else is read from the ledger.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ class Overviews:
     def follow(self, workflow: str, head: WorkflowRow) -> None:
         """Somebody asked: its row is kept from the next commit on."""
         if len(self._heads) >= self._most:
-            self._heads.clear()
-            self._runs.clear()
+            self.clear()
         self._heads[workflow] = head
 
     def note(self, runs: Iterable[tuple[str, RunRow]]) -> None:
@@ -43,3 +43,8 @@ class Overviews:
                 self._runs.pop(workflow, None)
             elif workflow in self._heads:
                 self._runs[workflow] = run
+
+    def clear(self) -> None:
+        """Something else may have been committed: everything is read from the ledger again."""
+        self._heads.clear()
+        self._runs.clear()

@@ -10,8 +10,10 @@ The room for whatever is on its way to the claim is kept until the claim is comm
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coditect.agent.presence import TASK_PREFIX
@@ -26,6 +28,8 @@ from dispatcher.ports import Ports
 from dispatcher.queries import live
 from dispatcher.settling import NOTHING, Settle
 from dispatcher.tenure import Tenure
+
+log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
@@ -114,10 +118,15 @@ class Proposing:
                     self.tell(place)
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """RQ does not have these shards: all their live workflows are shown anew."""
+        """RQ does not have these shards: all their live workflows are shown anew, or with the bridge's next look."""
         assert self._graph is not None
         for shard in shards:
-            for workflow in await self._ports.database.read(lambda tr, shard=shard: live(tr, shard)):  # type: ignore[misc]
+            try:
+                workflows = await self._ports.database.read(partial(live, shard=shard))
+            except Retryable as error:
+                log.info("A shard could not be shown anew", extra={"shard": shard, "reason": str(error)})
+                return
+            for workflow in workflows:
                 self._tenure.put(shard, Show(workflow), NOTHING, size_bytes=0)
             await self._graph.remember(shard)
 

@@ -1,13 +1,13 @@
 """Sendings: one shard's publications on their way to the broker, and whether they may go there.
 
-While a shard waits to be built on another broker nothing of it is sent: all of it is published anew afterwards, under
-numbers of their own.
+While a shard waits to be built on another broker nothing more of it is sent: what was published before is published
+anew afterwards, under numbers of its own. Whether a publication is, the ledger says by the last number before it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from coditect.broker.port import Broker
 from dispatcher.layers.ledger.effects import Publication
@@ -22,39 +22,55 @@ class Sendings:
     def __init__(self, broker: Broker, sent: Sent) -> None:
         self._broker = broker
         self._sent = sent
-        self._under_way: dict[int, asyncio.Future[None]] = {}
-        self._held: list[int] | None = None
+        self._under_way: dict[int, tuple[Publication, asyncio.Future[None]]] = {}
+        self._held: list[Publication] | None = None
         self._last = 0
 
     def send(self, publication: Publication) -> None:
         """Sends it, unless it is to be published anew."""
         number = publication.number
         if self._held is not None:
-            self._held.append(number)
+            self._held.append(publication)
         elif number > self._last:
-            sending = self._under_way[number] = asyncio.ensure_future(send_task(self._broker, publication.task))
+            sending = asyncio.ensure_future(send_task(self._broker, publication.task))
+            self._under_way[number] = publication, sending
             sending.add_done_callback(lambda done: self._done(publication, done))
 
     def _done(self, publication: Publication, done: asyncio.Future[None]) -> None:
-        self._under_way.pop(publication.number, None)
+        _, sending = self._under_way.get(publication.number, (None, None))
+        if sending is done:  # not one that took the place of what was recalled
+            del self._under_way[publication.number]
         if not done.cancelled():
             self._sent(publication, done.exception())
 
     async def settled(self, within_seconds: float) -> None:
         """Returns when nothing is on its way any more, or the time is up."""
         if self._under_way:
-            await asyncio.wait(tuple(self._under_way.values()), timeout=within_seconds)
+            await asyncio.wait([sending for _, sending in self._under_way.values()], timeout=within_seconds)
 
-    def hold(self) -> None:
-        """Sends nothing from now on, and drops what is on its way."""
+    def hold(self, *, recall: bool) -> None:
+        """Sends nothing from now on. What is on its way goes on, or is recalled: it was meant for another broker."""
         if self._held is None:
             self._held = []
-        for number, sending in tuple(self._under_way.items()):
-            self._held.append(number)
-            sending.cancel()
+        if recall:
+            self._held += self._recall(tuple(self._under_way))
 
     def go_on(self, last: int) -> list[int]:
-        """Sends again, what has a number above this; which publications were dropped meanwhile."""
-        dropped, self._held = self._held or [], None
-        self._last = last
-        return dropped
+        """Sends what has a number above this; which publications were dropped, of those held and those on their way.
+
+        The same number again drops nothing more.
+        """
+        held, self._held = self._held or [], None
+        self._last = max(self._last, last)
+        held += self._recall([number for number in self._under_way if number <= self._last])
+        for publication in held:
+            self.send(publication)
+        return [publication.number for publication in held if publication.number <= self._last]
+
+    def _recall(self, numbers: Iterable[int]) -> list[Publication]:
+        recalled = []
+        for number in numbers:
+            publication, sending = self._under_way.pop(number)
+            sending.cancel()
+            recalled.append(publication)
+        return recalled

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -23,7 +23,8 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
 from dispatcher import program, window
-from dispatcher.commands import Asked, Command, Fill, Proposed
+from dispatcher.commands import Asked, Command, Fill, Proposed, Show
+from dispatcher.graph.bridge import Bridge
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
 from dispatcher.layers.ledger.effects import Place
@@ -31,7 +32,9 @@ from dispatcher.ports import Ports, Ways
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.proposing import Proposing
 from dispatcher.settling import Settle
+from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Reads
 from dispatcher.tenure import Tenure
 from dispatcher.window import LEAST, Window
 from tests.support import eventually
@@ -266,3 +269,55 @@ async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: objec
 
     assert isinstance(asked, Asked)
     assert [type(command) for command in desks.commands[1:]] == [Proposed] * told
+
+
+class Silent(MemoryDatabase):
+    """Does not answer so many reads."""
+
+    silent = 0
+
+    async def read(self, body: Callable[[Reads], Any]) -> Any:
+        if self.silent:
+            self.silent -= 1
+            raise TransactionTimedOut("The fault that was asked for")
+        return await super().read(body)
+
+
+async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> None:
+    graph, desks = MemoryTaskGraph(), Desks()
+    async with Silent() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(fan("work", 1, Priority.P1).definition())
+        made = Proposing(cast(Ports, OnlyDatabase(database)), cast(Tenure, desks), graph)
+        database.silent = 2
+        async with asyncio.TaskGroup() as group:
+            bridge = group.create_task(Bridge(graph, Forgetful(made), look_seconds=0.01).run())
+
+            async def known() -> bool:
+                return set(await graph.known([0])) == {0}
+
+            await eventually(known)
+            bridge.cancel()
+
+    assert desks.commands == [Show("w")]
+
+
+@dataclass
+class OnlyDatabase:
+    """The part of the ports that touches the store."""
+
+    database: MemoryDatabase
+    ways: Ways = field(default_factory=Ways)
+
+
+class Forgetful:
+    """One shard, as the bridge sees it, without room for anything."""
+
+    def __init__(self, proposing: Proposing) -> None:
+        self.forgotten, self.proposed, self.requested = proposing.forgotten, proposing.proposed, proposing.requested
+
+    def shards(self) -> list[int]:
+        return [0]
+
+    def room(self) -> dict[str, int]:
+        return {}

@@ -1,0 +1,121 @@
+"""One shard's desk at work over the twins, and a store that can be in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+from coditect import Workflow
+from coditect.agent.events import Events
+from coditect.background import Background
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone, capability_queues
+from coditect.clock import SystemClock
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.control import Verb
+from coditect.model.workflow.document import node_document
+from dispatcher import desk as desk_module
+from dispatcher.commands import Asked
+from dispatcher.desk import Desk
+from dispatcher.flights import Flight
+from dispatcher.layers import outbox, shards
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.ports import Ports
+from dispatcher.settling import Answer
+from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Reads, Transaction
+from dispatcher.window import Window
+
+Value = TypeVar("Value")
+CAPABILITY = "work"
+ONLY = Place("w", "only")
+
+
+class Doubtful(MemoryDatabase):
+    """Commits the next transaction and says that its time is up, or runs it again as `run` does by itself."""
+
+    doubt: str = ""
+    silent = 0
+    """So many reads are not answered."""
+
+    async def run(self, body: Callable[[Transaction], Value]) -> Value:
+        doubt, self.doubt = self.doubt, ""
+        value = await super().run(body)
+        if doubt == "timed out":
+            raise TransactionTimedOut("The fault that was asked for")
+        return await super().run(body) if doubt == "repeated" else value
+
+    async def read(self, body: Callable[[Reads], Value]) -> Value:
+        if self.silent:
+            self.silent -= 1
+            raise StoreUnavailable("The fault that was asked for")
+        return await MemoryDatabase.run(self, lambda tr: body(tr.snapshot))
+
+
+@dataclass
+class LoneDesk:
+    """One shard's desk at work, and what stands around it."""
+
+    desk: Desk
+    database: Doubtful
+    server: MemoryServer
+    window: Window
+
+    async def say(self, command: Any) -> Any:
+        answer: Answer[Any] = Answer()
+        self.desk.put(command, answer)
+        return await answer.future
+
+    async def start(self) -> Any:
+        flow = Workflow("one")
+        flow.task(CAPABILITY, name="only")
+        definition = flow.definition()
+        nodes = {node.name: node_document(node) for node in definition.nodes}
+        body = {"workflow": "w", "name": "one", "input": None, "chunk": 1, "chunks": 1, "count": 1, "nodes": nodes}
+        return await self.say(Asked(Verb.START, body))
+
+    @property
+    def flight(self) -> Flight:
+        ((_, flight),) = self.desk.flights
+        return flight
+
+    def published(self) -> int:
+        queue = self.server.find(routing.task_queue(CAPABILITY, Priority.P1))
+        assert queue is not None
+        return queue.stats.messages
+
+    async def rows(self) -> list[outbox.Row]:
+        return await self.database.read(lambda tr: outbox.waiting(tr, self.desk.shard))
+
+
+@asynccontextmanager
+async def open_desk() -> AsyncIterator[LoneDesk]:
+    """At work, with pauses that a test can wait for."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(desk_module, "RETRY_SECONDS", 0.01)
+        patched.setattr(desk_module, "IDLE_SECONDS", 0.01)
+        async with _new_desk() as lone:
+            yield lone
+
+
+@asynccontextmanager
+async def _new_desk() -> AsyncIterator[LoneDesk]:
+    server, clock, window = MemoryServer(), SystemClock(), Window(lambda: 0.0)
+    async with Doubtful() as database, Background() as background, MemoryBroker(server, name="dispatcher") as broker:
+        await broker.declare(backbone() + capability_queues(CAPABILITY))
+        await database.run(lambda tr: shards.fix_count(tr, 1))
+        step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
+        events = Events(broker, background, clock, source="/dispatcher")
+        ports = Ports(broker, database, events, clock, background, window)
+        lost = list[int]()
+        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
+        await desk.open()
+        yield LoneDesk(desk, database, server, window)
+        await desk.close()
+        assert lost == []

@@ -1,0 +1,132 @@
+"""What of one shard is sent while it is built anew, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from coditect.broker.port import Broker
+from coditect.model.capability import Priority
+from coditect.model.ids import TaskId
+from coditect.model.task import Task
+from dispatcher.layers.ledger.effects import Place, Publication
+from dispatcher.sendings import Sendings
+from dispatcher.settling import Answer
+from tests.support import eventually
+from tests.unit.dispatcher.lone_desk import CAPABILITY, open_desk
+
+
+class Slow:
+    """Takes publications, and confirms when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.recalled: list[str] = []
+        self.confirm = asyncio.Event()
+
+    async def publish(self, message: Any, **_: Any) -> None:
+        self.begun.append(message.message_id)
+        try:
+            await self.confirm.wait()
+        except asyncio.CancelledError:
+            self.recalled.append(message.message_id)
+            raise
+
+
+class Scene:
+    """Sendings to a slow broker."""
+
+    def __init__(self) -> None:
+        self.broker = Slow()
+        self.sent: list[int] = []
+        self.sendings = Sendings(cast(Broker, self.broker), lambda publication, _: self.sent.append(publication.number))
+
+    def send(self, *numbers: int) -> None:
+        for number in numbers:
+            self.sendings.send(Publication(Place("w", f"n{number}"), number, task(number)))
+
+    async def begun(self, *numbers: int) -> None:
+        await eventually(lambda: self.broker.begun == [str(number) for number in numbers])
+
+
+def task(number: int) -> Task:
+    return Task("work", Priority.P1, b"{}", id=TaskId(str(number)), correlation_id=TaskId(str(number)))
+
+
+async def test_same_occasion_again_drops_nothing_of_what_the_first_one_publishes() -> None:
+    scene = Scene()
+    scene.sendings.hold(recall=False)
+    assert scene.sendings.go_on(10) == []
+    scene.send(11, 12)
+    await scene.begun(11, 12)
+
+    scene.sendings.hold(recall=False)
+    scene.send(13)
+    assert scene.sendings.go_on(10) == []
+
+    await scene.begun(11, 12, 13)
+    scene.broker.confirm.set()
+    await eventually(lambda: sorted(scene.sent) == [11, 12, 13])
+    assert scene.broker.recalled == []
+
+
+@pytest.mark.parametrize("recall", [False, True])
+async def test_what_was_published_before_is_dropped_and_what_comes_after_is_sent(recall: bool) -> None:
+    scene = Scene()
+    scene.send(1, 2)
+    await scene.begun(1, 2)
+
+    scene.sendings.hold(recall=recall)
+    scene.send(3, 4)
+
+    assert sorted(scene.sendings.go_on(3)) == [1, 2, 3]
+    await scene.begun(1, 2, 4)
+    scene.broker.confirm.set()
+    await eventually(lambda: scene.sent == [4])
+    assert scene.broker.recalled == ["1", "2"]
+
+
+async def test_nothing_goes_to_a_broker_for_which_it_was_not_meant() -> None:
+    scene = Scene()
+    scene.send(1)
+    await scene.begun(1)
+
+    scene.sendings.hold(recall=True)
+
+    await eventually(lambda: scene.broker.recalled == ["1"])
+    await scene.sendings.settled(0.0)
+    assert scene.sent == []
+
+
+async def test_older_occasion_told_late_changes_nothing() -> None:
+    scene = Scene()
+    scene.sendings.hold(recall=False)
+    scene.sendings.go_on(10)
+    scene.sendings.go_on(5)
+
+    scene.send(7)
+
+    await scene.sendings.settled(0.0)
+    assert scene.broker.begun == []
+
+
+async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one_began() -> None:
+    async with open_desk() as lone:
+        await lone.start()
+        await eventually(lambda: lone.published() == 1)
+        lone.server.stop()
+        noted: Answer[int] = Answer()
+        lone.desk.rebuild("marker", "a person", noted)
+        last = await noted.future
+        await eventually(lambda: lone.flight.publication > last)
+
+        again: Answer[int] = Answer()
+        lone.desk.rebuild("marker", "a person", again)
+        assert await again.future == last
+        lone.server.start()
+
+        await eventually(lambda: lone.published() == 2)
+        assert lone.flight.publication == last + 1
+        assert lone.window.under_way(CAPABILITY) == 1

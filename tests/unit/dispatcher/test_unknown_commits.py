@@ -1,0 +1,125 @@
+"""A commit whose outcome is unknown was written, or it was not: memory learns from the ledger which."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from coditect.model.workflow.states import TaskState
+from dispatcher.commands import Claimed, Fill, Finished, GoOn
+from dispatcher.flights import Flights
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.queries import rows_of
+from dispatcher.window import Window
+from tests.support import eventually
+from tests.unit.dispatcher.ledger import completed
+from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
+
+
+@pytest.fixture
+async def lone() -> AsyncIterator[LoneDesk]:
+    async with open_desk() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lone: LoneDesk, doubt: str) -> None:
+    lone.database.doubt = doubt
+
+    await lone.start()
+
+    await eventually(lone.published)
+    assert lone.published() == 1
+    assert lone.window.under_way(CAPABILITY) == 1
+
+    async def cleared() -> bool:
+        return await lone.rows() == []
+
+    await eventually(cleared)
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any_more(
+    lone: LoneDesk, doubt: str
+) -> None:
+    await lone.start()
+    head, _ = await lone.database.read(lambda tr: rows_of(tr, "w"))
+    lone.desk.overviews.follow("w", head)
+    claim = await lone.say(Claimed(ONLY, lone.flight.publication, "worker-1"))
+    assert lone.desk.overviews.get("w") is not None
+
+    lone.database.doubt = doubt
+    await lone.say(Finished(ONLY, claim.fence, lone.flight.publication, completed()))
+
+    assert lone.desk.overviews.get("w") is None
+    await eventually(lambda: not len(lone.desk.flights))
+    assert lone.window.under_way(CAPABILITY) == 0
+    _, run = await lone.database.read(lambda tr: rows_of(tr, "w"))
+    assert run.state.terminal
+
+
+async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneDesk) -> None:
+    await lone.start()
+
+    lone.database.doubt = "repeated"
+    claim = await lone.say(Claimed(ONLY, lone.flight.publication, "worker-1"))
+
+    await eventually(lambda: lone.flight.fence == claim.fence)
+    assert lone.flight.heard_ms
+    assert lone.flight.agent == "worker-1"
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone: LoneDesk, doubt: str) -> None:
+    await lone.start()
+    publication = lone.flight.publication
+    lone.window.keep(CAPABILITY, 5)
+    lone.desk.backlog[CAPABILITY] = None
+    free = lone.window.room_for(CAPABILITY)
+    told: list[Any] = []
+
+    class Counted:
+        def done(self, answer: Any) -> None:
+            told.append(answer)
+
+        def undone(self) -> None:
+            told.append("undone")
+
+    lone.database.doubt, lone.database.silent = doubt, 3
+    lone.desk.put(Finished(ONLY, lone.flight.fence, publication, completed()), Counted())
+    lone.desk.put(Fill(CAPABILITY, 5), Counted())
+    lone.desk.fill(CAPABILITY, 7)
+
+    await eventually(lambda: not len(lone.desk.flights))
+    assert lone.database.silent == 0
+    assert len(told) == 2
+    assert lone.window.room_for(CAPABILITY) == free + 1, "the room of the flight, and all that was kept meanwhile"
+
+
+async def test_desk_that_is_in_doubt_looks_without_being_asked(lone: LoneDesk) -> None:
+    await lone.start()
+    lone.database.doubt, lone.database.silent = "repeated", 5
+    await lone.say(GoOn())
+
+    await eventually(lambda: lone.database.silent == 0)
+
+
+def test_flights_are_what_the_ledger_has() -> None:
+    window = Window(lambda: 0.0)
+    flights = Flights(window)
+    rows = {name: _published(number) for number, name in enumerate("abc", 1)}
+    flights.agree([(Place("w", name), "work", row) for name, row in rows.items()], 5_000)
+    rows["b"].publication, rows["b"].fence = 4, 2
+
+    flights.agree([(Place("w", name), "work", rows[name]) for name in "bc"], 6_000)
+
+    found = {place.node: (flight.publication, flight.fence) for place, flight in flights}
+    assert found == {"b": (4, 2), "c": (3, 1)}
+    assert window.under_way("work") == 2
+
+
+def _published(number: int) -> NodeRow:
+    return NodeRow(TaskState.PUBLISHED, publication=number, fence=1, published_ms=1_000)
