@@ -31,7 +31,7 @@ def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
 def test_dispatcher_may_die_at_every_step(point: str) -> None:
     plan = Plan(seconds=4.0, die_at=Order(point, Act.KILL, at=3))
 
-    played = play(2, plan)
+    played = play(1, plan)
 
     kinds = [one.val["kind"] for one in played.entries if one.f == "kill" and one.type is Type.INVOKE]
     assert kinds == [f"dispatcher.kill at {point}"]
