@@ -1,7 +1,7 @@
 """Wakes whoever waits for the end of a workflow when an event tells of it: one queue for all waits of a client.
 
-An event may be missed, so whoever waits also looks; with this, rarely. Nobody listens before a wait has lasted for a
-tenth of a second, and no longer than anybody waits.
+An event may be missed, so whoever waits also looks; with this, rarely. It is listened from the first wait until nobody
+has waited for a while.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class Ends:
         """How many wait for each workflow."""
         self._expected: dict[str, asyncio.Future[None]] = {}
         self._listener: asyncio.Task[None] | None = None
+        self._listens = False
+
+    @property
+    def heard(self) -> bool:
+        """Whether it is listened already: the first who waits cannot be sure of an event."""
+        return self._listens
 
     @contextmanager
     def waiting(self, workflow: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
@@ -66,6 +72,7 @@ class Ends:
     async def _listen(self) -> None:
         try:
             async with self._listening.stream("workflow.*") as stream:
+                self._listens = True
                 while True:
                     idle = asyncio.ensure_future(asyncio.sleep(IDLE_SECONDS))
                     try:
@@ -80,3 +87,5 @@ class Ends:
                             turn.set_result(None)
         except CoditectError as error:
             log.info("Ends are not heard; they are looked for", extra={"reason": str(error)})
+        finally:
+            self._listens = False

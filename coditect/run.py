@@ -41,9 +41,8 @@ PAGE = 1_000
 LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
-UNHEARD_SECONDS = 0.1
-"""What ends within so long is only looked for; for what lasts longer, its end is listened for, too."""
 LONGEST_PAUSE_SECONDS = 1.0
+FIRST_HEARD_PAUSE_SECONDS = 0.1
 LONGEST_HEARD_PAUSE_SECONDS = 30.0
 """Where the event of the end is listened for: a look only makes good for an event that was lost."""
 PAUSE_SHARE = 0.2
@@ -136,8 +135,7 @@ class Run:
                     seen(row)
             return row
 
-        longest = LONGEST_HEARD_PAUSE_SECONDS if seen is None else LONGEST_PAUSE_SECONDS
-        return await self._until(look, lambda row: row.state.terminal, timeout, longest=longest)
+        return await self._until(look, lambda row: row.state.terminal, timeout, by_event=seen is None)
 
     @overload
     async def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
@@ -175,8 +173,7 @@ class Run:
         async def look(left: float) -> Ending:
             return await self._ending(node, left)
 
-        longest = LONGEST_HEARD_PAUSE_SECONDS if alone else LONGEST_PAUSE_SECONDS
-        return await self._until(look, lambda ending: ending.state.terminal, timeout, longest=longest)
+        return await self._until(look, lambda ending: ending.state.terminal, timeout, by_event=alone)
 
     async def _ending(self, node: str | None, timeout: Duration) -> Ending:
         asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
@@ -215,17 +212,22 @@ class Run:
         enough: Callable[[R], bool],
         timeout: Duration,
         *,
-        longest: float = LONGEST_PAUSE_SECONDS,
+        by_event: bool,
     ) -> R:
-        """Looks until it is enough. Silence is waited out once the control plane has answered this process."""
+        """Looks until it is enough. Silence is waited out once the control plane has answered this process.
+
+        With `by_event` it is enough when the workflow ends, and not before: a look only makes good for a lost event.
+        """
+        longest = LONGEST_HEARD_PAUSE_SECONDS if by_event else LONGEST_PAUSE_SECONDS
         now = asyncio.get_running_loop().time
         begin, end = now(), now() + seconds(timeout)
         with self._ends.waiting(self.id) as expect:
             while True:
                 waited = now() - begin
-                pause = max(FIRST_PAUSE_SECONDS, PAUSE_SHARE * waited)
                 # expected before the look, so that an end in between is not missed
-                heard = expect() if waited > UNHEARD_SECONDS else None
+                heard = expect()
+                first = FIRST_HEARD_PAUSE_SECONDS if by_event and self._ends.heard else FIRST_PAUSE_SECONDS
+                pause = max(first, PAUSE_SHARE * waited)
                 cause: Exception | None = None
                 try:
                     seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
@@ -240,7 +242,7 @@ class Run:
                     fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
                     raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
                 pause = min(longest, pause, max(FIRST_PAUSE_SECONDS, left / 2))  # the last look is near the end
-                await (asyncio.sleep(pause) if heard is None else asyncio.wait({heard}, timeout=pause))
+                await asyncio.wait({heard}, timeout=pause)
 
     # -- as it happens ----------------------------------------------------------------------------------
 

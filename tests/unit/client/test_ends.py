@@ -17,9 +17,9 @@ SECONDS = 10.0
 
 @pytest.fixture(autouse=True)
 def long_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every wait has lasted long, and would not look again for as long as the test may last."""
-    monkeypatch.setattr(run, "UNHEARD_SECONDS", -1.0)
+    """No wait would look again for as long as the test may last."""
     monkeypatch.setattr(run, "FIRST_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(run, "FIRST_HEARD_PAUSE_SECONDS", 60.0)
     monkeypatch.setattr(run, "LONGEST_HEARD_PAUSE_SECONDS", 60.0)
 
 
