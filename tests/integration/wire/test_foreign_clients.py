@@ -58,9 +58,10 @@ async def test_limits_sent_as_text_by_amqp_publish_are_kept(fleet: Running, echo
 
     await blocking(foreign.tool, *command, "-b", '{"wait": true}')
 
-    await eventually(lambda: fleet.runtime.load().failed == 1)
+    await eventually(lambda: fleet.holds(f"dead.{echo.capability}", 1))
     (letter,) = await fleet.letters(f"dead.{echo.capability}")
     assert letter.reason == "timeout"
+    assert fleet.runtime.load().failed == 1
 
 
 async def test_pika_is_answered_through_an_exclusive_queue_that_the_broker_named(
