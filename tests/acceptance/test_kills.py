@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,8 @@ from tests.acceptance.kills import (
 from tests.support import eventually
 
 SEEDS = range(1, 21)
+START_SECONDS = 4.0
+"""From the death of an agent until its successor consumes, at most."""
 
 
 @pytest.mark.servers
@@ -43,9 +45,9 @@ async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(
     print(f"seed {seed}: {ordeal}")
     record_property("repeated", sorted(report.repeated))
     killed = {kill.victim for kill in ordeal.kills}
-    assert {name: (one.restarts, one.last_exit) for name, one in children.items() if one.restarts} == dict.fromkeys(
-        killed, (1, -signal.SIGKILL)
-    )
+    ends = {name: (one.restarts, one.last_exit) for name, one in children.items() if one.restarts}
+    cut_short = {name: (2, 1) for name in starting_at_the_brokers_death(ordeal.kills) if ends.get(name) == (2, 1)}
+    assert ends == dict.fromkeys(killed, (1, -signal.SIGKILL)) | cut_short
     assert killed & set(AGENTS) and killed >= {BROKER, REDIS}
     assert all(EARLIEST <= kill.ended / LOAD.tasks <= LATEST for kill in ordeal.kills)
     assert all(kill.in_flight(ordeal.answers) for kill in ordeal.kills), "it proves nothing"
@@ -54,6 +56,16 @@ async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(
     assert (report.lost, report.hung) == ((), ())
     assert ordeal.repeats <= ordeal.endangered
     assert ordeal.unexcused == set()
+
+
+def starting_at_the_brokers_death(kills: Sequence[Kill]) -> set[str]:
+    """Agents that may have declared their inbox just before the broker was killed.
+
+    RabbitMQ may lose the Raft member of such a queue ("not enough nodes online to reach a quorum"), and nobody can
+    consume it any more: the agent says so, ends with 1, and is started with an inbox of a new name.
+    """
+    at = {kill.victim: kill.at_seconds for kill in kills}
+    return {name for name in at.keys() & set(AGENTS) if 0 < at[BROKER] - at[name] < START_SECONDS}
 
 
 def answered(task_id: str, *, from_seconds: float, to_seconds: float) -> Answer:
