@@ -27,14 +27,14 @@ from dispatcher.commands import Command, Fill, GoOn, Lost, Rebuild, Returned, Sh
 from dispatcher.flights import Flights
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger.book import Definitions, Terms
+from dispatcher.layers.ledger.book import Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.opening import Opening, learn
 from dispatcher.outgoing import tell
 from dispatcher.overviews import Overviews
 from dispatcher.ports import Ports
 from dispatcher.sendings import Sendings
-from dispatcher.settling import NOTHING, Settle
+from dispatcher.settling import NOTHING, Rebuilt, Settle
 from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.transaction import Transaction
@@ -79,7 +79,7 @@ class Desk:
         self._on_lost = on_lost
         self._nudge = nudge
         self.showing = showing
-        self._terms = Terms(self.shard, Definitions(), ports.ways.on_record, ports.planted)
+        self._terms = Terms(self.shard, ports.ways.on_record, ports.planted)
         self._entries: deque[Entry] = deque()
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
@@ -172,7 +172,7 @@ class Desk:
         """
         self._sendings.hold(recall=marker != self.marker)
         self.marker = marker
-        self.put(Rebuild(marker, occasion), _Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
+        self.put(Rebuild(marker, occasion), Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))
@@ -377,24 +377,3 @@ class _Filled:
     def undone(self) -> None:
         """The shard is another's."""
         self.desk.filled(self.capability, self.room, more=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rebuilt:
-    """Publishing goes on when the ledger knows what is to be published anew."""
-
-    go_on: Callable[[int], None]
-    again: Callable[[], None]
-    settle: Settle
-
-    def done(self, answer: Any) -> None:
-        """It does; if not, it is tried again until it does."""
-        if isinstance(answer, CoditectError):
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.again)
-        else:
-            self.go_on(answer)
-        self.settle.done(answer)
-
-    def undone(self) -> None:
-        """The shard is another's."""
-        self.settle.undone()

@@ -121,8 +121,9 @@ def read_nodes(book: Book, workflow: str, documents: object) -> list[Node]:
 def _write_nodes(book: Book, workflow: str, nodes: list[Node]) -> None:
     for node in nodes:
         tally = Tally.of(node)
-        book.terms.definitions.put(Place(workflow, node.name), node)
-        book.tr.set(NODES.pack((workflow, node.name)), dumps(node_document(node)))
+        definition = dumps(node_document(node))
+        book.terms.definitions.put(Place(workflow, node.name), definition)
+        book.tr.set(NODES.pack((workflow, node.name)), definition)
         row = NodeRow(TaskState.BLOCKED, tally.needed, tally.open)
         book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:

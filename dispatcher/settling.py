@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from coditect.errors import CoditectError
 from dispatcher.store.errors import StoreUnavailable
 
 Value = TypeVar("Value")
+
+AGAIN_SECONDS = 0.2
 
 
 class Settle(Protocol):
@@ -55,3 +59,24 @@ class Answer(Generic[Value]):
 
 
 NOTHING = Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Publishing goes on when the ledger knows what is to be published anew."""
+
+    go_on: Callable[[int], None]
+    again: Callable[[], None]
+    settle: Settle
+
+    def done(self, answer: Any) -> None:
+        """It does; if not, it is tried again until it does."""
+        if isinstance(answer, CoditectError):
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
+        else:
+            self.go_on(answer)
+        self.settle.done(answer)
+
+    def undone(self) -> None:
+        """The shard is another's."""
+        self.settle.undone()

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.model.retry import Retry
+from coditect.model.value import value
 
 MOST_NODES = 100_000
 """Of one workflow, its lists' elements not counted."""
@@ -56,7 +57,7 @@ class OnTimeout(StrEnum):
     GRANT = "grant"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class After:
     """An edge: the node comes after that one."""
 
@@ -64,7 +65,7 @@ class After:
     on_failure: OnFailure = OnFailure.FAIL
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One task for a capability."""
 
@@ -104,7 +105,7 @@ class Approval:
 Work: TypeAlias = Call | Each | Approval
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Node:
     """One step, and what it comes after."""
 

@@ -332,9 +332,9 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
     found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
-    for key, _ in found[:most]:
+    for key, stored in found[:most]:
         one = Place(place.workflow, STATUSES.unpack(key)[1])
-        row = book.node(one)
+        row = book.met(one, stored)
         if kind == SHOW:
             book.show(one)
         if row is None or row.state.terminal or kind == SHOW:

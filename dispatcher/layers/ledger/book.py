@@ -8,43 +8,17 @@ from dataclasses import dataclass, field
 
 from coditect.model.json import loads
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
-from coditect.model.workflow.document import read_node
+from coditect.model.workflow.document import known_node
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
 from dispatcher.store.transaction import KeyValue, Transaction
 
-MOST_DEFINITIONS = 20_000
-"""Nodes whose definitions are kept in memory."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
-
-
-class Definitions:
-    """Nodes as they were defined, kept between transactions: they never change.
-
-    Two generations: at the bound the older half is forgotten, and what is asked for gets young again.
-    """
-
-    def __init__(self, most: int = MOST_DEFINITIONS) -> None:
-        self._most = most // 2
-        self._young: dict[Place, Node] = {}
-        self._old: dict[Place, Node] = {}
-
-    def get(self, place: Place) -> Node | None:
-        """The node, if it is remembered."""
-        node = self._young.get(place)
-        if node is None and (node := self._old.get(place)) is not None:
-            self.put(place, node)
-        return node
-
-    def put(self, place: Place, node: Node) -> None:
-        """Remembers it."""
-        if len(self._young) >= self._most:
-            self._old, self._young = self._young, {}
-        self._young[place] = node
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +36,10 @@ class Terms:
     """What a shard's transactions go by."""
 
     shard: int
-    definitions: Definitions
     claim_on_record: bool = True
     """Whether what becomes ready is claimed at once while there is room."""
     planted: Planted = field(default_factory=Planted)
+    definitions: Definitions = field(default_factory=Definitions)
     set_aside: set[bytes] = field(default_factory=set)
     """Keys of what was left over and could not be done: tried again by whoever opens the shard next."""
 
@@ -88,6 +62,7 @@ class Book:
         self._workflows: dict[str, WorkflowRow | None] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
         self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
+        self._definitions: dict[Place, Node] = {}
         self._backlog: dict[str, bool] = {}
         self._to_show: list[Place] = []
         self._first_number = 0
@@ -122,6 +97,12 @@ class Book:
             self._nodes[place] = (row, None if row is None else NodeRow.unpack(row))
         return self._nodes[place][1]
 
+    def met(self, place: Place, stored: bytes) -> NodeRow | None:
+        """The same of a node whose row a walk in this transaction has just found."""
+        if place not in self._nodes:
+            self._nodes[place] = (stored, NodeRow.unpack(stored))
+        return self._nodes[place][1]
+
     def add_node(self, place: Place, row: NodeRow) -> None:
         """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
         written = row.pack()
@@ -134,18 +115,21 @@ class Book:
 
     def definition(self, place: Place) -> Node:
         """The node's definition; an element's is that of its map's call."""
-        node = self.terms.definitions.get(place)
+        node = self._definitions.get(place)
         if node is None:
             base, bracket, _ = place.node.partition("[")
             node = self._element(place, base) if bracket else self._read(place)
-            self.terms.definitions.put(place, node)
+            self._definitions[place] = node
         return node
 
     def _read(self, place: Place) -> Node:
-        row = self.tr.snapshot.get(NODES.pack((place.workflow, place.node)))
+        row = self.terms.definitions.get(place)
         if row is None:
-            raise KeyError(place)
-        return read_node(place.node, loads(row))
+            row = self.tr.snapshot.get(NODES.pack((place.workflow, place.node)))
+            if row is None:
+                raise KeyError(place)
+            self.terms.definitions.put(place, row)
+        return known_node(place.node, loads(row))
 
     def _element(self, place: Place, base: str) -> Node:
         of = self.definition(Place(place.workflow, base))
@@ -235,6 +219,8 @@ class Book:
         for place, (before, row) in self._nodes.items():
             if row is not None:
                 self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
+                if row.state.terminal:
+                    self.terms.definitions.forget(place)
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
         self.effects.shown += [self.shown(place) for place in self._to_show]
@@ -253,7 +239,8 @@ class Book:
 
     def shown(self, place: Place) -> Shown:
         """The node as it is, for a copy of the graph."""
-        row, node, call = self.node(place), self.definition(place), self.call(place)
+        row, node = self.node(place), self.definition(place)
+        call = node.call
         assert row is not None
         level = call.priority.value if call is not None else ""
         plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)

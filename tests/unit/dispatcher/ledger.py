@@ -19,7 +19,7 @@ from dispatcher.commands import Asked, Command, Due, Fill, Finished, GoOn
 from dispatcher.layers import leases, shards, timers
 from dispatcher.layers.keyspace import RUNS, STATUSES
 from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger.book import Definitions, Planted, Terms
+from dispatcher.layers.ledger.book import Planted, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.store.memory import MemoryDatabase
@@ -44,7 +44,7 @@ class Ledger:
     async def open(cls, database: MemoryDatabase, *, planted: Planted | None = None, **terms: Any) -> Ledger:
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
-        return cls(database, step.owned[0], Terms(0, Definitions(), planted=planted or Planted(), **terms))
+        return cls(database, step.owned[0], Terms(0, planted=planted or Planted(), **terms))
 
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []

@@ -1,20 +1,45 @@
 from __future__ import annotations
 
-from coditect.model.workflow.definition import Call, Node
-from dispatcher.layers.ledger.book import Definitions
+from coditect import Workflow
+from dispatcher.layers.ledger.definitions import OVERHEAD_BYTES, Definitions
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import Ledger, completed
 
 
 def test_definitions_that_are_asked_for_outlive_the_others() -> None:
-    definitions = Definitions(most=4)
-    places = [Place("w", f"n{number}") for number in range(4)]
-    for place in places[:2]:
-        definitions.put(place, Node(place.node, Call("a.b")))
-    definitions.put(places[2], Node("n2", Call("a.b")))  # the first two are old now
+    definitions = Definitions(most_bytes=2 * (OVERHEAD_BYTES + 10))
+    places = [Place("w", f"n{number}") for number in range(3)]
+    for place in (*places[:2], places[0]):
+        definitions.put(place, b"x" * 10)
 
     kept = definitions.get(places[0])
-    definitions.put(places[3], Node("n3", Call("a.b")))
+    definitions.put(places[2], b"y" * 10)
 
-    assert kept is not None and kept.name == "n0"
-    assert definitions.get(places[1]) is None
-    assert definitions.get(places[0]) == kept
+    assert [definitions.get(place) for place in places] == [kept, None, b"y" * 10]
+
+
+def test_definitions_take_no_more_than_their_bytes() -> None:
+    definitions = Definitions(most_bytes=10_000)
+    definitions.put(Place("w", "small"), b"x")
+    definitions.put(Place("w", "large"), b"x" * 10_000)
+    nothing = len(definitions)
+    for number in range(1_000):
+        definitions.put(Place("w", f"n{number % 60}"), b"x" * (number % 50))
+
+    assert nothing == 0
+    assert 30 <= len(definitions) <= 10_000 // OVERHEAD_BYTES
+
+
+async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
+    flow = Workflow("short")
+    first = flow.task("work", name="first")
+    flow.task("work", after=[first], name="second")
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition())
+        at_first = len(ledger.terms.definitions)
+        await ledger.play(lambda _: completed())
+
+    assert at_first == 2
+    assert len(ledger.terms.definitions) == 0
