@@ -61,11 +61,11 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """RQ says that this node may run. Answered with whether it was claimed."""
+    """RQ says that these nodes may run. Answered with how many were claimed."""
 
-    place: Place
+    places: tuple[Place, ...]
     room: str = ""
-    """The capability in whose window room for one is kept for it; empty when none is."""
+    """The capability in whose window room is kept for each of them; empty when none is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from coditect.agent.presence import TASK_PREFIX
-from coditect.errors import Retryable
+from coditect.errors import CoditectError, Retryable
 from coditect.model.control import Verb
 from dispatcher.commands import Asked, Command, Proposed, Show
 from dispatcher.graph.bridge import Bridge
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
+MOST_OF_A_COMMAND = 64
+"""Nodes that are claimed by one command."""
+CLAIM_BYTES = 4_000
+"""What the claim of one node adds to a turn, about: so many share one as would by commands of their own."""
 
 
 class Proposing:
@@ -81,27 +85,41 @@ class Proposing:
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """They are claimed, if the ledger agrees. What there is no room for any more is not, and RQ has it back."""
-        window = self._ports.window
-        for proposal in proposals:
-            place, capability = Place(proposal.workflow, proposal.node), proposal.capability
-            if capability and window.room_for(capability) > 0:
-                window.keep(capability, 1)
-                self._put(place, Proposed(place, capability), _Kept(self, capability))
-            else:
-                self._put(place, Proposed(place))
+        shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
+        room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
+        groups: dict[tuple[int, str], list[Place]] = {}
+        for workflow, node, capability in proposals:
+            left = room.get(capability, 0)
+            if left > 0:
+                room[capability] = left - 1
+            groups.setdefault((shards[workflow], capability if left > 0 else ""), []).append(Place(workflow, node))
+        for (shard, kept), places in groups.items():
+            for first in range(0, len(places), MOST_OF_A_COMMAND):
+                self._propose(shard, kept, tuple(places[first : first + MOST_OF_A_COMMAND]))
 
-    def settled(self, capability: str, *, claimed: bool) -> None:
-        """What RQ brought of a capability was claimed, or was not."""
-        self._ports.window.free(capability, 1)
+    def _propose(self, shard: int, capability: str, places: tuple[Place, ...]) -> None:
+        """Room is kept for them, if a capability is named, until they are claimed or are not going to be."""
+        settle: Settle = NOTHING
+        if capability:
+            self._ports.window.keep(capability, len(places))
+            settle = _Kept(self, capability, len(places))
+        self._put(shard, Proposed(places, capability), settle, size_bytes=CLAIM_BYTES * len(places))
+
+    def settled(self, capability: str, number: int, *, claimed: bool) -> None:
+        """What RQ brought of a capability, so many, was claimed, or none of it was."""
+        self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
     def tell(self, place: Place) -> None:
         """RQ is told what the node is, or the node is claimed."""
-        self._put(place, Proposed(place))
+        self._propose(self._shard_of(place.workflow), "", (place,))
 
-    def _put(self, place: Place, command: Command, settle: Settle = NOTHING) -> None:
-        if not self._tenure.put(shard_of(place.workflow, self._tenure.count), command, settle, size_bytes=0):
+    def _shard_of(self, workflow: str) -> int:
+        return shard_of(workflow, self._tenure.count)
+
+    def _put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int = 0) -> None:
+        if not self._tenure.put(shard, command, settle, size_bytes=size_bytes):
             settle.undone()
 
     async def requested(self, requests: Sequence[Request]) -> None:
@@ -111,9 +129,9 @@ class Proposing:
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
             match request.kind:
                 case RequestKind.CANCEL:
-                    self._put(place, Asked(Verb.CANCEL, body), _Answered(self, place))
+                    self._put(self._shard_of(place.workflow), Asked(Verb.CANCEL, body), _Answered(self, place))
                 case RequestKind.REQUEUE:
-                    self._put(place, Asked(Verb.REDRIVE, body), _Answered(self, place))
+                    self._put(self._shard_of(place.workflow), Asked(Verb.REDRIVE, body), _Answered(self, place))
                 case RequestKind.STRAY:
                     self.tell(place)
 
@@ -159,14 +177,16 @@ class _Kept:
 
     proposing: Proposing
     capability: str
+    number: int
 
     def done(self, answer: Any) -> None:
-        """It was claimed by now, or is not going to be."""
-        self.proposing.settled(self.capability, claimed=answer is True)
+        """They were claimed by now, or are not going to be."""
+        claimed = not isinstance(answer, CoditectError) and answer > 0
+        self.proposing.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
         """The shard is another's."""
-        self.proposing.settled(self.capability, claimed=False)
+        self.proposing.settled(self.capability, self.number, claimed=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,14 +33,18 @@ class Showing:
     def follow(self, effects: Effects) -> None:
         """Adds what one commit changed; of a node that changed twice, how it is now.
 
-        What is shown is made, or put right where RQ has it otherwise. A workflow that was accepted just now is
-        shown by the next turn, as it is then.
+        What RQ itself brought it has as started. What is shown is made, or put right where RQ has it otherwise. A
+        workflow that was accepted just now is shown by the next turn, as it is then.
         """
         accepted = set(effects.accepted)
         last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}
         entries: list[Entry] = [self.job(one) for one in effects.shown]
         told = effects if len(self._projection) < MOST_WITH_OUTCOMES else Effects()
-        entries += [self._change(one, told.results.get(at), told.failures.get(at)) for at, one in last.items()]
+        entries += [
+            self._change(one, told.results.get(at), told.failures.get(at))
+            for at, one in last.items()
+            if one.state is not TaskState.PUBLISHED or at not in effects.adopted
+        ]
         if entries:
             self._number += 1
             self._projection.append(self._number, entries)

@@ -105,19 +105,24 @@ def look(book: Book, command: Look) -> list[Shown]:
     return [book.shown(place) for place in command.places if book.node(place) is not None]
 
 
-def propose(book: Book, command: Proposed) -> bool:
-    """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is.
+def propose(book: Book, command: Proposed) -> int:
+    """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is. How many it was.
 
     What is ready and has no room it has queued again, behind the others.
     """
     if command.room:
-        book.add_room(command.room, 1)
-    if book.node(command.place) is None:
+        book.add_room(command.room, len(command.places))
+    return sum(_claim_proposed(book, place) for place in command.places)
+
+
+def _claim_proposed(book: Book, place: Place) -> bool:
+    if book.node(place) is None:
         return False
-    call = book.call(command.place)
-    if call is not None and book.has_room(call.capability) and claiming.claim(book, command.place):
+    call = book.call(place)
+    if call is not None and book.has_room(call.capability) and claiming.claim(book, place):
+        book.effects.adopted.add(place)
         return True
-    book.show(command.place)
+    book.show(place)
     return False
 
 

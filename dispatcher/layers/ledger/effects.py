@@ -80,6 +80,8 @@ class Effects:
     """Why nodes ended without one, where it was told."""
     notices: list[Notice] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
+    adopted: set[Place] = field(default_factory=set)
+    """Nodes that RQ proposed and that were claimed: it has them as started already."""
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     runs: list[tuple[str, RunRow]] = field(default_factory=list)

@@ -178,13 +178,13 @@ async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_re
     await ledger.start(fan("work", 1, Priority.P1).definition())
     place = Place("w", "p1n0")
 
-    refused = await ledger.turn(Proposed(place))
+    refused = await ledger.turn(Proposed((place,)))
     shown = [(one.place, one.state) for one in ledger.seen[-1].shown]
-    other = await ledger.turn(Proposed(place, "another"))
+    other = await ledger.turn(Proposed((place,), "another"))
     waiting = await ledger.states()
-    claimed = await ledger.turn(Proposed(place, "work"), Proposed(place, "work"))
+    claimed = await ledger.turn(Proposed((place, place), "work"))
 
-    assert (refused, other, claimed) == ((False,), (False,), (True, False))
+    assert (refused, other, claimed) == ((0,), (0,), (1,))
     assert shown == [(place, TaskState.READY)]
     assert waiting == {"p1n0": TaskState.READY}
     assert len(ledger.published) == 1
@@ -229,8 +229,8 @@ class OnlyWindow:
     window: Window
 
 
-def proposing(desks: Desks) -> tuple[Proposing, Window]:
-    room = Window(lambda: 0.0, least=2)
+def proposing(desks: Desks, *, least: int = 2) -> tuple[Proposing, Window]:
+    room = Window(lambda: 0.0, least=least)
     return Proposing(cast(Ports, OnlyWindow(room)), cast(Tenure, desks), None), room
 
 
@@ -240,12 +240,35 @@ async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
 
     await made.proposed([Proposal("w", node, "slow") for node in "abc"])
     kept = room.room_for("slow"), room.room()["slow"]
-    desks.put_down[0][1].done(True)
-    desks.put_down[1][1].undone()
+    desks.put_down[0][1].done(1)
 
-    assert [cast(Proposed, command).room for command in desks.commands] == ["slow", "slow", ""]
+    assert desks.commands == [
+        Proposed((Place("w", "a"), Place("w", "b")), "slow"),
+        Proposed((Place("w", "c"),)),
+    ]
     assert kept == (0, 0)
     assert room.room_for("slow") == 2
+
+
+@pytest.mark.parametrize("how", ["undone", "refused"])
+async def test_room_is_free_again_when_what_rq_brought_is_not_claimed(how: str) -> None:
+    desks = Desks()
+    made, room = proposing(desks)
+
+    await made.proposed([Proposal("w", node, "slow") for node in "ab"])
+    ((_, settle),) = desks.put_down
+    settle.undone() if how == "undone" else settle.done(InputError("no"))
+
+    assert room.room_for("slow") == 2
+
+
+async def test_many_that_rq_brought_are_several_commands() -> None:
+    desks = Desks()
+    made, _ = proposing(desks, least=100)
+
+    await made.proposed([Proposal("w", f"n{number}", "slow") for number in range(100)])
+
+    assert [len(cast(Proposed, command).places) for command in desks.commands] == [64, 36]
 
 
 async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:

@@ -11,10 +11,12 @@ from coditect import From, Workflow
 from coditect.model.control import Verb
 from coditect.model.result import Outcome
 from coditect.model.workflow.definition import Node
+from coditect.model.workflow.states import TaskState
 from dispatcher import showing
-from dispatcher.commands import Show
+from dispatcher.commands import Fill, Proposed, Show
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import MOST_RESULT_BYTES, JobState
+from dispatcher.layers.ledger.effects import Place
 from dispatcher.showing import Showing
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -93,6 +95,26 @@ async def test_a_job_that_was_made_as_it_ended_has_its_value(ledger: Ledger) -> 
     graph = await shown(ledger)
 
     assert graph.result("w", only.name) == [b"7"]
+
+
+async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledger) -> None:
+    ledger.room = {"work": 0}
+    flow = Workflow("two")
+    for node in ("brought", "other"):
+        flow.task("work", name=node)
+    await ledger.start(flow.definition())
+    await ledger.turn(Show("w"))
+    await ledger.turn(Proposed((Place("w", "brought"),), "work"))
+    await ledger.turn(Fill("work", 1))
+    before = await ledger.states()
+
+    graph = await shown(ledger)
+
+    assert before == {"brought": TaskState.PUBLISHED, "other": TaskState.PUBLISHED}
+    assert {node: graph.state("w", node) for node in before} == {
+        "brought": JobState.QUEUED,  # as it was made: the bridge that took it has started it
+        "other": JobState.STARTED,
+    }
 
 
 async def test_many_entries_that_wait_keep_no_values(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
