@@ -52,6 +52,7 @@ LAST_EVENT_SECONDS = 1.0
 LATE_EVENT_SECONDS = 0.1
 """Events are published side by side: that of the end waits so long for those before it."""
 EVENT_PATTERNS = ("workflow.*", "node.*")
+_UNENDED = frozenset(state.value for state in WorkflowState if not state.terminal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Ending:
     state: TaskState
     value: Any
     failure: Mapping[str, Any] | None
+    reason: str = ""
+    """Of a workflow: what was said when it was canceled."""
 
 
 class Run:
@@ -150,15 +153,31 @@ class Run:
         ResultTimeout.
         """
         if node is None:
-            row = await self._ended(timeout)
-            ending = await self._ending(None, ASK_SECONDS)
-            if row.state is not WorkflowState.COMPLETED:
-                raise self._error(row.state.value, ending.failure, reason=row.reason)
+            ending = await self._last(timeout)
+            if ending.state is not TaskState.COMPLETED:
+                raise self._error(ending.state.value, ending.failure, reason=ending.reason)
         else:
             ending = await self.ending(node, timeout=timeout)
             if ending.state not in (TaskState.COMPLETED, TaskState.SKIPPED):
                 raise self._error(ending.state.value, ending.failure, node=node)
         return codec(model).decode(dumps(ending.value))
+
+    async def _last(self, timeout: Duration) -> Ending:
+        """How the workflow ended, with its value: asked for in one look once its end was heard of."""
+        begun = False
+
+        async def look(left: float) -> Ending | None:
+            nonlocal begun
+            if not begun:  # from memory, while it runs
+                begun = True
+                if not (await self._look(left)).state.terminal:
+                    return None
+            ending = await self._ending(None, left)
+            return ending if ending.state.terminal else None
+
+        ending = await self._until(look, lambda found: found is not None, timeout, by_event=True)
+        assert ending is not None
+        return ending
 
     async def look(self, node: str) -> Ending:
         """Where that node is now, with its value or failure if it has one."""
@@ -187,12 +206,9 @@ class Run:
         if paged and isinstance(told, dict) and len(told) == 1:
             (told,) = told.values()
         failure = answer.get("failure")
-        try:
-            state = TaskState(answer["state"])
-        except (KeyError, ValueError) as error:
-            raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
         value = await whole_value(self._control.blobs, told)
-        return Ending(state, value, failure if isinstance(failure, Mapping) else None)
+        reason = str(answer.get("reason") or "")
+        return Ending(_state_of(answer), value, failure if isinstance(failure, Mapping) else None, reason)
 
     def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
         told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}
@@ -318,6 +334,17 @@ class Run:
         """
         asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
         await self._control.ask(Verb.ANSWER, asked)
+
+
+def _state_of(answer: Mapping[str, Any]) -> TaskState:
+    """A node's, or the one that a workflow would have as a node."""
+    state = str(answer.get("state"))
+    if state in _UNENDED:
+        return TaskState.WORKING
+    try:
+        return TaskState(state)
+    except ValueError as error:
+        raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
 
 
 async def pages(

@@ -195,7 +195,7 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
         if row is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
         return {"state": NodeRow.unpack(row).state.value, **_value(tr, Place(workflow, node))}
-    told: dict[str, Any] = {"state": run.state.value, "value": None, "failure": None}
+    told: dict[str, Any] = {"state": run.state.value, "reason": run.reason, "value": None, "failure": None}
     if not run.state.terminal:
         return told
     if run.state is WorkflowState.COMPLETED:

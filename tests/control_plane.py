@@ -171,7 +171,8 @@ class ScriptedPlane:
                     raise NotFound("The workflow has no such node")
                 failure = kept.failures.get(name)
                 why = None if failure is None else failure.as_json()
-                return {"state": kept.nodes[name]["state"], "value": kept.values.get(name), "failure": why}
+                state = kept.nodes[name]["state"] if body.get("node") else kept.state
+                return {"state": state, "reason": kept.reason, "value": kept.values.get(name), "failure": why}
         return {}
 
     def _steered(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:

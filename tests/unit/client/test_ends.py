@@ -71,3 +71,17 @@ async def test_who_gives_up_makes_nobody_else_deaf(scene: Scene) -> None:
 
     async with asyncio.timeout(SECONDS):
         assert await waiting is WorkflowState.COMPLETED
+
+
+async def test_the_value_comes_with_the_look_that_follows_the_event(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+    waiting = asyncio.create_task(started.result(timeout=1_000))
+    await eventually(lambda: Verb.GET in scene.plane.verbs() and listened(scene))
+    scene.plane.only.end()
+    scene.plane.only.values["n0"] = 7
+    before = len(scene.plane.verbs())
+    await scene.plane.tell(scene.broker, "workflow.completed", started.id)
+
+    assert await waiting == 7
+    assert scene.plane.verbs()[before:] == [Verb.RESULT]
