@@ -33,13 +33,22 @@ class Settlements:
     """Outstanding deliveries of one channel, in order, and what was decided of them."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called when there is something to write again; then `decided` and `written` are to be called."""
+        """`wake` is called when there is something to write again, and when it presses; then `decided` and `written`
+        are to be called.
+        """
         self._wake = wake
         self._outstanding: dict[int, Verdict | None] = {}
         self._decided: list[int] = []
         self._idle = asyncio.Event()
         self._idle.set()
         self.lost = False
+        self.pressing = False
+        """Whether some of what is to be written gives deliveries back: they are for somebody else, at once."""
+
+    @property
+    def outstanding(self) -> int:
+        """Deliveries that the broker counts as unsettled."""
+        return len(self._outstanding)
 
     def took(self, tag: int) -> None:
         """A delivery arrived."""
@@ -51,7 +60,9 @@ class Settlements:
             return
         self._outstanding[tag] = verdict
         self._decided.append(tag)
-        if len(self._decided) == 1:
+        presses = verdict is not Verdict.ACK and not self.pressing
+        self.pressing |= presses
+        if len(self._decided) == 1 or presses:
             self._idle.clear()
             self._wake()
 
@@ -71,7 +82,7 @@ class Settlements:
 
     def decided(self) -> list[Settled]:
         """What is to be written now, in this order; it is forgotten here."""
-        decided, self._decided = self._decided, []
+        decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
         settled = [Settled(head, Verdict.ACK, multiple=True)] if head else []
         for tag in decided:

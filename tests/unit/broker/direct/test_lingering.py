@@ -1,0 +1,107 @@
+"""Acks wait a moment for others where no consumer needs its credit, and only there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pamqp.base import Frame
+from pamqp.commands import Basic
+
+from coditect.broker.amqp.direct import inlet as direct
+from coditect.broker.amqp.direct.inlet import DirectInlet
+from tests.unit.broker.direct.wire import Held, Wire
+
+
+@pytest.fixture
+async def wire() -> Wire:
+    return Wire()
+
+
+def acks(frames: list[Frame]) -> list[tuple[int | None, bool | None]]:
+    return [(one.delivery_tag, one.multiple) for one in frames if isinstance(one, Basic.Ack)]
+
+
+def consuming(wire: Wire, *, prefetch: int) -> tuple[DirectInlet, Held]:
+    inlet, held = wire.inlet(), Held()
+    inlet._receivers[b"c"] = held
+    inlet._credit(prefetch)
+    return inlet, held
+
+
+async def lingered() -> None:
+    await asyncio.sleep(2 * direct.LINGER_SECONDS)
+
+
+async def test_acks_with_credit_to_spare_leave_together(wire: Wire) -> None:
+    _, held = consuming(wire, prefetch=40)
+    at_once = []
+    for tag in range(1, 4):
+        wire.deliver(tag, "c")
+        held.deliveries[-1].ack()
+        at_once += await wire.sent()
+    await lingered()
+
+    assert at_once == []
+    assert acks(await wire.sent()) == [(3, True)]
+
+
+async def test_ack_leaves_at_once_where_the_credit_is_short(wire: Wire) -> None:
+    _, held = consuming(wire, prefetch=3)
+    wire.deliver(1, "c")
+    held.deliveries[0].ack()
+
+    assert acks(await wire.sent()) == [(1, True)]
+
+
+async def test_acks_linger_no_longer_when_many_deliveries_come(wire: Wire) -> None:
+    _, held = consuming(wire, prefetch=40)
+    wire.deliver(1, "c")
+    held.deliveries[0].ack()
+    for tag in range(2, 12):
+        wire.deliver(tag, "c")
+
+    assert acks(await wire.sent()) == [(1, True)]
+
+
+@pytest.mark.parametrize("verdict", ["requeue", "reject"])
+async def test_delivery_that_is_given_back_waits_for_nobody_and_takes_the_acks_along(wire: Wire, verdict: str) -> None:
+    _, held = consuming(wire, prefetch=40)
+    for tag in (1, 2):
+        wire.deliver(tag, "c")
+    held.deliveries[0].ack()
+    before = await wire.sent()
+    getattr(held.deliveries[1], verdict)()
+    [ack, nack] = await wire.sent()
+
+    assert before == []
+    assert acks([ack]) == [(1, True)]
+    assert isinstance(nack, Basic.Nack) and nack.delivery_tag == 2
+
+
+async def test_the_consumer_with_the_least_credit_decides(wire: Wire) -> None:
+    inlet, held = consuming(wire, prefetch=40)
+    inlet._credit(1)
+    wire.deliver(1, "c")
+    held.deliveries[0].ack()
+
+    assert acks(await wire.sent()) == [(1, True)]
+
+
+async def test_whoever_closes_waits_until_the_last_ack_has_left(wire: Wire) -> None:
+    inlet, held = consuming(wire, prefetch=40)
+    wire.deliver(1, "c")
+    held.deliveries[0].ack()
+    await inlet.settlements.flushed()
+
+    assert acks(await wire.sent()) == [(1, True)]
+
+
+async def test_nothing_is_written_for_a_channel_that_was_lost_meanwhile(wire: Wire) -> None:
+    inlet, held = consuming(wire, prefetch=40)
+    wire.deliver(1, "c")
+    held.deliveries[0].ack()
+    inlet.lose()
+    await lingered()
+
+    assert await wire.sent() == []
