@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from dispatcher.store.errors import (
     TransactionTooOld,
 )
 from dispatcher.store.limits import RUN_SECONDS
+from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import repeated
 from dispatcher.store.transaction import KeyValue, Reads, Transaction, added, call, stamped
 
@@ -113,8 +114,7 @@ class View:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._own: dict[bytes, bytes | None] = {}
-        self._own_keys: list[bytes] = []
+        self._own = Overlay()
         self.version = disk.version
         self.reads: list[KeyRange] = []
         self.mutations: list[Mutation] = []
@@ -126,11 +126,12 @@ class View:
         return self._visible(key)
 
     def _visible(self, key: bytes) -> bytes | None:
-        return self._own[key] if key in self._own else self._disk.values.get(key)
+        own = self._own.values
+        return own[key] if key in own else self._disk.values.get(key)
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         """See `Backing`."""
-        own = self._own_keys[bisect_left(self._own_keys, begin) : bisect_left(self._own_keys, end)]
+        own = self._own.between(begin, end)
         keys = self._disk.between(begin, end)
         if own:
             keys = sorted({*keys, *own})
@@ -148,7 +149,7 @@ class View:
     def set(self, key: bytes, value: bytes) -> None:
         """See `Backing`."""
         self.mutations.append(("set", key, value))
-        self._put(key, value)
+        self._own.put(key, value)
 
     def clear(self, key: bytes) -> None:
         """See `Backing`."""
@@ -157,14 +158,13 @@ class View:
     def clear_range(self, begin: bytes, end: bytes) -> None:
         """See `Backing`."""
         self.mutations.append(("clear_range", begin, end))
-        own = self._own_keys[bisect_left(self._own_keys, begin) : bisect_right(self._own_keys, end)]
-        for key in (*self._disk.between(begin, end), *(key for key in own if key < end)):
-            self._put(key, None)
+        for key in (*self._disk.between(begin, end), *self._own.between(begin, end)):
+            self._own.put(key, None)
 
     def add(self, key: bytes, amount: bytes) -> None:
         """See `Backing`."""
         self.mutations.append(("add", key, amount))
-        self._put(key, added(self._visible(key), amount))
+        self._own.put(key, added(self._visible(key), amount))
 
     def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
         """See `Backing`."""
@@ -173,11 +173,6 @@ class View:
     def get_read_version(self) -> int:
         """See `Backing`."""
         return self.version
-
-    def _put(self, key: bytes, value: bytes | None) -> None:
-        if key not in self._own:
-            insort(self._own_keys, key)
-        self._own[key] = value
 
 
 class MemoryDatabase:

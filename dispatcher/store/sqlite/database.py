@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 from dispatcher.store.errors import StoreFailed, StoreMisconfigured, StoreUnavailable
 from dispatcher.store.limits import RUN_SECONDS
+from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import repeated
 from dispatcher.store.sqlite.file import connect, failure, prepare, roll_back, tune
 from dispatcher.store.sqlite.holder import Holder, WriteLock
@@ -179,7 +180,7 @@ class _Readers:
             (version,) = connection.execute("SELECT version FROM state").fetchone()
         except sqlite3.Error as error:
             raise failure(error, self._path) from error
-        statements = Statements(connection, self._path, version)
+        statements = Statements(connection, self._path, version, Overlay())
         try:
             result = call(lambda tr: body(tr.snapshot), Transaction(statements))
         finally:

@@ -1,19 +1,29 @@
-"""The reads and writes of one transaction, as statements on a connection that is in a SQL transaction."""
+"""Reads and writes as statements on a connection that is in a SQL transaction.
+
+Every statement saved counts: each gives the interpreter's lock away and has to wait for it when the event loop is busy,
+which takes longer than the statement. So what is written is gathered, and laid over what is read, and the whole group's
+rows go to SQLite in a few statements at its end, in the order of their keys.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coditect.errors import CoditectError
+from dispatcher.store.overlay import Overlay
 from dispatcher.store.sqlite.file import failure
 from dispatcher.store.transaction import KeyValue, added, stamped
 
+Item = TypeVar("Item")
+
+MOST_ROWS = 256
+"""Of one statement that writes."""
 _GET = "SELECT value FROM pairs WHERE key = ?"
-_SET = "INSERT INTO pairs VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-_CLEAR = "DELETE FROM pairs WHERE key = ?"
-_CLEAR_RANGE = "DELETE FROM pairs WHERE key >= ? AND key < ?"
+_KEYS = "SELECT key FROM pairs WHERE key >= ? AND key < ?"
 _FORWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
 _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
 
@@ -21,42 +31,49 @@ _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY ke
 class Statements:
     """A `Backing` on SQLite, serial by construction: hence a snapshot read is a read like any other.
 
-    A savepoint is set before the first write, so that `undo` leaves the neighbours in the SQL transaction alone. With
-    `alone` there are none: then the SQL transaction has to be rolled back. Every statement saved counts, since each
-    gives the interpreter's lock away and has to wait for it when the event loop is busy.
+    Writes go to the `overlay`, which those of a group share; `write` takes them to SQLite.
     """
 
-    __slots__ = ("_alone", "_connection", "_path", "_version", "broken", "wrote")
+    __slots__ = ("_connection", "_overlay", "_path", "_version", "broken")
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, version: int, *, alone: bool = False) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, version: int, overlay: Overlay) -> None:
         self._connection = connection
         self._path = path
         self._version = version
-        self._alone = alone
-        self.wrote = False
+        self._overlay = overlay
         self.broken: CoditectError | None = None
         """SQLite's failure, kept because the transaction function may have caught it."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
         """See `Backing`."""
-        row = self._execute(_GET, (key,)).fetchone()
-        return None if row is None else row[0]
+        own = self._overlay.values
+        if key in own:
+            return own[key]
+        found = self._rows(_GET, (key,))
+        return found[0][0] if found else None
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         """See `Backing`."""
-        return self._execute(_BACKWARD if reverse else _FORWARD, (begin, end, limit or -1)).fetchall()
+        statement = _BACKWARD if reverse else _FORWARD
+        own = self._overlay.between(begin, end)
+        if not own:
+            return self._rows(statement, (begin, end, limit or -1))
+        most = limit + self._overlay.removed(own) if limit else -1
+        return self._overlay.over(self._rows(statement, (begin, end, most)), own, limit=limit, reverse=reverse)
 
     def set(self, key: bytes, value: bytes) -> None:
         """See `Backing`."""
-        self._write(_SET, (key, value))
+        self._overlay.put(key, value)
 
     def clear(self, key: bytes) -> None:
         """See `Backing`."""
-        self._write(_CLEAR, (key,))
+        self._overlay.put(key, None)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """See `Backing`."""
-        self._write(_CLEAR_RANGE, (begin, end))
+        """See `Backing`. Key by key: whoever clears a range of many does so in pages."""
+        found = [key for (key,) in self._rows(_KEYS, (begin, end))]
+        for key in (*found, *self._overlay.between(begin, end)):
+            self._overlay.put(key, None)
 
     def add(self, key: bytes, amount: bytes) -> None:
         """See `Backing`. Nobody writes in between, so it may read."""
@@ -70,28 +87,39 @@ class Statements:
         """See `Backing`."""
         return self._version
 
-    def keep(self) -> None:
-        """Makes what was written a part of the group."""
-        if self.wrote and not self._alone:
-            self._execute("RELEASE body")
-
-    def undo(self) -> None:
-        """Takes back what was written."""
-        if self.wrote and not self._alone:
-            self._execute("ROLLBACK TO body")
-            self._execute("RELEASE body")
-        self.wrote = False
-
-    def _write(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        if not self.wrote:
-            if not self._alone:
-                self._execute("SAVEPOINT body")
-            self.wrote = True
-        self._execute(statement, parameters)
-
-    def _execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def _rows(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         try:
-            return self._connection.execute(statement, parameters)
+            return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             self.broken = failure(error, self._path)
             raise self.broken from error
+
+
+def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
+    """Takes what was gathered to SQLite. Raises: sqlite3.Error, after which nothing of it may be committed."""
+    keys = sorted(overlay.values)
+    values = overlay.values
+    for piece in _pieces([key for key in keys if values[key] is None]):
+        connection.execute(_clear(len(piece)), piece)
+    for piece in _pieces([key for key in keys if values[key] is not None]):
+        connection.execute(_set(len(piece)), [each for key in piece for each in (key, values[key])])
+
+
+def _pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Of few different sizes: each is a statement that SQLite has to know."""
+    at = 0
+    while at < len(items):
+        size = min(MOST_ROWS, 1 << ((len(items) - at).bit_length() - 1))
+        yield items[at : at + size]
+        at += size
+
+
+@cache
+def _set(rows: int) -> str:
+    places = ", ".join(["(?, ?)"] * rows)
+    return f"INSERT INTO pairs VALUES {places} ON CONFLICT (key) DO UPDATE SET value = excluded.value"  # noqa: S608
+
+
+@cache
+def _clear(rows: int) -> str:
+    return f"DELETE FROM pairs WHERE key IN ({', '.join('?' * rows)})"  # noqa: S608 - places, no values

@@ -1,7 +1,7 @@
 """The one thread that writes: it runs transaction functions one after the other and commits them in groups.
 
-What waits is run under one lock and one SQL transaction, each function in a savepoint of its own, and made durable
-by one sync: while that runs the next group gathers. Callers are answered after the sync, all of a group
+What waits is run under one lock and one SQL transaction, each function over what those before it wrote, and made
+durable by one sync: while that runs the next group gathers. Callers are answered after the sync, all of a group
 together. Serial functions cannot conflict, which is cheaper than to find out whether they do.
 """
 
@@ -20,9 +20,10 @@ from typing import Any
 
 from coditect.errors import CoditectError
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreUnavailable
+from dispatcher.store.overlay import Overlay
 from dispatcher.store.sqlite.file import failure, roll_back
 from dispatcher.store.sqlite.holder import WriteLock
-from dispatcher.store.sqlite.statements import Statements
+from dispatcher.store.sqlite.statements import Statements, write
 from dispatcher.store.transaction import Transaction, call
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 MOST_OF_A_GROUP = 512
 GROUP_SECONDS = 0.05
 """A group that ran for longer commits before it begins another function."""
+MOST_BYTES_OF_A_GROUP = 16_000_000
+"""Neither does a group begin one that has written more: it is held in memory until then."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,8 +140,10 @@ class Writer:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 (before,) = self._connection.execute("SELECT version FROM state").fetchone()
-                count, version = self._run_all(requests, before)
-                if version != before:  # else whatever a lone function wrote is rolled back below
+                overlay = Overlay()
+                count, version = self._run_all(requests, before, overlay)
+                if version != before:
+                    write(self._connection, overlay)
                     self._connection.execute("UPDATE state SET version = ?", (version,))
                     self._connection.execute("COMMIT")
                     self.groups += 1
@@ -146,31 +151,31 @@ class Writer:
                 roll_back(self._connection)
         return requests[:count]
 
-    def _run_all(self, requests: list[Request], version: int) -> tuple[int, int]:
+    def _run_all(self, requests: list[Request], version: int, overlay: Overlay) -> tuple[int, int]:
         """How many were run, and the version that they lead to."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
-            version += self._run(request, version, alone=len(requests) == 1)
-            if time.monotonic() > enough:
+            version += self._run(request, version, overlay)
+            if time.monotonic() > enough or overlay.size_bytes > MOST_BYTES_OF_A_GROUP:
                 return count, version
         return len(requests), version
 
-    def _run(self, request: Request, version: int, *, alone: bool) -> bool:
+    def _run(self, request: Request, version: int, overlay: Overlay) -> bool:
         """Whether it wrote something that stays."""
         if request.answer.cancelled():
             return False
-        statements = Statements(self._connection, self._path, version, alone=alone)
+        statements = Statements(self._connection, self._path, version, overlay)
         try:
             request.result = call(request.body, Transaction(statements))
         except BaseException as error:  # noqa: BLE001  # the boundary of transactions: it is the caller's
             request.error = error
         if statements.broken is not None:
             raise statements.broken
-        if request.error is None:
-            statements.keep()
-        else:
-            statements.undo()
-        return statements.wrote
+        if request.error is not None:
+            overlay.undo()
+        wrote = overlay.changed
+        overlay.keep()
+        return wrote
 
 
 def _settle(requests: Sequence[Request]) -> None:

@@ -148,6 +148,56 @@ async def test_callers_share_a_sync(tmp_path: Path) -> None:
         assert read_counter(await database.read(lambda tr: tr.get(b"count"))) == 50
 
 
+async def test_a_function_that_raises_leaves_its_neighbours_writes_alone(tmp_path: Path) -> None:
+    async with SqliteDatabase(tmp_path / "store.db") as database:
+        entered, go_on = threading.Event(), threading.Event()
+
+        def slow(tr: Transaction) -> None:
+            entered.set()
+            go_on.wait(10)
+
+        def writes(tr: Transaction) -> None:
+            tr.set(b"a", b"1")
+            tr.set(b"b", b"1")
+
+        def raises(tr: Transaction) -> None:
+            tr.clear(b"a")
+            tr.set(b"b", b"2")
+            tr.set(b"c", b"2")
+            raise LookupError
+
+        def sees(tr: Transaction) -> list[tuple[bytes, bytes]]:
+            tr.set(b"d", b"3")
+            return tr.get_range(b"", b"\xff")
+
+        first = asyncio.create_task(database.run(slow))
+        await asyncio.to_thread(entered.wait)
+        others = [asyncio.create_task(database.run(body)) for body in (writes, raises, sees)]
+        await asyncio.sleep(0)
+        go_on.set()
+        await first
+        _, refused, seen = await asyncio.gather(*others, return_exceptions=True)
+
+        assert isinstance(refused, LookupError)
+        assert seen == [(b"a", b"1"), (b"b", b"1"), (b"d", b"3")]
+        assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == seen
+        assert database.groups == 1
+
+
+async def test_what_a_group_wrote_is_bounded_in_memory(tmp_path: Path) -> None:
+    async with SqliteDatabase(tmp_path / "store.db") as database:
+        piece = bytes(90_000)
+
+        def much(tr: Transaction, number: int) -> None:
+            for part in range(60):
+                tr.set(b"%d %d" % (number, part), piece)
+
+        await asyncio.gather(*(database.run(lambda tr, number=number: much(tr, number)) for number in range(8)))  # type: ignore[misc]
+
+        assert database.groups > 1
+        assert len(await database.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")])) == 8 * 60
+
+
 async def test_what_only_reads_costs_no_sync(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
         await database.run(lambda tr: tr.get(b"a"))
