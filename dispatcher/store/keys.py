@@ -6,7 +6,7 @@ Tuples sort as their keys do. The bytes are exactly those of `fdb.tuple`, so any
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, TypeGuard
 
 from dispatcher.store.binding import Subspace, Versionstamp, fdb
 from dispatcher.store.transaction import STAMP_BYTES
@@ -51,11 +51,15 @@ class Space:
         Raises: ValueError when an element is none that a key can hold.
         """
         key = self.prefix
+        if _are_texts(elements):
+            texts = "\0\x02".join(elements)
+            if texts.count("\0") == len(elements) - 1:
+                return key + b"\x02" + texts.encode() + b"\0"
         for element in elements:
             kind = type(element)
             if kind is str:
                 text = element.encode()
-                key += b"\x02" + (text if b"\0" not in text else text.replace(b"\0", b"\0\xff")) + b"\0"
+                key += b"\x02%b\0" % (text if b"\0" not in text else text.replace(b"\0", b"\0\xff"))
             elif kind is int and element >= 0:
                 key += _SMALL[element] if element < 256 else _packed_int(element)
             elif kind is bytes:
@@ -87,6 +91,10 @@ class Space:
 
         Raises: ValueError for a key of another.
         """
+        if key.startswith(self.prefix):
+            texts = key[len(self.prefix) :]
+            if texts[:1] == b"\x02" and texts[-1:] == b"\0" and texts.count(b"\0") == texts.count(b"\0\x02") + 1:
+                return tuple(texts[1:-1].decode().split("\0\x02"))
         elements: tuple[Element, ...] = self._subspace.unpack(key)
         return elements
 
@@ -98,6 +106,13 @@ class Space:
     def contains(self, key: bytes) -> bool:
         """Whether the key is of this space."""
         return key.startswith(self.prefix)
+
+
+def _are_texts(elements: tuple[Element, ...]) -> TypeGuard[tuple[str, ...]]:
+    for element in elements:
+        if type(element) is not str:
+            return False
+    return bool(elements)
 
 
 def stamp_here(order: int = 0) -> Element:
