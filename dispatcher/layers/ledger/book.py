@@ -6,9 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coditect.model.json import loads
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
-from coditect.model.workflow.document import known_node
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
@@ -123,13 +121,13 @@ class Book:
         return node
 
     def _read(self, place: Place) -> Node:
-        row = self.terms.definitions.get(place)
-        if row is None:
+        node = self.terms.definitions.node(place)
+        if node is None:
             row = self.tr.snapshot.get(NODES.pack((place.workflow, place.node)))
             if row is None:
                 raise KeyError(place)
-            self.terms.definitions.put(place, row)
-        return known_node(place.node, loads(row))
+            node = self.terms.definitions.read(place, row)
+        return node
 
     def _element(self, place: Place, base: str) -> Node:
         of = self.definition(Place(place.workflow, base))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 from coditect import Workflow
-from dispatcher.layers.ledger.definitions import OVERHEAD_BYTES, Definitions
+from coditect.model.json import dumps
+from coditect.model.workflow.definition import Call, Node
+from coditect.model.workflow.document import node_document
+from dispatcher.layers.ledger.definitions import MOST_READ, OVERHEAD_BYTES, Definitions
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
@@ -31,6 +34,32 @@ def test_definitions_take_no_more_than_their_bytes() -> None:
     assert 30 <= len(definitions) <= 10_000 // OVERHEAD_BYTES
 
 
+def test_a_node_that_was_read_is_read_again_from_a_newer_row() -> None:
+    definitions, place = Definitions(), Place("w", "n")
+    rows = [dumps(node_document(Node("n", Call(capability)))) for capability in ("one", "other")]
+
+    unknown, first = definitions.node(place), definitions.read(place, rows[0])
+    again = definitions.node(place)
+    definitions.put(place, rows[1])
+    newer = definitions.node(place)
+    definitions.forget(place)
+
+    assert unknown is None
+    assert again is first
+    assert (first.call, newer and newer.call) == (Call("one"), Call("other"))
+    assert definitions.node(place) is None
+
+
+def test_of_the_nodes_that_were_read_the_first_are_let_go() -> None:
+    definitions, row = Definitions(), dumps(node_document(Node("n", Call("one"))))
+    first = definitions.read(Place("w", "first"), row)
+    for number in range(MOST_READ):
+        definitions.read(Place("w", f"n{number}"), row)
+
+    assert definitions.node(Place("w", "first")) is not first
+    assert definitions.node(Place("w", "first")) == first
+
+
 async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
     flow = Workflow("short")
     first = flow.task("work", name="first")
@@ -43,3 +72,4 @@ async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
 
     assert at_first == 2
     assert len(ledger.terms.definitions) == 0
+    assert ledger.terms.definitions.node(Place("w", "first")) is None
