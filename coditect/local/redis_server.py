@@ -1,6 +1,7 @@
 """A private Redis: append-only file synced every second, nothing evicted, loopback interface, password.
 
-Streams are kept in small nodes: RQ has one for every job's outcome, and each begins with a whole node.
+Streams are kept in small nodes: RQ has one for every job's outcome, and each begins with a whole node. The file is
+written anew only when it is large: that takes a core for seconds, in the midst of the work that makes it grow.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ requirepass {password}
 dir "{data}"
 appendonly yes
 appendfsync everysec
+auto-aof-rewrite-min-size 512mb
 save ""
 maxmemory-policy noeviction
 stream-node-max-bytes 256
