@@ -1,9 +1,13 @@
-"""Larger workflows, and more of them: what ten times the nodes costs, and what the dispatcher holds in memory."""
+"""Larger workflows, and more of them: what ten times the nodes costs, and what the dispatcher holds in memory.
+
+A workflow grows in two ways. A longer one has more layers. A wider one has larger layers: when there is more in them
+than may be under way, its nodes go the other way to their claim, through the backlog that RQ holds.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -26,6 +30,8 @@ WARM_UP = layered(3, 20)
 RUNS = 3
 SOON_RUN = 10_000
 """Nodes that take a few seconds: a machine is a tenth faster or slower in some of them."""
+SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
+"""How the plot calls them."""
 LOOK_SECONDS = 0.1
 LONGEST_SECONDS = 900.0
 MOST_TIMES_FOR_TEN = 11.0
@@ -33,13 +39,42 @@ MOST_MEGABYTES = 250.0
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
-    """One run: so many nodes in all, in so many workflows. Megabytes are the dispatcher's resident memory."""
+class Trial:
+    """So many of one graph."""
 
+    name: str
+    graph: Graph
+    many: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """In all of them."""
+        return self.graph.nodes * self.many
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What was measured of one trial. Megabytes are the dispatcher's resident memory."""
+
+    name: str
     nodes: int
-    workflows: int
     seconds: float
     most_megabytes: float
+
+
+def wider(nodes: int) -> Trial:
+    """A workflow of ten layers."""
+    return Trial(f"{nodes:,} nodes in {LAYERS} layers", layered(LAYERS, nodes // LAYERS))
+
+
+def longer(nodes: int, width: int) -> Trial:
+    """A workflow of layers that have a certain size."""
+    return Trial(f"{nodes:,} nodes in layers of {width}", layered(nodes // width, width))
+
+
+def more(workflows: int) -> Trial:
+    """Small workflows."""
+    return Trial(f"{workflows:,} workflows of {SMALL.nodes}", SMALL, workflows)
 
 
 @asynccontextmanager
@@ -58,56 +93,74 @@ async def peak_megabytes(pid: int) -> AsyncIterator[list[float]]:
         looking.cancel()
 
 
-async def one_size(stage: Stage, graph: Graph, many: int) -> Grown:
-    """On a fresh dispatcher with an empty ledger, and two agents; the median of a few runs where one takes seconds."""
-    runs = RUNS if graph.nodes * many <= SOON_RUN else 1
-    order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, graph, runs, many)
+async def one_size(stage: Stage, trial: Trial) -> tuple[list[float], float]:
+    """Seconds of each run, and megabytes; on a fresh dispatcher with an empty ledger, and two agents."""
+    runs = RUNS if trial.nodes <= SOON_RUN else 1
+    order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, trial.graph, runs, trial.many)
     async with fleet(stage) as plane, peak_megabytes(plane.pid) as most:
         told = await ordered(stage, order, seconds=LONGEST_SECONDS)
-    return Grown(graph.nodes * many, many, median(told["seconds"]), most[0])
+    return told["seconds"], most[0]
 
 
-async def measure(stage: Stage, size: Size) -> tuple[tuple[Grown, ...], tuple[Grown, ...]]:
-    """One larger and larger workflow; more and more of ten nodes."""
-    large = [await one_size(stage, layered(LAYERS, nodes // LAYERS), 1) for nodes in size.large_graphs]
-    small = [await one_size(stage, SMALL, many) for many in size.small_graphs]
-    return tuple(large), tuple(small)
+async def rising(stage: Stage, trials: Sequence[Trial]) -> tuple[Grown, ...]:
+    """One after the other, each once more behind the next: a machine is faster in one minute than in another."""
+    found: dict[Trial, list[tuple[list[float], float]]] = {trial: [] for trial in trials}
+    for before, trial in pairwise([None, *trials]):
+        for one in (trial, before):
+            if one is not None:
+                found[one].append(await one_size(stage, one))
+    return tuple(
+        Grown(
+            one.name,
+            one.nodes,
+            median([seconds for runs, _ in sizes for seconds in runs]),
+            max(most for _, most in sizes),
+        )
+        for one, sizes in found.items()
+    )
 
 
-def verdicts(large: Sequence[Grown], small: Sequence[Grown]) -> tuple[Verdict, ...]:
-    """Ten times the nodes at each step, and the memory of the largest."""
-    steps = [(before, after) for grown in (large, small) for before, after in pairwise(grown)]
+async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
+    """One wider and wider workflow; one longer and longer; more and more of ten nodes."""
+    width = size.large_graphs[0] // LAYERS
+    return {
+        "wider": await rising(stage, [wider(nodes) for nodes in size.large_graphs]),
+        "longer": await rising(stage, [longer(nodes, width) for nodes in size.large_graphs]),
+        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs]),
+    }
+
+
+def verdicts(found: Mapping[str, Sequence[Grown]]) -> tuple[Verdict, ...]:
+    """Ten times the nodes at each step, and the most memory."""
+    steps = [step for series in found.values() for step in pairwise(series)]
+    largest = max((one for series in found.values() for one in series), key=lambda one: one.most_megabytes)
     return (
         *(
-            Verdict(f"{_named(after)} / {_named(before)}, time", after.seconds / before.seconds, Bound.AT_MOST,
+            Verdict(f"{after.name} / {before.name}, time", after.seconds / before.seconds, Bound.AT_MOST,
                     MOST_TIMES_FOR_TEN, "x")
             for before, after in steps
         ),
-        Verdict(
-            f"dispatcher's memory, {_named(large[-1])}", large[-1].most_megabytes, Bound.BELOW, MOST_MEGABYTES, "MB"
-        ),
+        Verdict(f"dispatcher's memory, {largest.name}", largest.most_megabytes, Bound.BELOW, MOST_MEGABYTES, "MB"),
     )  # fmt: skip
 
 
-def figures(grown: Sequence[Grown]) -> tuple[Figure, ...]:
+def figures(found: Mapping[str, Sequence[Grown]]) -> tuple[Figure, ...]:
     """Speed and memory of each."""
     return tuple(
         figure
-        for one in grown
+        for series in found.values()
+        for one in series
         for figure in (
-            Figure(f"{_named(one)}: nodes per second", one.nodes / one.seconds, "/s"),
-            Figure(f"{_named(one)}: dispatcher's memory at most", one.most_megabytes, "MB"),
+            Figure(f"{one.name}: nodes per second", one.nodes / one.seconds, "/s"),
+            Figure(f"{one.name}: dispatcher's memory at most", one.most_megabytes, "MB"),
         )
     )
 
 
-def charts(large: Sequence[Grown], small: Sequence[Grown]) -> tuple[Chart, ...]:
+def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
     """Nodes per second over the size."""
-    series = {
-        "one workflow": [(one.nodes, one.nodes / one.seconds) for one in large],
-        "workflows of ten nodes": [(one.nodes, one.nodes / one.seconds) for one in small],
-    }
-    first, last = large[0], large[-1]
+    series = {label: [(one.nodes, one.nodes / one.seconds) for one in found[name]] for name, label in SERIES.items()}
+    first, last = found["wider"][0], found["wider"][-1]
     title = (
         f"From {first.nodes:,} to {last.nodes:,} nodes in one workflow: {first.nodes / first.seconds:,.0f} to "
         f"{last.nodes / last.seconds:,.0f} nodes per second"
@@ -115,12 +168,8 @@ def charts(large: Sequence[Grown], small: Sequence[Grown]) -> tuple[Chart, ...]:
     return (Lines(NAME, title, "nodes in all", "nodes per second", series, level_logarithmic=True),)
 
 
-def _named(one: Grown) -> str:
-    return f"{one.nodes:,} nodes" if one.workflows == 1 else f"{one.workflows:,} workflows of {SMALL.nodes}"
-
-
 async def run(stage: Stage, size: Size) -> Findings:
     """Measures and judges."""
-    large, small = await measure(stage, size)
-    raw = {"large": [asdict(one) for one in large], "small": [asdict(one) for one in small]}
-    return Findings(NAME, verdicts(large, small), figures([*large, *small]), raw, charts(large, small))
+    found = await measure(stage, size)
+    raw = {name: [asdict(one) for one in series] for name, series in found.items()}
+    return Findings(NAME, verdicts(found), figures(found), raw, charts(found))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 
@@ -9,7 +10,7 @@ from benchmarks.figures import rounded
 from benchmarks.parts import workflow_size, workflow_state, workflows
 from benchmarks.parts.graph_sides import DRIVERS, SIDES, WORKERS, workers
 from benchmarks.parts.sides import OTHERS, Side
-from benchmarks.parts.workflow_size import Grown
+from benchmarks.parts.workflow_size import Grown, Trial
 from benchmarks.parts.workflow_state import Found
 from benchmarks.programs.coditect_graphs import definition_of
 from benchmarks.programs.graphs import TEXT, Graph, GraphOrder, chain, check_sinks, fan, layered
@@ -127,17 +128,55 @@ def test_plots_of_workflows_name_the_best_of_the_others() -> None:
 
 
 def test_ten_times_the_nodes_may_cost_eleven_times_the_time() -> None:
-    large = [Grown(1_000, 1, 1.0, 90.0), Grown(10_000, 1, 11.0, 120.0), Grown(100_000, 1, 121.1, 249.0)]
-    small = [Grown(10_000, 1_000, 1.0, 90.0), Grown(100_000, 10_000, 12.0, 90.0)]
+    found = {
+        "wider": [
+            Grown("a", 1_000, 1.0, 90.0),
+            Grown("b", 10_000, 11.0, 120.0),
+            Grown("c", 100_000, 121.1, 249.0),
+        ],
+        "longer": [Grown("d", 1_000, 1.0, 90.0), Grown("e", 10_000, 10.5, 250.0)],
+        "more": [Grown("f", 10_000, 1.0, 90.0), Grown("g", 100_000, 12.0, 90.0)],
+    }
 
-    assert judged(workflow_size.verdicts(large, small)) == [
+    assert judged(workflow_size.verdicts(found)) == [
         (11.0, True),
         (11.01, False),
+        (10.5, True),
         (12.0, False),
-        (249.0, True),
+        (250.0, False),
     ]
-    (chart,) = workflow_size.charts(large, small)
+    (chart,) = workflow_size.charts(found)
     assert chart.title == "From 1,000 to 100,000 nodes in one workflow: 1,000 to 826 nodes per second"
+
+
+@pytest.mark.parametrize("nodes", FULL.large_graphs)
+def test_a_workflow_grows_in_width_or_in_length(nodes: int) -> None:
+    wide, long = workflow_size.wider(nodes), workflow_size.longer(nodes, 100)
+
+    assert wide.nodes == long.nodes == nodes
+    assert (len(wide.graph.widths), wide.graph.widths[0]) == (10, nodes // 10)
+    assert (len(long.graph.widths), long.graph.widths[0]) == (nodes // 100, 100)
+
+
+async def test_the_size_before_is_measured_again_behind_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    speeds = {"1": iter([[1.0, 9.0, 1.0], [2.0, 2.0, 2.0]]), "2": iter([[20.0], [30.0]]), "3": iter([[300.0]])}
+
+    async def one_size(_: object, trial: Trial) -> tuple[list[float], float]:
+        order.append(trial.name)
+        return next(speeds[trial.name]), float(len(order))
+
+    monkeypatch.setattr(workflow_size, "one_size", one_size)
+    trials = [Trial(name, chain(nodes)) for name, nodes in (("1", 1), ("2", 10), ("3", 100))]
+
+    found = await workflow_size.rising(cast(Any, None), trials)
+
+    assert order == ["1", "2", "1", "3", "2"]
+    assert [(one.nodes, one.seconds, one.most_megabytes) for one in found] == [
+        (1, 2.0, 3.0),
+        (10, 25.0, 5.0),
+        (100, 300.0, 4.0),
+    ]
 
 
 def test_state_restart_and_idleness_have_their_targets() -> None:
