@@ -218,6 +218,17 @@ async def test_the_values_of_many_last_nodes_come_page_by_page(scene: Scene) -> 
     assert scene.plane.verbs().count(Verb.RESULT) == 3
 
 
+async def test_a_value_whose_pages_changed_meanwhile_is_asked_for_again(scene: Scene) -> None:
+    started = await scene.client.start(chain(1))
+    kept = scene.plane.kept[started.id]
+    kept.pages = [{"n0": 0}, None]  # type: ignore[list-item]
+    waiting = asyncio.ensure_future(started.result(timeout=SECONDS))
+    await eventually(lambda: scene.plane.verbs().count(Verb.RESULT) >= 2)
+    kept.pages = [{"n0": 0}, {"n1": 1}]
+
+    assert await waiting == {"n0": 0, "n1": 1}
+
+
 async def test_the_value_of_the_only_last_node_of_many_nodes_is_the_workflow_s(scene: Scene) -> None:
     started = await scene.client.start(chain(1))
     scene.plane.kept[started.id].pages = [{}, {"n1001": {"a": 1}}, {}]

@@ -34,20 +34,25 @@ async def lingered() -> None:
 
 
 async def test_acks_with_credit_to_spare_leave_together(wire: Wire) -> None:
-    _, held = consuming(wire, prefetch=40)
+    inlet, held = consuming(wire, prefetch=40)
     at_once = []
     for tag in range(1, 4):
         wire.deliver(tag, "c")
         held.deliveries[-1].ack()
         at_once += await wire.sent()
-    await lingered()
+    await inlet.settlements.flushed()
 
     assert at_once == []
     assert acks(await wire.sent()) == [(3, True)]
 
 
-async def test_ack_leaves_at_once_where_the_credit_is_short(wire: Wire) -> None:
-    _, held = consuming(wire, prefetch=3)
+@pytest.mark.parametrize("prefetches", [(3,), (40, 1), (1, 40)])
+async def test_ack_leaves_at_once_where_the_credit_of_any_consumer_is_short(
+    wire: Wire, prefetches: tuple[int, ...]
+) -> None:
+    inlet, held = consuming(wire, prefetch=prefetches[0])
+    for prefetch in prefetches[1:]:
+        inlet._credit(prefetch)
     wire.deliver(1, "c")
     held.deliveries[0].ack()
 
@@ -77,15 +82,6 @@ async def test_delivery_that_is_given_back_waits_for_nobody_and_takes_the_acks_a
     assert before == []
     assert acks([ack]) == [(1, True)]
     assert isinstance(nack, Basic.Nack) and nack.delivery_tag == 2
-
-
-async def test_the_consumer_with_the_least_credit_decides(wire: Wire) -> None:
-    inlet, held = consuming(wire, prefetch=40)
-    inlet._credit(1)
-    wire.deliver(1, "c")
-    held.deliveries[0].ack()
-
-    assert acks(await wire.sent()) == [(1, True)]
 
 
 async def test_whoever_closes_waits_until_the_last_ack_has_left(wire: Wire) -> None:
