@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from redis.asyncio import Redis
 
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
@@ -155,6 +156,12 @@ class Stage:
         """Makes the queues of a capability that no agent offers yet."""
         async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
             await broker.declare(backbone() + capability_queues(capability))
+
+    async def empty_redis(self) -> None:
+        """Removes what earlier programs left in the private Redis, from its log, too."""
+        async with Redis.from_url(self._servers.redis_url) as redis:
+            await redis.flushall()
+            await redis.bgrewriteaof()
 
     async def forget(self, capabilities: Iterable[str]) -> None:
         """Removes the queues of these capabilities with all they hold."""

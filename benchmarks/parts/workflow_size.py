@@ -94,9 +94,10 @@ async def peak_megabytes(pid: int) -> AsyncIterator[list[float]]:
 
 
 async def one_size(stage: Stage, trial: Trial) -> tuple[list[float], float]:
-    """Seconds of each run, and megabytes; on a fresh dispatcher with an empty ledger, and two agents."""
+    """Seconds of each run, and megabytes; on a fresh dispatcher with an empty ledger and Redis, and two agents."""
     runs = RUNS if trial.nodes <= SOON_RUN else 1
     order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, trial.graph, runs, trial.many)
+    await stage.empty_redis()
     async with fleet(stage) as plane, peak_megabytes(plane.pid) as most:
         told = await ordered(stage, order, seconds=LONGEST_SECONDS)
     return told["seconds"], most[0]
