@@ -13,6 +13,7 @@ from dispatcher.store.errors import StoreUnavailable
 Value = TypeVar("Value")
 
 AGAIN_SECONDS = 0.2
+"""Before what was refused is put on the desk again."""
 
 
 class Settle(Protocol):
