@@ -18,8 +18,9 @@ MOST_BYTES = 50_000_000
 """Of one shard. A node of a few edges and a small input takes some 400 bytes."""
 OVERHEAD_BYTES = 250
 """What an entry takes beside its row, about."""
-MOST_READ = 16_384
-"""Nodes between their release and their end, about 1 kB each: what waits for room is claimed seconds later."""
+MOST_READ_BYTES = 2_000_000
+"""Of the rows whose nodes are kept as they were read, some 15,000 small ones between their release and their end: what
+waits for room is claimed seconds later. A large input takes ten times its row, once read."""
 
 
 class Definitions:
@@ -29,17 +30,19 @@ class Definitions:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._rows: OrderedDict[Place, bytes] = OrderedDict()
-        self._read: OrderedDict[Place, Node] = OrderedDict()
+        self._read: OrderedDict[Place, tuple[Node, int]] = OrderedDict()
+        self._read_bytes = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def node(self, place: Place) -> Node | None:
         """The node's definition, if it is remembered."""
-        node = self._read.get(place)
-        if node is None and (row := self.get(place)) is not None:
-            node = self._take_in(place, row)
-        return node
+        read = self._read.get(place)
+        if read is not None:
+            return read[0]
+        row = self.get(place)
+        return None if row is None else self._take_in(place, row)
 
     def read(self, place: Place, row: bytes) -> Node:
         """What the row says; it is remembered."""
@@ -64,13 +67,17 @@ class Definitions:
 
     def forget(self, place: Place) -> None:
         """It has ended: hardly anybody asks for it again."""
-        self._read.pop(place, None)
+        _, size = self._read.pop(place, (None, 0))
+        self._read_bytes -= size
         row = self._rows.pop(place, None)
         if row is not None:
             self._bytes -= len(row) + OVERHEAD_BYTES
 
     def _take_in(self, place: Place, row: bytes) -> Node:
-        node = self._read[place] = known_node(place.node, loads(row))
-        if len(self._read) > MOST_READ:
-            self._read.popitem(last=False)
+        node = known_node(place.node, loads(row))
+        self._read[place] = node, len(row)
+        self._read_bytes += len(row)
+        while self._read_bytes > MOST_READ_BYTES:
+            _, (_, size) = self._read.popitem(last=False)
+            self._read_bytes -= size
         return node

@@ -4,7 +4,7 @@ from coditect import Workflow
 from coditect.model.json import dumps
 from coditect.model.workflow.definition import Call, Node
 from coditect.model.workflow.document import node_document
-from dispatcher.layers.ledger.definitions import MOST_READ, OVERHEAD_BYTES, Definitions
+from dispatcher.layers.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Definitions
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
@@ -50,14 +50,25 @@ def test_a_node_that_was_read_is_read_again_from_a_newer_row() -> None:
     assert definitions.node(place) is None
 
 
-def test_of_the_nodes_that_were_read_the_first_are_let_go() -> None:
-    definitions, row = Definitions(), dumps(node_document(Node("n", Call("one"))))
-    first = definitions.read(Place("w", "first"), row)
-    for number in range(MOST_READ):
-        definitions.read(Place("w", f"n{number}"), row)
+def test_of_the_nodes_that_were_read_the_first_are_let_go_by_the_bytes_of_their_rows() -> None:
+    definitions, place = Definitions(), Place("w", "first")
+    large = dumps(node_document(Node("n", Call("one", "x" * (MOST_READ_BYTES // 4)))))
+    first = definitions.read(place, large)
+    kept = definitions.node(place)
+    for number in range(4):
+        definitions.read(Place("w", f"n{number}"), large)
 
-    assert definitions.node(Place("w", "first")) is not first
-    assert definitions.node(Place("w", "first")) == first
+    assert kept is first
+    assert definitions.node(place) is not first
+    assert definitions.node(place) == first
+
+
+def test_one_node_beyond_the_bytes_is_read_every_time() -> None:
+    definitions, place = Definitions(), Place("w", "n")
+    first = definitions.read(place, dumps(node_document(Node("n", Call("one", "x" * MOST_READ_BYTES)))))
+
+    assert definitions.node(place) == first
+    assert definitions.node(place) is not first
 
 
 async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
