@@ -54,7 +54,7 @@ def redis_child(binaries: Binaries, addresses: Addresses, *, folder: Path, envir
         env=dict(environ),
         folder=folder,
         ready=redis_answers(addresses.redis_url),
-        ready_within_seconds=30.0,
+        ready_within_seconds=60.0,
         stop_within_seconds=10.0,
         stage=0,
     )
