@@ -161,6 +161,8 @@ class Stage:
         """Removes what earlier programs left in the private Redis, from its log, too."""
         async with Redis.from_url(self._servers.redis_url) as redis:
             await redis.flushall()
+            while (await redis.info("persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - Redis tells nobody
+                await asyncio.sleep(POLL_SECONDS)
             await redis.bgrewriteaof()
 
     async def forget(self, capabilities: Iterable[str]) -> None:

@@ -184,7 +184,8 @@ async def test_a_function_that_raises_leaves_its_neighbours_writes_alone(tmp_pat
         assert database.groups == 1
 
 
-async def test_what_a_group_wrote_is_bounded_in_memory(tmp_path: Path) -> None:
+async def test_what_a_group_wrote_is_bounded_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.store.sqlite.writer.GROUP_SECONDS", 60.0)
     async with SqliteDatabase(tmp_path / "store.db") as database:
         piece = bytes(90_000)
 
