@@ -48,8 +48,8 @@ class Supervised:
 
     def runs(self, handle: Handle) -> list[tuple[str, str]]:
         """Attempt and process of each start of a task."""
-        lines = (line.split() for line in self.fleet.effect_log.read_text().splitlines())
-        return [(attempt, pid) for what, task_id, attempt, pid in lines if (what, task_id) == ("start", handle.task_id)]
+        started = ["start", handle.task_id]
+        return [(attempt, pid) for *what, attempt, pid in self.fleet.effects() if what == started]
 
     @property
     def agents(self) -> set[str]:

@@ -18,7 +18,7 @@ from coditect.errors import ResultTimeout
 from coditect.handle import Handle
 from coditect.local import PrivateServers
 from coditect.settings import Settings
-from tests.support import eventually
+from tests.support import eventually, whole_lines
 
 AGENT = Path(__file__).with_name("fleet_agent.py")
 READY_SECONDS = 60.0
@@ -76,17 +76,18 @@ class Fleet:
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
         """What the process logged."""
-        return (self.folder / f"agent-{self.processes.index(process) + 1}.log").read_text()
+        return "\n".join(whole_lines(self.folder / f"agent-{self.processes.index(process) + 1}.log"))
 
     def logs(self) -> str:
-        return "\n".join(path.read_text() for path in sorted(self.folder.glob("agent-*.log")))
+        return "\n".join(self.log(process) for process in self.processes)
+
+    def effects(self) -> list[list[str]]:
+        """What handlers noted, in order: the words of each line, of which the last is the process."""
+        return [line.split() for line in whole_lines(self.effect_log)]
 
     def noted(self, what: str) -> list[str]:
         """Task ids that handlers noted, in order."""
-        if not self.effect_log.exists():
-            return []
-        lines = (line.split() for line in self.effect_log.read_text().splitlines())
-        return [task_id for kind, task_id, _ in lines if kind == what]
+        return [task_id for kind, task_id, _ in self.effects() if kind == what]
 
     def in_flight(self) -> int:
         return len(set(self.noted("start")) - set(self.noted("end")))

@@ -35,8 +35,7 @@ async def assert_each_once_and_in_order(fleet: Fleet, run: Run, nodes: int) -> N
     assert set(completed.values()) == {1}
     effects = Counter(name for name in fleet.noted("effect") if name.startswith(run.id))
     assert effects == dict.fromkeys((f"{run.id}:{row.name}" for row in rows), 1)
-    lines = [line.split() for line in fleet.effect_log.read_text().splitlines()]
-    first = {(kind, task_id): number for number, (kind, task_id, _) in reversed(list(enumerate(lines)))}
+    first = {(kind, task_id): number for number, (kind, task_id, _) in reversed(list(enumerate(fleet.effects())))}
     for row in rows:
         for before in row.after:
             assert first["effect", f"{run.id}:{before}"] < first["start", f"{run.id}:{row.name}"]

@@ -96,7 +96,7 @@ async def _takes_work_again(fleet: Fleet, servers: PrivateServers, pid: int) -> 
 
         async def did() -> bool:
             await client.request("work.do", 1, timeout=10)
-            return str(pid) in fleet.effect_log.read_text().splitlines()[-1]
+            return fleet.effects()[-1][-1] == str(pid)
 
         await eventually(did, seconds=10)
 
