@@ -111,14 +111,18 @@ class MemoryTaskGraph:
 
     def _adopt_level(self, queues: list[list[Key]], left: dict[str, int], taken: list[Key], most: int) -> None:
         back: list[list[Key]] = [[] for _ in queues]
-        seen, share = looks(most), -(-(most - len(taken)) // len(queues))
-        while len(taken) < most and seen > 0 and any(queues):
-            for queue, stay in zip(queues, back, strict=True):
+        seen, full = looks(most), [*zip(queues, back, strict=True)]
+        while full and len(taken) < most and seen > 0:
+            share, left_over = -(-(most - len(taken)) // len(full)), []
+            for queue, stay in full:
                 number = min(share, most - len(taken), seen)
                 ids, queue[:] = queue[:number], queue[number:]
                 seen -= len(ids)
+                if len(ids) == number:
+                    left_over.append((queue, stay))
                 for key in ids:
                     (taken if self._fits(key, left) else stay).append(key)
+            full = left_over
         if len(taken) < most and queues[0]:
             first = self._turn // len(queues) * PIECE % len(queues[0])
             behind = [key for key in queues[0][first : first + PIECE] if len(taken) < most and self._fits(key, left)]

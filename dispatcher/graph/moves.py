@@ -152,7 +152,10 @@ local waits = {}
 local function release_some(parent, children)
   local key = JOB .. parent .. ':dependents'
   for _, id in ipairs(children) do
-    if not waits[id] then
+    local told = known[id]
+    if told and told ~= 'deferred' then
+      later('SREM', key, id)
+    elseif not waits[id] then
       local job = call('HMGET', JOB .. id, 'status', 'origin')
       if job[1] == 'deferred' and job[2] and met(id) then
         release(id, job[2])

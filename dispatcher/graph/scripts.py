@@ -232,15 +232,14 @@ local function look_behind(queue)
 end
 
 for _, queues in ipairs(cjson.decode(ARGV[2])) do
-  local looks, share = tonumber(ARGV[5]), math.ceil(most / #queues)
-  local seen, back = true, {}
-  while seen and most > 0 and looks > 0 do
-    seen = false
-    for _, queue in ipairs(queues) do
+  local looks, full, back = tonumber(ARGV[5]), queues, {}
+  while #full > 0 and most > 0 and looks > 0 do
+    local share, left = math.ceil(most / #full), {}
+    for _, queue in ipairs(full) do
       local number = math.min(share, most, looks)
       local ids = number > 0 and call('LPOP', QUEUE .. queue, number) or {}
       looks = looks - #ids
-      seen = seen or #ids > 0
+      if #ids == number then left[#left + 1] = queue end
       for _, id in ipairs(ids) do
         if stays(id, queue) then
           back[queue] = back[queue] or {}
@@ -248,8 +247,9 @@ for _, queues in ipairs(cjson.decode(ARGV[2])) do
         end
       end
     end
+    full = left
   end
-  if seen and most > 0 then look_behind(queues[1]) end
+  if #full > 0 and most > 0 then look_behind(queues[1]) end
   for queue, ids in pairs(back) do put_back(queue, ids) end
 end
 write()
