@@ -12,6 +12,7 @@ from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, r
 from coditect.model.json import dumps, loads
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
+from coditect.model.value import value
 from coditect.model.wire import RESULT_TYPE, owner_of, read_owned_result
 from dispatcher.commands import Began, Finished
 from dispatcher.desk import Desk
@@ -91,7 +92,7 @@ class Rejected:
         self.delivery.requeue()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Acked:
     """The delivery is acked when the ledger has it; one that the ledger cannot take is a dead letter."""
 

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 from coditect.model.control import Started, Verb
 from coditect.model.result import Outcome
+from coditect.model.value import value
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.timers import Timer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finished:
     """An agent told how an attempt ended, or the broker gave up a publication. Once per fence."""
 
@@ -35,7 +36,7 @@ class Began:
     started: Started
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claimed:
     """An agent asks whether it may run a task that was delivered before, or waited long. Answered with a claim."""
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
 from coditect.model.control import Progress
+from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.alarm import Alarm
@@ -51,7 +52,7 @@ IDLE_SECONDS = 0.2
 MOST_FILL = 500
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """A command on the desk."""
 

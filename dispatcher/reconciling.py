@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
 """Between the two looks."""
-PAUSE_SECONDS = 1.0
-"""Between two pages: a comparison takes the desk and Redis some 10 ms each, so about a hundredth of either."""
+PAUSE_SECONDS = 2.0
+"""Between two pages: a comparison takes the desk and Redis some 20 ms each, so about a hundredth of either."""
 
 
 class Reconciling:

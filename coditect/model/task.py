@@ -22,7 +22,7 @@ MAX_DEPTH = 64
 """Deepest nesting of requests; a fleet that asks itself in a circle ends here."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """The bounds of a task, in milliseconds since the epoch where they are instants; None is no bound."""
 
@@ -39,7 +39,7 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Owner:
     """Who decides about a failure, when it is not the agent: a workflow's node at its dispatcher."""
 

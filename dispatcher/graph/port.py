@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from coditect.model.capability import Priority
+from coditect.model.value import value
 
 BATCH = 500
 """Most jobs that one round trip creates, changes or adopts: a script blocks Redis while it runs."""
@@ -42,7 +43,7 @@ class JobState(StrEnum):
     CANCELED = "canceled"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Job:
     """A node as RQ is to have it."""
 
@@ -60,7 +61,7 @@ class Job:
     timeout_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Change:
     """A job's new state. `shard` and `level` are the job's own."""
 

@@ -11,13 +11,13 @@ one after the other, in batches.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from coditect.model.value import value
 from dispatcher.layers.keyspace import OUTBOX, PUBLISHED, pack_row, unpack_row
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Row:
     """A node on its way to the broker."""
 
@@ -34,8 +34,8 @@ def put(tr: Transaction, shard: int, row: Row) -> None:
 
 def last_number(tr: Reads, shard: int) -> int:
     """The last publication number that the shard gave; 0 when it never gave one."""
-    value = tr.get(PUBLISHED.pack((shard,)))
-    return 0 if value is None else int(unpack_row(value)[0])
+    stored = tr.get(PUBLISHED.pack((shard,)))
+    return 0 if stored is None else int(unpack_row(stored)[0])
 
 
 def count(tr: Transaction, shard: int, last: int) -> None:
@@ -56,6 +56,6 @@ def clear(tr: Transaction, shard: int, publications: Iterable[int]) -> None:
 
 
 def _row(pair: KeyValue) -> Row:
-    key, value = pair
-    workflow, node, fence = unpack_row(value)
+    key, row = pair
+    workflow, node, fence = unpack_row(row)
     return Row(OUTBOX.unpack(key)[1], workflow, node, fence)

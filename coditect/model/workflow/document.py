@@ -39,6 +39,7 @@ KINDS = {
 }
 """The kinds of nodes, each with the fields that it has beside those of its place."""
 EDGE_FIELDS = ("node", "on_failure")
+_LEVELS = {level.value: level for level in Priority}
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -104,7 +105,7 @@ def _known_call(capability: str, document: Mapping[str, Any]) -> Call:
     return Call(
         capability,
         document.get("input"),
-        Priority(document.get("priority", Priority.P1)),
+        _LEVELS[document["priority"]] if "priority" in document else Priority.P1,
         _known_duration(document.get("timeout")),
         None if retry is None else fields.retry(retry),
         document.get("compensate"),

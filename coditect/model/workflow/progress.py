@@ -20,9 +20,9 @@ workflow ends as its last nodes do: the ones that nobody comes after.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Self
 
+from coditect.model.value import value
 from coditect.model.workflow.definition import Node, OnFailure
 from coditect.model.workflow.graph import Graph
 from coditect.model.workflow.states import TaskState, WorkflowState
@@ -42,7 +42,7 @@ _ENDS_OF_A_WORKFLOW = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tally:
     """A node's edges, counted: enough to decide about it without looking at its other predecessors again."""
 

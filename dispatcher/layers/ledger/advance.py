@@ -52,6 +52,7 @@ APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
 _CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
 """What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
+_POLICIES = {policy.value.encode(): policy for policy in OnFailure}
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
 
@@ -145,7 +146,7 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
     for found, policy in edges[:most]:
         if told and book.tr.size_bytes > MOST_BYTES:  # each may record an input of a MiB
             break
-        _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, OnFailure(policy.decode()))
+        _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, _POLICIES[policy])
         told += 1
     if len(edges) > told:
         _leave(book, place, RELEASE, EDGES.unpack(edges[told - 1][0])[2])

@@ -46,7 +46,7 @@ class Moved:
     """The node's row as it is after the transaction."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shown:
     """A node as it is after the transaction, for whoever keeps a copy of the graph."""
 
