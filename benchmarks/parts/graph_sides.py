@@ -44,9 +44,9 @@ def dispatcher(stage: Stage, *, store: str | None = None) -> Program:
     return python("dispatcher", "dispatcher", env={"CODITECT_STORE": place})
 
 
-def agents(target: str = ECHOER) -> list[Program]:
+def agents(target: str = ECHOER, *, slots: int = PREFETCH) -> list[Program]:
     """The agent processes of ours."""
-    return [agent(target, slots=PREFETCH, env={}) for _ in range(WORKERS)]
+    return [agent(target, slots=slots, env={}) for _ in range(WORKERS)]
 
 
 def workers(side: Side) -> list[Program]:
@@ -56,12 +56,12 @@ def workers(side: Side) -> list[Program]:
 
 
 @asynccontextmanager
-async def fleet(stage: Stage, target: str = ECHOER) -> AsyncIterator[Plane]:
-    """One dispatcher and two agents of ours."""
+async def fleet(stage: Stage, target: str = ECHOER, *, slots: int = PREFETCH) -> AsyncIterator[Plane]:
+    """One dispatcher and two agents of ours, of so many slots each."""
     program = dispatcher(stage)
     async with AsyncExitStack() as running:
         pid = await running.enter_async_context(stage.running(program))
-        for one in agents(target):
+        for one in agents(target, slots=slots):
             await running.enter_async_context(stage.running(one))
         yield Plane(pid, program)
 
