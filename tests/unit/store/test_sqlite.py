@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,30 @@ def _error(code: int) -> sqlite3.Error:
     error = sqlite3.OperationalError("as sqlite says it")
     error.sqlite_errorcode = code
     return error
+
+
+def _nothing(tr: Transaction) -> None:
+    """A transaction that does nothing."""
+
+
+@asynccontextmanager
+async def _occupied(
+    database: SqliteDatabase, body: Callable[[Transaction], None] = _nothing
+) -> AsyncIterator[asyncio.Task[None]]:
+    """The writer is inside a transaction for as long as the block runs; the call that waits for it."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(tr: Transaction) -> None:
+        body(tr)
+        entered.set()
+        go_on.wait(10)
+
+    call = asyncio.create_task(database.run(slow))
+    await asyncio.to_thread(entered.wait)
+    try:
+        yield call
+    finally:
+        go_on.set()
 
 
 async def test_it_is_durable_ordered_and_ours(tmp_path: Path) -> None:
@@ -131,17 +156,9 @@ async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 async def test_callers_share_a_sync(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
-        entered, go_on = threading.Event(), threading.Event()
-
-        def slow(tr: Transaction) -> None:
-            entered.set()
-            go_on.wait(10)
-
-        first = asyncio.create_task(database.run(slow))
-        await asyncio.to_thread(entered.wait)
-        others = [asyncio.create_task(database.run(lambda tr: tr.add(b"count", 1))) for _ in range(50)]
-        await asyncio.sleep(0)
-        go_on.set()
+        async with _occupied(database) as first:
+            others = [asyncio.create_task(database.run(lambda tr: tr.add(b"count", 1))) for _ in range(50)]
+            await asyncio.sleep(0)
         await asyncio.gather(first, *others)
 
         assert database.groups == 1
@@ -150,11 +167,6 @@ async def test_callers_share_a_sync(tmp_path: Path) -> None:
 
 async def test_a_function_that_raises_leaves_its_neighbours_writes_alone(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
-        entered, go_on = threading.Event(), threading.Event()
-
-        def slow(tr: Transaction) -> None:
-            entered.set()
-            go_on.wait(10)
 
         def writes(tr: Transaction) -> None:
             tr.set(b"a", b"1")
@@ -170,11 +182,9 @@ async def test_a_function_that_raises_leaves_its_neighbours_writes_alone(tmp_pat
             tr.set(b"d", b"3")
             return tr.get_range(b"", b"\xff")
 
-        first = asyncio.create_task(database.run(slow))
-        await asyncio.to_thread(entered.wait)
-        others = [asyncio.create_task(database.run(body)) for body in (writes, raises, sees)]
-        await asyncio.sleep(0)
-        go_on.set()
+        async with _occupied(database) as first:
+            others = [asyncio.create_task(database.run(body)) for body in (writes, raises, sees)]
+            await asyncio.sleep(0)
         await first
         _, refused, seen = await asyncio.gather(*others, return_exceptions=True)
 
@@ -209,17 +219,8 @@ async def test_what_only_reads_costs_no_sync(tmp_path: Path) -> None:
 async def test_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
         await database.run(lambda tr: tr.set(b"a", b"old"))
-        entered, go_on = threading.Event(), threading.Event()
-
-        def slow(tr: Transaction) -> None:
-            tr.set(b"a", b"new")
-            entered.set()
-            go_on.wait(10)
-
-        writing = asyncio.create_task(database.run(slow))
-        await asyncio.to_thread(entered.wait)
-        seen = await database.read(lambda tr: tr.get(b"a"))
-        go_on.set()
+        async with _occupied(database, lambda tr: tr.set(b"a", b"new")) as writing:
+            seen = await database.read(lambda tr: tr.get(b"a"))
         await writing
 
         assert seen == b"old"
@@ -228,20 +229,12 @@ async def test_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
 
 async def test_a_caller_that_left_before_its_turn_writes_nothing(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
-        entered, go_on = threading.Event(), threading.Event()
-
-        def slow(tr: Transaction) -> None:
-            entered.set()
-            go_on.wait(10)
-
-        first = asyncio.create_task(database.run(slow))
-        await asyncio.to_thread(entered.wait)
-        leaving = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"")))
-        await asyncio.sleep(0)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        go_on.set()
+        async with _occupied(database) as first:
+            leaving = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"")))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
         await first
 
         assert await database.read(lambda tr: tr.get(b"a")) is None
@@ -259,21 +252,11 @@ async def test_closing_finishes_what_waits(tmp_path: Path) -> None:
 
 async def test_a_store_that_does_not_come_to_a_caller_in_time_times_out(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db", run_seconds=0.05) as database:
-        entered, go_on = threading.Event(), threading.Event()
-
-        def slow(tr: Transaction) -> None:
-            entered.set()
-            go_on.wait(10)
-
-        first = asyncio.create_task(database.run(slow))
-        await asyncio.to_thread(entered.wait)
-        try:
+        async with _occupied(database) as first:
             with pytest.raises(errors.TransactionTimedOut):
                 await database.run(lambda tr: tr.get(b"a"))
             with pytest.raises(errors.TransactionTimedOut):
                 await first
-        finally:
-            go_on.set()
 
 
 async def test_another_program_that_holds_the_file_makes_it_locked_and_no_more(tmp_path: Path) -> None:
