@@ -251,12 +251,11 @@ async def test_closing_finishes_what_waits(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_does_not_come_to_a_caller_in_time_times_out(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db", run_seconds=0.05) as database:
-        async with _occupied(database) as first:
-            with pytest.raises(errors.TransactionTimedOut):
-                await database.run(lambda tr: tr.get(b"a"))
-            with pytest.raises(errors.TransactionTimedOut):
-                await first
+    async with SqliteDatabase(tmp_path / "store.db", run_seconds=0.05) as database, _occupied(database) as first:
+        with pytest.raises(errors.TransactionTimedOut):
+            await database.run(lambda tr: tr.get(b"a"))
+        with pytest.raises(errors.TransactionTimedOut):
+            await first
 
 
 async def test_another_program_that_holds_the_file_makes_it_locked_and_no_more(tmp_path: Path) -> None:
