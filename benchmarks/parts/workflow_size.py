@@ -2,7 +2,7 @@
 
 A workflow grows in two ways. A longer one has more layers. A wider one has larger layers: when there is more in them
 than may be under way, twice the agents' slots, its nodes go the other way to their claim, through the backlog that RQ
-holds. That costs a seventh more, whatever the size. With few slots, 10,000 nodes go that way as 100,000 do.
+holds. That costs a tenth more, whatever the size. With few slots, 10,000 nodes go that way as 100,000 do.
 """
 
 from __future__ import annotations

@@ -32,28 +32,41 @@ def graphs(size: Size) -> tuple[Graph, ...]:
 
 
 async def measure(stage: Stage, size: Size) -> tuple[Seconds, dict[Side, str]]:
-    """Alternating rounds of all sides, and why a side has none."""
+    """One graph after the other, and why a side has none, or not all of its rounds."""
     reasons = {side: reason for side, other in GRAPH_OTHERS.items() if (reason := missing(other))}
-    found: Seconds = {graph.name: {} for graph in graphs(size)}
-    for number in range(size.graph_rounds):
-        for side in rotated(SIDES, number):
-            if side in reasons:
-                continue
-            try:
-                await _round(stage, size, side, found)
-            except ProgramFailed as error:
-                if side is Side.DIRECT:
-                    raise
-                reasons[side] = "; ".join([str(error), *getattr(error, "__notes__", [])])[-MOST_REASON:]
+    sides = [side for side in SIDES if side not in reasons]
+    found: Seconds = {}
+    for graph in graphs(size):
+        found[graph.name], failed = await _rounds(stage, size, graph, sides)
+        reasons |= failed
     return found, reasons
 
 
-async def _round(stage: Stage, size: Size, side: Side, found: Seconds) -> None:
-    async with staff(stage, side):
-        for graph in graphs(size):
+async def _rounds(
+    stage: Stage, size: Size, graph: Graph, sides: Sequence[Side]
+) -> tuple[dict[Side, list[float]], dict[Side, str]]:
+    """Alternating rounds of all sides; one that fails takes no further part in this graph.
+
+    What is compared is seconds apart: a machine is half as fast again in some minutes.
+    """
+    found: dict[Side, list[float]] = {}
+    failed: dict[Side, str] = {}
+    for number in range(size.graph_rounds):
+        for side in rotated(sides, number):
+            if side in failed:
+                continue
             order = GraphOrder(DRIVERS[side], WARM_UPS[graph.name], graph, size.graph_runs)
-            told: dict[str, Any] = await ordered(stage, order)
-            found[graph.name].setdefault(side, []).extend(told["seconds"])
+            try:
+                async with staff(stage, side):
+                    told: dict[str, Any] = await ordered(stage, order)
+            except ProgramFailed as error:
+                if side is Side.DIRECT:
+                    raise
+                text = "; ".join([str(error), *getattr(error, "__notes__", [])])
+                failed[side] = f"{graph.name}: {text[-MOST_REASON:]}"
+            else:
+                found.setdefault(side, []).extend(told["seconds"])
+    return found, failed
 
 
 def nodes_per_second(graph: Graph, seconds: Sequence[float]) -> float:
