@@ -32,7 +32,7 @@ ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
 """Between the two looks."""
 PAUSE_SECONDS = 2.0
-"""Between two pages: a comparison takes the desk and Redis some 20 ms each, so about a hundredth of either."""
+"""Between two pages: a comparison takes the desk some 10 to 20 ms, so about a hundredth of its time."""
 
 
 class Reconciling:
