@@ -19,7 +19,7 @@ from coditect.broker.amqp.direct.stream import Stream
 from coditect.broker.amqp.path import Receiver
 from coditect.broker.amqp.settle import Settlements, Verdict
 
-LINGER_SECONDS = 0.01
+LINGER_SECONDS = 0.03
 """How long acks wait for others while no consumer needs its credit.
 
 Each ack of a quorum queue is a write of the broker that is synced, and what is published meanwhile waits for it. So a
