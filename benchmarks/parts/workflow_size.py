@@ -31,6 +31,8 @@ SLOTS = 100
 SMALL = chain(10)
 WARM_UP = layered(3, 20)
 RUNS = 3
+ROUNDS_OF_MANY = 2
+"""Of small workflows: the larger size takes two minutes, in which a machine's speed changes by a tenth or two."""
 SOON_RUN = 10_000
 """Nodes that take a few seconds: a machine is a tenth faster or slower in some of them."""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
@@ -106,13 +108,16 @@ async def one_size(stage: Stage, trial: Trial) -> tuple[list[float], float]:
     return told["seconds"], most[0]
 
 
-async def rising(stage: Stage, trials: Sequence[Trial]) -> tuple[Grown, ...]:
-    """One after the other, each once more behind the next: a machine is faster in one minute than in another."""
+async def rising(stage: Stage, trials: Sequence[Trial], *, rounds: int = 1) -> tuple[Grown, ...]:
+    """One after the other, each once more behind the next: a machine is faster in one minute than in another.
+
+    Each step is gone up and down so many times.
+    """
     found: dict[Trial, list[tuple[list[float], float]]] = {trial: [] for trial in trials}
-    for before, trial in pairwise([None, *trials]):
-        for one in (trial, before):
-            if one is not None:
-                found[one].append(await one_size(stage, one))
+    found[trials[0]].append(await one_size(stage, trials[0]))
+    for before, trial in pairwise(trials):
+        for one in (trial, before) * rounds:
+            found[one].append(await one_size(stage, one))
     return tuple(
         Grown(
             one.name,
@@ -130,7 +135,7 @@ async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
     return {
         "wider": await rising(stage, [wider(nodes) for nodes in size.large_graphs]),
         "longer": await rising(stage, [longer(nodes, width) for nodes in size.large_graphs]),
-        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs]),
+        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs], rounds=ROUNDS_OF_MANY),
     }
 
 

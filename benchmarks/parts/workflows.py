@@ -20,6 +20,8 @@ NAME = "workflows"
 WARM_UPS = {"fan": fan(50), "chain": chain(10), "layered": layered(3, 20)}
 LEAST = {Side.RQ: 5.0, Side.CELERY: 4.0, Side.TASKIQ: 2.5}
 """How many times the nodes per second of each."""
+MORE_ROUNDS = {"chain": 2}
+"""So many times the rounds of the others: its runs are short, and its sides are close to each other."""
 MOST_REASON = 300
 
 Seconds = dict[str, dict[Side, list[float]]]
@@ -51,7 +53,7 @@ async def _rounds(
     """
     found: dict[Side, list[float]] = {}
     failed: dict[Side, str] = {}
-    for number in range(size.graph_rounds):
+    for number in range(size.graph_rounds * MORE_ROUNDS.get(graph.name, 1)):
         for side in rotated(sides, number):
             if side in failed:
                 continue

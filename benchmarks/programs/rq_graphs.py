@@ -57,6 +57,6 @@ def _number(job: Job) -> int:
 
 @asynccontextmanager
 async def open_runner() -> AsyncIterator[RqRunner]:
-    """A client of the Redis that the environment names."""
-    with Redis.from_url(os.environ["CODITECT_REDIS_URL"]) as connection:
+    """A client of the Redis that the environment names, whose calls may wait as long as RQ has them wait."""
+    with Redis.from_url(os.environ["CODITECT_REDIS_URL"], socket_timeout=None) as connection:
         yield RqRunner(connection)

@@ -179,6 +179,21 @@ async def test_the_size_before_is_measured_again_behind_the_next(monkeypatch: py
     ]
 
 
+async def test_a_step_may_be_gone_up_and_down_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    async def one_size(_: object, trial: Trial) -> tuple[list[float], float]:
+        order.append(trial.name)
+        return [float(len(order))], 0.0
+
+    monkeypatch.setattr(workflow_size, "one_size", one_size)
+
+    found = await workflow_size.rising(cast(Any, None), [Trial("1", chain(1)), Trial("2", chain(10))], rounds=2)
+
+    assert order == ["1", "2", "1", "2", "1"]
+    assert [one.seconds for one in found] == [3.0, 3.0]
+
+
 def test_state_restart_and_idleness_have_their_targets() -> None:
     good = Found((1.0,) * 99 + (50.0,), (2.0,) * 99 + (60.0,), (0.5, 0.6, 0.7), (1.0, 2.0, 3.0), 1.9, 60.0)
 
