@@ -38,7 +38,7 @@ class Pace:
     canceled: float = 0.1
     """The share of workflows that are canceled on the way."""
     wait_seconds: float = 300.0
-    """How long the end of a workflow is waited for."""
+    """How long the end of a workflow is waited for; longer than there are faults, which may hold it up until then."""
     task_seconds: float = 100.0
     """How long that of a direct task is."""
 
@@ -115,10 +115,11 @@ class Load:
         self._note(Type.INVOKE, "accept", run.id, nodes=nodes, joins=joins, most=MOST_ATTEMPTS)
         self._note(Type.OK, "accept", run.id)
         self.begun += 1
-        try:
-            if self._random.random() < self._pace.canceled:
-                await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
+        if self._random.random() < self._pace.canceled:
+            await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
+            with suppress(CoditectError):  # then nobody knows whether it was; either way it ends
                 await run.cancel(reason="chaos")
+        try:
             state = await run.wait(timeout=self._pace.wait_seconds)
         except CoditectError:
             self._note(Type.INFO, "end", run.id)

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -140,7 +140,8 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
     settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))
-        load = Load(client, scribe.note, Random(f"{order.seed}/load"), order.pace)  # noqa: S311 - it is to be foreseen
+        pace = replace(order.pace, wait_seconds=order.seconds + SETTLE_SECONDS)
+        load = Load(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
         telling = asyncio.create_task(_tell(load, say))
         breaking = Breaking(stage, scribe.note)
