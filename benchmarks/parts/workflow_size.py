@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import mean, median
 
 import psutil
 
@@ -31,8 +31,8 @@ SLOTS = 100
 SMALL = chain(10)
 WARM_UP = layered(3, 20)
 RUNS = 3
-ROUNDS_OF_MANY = 2
-"""Of small workflows: the larger size takes two minutes, in which a machine's speed changes by a tenth or two."""
+ROUNDS_OF_MANY = 4
+"""Of small workflows: the larger size takes two minutes, in which a machine's speed may change by half."""
 SOON_RUN = 10_000
 """Nodes that take a few seconds: a machine is a tenth faster or slower in some of them."""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
@@ -65,6 +65,8 @@ class Grown:
     nodes: int
     seconds: float
     most_megabytes: float
+    times: float = 1.0
+    """The time of the size before it: the median of the rounds, each of which has that size on both sides."""
 
 
 def wider(nodes: int) -> Trial:
@@ -114,18 +116,29 @@ async def rising(stage: Stage, trials: Sequence[Trial], *, rounds: int = 1) -> t
     Each step is gone up and down so many times.
     """
     found: dict[Trial, list[tuple[list[float], float]]] = {trial: [] for trial in trials}
-    found[trials[0]].append(await one_size(stage, trials[0]))
+
+    async def visit(trial: Trial) -> float:
+        found[trial].append(await one_size(stage, trial))
+        return median(found[trial][-1][0])
+
+    ahead, times = await visit(trials[0]), [1.0]
     for before, trial in pairwise(trials):
-        for one in (trial, before) * rounds:
-            found[one].append(await one_size(stage, one))
+        ratios = []
+        for _ in range(rounds):
+            seconds, behind = await visit(trial), await visit(before)
+            ratios.append(seconds / mean((ahead, behind)))
+            ahead = behind
+        times.append(median(ratios))
+        ahead = seconds
     return tuple(
         Grown(
             one.name,
             one.nodes,
             median([seconds for runs, _ in sizes for seconds in runs]),
             max(most for _, most in sizes),
+            ratio,
         )
-        for one, sizes in found.items()
+        for (one, sizes), ratio in zip(found.items(), times, strict=True)
     )
 
 
@@ -145,12 +158,11 @@ def verdicts(found: Mapping[str, Sequence[Grown]]) -> tuple[Verdict, ...]:
     largest = max((one for series in found.values() for one in series), key=lambda one: one.most_megabytes)
     return (
         *(
-            Verdict(f"{after.name} / {before.name}, time", after.seconds / before.seconds, Bound.AT_MOST,
-                    MOST_TIMES_FOR_TEN, "x")
+            Verdict(f"{after.name} / {before.name}, time", after.times, Bound.AT_MOST, MOST_TIMES_FOR_TEN, "x")
             for before, after in steps
         ),
         Verdict(f"dispatcher's memory, {largest.name}", largest.most_megabytes, Bound.BELOW, MOST_MEGABYTES, "MB"),
-    )  # fmt: skip
+    )
 
 
 def figures(found: Mapping[str, Sequence[Grown]]) -> tuple[Figure, ...]:

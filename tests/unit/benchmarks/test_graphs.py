@@ -131,11 +131,11 @@ def test_ten_times_the_nodes_may_cost_eleven_times_the_time() -> None:
     found = {
         "wider": [
             Grown("a", 1_000, 1.0, 90.0),
-            Grown("b", 10_000, 11.0, 120.0),
-            Grown("c", 100_000, 121.1, 249.0),
+            Grown("b", 10_000, 11.0, 120.0, 11.0),
+            Grown("c", 100_000, 121.1, 249.0, 11.01),
         ],
-        "longer": [Grown("d", 1_000, 1.0, 90.0), Grown("e", 10_000, 10.5, 250.0)],
-        "more": [Grown("f", 10_000, 1.0, 90.0), Grown("g", 100_000, 12.0, 90.0)],
+        "longer": [Grown("d", 1_000, 1.0, 90.0), Grown("e", 10_000, 10.5, 250.0, 10.5)],
+        "more": [Grown("f", 10_000, 1.0, 90.0), Grown("g", 100_000, 12.0, 90.0, 12.0)],
     }
 
     assert judged(workflow_size.verdicts(found)) == [
@@ -172,26 +172,28 @@ async def test_the_size_before_is_measured_again_behind_the_next(monkeypatch: py
     found = await workflow_size.rising(cast(Any, None), trials)
 
     assert order == ["1", "2", "1", "3", "2"]
-    assert [(one.nodes, one.seconds, one.most_megabytes) for one in found] == [
-        (1, 2.0, 3.0),
-        (10, 25.0, 5.0),
-        (100, 300.0, 4.0),
-    ]
+    assert found == (
+        Grown("1", 1, 2.0, 3.0),
+        Grown("2", 10, 25.0, 5.0, 20.0 / 1.5),
+        Grown("3", 100, 300.0, 4.0, 300.0 / 25.0),
+    )
 
 
-async def test_a_step_may_be_gone_up_and_down_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_round_of_a_step_is_compared_with_what_is_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+    speeds = {"1": iter([1.0, 1.0, 3.0, 5.0]), "2": iter([10.0, 20.0, 48.0])}
 
     async def one_size(_: object, trial: Trial) -> tuple[list[float], float]:
         order.append(trial.name)
-        return [float(len(order))], 0.0
+        return [next(speeds[trial.name])], 0.0
 
     monkeypatch.setattr(workflow_size, "one_size", one_size)
 
-    found = await workflow_size.rising(cast(Any, None), [Trial("1", chain(1)), Trial("2", chain(10))], rounds=2)
+    small, large = await workflow_size.rising(cast(Any, None), [Trial("1", chain(1)), Trial("2", chain(10))], rounds=3)
 
-    assert order == ["1", "2", "1", "2", "1"]
-    assert [one.seconds for one in found] == [3.0, 3.0]
+    assert order == ["1", "2", "1", "2", "1", "2", "1"]
+    assert (small.seconds, large.seconds) == (2.0, 20.0)
+    assert (small.times, large.times) == (1.0, 10.0)
 
 
 def test_state_restart_and_idleness_have_their_targets() -> None:
