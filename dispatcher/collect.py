@@ -11,7 +11,7 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Claimed, Finished, Lost
-from dispatcher.layers import timers
+from dispatcher.layers import outbox, timers
 from dispatcher.layers.keyspace import FLIGHTS
 from dispatcher.layers.ledger import advance, claiming
 from dispatcher.layers.ledger.attempts import DIED, UNDER_WAY, write_attempt
@@ -148,12 +148,19 @@ def claimed(book: Book, command: Claimed) -> Claim:
 
 
 def lost(book: Book, command: Lost) -> None:
-    """The publication, or the agent that had it, is gone: the node is published anew."""
+    """The publication, or the agent that had it, is gone: the node is published anew.
+
+    Nothing is lost when somebody else has it by now: an agent may have begun while it was looked for in vain.
+    """
     place = command.place
+    outbox.clear(book.tr, book.shard, [command.publication])
     row, run = book.node(place), book.run(place.workflow)
     if row is None or run is None or row.state not in UNDER_WAY or row.publication != command.publication:
         return
-    if command.agent and row.agent != command.agent:
+    if row.agent != command.agent:
+        return
+    if advance.is_over(run):
+        advance.cancel_node(book, place, row)
         return
     if row.state is TaskState.WORKING:
         write_attempt(book, place, row, "lost", DIED)
@@ -162,5 +169,5 @@ def lost(book: Book, command: Lost) -> None:
             advance.fail(book, place, row, DIED, state=TaskState.DEAD)
             return
         row.attempt += 1
-        row.suspect = bool(command.agent)
+        row.suspect = True
     claiming.publish(book, place, row)

@@ -90,12 +90,12 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What was published, or its agent, is gone: publish anew if this publication is still the node's last."""
+    """What was published, or its agent, is gone: publish anew if the node still is where it was lost."""
 
     place: Place
     publication: int
     agent: str = ""
-    """Who had it; empty when nobody is known to have had it."""
+    """Who had it; empty when nobody did: what an agent has begun by now is not lost then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,10 @@ def due(book: Book, command: Due) -> None:
     if row is None:
         return
     if timer.kind == claiming.RETRY_TIMER and row.state is TaskState.RETRY_WAIT:
-        claiming.offer(book, place, row)
+        if advance.is_over(book.run(place.workflow)):
+            advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
+        else:
+            claiming.offer(book, place, row)
     elif timer.kind == advance.APPROVAL_TIMER and row.state is TaskState.AWAITING_APPROVAL:
         work = book.definition(place).work
         assert isinstance(work, Approval)

@@ -1,0 +1,93 @@
+"""What is lost is published anew, and nothing is that somebody has, or that nobody wants any more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coditect import Retry, Workflow
+from coditect.model.control import Started, Verb
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.commands import Asked, Began, Claimed, Due, Lost
+from dispatcher.layers import outbox, timers
+from dispatcher.layers.ledger import advance
+from dispatcher.layers.ledger.effects import Publication
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import AGENT, Ledger, failed
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+async def published(ledger: Ledger, *names: str) -> list[Publication]:
+    """Nodes that have one attempt each, all of them published."""
+    flow = Workflow("wide")
+    for name in names:
+        flow.task("work", name=name, retry=Retry(max_attempts=1))
+    await ledger.start(flow.definition())
+    return sorted(ledger.published, key=lambda one: one.place)
+
+
+@pytest.mark.parametrize("told", ["claimed", "began"])
+async def test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost(ledger: Ledger, told: str) -> None:
+    (publication,) = await published(ledger, "one")
+    place, number = publication.place, publication.number
+    started = Began(Started(place.workflow, place.node, 1, number, AGENT, 1, 5))
+    taken = Claimed(place, number, AGENT) if told == "claimed" else started
+
+    await ledger.turn(taken, Lost(place, number))
+
+    row = await ledger.node("one")
+    assert (row.state, row.attempt, row.publication, row.agent) == (TaskState.WORKING, 1, number, AGENT)
+    assert ledger.published == [publication]
+
+
+@pytest.mark.parametrize(
+    ("agent", "state"), [(AGENT, TaskState.DEAD), ("another", TaskState.WORKING)], ids=["its agent", "another"]
+)
+async def test_agent_that_is_gone_costs_an_attempt_if_it_is_the_one(
+    ledger: Ledger, agent: str, state: TaskState
+) -> None:
+    (publication,) = await published(ledger, "one")
+    await ledger.turn(Claimed(publication.place, publication.number, AGENT))
+
+    await ledger.turn(Lost(publication.place, publication.number, agent))
+
+    assert await ledger.states() == {"one": state}
+
+
+async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:
+    first, second = await published(ledger, "one", "two")
+
+    await ledger.turn(Claimed(second.place, second.number, AGENT))
+    await ledger.turn(Lost(first.place, first.number), Lost(second.place, second.number))
+
+    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
+    assert [(row.node, row.publication) for row in rows] == [("one", ledger.published[-1].number)]
+
+
+async def test_what_is_lost_or_due_while_its_workflow_is_being_canceled_is_not_published(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "MOST_STEPS", 1)
+    flow = Workflow("wide")
+    for name in ("a", "lost", "retried"):
+        flow.task("work", name=name, retry=Retry(max_attempts=3, first="1s", cap="1s"))
+    await ledger.start(flow.definition())
+    before = sorted(ledger.published, key=lambda one: one.place)
+    _, lost, retried = before
+    await ledger.turn(ledger.finished(retried, failed(retryable=True)))
+    ledger.now_ms += 10_000
+    (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms))
+
+    await ledger.turn(Asked(Verb.CANCEL, {"workflow": "w"}), Due(timer), Lost(lost.place, lost.number))
+
+    assert sorted(ledger.published, key=lambda one: one.place) == before
+    assert set((await ledger.states()).values()) == {TaskState.CANCELED}
+    assert await ledger.state() is WorkflowState.CANCELED
+    told = [one for effects in ledger.seen for one in effects.cancels]
+    assert sorted(told) == [(one.place, one.number) for one in before if one is not retried]
