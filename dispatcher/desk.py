@@ -123,14 +123,14 @@ class Desk:
     def _take_up(self, found: Opening) -> None:
         """What the ledger has under way and memory does not know was not published: it is published anew."""
         known = {flight.publication for _, flight in self.flights}
-        waiting = {row.publication for _, _, row in found.flights if row.state is TaskState.PUBLISHED}
+        waiting = {moved.row.publication for moved in found.flights if moved.state is TaskState.PUBLISHED}
         for unsent in found.rows:
             if unsent.publication in known:
                 continue
             if unsent.publication in waiting:
                 self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
             self._confirmed.append(unsent.publication)
-        self.flights.agree(found.flights, self._ports.clock.now_ms())
+        self.flights.agree(found.flights, asyncio.get_running_loop().time())
         self.backlog |= dict.fromkeys(found.backlog)
         if found.has_todo:
             self.put(GoOn())
@@ -191,7 +191,7 @@ class Desk:
     def hear(self, progress: Progress) -> None:
         """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
         place = Place(progress.workflow, progress.node)
-        self.flights.hear(place, progress.fence, self._ports.clock.now_ms())
+        self.flights.hear(place, progress.fence, asyncio.get_running_loop().time())
 
     async def _take_turns(self) -> None:
         while not self.closed:
@@ -267,7 +267,7 @@ class Desk:
             self._doubt(tries > 1 or isinstance(error, Retryable))
             raise
         self._doubt(tries > 1)
-        self._count(done.effects, now_ms)
+        self._count(done.effects)
         for entry, answer in zip(batch, done.answers, strict=True):
             entry.settle.done(answer)
         self._after(done.effects)
@@ -280,12 +280,13 @@ class Desk:
 
     # -- what follows -----------------------------------------------------------------------------------
 
-    def _count(self, effects: Effects, now_ms: int) -> None:
+    def _count(self, effects: Effects) -> None:
         """What is under way, and what waits: before anything is settled, which may free room for others."""
+        now = asyncio.get_running_loop().time()
         self.late += effects.late
         self.overviews.note(effects.runs)
         for moved in effects.moved:
-            self.flights.follow(moved, now_ms)
+            self.flights.follow(moved, now)
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
 

@@ -7,30 +7,33 @@ from dataclasses import dataclass
 
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers.ledger.effects import Moved, Place
-from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.window import Window
 
 
 @dataclass(slots=True)
 class Flight:
-    """One publication under way. Instants are milliseconds since the epoch."""
+    """One publication under way."""
 
     capability: str
     level: str
     publication: int
     published_ms: int
+    """Milliseconds since the epoch."""
     fence: int = 0
     agent: str = ""
-    heard_ms: int = 0
-    """When an agent said last that it runs; 0 for never."""
+    """Who said that it runs; empty when nobody did."""
+    heard: float = 0.0
+    """When there was news of it last, or could not have been any: on the loop's clock, in seconds."""
 
 
 class Flights:
-    """The flights of one shard, counted in the dispatcher's window."""
+    """The flights of one shard, counted in the dispatcher's window. Instants are on the loop's clock."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._flights: dict[Place, Flight] = {}
+        self.started: dict[tuple[str, str], int] = {}
+        """By capability and level the last publication that is known to have started."""
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -38,36 +41,50 @@ class Flights:
     def __iter__(self) -> Iterator[tuple[Place, Flight]]:
         return iter(tuple(self._flights.items()))
 
-    def follow(self, moved: Moved, now_ms: int) -> None:
+    def follow(self, moved: Moved, now: float) -> None:
         """Takes in that a node changed its state."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
             flight = self._flights.get(moved.place)
             if flight is None:
                 self._window.begin(moved.capability)
-                flight = Flight(moved.capability, moved.level, row.publication, row.published_ms or now_ms)
+                flight = Flight(moved.capability, moved.level, row.publication, 0)
                 self._flights[moved.place] = flight
-            flight.publication, flight.published_ms = row.publication, row.published_ms or now_ms
-            flight.fence, flight.agent = row.fence, row.agent
-            flight.level = flight.level or moved.level
-            flight.heard_ms = now_ms if moved.state is TaskState.WORKING else 0
+            flight.publication, flight.published_ms = row.publication, row.published_ms or 0
+            flight.fence, flight.agent, flight.heard = row.fence, row.agent, now
+            if row.agent:
+                self._note_start(flight)
         elif (flight := self._flights.pop(moved.place, None)) is not None:
-            self._window.end(flight.capability, completed=moved.state is TaskState.COMPLETED)
+            completed = moved.state is TaskState.COMPLETED
+            if completed:
+                self._note_start(flight)
+            self._window.end(flight.capability, completed=completed)
 
-    def agree(self, found: Sequence[tuple[Place, str, NodeRow]], now_ms: int) -> None:
-        """Takes in all that the ledger has under way, by place, capability and row; what it does not have has ended."""
-        for place in self._flights.keys() - {place for place, _, _ in found}:
+    def _note_start(self, flight: Flight) -> None:
+        queue = flight.capability, flight.level
+        if flight.publication > self.started.get(queue, 0):
+            self.started[queue] = flight.publication
+
+    def agree(self, found: Sequence[Moved], now: float) -> None:
+        """Takes in all that the ledger has under way; what it does not have has ended."""
+        for place in self._flights.keys() - {moved.place for moved in found}:
             self._window.end(self._flights.pop(place).capability)
-        for place, capability, row in found:
-            flight = self._flights.get(place)
-            if flight is None or (flight.publication, flight.fence) != (row.publication, row.fence):
-                self.follow(Moved(place, row.state, capability, "", row), now_ms)
+        for moved in found:
+            row, flight = moved.row, self._flights.get(moved.place)
+            known = None if flight is None else (flight.publication, flight.fence, flight.agent)
+            if known != (row.publication, row.fence, row.agent):
+                self.follow(moved, now)
 
-    def hear(self, place: Place, fence: int, now_ms: int) -> None:
+    def hear(self, place: Place, fence: int, now: float) -> None:
         """Its agent says that it still runs, which is no news for the ledger."""
         flight = self._flights.get(place)
-        if flight is not None and flight.heard_ms and flight.fence == fence:
-            flight.heard_ms = now_ms
+        if flight is not None and flight.fence == fence:
+            flight.heard = now
+
+    def grant(self, now: float) -> None:
+        """Nobody could be heard until now: nobody was silent."""
+        for flight in self._flights.values():
+            flight.heard = now
 
     def close(self) -> None:
         """The shard is another's: nothing of it counts here any more."""

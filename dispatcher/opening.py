@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coditect.model.routing import parse_task_key
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.keyspace import FLIGHTS, READY, STATUSES, TODO
-from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.effects import Moved, Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.store.transaction import Reads
 
@@ -17,7 +18,8 @@ class Opening:
     """What a desk learns from the ledger when it opens."""
 
     rows: Sequence[outbox.Row]
-    flights: Sequence[tuple[Place, str, NodeRow]]
+    flights: Sequence[Moved]
+    """What is published and has not ended, as it is."""
     backlog: frozenset[str]
     has_todo: bool
     next_due_ms: int | None
@@ -26,11 +28,13 @@ class Opening:
 def learn(tr: Reads, shard: int) -> Opening:
     """What is under way and what is left to do. Costs as much as is under way, not as much as waits."""
     flights = []
-    for key, capability in tr.get_range(*FLIGHTS.range((shard,))):
+    for key, routing_key in tr.get_range(*FLIGHTS.range((shard,))):
         _, workflow, node = FLIGHTS.unpack(key)
-        row = tr.get(STATUSES.pack((workflow, node)))
-        if row is not None:
-            flights.append((Place(workflow, node), capability.decode(), NodeRow.unpack(row)))
+        packed = tr.get(STATUSES.pack((workflow, node)))
+        if packed is not None:
+            row = NodeRow.unpack(packed)
+            capability, level = parse_task_key(routing_key.decode())
+            flights.append(Moved(Place(workflow, node), row.state, capability, level.value, row))
     return Opening(
         outbox.waiting(tr, shard, limit=0),
         flights,

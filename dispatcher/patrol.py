@@ -1,21 +1,27 @@
 """Patrol: looks from time to time at what one shard has under way and nobody reports on.
 
-=========================================  =====================================================
-what it finds                              what it does
-=========================================  =====================================================
-published for 60 s, no start told, and     publishes it anew: the queue was deleted, or the
-its queue is missing or empty              message was lost with it
-working for longer than its early ack,     publishes it anew: its agent is gone, and nothing
-and its agent silent for 60 s              redelivers what was acked
-=========================================  =====================================================
+=============================================  ==================================================
+what it finds                                  what it does
+=============================================  ==================================================
+no start told for 60 s, and the queue is       publishes it anew: the queue was deleted, or the
+missing or empty                               message was lost with it
+no start told for 60 s, and another one that   the same: what lay in the queue before that one is
+was published to the queue later started over  not there any more, whatever lies there now
+60 s ago
+working for longer than its early ack, and     publishes it anew: its agent is gone, and nothing
+its agent silent for 60 s                      redelivers what was acked
+=============================================  ==================================================
 
-Both are safe when they are wrong: the older publication is stale, and what is told of it is late.
+All are safe when they are wrong: the older publication is stale, and what is told of it is late. Time in which nobody
+could be heard is no silence: while this process stood still, or the broker was away, and before the shard was ours. It
+is counted by a clock that no one sets. An absence of the broker that is too short to be seen costs a beat at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from coditect.broker.port import Broker
 from coditect.clock import Clock
@@ -25,45 +31,81 @@ from coditect.model.capability import Priority
 from dispatcher.commands import Lost
 from dispatcher.desk import Desk
 from dispatcher.flights import Flight
-from dispatcher.layers.ledger.effects import Place
 
 log = logging.getLogger(__name__)
 
 PATROL_SECONDS = 5.0
-UNSTARTED_MS = 60_000
+PAUSE_SECONDS = 15.0
+"""Steps of a patrol that are further apart have a pause between them."""
+SILENT_SECONDS = 60.0
+"""After so long without a word it is looked what became of a publication."""
 EARLY_ACK_MS = 600_000
 """From here on an agent has acked its delivery and reports every 20 s."""
-SILENT_MS = 60_000
 
 
-async def patrol(desk: Desk, broker: Broker, clock: Clock) -> None:
-    """Walks until it is canceled."""
-    while not desk.closed:
-        await asyncio.sleep(PATROL_SECONDS)
-        try:
-            await look(desk, broker, clock.now_ms())
-        except CoditectError as error:
-            log.info("A patrol could not look", extra={"shard": desk.shard, "reason": str(error)})
+class Patrol:
+    """The patrol of one desk. `run` walks until it is canceled."""
 
+    def __init__(self, desk: Desk, broker: Broker, clock: Clock) -> None:
+        self._desk = desk
+        self._broker = broker
+        self._clock = clock
+        self._now = asyncio.get_running_loop().time
+        self._stepped = self._marked = self._now()
+        self._hears = True
+        self._marks: Mapping[tuple[str, str], int] = {}
+        self._old_marks: Mapping[tuple[str, str], int] = {}
+        """`Flights.started` as it was over `SILENT_SECONDS` ago."""
 
-async def look(desk: Desk, broker: Broker, now_ms: int) -> None:
-    """One round."""
-    empty: dict[str, bool] = {}
-    for place, flight in desk.flights:
-        if flight.heard_ms:
-            _look_at_working(desk, place, flight, now_ms)
-        elif now_ms - flight.published_ms > UNSTARTED_MS:
-            queue = routing.task_queue(flight.capability, Priority(flight.level or "p1"))
-            if queue not in empty:
-                stats = await broker.stats(queue)
-                empty[queue] = stats is None or stats.messages == 0
-            if empty[queue]:
-                log.warning("A publication is missing; it is repeated", extra={"task_id": place.task_id})
-                desk.put(Lost(place, flight.publication))
+    async def run(self) -> None:
+        """Walks."""
+        while not self._desk.closed:
+            await asyncio.sleep(PATROL_SECONDS)
+            try:
+                await self.look()
+            except CoditectError as error:
+                log.info("A patrol could not look", extra={"shard": self._desk.shard, "reason": str(error)})
 
+    async def look(self) -> None:
+        """One round. Raises: BrokerUnavailable."""
+        if not self._step():
+            return
+        now, now_ms = self._now(), self._clock.now_ms()
+        self._mark(now)
+        empty: dict[str, bool] = {}
+        for place, flight in self._desk.flights:
+            if now - flight.heard <= SILENT_SECONDS:
+                continue
+            facts = {"task_id": place.task_id, "agent_id": flight.agent}
+            lost = Lost(place, flight.publication, flight.agent)
+            if flight.agent:
+                if now_ms - flight.published_ms > EARLY_ACK_MS:
+                    log.warning("A long task's agent is silent", extra=facts)
+                    self._desk.put(lost)
+            elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
+                log.warning("A publication is missing; it is repeated", extra=facts)
+                self._desk.put(lost)
 
-def _look_at_working(desk: Desk, place: Place, flight: Flight, now_ms: int) -> None:
-    long = now_ms - flight.published_ms > EARLY_ACK_MS
-    if long and now_ms - flight.heard_ms > SILENT_MS:
-        log.warning("A long task's agent is silent", extra={"task_id": place.task_id, "agent_id": flight.agent})
-        desk.put(Lost(place, flight.publication, flight.agent))
+    def _step(self) -> bool:
+        """Whether agents could be heard since the step before; if not, all of them have their full time again."""
+        now, before, could_hear = self._now(), self._stepped, self._hears
+        self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
+        if could_hear and self._hears and now - before <= PAUSE_SECONDS:
+            return True
+        self._desk.flights.grant(now)
+        return False
+
+    def _mark(self, now: float) -> None:
+        if now - self._marked > SILENT_SECONDS:
+            self._marked, self._old_marks, self._marks = now, self._marks, dict(self._desk.flights.started)
+
+    def _is_overtaken(self, flight: Flight) -> bool:
+        return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
+
+    async def _is_empty(self, flight: Flight, known: dict[str, bool]) -> bool:
+        """Whether its queue has nothing to give, by one look for all that were published to it."""
+        queue = routing.task_queue(flight.capability, Priority(flight.level))
+        if queue not in known:
+            stats = await self._broker.stats(queue)
+            known[queue] = self._step() and (stats is None or stats.messages == 0)
+        return known[queue]

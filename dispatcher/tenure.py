@@ -29,7 +29,7 @@ from dispatcher.layers.ledger.anew import built
 from dispatcher.layers.shards import shard_of
 from dispatcher.markers import Markers
 from dispatcher.overviews import Overviews
-from dispatcher.patrol import patrol
+from dispatcher.patrol import Patrol
 from dispatcher.ports import Ports
 from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
@@ -195,7 +195,8 @@ class Tenure:
         self.desks[shard] = desk
         if returns != self._returns:
             await self._check(desk)
-        self._ports.background.start(patrol(desk, broker, self._ports.clock), name=f"{TASK_PREFIX}patrol {shard}")
+        patrol = Patrol(desk, broker, self._ports.clock)
+        self._ports.background.start(patrol.run(), name=f"{TASK_PREFIX}patrol {shard}")
         arrivals = Arrivals(desk)
         consumers = self._consumers[shard] = []
         for queue, take, prefetch in (

@@ -27,7 +27,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "status"      (workflow, node)                                    → its row: state, attempt, fence, tally
     ├── "attempt"     (workflow, node, fence)                             → row of an attempt that another followed
     ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
-    ├── "flight"      (shard, workflow, node)                             → capability; published and not ended
+    ├── "flight"      (shard, workflow, node)                             → routing key; published and not ended
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step;
     │                                                                       of the whole shard with the workflow ""

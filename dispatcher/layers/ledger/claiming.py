@@ -12,6 +12,7 @@ from coditect.model.capability import Priority
 from coditect.model.claim_check import has_claims
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
+from coditect.model.routing import task_key
 from coditect.model.task import Limits, Owner, Task
 from coditect.model.workflow.definition import Call
 from coditect.model.workflow.states import TaskState, WorkflowState
@@ -80,7 +81,8 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
     row.started_ms, row.agent = None, ""
     book.move(place, row, TaskState.PUBLISHED)
     book.take_room(call.capability)
-    book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), call.capability.encode())
+    key = task_key(call.capability, call.priority)
+    book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), key.encode())
     if not book.terms.planted.drop_outbox_row:
         outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))
     book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call)))

@@ -33,16 +33,16 @@ class Heard:
 
 @pytest.fixture
 def flights() -> Flights:
-    """One node that works with fence 2, heard at 1,000."""
+    """One node that works with fence 2, heard at 1."""
     made = Flights(Window(lambda: 0.0))
     row = NodeRow(TaskState.WORKING, fence=2, publication=7, agent=AgentId("a"), published_ms=500)
-    made.follow(Moved(PLACE, TaskState.WORKING, "code.review", "p1", row), 1_000)
+    made.follow(Moved(PLACE, TaskState.WORKING, "code.review", "p1", row), 1.0)
     return made
 
 
-def heard_ms(flights: Flights) -> int:
+def heard(flights: Flights) -> float:
     ((_, flight),) = flights
-    return flight.heard_ms
+    return flight.heard
 
 
 def test_progress_is_heard_and_acked() -> None:
@@ -56,23 +56,24 @@ def test_progress_is_heard_and_acked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "fence", "at_ms"),
-    [(PLACE, 2, 9_000), (PLACE, 1, 1_000), (Place("w", "other"), 2, 1_000)],
+    ("place", "fence", "at"),
+    [(PLACE, 2, 9.0), (PLACE, 1, 1.0), (Place("w", "other"), 2, 1.0)],
     ids=["own", "older execution", "nobody"],
 )
 def test_only_the_execution_that_counts_keeps_its_node_alive(
-    flights: Flights, place: Place, fence: int, at_ms: int
+    flights: Flights, place: Place, fence: int, at: float
 ) -> None:
-    flights.hear(place, fence, 9_000)
+    flights.hear(place, fence, 9.0)
 
-    assert heard_ms(flights) == at_ms
+    assert heard(flights) == at
 
 
-def test_what_nobody_started_is_not_alive() -> None:
+def test_whose_start_was_not_told_is_alive_and_has_not_started() -> None:
     flights = Flights(Window(lambda: 0.0))
     row = NodeRow(TaskState.PUBLISHED, fence=2, publication=7, published_ms=500)
-    flights.follow(Moved(PLACE, TaskState.PUBLISHED, "code.review", "p1", row), 1_000)
+    flights.follow(Moved(PLACE, TaskState.PUBLISHED, "code.review", "p1", row), 1.0)
 
-    flights.hear(PLACE, 2, 9_000)
+    flights.hear(PLACE, 2, 9.0)
 
-    assert heard_ms(flights) == 0
+    assert heard(flights) == 9.0
+    assert flights.started == {}

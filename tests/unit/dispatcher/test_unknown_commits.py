@@ -10,7 +10,7 @@ import pytest
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Claimed, Fill, Finished, GoOn
 from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.effects import Moved, Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.queries import rows_of
 from dispatcher.window import Window
@@ -68,7 +68,6 @@ async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneDesk)
     claim = await lone.say(Claimed(ONLY, lone.flight.publication, "worker-1"))
 
     await eventually(lambda: lone.flight.fence == claim.fence)
-    assert lone.flight.heard_ms
     assert lone.flight.agent == "worker-1"
 
 
@@ -111,15 +110,20 @@ def test_flights_are_what_the_ledger_has() -> None:
     window = Window(lambda: 0.0)
     flights = Flights(window)
     rows = {name: _published(number) for number, name in enumerate("abc", 1)}
-    flights.agree([(Place("w", name), "work", row) for name, row in rows.items()], 5_000)
+    flights.agree([_found(name, row) for name, row in rows.items()], 5.0)
     rows["b"].publication, rows["b"].fence = 4, 2
+    rows["c"].state, rows["c"].agent = TaskState.WORKING, "worker-1"
 
-    flights.agree([(Place("w", name), "work", rows[name]) for name in "bc"], 6_000)
+    flights.agree([_found(name, rows[name]) for name in "bc"], 6.0)
 
-    found = {place.node: (flight.publication, flight.fence) for place, flight in flights}
-    assert found == {"b": (4, 2), "c": (3, 1)}
+    found = {place.node: (flight.publication, flight.fence, flight.agent) for place, flight in flights}
+    assert found == {"b": (4, 2, ""), "c": (3, 1, "worker-1")}
     assert window.under_way("work") == 2
 
 
 def _published(number: int) -> NodeRow:
     return NodeRow(TaskState.PUBLISHED, publication=number, fence=1, published_ms=1_000)
+
+
+def _found(name: str, row: NodeRow) -> Moved:
+    return Moved(Place("w", name), row.state, "work", "p1", row)

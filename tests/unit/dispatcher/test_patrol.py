@@ -1,0 +1,222 @@
+"""The patrol of a shard: what it takes for lost, and that time in which nobody could be heard is no silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from coditect import Agent, Context, Workflow
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone, capability_queues
+from coditect.clock import Clock
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.testing import TestFleet
+from dispatcher.commands import Command, Lost
+from dispatcher.desk import Desk
+from dispatcher.flights import Flights
+from dispatcher.layers.ledger.effects import Moved, Place
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.opening import learn
+from dispatcher.patrol import EARLY_ACK_MS, PATROL_SECONDS, Patrol
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.window import Window
+from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.ledger import Ledger
+
+WORK = "code.review"
+AGENT = "worker-1"
+NOW_MS = 10_000_000
+
+
+@dataclass
+class Walked:
+    """A desk, a clock that somebody sets, and a patrol that a test sends round."""
+
+    server: MemoryServer
+    broker: MemoryBroker
+    shard: int = 0
+    closed: bool = False
+    set_ms: int = NOW_MS
+    flights: Flights = field(default_factory=lambda: Flights(Window(lambda: 0.0)))
+    lost: list[Command] = field(default_factory=list)
+
+    def put(self, command: Command) -> None:
+        self.lost.append(command)
+        self.flights.grant(asyncio.get_running_loop().time())  # it is published anew, which is news
+
+    def now_ms(self) -> int:
+        return self.set_ms
+
+    def open(self) -> None:
+        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self))
+
+    async def walk(self, seconds: float) -> None:
+        for _ in range(round(seconds / PATROL_SECONDS)):
+            await asyncio.sleep(PATROL_SECONDS)
+            await self.patrol.look()
+
+    def move(self, number: int, state: TaskState = TaskState.PUBLISHED, *, level: str = "p1", age_ms: int = 0) -> Place:
+        place = Place("w", f"n{number}")
+        agent = AGENT if state is TaskState.WORKING else ""
+        row = NodeRow(state, publication=number, fence=1, agent=agent, published_ms=NOW_MS - age_ms)
+        self.flights.follow(Moved(place, state, WORK, level, row), asyncio.get_running_loop().time())
+        return place
+
+    async def fill(self, level: Priority = Priority.P1) -> None:
+        """Something lies in the queue."""
+        await self.broker.publish(
+            Message(body=b"1"), exchange=routing.SUBMIT, routing_key=routing.task_key(WORK, level)
+        )
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Walked]:
+    server = MemoryServer()
+    async with MemoryBroker(server, name="dispatcher") as broker:
+        await broker.declare(backbone() + capability_queues(WORK))
+        walked = Walked(server, broker)
+        walked.open()
+        yield walked
+
+
+@pytest.mark.parametrize(("queue", "lost"), [("empty", True), ("missing", True), ("full", False)])
+@in_virtual_time
+async def test_publication_that_nobody_starts_is_lost_when_its_queue_has_nothing(queue: str, lost: bool) -> None:
+    async with opened() as walked:
+        if queue == "full":
+            await walked.fill()
+        elif queue == "missing":
+            await walked.broker.delete_queue(routing.task_queue(WORK, Priority.P1))
+        place = walked.move(7)
+
+        await walked.walk(60)
+        early = list(walked.lost)
+        await walked.walk(PATROL_SECONDS)
+
+        assert early == []
+        assert walked.lost == ([Lost(place, 7)] if lost else [])
+
+
+@pytest.mark.parametrize(
+    ("later", "ends", "level", "lost"),
+    [
+        (8, TaskState.WORKING, "p1", True),
+        (8, TaskState.COMPLETED, "p1", True),
+        (8, TaskState.CANCELED, "p1", False),
+        (8, TaskState.COMPLETED, "p2", False),
+        (6, TaskState.COMPLETED, "p1", False),
+    ],
+    ids=["runs", "ran", "never ran", "another queue", "an earlier one"],
+)
+@in_virtual_time
+async def test_publication_is_lost_that_a_later_one_of_its_queue_overtook_long_ago(
+    later: int, ends: TaskState, level: str, lost: bool
+) -> None:
+    async with opened() as walked:
+        await walked.fill()
+        place = walked.move(7)
+        walked.move(later, level=level)
+        await walked.walk(30)
+        walked.move(later, ends, level=level)
+
+        await walked.walk(60)
+        early = list(walked.lost)
+        await walked.walk(120)
+
+        assert early == [], "the later one started less than 60 s ago"
+        assert walked.lost[:1] == ([Lost(place, 7)] if lost else [])
+
+
+@pytest.mark.parametrize(("age_ms", "lost"), [(EARLY_ACK_MS + 1, True), (EARLY_ACK_MS, False)])
+@in_virtual_time
+async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: int, lost: bool) -> None:
+    async with opened() as walked:
+        place = walked.move(7, TaskState.WORKING, age_ms=age_ms)
+        for _ in range(10):
+            await walked.walk(20)
+            walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+
+        await walked.walk(60)
+        early = list(walked.lost)
+        await walked.walk(PATROL_SECONDS)
+
+        assert early == []
+        assert walked.lost == ([Lost(place, 7, AGENT)] if lost else [])
+
+
+@pytest.mark.parametrize("state", [TaskState.PUBLISHED, TaskState.WORKING])
+@pytest.mark.parametrize("what", ["pause", "away", "alarm", "clock"])
+@in_virtual_time
+async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, state: TaskState) -> None:
+    async with opened() as walked:
+        place = walked.move(7, state, age_ms=EARLY_ACK_MS + 1)
+        await walked.walk(30)
+
+        match what:
+            case "pause":
+                await asyncio.sleep(600)
+            case "away":
+                walked.server.stop()
+                await walked.walk(600)
+                walked.server.start()
+                await asyncio.sleep(2)
+            case "alarm":
+                walked.server.block()
+                held = asyncio.ensure_future(walked.fill(Priority.P2))  # the broker tells whoever publishes
+                await walked.walk(600)
+                walked.server.unblock()
+                await asyncio.wait([held])
+            case "clock":
+                walked.set_ms += 3_600_000
+                walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+        await walked.walk(60)
+        early = list(walked.lost)
+        await walked.walk(2 * PATROL_SECONDS)
+
+        assert early == []
+        assert [cast(Lost, one).place for one in walked.lost] == [place]
+
+
+async def test_who_takes_a_shard_over_looks_into_the_queue_of_the_node_s_level() -> None:
+    flow = Workflow("levels")
+    for level in Priority:
+        flow.task(WORK, name=level.value, priority=level)
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition())
+
+        found = (await database.read(lambda tr: learn(tr, 0))).flights
+
+    assert {moved.place.node: (moved.capability, moved.level) for moved in found} == {
+        level.value: (WORK, level.value) for level in Priority
+    }
+
+
+async def test_long_node_outlives_a_time_without_the_broker() -> None:
+    fences: list[int] = []
+    agent, flow = Agent("long"), Workflow("long")
+    flow.task("long.work", name="only")
+
+    @agent.capability("long.work", timeout="1h")
+    async def work(_: None, ctx: Context) -> None:
+        fences.append(ctx.fence)
+        await asyncio.sleep(1_200)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        run = await fleet.client.start(flow)
+        await fleet.advance("11m")
+
+        fleet.server.stop()
+        await fleet.advance("2m")
+        fleet.server.start()
+
+        assert await run.wait(timeout="2h") is WorkflowState.COMPLETED
+        assert fences == [1]
