@@ -10,7 +10,7 @@ from coditect.model.control import Claim, Verdict
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
 from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Began, Claimed, Finished, Lost
+from dispatcher.commands import Began, Claimed, Finished, Heard, Lost
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.keyspace import FLIGHTS
 from dispatcher.layers.ledger import advance, claiming
@@ -108,16 +108,33 @@ def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
 
 
 def began(book: Book, command: Began) -> None:
-    """Records that the attempt runs."""
+    """Records that the attempt runs, if it may."""
     started = command.started
     place = Place(started.workflow, started.node)
     row = book.node(place)
     if row is None or row.state not in UNDER_WAY or row.fence != started.fence:
+        heard(book, Heard(place, started.fence))
         return
     row.agent = started.agent
     if row.state is TaskState.PUBLISHED:
         row.started_ms = started.at_ms
     book.move(place, row, TaskState.WORKING)
+
+
+def heard(book: Book, command: Heard) -> None:
+    """Who runs what nobody wants any more is told so, again: the first cancel is sent once, and may reach nobody.
+
+    Unwanted is what is older than the node's end, or than the publication by which it works. The letter names the last
+    such publication, and so never ends a newer attempt.
+    """
+    place, row = command.place, book.node(command.place)
+    if row is None:
+        return
+    told_its_end = row.state is TaskState.COMPLETED and row.fence == command.fence
+    if row.state.terminal and not told_its_end:
+        book.effects.cancels.append((place, row.publication))
+    elif row.state is TaskState.WORKING and command.fence < row.fence and row.publication > 1:
+        book.effects.cancels.append((place, row.publication - 1))
 
 
 def claimed(book: Book, command: Claimed) -> Claim:

@@ -36,6 +36,14 @@ class Began:
     started: Started
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An agent says that an attempt runs of which memory knows nothing."""
+
+    place: Place
+    fence: int
+
+
 @value
 class Claimed:
     """An agent asks whether it may run a task that was delivered before, or waited long. Answered with a claim."""
@@ -131,5 +139,5 @@ class Rebuild:
 
 
 Command: TypeAlias = (
-    Finished | Began | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild | Look
+    Finished | Began | Heard | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild | Look
 )

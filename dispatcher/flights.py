@@ -34,6 +34,7 @@ class Flights:
         self._flights: dict[Place, Flight] = {}
         self.started: dict[tuple[str, str], int] = {}
         """By capability and level the last publication that is known to have started."""
+        self._others: dict[Place, int] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -76,10 +77,17 @@ class Flights:
                 self.follow(moved, now)
 
     def hear(self, place: Place, fence: int, now: float) -> None:
-        """Its agent says that it still runs, which is no news for the ledger."""
+        """Its agent says that it still runs, which is no news for the ledger, if that is what is under way."""
         flight = self._flights.get(place)
         if flight is not None and flight.fence == fence:
             flight.heard = now
+        else:
+            self._others[place] = fence
+
+    def take_others(self) -> dict[Place, int]:
+        """What else was said to run since this was asked last, and under which fence."""
+        others, self._others = self._others, {}
+        return others
 
     def grant(self, now: float) -> None:
         """Nobody could be heard until now: nobody was silent."""

@@ -1,4 +1,4 @@
-"""Patrol: looks from time to time at what one shard has under way and nobody reports on.
+"""Patrol: looks from time to time at what one shard has under way and nobody reports on, and at what else is reported.
 
 =============================================  ==================================================
 what it finds                                  what it does
@@ -10,6 +10,7 @@ was published to the queue later started over  not there any more, whatever lies
 60 s ago
 working for longer than its early ack, and     publishes it anew: its agent is gone, and nothing
 its agent silent for 60 s                      redelivers what was acked
+an agent that runs what is not under way       has it told to end, if nobody wants it any more
 =============================================  ==================================================
 
 All are safe when they are wrong: the older publication is stale, and what is told of it is late. Time in which nobody
@@ -28,7 +29,7 @@ from coditect.clock import Clock
 from coditect.errors import CoditectError
 from coditect.model import routing
 from coditect.model.capability import Priority
-from dispatcher.commands import Lost
+from dispatcher.commands import Heard, Lost
 from dispatcher.desk import Desk
 from dispatcher.flights import Flight
 
@@ -72,6 +73,8 @@ class Patrol:
             return
         now, now_ms = self._now(), self._clock.now_ms()
         self._mark(now)
+        for place, fence in self._desk.flights.take_others().items():
+            self._desk.put(Heard(place, fence))
         empty: dict[str, bool] = {}
         for place, flight in self._desk.flights:
             if now - flight.heard <= SILENT_SECONDS:

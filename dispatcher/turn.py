@@ -19,6 +19,7 @@ from dispatcher.commands import (
     Fill,
     Finished,
     GoOn,
+    Heard,
     Look,
     Lost,
     Proposed,
@@ -160,6 +161,7 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
     {
         Finished: collect.finished,
         Began: collect.began,
+        Heard: collect.heard,
         Claimed: collect.claimed,
         Lost: collect.lost,
         Due: sweep.due,

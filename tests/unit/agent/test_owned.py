@@ -141,6 +141,37 @@ async def test_cancel_reaches_it_and_is_reported(scene: Scene, owner: ScriptedOw
     assert (failure.reason, failure.message) == ("canceled", "enough")
 
 
+async def test_cancel_that_comes_again_disturbs_neither_a_clean_up_nor_a_newer_publication(
+    scene: Scene, owner: ScriptedOwner
+) -> None:
+    gate, clean, running = asyncio.Event(), Agent("clean", slots=4), list[int]()
+    cancels: list[int] = []
+
+    @clean.capability("work.clean")
+    async def work(number: int) -> None:
+        running.append(number)
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            cancels.append(number)
+            await gate.wait()  # cleans up
+            raise
+
+    agent = await scene.start(clean)
+    task_id = await owner.publish("work.clean", 3, publication=3, fence=3)
+    await owner.publish("work.clean", 4, publication=4, fence=5)
+    await eventually(lambda: len(running) == 2)
+
+    for _ in range(2):
+        agent.runtime.cancel(task_id, "enough", 3)
+        await eventually(lambda: cancels)
+    gate.set()
+    await eventually(lambda: len(owner.results) == 2)
+
+    assert {one.publication: one.outcome.status for one in owner.results} == {3: Status.CANCELED, 4: Status.COMPLETED}
+    assert cancels == [3]
+
+
 @pytest.mark.parametrize(
     ("letter", "publication", "runs"), [(None, 1, True), (3, 3, False), (3, 2, False), (3, 4, True)]
 )
