@@ -16,7 +16,7 @@ from coditect.requests import Requests
 KINDS = {
     "queues": "queues of the control plane, declared if they were missing",
     "published": "tasks that nobody had begun, published anew",
-    "working": "tasks that were begun, published anew; an agent that still runs one goes on with it",
+    "working": "tasks that were begun on a broker that is lost, published anew to be executed again",
     "workflows": "workflows that have not ended, shown to RQ",
     "jobs": "their jobs in RQ, made if they were missing",
 }
@@ -33,7 +33,9 @@ class Rebuilt:
 
 
 async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
-    """Rebuilds every shard, one after the other. Nothing runs twice for it: what is published anew replaces the older.
+    """Rebuilds every shard, one after the other.
+
+    What was begun is executed again only where the broker is not the one that the shard knew.
 
     Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
     """

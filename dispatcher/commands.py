@@ -129,13 +129,15 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Nothing that was published is with the broker: all of it is published anew. Once per marker and occasion.
+    """What was published may not be with the broker any more: it is published anew. Once per marker and occasion.
 
     Answered with the last publication number before it.
     """
 
     marker: str
     occasion: str
+    kept: bool = False
+    """The broker is the one that the shard was built on: what agents have begun is left to them."""
 
 
 Command: TypeAlias = (

@@ -131,6 +131,7 @@ class Desk:
                 self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
             self._confirmed.append(unsent.publication)
         self.flights.agree(found.flights, asyncio.get_running_loop().time())
+        self.flights.doubt(found.doubtful)
         self.backlog |= dict.fromkeys(found.backlog)
         if found.has_todo:
             self.put(GoOn())
@@ -166,14 +167,17 @@ class Desk:
             self._entries.popleft().settle.undone()
         self.flights.close()
 
-    def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING) -> None:
+    def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
         """Publishes anew all that was published before; nothing else is sent until the ledger knows of it.
 
-        Settled with the last publication number before it. The same occasion again does nothing.
+        When the broker was `kept` what may run is left alone, and what is on its way goes on. Settled with the last
+        publication number before it. The same occasion again does nothing.
         """
-        self._sendings.hold(recall=marker != self.marker)
+        if not kept:
+            self._sendings.hold(recall=marker != self.marker)
         self.marker = marker
-        self.put(Rebuild(marker, occasion), Rebuilt(self._go_on, partial(self.rebuild, marker, occasion), settle))
+        again = partial(self.rebuild, marker, occasion, kept=kept)
+        self.put(Rebuild(marker, occasion, kept), Rebuilt(self.flights.doubt if kept else self._go_on, again, settle))
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))

@@ -35,13 +35,13 @@ async def watching_agents(
 def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
     """Publishes anew what the agent had and the broker does not give to others by itself.
 
-    That is what may be acknowledged early by now, or everything if the broker still holds it for the agent. One that
-    the broker does give to another all the same is published twice and runs once: the ledger refuses the older
-    publication, or finds that another agent has claimed it already.
+    That is what may be acknowledged early by now, what a rebuild left with the agent, or everything if the broker still
+    holds it for the agent. One that the broker does give to another all the same is published twice and runs once: the
+    ledger refuses the older publication, or finds that another agent has claimed it already.
     """
     for place, flight in desk.flights:
         may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
-        if flight.agent == gone.agent and (may_be_acked or not gone.released):
+        if flight.agent == gone.agent and (may_be_acked or desk.flights.doubts(flight) or not gone.released):
             desk.put(Lost(place, flight.publication, gone.agent))
 
 

@@ -35,6 +35,7 @@ class Flights:
         self.started: dict[tuple[str, str], int] = {}
         """By capability and level the last publication that is known to have started."""
         self._others: dict[Place, int] = {}
+        self._doubtful = 0
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -93,6 +94,14 @@ class Flights:
         """Nobody could be heard until now: nobody was silent."""
         for flight in self._flights.values():
             flight.heard = now
+
+    def doubt(self, last: int) -> None:
+        """The broker may not have what was published up to this number."""
+        self._doubtful = max(self._doubtful, last)
+
+    def doubts(self, flight: Flight) -> bool:
+        """Whether the broker may have nothing to give to another when the flight's agent is gone."""
+        return flight.publication <= self._doubtful
 
     def close(self) -> None:
         """The shard is another's: nothing of it counts here any more."""

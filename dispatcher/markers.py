@@ -2,8 +2,8 @@
 
 A *marker* is an empty quorum queue, `coditect.epoch.<uuid>`. It goes when the broker loses its data, and nothing makes
 it again. It is declared before a shard records it, so a recorded marker that is missing says that everything which was
-published before is missing, too. Its absence may be wrong (somebody deleted the queue): then nodes are published twice
-and run once, since an older publication is stale.
+published before is missing, too. Its absence may be wrong (somebody deleted the queue): then nodes are published twice.
+What had not begun runs once, since an older publication is stale; what runs is run again, and its first result is late.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ class Markers:
 
         Raises: BrokerUnavailable; what `Database.read` raises.
         """
-        if known and await self._is_there(known):
+        if await self.is_there(known):
             return known
         async with self._looking:
             others = {self._latest, *await self._database.read(recorded)} - {"", known}
             for other in sorted(others):
-                if await self._is_there(other):
+                if await self.is_there(other):
                     return other
             return await self._new(known)
 
-    async def _is_there(self, marker: str) -> bool:
-        return await self._broker.stats(marker) is not None
+    async def is_there(self, marker: str) -> bool:
+        """Whether the broker has this marker; of an empty one it has not. Raises: BrokerUnavailable."""
+        return bool(marker) and await self._broker.stats(marker) is not None
 
     async def _new(self, known: str) -> str:
         marker = f"{PREFIX}{self._clock.new_id()}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coditect.model.routing import parse_task_key
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.keyspace import FLIGHTS, READY, STATUSES, TODO
+from dispatcher.layers.ledger.anew import built
 from dispatcher.layers.ledger.effects import Moved, Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.store.transaction import Reads
@@ -23,6 +24,8 @@ class Opening:
     backlog: frozenset[str]
     has_todo: bool
     next_due_ms: int | None
+    doubtful: int
+    """The last publication number before the last rebuild."""
 
 
 def learn(tr: Reads, shard: int) -> Opening:
@@ -41,6 +44,7 @@ def learn(tr: Reads, shard: int) -> Opening:
         _backlog(tr, shard),
         bool(tr.get_range(*TODO.range((shard,)), limit=1)),
         timers.next_due_ms(tr, shard),
+        built(tr, shard).last,
     )
 
 

@@ -1,18 +1,6 @@
 """Patrol: looks from time to time at what one shard has under way and nobody reports on, and at what else is reported.
 
-=============================================  ==================================================
-what it finds                                  what it does
-=============================================  ==================================================
-no start told for 60 s, and the queue is       publishes it anew: the queue was deleted, or the
-missing or empty                               message was lost with it
-no start told for 60 s, and another one that   the same: what lay in the queue before that one is
-was published to the queue later started over  not there any more, whatever lies there now
-60 s ago
-working for longer than its early ack, and     publishes it anew: its agent is gone, and nothing
-its agent silent for 60 s                      redelivers what was acked
-an agent that runs what is not under way       has it told to end, if nobody wants it any more
-=============================================  ==================================================
-
+=============================================  ===========================================
 All are safe when they are wrong: the older publication is stale, and what is told of it is late. Time in which nobody
 could be heard is no silence: while this process stood still, or the broker was away, and before the shard was ours. It
 is counted by a clock that no one sets. An absence of the broker that is too short to be seen costs a beat at most.
@@ -82,8 +70,8 @@ class Patrol:
             facts = {"task_id": place.task_id, "agent_id": flight.agent}
             lost = Lost(place, flight.publication, flight.agent)
             if flight.agent:
-                if now_ms - flight.published_ms > EARLY_ACK_MS:
-                    log.warning("A long task's agent is silent", extra=facts)
+                if now_ms - flight.published_ms > EARLY_ACK_MS or self._desk.flights.doubts(flight):
+                    log.warning("A begun task's agent is silent", extra=facts)
                     self._desk.put(lost)
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
                 log.warning("A publication is missing; it is repeated", extra=facts)

@@ -50,7 +50,8 @@ async def rebuild(ports: Ports, desk: Desk, markers: Markers, occasion: str) -> 
     await ports.broker.declare(topology)
     found = await ports.database.read(lambda tr: standing(tr, desk.shard))
     noted: Answer[int] = Answer()
-    desk.rebuild(await markers.of_broker(desk.marker), occasion, noted)
+    known, marker = desk.marker, await markers.of_broker(desk.marker)
+    desk.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
     await noted.future
     for workflow in found.workflows:
         desk.put(Show(workflow))

@@ -171,7 +171,7 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Show: show,
         Look: look,
         GoOn: lambda book, _: advance.go_on(book),
-        Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion),
+        Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion, kept=command.kept),
         Asked: lambda book, command: ask(book, command.verb, command.body),
     }
 )

@@ -1,8 +1,9 @@
-"""Anew: what was published is published again, because the broker that had it is not there any more.
+"""Anew: what was published is published again, because the broker that had it may not be there any more.
 
-Everything of the shard that is published and has not ended is gone over in pages. What an agent had begun is closed as
-lost, and that is no attempt of the node's: the broker failed, not the node. What an agent still runs re-attaches to the
-new publication when it arrives there.
+Everything of the shard that is published and has not ended is gone over in pages. When the broker is another, what an
+agent had begun is closed as lost, and that is no attempt of the node's: the broker failed, not the node. It runs again,
+and what an agent that still runs it tells is late. When the broker is the one that the shard was built on, what was
+begun is left alone, and so is what was published so short a time ago that it may run untold: nothing runs twice then.
 
 A shard keeps the *marker* of the broker that it was last built on, and the last publication number that it had given
 then: nothing up to that number is with this broker.
@@ -25,6 +26,8 @@ from dispatcher.store.transaction import Reads
 REBUILD = "rebuild"
 MOST_NODES = 200
 """That one transaction publishes anew."""
+UNTOLD_MS = 3_000
+"""For so long after its publication a node may run while nobody told: unasked for 1 s, told 100 ms after its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +48,33 @@ def built(tr: Reads, shard: int) -> Built:
     return Built() if row is None else Built(*unpack_row(row))
 
 
-def begin(book: Book, marker: str, occasion: str) -> int:
-    """Records the marker and leaves the walk to later transactions; the last publication number before it."""
+def begin(book: Book, marker: str, occasion: str, *, kept: bool = False) -> int:
+    """Records the marker and leaves the walk to later transactions; the last publication number before it.
+
+    A walk that is not over yet goes on with this one: what another broker had is published anew, whoever asks.
+    """
     before = built(book.tr, book.shard)
     if (before.marker, before.occasion) == (marker, occasion):
         return before.last
     last = book.last_number()
     book.tr.set(MARKERS.pack((book.shard,)), pack_row(marker, occasion, last))
-    _leave(book, last, "", "")
+    unfinished = book.tr.get(_key(book))
+    _leave(book, last, kept and (unfinished is None or loads(unfinished)[1]), "", "")
     return last
 
 
-def _leave(book: Book, last: int, workflow: str, node: str) -> None:
-    book.tr.set(TODO.pack((book.shard, "", "", REBUILD)), dumps([last, workflow, node]))
+def _key(book: Book) -> bytes:
+    return TODO.pack((book.shard, "", "", REBUILD))
+
+
+def _leave(book: Book, last: int, kept: bool, workflow: str, node: str) -> None:
+    book.tr.set(_key(book), dumps([last, kept, workflow, node]))
     book.effects.unfinished = True
 
 
 def go_on(book: Book, cursor: bytes) -> int:
     """Publishes the next page; how many nodes it looked at."""
-    last, workflow, node = loads(cursor)
+    last, kept, workflow, node = loads(cursor)
     begin_key, end_key = FLIGHTS.range((book.shard,))
     if workflow:
         begin_key = FLIGHTS.pack((book.shard, workflow, node)) + b"\0"
@@ -71,11 +82,21 @@ def go_on(book: Book, cursor: bytes) -> int:
     places = [Place(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
     for place in places:
         row = book.node(place)
-        if row is not None and row.state in UNDER_WAY and row.publication <= last:
+        if (
+            row is not None
+            and row.state in UNDER_WAY
+            and row.publication <= last
+            and not (kept and _may_run(book, row))
+        ):
             publish(book, place, row)
     if len(found) > MOST_NODES:
-        _leave(book, last, places[-1].workflow, places[-1].node)
+        _leave(book, last, kept, places[-1].workflow, places[-1].node)
     return len(places)
+
+
+def _may_run(book: Book, row: NodeRow) -> bool:
+    """Whether an agent may have begun it."""
+    return row.state is TaskState.WORKING or book.now_ms - (row.published_ms or 0) < UNTOLD_MS
 
 
 def publish(book: Book, place: Place, row: NodeRow) -> None:

@@ -21,11 +21,20 @@ NOW_MS = 10_000_000
 GONE = AgentId("worker-1")
 
 
+class FlightsLaid(list[tuple[Place, Flight]]):
+    """Flights as far as failover sees them."""
+
+    doubtful = 0
+
+    def doubts(self, flight: Flight) -> bool:
+        return flight.publication <= self.doubtful
+
+
 @dataclass
 class Laid:
     """A desk as far as failover sees it."""
 
-    flights: list[tuple[Place, Flight]]
+    flights: FlightsLaid
     commands: list[Command] = field(default_factory=list)
 
     def put(self, command: Command) -> None:
@@ -36,22 +45,37 @@ def flight(node: str, *, agent: str = GONE, age_ms: int = 1_000) -> tuple[Place,
     return Place("w", node), Flight("work.do", "p1", 7, NOW_MS - age_ms, agent=agent)
 
 
+def laid() -> Laid:
+    return Laid(
+        FlightsLaid(
+            [
+                flight("short"),
+                flight("long", age_ms=EARLY_ACK_MS + 1),
+                flight("another's", agent="worker-2", age_ms=EARLY_ACK_MS + 1),
+                flight("nobody's", agent="", age_ms=EARLY_ACK_MS + 1),
+            ]
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("released", "again"), [(True, ["long"]), (False, ["short", "long"])], ids=["given back", "still held"]
 )
 def test_only_what_the_broker_does_not_give_to_others_is_published_anew(released: bool, again: list[str]) -> None:
-    desk = Laid(
-        [
-            flight("short"),
-            flight("long", age_ms=EARLY_ACK_MS + 1),
-            flight("another's", agent="worker-2", age_ms=EARLY_ACK_MS + 1),
-            flight("nobody's", agent="", age_ms=EARLY_ACK_MS + 1),
-        ]
-    )
+    desk = laid()
 
     dispatch_again(cast(Desk, desk), AgentGone(GONE, released), NOW_MS)
 
     assert desk.commands == [Lost(Place("w", node), 7, GONE) for node in again]
+
+
+def test_what_a_rebuild_left_with_the_agent_is_published_anew_though_the_broker_gave_back_what_it_has() -> None:
+    desk = laid()
+    desk.flights.doubtful = 7
+
+    dispatch_again(cast(Desk, desk), AgentGone(GONE, released=True), NOW_MS)
+
+    assert desk.commands == [Lost(Place("w", node), 7, GONE) for node in ("short", "long")]
 
 
 class Counting:

@@ -105,6 +105,37 @@ async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Le
     assert len(ledger.published) == anew.MOST_NODES + 50
 
 
+async def test_when_the_broker_was_kept_only_what_surely_nobody_began_is_published(ledger: Ledger) -> None:
+    await ledger.start(fan(4).definition())
+    first = ledger.published[0]
+    ledger.now_ms += anew.UNTOLD_MS - 1
+    await ledger.turn(began(first, ledger.now_ms))
+    ledger.published.clear()
+
+    await ledger.turn(Rebuild("marker-1", "too early", kept=True))
+    assert ledger.published == []
+
+    ledger.now_ms += 1
+    await ledger.turn(Rebuild("marker-1", "a person", kept=True))
+    assert [one.place.node for one in ledger.published] == ["n0001", "n0002", "n0003"]
+
+    await ledger.turn(ledger.finished(first, completed()))
+    assert (await ledger.node("n0000")).state is TaskState.COMPLETED
+    assert await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "n0000")))) == []
+    await ledger.play(lambda _: completed())
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_walk_for_another_broker_is_not_cut_short_by_a_person(ledger: Ledger) -> None:
+    await ledger.start(fan(2).definition())
+    await ledger.turn(began(ledger.published[0], ledger.now_ms))
+    ledger.published.clear()
+
+    await ledger.turn(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
+
+    assert [one.place.node for one in ledger.published] == ["n0000", "n0001"]
+
+
 async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
     flow = Workflow("mixed")
     done = flow.task("work", name="done")
