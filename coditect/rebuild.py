@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from coditect.broker.declaring import declare_missing
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
@@ -14,13 +15,13 @@ from coditect.model.control import Verb
 from coditect.requests import Requests
 
 KINDS = {
-    "queues": "queues of the control plane, declared if they were missing",
+    "queues": "queues of the control plane that were missing, declared",
     "published": "tasks that nobody had begun, published anew",
     "working": "tasks that were begun on a broker that is lost, published anew to be executed again",
-    "workflows": "workflows that have not ended, shown to RQ",
-    "jobs": "their jobs in RQ, made if they were missing",
+    "workflows": "workflows with jobs that RQ did not have, or not as they are",
+    "jobs": "those jobs, made or put right",
 }
-"""What a rebuild reports, by kind."""
+"""What a rebuild reports, by kind: what was made again, each once, and nothing that was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,11 @@ async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
     """
     clock = clock or SystemClock()
     occasion = clock.new_id()
-    await broker.declare(backbone())
+    queues = await declare_missing(broker, backbone())
     async with Requests(broker, name=f"rebuild-{occasion}") as requests:
         control = ControlPlane(broker, requests, clock)
         status = await control.ask(Verb.STATUS, {})
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter(queues=queues)
         for row in status["shards"]:
             counts.update(_counts(await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})))
     await broker.delete_queue(requests.reply_to)

@@ -2,65 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import Sequence
 from typing import Any
 
+from coditect.broker.declaring import declare_missing
 from coditect.broker.topology import backbone, control_plane, notices, shard_queues
-from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Show
+from coditect.errors import Retryable
+from dispatcher.commands import GoOn, Show
 from dispatcher.desk import Desk
-from dispatcher.layers.keyspace import FLIGHTS, LIVE, RUNS, STATUSES
-from dispatcher.layers.ledger.rows import NodeRow, RunRow
+from dispatcher.graph.errors import TaskGraphUnavailable
+from dispatcher.graph.port import Job, TaskGraph
+from dispatcher.layers.ledger.anew import Built, built, left_over
 from dispatcher.markers import Markers
 from dispatcher.ports import Ports
+from dispatcher.queries import live
+from dispatcher.reconciling import drift
 from dispatcher.settling import Answer
-from dispatcher.store.transaction import Reads
+
+log = logging.getLogger(__name__)
+
+COMPARE_SECONDS = 10.0
+"""How long RQ is compared with the ledger at most: a Redis that is away is told everything when it is back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a shard has outside of the ledger, as the ledger knows it."""
+async def rebuild(
+    ports: Ports, desk: Desk, markers: Markers, occasion: str, *, graph: TaskGraph | None = None
+) -> dict[str, Any]:
+    """Declares the queues, publishes anew what is under way, shows RQ every live workflow.
 
-    published: int
-    working: int
-    workflows: tuple[str, ...]
-    jobs: int
-
-
-def standing(tr: Reads, shard: int) -> Standing:
-    """Costs as much as is under way, and a row for each live workflow."""
-    states = []
-    for key, _ in tr.get_range(*FLIGHTS.range((shard,))):
-        row = tr.get(STATUSES.pack(FLIGHTS.unpack(key)[1:]))
-        if row is not None:
-            states.append(NodeRow.unpack(row).state)
-    workflows = tuple(str(LIVE.unpack(key)[1]) for key, _ in tr.get_range(*LIVE.range((shard,))))
-    rows = (tr.get(RUNS.pack((workflow,))) for workflow in workflows)
-    jobs = sum(sum(RunRow.unpack(row).counts.values()) for row in rows if row is not None)
-    return Standing(states.count(TaskState.PUBLISHED), states.count(TaskState.WORKING), workflows, jobs)
-
-
-async def rebuild(ports: Ports, desk: Desk, markers: Markers, occasion: str) -> dict[str, Any]:
-    """Declares the queues, publishes anew what is under way, shows RQ every live workflow; what that is, by kind.
-
-    The same occasion again publishes nothing more. Raises: BrokerUnavailable; what the store raises.
+    What of that was missing it tells by kind. The same occasion again publishes nothing more. Raises:
+    BrokerUnavailable; what the store raises.
     """
     ours = control_plane(quorum=ports.quorum) + shard_queues(desk.shard, quorum=ports.quorum)
-    topology = backbone() + ours + notices()
-    await ports.broker.declare(topology)
-    found = await ports.database.read(lambda tr: standing(tr, desk.shard))
+    queues = await declare_missing(ports.broker, backbone() + ours + notices())
+    workflows = await ports.database.read(lambda tr: live(tr, desk.shard))
+    jobs = await _wrong(ports, desk, graph, workflows)  # before RQ is told what the walk does: it gets lost jobs, too
     noted: Answer[int] = Answer()
     known, marker = desk.marker, await markers.of_broker(desk.marker)
     desk.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
     await noted.future
-    for workflow in found.workflows:
+    walked = await _walked(ports, desk)
+    for workflow in workflows:
         desk.put(Show(workflow))
     return {
         "shard": desk.shard,
         "marker": desk.marker,
-        "queues": len(topology.queues),
-        "published": found.published,
-        "working": found.working,
-        "workflows": len(found.workflows),
-        "jobs": found.jobs if desk.showing is not None else 0,
+        "queues": queues,
+        "published": walked.published,
+        "working": walked.working,
+        "workflows": len({job.workflow for job in jobs}),
+        "jobs": len(jobs),
     }
+
+
+async def _walked(ports: Ports, desk: Desk) -> Built:
+    """What the walk published, when it is over, or set aside."""
+    before: bytes | None = b""
+    while True:
+        found, left = await ports.database.read(lambda tr: (built(tr, desk.shard), left_over(tr, desk.shard)))
+        if left in (None, before):
+            return found
+        gone_on: Answer[Any] = Answer()
+        desk.put(GoOn(), gone_on)
+        try:
+            await gone_on.future
+            before = left
+        except Retryable:  # something else that is left over was set aside: this goes on without it
+            if desk.closed:
+                raise
+
+
+async def _wrong(ports: Ports, desk: Desk, graph: TaskGraph | None, workflows: Sequence[str]) -> set[Job]:
+    """The jobs that RQ does not have as they are; none when it cannot be compared."""
+    if graph is None or desk.showing is None:
+        return set()
+    try:
+        async with asyncio.timeout(COMPARE_SECONDS):
+            return await drift(ports.database, desk, desk.showing, graph, workflows)
+    except (TimeoutError, TaskGraphUnavailable) as error:
+        log.warning(
+            "RQ could not be compared; it is shown everything", extra={"shard": desk.shard, "reason": repr(error)}
+        )
+        return set()

@@ -93,28 +93,51 @@ class Reconciling:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _page(self, desk: Desk, showing: Showing, places: Sequence[Place]) -> None:
-        first = await self._differing(desk, showing, places)
-        if not first:
-            return
-        await asyncio.sleep(AGAIN_SECONDS)
-        second = await self._differing(desk, showing, [Place(job.workflow, job.node) for job in first])
-        if drift := first & second:
-            self.mended += len(drift)
-            log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(drift)})
-            for workflow, nodes in _by_workflow(drift).items():
+        wrong = await _standing(desk, showing, self._graph, await _differing(desk, showing, self._graph, places))
+        if wrong:
+            self.mended += len(wrong)
+            log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(wrong)})
+            for workflow, nodes in _by_workflow(wrong).items():
                 desk.put(Show(workflow, nodes))
 
-    async def _differing(self, desk: Desk, showing: Showing, places: Sequence[Place]) -> set[Job]:
-        """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
-        answer: Answer[Any] = Answer()
-        desk.put(Look(tuple(places)), answer)
-        jobs = [showing.job(one) for one in await answer.future]
-        await showing.told()
-        found = await self._graph.difference(jobs)
-        wrong = {(one.workflow, one.node) for one in found.missing} | {
-            (one.workflow, one.node) for one in found.changes
-        }
-        return {job for job in jobs if (job.workflow, job.node) in wrong}
+
+async def drift(
+    database: Database, desk: Desk, showing: Showing, graph: TaskGraph, workflows: Sequence[str]
+) -> set[Job]:
+    """The jobs of these workflows that RQ has otherwise or not at all, in two looks; nothing is mended.
+
+    Raises: TaskGraphUnavailable; what the store raises.
+    """
+    first: set[Job] = set()
+    for workflow in workflows:
+        after: str | None = ""
+        while after is not None:
+            nodes = await database.read(partial(_names, workflow=workflow, after=after))
+            first |= await _differing(desk, showing, graph, [Place(workflow, node) for node in nodes])
+            after = nodes[-1] if len(nodes) == BATCH else None
+    return await _standing(desk, showing, graph, first)
+
+
+async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    """Those that differ in a second look, too, and just as before."""
+    if not first:
+        return set()
+    await asyncio.sleep(AGAIN_SECONDS)
+    places, second = [Place(job.workflow, job.node) for job in first], set[Job]()
+    for begin in range(0, len(places), BATCH):
+        second |= await _differing(desk, showing, graph, places[begin : begin + BATCH])
+    return second.intersection(first)
+
+
+async def _differing(desk: Desk, showing: Showing, graph: TaskGraph, places: Sequence[Place]) -> set[Job]:
+    """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
+    answer: Answer[Any] = Answer()
+    desk.put(Look(tuple(places)), answer)
+    jobs = [showing.job(one) for one in await answer.future]
+    await showing.told()
+    found = await graph.difference(jobs)
+    wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
+    return {job for job in jobs if (job.workflow, job.node) in wrong}
 
 
 def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:

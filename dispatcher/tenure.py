@@ -114,7 +114,7 @@ class Tenure:
         desk = self.desks.get(shard)
         if desk is None or desk.closed:
             return None
-        return await rebuild(self._ports, desk, self._markers, occasion)
+        return await rebuild(self._ports, desk, self._markers, occasion, graph=self._graph)
 
     # -- steps ------------------------------------------------------------------------------------------
 

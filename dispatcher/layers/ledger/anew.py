@@ -40,12 +40,21 @@ class Built:
     """What asked for it: the same again asks for nothing."""
     last: int = 0
     """The last publication number that was given before."""
+    published: int = 0
+    """Nodes that nobody had begun and that were published anew since."""
+    working: int = 0
+    """The same of those that were begun."""
 
 
 def built(tr: Reads, shard: int) -> Built:
     """What the shard was last built on."""
     row = tr.get(MARKERS.pack((shard,)))
     return Built() if row is None else Built(*unpack_row(row))
+
+
+def left_over(tr: Reads, shard: int) -> bytes | None:
+    """Where a walk is that is not over."""
+    return tr.get(_key(shard))
 
 
 def begin(book: Book, marker: str, occasion: str, *, kept: bool = False) -> int:
@@ -58,17 +67,17 @@ def begin(book: Book, marker: str, occasion: str, *, kept: bool = False) -> int:
         return before.last
     last = book.last_number()
     book.tr.set(MARKERS.pack((book.shard,)), pack_row(marker, occasion, last))
-    unfinished = book.tr.get(_key(book))
+    unfinished = left_over(book.tr, book.shard)
     _leave(book, last, kept and (unfinished is None or loads(unfinished)[1]), "", "")
     return last
 
 
-def _key(book: Book) -> bytes:
-    return TODO.pack((book.shard, "", "", REBUILD))
+def _key(shard: int) -> bytes:
+    return TODO.pack((shard, "", "", REBUILD))
 
 
 def _leave(book: Book, last: int, kept: bool, workflow: str, node: str) -> None:
-    book.tr.set(_key(book), dumps([last, kept, workflow, node]))
+    book.tr.set(_key(book.shard), dumps([last, kept, workflow, node]))
     book.effects.unfinished = True
 
 
@@ -80,18 +89,24 @@ def go_on(book: Book, cursor: bytes) -> int:
         begin_key = FLIGHTS.pack((book.shard, workflow, node)) + b"\0"
     found = book.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
     places = [Place(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
+    count = {TaskState.PUBLISHED: 0, TaskState.WORKING: 0}
     for place in places:
         row = book.node(place)
-        if (
-            row is not None
-            and row.state in UNDER_WAY
-            and row.publication <= last
-            and not (kept and _may_run(book, row))
-        ):
-            publish(book, place, row)
+        if row is None or row.state not in UNDER_WAY or row.publication > last or (kept and _may_run(book, row)):
+            continue
+        count[row.state] += 1
+        publish(book, place, row)
+    _add(book, count[TaskState.PUBLISHED], count[TaskState.WORKING])
     if len(found) > MOST_NODES:
         _leave(book, last, kept, places[-1].workflow, places[-1].node)
     return len(places)
+
+
+def _add(book: Book, published: int, working: int) -> None:
+    """To what was published anew since the walk began."""
+    so_far = built(book.tr, book.shard)
+    counts = so_far.published + published, so_far.working + working
+    book.tr.set(MARKERS.pack((book.shard,)), pack_row(so_far.marker, so_far.occasion, so_far.last, *counts))
 
 
 def _may_run(book: Book, row: NodeRow) -> bool:

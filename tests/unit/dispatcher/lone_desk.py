@@ -63,6 +63,7 @@ class LoneDesk:
     """One shard's desk at work, and what stands around it."""
 
     desk: Desk
+    ports: Ports
     database: Doubtful
     server: MemoryServer
     window: Window
@@ -116,6 +117,6 @@ async def _new_desk() -> AsyncIterator[LoneDesk]:
         lost = list[int]()
         desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
         await desk.open()
-        yield LoneDesk(desk, database, server, window)
+        yield LoneDesk(desk, ports, database, server, window)
         await desk.close()
         assert lost == []

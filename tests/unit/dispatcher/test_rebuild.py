@@ -68,7 +68,7 @@ async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger
 
     await ledger.turn(Rebuild("marker-1", "a person"))
     assert len(ledger.published) == 6
-    assert await ledger.database.read(lambda tr: anew.built(tr, 0)) == anew.Built("marker-1", "a person", 6)
+    assert await ledger.database.read(lambda tr: anew.built(tr, 0)) == anew.Built("marker-1", "a person", 6, 3)
 
 
 async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(ledger: Ledger) -> None:

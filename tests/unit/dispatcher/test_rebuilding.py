@@ -1,0 +1,137 @@
+"""A rebuild on demand tells what it made again: what was missing, over all shards, each once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import cast
+
+import pytest
+
+from coditect import Workflow
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone, capability_queues
+from coditect.client import Client
+from coditect.clock import SystemClock
+from coditect.model import routing
+from coditect.model.control import Started
+from coditect.model.retry import RUNGS_MS
+from coditect.rebuild import KINDS, rebuild
+from coditect.registry.memory import MemoryRegistry
+from coditect.run import Run
+from dispatcher import rebuilding, reconciling
+from dispatcher.commands import Began
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.graph.port import JobState
+from dispatcher.layers.ledger import anew
+from dispatcher.markers import Markers
+from dispatcher.program import Dispatcher, Options, running_dispatcher
+from tests.support import eventually
+from tests.unit.dispatcher.ledger import AGENT
+from tests.unit.dispatcher.lone_desk import ONLY, open_desk
+
+SHARDS = 3
+WIDTH = 8
+
+
+class Scene:
+    """A dispatcher of several shards with RQ in memory, and workflows whose nodes nobody takes."""
+
+    def __init__(self, dispatcher: Dispatcher, broker: MemoryBroker, graph: MemoryTaskGraph) -> None:
+        self.dispatcher = dispatcher
+        self.broker = broker
+        self.graph = graph
+        self.runs: list[Run] = []
+
+    async def rebuild(self) -> dict[str, int]:
+        return (await rebuild(self.broker)).counts
+
+    async def shown(self) -> None:
+        def are_queued() -> bool:
+            states = [self.graph.state(run.id, f"n{number}") for run in self.runs for number in range(WIDTH)]
+            return states == [JobState.STARTED] * len(states)
+
+        await eventually(are_queued)
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(reconciling, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(reconciling, "BATCH", 3)
+    monkeypatch.setattr(anew, "UNTOLD_MS", 0)
+    monkeypatch.setattr(anew, "MOST_NODES", 3)
+    server, registry, graph, clock = MemoryServer(), MemoryRegistry(), MemoryTaskGraph(), SystemClock()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        broker = await enter(MemoryBroker(server, name="dispatcher"))
+        plane = running_dispatcher(
+            broker=broker, registry=registry, clock=clock, graph=graph, options=Options(shards=SHARDS)
+        )
+        found = Scene(await enter(plane), await enter(MemoryBroker(server, name="doctor")), graph)
+        client = await enter(Client(found.broker, registry, clock=clock, name="client-test"))
+        await found.broker.declare(backbone() + capability_queues("work"))
+        flow = Workflow("waits")
+        for number in range(WIDTH):
+            flow.task("work", name=f"n{number}")
+        found.runs = [await client.start(flow) for _ in range(4)]
+        await found.shown()
+        yield found
+
+
+async def test_only_what_is_published_anew_is_told_where_nothing_is_missing(scene: Scene) -> None:
+    nothing = dict.fromkeys(KINDS, 0)
+
+    assert await scene.rebuild() == nothing | {"published": 4 * WIDTH}
+    assert await scene.rebuild() == nothing | {"published": 4 * WIDTH}
+
+
+async def test_what_was_missing_is_told_once(scene: Scene) -> None:
+    await scene.broker.delete_queue(routing.retry_queue(RUNGS_MS[0]))
+    await scene.broker.delete_queue(routing.DEAD_NOTICES)
+    for run, node in ((scene.runs[0], "n0"), (scene.runs[0], "n7"), (scene.runs[3], "n4")):
+        scene.graph.lose(run.id, node)
+
+    counts = await scene.rebuild()
+
+    assert counts == {"queues": 2, "published": 4 * WIDTH, "working": 0, "workflows": 2, "jobs": 3}
+    assert await scene.broker.stats(routing.DEAD_NOTICES) is not None
+    await scene.shown()
+    assert (await scene.rebuild())["jobs"] == 0
+
+
+async def test_jobs_that_redis_does_not_tell_are_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rebuilding, "COMPARE_SECONDS", 0.0)
+
+    assert (await scene.rebuild())["jobs"] == 0
+
+    assert "RQ could not be compared; it is shown everything" in caplog.messages
+
+
+class Unsure:
+    """Finds no marker, and can make none."""
+
+    def __init__(self, there: bool) -> None:
+        self.there = there
+
+    async def of_broker(self, known: str) -> str:
+        return known
+
+    async def is_there(self, marker: str) -> bool:
+        return self.there
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_was_begun_is_published_anew_unless_the_broker_surely_has_it(there: bool) -> None:
+    async with open_desk() as lone:
+        await lone.start()
+        await eventually(lambda: lone.published() == 1)
+        flight = lone.flight
+        await lone.say(Began(Started(*ONLY, flight.fence, flight.publication, AGENT, 1, 0)))
+        before = lone.flight.publication
+
+        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(Markers, Unsure(there)), "a person")
+
+        assert (told["published"], told["working"]) == (0, 0 if there else 1)
+        assert (lone.flight.publication == before) is there
