@@ -1,7 +1,7 @@
 """The agent that reviews Python code: ruff, and a pass of its own over the syntax tree.
 
 ``{"path": "coditect/model"}`` reviews files of a repository that the agent can read, ``{"diff": "…"}`` the
-lines that a unified diff adds.
+lines that a unified diff adds. ``{"roots": ["."]}`` finds the packages that there are to review.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agents.diff import parse_diff, write_hunks
 from agents.findings import Finding, Severity, worst_first
 from agents.lint import lint
 from agents.smells import find_smells
-from agents.sources import Source, find_sources
+from agents.sources import Source, find_packages, find_sources
 from coditect import Agent, Context, Retry
 
 reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python", "quality"}))
@@ -53,6 +53,29 @@ class Review(BaseModel):
     """Files whose syntax tree could not be read: only ruff's findings are there."""
 
     truncated: bool = False
+
+
+class PackagesRequest(BaseModel):
+    """Where to look for packages."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    roots: list[str] = Field(min_length=1, max_length=50, description="folders on the agent's machine")
+
+
+@reviewer.capability(
+    "code.packages",
+    timeout="1m",
+    description="Lists the Python packages at and below some folders.",
+    tags=frozenset({"python"}),
+)
+def packages(task: PackagesRequest) -> list[str]:
+    """Their paths, in order. Reads only.
+
+    Raises:
+        InputError: not retryable; a folder does not exist here, or there is no package.
+    """
+    return find_packages(task.roots)
 
 
 @reviewer.capability(

@@ -55,6 +55,25 @@ def find_sources(path: str, globs: Sequence[str]) -> list[Source]:
     return found
 
 
+def find_packages(roots: Sequence[str]) -> list[str]:
+    """The packages at and below these folders, by path: those that have an `__init__.py`; skipped as in `find_sources`.
+
+    Raises:
+        InputError: not retryable; a folder is not there, or there is no package.
+    """
+    missing = [root for root in roots if not Path(root).is_dir()]
+    if missing:
+        raise InputError("no such folder on the agent's machine; give one that the agent can read", paths=missing)
+    found = {
+        str(PurePosixPath(root) / file.parent.relative_to(root))
+        for root in roots
+        for file in _walk(Path(root), ["**/__init__.py"])
+    }
+    if not found:
+        raise InputError("no package is there; a package has an __init__.py", paths=list(roots))
+    return sorted(found)
+
+
 def read_source(source: Source) -> str:
     """The text of a file; bytes that are not UTF-8 are replaced, so that their line is still counted."""
     return source.path.read_text(encoding="utf-8", errors="replace")

@@ -66,7 +66,8 @@ def test_demo_works_at_scale_loses_nothing_and_stops_everything() -> None:
     at_once, failed, lost = numbers(r"(\d+) handlers at work at one instant, (\d+) tasks failed, (\d+) lost", text)
     assert process.returncode == 0, text
     assert (completed > 100, processes >= 5, at_once >= 100, failed, lost) == (True, True, True, 0, 0), text
-    assert re.search(r"Workflow repository: completed in \d+\.\d s\n  1  review +completed", text), text
+    assert re.search(r"Workflow repository: completed in \d+\.\d s\n  1  packages +completed", text), text
+    assert numbers(r"\n  2  review +completed .* code\.review, (\d+) times", text)[0] >= 25, text
     assert "asks: Publish this release?  Granted by the demo" in text
     assert running(mark) == []
 

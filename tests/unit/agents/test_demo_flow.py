@@ -18,6 +18,10 @@ def quick(verdict: str = "passed") -> Agent:
     """The reference fleet's results without its work."""
     agent = Agent("quick")
 
+    @agent.capability("code.packages")
+    async def packages(task: dict[str, Any]) -> list[str]:
+        return [f"{root}/part" for root in task["roots"]]
+
     @agent.capability("code.review")
     async def review(task: dict[str, Any]) -> dict[str, Any]:
         return {"files": 2, "findings": [{"message": f"long line in {task['path']}"}]}
@@ -51,14 +55,15 @@ async def test_demo_reviews_tests_documents_asks_and_publishes(tmp_path: Path) -
     lines = describe_flow(flow).splitlines()
     assert lines[0].startswith("Workflow repository: completed in ")
     assert [line.split()[:3] for line in lines[1:]] == [
-        ["1", "review", "completed"],
-        ["2", "tests", "completed"],
-        ["3", "docs", "completed"],
-        ["4", "ship_it", "completed"],
-        ["5", "publish", "completed"],
+        ["1", "packages", "completed"],
+        ["2", "review", "completed"],
+        ["3", "tests", "completed"],
+        ["4", "docs", "completed"],
+        ["5", "ship_it", "completed"],
+        ["6", "publish", "completed"],
     ]
-    assert "code.review, 2 times" in lines[1]
-    assert "after ship_it, docs, tests, review" in lines[5]
+    assert "code.review, 2 times" in lines[2]
+    assert "after ship_it, docs, tests, review" in lines[6]
 
 
 async def test_demo_publishes_nothing_when_tests_are_red(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from agents.documenter import Docs, DocsRequest, documenter, generate
 from agents.publisher import ReleaseRequest, publish, publisher
-from agents.reviewer import Review, ReviewRequest, review, reviewer
+from agents.reviewer import PackagesRequest, Review, ReviewRequest, packages, review, reviewer
 from agents.tester import TestsReport, TestsRequest, Verdict, tester
 from coditect import Context
 from coditect.expression import Scope, condition_holds, element_inputs, node_input
@@ -35,15 +35,24 @@ def scope(given: Any, **results: Any) -> Scope:
     return Scope(given, results, dict.fromkeys(results, "completed"))
 
 
-def test_without_an_input_it_is_about_this_repository(flow: Definition) -> None:
-    reviews = [ReviewRequest.model_validate(one) for one in element_inputs(node(flow, "review"), scope(None))]
-    tests = TestsRequest.model_validate(node_input(node(flow, "tests"), scope(None, review=[])))
-    pages = [DocsRequest.model_validate(one) for one in element_inputs(node(flow, "docs"), scope(None, tests={}))]
+def test_without_an_input_every_package_of_this_repository_is_reviewed(
+    flow: Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = packages(PackagesRequest.model_validate(node_input(node(flow, "packages"), scope(None))))
 
-    paths = [*(one.path or "" for one in reviews), *tests.paths, *(one.path for one in pages)]
-    assert len(reviews) >= 10
-    assert len(pages) >= 5
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    seen = scope(None, packages=found, tests={})
+    reviews = [ReviewRequest.model_validate(one) for one in element_inputs(node(flow, "review"), seen)]
+    tests = TestsRequest.model_validate(node_input(node(flow, "tests"), scope(None, review=[])))
+    pages = [DocsRequest.model_validate(one) for one in element_inputs(node(flow, "docs"), seen)]
+
+    tops = [path.parent.name for path in Path().glob("*/__init__.py")]
+    inits = [path for top in tops if top not in ("tests", "examples") for path in Path(top).rglob("__init__.py")]
+    ours = {str(path.parent) for path in inits}
+    assert sorted(one.path or "" for one in reviews) == sorted(ours)
+    assert {"coditect", "coditect/telemetry", "dispatcher", "dispatcher/chaos", "benchmarks"} <= ours
+    assert sorted(one.path for one in pages) == sorted(path for path in ours if path.startswith("coditect"))
+    assert [path for path in tests.paths if not Path(path).exists()] == []
 
 
 async def test_results_of_the_agents_become_the_release(flow: Definition, ctx: Context, tmp_path: Path) -> None:
