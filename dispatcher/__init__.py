@@ -1,8 +1,9 @@
 """The control plane: a process beside the agents, one file per verb.
 
-`notices` answers for tasks that nobody ran. `program` puts the process together.
+`program` puts the process together. The entry point `coditect.control_plane` names this package: of it the command
+line runs `main`, and `TestFleet` enters `running_dispatcher`.
 """
 
-from dispatcher.program import running_dispatcher
+from dispatcher.program import main, running_dispatcher
 
-__all__ = ["running_dispatcher"]
+__all__ = ["main", "running_dispatcher"]

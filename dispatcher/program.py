@@ -222,11 +222,11 @@ def _tell_ready() -> None:
         Path(name).touch()
 
 
-def main() -> int:
-    """Runs the dispatcher with the settings of the environment; gives the exit code."""
+def main(settings: Settings | None = None) -> int:
+    """Runs the dispatcher with these settings, or those of the environment, until it is told to end; the exit code."""
     configure_logs("INFO")
     try:
-        settings = read_settings()
+        settings = settings or read_settings()
         configure_logs(settings.log_level)
         run_loop(serve(settings))
     except CoditectError as error:

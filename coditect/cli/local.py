@@ -194,10 +194,11 @@ def _control_plane() -> list[Program]:
     from importlib.metadata import entry_points
 
     from coditect import local
+    from coditect.cli.dispatcher import GROUP
 
     return [
         local.Program(one.name, (sys.executable, "-m", one.value), announces_ready=True)
-        for one in entry_points(group="coditect.control_plane")
+        for one in entry_points(group=GROUP)
     ]
 
 

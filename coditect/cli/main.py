@@ -39,6 +39,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "doctor": Branch("local", "Look for what is missing, unreachable or stale, and say how to mend it."),
         "load": Branch("load", "Put the fleet under load and report what it did."),
         "chaos": Branch("chaos", "Break a private fleet by a seed, and see that nothing is lost."),
+        "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
         "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
         "task": Branch("task", "Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."),
         "workflow": Branch("workflow", "Check, draw, run, look at and steer workflows."),

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
 """How long a background command that cannot say that it is ready is given."""
 
-_SAY_WHEN_READY = ("coditect agent run", "python -m dispatcher")
+_SAY_WHEN_READY = ("coditect agent run", "coditect dispatcher run")
 _SHELL = ("bash", "-euo", "pipefail", "-c")
 
 

@@ -1,0 +1,52 @@
+"""The dispatcher as a program: begun by the command line, ended by a signal or by its store."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from coditect import Workflow
+from coditect.local import PrivateServers
+from coditect.model.workflow.states import WorkflowState
+from dispatcher.layers import shards
+from dispatcher.store.sqlite import SqliteDatabase
+from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+
+SHARDS = 2
+LEDGER = "ledger.db"
+END_SECONDS = 20.0
+
+
+async def run(fleet: Fleet) -> subprocess.Popen[bytes]:
+    store = f"sqlite:{fleet.folder / LEDGER}"
+    return await fleet.run("coditect", "dispatcher", "run", "--store", store, "--shards", str(SHARDS))
+
+
+async def owners(ledger: Path) -> set[str]:
+    """Who has the shards: the names of those that live."""
+    async with SqliteDatabase(ledger) as database:
+        return set((await database.read(lambda tr: shards.owners(tr, SHARDS))).values())
+
+
+async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    flow = Workflow("two")
+    flow.task("work.do", 10, name="last", after=[flow.task("work.do", 10, name="first")])
+    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+        await fleet.start()
+        process = await run(fleet)
+        (owner,) = await owners(tmp_path / LEDGER)
+
+        state = await (await client.start(flow)).wait(timeout=60)
+        process.send_signal(signal.SIGTERM)
+
+        assert await asyncio.to_thread(process.wait, END_SECONDS) == 0
+        assert owner.startswith(f"dispatcher-{process.pid}-")
+        assert state is WorkflowState.COMPLETED

@@ -1,0 +1,80 @@
+"""`coditect dispatcher`: the program that is installed as control plane is run, with what the options say."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import dispatcher
+from coditect.cli.dispatcher import GROUP
+from coditect.settings import Settings
+from tests.unit.cli.scene import Terminal
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
+    """The settings that the installed program was run with; it exits with 3."""
+    settings: list[Settings] = []
+
+    def main(given: Settings) -> int:
+        settings.append(given)
+        return 3
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EntryPoint, "load", lambda _: SimpleNamespace(main=main))
+    return settings
+
+
+def test_installed_program_is_run_and_its_exit_code_is_the_command_s(terminal: Terminal, ran: list[Settings]) -> None:
+    words = ("--store", "sqlite:here.db", "--shards", "4", "--keep-days", "0.5", "--health-port", "0")
+
+    assert terminal.run("dispatcher", "run", *words).code == 3
+
+    (settings,) = ran
+    assert (settings.store, settings.shards, settings.keep_days) == ("sqlite:here.db", 4, 0.5)
+    assert settings.health_port == 0
+
+
+def test_what_no_option_says_is_taken_from_the_environment(
+    terminal: Terminal, ran: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODITECT_STORE", "fdb:/etc/fdb.cluster")
+    monkeypatch.setenv("CODITECT_SHARDS", "7")
+
+    terminal.run("dispatcher", "run", "--shards", "8")
+
+    (settings,) = ran
+    assert (settings.store, settings.shards, settings.health_port) == ("fdb:/etc/fdb.cluster", 8, None)
+
+
+def test_the_dispatcher_s_program_is_what_is_installed() -> None:
+    (installed,) = entry_points(group=GROUP)
+
+    assert installed.load() is dispatcher
+    assert callable(dispatcher.main)
+
+
+def test_without_a_control_plane_it_says_what_to_install(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints())
+
+    told = terminal.run("dispatcher", "run")
+
+    assert told.code == 1
+    assert "No control plane is installed" in told.err
+    assert "Fix: pip install coditect" in told.err
+
+
+def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = EntryPoint("dispatcher", "no_such_dispatcher", GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints((gone,)))
+
+    told = terminal.run("dispatcher", "run")
+
+    assert told.code == 1
+    assert "no_such_dispatcher" in told.err
+    assert "Fix: pip install coditect" in told.err
