@@ -39,6 +39,7 @@ from dispatcher.settling import NOTHING, Rebuilt, Settle
 from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.transaction import Transaction
+from dispatcher.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Desk:
         nudge: Callable[[], None],
         showing: Showing | None = None,
         marker: str = "",
+        tally: Tally | None = None,
     ) -> None:
         self.shard = int(lease.name[1])
         self._lease = lease
@@ -102,8 +104,9 @@ class Desk:
         self.marker = marker
         """Of the broker that the shard was built on, or is about to be."""
         self.closed = False
-        self.late = 0
-        """Results that a fence refused."""
+        self._tally = tally or Tally()
+        self._lost = False
+        """The shard is another's, by a commit that was refused: no other one is tried."""
 
     @property
     def acks_early(self) -> bool:
@@ -148,11 +151,15 @@ class Desk:
 
     async def _clear_last(self) -> None:
         """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
+        if self._lost:
+            return
         self._send()
         await self._sendings.settled(CLOSE_SECONDS)
         if self._confirmed:
             try:
                 await self._commit([])
+            except LostLease as error:
+                self._refused(error)
             except CoditectError as error:
                 log.debug("The outbox was not cleared", extra={"shard": self.shard, "reason": str(error)})
 
@@ -222,7 +229,7 @@ class Desk:
             batch = []  # settled: what fails from here on gives none of it back
             await self._catch_up()
         except LostLease as error:
-            log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
+            self._refused(error)
             self._lose(batch)
         except StoreFailed:
             self._lose(batch)
@@ -244,6 +251,11 @@ class Desk:
         for entry in batch:
             refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
             entry.settle.done(refusal)
+
+    def _refused(self, error: LostLease) -> None:
+        self._lost = True
+        self._tally.refused += 1
+        log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
 
     def _lose(self, batch: list[Entry]) -> None:
         for entry in batch:
@@ -287,7 +299,8 @@ class Desk:
     def _count(self, effects: Effects) -> None:
         """What is under way, and what waits: before anything is settled, which may free room for others."""
         now = asyncio.get_running_loop().time()
-        self.late += effects.late
+        self._tally.late += effects.late
+        self._tally.strange += effects.strange
         self.overviews.note(effects.runs)
         for moved in effects.moved:
             self.flights.follow(moved, now)

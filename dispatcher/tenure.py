@@ -35,6 +35,7 @@ from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
 from dispatcher.showing import Showing
 from dispatcher.stopped import NAME, Stopped
+from dispatcher.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Tenure:
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self._stopped = Stopped(ports.database.holder)
-        self._refused = 0
+        self._tally = Tally()
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -188,7 +189,15 @@ class Tenure:
         await broker.declare(shard_queues(shard, quorum=self._ports.quorum))
         showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
-        desk = Desk(lease, self._ports, on_lost=self._lost, nudge=self._nudge, showing=showing, marker=known.marker)
+        desk = Desk(
+            lease,
+            self._ports,
+            on_lost=self._lost,
+            nudge=self._nudge,
+            showing=showing,
+            marker=known.marker,
+            tally=self._tally,
+        )
         returns = self._returns
         await self._check(desk)
         await desk.open()
@@ -242,7 +251,6 @@ class Tenure:
         self.on_room()
 
     def _lost(self, shard: int) -> None:
-        self._refused += 1
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
     def overviews(self, workflow: str) -> Overviews | None:
@@ -256,7 +264,8 @@ class Tenure:
             "owner": self.owner,
             "shards": sorted(self.desks),
             "under_way": sum(len(desk.flights) for desk in self.desks.values()),
-            "refused": self._refused,
+            "refused": self._tally.refused,
+            "late": self._tally.late,
+            "strange": self._tally.strange,
             "ended": self._stopped.ended,
-            "late": sum(desk.late for desk in self.desks.values()),
         }

@@ -30,6 +30,7 @@ from dispatcher.settling import Answer
 from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads, Transaction
+from dispatcher.tally import Tally
 from dispatcher.window import Window
 
 Value = TypeVar("Value")
@@ -67,6 +68,7 @@ class LoneDesk:
     database: Doubtful
     server: MemoryServer
     window: Window
+    tally: Tally
 
     async def say(self, command: Any) -> Any:
         answer: Answer[Any] = Answer()
@@ -114,9 +116,9 @@ async def _new_desk() -> AsyncIterator[LoneDesk]:
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, clock, background, window)
-        lost = list[int]()
-        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
+        lost, tally = list[int](), Tally()
+        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, tally=tally)
         await desk.open()
-        yield LoneDesk(desk, ports, database, server, window)
+        yield LoneDesk(desk, ports, database, server, window, tally)
         await desk.close()
         assert lost == []

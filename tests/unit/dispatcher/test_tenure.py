@@ -12,14 +12,19 @@ from coditect.client import Client
 from coditect.clock import SystemClock
 from coditect.model import routing
 from coditect.model.control import Verb, request
+from coditect.model.result import Outcome, Status
 from coditect.registry.memory import MemoryRegistry
+from dispatcher import desk as desk_module
+from dispatcher.commands import Finished
 from dispatcher.layers import leases, shards
 from dispatcher.layers.leases import Pulse
+from dispatcher.layers.ledger.effects import Place
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.stopped import GRACE_MS, Stopped
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
+from tests.unit.dispatcher.lone_desk import ONLY, open_desk
 
 
 def take_over(tr: Transaction, owner: str) -> None:
@@ -63,6 +68,37 @@ async def test_late_commit_is_refused_counted_and_said(
         stats = await mine.stats(routing.control_queue(0))
         assert stats is not None
         assert stats.messages == 1, "the new owner gets the request"
+
+
+async def test_late_commit_of_a_desk_that_closes_is_refused_counted_and_said_with_the_epochs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_desk() as lone:
+        monkeypatch.setattr(desk_module, "IDLE_SECONDS", 3_600.0)  # what is confirmed is cleared by the closing desk
+        await lone.start()
+        await eventually(lambda: lone.published() == 1)
+        await lone.database.run(lambda tr: take_over(tr, "me"))
+
+        await lone.desk.close()
+
+        assert lone.tally.refused == 1
+        assert len(await lone.rows()) == 1, "the new owner decides about it"
+    (said,) = [record for record in caplog.records if record.message == "A shard is another's by now"]
+    facts = vars(said)
+    assert said.levelname == "WARNING"
+    assert (facts["shard"], facts["owner"], facts["epoch"]) == (0, "me", 1)
+    assert (facts["owner_now"], facts["epoch_now"]) == ("other", 2)
+
+
+async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -> None:
+    outcome = Outcome(Status.COMPLETED, b"1", None, None)
+    async with open_desk() as lone:
+        await lone.start()
+
+        await lone.say(Finished(ONLY, 0, 99, outcome))
+        await lone.say(Finished(Place("nobody", "knows"), 1, 1, outcome))
+
+        assert (lone.tally.late, lone.tally.strange, lone.tally.refused) == (1, 1, 0)
 
 
 class Held:

@@ -1,0 +1,17 @@
+"""Tally: what one dispatcher refused since it began, over all the shards that it had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Tally:
+    """Its desks count together: what a desk refused is not forgotten with it."""
+
+    refused: int = 0
+    """Commits that came too late: the shard was another's by then."""
+    late: int = 0
+    """Results that a fence refused."""
+    strange: int = 0
+    """Results of nodes that nobody knows."""
