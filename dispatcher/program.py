@@ -119,7 +119,9 @@ async def running_dispatcher(
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
-        yield Dispatcher(await stack.enter_async_context(Notices(broker, registry, events, background, clock)), tenure)
+        notices = await stack.enter_async_context(Notices(broker, registry, events, background, clock))
+        stack.push_async_callback(tenure.hand_over)  # first of all: others wait for the shards
+        yield Dispatcher(notices, tenure)
 
 
 def compose(

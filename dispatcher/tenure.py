@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 RESULTS_PREFETCH = 500
 CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
+STEP_SECONDS = 0.2
+"""How long the step that is under way is waited for before all shards are handed over."""
+CANCEL_SECONDS = 0.1
+"""How long the broker is waited for when a shard closes; what it still delivers goes back."""
 
 
 def new_owner() -> str:
@@ -91,11 +95,17 @@ class Tenure:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.hand_over()
+
+    async def hand_over(self) -> None:
+        """Gives all shards away, in less than a second whatever the broker does. Idempotent."""
+        if self._ending.is_set():
+            return
         self._ending.set()
-        if self._task is not None:
+        if self._task is not None and not (await asyncio.wait((self._task,), timeout=STEP_SECONDS))[0]:
+            self._task.cancel()  # it waits for the broker, or for the store as what follows would
             await asyncio.wait((self._task,))
-        for shard in tuple(self.desks):
-            await self._close(shard)
+        await asyncio.gather(*(self._close(shard) for shard in tuple(self.desks)))
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._ports.database.run(lambda tr: shards.leave(tr, self.owner))
@@ -241,8 +251,10 @@ class Tenure:
         desk.rebuild(marker, marker)
 
     async def _close(self, shard: int) -> None:
-        for consumer in self._consumers.pop(shard, []):
-            await consumer.cancel()
+        start = self._ports.background.start
+        ends = [start(one.cancel(), name=f"end of {one.queue}") for one in self._consumers.pop(shard, [])]
+        if ends:
+            await asyncio.wait(ends, timeout=CANCEL_SECONDS)
         desk = self.desks.pop(shard, None)
         if desk is not None:
             await desk.close()

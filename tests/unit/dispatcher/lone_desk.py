@@ -59,6 +59,15 @@ class Doubtful(MemoryDatabase):
         return await MemoryDatabase.run(self, lambda tr: body(tr.snapshot))
 
 
+def start_of(workflow: str) -> Asked:
+    """Accepts a workflow of one node."""
+    flow = Workflow("one")
+    flow.task(CAPABILITY, name="only")
+    nodes = {node.name: node_document(node) for node in flow.definition().nodes}
+    body = {"workflow": workflow, "name": "one", "input": None, "chunk": 1, "chunks": 1, "count": 1, "nodes": nodes}
+    return Asked(Verb.START, body)
+
+
 @dataclass
 class LoneDesk:
     """One shard's desk at work, and what stands around it."""
@@ -76,12 +85,7 @@ class LoneDesk:
         return await answer.future
 
     async def start(self) -> Any:
-        flow = Workflow("one")
-        flow.task(CAPABILITY, name="only")
-        definition = flow.definition()
-        nodes = {node.name: node_document(node) for node in definition.nodes}
-        body = {"workflow": "w", "name": "one", "input": None, "chunk": 1, "chunks": 1, "count": 1, "nodes": nodes}
-        return await self.say(Asked(Verb.START, body))
+        return await self.say(start_of("w"))
 
     @property
     def flight(self) -> Flight:

@@ -1,23 +1,131 @@
-"""A shard that is handed over to another dispatcher: what its former owner published is not published again."""
+"""Shards that are handed over: at once, and what their former owner published is not published again."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
 from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.memory.consumer import MemoryConsumer
+from coditect.broker.topology import Topology, capability_queues
 from coditect.client import Client
 from coditect.clock import SystemClock
+from coditect.model import routing
+from coditect.model.message import Message
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
+from dispatcher.layers import leases
+from dispatcher.layers.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.settling import Answer
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
+from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.lone_desk import CAPABILITY, start_of
 
 SHARDS = 4
 WORKFLOWS = 12
+MANY_SHARDS = 16
+
+
+class Silent(MemoryRegistry):
+    """Does not say what the agents offer: whoever would answer for a task that nobody ran waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def capabilities(self) -> frozenset[str]:
+        self.asked.set()
+        await asyncio.Event().wait()
+        return frozenset()
+
+
+class Frozen(MemoryBroker):
+    """While it is not `thawed` it neither declares nor ends a consumer."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server, name="own")
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+        self.declaring = 0
+
+    async def declare(self, topology: Topology) -> None:
+        self.declaring += not self.thawed.is_set()
+        await self.thawed.wait()
+        await super().declare(topology)
+
+
+@in_virtual_time
+async def test_shards_are_free_within_a_second_while_the_broker_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, now = MemoryServer(), asyncio.get_running_loop().time
+    cancel = MemoryConsumer.cancel
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database, registry = await enter(MemoryDatabase()), MemoryRegistry()
+        own, other = await enter(Frozen(server)), await enter(MemoryBroker(server, name="other"))
+        leaving, ending = await enter(AsyncExitStack()), await enter(AsyncExitStack())
+        tenures = []
+        for end, broker in ((ending, own), (leaving, other)):
+            plane = running_dispatcher(broker=broker, registry=registry, clock=SystemClock(), database=database)
+            tenures.append((await end.enter_async_context(plane)).tenure)
+        await eventually(lambda: {len(one.desks) for one in tenures} == {MANY_SHARDS // 2})
+
+        async def cancel_when_thawed(consumer: MemoryConsumer) -> None:
+            await own.thawed.wait()
+            await cancel(consumer)
+
+        await leaving.aclose()
+        own.thawed.clear()
+        monkeypatch.setattr(MemoryConsumer, "cancel", cancel_when_thawed)
+        await eventually(lambda: own.declaring)  # a step takes what the other one left
+        began, ended = now(), asyncio.create_task(ending.aclose())
+        while await database.read(leases.beats):
+            await asyncio.sleep(0.01)
+        took = now() - began
+        own.thawed.set()
+        await ended
+
+    assert took < 1
+
+
+@in_virtual_time
+async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a_notice_waits() -> None:
+    server, registry, now = MemoryServer(), Silent(), asyncio.get_running_loop().time
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database = await enter(MemoryDatabase())
+        own, other = await enter(MemoryBroker(server, name="own")), await enter(MemoryBroker(server, name="other"))
+        ending = await enter(AsyncExitStack())
+        options = Options(shards=MANY_SHARDS)
+        plane = running_dispatcher(
+            broker=own, registry=registry, clock=SystemClock(), database=database, options=options
+        )
+        desks = (await ending.enter_async_context(plane)).tenure.desks
+        await other.declare(capability_queues(CAPABILITY))
+        await other.publish(Message(b"{}", reply_to="me"), exchange=routing.TASKS, routing_key="no.such.p1")
+        await registry.asked.wait()
+        server.block()
+        for workflow in (f"w{number}" for number in range(100)):
+            answer: Answer[object] = Answer()
+            desks[shard_of(workflow, MANY_SHARDS)].put(start_of(workflow), answer)
+            await answer.future
+
+        began, end = now(), asyncio.create_task(ending.aclose())
+        while await database.read(leases.beats):
+            await asyncio.sleep(0.01)
+        took = now() - began
+        server.unblock()
+        await end
+
+    assert took < 1
+    assert now() - began > 1, "the notice was waited for"
 
 
 async def test_nothing_that_was_published_runs_twice_when_its_shard_is_handed_over() -> None:
