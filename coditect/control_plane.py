@@ -7,10 +7,13 @@ because the broker, a dispatcher or the way between them was gone, is asked agai
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from coditect import errors
 from coditect.broker.port import Broker
+from coditect.broker.topology import backbone
 from coditect.clock import Clock
 from coditect.errors import CoditectError, ControlPlaneRequired, Retryable, SetupError, TooLarge, Unroutable
 from coditect.model import routing
@@ -116,6 +119,18 @@ class ControlPlane:
             if stats is None or not stats.consumers:
                 raise _required("No control plane is there", verb)
         return missed
+
+
+@asynccontextmanager
+async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[ControlPlane]:
+    """The control plane, for a few questions over this connection. The name is used once: its reply queue is removed.
+
+    Raises: BrokerUnavailable.
+    """
+    await broker.declare(backbone())
+    async with Requests(broker, name=name) as requests:
+        yield ControlPlane(broker, requests, clock)
+    await broker.delete_queue(requests.reply_to)
 
 
 def refusal(outcome: Outcome) -> CoditectError:

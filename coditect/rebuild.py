@@ -10,9 +10,8 @@ from coditect.broker.declaring import declare_missing
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
-from coditect.control_plane import ControlPlane
+from coditect.control_plane import asking
 from coditect.model.control import Verb
-from coditect.requests import Requests
 
 KINDS = {
     "queues": "queues of the control plane that were missing, declared",
@@ -43,13 +42,11 @@ async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
     clock = clock or SystemClock()
     occasion = clock.new_id()
     queues = await declare_missing(broker, backbone())
-    async with Requests(broker, name=f"rebuild-{occasion}") as requests:
-        control = ControlPlane(broker, requests, clock)
+    async with asking(broker, clock, name=f"rebuild-{occasion}") as control:
         status = await control.ask(Verb.STATUS, {})
         counts: Counter[str] = Counter(queues=queues)
         for row in status["shards"]:
             counts.update(_counts(await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})))
-    await broker.delete_queue(requests.reply_to)
     return Rebuilt(len(status["shards"]), {kind: counts[kind] for kind in KINDS})
 
 

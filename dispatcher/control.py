@@ -75,6 +75,8 @@ class Control:
             elif verb is Verb.REBUILD:
                 shard, occasion = self._shard(body), text(body, "occasion")
                 self._background.start(self._rebuild(delivery, shard, occasion), name=f"rebuild shard {shard}")
+            elif verb is Verb.STATUS and body.get("shard") is not None:
+                self._figures(delivery, self._shard(body))
             elif verb is Verb.GET and (known := self._known(text(body, "workflow"))) is not None:
                 self.answer(delivery, known)
             elif verb in QUERIES:
@@ -109,6 +111,14 @@ class Control:
         if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._desks.count:
             raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._desks.count)
         return shard
+
+    def _figures(self, delivery: Delivery, shard: int) -> None:
+        """What the shard's owner works on and refused; it answers by itself."""
+        figures = self._desks.figures()
+        if shard in figures["shards"]:
+            self.answer(delivery, {"answered_by": figures})
+        else:
+            self._background.start(self._forward(delivery, shard), name="hand on a request")
 
     async def _rebuild(self, delivery: Delivery, shard: int, occasion: str) -> None:
         try:

@@ -25,6 +25,7 @@ from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.alarm import Alarm
 from dispatcher.commands import Command, Fill, GoOn, Lost, Rebuild, Returned, Show
+from dispatcher.counters import Counters
 from dispatcher.flights import Flights
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
@@ -39,7 +40,6 @@ from dispatcher.settling import NOTHING, Rebuilt, Settle
 from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.transaction import Transaction
-from dispatcher.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Desk:
         nudge: Callable[[], None],
         showing: Showing | None = None,
         marker: str = "",
-        tally: Tally | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.shard = int(lease.name[1])
         self._lease = lease
@@ -104,7 +104,7 @@ class Desk:
         self.marker = marker
         """Of the broker that the shard was built on, or is about to be."""
         self.closed = False
-        self._tally = tally or Tally()
+        self._counters = counters or Counters()
         self._lost = False
         """The shard is another's, by a commit that was refused: no other one is tried."""
 
@@ -254,7 +254,7 @@ class Desk:
 
     def _refused(self, error: LostLease) -> None:
         self._lost = True
-        self._tally.refused += 1
+        self._counters.refused += 1
         log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
 
     def _lose(self, batch: list[Entry]) -> None:
@@ -299,8 +299,8 @@ class Desk:
     def _count(self, effects: Effects) -> None:
         """What is under way, and what waits: before anything is settled, which may free room for others."""
         now = asyncio.get_running_loop().time()
-        self._tally.late += effects.late
-        self._tally.strange += effects.strange
+        self._counters.late += effects.late
+        self._counters.strange += effects.strange
         self.overviews.note(effects.runs)
         for moved in effects.moved:
             self.flights.follow(moved, now)

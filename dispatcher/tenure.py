@@ -21,6 +21,7 @@ from coditect.errors import CoditectError, Retryable
 from coditect.model import routing
 from dispatcher.arrivals import Arrivals
 from dispatcher.commands import Command
+from dispatcher.counters import Counters
 from dispatcher.desk import Desk
 from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import leases, shards
@@ -35,7 +36,6 @@ from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
 from dispatcher.showing import Showing
 from dispatcher.stopped import NAME, Stopped
-from dispatcher.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Tenure:
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self._stopped = Stopped(ports.database.holder)
-        self._tally = Tally()
+        self._counters = Counters()
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -206,7 +206,7 @@ class Tenure:
             nudge=self._nudge,
             showing=showing,
             marker=known.marker,
-            tally=self._tally,
+            counters=self._counters,
         )
         returns = self._returns
         await self._check(desk)
@@ -276,8 +276,8 @@ class Tenure:
             "owner": self.owner,
             "shards": sorted(self.desks),
             "under_way": sum(len(desk.flights) for desk in self.desks.values()),
-            "refused": self._tally.refused,
-            "late": self._tally.late,
-            "strange": self._tally.strange,
+            "refused": self._counters.refused,
+            "late": self._counters.late,
+            "strange": self._counters.strange,
             "ended": self._stopped.ended,
         }

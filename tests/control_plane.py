@@ -144,7 +144,7 @@ class ScriptedPlane:
             case Verb.APPROVALS:
                 return self._paged("approvals", self._approvals(), body)
             case Verb.STATUS:
-                return {"shards": [{"shard": shard} for shard in range(SHARDS)], "dispatchers": ["dispatcher-1"]}
+                return self._status(body)
             case Verb.REBUILD:
                 return {"shard": body["shard"], "queues": 3, "published": body["shard"], "working": 1, "workflows": 2}
         kept = self.kept.get(body["workflow"])
@@ -174,6 +174,19 @@ class ScriptedPlane:
                 state = kept.nodes[name]["state"] if body.get("node") else kept.state
                 return {"state": state, "reason": kept.reason, "value": kept.values.get(name), "failure": why}
         return {}
+
+    def _status(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Two dispatchers share the shards, the second one answers; a third has none."""
+        owner = "dispatcher-2" if "shard" not in body or body["shard"] % 2 else "dispatcher-1"
+        counted = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "ended": 3}
+        figures = {"answered_by": {"owner": owner, "shards": [], **counted}}
+        if "shard" in body:
+            return figures
+        rows = [
+            {"shard": shard, "owner": f"dispatcher-{1 + shard % 2}", "epoch": 1, "workflows": shard, "under_way": 2}
+            for shard in range(SHARDS)
+        ]
+        return {"shards": rows, "dispatchers": [f"dispatcher-{number}" for number in (1, 2, 3)], **figures}
 
     def _steered(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:

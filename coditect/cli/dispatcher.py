@@ -1,17 +1,25 @@
-"""`coditect dispatcher`: run the control plane."""
+"""`coditect dispatcher`: run the control plane, and see how it stands."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any, Protocol, cast
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
+from coditect.cli.connections import Connections, connections
+from coditect.cli.output import Output, OutputOption, write_json, write_table
 from coditect.errors import ControlPlaneRequired
+from coditect.loop import run_loop
 from coditect.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from coditect.standing import DispatcherStanding, Standing
 
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
+
+COUNTS = ("under_way", "refused", "late", "strange", "ended")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -54,6 +62,41 @@ def run_dispatcher(
     given: dict[str, Any] = {"store": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
     settings = replace(read_settings(), **{name: one for name, one in given.items() if one is not None})
     raise typer.Exit(_installed().main(settings))
+
+
+@app.command("status")
+def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show the dispatchers with what they refused, and the shards with their owners and what is under way.
+
+    \b
+    Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE
+    results that a fence refused; STRANGE results of nodes that nobody knows; dispatchers that it ENDED, because
+    they stood still and held up the store. A dispatcher that does not answer, or has no shard, has none.
+
+    \b
+    Example: coditect dispatcher status
+    """
+    stands = run_loop(_standing(connections(context)))
+    if output is Output.JSON:
+        dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
+        write_json({"dispatchers": dispatchers, "shards": [asdict(one) for one in stands.shards]})
+        return
+    columns = ("dispatcher", "shards", *(name.replace("_", " ") for name in COUNTS))
+    write_table(columns, [(one.owner, len(one.shards), *_counts(one).values()) for one in stands.dispatchers])
+    typer.echo()
+    rows = [(one.shard, one.owner, one.epoch, one.workflows, one.under_way) for one in stands.shards]
+    write_table(("shard", "owner", "epoch", "workflows", "under way"), rows)
+
+
+async def _standing(opened: Connections) -> Standing:
+    from coditect.standing import standing
+
+    async with opened.broker() as broker:
+        return await standing(broker)
+
+
+def _counts(one: DispatcherStanding) -> dict[str, int | None]:
+    return dict.fromkeys(COUNTS) if one.counts is None else asdict(one.counts)
 
 
 def _installed() -> Program:

@@ -2,9 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.cli.scene import Terminal
+from tests.unit.cli.scene import Served, Terminal
 
 
 @pytest.fixture
 def terminal() -> Terminal:
     return Terminal()
+
+
+@pytest.fixture
+def served(terminal: Terminal) -> Terminal:
+    terminal.connections = Served()
+    return terminal

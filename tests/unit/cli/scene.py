@@ -162,6 +162,19 @@ class MemoryConnections:
             yield client
 
 
+class Served(MemoryConnections):
+    """With a control plane beside every connection."""
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[PlannedBroker]:
+        async with (
+            MemoryBroker(self.server, name="plane") as plane,
+            self.plane.serving(plane),
+            ProbedBroker(self.server, self.probes) as own,
+        ):
+            yield own
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """What a command left behind."""

@@ -18,7 +18,7 @@ COMMANDS = (
     ("doctor",),
     ("load",),
     ("chaos",),
-    *(("dispatcher", verb) for verb in ("run",)),
+    *(("dispatcher", verb) for verb in ("run", "status")),
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
     *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume")),

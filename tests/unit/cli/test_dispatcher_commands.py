@@ -1,4 +1,4 @@
-"""`coditect dispatcher`: the program that is installed as control plane is run, with what the options say."""
+"""`coditect dispatcher`: the installed control plane is run with what the options say, and asked how it stands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import dispatcher
 from coditect.cli.dispatcher import GROUP
 from coditect.settings import Settings
+from tests.control_plane import SHARDS
 from tests.unit.cli.scene import Terminal
 
 
@@ -78,3 +79,34 @@ def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
     assert told.code == 1
     assert "no_such_dispatcher" in told.err
     assert "Fix: pip install coditect" in told.err
+
+
+def test_status_shows_every_dispatcher_with_what_it_counted_and_every_shard_with_its_owner(served: Terminal) -> None:
+    document = served.run("dispatcher", "status", "--output", "json").json
+
+    counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "ended": 3}
+    assert document["dispatchers"] == [
+        {"owner": "dispatcher-1", "shards": [0, 2]} | counts,
+        {"owner": "dispatcher-2", "shards": [1, 3]} | counts,
+        {"owner": "dispatcher-3", "shards": []} | dict.fromkeys(counts),
+    ]
+    shard = {"shard": 3, "owner": "dispatcher-2", "epoch": 1, "workflows": 3, "under_way": 2}
+    assert document["shards"][3] == shard
+
+
+def test_status_is_two_tables(served: Terminal) -> None:
+    told = served.run("dispatcher", "status")
+
+    assert told.code == 0
+    dispatchers, shards = (block.splitlines() for block in told.out.split("\n\n"))
+    assert dispatchers[0].split() == ["DISPATCHER", "SHARDS", "UNDER", "WAY", "REFUSED", "LATE", "STRANGE", "ENDED"]
+    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "3"]
+    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-"]
+    assert len(shards) == 1 + SHARDS
+
+
+def test_status_without_a_control_plane_says_what_to_start(terminal: Terminal) -> None:
+    told = terminal.run("dispatcher", "status")
+
+    assert told.code == 1
+    assert "coditect dispatcher run" in told.err

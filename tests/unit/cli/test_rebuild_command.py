@@ -2,35 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import pytest
-
-from coditect.broker.memory import MemoryBroker
-from coditect.broker.plan import PlannedBroker
 from coditect.model.control import Verb
 from tests.control_plane import SHARDS
-from tests.unit.cli.scene import MemoryConnections, ProbedBroker, Terminal
-
-
-class Served(MemoryConnections):
-    """With a control plane beside every connection."""
-
-    @asynccontextmanager
-    async def broker(self) -> AsyncIterator[PlannedBroker]:
-        async with (
-            MemoryBroker(self.server, name="plane") as plane,
-            self.plane.serving(plane),
-            ProbedBroker(self.server, self.probes) as own,
-        ):
-            yield own
-
-
-@pytest.fixture
-def served(terminal: Terminal) -> Terminal:
-    terminal.connections = Served()
-    return terminal
+from tests.unit.cli.scene import Terminal
 
 
 def test_every_shard_is_rebuilt_and_what_it_made_is_summed_up(served: Terminal) -> None:

@@ -21,6 +21,7 @@ from coditect.model.control import Verb
 from coditect.model.workflow.document import node_document
 from dispatcher import desk as desk_module
 from dispatcher.commands import Asked
+from dispatcher.counters import Counters
 from dispatcher.desk import Desk
 from dispatcher.flights import Flight
 from dispatcher.layers import outbox, shards
@@ -30,7 +31,6 @@ from dispatcher.settling import Answer
 from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads, Transaction
-from dispatcher.tally import Tally
 from dispatcher.window import Window
 
 Value = TypeVar("Value")
@@ -77,7 +77,7 @@ class LoneDesk:
     database: Doubtful
     server: MemoryServer
     window: Window
-    tally: Tally
+    counters: Counters
 
     async def say(self, command: Any) -> Any:
         answer: Answer[Any] = Answer()
@@ -120,9 +120,9 @@ async def _new_desk() -> AsyncIterator[LoneDesk]:
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, clock, background, window)
-        lost, tally = list[int](), Tally()
-        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, tally=tally)
+        lost, counters = list[int](), Counters()
+        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, counters=counters)
         await desk.open()
-        yield LoneDesk(desk, ports, database, server, window, tally)
+        yield LoneDesk(desk, ports, database, server, window, counters)
         await desk.close()
         assert lost == []

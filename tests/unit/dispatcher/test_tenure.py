@@ -81,7 +81,7 @@ async def test_late_commit_of_a_desk_that_closes_is_refused_counted_and_said_wit
 
         await lone.desk.close()
 
-        assert lone.tally.refused == 1
+        assert lone.counters.refused == 1
         assert len(await lone.rows()) == 1, "the new owner decides about it"
     (said,) = [record for record in caplog.records if record.message == "A shard is another's by now"]
     facts = vars(said)
@@ -98,7 +98,7 @@ async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -
         await lone.say(Finished(ONLY, 0, 99, outcome))
         await lone.say(Finished(Place("nobody", "knows"), 1, 1, outcome))
 
-        assert (lone.tally.late, lone.tally.strange, lone.tally.refused) == (1, 1, 0)
+        assert (lone.counters.late, lone.counters.strange, lone.counters.refused) == (1, 1, 0)
 
 
 class Held:

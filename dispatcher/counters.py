@@ -1,4 +1,4 @@
-"""Tally: what one dispatcher refused since it began, over all the shards that it had."""
+"""Counters: what one dispatcher refused since it began, over all the shards that it had."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """Its desks count together: what a desk refused is not forgotten with it."""
 
     refused: int = 0
