@@ -22,6 +22,11 @@ CODITECT_BLOB_MAX_BYTES        67108864                    the largest such valu
 CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
 CODITECT_LEASE_SECONDS         3                           lease in the registry
 CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
+CODITECT_FDB_TLS_CERT_FILE     none                        FoundationDB's TLS: our certificate, PEM
+CODITECT_FDB_TLS_KEY_FILE      none                        its key, PEM
+CODITECT_FDB_TLS_KEY_PASSWORD  none                        the key's password
+CODITECT_FDB_TLS_CA_FILE       none                        who signs the cluster's certificates, PEM
+CODITECT_FDB_TLS_VERIFY_PEERS  none                        whom to believe, such as Check.Valid=1
 CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
 CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
 =============================  ==========================  ==============================================
@@ -34,7 +39,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coditect.errors import SetupError
@@ -65,6 +70,11 @@ class Settings:
     beat_seconds: float = 1.0
     lease_seconds: float = 3.0
     store: str = "sqlite:coditect.db"
+    fdb_tls_cert_file: str | None = None
+    fdb_tls_key_file: str | None = None
+    fdb_tls_key_password: str | None = field(default=None, repr=False)
+    fdb_tls_ca_file: str | None = None
+    fdb_tls_verify_peers: str | None = None
     shards: int = 16
     keep_days: float = 7.0
 
@@ -99,6 +109,11 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
         lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
         store=values.get("CODITECT_STORE", DEFAULTS.store),
+        fdb_tls_cert_file=values.get("CODITECT_FDB_TLS_CERT_FILE") or None,
+        fdb_tls_key_file=values.get("CODITECT_FDB_TLS_KEY_FILE") or None,
+        fdb_tls_key_password=values.get("CODITECT_FDB_TLS_KEY_PASSWORD") or None,
+        fdb_tls_ca_file=values.get("CODITECT_FDB_TLS_CA_FILE") or None,
+        fdb_tls_verify_peers=values.get("CODITECT_FDB_TLS_VERIFY_PEERS") or None,
         shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
         keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
     )

@@ -162,7 +162,7 @@ async def serve(settings: Settings) -> None:
         connect_seconds=CONNECT_SECONDS,
     )
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_store(settings.store))
+        database = await stack.enter_async_context(open_store(settings))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
@@ -198,18 +198,28 @@ async def _until(stop: asyncio.Event, database: Database) -> None:
         raise failing.result()
 
 
-def open_store(name: str) -> Database:
-    """The store that a setting names: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`. Raises: SetupError."""
-    kind, _, place = name.partition(":")
+def open_store(settings: Settings) -> Database:
+    """The store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`. Raises: SetupError."""
+    kind, _, place = settings.store.partition(":")
     match kind:
-        case "sqlite":
+        case "sqlite" if place:
             return SqliteDatabase(Path(place))
         case "fdb":
-            return FdbDatabase(FdbSettings(cluster_file=place or None))
+            return FdbDatabase(
+                FdbSettings(
+                    cluster_file=place or None,
+                    tls_certificate_file=settings.fdb_tls_cert_file,
+                    tls_key_file=settings.fdb_tls_key_file,
+                    tls_authority_file=settings.fdb_tls_ca_file,
+                    tls_password=settings.fdb_tls_key_password,
+                    tls_verify_peers=settings.fdb_tls_verify_peers,
+                )
+            )
         case "memory":
             return MemoryDatabase()
         case _:
-            raise SetupError("There is no such store", given=name, fix="CODITECT_STORE=sqlite:PATH or fdb:CLUSTER_FILE")
+            fix = "CODITECT_STORE=sqlite:PATH or fdb:CLUSTER_FILE"
+            raise SetupError("There is no such store", given=settings.store, fix=fix)
 
 
 def unready(broker: Broker) -> str:

@@ -54,7 +54,8 @@ def run_dispatcher(
 
     Any number of them share the work. What no option says is taken from the environment: those named below, and
     CODITECT_AMQP_URL, CODITECT_REDIS_URL, CODITECT_MANAGEMENT_URL, CODITECT_REPLY_QUEUE, CODITECT_DECLARE,
-    CODITECT_WINDOW, CODITECT_WIRE, CODITECT_HEALTH_HOST and CODITECT_LOG_LEVEL.
+    CODITECT_WINDOW, CODITECT_WIRE, CODITECT_HEALTH_HOST and CODITECT_LOG_LEVEL; for FoundationDB over TLS
+    CODITECT_FDB_TLS_CERT_FILE, _KEY_FILE, _KEY_PASSWORD, _CA_FILE and _VERIFY_PEERS.
 
     \b
     Example: coditect dispatcher run --store sqlite:ledger.db

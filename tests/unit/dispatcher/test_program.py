@@ -1,0 +1,143 @@
+"""The program: which store the settings open, and how it ends when that store fails for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.errors import SetupError
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings import Settings, read_settings
+from dispatcher import program
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.program import open_store
+from dispatcher.store.errors import StoreFailed
+from dispatcher.store.fdb import FdbDatabase
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.store.transaction import Transaction
+from tests.fdb_stub import FdbStub
+
+Value = TypeVar("Value")
+
+
+@pytest.fixture
+def binding(monkeypatch: pytest.MonkeyPatch) -> FdbStub:
+    """Stands in for FoundationDB's."""
+    stub = FdbStub()
+    monkeypatch.setattr(program, "FdbDatabase", partial(FdbDatabase, binding=stub))
+    return stub
+
+
+async def test_fdb_opens_the_named_cluster_over_tls_as_the_environment_says(binding: FdbStub, tmp_path: Path) -> None:
+    environment = {
+        "CODITECT_STORE": "fdb:/etc/fdb.cluster",
+        "CODITECT_FDB_TLS_CERT_FILE": "cert.pem",
+        "CODITECT_FDB_TLS_KEY_FILE": "key.pem",
+        "CODITECT_FDB_TLS_KEY_PASSWORD": "secret",
+        "CODITECT_FDB_TLS_CA_FILE": "ca.pem",
+        "CODITECT_FDB_TLS_VERIFY_PEERS": "Check.Valid=1",
+    }
+    settings = read_settings(environment, folder=tmp_path)
+
+    async with open_store(settings) as database:
+        await database.run(lambda tr: tr.set(b"a", b"1"))
+
+    assert binding.opened == ["/etc/fdb.cluster"]
+    assert dict(binding.options.chosen) == {
+        "set_tls_cert_path": "cert.pem",
+        "set_tls_key_path": "key.pem",
+        "set_tls_password": "secret",
+        "set_tls_ca_path": "ca.pem",
+        "set_tls_verify_peers": b"Check.Valid=1",
+    }
+    assert "secret" not in repr(settings)
+
+
+async def test_fdb_alone_is_the_system_s_cluster_without_tls(binding: FdbStub) -> None:
+    async with open_store(Settings(store="fdb:")):
+        pass
+
+    assert (binding.opened, binding.options.chosen) == ([None], [])
+
+
+async def test_sqlite_opens_the_named_file(tmp_path: Path) -> None:
+    path = tmp_path / "here.db"
+
+    async with open_store(Settings(store=f"sqlite:{path}")) as database:
+        assert isinstance(database, SqliteDatabase)
+
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("name", ["", "sqlite", "sqlite:", "redis://localhost/0", "here.db"])
+def test_store_that_there_is_not_is_refused_and_the_fix_named(name: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        open_store(Settings(store=name))
+
+    assert refused.value.facts["given"] == name
+    assert "CODITECT_STORE=sqlite:PATH" in str(refused.value.facts["fix"])
+
+
+class Failing(MemoryDatabase):
+    """Takes everything until its disk is full; then it has failed for good."""
+
+    def __init__(self, *, takes: int) -> None:
+        super().__init__()
+        self._takes = takes
+        self._failed = asyncio.Event()
+
+    async def run(self, body: Callable[[Transaction], Value]) -> Value:
+        self._takes -= 1
+        if self._takes < 0:
+            self._failed.set()
+            raise StoreFailed("The disk is full")
+        return await super().run(body)
+
+    async def failure(self) -> StoreFailed:
+        await self._failed.wait()
+        return StoreFailed("The disk is full")
+
+
+@pytest.fixture
+def adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's adapters are the twins."""
+    server = MemoryServer()
+
+    @asynccontextmanager
+    async def registry(url: str) -> AsyncIterator[MemoryRegistry]:
+        yield MemoryRegistry()
+
+    @asynccontextmanager
+    async def graph(url: str, *, worker: str) -> AsyncIterator[MemoryTaskGraph]:
+        yield MemoryTaskGraph()
+
+    def broker(url: str, *, name: str, **options: Any) -> MemoryBroker:
+        return MemoryBroker(server, name=name)
+
+    monkeypatch.setattr(program, "AmqpBroker", broker)
+    monkeypatch.setattr(program, "RedisRegistry", registry)
+    monkeypatch.setattr(program, "RedisTaskGraph", graph)
+    monkeypatch.setattr(program, "collect_rarely", lambda: None)
+    monkeypatch.setattr(program, "configure_logs", lambda level: None)
+
+
+@pytest.mark.usefixtures("adapters")
+@pytest.mark.parametrize("takes", [0, 30])
+def test_store_that_fails_for_good_ends_the_program_which_says_why(
+    takes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(program, "open_store", lambda settings: Failing(takes=takes))
+
+    code = program.main(Settings(shards=4))
+
+    (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
+    assert code == 1
+    assert "The disk is full" in vars(said)["reason"]
