@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coditect import Workflow
@@ -50,3 +51,17 @@ async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
         assert await asyncio.to_thread(process.wait, END_SECONDS) == 0
         assert owner.startswith(f"dispatcher-{process.pid}-")
         assert state is WorkflowState.COMPLETED
+
+
+async def test_store_that_fails_for_good_ends_the_program_with_a_message_and_exit_code_1(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    async with open_fleet(managed, tmp_path) as fleet:
+        process = await run(fleet)
+        full_bytes = (tmp_path / f"{LEDGER}-wal").stat().st_size  # what it writes next is refused, its log is smaller
+
+        psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (full_bytes, full_bytes))
+
+        assert await asyncio.to_thread(process.wait, END_SECONDS) == 1
+        (said,) = [line for line in fleet.log(process).splitlines() if "The dispatcher cannot run" in line]
+        assert LEDGER in said

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import pytest
+
 from coditect.agent.events import Events
 from coditect.background import Background
 from coditect.broker.memory import MemoryBroker, MemoryServer
@@ -16,6 +18,7 @@ from dispatcher.desk import Desk
 from dispatcher.layers import shards
 from dispatcher.layers.errors import LostLease
 from dispatcher.ports import Ports
+from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from dispatcher.window import Window
@@ -32,11 +35,12 @@ class Losing(MemoryDatabase):
     """Takes so many transactions and refuses all behind them: the shard is another's."""
 
     turns = 1_000_000
+    refusal: CoditectError = LostLease("The lease is another's")
 
     async def run(self, body: Callable[[Transaction], Value]) -> Value:
         self.turns -= 1
         if self.turns < 0:
-            raise LostLease("The lease is another's")
+            raise self.refusal
         return await super().run(body)
 
 
@@ -102,3 +106,20 @@ async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_r
 
     assert settled.told == [("strange", "refused"), ("second", "undone"), ("third", "undone"), ("fourth", "undone")]
     assert lost == [desk.shard], "one commit was refused"
+
+
+async def test_store_that_failed_for_good_closes_the_desk_and_what_is_on_it_goes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settled, lost = Settled(), list[int]()
+    async with new_desk(lost) as (desk, database):
+        await desk.open()
+        database.turns, database.refusal = 0, StoreFailed("The disk is full")
+        for name in ("first", "second"):
+            desk.put(GoOn(), settled.of(name))
+        await eventually(lambda: len(settled.told) == 2)
+        desk.put(GoOn(), settled.of("third"))
+
+    assert settled.told == [("first", "undone"), ("second", "undone"), ("third", "undone")]
+    assert lost == [desk.shard]
+    assert "A shard is another's by now" not in caplog.text
