@@ -79,6 +79,10 @@ class Call:
     """The capability's own when None. Its `on` is the default: an exception is no data."""
     compensate: str | None = None
     """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
+    start_within_ms: int | None = None
+    """How long an attempt may wait unstarted from when it is ready; no bound when None."""
+    deadline_ms: int | None = None
+    """How long all of its attempts may take together, from when the first is ready; no bound when None."""
 
 
 @dataclass(frozen=True, slots=True)

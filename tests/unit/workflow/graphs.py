@@ -38,6 +38,8 @@ calls = st.builds(
     input=st.none() | templates,
     priority=st.sampled_from(Priority),
     timeout_ms=st.none() | periods_ms,
+    start_within_ms=st.none() | periods_ms,
+    deadline_ms=st.none() | periods_ms,
     retry=st.none() | retries,
     compensate=st.none() | capabilities,
 )
