@@ -23,6 +23,8 @@ class Flight:
     agent: str = ""
     heard_ms: int = 0
     """When an agent said last that it runs; 0 for never."""
+    heartbeat_ms: int = 0
+    """How long the agent may be silent, where the node says so."""
 
 
 class Flights:
@@ -48,7 +50,7 @@ class Flights:
                 flight = Flight(moved.capability, moved.level, row.publication, row.published_ms or now_ms)
                 self._flights[moved.place] = flight
             flight.publication, flight.published_ms = row.publication, row.published_ms or now_ms
-            flight.fence, flight.agent = row.fence, row.agent
+            flight.fence, flight.agent, flight.heartbeat_ms = row.fence, row.agent, row.heartbeat_ms or 0
             flight.level = flight.level or moved.level
             flight.heard_ms = now_ms if moved.state is TaskState.WORKING else 0
         elif (flight := self._flights.pop(moved.place, None)) is not None:

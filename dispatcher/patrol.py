@@ -7,6 +7,8 @@ published for 60 s, no start told, and     publishes it anew: the queue was dele
 its queue is missing or empty              message was lost with it
 working for longer than its early ack,     publishes it anew: its agent is gone, and nothing
 and its agent silent for 60 s              redelivers what was acked
+working, and its agent silent for longer   the same, as the node wants it
+than the node's own `heartbeat`
 =========================================  =====================================================
 
 Both are safe when they are wrong: the older publication is stale, and what is told of it is late.
@@ -64,6 +66,6 @@ async def look(desk: Desk, broker: Broker, now_ms: int) -> None:
 
 def _look_at_working(desk: Desk, place: Place, flight: Flight, now_ms: int) -> None:
     long = now_ms - flight.published_ms > EARLY_ACK_MS
-    if long and now_ms - flight.heard_ms > SILENT_MS:
-        log.warning("A long task's agent is silent", extra={"task_id": place.task_id, "agent_id": flight.agent})
+    if (long or flight.heartbeat_ms) and now_ms - flight.heard_ms > (flight.heartbeat_ms or SILENT_MS):
+        log.warning("A task's agent is silent", extra={"task_id": place.task_id, "agent_id": flight.agent})
         desk.put(Lost(place, flight.publication, flight.agent))

@@ -31,6 +31,8 @@ MOST_NODES = 100_000
 MOST_ELEMENTS = 10_000
 """The highest limit that a map may state."""
 MOST_NAME_CHARACTERS = 100
+LEAST_HEARTBEAT_MS = 30_000
+"""An agent says every 20 s that a task still runs."""
 
 Join: TypeAlias = Literal["all", "any"] | int
 """How many predecessors must be met: all of them, any one, or that many."""
@@ -83,6 +85,8 @@ class Call:
     """How long an attempt may wait unstarted from when it is ready; no bound when None."""
     deadline_ms: int | None = None
     """How long all of its attempts may take together, from when the first is ready; no bound when None."""
+    heartbeat_ms: int | None = None
+    """How long the agent that has it may be silent; when None, only what runs for over ten minutes is listened to."""
 
 
 @dataclass(frozen=True, slots=True)

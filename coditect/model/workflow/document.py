@@ -31,7 +31,7 @@ from coditect.model.workflow.template import Path
 
 WORKFLOW_FIELDS = ("name", "description", "nodes")
 PLACE_FIELDS = ("after", "join", "when")
-CALL_FIELDS = ("input", "priority", "timeout", "start_within", "deadline", "retry", "compensate")
+CALL_FIELDS = ("input", "priority", "timeout", "start_within", "deadline", "heartbeat", "retry", "compensate")
 KINDS = {
     "task": CALL_FIELDS,
     "map": ("over", "limit", *CALL_FIELDS),
@@ -111,6 +111,7 @@ def _known_call(capability: str, document: Mapping[str, Any]) -> Call:
         document.get("compensate"),
         _known_duration(document.get("start_within")),
         _known_duration(document.get("deadline")),
+        _known_duration(document.get("heartbeat")),
     )
 
 
@@ -225,6 +226,7 @@ def _call(one: _Fields, kind: str) -> Call:
         one.take("compensate", fields.capability, None),
         one.take("start_within", fields.duration_ms, None),
         one.take("deadline", fields.duration_ms, None),
+        one.take("heartbeat", fields.heartbeat_ms, None),
     )
 
 
@@ -272,6 +274,7 @@ def _call_document(call: Call) -> dict[str, Any]:
         ("timeout", call.timeout_ms),
         ("start_within", call.start_within_ms),
         ("deadline", call.deadline_ms),
+        ("heartbeat", call.heartbeat_ms),
     ):
         if limit_ms is not None:
             document[name] = duration_text(limit_ms)

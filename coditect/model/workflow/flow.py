@@ -58,6 +58,8 @@ class TaskOptions(Placing, total=False):
     """How long an attempt may wait unstarted; default: for ever."""
     deadline: Duration
     """How long all attempts may take together, from when the node is ready; default: for ever."""
+    heartbeat: Duration
+    """How long the agent that has it may be silent, at least 30 s; default: a minute, once it ran for ten."""
     retry: Retry
     """Default: the capability's own."""
     compensate: str
@@ -176,5 +178,6 @@ def _call(capability: str, given: Any, options: TaskOptions) -> tuple[_Place, Ca
         _given(fields.capability, own.get("compensate")),
         _given(fields.duration_ms, own.get("start_within")),
         _given(fields.duration_ms, own.get("deadline")),
+        _given(fields.heartbeat_ms, own.get("heartbeat")),
     )
     return _Place(**placing), call

@@ -9,8 +9,8 @@ timer          the node's      is set                               when it is d
 ``deadline``   `deadline`      when the first attempt is ready      the node ends, reason `deadline`
 =============  ==============  ===================================  ==================================================
 
-Agents keep the same limits, which travel with the task; the timers are for what no agent keeps. A node without such a
-setting has no timer, and costs nothing.
+A `heartbeat` is no timer: the patrol listens for it. Agents keep the same limits, which travel with the task; the
+timers are for what no agent keeps. A node without such a setting has no timer, and costs nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _BY_TIME = ("expired", "timeout")
 
 def wait(book: Book, place: Place, row: NodeRow, call: Call) -> None:
     """An attempt waits to be started from now on, unless one has been waiting that was not."""
+    row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = book.now_ms + call.deadline_ms
         _put(book, Timer(place.workflow, place.node, DEADLINE_TIMER, row.deadline_ms))

@@ -100,6 +100,8 @@ class NodeRow:
     """When the attempt that waits is to be started at the latest; stays as it was of one that was started."""
     deadline_ms: int | None = None
     """When all of its attempts are to have ended."""
+    heartbeat_ms: int | None = None
+    """How long its agent may be silent, where its definition says so: for the patrol, which has no definitions."""
 
     @property
     def tally(self) -> Tally:
@@ -131,6 +133,7 @@ class NodeRow:
             self.own_input,
             self.start_by_ms,
             self.deadline_ms,
+            self.heartbeat_ms,
         ]
         while not fields[-1]:
             fields.pop()
