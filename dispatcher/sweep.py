@@ -30,8 +30,9 @@ def due(book: Book, command: Due) -> None:
         return
     place = Place(timer.workflow, timer.node)
     row = book.node(place)
-    if row is not None and not row.state.terminal:
-        _KINDS[timer.kind](book, place, row, timer)
+    act = _KINDS.get(timer.kind)
+    if row is not None and act is not None and not row.state.terminal:
+        act(book, place, row, timer)
 
 
 def _try_again(book: Book, place: Place, row: NodeRow, _: Timer) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from coditect import Retry, Workflow
+from coditect import From, Retry, Workflow
 from coditect.model.control import Started, Verb, Verdict
 from coditect.model.ids import AgentId
 from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.commands import Began, Due, Lost, Returned
+from dispatcher.commands import Began, Command, Due, Lost, Returned
 from dispatcher.layers import timers
 from dispatcher.layers.keyspace import TIMERS
 from dispatcher.layers.ledger.effects import Place, Publication
@@ -161,13 +161,14 @@ async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledg
     await ledger.start(flow.definition())
     await ledger.ask(Verb.PAUSE, {"workflow": "w"})
     await ledger.pass_time(60)
+    paused = (await ledger.node("one")).state
     ledger.room = {"": 9}
 
     await ledger.ask(Verb.RESUME, {"workflow": "w"})
     (publication,) = ledger.published
     await ledger.pass_time(11)
 
-    assert publication.task.limits.start_by_ms == 1_070_000
+    assert (paused, publication.task.limits.start_by_ms) == (TaskState.READY, 1_070_000)
     assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
 
 
@@ -218,16 +219,6 @@ async def test_agent_whose_clock_is_ahead_ends_it_by_the_deadline_too(ledger: Le
     assert await ended(ledger) == (TaskState.FAILED, "deadline")
 
 
-async def test_result_that_came_before_the_deadline_counts(ledger: Ledger) -> None:
-    publication = await start(ledger, deadline="10s")
-    deadline = (await waiting(ledger))["deadline"]
-    ledger.now_ms += 10_000
-
-    await ledger.turn(ledger.finished(publication, completed(1)), Due(deadline))
-
-    assert await ended(ledger) == (TaskState.COMPLETED, "")
-
-
 async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
     await start(ledger, deadline="10s", start_within="5s")
     await ledger.pass_time(10)
@@ -276,17 +267,66 @@ async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refu
 
 
 async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: Ledger) -> None:
+    """Not to a suspect either, which waits for a process of its own before it runs."""
     publication = await start(ledger, timeout="10s")
     await ledger.turn(began(ledger, publication))
-    (old,) = (await waiting(ledger)).values()
     await claim_of(ledger, publication, AgentId("other-2"))
-    await ledger.pass_time(69)
-    ledger.now_ms += 10
 
-    await ledger.turn(Due(old))
+    await ledger.pass_time(300)
 
     row = await ledger.node("one")
     assert (row.state, row.agent, row.attempt) == (TaskState.WORKING, "other-2", 2)
+
+
+async def test_attempt_that_was_claimed_is_to_end_in_time_too(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+    await ledger.pass_time(30)
+    await claim_of(ledger, publication)
+
+    await ledger.pass_time(71)
+
+    assert await ended(ledger) == (TaskState.FAILED, "timeout")
+
+
+async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
+    flow = Workflow("many")
+    flow.map("work", "input", From("item"), limit=3, name="many", deadline="10s")
+    await ledger.start(flow.definition(), [1, 2])
+    await ledger.turn(ledger.finished(ledger.published[0], completed(1)))
+
+    await ledger.pass_time(10)
+
+    assert await ledger.states() == {
+        "many": TaskState.FAILED,
+        "many[0]": TaskState.COMPLETED,
+        "many[1]": TaskState.FAILED,
+    }
+
+
+@pytest.mark.parametrize("first", ["result", "timer"])
+@pytest.mark.parametrize(
+    ("kind", "limit", "reason"),
+    [
+        ("start", "start_within", "start_timeout"),
+        ("timeout", "timeout", "timeout"),
+        ("deadline", "deadline", "deadline"),
+    ],
+)
+async def test_of_result_and_timer_the_first_counts(
+    ledger: Ledger, kind: str, limit: str, reason: str, first: str
+) -> None:
+    publication = await start(ledger, retry=Retry(max_attempts=1), **{limit: "10s"})
+    if kind == "timeout":
+        await ledger.turn(began(ledger, publication))
+    timer = (await waiting(ledger))[kind]
+    ledger.now_ms = timer.due_ms
+    commands: list[Command] = [ledger.finished(publication, completed(1)), Due(timer)]
+
+    await ledger.turn(*(commands if first == "result" else commands[::-1]), *commands)
+
+    late = sum(effects.late for effects in ledger.seen)
+    expected = (TaskState.COMPLETED, "", 0) if first == "result" else (TaskState.FAILED, reason, 2)
+    assert (*(await ended(ledger)), late) == expected
 
 
 async def test_default_timeout_sets_no_timer(ledger: Ledger) -> None:
