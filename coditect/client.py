@@ -204,10 +204,10 @@ class Client:
         """Has a task kept by the control plane, as a workflow of one node; returns when that is committed.
 
         It survives what a direct task does not, such as the loss of the broker's disks, may run for hours, and can be
-        asked for by its id from any process (`task`). The same `key` gives the same task. Its priority, timeout and
-        max_attempts count; a preferred agent does not.
+        asked for by its id from any process (`task`). The same `key` gives the same task. Its priority, its limits
+        of time and max_attempts count; a preferred agent does not.
 
-        Raises: ControlPlaneRequired; UnknownCapability; InputError for a deadline; InvalidTask, TooLarge.
+        Raises: ControlPlaneRequired; UnknownCapability; InvalidTask, TooLarge.
         """
         given = options or Options()
         chosen = given if key is None else replace(given, idempotency_key=key)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coditect.broker.port import Broker
-from coditect.errors import InputError, NotFound
+from coditect.errors import NotFound
 from coditect.handle import DEFAULT_TIMEOUT, Handle
 from coditect.listening import Listening
 from coditect.model.duration import Duration, milliseconds, seconds
@@ -46,21 +46,21 @@ def workflow_of(task_id: str) -> str | None:
 
 
 def durable_definition(capability: str, value: Any, options: Options) -> Definition:
-    """The workflow of one node. Raises: InputError for an option that it cannot keep."""
-    if options.deadline is not None or options.start_within is not None:
-        raise InputError(
-            "A durable task has no deadline",
-            capability=capability,
-            fix="leave out deadline and start_within; cancel the task when nobody wants it any more",
-        )
+    """The workflow of one node."""
     call = Call(
         capability,
         {LITERAL: value},
         options.priority,
-        timeout_ms=None if options.timeout is None else milliseconds(options.timeout),
+        timeout_ms=_ms(options.timeout),
         retry=None if options.max_attempts is None else Retry(max_attempts=options.max_attempts),
+        start_within_ms=_ms(options.start_within),
+        deadline_ms=_ms(options.deadline),
     )
     return Definition(capability, (Node(NODE, call),))
+
+
+def _ms(duration: Duration | None) -> int | None:
+    return None if duration is None else milliseconds(duration)
 
 
 class DurableHandle(Handle):

@@ -26,7 +26,7 @@ from coditect.model import mail, routing
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
 from coditect.model.ids import TaskId
-from coditect.model.result import ENDINGS, Outcome, Status
+from coditect.model.result import ENDINGS, EXPIRED, Outcome, Status
 from coditect.model.task import Task
 from coditect.requests import Requests
 
@@ -186,7 +186,7 @@ def task_error(outcome: Outcome) -> TaskError:
     failure = outcome.failure
     if failure is None:
         return TaskError("The task ended without a value", task_id=outcome.task_id)
-    kind = TaskExpired if failure.reason == "expired" else _ERRORS.get(outcome.status, TaskError)
+    kind = TaskExpired if failure.reason in EXPIRED else _ERRORS.get(outcome.status, TaskError)
     facts = {
         "task_id": outcome.task_id,
         "agent": outcome.agent_id,

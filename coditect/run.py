@@ -28,6 +28,7 @@ from coditect.model.control import Verb
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
 from coditect.model.json import dumps, loads
+from coditect.model.result import EXPIRED
 from coditect.model.workflow.rows import AttemptRow, NodeRow, WorkflowRow, rows_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 
@@ -213,7 +214,7 @@ class Run:
     def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
         told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}
         known = {"workflow": self.id} | facts | {name: text for name, text in told.items() if text}
-        kind = TaskExpired if known.get("reason") == "expired" else _ERRORS.get(state, TaskFailed)
+        kind = TaskExpired if known.get("reason") in EXPIRED else _ERRORS.get(state, TaskFailed)
         shown = {name: fact for name, fact in known.items() if fact}
         error = kind(
             "The node has no value" if "node" in facts else "The workflow did not complete", state=state, **shown

@@ -6,6 +6,8 @@ counted, whoever sends it and however late.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coditect.model.control import Claim, Verdict
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
@@ -13,7 +15,7 @@ from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Claimed, Finished, Heard, Lost
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.keyspace import FLIGHTS
-from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger import advance, claiming, limits
 from dispatcher.layers.ledger.attempts import DIED, UNDER_WAY, write_attempt
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
@@ -33,6 +35,8 @@ def finished(book: Book, command: Finished) -> None:
     if row.state not in UNDER_WAY or not current:
         book.effects.late += not (row.state.terminal and row.fence == command.fence)
         return
+    if outcome.status is not Status.COMPLETED:
+        outcome = limits.judged(book, row, outcome)
     _take_in(book, place, row, outcome)
     if outcome.status is Status.COMPLETED:
         write(book, place, RESULT, outcome.body, first=True)
@@ -40,7 +44,7 @@ def finished(book: Book, command: Finished) -> None:
     elif outcome.status is Status.CANCELED:
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     else:
-        _failed(book, place, row, command)
+        _failed(book, place, row, replace(command, outcome=outcome))
 
 
 def _is_current(row: NodeRow, command: Finished) -> bool:
@@ -101,6 +105,7 @@ def _policy(book: Book, place: Place) -> Retry:
 
 def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
     row.attempt += 1
+    row.start_by_ms = None
     book.move(place, row, TaskState.RETRY_WAIT)
     timer = Timer(place.workflow, place.node, claiming.RETRY_TIMER, book.now_ms + delay_ms, row.fence)
     timers.put(book.tr, book.shard, timer)
@@ -118,6 +123,7 @@ def began(book: Book, command: Began) -> None:
     row.agent = started.agent
     if row.state is TaskState.PUBLISHED:
         row.started_ms = started.at_ms
+        limits.began(book, place, row)
     book.move(place, row, TaskState.WORKING)
 
 
@@ -148,6 +154,10 @@ def claimed(book: Book, command: Claimed) -> Claim:
     row, run = book.node(place), book.run(place.workflow)
     if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
+    if limits.too_late(book, row):
+        _leave_flight(book, place)
+        advance.fail(book, place, row, limits.START_TIMEOUT)
+        return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent == command.agent:
         return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
     if row.state is TaskState.WORKING:
@@ -160,6 +170,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
         row.suspect = True
     row.fence += 1
     row.agent, row.started_ms = command.agent, book.now_ms
+    limits.began(book, place, row)
     book.move(place, row, TaskState.WORKING)
     return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
 

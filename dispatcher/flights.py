@@ -24,6 +24,8 @@ class Flight:
     """Who said that it runs; empty when nobody did."""
     heard: float = 0.0
     """When there was news of it last, or could not have been any: on the loop's clock, in seconds."""
+    heartbeat_ms: int = 0
+    """How long the agent may be silent, where the node says so."""
 
 
 class Flights:
@@ -54,6 +56,7 @@ class Flights:
                 self._flights[moved.place] = flight
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
             flight.fence, flight.agent, flight.heard = row.fence, row.agent, now
+            flight.heartbeat_ms = row.heartbeat_ms or 0
             if row.agent:
                 self._note_start(flight)
         elif (flight := self._flights.pop(moved.place, None)) is not None:

@@ -1,6 +1,21 @@
 """Patrol: looks from time to time at what one shard has under way and nobody reports on, and at what else is reported.
 
-=============================================  ===========================================
+=============================================  ==================================================
+what it finds                                  what it does
+=============================================  ==================================================
+no start told for 60 s, and the queue is       publishes it anew: the queue was deleted, or the
+missing or empty                               message was lost with it
+no start told for 60 s, and another one that   the same: what lay in the queue before that one is
+was published to the queue later started over  not there any more, whatever lies there now
+60 s ago
+working for longer than its early ack, or      publishes it anew: its agent is gone, and nothing
+since before a rebuild, and its agent silent   redelivers what was acked, or is not with the
+for 60 s                                       broker
+working, and its agent silent for longer than  the same, as the node wants it
+the node's own `heartbeat`
+an agent that runs what is not under way       has it told to end, if nobody wants it any more
+=============================================  ==================================================
+
 All are safe when they are wrong: the older publication is stale, and what is told of it is late. Time in which nobody
 could be heard is no silence: while this process stood still, or the broker was away, and before the shard was ours. It
 is counted by a clock that no one sets. An absence of the broker that is too short to be seen costs a beat at most.
@@ -65,17 +80,24 @@ class Patrol:
             self._desk.put(Heard(place, fence))
         empty: dict[str, bool] = {}
         for place, flight in self._desk.flights:
-            if now - flight.heard <= SILENT_SECONDS:
+            silent = now - flight.heard
+            own_seconds = flight.heartbeat_ms / 1000 if flight.agent else 0.0
+            if silent <= (own_seconds or SILENT_SECONDS):
                 continue
             facts = {"task_id": place.task_id, "agent_id": flight.agent}
             lost = Lost(place, flight.publication, flight.agent)
             if flight.agent:
-                if now_ms - flight.published_ms > EARLY_ACK_MS or self._desk.flights.doubts(flight):
+                if self._is_alone(flight, now_ms):
                     log.warning("A begun task's agent is silent", extra=facts)
                     self._desk.put(lost)
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
                 log.warning("A publication is missing; it is repeated", extra=facts)
                 self._desk.put(lost)
+
+    def _is_alone(self, flight: Flight, now_ms: int) -> bool:
+        """Whether nobody but the patrol brings it to another when its agent is gone, or the node wants it sooner."""
+        acked = now_ms - flight.published_ms > EARLY_ACK_MS
+        return acked or bool(flight.heartbeat_ms) or self._desk.flights.doubts(flight)
 
     def _step(self) -> bool:
         """Whether agents could be heard since the step before; if not, all of them have their full time again."""

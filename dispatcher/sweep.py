@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from coditect.model.json import dumps
+from coditect.model.result import Failure
 from coditect.model.workflow.definition import Approval, OnTimeout
-from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Due, Returned
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher import collect
+from dispatcher.commands import Due, Finished, Returned
 from dispatcher.layers import timers
-from dispatcher.layers.ledger import advance, claiming
+from dispatcher.layers.ledger import advance, claiming, limits
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.ledger.scope import RESULT, write
 from dispatcher.layers.timers import Timer
 
@@ -24,22 +30,70 @@ def due(book: Book, command: Due) -> None:
         return
     place = Place(timer.workflow, timer.node)
     row = book.node(place)
-    if row is None:
+    act = _KINDS.get(timer.kind)
+    if row is not None and act is not None and not row.state.terminal:
+        act(book, place, row, timer)
+
+
+def _try_again(book: Book, place: Place, row: NodeRow, _: Timer) -> None:
+    if row.state is not TaskState.RETRY_WAIT:
         return
-    if timer.kind == claiming.RETRY_TIMER and row.state is TaskState.RETRY_WAIT:
-        if advance.is_over(book.run(place.workflow)):
-            advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
-        else:
-            claiming.offer(book, place, row)
-    elif timer.kind == advance.APPROVAL_TIMER and row.state is TaskState.AWAITING_APPROVAL:
-        work = book.definition(place).work
-        assert isinstance(work, Approval)
-        granted = work.on_timeout is OnTimeout.GRANT
-        advance.close_approval(book, place, row)
-        row.agent = "timeout"
-        write(book, place, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
-        state = TaskState.COMPLETED if granted else TaskState.REJECTED
-        advance.end(book, place, row, state, reason="" if granted else "approval_timeout")
+    if advance.is_over(book.run(place.workflow)):
+        advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
+    else:
+        claiming.offer(book, place, row)
+
+
+def _answer(book: Book, place: Place, row: NodeRow, _: Timer) -> None:
+    if row.state is not TaskState.AWAITING_APPROVAL:
+        return
+    work = book.definition(place).work
+    assert isinstance(work, Approval)
+    granted = work.on_timeout is OnTimeout.GRANT
+    advance.close_approval(book, place, row)
+    row.agent = "timeout"
+    write(book, place, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
+    state = TaskState.COMPLETED if granted else TaskState.REJECTED
+    advance.end(book, place, row, state, reason="" if granted else "approval_timeout")
+
+
+def _not_started(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:
+    """What waits in a paused workflow waits for the resume, which begins its time anew."""
+    run = book.run(place.workflow)
+    paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
+    waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms
+    if waits and row.state is not TaskState.WORKING and not paused:
+        _give_up(book, place, row, limits.START_TIMEOUT)
+
+
+def _not_told(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:
+    if row.state is TaskState.WORKING and row.fence == timer.fence:
+        book.effects.cancels.append((place, row.publication))
+        collect.finished(book, Finished(place, row.fence, row.publication, limits.overdue(row)))
+        row.fence += 1  # what its agent may still tell is late
+
+
+def _not_ended(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:
+    if row.deadline_ms == timer.due_ms:
+        _give_up(book, place, row, limits.DEADLINE)
+
+
+def _give_up(book: Book, place: Place, row: NodeRow, failure: Failure) -> None:
+    if not advance.is_over(book.run(place.workflow)):  # the cancel ends it
+        advance.call_off(book, place, row)
+        advance.fail(book, place, row, failure)
+
+
+_KINDS: Mapping[str, Callable[[Book, Place, NodeRow, Timer], None]] = MappingProxyType(
+    {
+        claiming.RETRY_TIMER: _try_again,
+        advance.APPROVAL_TIMER: _answer,
+        limits.START_TIMER: _not_started,
+        limits.TIMEOUT_TIMER: _not_told,
+        limits.DEADLINE_TIMER: _not_ended,
+    }
+)
+"""Every kind of timer of a node, and what it does if it still stands."""
 
 
 def returned(book: Book, command: Returned) -> None:

@@ -317,6 +317,9 @@ def pause_seconds(delivery: Delivery) -> float:
 
 def _grant(execution: Execution, claim: Claim) -> Task:
     """The task runs under the fence, and as the attempt, that was granted."""
-    owner = replace(owner_of(execution.task), fence=claim.fence)
-    execution.task = replace(execution.task, owner=owner, attempt=claim.attempt)
+    task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)
+    limits = task.limits
+    if limits.start_by_ms is not None:  # the grant is the start: whether it is one in time, its owner has said
+        limits = replace(limits, start_by_ms=None)
+    execution.task = replace(task, owner=owner, attempt=claim.attempt, limits=limits)
     return execution.task

@@ -22,6 +22,8 @@ class Status(StrEnum):
 ENDED_AS = MappingProxyType({status: f"task.{status.value}" for status in Status})
 """Types of the events that end a task's story."""
 ENDINGS = frozenset(ENDED_AS.values())
+EXPIRED = frozenset({"expired", "start_timeout", "deadline"})
+"""Reasons of failures that say that its time was over: the first of a task without an owner, the others of a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ class Failure:
     """Why there is no value."""
 
     reason: str
-    """One word a program can act on: handler_error, timeout, process_died, deadline, invalid_input, too_large,
-    unknown_capability, expired, canceled, result_too_large, ..."""
+    """One word a program can act on: handler_error, timeout, process_died, deadline, start_timeout, invalid_input,
+    too_large, unknown_capability, expired, canceled, result_too_large, ..."""
     type: str
     """Name of the exception."""
     message: str

@@ -12,12 +12,15 @@ from random import Random
 from coditect import After, CoditectError, From, ResultTimeout, Retry, Workflow
 from coditect.client import Client
 from coditect.model.workflow.definition import Definition, Each, Node
+from coditect.model.workflow.flow import TaskOptions
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
 MOST_ATTEMPTS = 12
 """Of a node: a run kills faster than three attempts can bear."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
+LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="30s")
+"""Broken by faults, not by the work itself."""
 PAUSE_SECONDS = 0.25
 
 
@@ -37,6 +40,8 @@ class Pace:
     """The share of tasks whose first attempt fails."""
     canceled: float = 0.1
     """The share of workflows that are canceled on the way."""
+    limited: float = 0.0
+    """The share of nodes with limits of time so short that faults break them."""
     wait_seconds: float = 300.0
     """How long the end of a workflow is waited for; longer than there are faults, which may hold it up until then."""
     task_seconds: float = 100.0
@@ -199,8 +204,10 @@ class Load:
         return flow
 
     def _node(self, flow: Workflow, after: list[Node]) -> Node:
-        number = len(flow._nodes)
-        return flow.task(CAPABILITY, self._work(), after=after, name=f"n{number}", retry=RETRY)
+        options = TaskOptions(after=after, name=f"n{len(flow._nodes)}", retry=RETRY)
+        if self._pace.limited and self._random.random() < self._pace.limited:
+            options |= LIMITS
+        return flow.task(CAPABILITY, self._work(), **options)
 
     async def _answer_approvals(self) -> None:
         while True:

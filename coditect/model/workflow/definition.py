@@ -31,6 +31,8 @@ MOST_NODES = 100_000
 MOST_ELEMENTS = 10_000
 """The highest limit that a map may state."""
 MOST_NAME_CHARACTERS = 100
+LEAST_HEARTBEAT_MS = 30_000
+"""An agent says every 20 s that a task still runs."""
 
 Join: TypeAlias = Literal["all", "any"] | int
 """How many predecessors must be met: all of them, any one, or that many."""
@@ -79,6 +81,12 @@ class Call:
     """The capability's own when None. Its `on` is the default: an exception is no data."""
     compensate: str | None = None
     """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
+    start_within_ms: int | None = None
+    """How long an attempt may wait unstarted from when it is ready; no bound when None."""
+    deadline_ms: int | None = None
+    """How long all of its attempts may take together, from when the first is ready; no bound when None."""
+    heartbeat_ms: int | None = None
+    """How long the agent that has it may be silent; when None, only what runs for over ten minutes is listened to."""
 
 
 @dataclass(frozen=True, slots=True)

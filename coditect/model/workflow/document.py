@@ -31,7 +31,7 @@ from coditect.model.workflow.template import Path
 
 WORKFLOW_FIELDS = ("name", "description", "nodes")
 PLACE_FIELDS = ("after", "join", "when")
-CALL_FIELDS = ("input", "priority", "timeout", "retry", "compensate")
+CALL_FIELDS = ("input", "priority", "timeout", "start_within", "deadline", "heartbeat", "retry", "compensate")
 KINDS = {
     "task": CALL_FIELDS,
     "map": ("over", "limit", *CALL_FIELDS),
@@ -109,6 +109,9 @@ def _known_call(capability: str, document: Mapping[str, Any]) -> Call:
         _known_duration(document.get("timeout")),
         None if retry is None else fields.retry(retry),
         document.get("compensate"),
+        _known_duration(document.get("start_within")),
+        _known_duration(document.get("deadline")),
+        _known_duration(document.get("heartbeat")),
     )
 
 
@@ -221,6 +224,9 @@ def _call(one: _Fields, kind: str) -> Call:
         one.take("timeout", fields.duration_ms, None),
         one.take("retry", fields.retry, None),
         one.take("compensate", fields.capability, None),
+        one.take("start_within", fields.duration_ms, None),
+        one.take("deadline", fields.duration_ms, None),
+        one.take("heartbeat", fields.heartbeat_ms, None),
     )
 
 
@@ -264,8 +270,14 @@ def _call_document(call: Call) -> dict[str, Any]:
         document["input"] = call.input
     if call.priority is not Priority.P1:
         document["priority"] = call.priority.value
-    if call.timeout_ms is not None:
-        document["timeout"] = duration_text(call.timeout_ms)
+    for name, limit_ms in (
+        ("timeout", call.timeout_ms),
+        ("start_within", call.start_within_ms),
+        ("deadline", call.deadline_ms),
+        ("heartbeat", call.heartbeat_ms),
+    ):
+        if limit_ms is not None:
+            document[name] = duration_text(limit_ms)
     if call.retry is not None:
         document["retry"] = _retry_document(call.retry)
     if call.compensate is not None:

@@ -16,7 +16,7 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import duration_text, milliseconds
 from coditect.model.json import dumps, loads
 from coditect.model.retry import Retry
-from coditect.model.workflow.definition import MOST_ELEMENTS, Join
+from coditect.model.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join
 from coditect.model.workflow.template import FROM, LITERAL, From, Literal, check_template
 
 MOST_EXPRESSION_CHARACTERS = 1_000
@@ -62,6 +62,15 @@ def duration_ms(value: object) -> int:
     whole: int = milliseconds(value)  # type: ignore[arg-type]  # it refuses what is none
     if whole > _MOST_MS:
         raise InputError("A duration is at most ten years", given=_shown(value))
+    return whole
+
+
+def heartbeat_ms(value: object) -> int:
+    """How long an agent may be silent, in milliseconds."""
+    whole = duration_ms(value)
+    if whole < LEAST_HEARTBEAT_MS:
+        fix = "agents say every 20 s that a task still runs"
+        raise InputError("A heartbeat is at least 30s", given=_shown(value), fix=fix)
     return whole
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from coditect.errors import InputError
 from coditect.model.capability import Priority
@@ -30,6 +30,8 @@ from coditect.model.workflow.definition import (
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.template import From
 
+T = TypeVar("T")
+
 
 class Placing(TypedDict, total=False):
     """Where a node stands among the others. Every part may be left out."""
@@ -52,6 +54,12 @@ class TaskOptions(Placing, total=False):
     priority: Priority | str
     timeout: Duration
     """Longest run of one attempt; default: the capability's own."""
+    start_within: Duration
+    """How long an attempt may wait unstarted; default: for ever."""
+    deadline: Duration
+    """How long all attempts may take together, from when the node is ready; default: for ever."""
+    heartbeat: Duration
+    """How long the agent that has it may be silent, at least 30 s; default: a minute, once it ran for ten."""
     retry: Retry
     """Default: the capability's own."""
     compensate: str
@@ -150,15 +158,26 @@ class _Place:
     on_failure: OnFailure | str = OnFailure.FAIL
 
 
+_OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()
+"""The options that are of the task and not of its place."""
+
+
+def _given(read: Callable[[object], T], value: object) -> T | None:
+    return None if value is None else read(value)
+
+
 def _call(capability: str, given: Any, options: TaskOptions) -> tuple[_Place, Call]:
     placing: dict[str, Any] = dict(options)
-    own = {name: placing.pop(name) for name in ("priority", "timeout", "retry", "compensate") if name in placing}
+    own = {name: placing.pop(name) for name in _OWN if name in placing}
     call = Call(
         fields.capability(capability),
         None if given is None else fields.template(given),
         fields.priority(own.get("priority", Priority.P1)),
-        None if own.get("timeout") is None else fields.duration_ms(own["timeout"]),
-        None if own.get("retry") is None else fields.retry(own["retry"]),
-        None if own.get("compensate") is None else fields.capability(own["compensate"]),
+        _given(fields.duration_ms, own.get("timeout")),
+        _given(fields.retry, own.get("retry")),
+        _given(fields.capability, own.get("compensate")),
+        _given(fields.duration_ms, own.get("start_within")),
+        _given(fields.duration_ms, own.get("deadline")),
+        _given(fields.heartbeat_ms, own.get("heartbeat")),
     )
     return _Place(**placing), call

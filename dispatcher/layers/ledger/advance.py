@@ -21,7 +21,7 @@ from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
 from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
-from dispatcher.layers.ledger import anew, claiming
+from dispatcher.layers.ledger import anew, claiming, limits
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
@@ -59,6 +59,7 @@ ROOT = ""
 
 def end(book: Book, place: Place, row: NodeRow, state: TaskState, *, reason: str = "") -> None:
     """The node has ended; what follows is done by `follow`."""
+    limits.clear(book, place, row)
     book.move(place, row, state)
     row.finished_ms = book.now_ms
     row.reason = reason
@@ -344,6 +345,7 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
             cancel_node(book, one, row)
         elif row.state is TaskState.READY:
             claiming.leave_backlog(book, one, row)
+            row.start_by_ms = None
             claiming.offer(book, one, row)
     if len(found) > most:
         _leave(book, place, kind, STATUSES.unpack(found[most - 1][0])[1])
@@ -352,11 +354,16 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
 
 def cancel_node(book: Book, place: Place, row: NodeRow) -> None:
     """The node ends canceled, whatever it was about; an agent that may run it is told."""
+    call_off(book, place, row)
+    end(book, place, row, TaskState.CANCELED, reason="canceled")
+
+
+def call_off(book: Book, place: Place, row: NodeRow) -> None:
+    """Withdraws the node; an agent that may run it is told."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         book.effects.cancels.append((place, row.publication))
         row.fence += 1  # what its agent may still tell is late
     withdraw(book, place, row)
-    end(book, place, row, TaskState.CANCELED, reason="canceled")
 
 
 def withdraw(book: Book, place: Place, row: NodeRow) -> None:

@@ -13,11 +13,12 @@ from coditect.model.claim_check import has_claims
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
 from coditect.model.routing import task_key
-from coditect.model.task import Limits, Owner, Task
+from coditect.model.task import Owner, Task
 from coditect.model.workflow.definition import Call
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import FLIGHTS, READY
+from dispatcher.layers.ledger import limits
 from dispatcher.layers.ledger.attempts import DIED
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place, Publication
@@ -37,6 +38,7 @@ def offer(book: Book, place: Place, row: NodeRow) -> None:
     if run is not None and run.state is WorkflowState.PAUSED:
         book.move(place, row, TaskState.READY)
         return
+    limits.wait(book, place, row, call)
     if book.terms.claim_on_record and book.has_room(call.capability) and not book.has_backlog(call.capability):
         publish(book, place, row)
         return
@@ -75,6 +77,7 @@ def backlog(book: Book, capability: str, most: int) -> list[Place]:
 def publish(book: Book, place: Place, row: NodeRow) -> None:
     """Gives the node a new publication and a new fence, and puts it into the outbox."""
     call = _call(book, place)
+    limits.wait(book, place, row, call)
     row.fence += 1
     row.publication = book.next_number()
     row.published_ms = book.now_ms
@@ -89,7 +92,6 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
 
 
 def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
-    most = call.retry.max_attempts if call.retry is not None else None
     task_id = TaskId(place.task_id)
     body = body_of(book, place, row)
     return Task(
@@ -98,7 +100,7 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
         body,
         id=task_id,
         correlation_id=task_id,
-        limits=Limits(timeout_ms=call.timeout_ms, max_attempts=most),
+        limits=limits.of(row, call),
         attempt=row.attempt,
         publication=row.publication,
         published_at_ms=book.now_ms,

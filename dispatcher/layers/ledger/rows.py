@@ -96,6 +96,12 @@ class NodeRow:
     """It had started on an agent that is gone: it runs in a process of its own from now on."""
     own_input: bool = False
     """Its input is recorded: an expression made it, or a redrive."""
+    start_by_ms: int | None = None
+    """When the attempt that waits is to be started at the latest; stays as it was of one that was started."""
+    deadline_ms: int | None = None
+    """When all of its attempts are to have ended."""
+    heartbeat_ms: int | None = None
+    """How long its agent may be silent, where its definition says so: for the patrol, which has no definitions."""
 
     @property
     def tally(self) -> Tally:
@@ -125,6 +131,9 @@ class NodeRow:
             self.reason,
             self.suspect,
             self.own_input,
+            self.start_by_ms,
+            self.deadline_ms,
+            self.heartbeat_ms,
         ]
         while not fields[-1]:
             fields.pop()

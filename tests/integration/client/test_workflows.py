@@ -10,14 +10,17 @@ import pytest
 
 from coditect import Agent, From, Retry, TaskFailed, Workflow
 from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import backbone, capability_queues
 from coditect.client import Client
 from coditect.clock import SystemClock
+from coditect.model.result import Status
 from coditect.model.workflow.rows import ApprovalRow
 from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.options import Options as TaskOptions
 from coditect.registry.redis import RedisRegistry
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
-from tests.fleet import Running, running
+from tests.fleet import Running, remove_queues, running
 from tests.servers import Servers
 from tests.support import eventually
 
@@ -173,3 +176,36 @@ async def test_a_wait_and_its_events_outlive_the_dispatcher(servers: Servers, fl
 
     assert state is WorkflowState.COMPLETED
     assert heard[-1] == "workflow.completed"
+
+
+@pytest.fixture
+async def unserved(fleet: Running, worker: Worker) -> AsyncIterator[str]:
+    """A capability that has queues, and no agent any more."""
+    name = f"{worker.capability}.before"
+    await fleet.broker.declare(backbone() + capability_queues(name))
+    yield name
+    await remove_queues(fleet.broker, [name])
+
+
+async def test_limits_of_time_hold_without_an_agent_and_over_a_dispatcher_s_end(
+    servers: Servers, fleet: Running, worker: Worker, unserved: str
+) -> None:
+    disk = Disk()
+    async with dispatching(servers, fleet, disk):
+        waits = await fleet.client.submit_durable(unserved, 1, options=TaskOptions(start_within="2s"))
+        runs = await fleet.client.submit_durable(worker.capability, -1, options=TaskOptions(deadline="4s"))
+        await asyncio.wait_for(worker.held.wait(), SECONDS)
+
+    async with dispatching(servers, fleet, disk):
+        outcomes = [await handle.outcome(timeout=SECONDS) for handle in (waits, runs)]
+        rows = [await handle.row() for handle in (waits, runs)]
+        await eventually(lambda: worker.ended == [-1], seconds=SECONDS)
+
+    assert [(outcome.status, outcome.failure and outcome.failure.reason) for outcome in outcomes] == [
+        (Status.FAILED, "start_timeout"),
+        (Status.FAILED, "deadline"),
+    ]
+    assert [(row.state, row.reason, row.started_at_ms is None) for row in rows] == [
+        (TaskState.FAILED, "start_timeout", True),
+        (TaskState.FAILED, "deadline", False),
+    ]

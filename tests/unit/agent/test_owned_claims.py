@@ -12,6 +12,7 @@ from coditect.model import routing
 from coditect.model.control import Claim, Verdict
 from coditect.model.message import Message
 from coditect.model.result import Failure
+from coditect.model.task import Limits
 from tests.owner import WORKFLOW, ScriptedOwner, granting, saying
 from tests.support import eventually
 from tests.unit.agent.scene import Faulty, Scene
@@ -43,6 +44,17 @@ async def test_task_that_is_not_fresh_is_claimed(scene: Scene, owner: ScriptedOw
     await eventually(lambda: owner.results)
 
     assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
+
+
+async def test_what_its_owner_lets_start_is_started_in_time(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    owner.decide = granting(fence=2)
+    await scene.start(works.agent)
+
+    await owner.publish("work.do", 1, age_ms=claims.FRESH_MS + 500, limits=Limits(start_by_ms=1))
+    await eventually(lambda: owner.results)
+
+    assert works.runs == [(1, 2, 1)]
 
 
 async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> None:

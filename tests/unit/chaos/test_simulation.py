@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coditect.failpoints import Act, Order
 from dispatcher.chaos.program import PLANTED_SECONDS
-from dispatcher.chaos.simulation import Plan, Played, play
+from dispatcher.chaos.simulation import PACE, Plan, Played, play
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS
@@ -25,6 +27,15 @@ def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
     assert played.violations == ()
     assert played.faults >= 4
     assert {one.invariant for one in played.judgements if not one.checked} == set()
+
+
+@pytest.mark.parametrize("seed", (5, 6))
+def test_limits_of_time_end_a_node_once_whatever_breaks(seed: int) -> None:
+    played = play(seed, Plan(pace=replace(PACE, limited=0.5)))
+
+    ends = [one for one in played.entries if one.f == "state" and one.val.get("state") == "failed"]
+    assert played.violations == ()
+    assert ends
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.model.control import Verb
 from tests.control_plane import ScriptedPlane
 from tests.unit.cli.scene import Terminal
 
@@ -95,9 +94,14 @@ def test_unknown_durable_task_exits_4(terminal: Terminal) -> None:
     assert terminal.run("task", "get", "01890a5d-ac96-774b-bcce-b302099a8057:task").code == 4
 
 
-def test_agent_is_not_preferred_and_a_deadline_refused(terminal: Terminal, plane: ScriptedPlane) -> None:
+def test_agent_is_not_preferred(terminal: Terminal) -> None:
     told = terminal.run("task", "submit", "code.review", "--detach", "--agent", "me")
-    refused = terminal.run("task", "submit", "code.review", "--detach", "--deadline", "1m")
 
     assert (told.code, "--agent is left out" in told.err) == (0, True)
-    assert (refused.code, plane.verbs().count(Verb.START)) == (2, 1)
+
+
+def test_deadline_is_the_node_s(terminal: Terminal, plane: ScriptedPlane) -> None:
+    told = terminal.run("task", "submit", "code.review", "--detach", "--deadline", "1m")
+
+    ((_, body),) = plane.asked
+    assert (told.code, body["nodes"]["task"]["deadline"]) == (0, "1m")

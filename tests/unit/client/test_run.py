@@ -117,6 +117,8 @@ async def _served_again(scene: Scene, until: asyncio.Future[WorkflowState]) -> N
         ("failed", "handler_error", TaskFailed),
         ("canceled", "canceled", TaskCanceled),
         ("failed", "expired", TaskExpired),
+        ("failed", "start_timeout", TaskExpired),
+        ("failed", "deadline", TaskExpired),
     ],
 )
 async def test_an_end_without_a_value_is_an_error_with_its_facts(

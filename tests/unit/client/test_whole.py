@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 
 from coditect import Agent, From, Options, TaskRejected, Workflow
-from coditect.model.workflow.states import WorkflowState
+from coditect.durable import DurableHandle
+from coditect.errors import TaskExpired
+from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.testing import TestFleet
 
 
@@ -95,3 +98,48 @@ async def test_a_wait_goes_on_while_the_dispatcher_is_gone() -> None:
         fleet.resume("dispatcher")
 
         assert await waiting is WorkflowState.COMPLETED
+
+
+async def test_task_that_nobody_starts_in_time_has_expired() -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        busy = [await fleet.client.submit("number.crunch", number) for number in range(10)]
+        limits = Options(start_within="5s", idempotency_key="soon")
+        handle = await fleet.client.submit("number.double", 7, options=limits)
+
+        with pytest.raises(TaskExpired) as raised:
+            await handle.result(timeout="1m")
+        waited = fleet.elapsed_seconds
+        assert [await one.result(int, timeout="1h") for one in busy] == list(range(10))
+        row = await cast(DurableHandle, handle).row()
+
+    assert raised.value.facts["reason"] == "start_timeout"
+    assert (row.state, row.reason, row.started_at_ms) == (TaskState.FAILED, "start_timeout", None)
+    assert 5 <= waited < 7
+
+
+async def test_deadline_ends_the_handler_that_runs_and_the_workflow() -> None:
+    ended: list[float] = []
+    agent = Agent("sleeper")
+
+    @agent.capability("sleep.deep", timeout="1h")
+    async def sleep(_: int) -> None:
+        try:
+            await asyncio.sleep(3_000)
+        finally:
+            ended.append(asyncio.get_running_loop().time())
+
+    flow = Workflow("late")
+    flow.task("sleep.deep", 1, name="only", deadline="10s")
+
+    async with TestFleet(agents=[agent]) as fleet:
+        began = asyncio.get_running_loop().time()
+        run = await fleet.start(flow)
+
+        with pytest.raises(TaskExpired) as raised:
+            await run.result(timeout="1m")
+        await fleet.settled()
+        (attempt,) = [attempt async for attempt in run.attempts("only")]
+
+    assert raised.value.facts["reason"] == "deadline"
+    assert [one - began for one in ended] == [pytest.approx(10, abs=0.5)]
+    assert (attempt.status, attempt.reason) == ("failed", "deadline")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from coditect.model.capability import Priority
 from coditect.model.retry import Retry
 from coditect.model.workflow.definition import (
+    LEAST_HEARTBEAT_MS,
     After,
     Approval,
     Call,
@@ -38,6 +39,9 @@ calls = st.builds(
     input=st.none() | templates,
     priority=st.sampled_from(Priority),
     timeout_ms=st.none() | periods_ms,
+    start_within_ms=st.none() | periods_ms,
+    deadline_ms=st.none() | periods_ms,
+    heartbeat_ms=st.none() | st.integers(LEAST_HEARTBEAT_MS, 10**10),
     retry=st.none() | retries,
     compensate=st.none() | capabilities,
 )

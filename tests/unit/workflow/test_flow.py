@@ -162,8 +162,10 @@ def built_again(definition: Definition) -> Definition:
 
 
 def _options(call: Call) -> Any:
-    timeout = None if call.timeout_ms is None else f"{call.timeout_ms}ms"
-    return {"priority": call.priority, "timeout": timeout, "retry": call.retry, "compensate": call.compensate}
+    limits = {"timeout": call.timeout_ms, "start_within": call.start_within_ms, "deadline": call.deadline_ms}
+    limits["heartbeat"] = call.heartbeat_ms
+    periods = {name: None if limit_ms is None else f"{limit_ms}ms" for name, limit_ms in limits.items()}
+    return periods | {"priority": call.priority, "retry": call.retry, "compensate": call.compensate}
 
 
 @given(definitions(most=4))

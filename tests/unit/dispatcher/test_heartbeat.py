@@ -1,0 +1,108 @@
+"""A node's own heartbeat: how long the agent that has it may be silent before another gets it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from coditect import Workflow
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.clock import Clock
+from coditect.model.control import Started
+from coditect.model.workflow.states import TaskState
+from dispatcher.commands import Began, Command, Lost
+from dispatcher.desk import Desk
+from dispatcher.flights import Flights
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.opening import learn
+from dispatcher.patrol import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, Patrol
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.window import Window
+from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.ledger import AGENT, Ledger
+
+PLACE = Place("w", "one")
+HEARTBEAT_SECONDS = 40
+
+
+@dataclass
+class Walked:
+    """A desk as far as the patrol sees it, and its patrol."""
+
+    broker: MemoryBroker
+    clock: Ledger
+    shard: int = 0
+    flights: Flights = field(default_factory=lambda: Flights(Window(lambda: 0.0)))
+    lost: list[Command] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self))
+
+    def put(self, command: Command) -> None:
+        self.lost.append(command)
+
+    def now_ms(self) -> int:
+        return self.clock.now_ms
+
+    async def walk(self, seconds: float) -> None:
+        for _ in range(round(seconds / PATROL_SECONDS)):
+            await asyncio.sleep(PATROL_SECONDS)
+            await self.patrol.look()
+
+
+@asynccontextmanager
+async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator[tuple[Ledger, Walked]]:
+    """The one node is begun by an agent, and looked after."""
+    async with MemoryDatabase() as database, MemoryBroker(MemoryServer(), name="dispatcher") as broker:
+        ledger = await Ledger.open(database)
+        walked, now = Walked(broker, ledger), asyncio.get_running_loop().time()
+        flow = Workflow("one")
+        flow.task("work", name="one", **settings)  # type: ignore[arg-type]
+        await ledger.start(flow.definition())
+        await ledger.turn(Began(Started("w", "one", 1, 1, AGENT, 1, ledger.now_ms)))
+        if taken_over:
+            walked.flights.agree((await database.read(lambda tr: learn(tr, 0))).flights, now)
+        else:
+            for effects in ledger.seen:
+                for moved in effects.moved:
+                    walked.flights.follow(moved, now)
+        yield ledger, walked
+
+
+@pytest.mark.parametrize("taken_over", [False, True], ids=["seen", "taken over"])
+@in_virtual_time
+async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_over: bool) -> None:
+    async with working(taken_over=taken_over, heartbeat="40s") as (ledger, walked):
+        await walked.walk(20)
+        walked.flights.hear(PLACE, 1, asyncio.get_running_loop().time())
+        await walked.walk(HEARTBEAT_SECONDS)
+        heard = list(walked.lost)
+        await walked.walk(PATROL_SECONDS)
+        await ledger.turn(*walked.lost)
+
+        assert (heard, walked.lost) == ([], [Lost(PLACE, 1, AGENT)])
+        row = await ledger.node("one")
+        assert (row.state, row.attempt, row.fence) == (TaskState.PUBLISHED, 2, 2)
+
+
+@in_virtual_time
+async def test_own_heartbeat_goes_before_the_one_of_long_tasks() -> None:
+    async with working(heartbeat="5m") as (ledger, walked):
+        ledger.now_ms += EARLY_ACK_MS + 1
+
+        await walked.walk(2 * SILENT_SECONDS)
+
+        assert walked.lost == []
+
+
+@in_virtual_time
+async def test_silence_says_nothing_of_a_short_task_without_one() -> None:
+    async with working() as (_, walked):
+        await walked.walk(2 * SILENT_SECONDS)
+
+        assert walked.lost == []
