@@ -26,6 +26,8 @@ from dispatcher.graph.port import (
 )
 from dispatcher.graph.records import MOST_DEPENDENCIES, change_to
 
+_ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -185,6 +187,12 @@ class MemoryTaskGraph:
             tuple(job for job, entry in found if entry is None),
             tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
         )
+
+    async def unfinished(self, shard: int) -> Collection[str]:
+        """Workflows with jobs that are as they were told, and not at their ends."""
+        self._check("unfinished")
+        entries = [entry for entry in self._jobs.values() if entry.job.shard == shard and entry.state is entry.told]
+        return {entry.job.workflow for entry in entries if entry.state not in _ENDS}
 
     async def remember(self, shard: int) -> None:
         """Notes the shard."""
