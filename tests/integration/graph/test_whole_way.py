@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,15 @@ from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
+from coditect.model.retry import Retry
+from coditect.model.workflow.flow import Workflow
 from coditect.run import Run
 from dispatcher.graph.keys import job_id
-from dispatcher.graph.port import JobState
+from dispatcher.graph.port import Change, JobState
+from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.ports import Ways
-from tests.integration.graph.plane import QUEUES, SHARDS, Plane, layered, plane
+from dispatcher.proposing import PATIENCE_SECONDS
+from tests.integration.graph.plane import CAPABILITY, QUEUES, SHARDS, Plane, layered, plane
 from tests.integration.graph.stock import info
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
 from tests.support import eventually
@@ -26,6 +31,9 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
 NO_WAY = Ways(on_record=False, from_rq=False, from_index=False)
 BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
+
+COUNTED = {"queued": "queued", "executing": "started", "finished": "finished", "failed": "failed"}
+"""The words of `rq info`, and RQ's states."""
 
 
 @pytest.fixture
@@ -54,14 +62,25 @@ class Rq:
         self.client = client
         self.queues = [Queue(name, connection=client, serializer=JSONSerializer) for name in QUEUES]
 
+    def states(self) -> Counter[str]:
+        """What rq-dashboard counts, without the zeros."""
+        counts: Counter[str] = Counter()
+        for queue in self.queues:
+            counts += Counter(
+                queued=queue.count,
+                started=queue.started_job_registry.count,
+                deferred=queue.deferred_job_registry.count,
+                scheduled=queue.scheduled_job_registry.count,
+                finished=queue.finished_job_registry.count,
+                failed=queue.failed_job_registry.count,
+                canceled=queue.canceled_job_registry.count,
+            )
+        return counts
+
     def counts(self) -> dict[str, int]:
-        """By its classes: quickly."""
-        return {
-            "queued": sum(queue.count for queue in self.queues),
-            "executing": sum(queue.started_job_registry.count for queue in self.queues),
-            "finished": sum(queue.finished_job_registry.count for queue in self.queues),
-            "failed": sum(queue.failed_job_registry.count for queue in self.queues),
-        }
+        """What `rq info` counts, by RQ's classes: quickly."""
+        states = self.states()
+        return {word: states[state] for word, state in COUNTED.items()}
 
     def job(self, run: Run, node: str) -> Job:
         return Job.fetch(job_id(run.id, node), connection=self.client, serializer=JSONSerializer)
@@ -85,6 +104,17 @@ async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
     ledger = await hall.ledger(run)
     states = {"queued": JobState.QUEUED, "executing": JobState.STARTED, "failed": JobState.FAILED}
     return {word: ledger[state] for word, state in states.items()} | {"finished": finished}
+
+
+class Untold(RedisTaskGraph):
+    """Nobody tells it that a job is queued: whatever is, its own script released."""
+
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+        return await super().tell([change for change in changes if change.state is not JobState.QUEUED])
+
+
+async def under_way(hall: Plane, run: Run, number: int) -> bool:
+    return (await hall.ledger(run))[JobState.STARTED] == number
 
 
 async def executed(hall: Plane, number: int) -> None:
@@ -116,6 +146,66 @@ async def test_without_the_bridge_nothing_is_dispatched_and_with_it_rq_alone_res
         await run.wait(timeout="30s")
 
     assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
+
+
+async def test_run_stands_still_while_the_bridge_does_and_goes_on_with_it(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(BY_RQ):
+        run = await hall.client.start(layered(3, 100))
+        hall.permit(50)
+        await executed(hall, 50)
+
+    async with hall.dispatcher(NO_WAY):
+        hall.permit(250)
+        await eventually(lambda: under_way(hall, run, 0), seconds=15)
+        before = await hall.ledger(run)
+        assert before[JobState.QUEUED] > 0
+        await rq.agrees(lambda: as_shown(hall, run, before[JobState.FINISHED]))
+        await asyncio.sleep(2 * PATIENCE_SECONDS)
+        assert await hall.ledger(run) == before
+        assert len(hall.executed) == before[JobState.FINISHED] < 300
+
+    async with hall.dispatcher(BY_RQ):
+        await run.wait(timeout="30s")
+
+    assert len(set(hall.executed)) == len(hall.executed) == 300
+
+
+async def test_rq_alone_finds_what_may_run_next(hall: Plane) -> None:
+    hall.permit(30)
+    async with hall.dispatcher(BY_RQ, reconcile_seconds=3_600, graph_of=Untold):
+        run = await hall.client.start(layered(3, 10))
+
+        assert await run.wait(timeout="10s") == "completed"
+
+
+async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane, rq: Rq) -> None:
+    never, later = Retry(max_attempts=1), Retry(max_attempts=9, first="1h", cap="1h")
+    flow = Workflow("states")
+    done = flow.task(CAPABILITY, "done", name="done")
+    flow.task(CAPABILITY, after=[done], when="input.wanted", name="skipped")
+    failed = flow.task(CAPABILITY, "failed", after=[done], retry=never, name="failed")
+    flow.task(CAPABILITY, after=[failed], name="behind_failed")
+    gate = flow.approval("Go on?", after=[done], name="gate")
+    flow.task(CAPABILITY, after=[gate], name="behind_gate")
+    retried = flow.task(CAPABILITY, "retried", after=[done], retry=later, name="retried")
+    works = flow.task(CAPABILITY, "works", after=[failed], on_failure="allow", name="works")
+    for number in range(3):
+        flow.task(CAPABILITY, after=[retried, works], name=f"blocked_{number}")
+    hall.failing |= {"failed", "retried"}
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(flow, {"wanted": False})
+        hall.permit(3)
+        ended = {"finished": 1, "failed": 2, "canceled": 1}
+        await eventually(lambda: rq.states() == {**ended, "deferred": 4, "scheduled": 2, "started": 1}, seconds=15)
+        assert (await run.overview()).counts == {
+            "completed": 1, "failed": 2, "skipped": 1,
+            "blocked": 4, "awaiting_approval": 1, "retry_wait": 1, "working": 1,
+        }  # fmt: skip
+
+        await run.cancel()
+
+        await eventually(lambda: rq.states() == {**ended, "canceled": 8}, seconds=15)
+        assert (await run.overview()).counts == {"completed": 1, "failed": 2, "skipped": 1, "canceled": 7}
 
 
 async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> None:
