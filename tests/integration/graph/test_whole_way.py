@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
-from redis import Redis
-from rq import Queue
 from rq.job import Job
 from rq.results import Result
-from rq.serializers import JSONSerializer
 
 from coditect.model.retry import Retry
 from coditect.model.workflow.flow import Workflow
@@ -22,81 +17,14 @@ from dispatcher.graph.port import Change, JobState
 from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.ports import Ways
 from dispatcher.proposing import PATIENCE_SECONDS
-from tests.integration.graph.plane import CAPABILITY, QUEUES, SHARDS, Plane, layered, plane
-from tests.integration.graph.stock import info
-from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
+from tests.integration.graph.counted import Rq
+from tests.integration.graph.plane import CAPABILITY, SHARDS, Plane, layered
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
 NO_WAY = Ways(on_record=False, from_rq=False, from_index=False)
 BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
-
-COUNTED = {"queued": "queued", "executing": "started", "finished": "finished", "failed": "failed"}
-"""The words of `rq info`, and RQ's states."""
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
-    """Shards have fixed numbers here, so that the tests cannot share a server."""
-    with run_private_redis(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def hall(own_redis: PrivateRedis) -> AsyncIterator[Plane]:
-    async with plane(own_redis.url) as running:
-        yield running
-
-
-@pytest.fixture
-def rq(own_redis: PrivateRedis) -> Iterator[Rq]:
-    with Redis.from_url(own_redis.url) as client:
-        yield Rq(client)
-
-
-class Rq:
-    """What stock RQ says about all of our queues."""
-
-    def __init__(self, client: Redis) -> None:
-        self.client = client
-        self.queues = [Queue(name, connection=client, serializer=JSONSerializer) for name in QUEUES]
-
-    def states(self) -> Counter[str]:
-        """What rq-dashboard counts, without the zeros."""
-        counts: Counter[str] = Counter()
-        for queue in self.queues:
-            counts += Counter(
-                queued=queue.count,
-                started=queue.started_job_registry.count,
-                deferred=queue.deferred_job_registry.count,
-                scheduled=queue.scheduled_job_registry.count,
-                finished=queue.finished_job_registry.count,
-                failed=queue.failed_job_registry.count,
-                canceled=queue.canceled_job_registry.count,
-            )
-        return counts
-
-    def counts(self) -> dict[str, int]:
-        """What `rq info` counts, by RQ's classes: quickly."""
-        states = self.states()
-        return {word: states[state] for word, state in COUNTED.items()}
-
-    def job(self, run: Run, node: str) -> Job:
-        return Job.fetch(job_id(run.id, node), connection=self.client, serializer=JSONSerializer)
-
-    async def info(self) -> dict[str, int]:
-        """By `rq info`, a process of its own."""
-        rows = (await asyncio.to_thread(info, self.client, *QUEUES)).values()
-        return {word: sum(row[word] for row in rows) for word in self.counts()}
-
-    async def agrees(self, expected: Callable[[], Awaitable[dict[str, int]]]) -> None:
-        """Returns when both say so."""
-
-        async def stands() -> bool:
-            return self.counts() == await expected() == await self.info()
-
-        await eventually(stands, seconds=20)
 
 
 async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
