@@ -189,10 +189,10 @@ class MemoryTaskGraph:
         )
 
     async def unfinished(self, shard: int) -> Collection[str]:
-        """Workflows with jobs that are as they were told, and not at their ends."""
+        """Workflows with jobs that have not ended, and are not asked for."""
         self._check("unfinished")
-        entries = [entry for entry in self._jobs.values() if entry.job.shard == shard and entry.state is entry.told]
-        return {entry.job.workflow for entry in entries if entry.state not in _ENDS}
+        entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
+        return {one.job.workflow for one in entries if _asked(one.state, one.told) is None}
 
     async def remember(self, shard: int) -> None:
         """Notes the shard."""

@@ -185,10 +185,7 @@ class TaskGraph(Protocol):
         """Compares these jobs, as the ledger has them, with RQ: hash, queue, registries and executions."""
 
     async def unfinished(self, shard: int) -> Collection[str]:
-        """Workflows with jobs that were told to be neither finished nor failed nor canceled, and are as they were told.
-
-        Whatever else people did to a job is a request, and is among the `requests`.
-        """
+        """Workflows with jobs that have not ended, as RQ has them. What is among the `requests` does not count."""
 
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""

