@@ -23,10 +23,12 @@ from dispatcher import desk as desk_module
 from dispatcher.commands import Asked
 from dispatcher.desk import Desk
 from dispatcher.flights import Flight
+from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import outbox, shards
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.ports import Ports
 from dispatcher.settling import Answer
+from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads, Transaction
@@ -72,13 +74,15 @@ class LoneDesk:
         self.desk.put(command, answer)
         return await answer.future
 
-    async def start(self) -> Any:
-        flow = Workflow("one")
-        flow.task(CAPABILITY, name="only")
+    async def start(self, flow: Workflow | None = None) -> Any:
+        """A workflow of the node `only`, if no other is given."""
+        if flow is None:
+            flow = Workflow("one")
+            flow.task(CAPABILITY, name="only")
         definition = flow.definition()
         nodes = {node.name: node_document(node) for node in definition.nodes}
-        body = {"workflow": "w", "name": "one", "input": None, "chunk": 1, "chunks": 1, "count": 1, "nodes": nodes}
-        return await self.say(Asked(Verb.START, body))
+        head = {"workflow": "w", "name": definition.name, "input": None}
+        return await self.say(Asked(Verb.START, {**head, "chunk": 1, "chunks": 1, "count": len(nodes), "nodes": nodes}))
 
     @property
     def flight(self) -> Flight:
@@ -95,17 +99,17 @@ class LoneDesk:
 
 
 @asynccontextmanager
-async def open_desk() -> AsyncIterator[LoneDesk]:
-    """At work, with pauses that a test can wait for."""
+async def open_desk(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
+    """At work, with pauses that a test can wait for; tells the graph, if one is given."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(desk_module, "RETRY_SECONDS", 0.01)
         patched.setattr(desk_module, "IDLE_SECONDS", 0.01)
-        async with _new_desk() as lone:
+        async with _new_desk(graph) as lone:
             yield lone
 
 
 @asynccontextmanager
-async def _new_desk() -> AsyncIterator[LoneDesk]:
+async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
     server, clock, window = MemoryServer(), SystemClock(), Window(lambda: 0.0)
     async with Doubtful() as database, Background() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(backbone() + capability_queues(CAPABILITY))
@@ -114,7 +118,8 @@ async def _new_desk() -> AsyncIterator[LoneDesk]:
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, clock, background, window)
         lost = list[int]()
-        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
+        showing = None if graph is None else Showing(graph, 0, moved=lambda: None)
+        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, showing=showing)
         await desk.open()
         yield LoneDesk(desk, database, server, window)
         await desk.close()
