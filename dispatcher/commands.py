@@ -112,7 +112,7 @@ class Show:
 
     workflow: str
     nodes: tuple[str, ...] = ()
-    """Only these; empty for all."""
+    """Only these; empty for all, unless the workflow has ended."""
 
 
 @dataclass(frozen=True, slots=True)

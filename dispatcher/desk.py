@@ -47,7 +47,7 @@ MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
-"""How long a desk that closes waits for the broker's confirms."""
+"""How long a desk that closes waits for the broker's confirms, and for RQ to be told."""
 IDLE_SECONDS = 0.2
 """After so long without a turn the outbox is cleared by one of its own."""
 MOST_FILL = 500
@@ -146,14 +146,16 @@ class Desk:
         self._wake.set()
         if self._work is not None and self._work is not asyncio.current_task():
             await asyncio.wait((self._work,))
-        await self._clear_last()
+        if not self._lost:
+            self._send()
+        told = () if self.showing is None else (self.showing.tell_last(CLOSE_SECONDS),)
+        await asyncio.gather(self._clear_last(), *told)
         self._give_back()
 
     async def _clear_last(self) -> None:
         """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
         if self._lost:
             return
-        self._send()
         await self._sendings.settled(CLOSE_SECONDS)
         if self._confirmed:
             try:
@@ -170,6 +172,8 @@ class Desk:
         for handle in (self._flush, *self._tasks):
             if handle is not None:
                 handle.cancel()
+        if self.showing is not None:
+            self.showing.close()
         while self._entries:
             self._entries.popleft().settle.undone()
         self.flights.close()

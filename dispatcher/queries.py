@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -271,6 +271,13 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
 def live(tr: Reads, shard: int) -> list[str]:
     """The shard's workflows that have not ended."""
     return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
+
+
+def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
+    """Those of the shard's workflows that have ended and are not forgotten."""
+    ended = sorted({*workflows}.difference(live(tr, shard)))
+    runs = [(workflow, tr.get(RUNS.pack((workflow,)))) for workflow in ended]
+    return [workflow for workflow, row in runs if row is not None and RunRow.unpack(row).state.terminal]
 
 
 def _limit(body: Body) -> int:

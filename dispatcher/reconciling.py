@@ -3,13 +3,16 @@
 RQ is told what changes after each commit, so it lags by a moment, and people change it with its own tools. Only a
 difference that stands in two looks is drift: a call that was lost, a key that somebody deleted. It is mended in the
 order of the shard's commits, as everything that RQ is told.
+
+What has ended is not compared again and again. Of a workflow that ended while RQ could not be told, because the
+dispatcher died or Redis lost the last of its log, RQ has jobs that have not ended: by those it is found, however late.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +23,7 @@ from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.port import BATCH, Job, TaskGraph
 from dispatcher.layers.keyspace import STATUSES
 from dispatcher.layers.ledger.effects import Place
-from dispatcher.queries import live
+from dispatcher.queries import live, over
 from dispatcher.settling import Answer
 from dispatcher.showing import Showing
 from dispatcher.store.port import Database
@@ -36,7 +39,7 @@ PAUSE_SECONDS = 2.0
 
 
 class Reconciling:
-    """Compares for one dispatcher's desks. `run` goes round until it is canceled."""
+    """Compares for one dispatcher's desks. `run` goes on until it is canceled."""
 
     def __init__(
         self,
@@ -53,11 +56,16 @@ class Reconciling:
         """Jobs that RQ had not, or not as they should be."""
 
     async def run(self) -> None:
-        """Goes round."""
+        """Goes round, and looks for what ended meanwhile: that does not wait for large workflows to be compared."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self.round))
+            group.create_task(self._repeat(self.ended))
+
+    async def _repeat(self, step: Callable[[], Awaitable[int]]) -> None:
         while True:
             await asyncio.sleep(self._round_seconds)
             try:
-                await self.round()
+                await step()
             except TaskGraphUnavailable as error:
                 log.debug("RQ cannot be compared", extra=error.facts)
             except CoditectError as error:
@@ -79,6 +87,21 @@ class Reconciling:
                     desk.put(Show(workflow))
                 continue
             for workflow in workflows:
+                await self._workflow(desk, desk.showing, workflow)
+        return self.mended - before
+
+    async def ended(self) -> int:
+        """Compares every workflow that has ended and of which RQ has jobs that have not; how many jobs were mended.
+
+        Raises: TaskGraphUnavailable; what the store raises.
+        """
+        before = self.mended
+        for desk in tuple(self._desks.values()):
+            if desk.showing is None:
+                continue
+            await desk.showing.told()  # what has just ended is not to be looked at
+            found = await self._graph.unfinished(desk.shard)
+            for workflow in await self._database.read(partial(over, shard=desk.shard, workflows=found)):
                 await self._workflow(desk, desk.showing, workflow)
         return self.mended - before
 

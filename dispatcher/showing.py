@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from coditect.model.capability import Priority
 from coditect.model.result import Failure
@@ -59,8 +61,19 @@ class Showing:
         self._projection.reconciled()
 
     async def told(self) -> None:
-        """Returns when RQ was told all that there is."""
+        """Returns when RQ was told all that there is now, or when nobody tells it any more."""
         await self._projection.drained()
+
+    async def tell_last(self, seconds: float) -> None:
+        """Waits at most so long for RQ to be told, and not for a Redis that is away: the next owner compares."""
+        if self._projection.available:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.told()
+
+    def close(self) -> None:
+        """The shard is not worked for here any more: nothing is told from now on."""
+        self._projection.close()
 
     async def run(self) -> None:
         """Tells RQ."""

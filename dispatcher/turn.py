@@ -90,11 +90,11 @@ def _apply(book: Book, command: Command) -> Any:
 
 
 def show(book: Book, command: Show) -> None:
-    """Shows the workflow's nodes, as far as this transaction may. Of one that has ended RQ keeps what it has."""
+    """Shows the nodes, as far as this transaction may; of a workflow that has ended only those that are named."""
     run = book.run(command.workflow)
-    if run is None or run.state.terminal:
+    if run is None:
         return
-    if not command.nodes:
+    if not command.nodes and not run.state.terminal:
         advance.begin_show(book, command.workflow)
     for node in command.nodes:
         if book.node(place := Place(command.workflow, node)) is not None:

@@ -26,6 +26,8 @@ from dispatcher.graph.port import (
 )
 from dispatcher.graph.records import MOST_DEPENDENCIES, change_to
 
+_ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -185,6 +187,12 @@ class MemoryTaskGraph:
             tuple(job for job, entry in found if entry is None),
             tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
         )
+
+    async def unfinished(self, shard: int) -> Collection[str]:
+        """Workflows with jobs that have not ended, and are not asked for."""
+        self._check("unfinished")
+        entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
+        return {one.job.workflow for one in entries if _asked(one.state, one.told) is None}
 
     async def remember(self, shard: int) -> None:
         """Notes the shard."""

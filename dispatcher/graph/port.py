@@ -184,6 +184,9 @@ class TaskGraph(Protocol):
     async def difference(self, expected: Sequence[Job]) -> Difference:
         """Compares these jobs, as the ledger has them, with RQ: hash, queue, registries and executions."""
 
+    async def unfinished(self, shard: int) -> Collection[str]:
+        """Workflows with jobs that have not ended, as RQ has them. What is among the `requests` does not count."""
+
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""
 

@@ -1,8 +1,8 @@
 """From the ledger to RQ: what is to be told of one shard, in the order of its commits.
 
-The desk appends after each commit and goes on; nothing waits for Redis. What has been told is a number that the desk
-writes with its next commit (the ledger's `projection` key), so that a successor knows where to go on. While Redis is
-away entries gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
+The desk appends after each commit and goes on; nothing waits for Redis. Nobody keeps what is yet to be told: what died
+with a dispatcher its successor finds by comparing (`reconciling`). While Redis is away entries gather up to a bound;
+beyond it they are thrown away and the shard is to be reconciled instead.
 """
 
 from __future__ import annotations
@@ -41,15 +41,13 @@ class Projection:
         graph: TaskGraph,
         shard: int,
         *,
-        told: int = 0,
         moved: Callable[[], None] = lambda: None,
         lost: Callable[[Sequence[Change]], None] = lambda _: None,
         most_waiting: int = MOST_WAITING,
     ) -> None:
-        """`told` is the cursor that the ledger has.
+        """`moved` is called when jobs may have been queued (`Bridge.wake`).
 
-        `moved` is called when jobs may have been queued (`Bridge.wake`), `lost` with changes of jobs that RQ does
-        not have.
+        `lost` is called with changes of jobs that RQ does not have.
         """
         self._graph = graph
         self._shard = shard
@@ -60,9 +58,10 @@ class Projection:
         self._more = asyncio.Event()
         """There is something to tell now."""
         self._gathering: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.told = told
+        self._went_on = asyncio.Event()
+        """`told` has grown since somebody began to wait for that."""
+        self._closed = False
+        self.told = 0
         """Everything up to this number has been told, or thrown away; 0 before anything was."""
         self.overflowed = False
         """Entries were thrown away: reconcile the shard, then call `reconciled`."""
@@ -74,20 +73,24 @@ class Projection:
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Adds what one commit changed; numbers grow. Creations stand before changes of the same jobs."""
+        if self._closed:
+            return
         if len(self._entries) + len(entries) > self._most_waiting:
             log.warning("RQ is too far behind; the shard is reconciled instead", extra={"shard": self._shard})
             self._entries.clear()
             self.overflowed = True
         else:
             self._entries.extend((number, entry) for entry in entries)
-            self._idle.clear()
             if len(self._entries) >= BATCH or any(entry.state is JobState.QUEUED for entry in entries):
                 self._more.set()
             elif self._gathering is None:
                 self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
         if not self._entries:
-            self.told = number
-            self._idle.set()
+            self._go_on_to(number)
+
+    def _go_on_to(self, number: int) -> None:
+        self.told = number
+        self._went_on.set()
 
     def _gathered(self) -> None:
         self._gathering = None
@@ -115,10 +118,24 @@ class Projection:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def drained(self) -> None:
-        """Returns when everything that was appended has been told, or thrown away; nothing is gathered for it."""
+        """Returns when all that was appended before has been told, or thrown away; nothing is gathered for it."""
+        if not self._entries:
+            return
+        last, _ = self._entries[-1]
+        self._more.set()
+        while self.told < last:
+            self._went_on.clear()
+            await self._went_on.wait()
+
+    def close(self) -> None:
+        """Throws away what waits and whatever comes: nobody tells it any more, and nobody is to wait for it."""
+        self._closed = True
+        if self._gathering is not None:
+            self._gathering.cancel()
         if self._entries:
-            self._more.set()
-        await self._idle.wait()
+            last, _ = self._entries[-1]
+            self._entries.clear()
+            self._go_on_to(last)
 
     async def _step(self) -> int:
         """Tells the first entries, all creations or all changes, and how many; they stay until it is done."""
@@ -129,13 +146,13 @@ class Projection:
             self._lost(gone)
         self.available = True
         self._moved()
+        told = self.told
         # an overflow meanwhile took away what was told
         for entry in batch:
             if self._entries and self._entries[0][1] is entry:
                 number, _ = self._entries.popleft()
-                self.told = number if not self._entries or self._entries[0][0] != number else number - 1
-        if not self._entries:
-            self._idle.set()
+                told = number if not self._entries or self._entries[0][0] != number else number - 1
+        self._go_on_to(told)
         return len(batch)
 
     async def _create(self, jobs: list[Job]) -> None:

@@ -86,6 +86,7 @@ class RedisTaskGraph:
         self._counts = script(queries.COUNTS)
         self._requests = script(queries.REQUESTS)
         self._difference = script(queries.DIFFERENCE)
+        self._unfinished = script(queries.UNFINISHED)
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,6 +168,17 @@ class RedisTaskGraph:
             missing += [page[number] for number in absent]
             changes += [change_to(page[number]) for number in differing]
         return Difference(tuple(missing), tuple(changes))
+
+    async def unfinished(self, shard: int) -> Collection[str]:
+        """Goes over the shard's queues and registries, `BATCH` of each in a round trip."""
+        queues, first = [queue_name(level, shard) for level in Priority], 0
+        workflows: set[str] = set()
+        while queues:
+            given = (json.dumps(queues), first, BATCH)
+            full, found = await self._run("unfinished", self._unfinished, *given)
+            workflows |= {workflow.decode(errors="replace") for workflow in found}
+            queues, first = [queues[number] for number in full], first + BATCH
+        return workflows
 
     async def remember(self, shard: int) -> None:
         """Writes this dispatcher's name as the shard's epoch."""

@@ -76,6 +76,7 @@ async def test_stock_rq_counts_what_the_ledger_counts(scene: tuple[Scene, Stock]
     ("sentence", "number"),
     [
         (r"every ([\d,]+) s the live workflows", ROUND_SECONDS),
+        (r"every ([\d,]+) s such workflows are looked for", ROUND_SECONDS),
         (r"in batches of up to ([\d,]+) by Lua", BATCH),
         (r"fan-out of more than ([\d,]+) is released", redis.MOST_DEPENDENTS),
         (r"at most ([\d,]+) bytes of JSON", MOST_RESULT_BYTES),

@@ -66,7 +66,8 @@ async def seen(scene: Scene) -> object:
     difference = await scene.graph.difference(everywhere)
     wrong = {(change.node, change.state) for change in difference.changes}
     missing = {(job.node, job.state) for job in difference.missing}
-    return await scene.counts(), wrong, missing, len(await scene.requests())
+    unfinished = {*await scene.graph.unfinished(scene.shard)}
+    return await scene.counts(), wrong, missing, len(await scene.requests()), unfinished
 
 
 async def compare(url: str, taken: list[tuple[str, Any]]) -> None:

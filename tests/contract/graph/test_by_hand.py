@@ -62,6 +62,16 @@ async def test_cancel_of_a_job_in_any_state_is_asked_for_until_it_is_told(hands:
     assert not await scene.graph.difference([scene.job("a", state=JobState.CANCELED)])
 
 
+async def test_job_that_a_person_changed_is_a_request_and_not_unfinished(hands: Hands) -> None:
+    scene = hands.scene
+    await scene.create(scene.job("a", state=JobState.FAILED))
+    hands.requeue("a")
+
+    assert not await scene.graph.unfinished(scene.shard)
+    await scene.tell(JobState.QUEUED, "a")
+    assert [*await scene.graph.unfinished(scene.shard)] == [scene.workflow]
+
+
 @pytest.mark.parametrize("adopted", [False, True], ids=["queued", "adopted"])
 async def test_requeue_of_a_failed_job_is_asked_for_until_it_is_told(hands: Hands, adopted: bool) -> None:
     scene = hands.scene

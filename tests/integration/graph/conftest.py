@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from dispatcher.graph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
+from tests.integration.graph.counted import Rq
+from tests.integration.graph.plane import Plane, plane
 from tests.integration.graph.stock import Stock
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
 
@@ -35,3 +38,22 @@ async def scene(server: PrivateRedis) -> AsyncIterator[Scene]:
 def stock(client: Redis, scene: Scene) -> Stock:
     """RQ itself, on the scene's queue."""
     return Stock(client, scene)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
+    """Shards have fixed numbers here, so that the tests cannot share a server."""
+    with run_private_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def hall(own_redis: PrivateRedis) -> AsyncIterator[Plane]:
+    async with plane(own_redis.url) as running:
+        yield running
+
+
+@pytest.fixture
+def rq(own_redis: PrivateRedis) -> Iterator[Rq]:
+    with Redis.from_url(own_redis.url) as client:
+        yield Rq(client)

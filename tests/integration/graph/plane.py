@@ -50,12 +50,14 @@ class Plane:
     """Nodes whose handlers fail."""
 
     @asynccontextmanager
-    async def dispatcher(self, ways: Ways, *, reconcile_seconds: float = ROUND_SECONDS) -> AsyncIterator[None]:
+    async def dispatcher(
+        self, ways: Ways, *, reconcile_seconds: float = ROUND_SECONDS, graph_of: type[RedisTaskGraph] = RedisTaskGraph
+    ) -> AsyncIterator[None]:
         """A dispatcher for as long as the block lasts."""
         options = Options(shards=SHARDS, ways=ways, reconcile_seconds=reconcile_seconds)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(MemoryBroker(self.server, name=options.owner))
-            graph = RedisTaskGraph(self.redis_url, worker=options.owner, timeout_seconds=10)
+            graph = graph_of(self.redis_url, worker=options.owner, timeout_seconds=10)
             await stack.enter_async_context(graph)
             await stack.enter_async_context(
                 running_dispatcher(

@@ -85,7 +85,7 @@ async def test_job_that_was_adopted_by_a_killed_dispatcher_is_put_back_by_the_ne
 
 @pytest.mark.parametrize("done", range(1, 6))
 async def test_steps_that_a_killed_dispatcher_repeats_from_any_point_end_alike(scene: Scene, done: int) -> None:
-    """A successor begins where the cursor stood, which may be long before where its predecessor died."""
+    """A successor tells again what its predecessor told long before it died."""
     jobs = [scene.job("a"), scene.job("b", "a"), scene.job("c", "a"), scene.job("d", "b", "c")]
     steps: list[Callable[[], Awaitable[object]]] = [
         lambda: scene.create(*jobs),

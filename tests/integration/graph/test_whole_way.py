@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import pytest
-from redis import Redis
-from rq import Queue
 from rq.job import Job
 from rq.results import Result
-from rq.serializers import JSONSerializer
 
+from coditect.model.retry import Retry
+from coditect.model.workflow.flow import Workflow
 from coditect.run import Run
 from dispatcher.graph.keys import job_id
-from dispatcher.graph.port import JobState
+from dispatcher.graph.port import Change, JobState
+from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.ports import Ways
-from tests.integration.graph.plane import QUEUES, SHARDS, Plane, layered, plane
-from tests.integration.graph.stock import info
-from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
+from dispatcher.proposing import PATIENCE_SECONDS
+from tests.integration.graph.counted import Rq
+from tests.integration.graph.plane import CAPABILITY, SHARDS, Plane, layered
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
@@ -28,63 +27,29 @@ NO_WAY = Ways(on_record=False, from_rq=False, from_index=False)
 BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
-    """Shards have fixed numbers here, so that the tests cannot share a server."""
-    with run_private_redis(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def hall(own_redis: PrivateRedis) -> AsyncIterator[Plane]:
-    async with plane(own_redis.url) as running:
-        yield running
-
-
-@pytest.fixture
-def rq(own_redis: PrivateRedis) -> Iterator[Rq]:
-    with Redis.from_url(own_redis.url) as client:
-        yield Rq(client)
-
-
-class Rq:
-    """What stock RQ says about all of our queues."""
-
-    def __init__(self, client: Redis) -> None:
-        self.client = client
-        self.queues = [Queue(name, connection=client, serializer=JSONSerializer) for name in QUEUES]
-
-    def counts(self) -> dict[str, int]:
-        """By its classes: quickly."""
-        return {
-            "queued": sum(queue.count for queue in self.queues),
-            "executing": sum(queue.started_job_registry.count for queue in self.queues),
-            "finished": sum(queue.finished_job_registry.count for queue in self.queues),
-            "failed": sum(queue.failed_job_registry.count for queue in self.queues),
-        }
-
-    def job(self, run: Run, node: str) -> Job:
-        return Job.fetch(job_id(run.id, node), connection=self.client, serializer=JSONSerializer)
-
-    async def info(self) -> dict[str, int]:
-        """By `rq info`, a process of its own."""
-        rows = (await asyncio.to_thread(info, self.client, *QUEUES)).values()
-        return {word: sum(row[word] for row in rows) for word in self.counts()}
-
-    async def agrees(self, expected: Callable[[], Awaitable[dict[str, int]]]) -> None:
-        """Returns when both say so."""
-
-        async def stands() -> bool:
-            return self.counts() == await expected() == await self.info()
-
-        await eventually(stands, seconds=20)
-
-
 async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
     """What the ledger has, in the words of `rq info`, with so many finished."""
     ledger = await hall.ledger(run)
     states = {"queued": JobState.QUEUED, "executing": JobState.STARTED, "failed": JobState.FAILED}
     return {word: ledger[state] for word, state in states.items()} | {"finished": finished}
+
+
+class Untold(RedisTaskGraph):
+    """Nobody tells it that a job is queued: whatever is, its own script released."""
+
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+        return await super().tell([change for change in changes if change.state is not JobState.QUEUED])
+
+
+async def under_way(hall: Plane, run: Run, number: int) -> bool:
+    return (await hall.ledger(run))[JobState.STARTED] == number
+
+
+async def has_counts(run: Run, expected: Mapping[str, int]) -> None:
+    async def counted() -> bool:
+        return (await run.overview()).counts == expected
+
+    await eventually(counted, seconds=15)
 
 
 async def executed(hall: Plane, number: int) -> None:
@@ -116,6 +81,92 @@ async def test_without_the_bridge_nothing_is_dispatched_and_with_it_rq_alone_res
         await run.wait(timeout="30s")
 
     assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
+
+
+async def test_run_stands_still_while_the_bridge_does_and_goes_on_with_it(hall: Plane, rq: Rq) -> None:
+    async with hall.dispatcher(BY_RQ):
+        run = await hall.client.start(layered(3, 100))
+        hall.permit(50)
+        await executed(hall, 50)
+
+    async with hall.dispatcher(NO_WAY):
+        hall.permit(250)
+        await eventually(lambda: under_way(hall, run, 0), seconds=15)
+        before = await hall.ledger(run)
+        assert before[JobState.QUEUED] > 0
+        await rq.agrees(lambda: as_shown(hall, run, before[JobState.FINISHED]))
+        await asyncio.sleep(2 * PATIENCE_SECONDS)
+        assert await hall.ledger(run) == before
+        assert len(hall.executed) == before[JobState.FINISHED] < 300
+
+    async with hall.dispatcher(BY_RQ):
+        await run.wait(timeout="30s")
+
+    assert len(set(hall.executed)) == len(hall.executed) == 300
+
+
+async def test_rq_alone_finds_what_may_run_next(hall: Plane) -> None:
+    hall.permit(30)
+    async with hall.dispatcher(BY_RQ, reconcile_seconds=3_600, graph_of=Untold):
+        run = await hall.client.start(layered(3, 10))
+
+        assert await run.wait(timeout="10s") == "completed"
+
+
+async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane, rq: Rq) -> None:
+    never, later = Retry(max_attempts=1), Retry(max_attempts=9, first="1h", cap="1h")
+    flow = Workflow("states")
+    done = flow.task(CAPABILITY, "done", name="done")
+    flow.task(CAPABILITY, after=[done], when="input.wanted", name="skipped")
+    failed = flow.task(CAPABILITY, "failed", after=[done], retry=never, name="failed")
+    flow.task(CAPABILITY, after=[failed], name="behind_failed")
+    gate = flow.approval("Go on?", after=[done], name="gate")
+    flow.task(CAPABILITY, after=[gate], name="behind_gate")
+    retried = flow.task(CAPABILITY, "retried", after=[done], retry=later, name="retried")
+    works = flow.task(CAPABILITY, "works", after=[failed], on_failure="allow", name="works")
+    for number in range(3):
+        flow.task(CAPABILITY, after=[retried, works], name=f"blocked_{number}")
+    hall.failing |= {"failed", "retried"}
+    async with hall.dispatcher(Ways()):
+        run = await hall.client.start(flow, {"wanted": False})
+        hall.permit(3)
+        ended = {"completed": 1, "failed": 2, "skipped": 1}
+        waiting = {"blocked": 4, "awaiting_approval": 1, "retry_wait": 1}
+        await has_counts(run, {**ended, **waiting, "working": 1})
+        in_rq = {"finished": 1, "failed": 2, "canceled": 1}
+        await eventually(lambda: rq.states() == {**in_rq, "deferred": 4, "scheduled": 2, "started": 1}, seconds=15)
+
+        await run.cancel()
+
+        await has_counts(run, {**ended, "canceled": 7})
+        await eventually(lambda: rq.states() == {**in_rq, "canceled": 8}, seconds=15)
+
+
+@pytest.mark.parametrize("attempts", [1, 9], ids=["failed", "to be tried again"])
+async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq_releases_it(
+    hall: Plane, rq: Rq, attempts: int
+) -> None:
+    """Of one that has ended the child has, too: that is compared. The other child is proposed, and refused."""
+    flow = Workflow("lost")
+    lost = flow.task(CAPABILITY, "lost", retry=Retry(max_attempts=attempts, first="1h", cap="1h"), name="lost")
+    other = flow.task(CAPABILITY, "other", name="other")
+    flow.task(CAPABILITY, "child", after=[lost, other], name="child")
+    flow.task(CAPABILITY, "late", after=[other], name="late")
+    hall.failing.add("lost")
+    before, after = ("failed", "failed") if attempts == 1 else ("scheduled", "deferred")
+    async with hall.dispatcher(BY_RQ, reconcile_seconds=0.1 if attempts == 1 else 3_600):
+        run = await hall.client.start(flow)
+        hall.permit(2)
+        await eventually(lambda: rq.status(run, "lost") == before and rq.status(run, "other") == "finished", seconds=15)
+        await eventually(lambda: rq.status(run, "late") == "started", seconds=15)
+
+        rq.client.delete(f"rq:job:{job_id(run.id, 'lost')}")
+        rq.release(run, "other", "child")
+
+        hall.permit(9)
+        await eventually(lambda: rq.status(run, "late") == "finished" and rq.status(run, "child") == after, seconds=15)
+        assert hall.executed.count("late") == 1
+        assert "child" not in hall.executed
 
 
 async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> None:

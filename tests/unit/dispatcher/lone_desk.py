@@ -24,10 +24,12 @@ from dispatcher.commands import Asked
 from dispatcher.counters import Counters
 from dispatcher.desk import Desk
 from dispatcher.flights import Flight
+from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import outbox, shards
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.ports import Ports
 from dispatcher.settling import Answer
+from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads, Transaction
@@ -59,13 +61,15 @@ class Doubtful(MemoryDatabase):
         return await MemoryDatabase.run(self, lambda tr: body(tr.snapshot))
 
 
-def start_of(workflow: str) -> Asked:
-    """Accepts a workflow of one node."""
-    flow = Workflow("one")
-    flow.task(CAPABILITY, name="only")
-    nodes = {node.name: node_document(node) for node in flow.definition().nodes}
-    body = {"workflow": workflow, "name": "one", "input": None, "chunk": 1, "chunks": 1, "count": 1, "nodes": nodes}
-    return Asked(Verb.START, body)
+def start_of(workflow: str, flow: Workflow | None = None) -> Asked:
+    """Accepts a workflow: of the node `only`, if no other is given."""
+    if flow is None:
+        flow = Workflow("one")
+        flow.task(CAPABILITY, name="only")
+    definition = flow.definition()
+    nodes = {node.name: node_document(node) for node in definition.nodes}
+    head = {"workflow": workflow, "name": definition.name, "input": None}
+    return Asked(Verb.START, {**head, "chunk": 1, "chunks": 1, "count": len(nodes), "nodes": nodes})
 
 
 @dataclass
@@ -84,8 +88,9 @@ class LoneDesk:
         self.desk.put(command, answer)
         return await answer.future
 
-    async def start(self) -> Any:
-        return await self.say(start_of("w"))
+    async def start(self, flow: Workflow | None = None) -> Any:
+        """A workflow of the node `only`, if no other is given."""
+        return await self.say(start_of("w", flow))
 
     @property
     def flight(self) -> Flight:
@@ -102,17 +107,17 @@ class LoneDesk:
 
 
 @asynccontextmanager
-async def open_desk() -> AsyncIterator[LoneDesk]:
-    """At work, with pauses that a test can wait for."""
+async def open_desk(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
+    """At work, with pauses that a test can wait for; tells the graph, if one is given."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(desk_module, "RETRY_SECONDS", 0.01)
         patched.setattr(desk_module, "IDLE_SECONDS", 0.01)
-        async with _new_desk() as lone:
+        async with _new_desk(graph) as lone:
             yield lone
 
 
 @asynccontextmanager
-async def _new_desk() -> AsyncIterator[LoneDesk]:
+async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
     server, clock, window = MemoryServer(), SystemClock(), Window(lambda: 0.0)
     async with Doubtful() as database, Background() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(backbone() + capability_queues(CAPABILITY))
@@ -121,7 +126,8 @@ async def _new_desk() -> AsyncIterator[LoneDesk]:
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, clock, background, window)
         lost, counters = list[int](), Counters()
-        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, counters=counters)
+        showing = None if graph is None else Showing(graph, 0, moved=lambda: None)
+        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, showing=showing, counters=counters)
         await desk.open()
         yield LoneDesk(desk, ports, database, server, window, counters)
         await desk.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 
@@ -15,12 +16,19 @@ from coditect.clock import SystemClock
 from coditect.registry.memory import MemoryRegistry
 from coditect.run import Run
 from dispatcher import reconciling
+from dispatcher.commands import Show
+from dispatcher.desk import Desk
+from dispatcher.graph import projection
+from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Difference, Job, JobState
+from dispatcher.layers.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
 from dispatcher.reconciling import Reconciling
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
+
+SHARDS = 2
 
 
 class Lagging(MemoryTaskGraph):
@@ -43,6 +51,11 @@ class Scene:
         self.graph = graph
         self.run = run
         self.reconciling = Reconciling(database, dispatcher.tenure.desks, graph)
+
+    @property
+    def desk(self) -> Desk:
+        """The workflow's."""
+        return self.dispatcher.tenure.desks[shard_of(self.run.id, SHARDS)]
 
     def state(self, node: str) -> JobState | None:
         return self.graph.state(self.run.id, node)
@@ -68,7 +81,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
             clock=SystemClock(),
             database=database,
             graph=graph,
-            options=Options(shards=2),
+            options=Options(shards=SHARDS),
         )
         dispatcher = await enter(plane)
         mine = await enter(MemoryBroker(server, name="client"))
@@ -99,3 +112,39 @@ async def test_difference_that_does_not_stand_is_no_drift(scene: Scene) -> None:
 
     assert await scene.reconciling.round() == 0
     assert not scene.graph.late
+
+
+async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, showing = scene.desk, scene.desk.showing
+    assert showing is not None
+    waits, told = asyncio.Event(), showing.told
+
+    async def wait() -> None:
+        waits.set()
+        await told()
+
+    monkeypatch.setattr(showing, "told", wait)
+    scene.graph.failing = True
+    desk.put(Show(scene.run.id))
+    await eventually(lambda: showing.waiting)
+    comparing = asyncio.ensure_future(scene.reconciling.round())
+    await waits.wait()
+
+    await desk.close()
+
+    with pytest.raises(TaskGraphUnavailable):
+        async with asyncio.timeout(5):
+            await comparing
+
+
+async def test_rq_is_told_of_the_last_commits_before_a_shard_goes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "GATHER_SECONDS", 1_000.0)
+    await scene.run.cancel()
+
+    await scene.desk.close()
+
+    assert scene.state("gate") is scene.state("n7") is JobState.CANCELED

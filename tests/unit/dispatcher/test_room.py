@@ -190,6 +190,20 @@ async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_re
     assert len(ledger.published) == 1
 
 
+async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_is(ledger: Ledger) -> None:
+    flow = Workflow("two")
+    flow.task("work", name="behind", after=[flow.task("work", name="first")])
+    await ledger.start(flow.definition())
+    behind = Place("w", "behind")
+
+    answers = await ledger.turn(Proposed((behind,), "work"))
+
+    assert answers == (0,)
+    assert [(one.place, one.state) for one in ledger.seen[-1].shown] == [(behind, TaskState.BLOCKED)]
+    assert [one.place.node for one in ledger.published] == ["first"]
+    assert await ledger.states() == {"first": TaskState.PUBLISHED, "behind": TaskState.BLOCKED}
+
+
 async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
     await ledger.start(fan("work", 3, Priority.P1).definition())

@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
 
 from coditect.background import Background
 from dispatcher.graph import projection
 from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Change, JobState
+from dispatcher.graph.port import Change, Job, JobState
 from dispatcher.graph.projection import Projection
 from tests.contract.graph.scene import Scene
 from tests.support import eventually
@@ -49,7 +50,7 @@ async def test_cursor_stops_before_a_commit_that_was_told_in_part(scene: Scene, 
     def fail() -> None:
         graph.failing = True
 
-    one = Projection(graph, scene.shard, told=4, moved=fail)
+    one = Projection(graph, scene.shard, moved=fail)
     async with running(one):
         one.append(5, [scene.job("a")])
         await eventually(lambda: one.told == 5)
@@ -107,6 +108,40 @@ async def test_changes_of_jobs_that_rq_lost_are_heard_of(scene: Scene) -> None:
         await one.drained()
 
     assert heard == [scene.change("b", FINISHED)]
+
+
+async def test_nobody_waits_for_what_is_not_told_any_more(scene: Scene, graph: MemoryTaskGraph) -> None:
+    graph.failing = True
+    async with running(Projection(graph, scene.shard)) as one:
+        one.append(1, [scene.job("a")])
+        waiting = asyncio.ensure_future(one.drained())
+        await eventually(lambda: not one.available)
+        assert not waiting.done()
+
+        one.close()
+        one.append(2, [scene.job("b")])
+
+        async with asyncio.timeout(5):
+            await waiting
+            await one.drained()
+
+
+async def test_whoever_waits_is_not_kept_by_what_comes_behind(scene: Scene, graph: MemoryTaskGraph) -> None:
+    create, numbers = graph.create, count(2)
+
+    async def create_in_time(jobs: Sequence[Job]) -> Sequence[Job]:
+        await asyncio.sleep(0)
+        return await create(jobs)
+
+    graph.create = create_in_time  # type: ignore[method-assign]
+    one = Projection(graph, scene.shard, moved=lambda: one.append(number := next(numbers), [scene.job(f"n{number}")]))
+    async with running(one):
+        one.append(1, [scene.job("a")])
+
+        async with asyncio.timeout(5):
+            await one.drained()
+
+        assert len(one) > 0
 
 
 async def test_nothing_to_tell_moves_the_cursor_at_once(scene: Scene) -> None:

@@ -1,0 +1,77 @@
+"""Results that arrive together cost one transaction of the ledger and one round trip to RQ, however many they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import Queue
+
+from coditect import Workflow
+from coditect.model.capability import Priority
+from dispatcher import turn
+from dispatcher.commands import Finished
+from dispatcher.graph.keys import queue_name
+from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.store.transaction import Transaction
+from tests.integration.registry.private_redis import PrivateRedis
+from tests.support import eventually
+from tests.unit.dispatcher.ledger import completed
+from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
+
+pytestmark = pytest.mark.servers
+
+RESULTS = 60
+
+
+def scripts_run(client: Redis) -> int:
+    """How many scripts Redis has run: our every round trip that changes anything is one."""
+    stats: dict[str, Any] = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"] for command in ("eval", "evalsha"))
+
+
+@pytest.fixture
+async def lone(own_redis: PrivateRedis) -> AsyncIterator[LoneDesk]:
+    async with (
+        RedisTaskGraph(own_redis.url, worker="dispatcher-1", timeout_seconds=10) as graph,
+        open_desk(graph) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many commands each transaction was for."""
+    found, run = list[int](), turn.run
+
+    def noted(tr: Transaction, one: turn.Turn) -> turn.Done:
+        found.append(len(one.commands))
+        return run(tr, one)
+
+    monkeypatch.setattr(turn, "run", noted)
+    return found
+
+
+async def test_results_that_arrive_together_are_one_transaction_and_one_round_trip(
+    own_redis: PrivateRedis, lone: LoneDesk, turns: list[int]
+) -> None:
+    flow = Workflow("fan")
+    flow.task(CAPABILITY, after=[flow.task(CAPABILITY, name=f"n{at}") for at in range(RESULTS)], name="behind")
+    await lone.start(flow)
+    first, *others = [Finished(place, 1, flight.publication, completed()) for place, flight in lone.desk.flights]
+    with Redis.from_url(own_redis.url) as client:
+        queue = Queue(queue_name(Priority.P1, lone.desk.shard), connection=client)
+        await lone.say(first)
+        await eventually(lambda: queue.finished_job_registry.count == 1)  # Redis has all scripts by now
+        turns.clear()
+        before = scripts_run(client)
+
+        await asyncio.gather(*[lone.say(one) for one in others])
+        await eventually(lambda: queue.finished_job_registry.count == RESULTS)
+
+        assert scripts_run(client) == before + 1
+        assert [commands for commands in turns if commands] == [RESULTS - 1]
+        assert queue.started_job_registry.count == 1

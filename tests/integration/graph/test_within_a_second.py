@@ -1,0 +1,93 @@
+"""While a run goes on, stock RQ shows what the ledger had a second ago or less."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+import pytest
+
+from coditect.background import Background
+from dispatcher.graph.port import JobState
+from dispatcher.ports import Ways
+from tests.integration.graph.counted import COUNTED, Rq
+from tests.integration.graph.plane import Plane, layered
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+
+NODES = 1_000
+LAG_SECONDS = 1.0
+
+
+class Reached(NamedTuple):
+    """How many nodes have come so far. No number falls while a run goes on: a node only goes forward."""
+
+    queued: int
+    started: int
+    ended: int
+
+    @classmethod
+    def by(cls, counts: Mapping[str, int]) -> Reached:
+        """By the words of `rq info`."""
+        ended = counts["finished"] + counts["failed"]
+        started = ended + counts["executing"]
+        return cls(started + counts["queued"], started, ended)
+
+
+class Look(NamedTuple):
+    """What was seen at some instant between two."""
+
+    begun: float
+    done: float
+    reached: Reached
+
+
+async def keep_looking(count: Callable[[], Awaitable[Mapping[str, int]]], looks: list[Look]) -> None:
+    now = asyncio.get_running_loop().time
+    while True:
+        begun = now()
+        counts = await count()
+        looks.append(Look(begun, now(), Reached.by(counts)))
+        await asyncio.sleep(0.02)
+
+
+def assert_within(look: Look, ledger: list[Look]) -> None:
+    """It is neither behind what the ledger had a second before nor before what it had a second later.
+
+    RQ's tools count one place after the other, in the order in which a node goes through them: one that goes on
+    meanwhile is counted twice, so of what they have too many only the ended say something.
+    """
+    before = [one.reached for one in ledger if one.done <= look.begun - LAG_SECONDS][-1:]
+    after = [one.reached for one in ledger if one.begun >= look.done + LAG_SECONDS][:1]
+    for least in before:
+        assert all(has >= had for has, had in zip(look.reached, least, strict=True)), (look, least)
+    for most in after:
+        assert look.reached.ended <= most.ended, (look, most)
+
+
+async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane, rq: Rq) -> None:
+    ledger, classes, info = list[Look](), list[Look](), list[Look]()
+
+    async def by_ledger() -> Mapping[str, int]:
+        states = await hall.ledger(run)
+        return {word: states[JobState(state)] for word, state in COUNTED.items()}
+
+    async with hall.dispatcher(Ways()), Background() as background:
+        run = await hall.client.start(layered(10, NODES // 10))
+        background.start(keep_looking(by_ledger, ledger), name="ledger")
+        background.start(keep_looking(lambda: asyncio.to_thread(rq.counts), classes), name="classes")
+        background.start(keep_looking(rq.info, info), name="rq info")
+        while len(hall.executed) < NODES:
+            # `rq info` is a process: it may take its time
+            if len(hall.executed) < NODES // 2 or any(look.reached.ended for look in info):
+                hall.permit(12)
+            await asyncio.sleep(0.03)  # so that it lasts some seconds
+        assert await run.wait(timeout="60s") == "completed"
+
+    for look in classes + info:
+        assert_within(look, ledger)
+    for looks, number in ((ledger, 10), (classes, 10), (info, 1)):
+        amid = [one for one in looks if 0 < one.reached.ended < NODES]
+        assert len(amid) >= number
+    assert ledger[-1].begun - ledger[0].begun > 2 * LAG_SECONDS
