@@ -100,7 +100,8 @@ class Reconciling:
             if desk.showing is None:
                 continue
             await desk.showing.told()  # what has just ended is not to be looked at
-            found = await self._graph.unfinished(desk.shard)
+            if not (found := await self._graph.unfinished(desk.shard)):
+                continue
             for workflow in await self._database.read(partial(over, shard=desk.shard, workflows=found)):
                 await self._workflow(desk, desk.showing, workflow)
         return self.mended - before
