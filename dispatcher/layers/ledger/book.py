@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.keyspace import ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
@@ -123,10 +124,10 @@ class Book:
     def _read(self, place: Place) -> Node:
         node = self.terms.definitions.node(place)
         if node is None:
-            row = self.tr.snapshot.get(NODES.pack((place.workflow, place.node)))
-            if row is None:
+            found = definitions.find(self.tr.snapshot, place)
+            if found is None:
                 raise KeyError(place)
-            node = self.terms.definitions.read(place, row)
+            node = self.terms.definitions.read(place, found)
         return node
 
     def _element(self, place: Place, base: str) -> Node:
