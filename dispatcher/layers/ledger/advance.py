@@ -11,15 +11,15 @@ import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from coditect.errors import CoditectError, InputError, InvalidWorkflow, Retryable
-from coditect.expression import condition_holds
-from coditect.model.json import dumps, loads
+from coditect.errors import InputError, Retryable
+from coditect.expression import Account, Scope, condition_holds, element_inputs, node_input
+from coditect.model.json import dumps
 from coditect.model.result import Failure
-from coditect.model.workflow.definition import Approval, Call, Each, Node, OnFailure
+from coditect.model.workflow.definition import Approval, Call, Each, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
-from dispatcher.layers.errors import DamagedValue
+from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import anew, claiming
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
@@ -29,10 +29,13 @@ from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import (
     FAILURE,
     INPUT,
+    NOTHING,
     RESULT,
-    element_bodies,
+    body_at,
+    failure_of,
+    gathered,
     has_expressions,
-    record_input,
+    list_of,
     scope_of,
     value_of,
     write,
@@ -47,6 +50,8 @@ MOST_STEPS = 1_000
 MOST_SHOWN = 500
 MOST_BYTES = 4_000_000
 """Of a transaction; less than half of what the store takes."""
+MOST_EXPRESSION_STEPS = 2_000_000
+"""Of a transaction, beside those of the node that goes beyond: a second's work, where the store takes five."""
 
 APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
@@ -77,10 +82,15 @@ def follow(book: Book) -> None:
     left = MOST_STEPS
     while book.ended:
         place = book.ended.popleft()
-        if left <= 0 or book.tr.size_bytes > MOST_BYTES:
+        if left <= 0 or _is_full(book):
             _leave(book, place, RELEASE, "")
             continue
         left -= _release(book, place, "", left)
+
+
+def _is_full(book: Book) -> bool:
+    """Whether the rest is for a later transaction."""
+    return book.tr.size_bytes > MOST_BYTES or book.steps > MOST_EXPRESSION_STEPS
 
 
 def go_on(book: Book, limit: int = 8) -> None:
@@ -90,7 +100,7 @@ def go_on(book: Book, limit: int = 8) -> None:
     """
     left = MOST_STEPS
     for key, cursor in book.left_over(limit):
-        if left <= 0 or book.tr.size_bytes > MOST_BYTES:
+        if left <= 0 or _is_full(book):
             break
         try:
             left -= _go_on_with(book, key, cursor, left)
@@ -144,7 +154,7 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
         _note_last(book, place)
     told = 0
     for found, policy in edges[:most]:
-        if told and book.tr.size_bytes > MOST_BYTES:  # each may record an input of a MiB
+        if told and _is_full(book):  # each may record an input of a MiB
             break
         _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, _POLICIES[policy])
         told += 1
@@ -183,27 +193,36 @@ def may_run(book: Book, place: Place, row: NodeRow) -> None:
     if is_over(book.run(place.workflow)):
         end(book, place, row, TaskState.CANCELED, reason="canceled")
         return
-    node = book.definition(place)
+    node, account = book.definition(place), Account()
     try:
-        if node.when is not None and not condition_holds(node, scope_of(book, place, node)):
+        scope = scope_of(book, place, node, account) if has_expressions(node) else NOTHING
+        if condition_holds(node, scope, account):
+            _begin(book, place, row, scope, account)
+        else:
             end(book, place, row, TaskState.SKIPPED, reason="condition")
-            return
-        match node.work:
-            case Call():
-                if has_expressions(node):
-                    record_input(book, place, row, node)
-                claiming.offer(book, place, row)
-            case Each():
-                _expand(book, place, row, node)
-            case Approval() as approval:
-                _ask(book, place, row, approval)
-    except CoditectError as error:
-        fail(book, place, row, _failure_of(error))
+    except (InputError, DamagedValue) as error:
+        fail(book, place, row, failure_of(error))
+    book.steps += account.spent
 
 
-def _failure_of(error: CoditectError) -> Failure:
-    reason = "expression" if isinstance(error, InvalidWorkflow) else "too_large"
-    return Failure(reason, type(error).__name__, str(error)[:2_000], fix=str(error.facts.get("fix", "")))
+def _begin(book: Book, place: Place, row: NodeRow, scope: Scope, account: Account) -> None:
+    node = book.definition(place)
+    match node.work:
+        case Call():
+            if scope is not NOTHING:
+                write(book, place, INPUT, dumps(node_input(node, scope, account)))
+                row.own_input = True
+            claiming.offer(book, place, row)
+        case Each():
+            if not has_elements(book, place):
+                bodies = gathered(map(dumps, element_inputs(node, scope, account)))
+                if bodies:
+                    write(book, place, INPUT, list_of(bodies))
+                expand(book, place, row, len(bodies))
+            else:  # they keep their inputs, though the list may be another one by now
+                expand(book, place, row, len(value_of(book.tr, place, INPUT)))
+        case Approval() as approval:
+            _ask(book, place, row, approval)
 
 
 def _ask(book: Book, place: Place, row: NodeRow, approval: Approval) -> None:
@@ -223,16 +242,6 @@ def close_approval(book: Book, place: Place, row: NodeRow) -> None:
 
 
 # -- maps ---------------------------------------------------------------------------------------------------
-
-
-def _expand(book: Book, place: Place, row: NodeRow, node: Node) -> None:
-    if has_elements(book, place):  # they keep their inputs, though the list may be another one by now
-        expand(book, place, row, len(value_of(book.tr, place, INPUT)))
-        return
-    bodies = element_bodies(book, place, node)
-    if bodies:
-        write(book, place, INPUT, dumps([loads(body) for body in bodies]))
-    expand(book, place, row, len(bodies))
 
 
 def has_elements(book: Book, place: Place) -> bool:
@@ -302,12 +311,13 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
     if tally.worst is not None:
         end(book, place, row, tally.worst, reason="element")
         return
-    body = dumps([value_of(book.tr, _element(place, number), RESULT) for number in range(tally.met)])
-    if len(body) > LARGEST_BYTES:
-        message = f"The list of {tally.met} values has {len(body)} bytes, at most {LARGEST_BYTES} are kept"
+    try:
+        results = (body_at(book.tr, _element(place, number), RESULT) or b"null" for number in range(tally.met))
+        write(book, place, RESULT, list_of(gathered(results)))
+    except ValueBeyondBound:
+        message = f"The list of {tally.met} values has more than the {LARGEST_BYTES} bytes that are kept"
         fail(book, place, row, Failure("result_too_large", "TooLarge", message, fix="return references, not values"))
         return
-    write(book, place, RESULT, body)
     end(book, place, row, TaskState.COMPLETED)
 
 

@@ -58,6 +58,8 @@ class Book:
         """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
         self.ended: deque[Place] = deque()
         """Nodes that ended and whose dependents have not been looked at."""
+        self.steps = 0
+        """What the expressions of nodes cost so far."""
         self._workflows: dict[str, WorkflowRow | None] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
         self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
