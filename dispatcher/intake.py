@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from coditect.errors import InvalidTask, InvalidWorkflow
 from coditect.expression import check_expressions
+from coditect.model.ids import is_uuid
 from coditect.model.json import dumps
 from coditect.model.workflow import fields
 from coditect.model.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
@@ -72,6 +74,18 @@ def text(body: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidTask("A field of the request is missing or no text", field=name)
     return value
+
+
+def identity(body: Mapping[str, Any]) -> str:
+    """The id that a client gives its new workflow: a UUID, since the names of tasks and of RQ's jobs are made of it.
+
+    Raises: InvalidTask.
+    """
+    given = text(body, "workflow")
+    if not is_uuid(given) or given != str(UUID(given)):
+        fix = "give a UUIDv7 in lower case with hyphens: workflows are listed in the order of their ids"
+        raise InvalidTask("The id of a workflow is a UUID", field="workflow", given=given[:80], fix=fix)
+    return given
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
