@@ -9,6 +9,7 @@ import pytest
 
 from coditect import Workflow
 from coditect.expression import MOST_STEPS
+from coditect.model.control import Verb
 from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
@@ -19,6 +20,7 @@ from dispatcher.layers.ledger.advance import MOST_EXPRESSION_STEPS
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, body_at, gathered, value_of
 from dispatcher.layers.values import LARGEST_BYTES
+from dispatcher.steering import MOST_COMMENT
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
 from tests.unit.dispatcher.ledger import Ledger, completed
@@ -210,3 +212,12 @@ async def test_a_value_that_json_cannot_say_is_a_matter_of_the_expression(ledger
 
 def test_the_account_of_one_node_is_no_more_than_a_transaction_goes_beyond() -> None:
     assert MOST_STEPS <= MOST_EXPRESSION_STEPS
+
+
+async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
+    await ledger.start(gathering(2))
+
+    await ledger.ask(Verb.CANCEL, {"workflow": "w", "reason": "r" * 200_000})
+
+    assert await ledger.state() is WorkflowState.CANCELED
+    assert (await ledger.run()).reason == "r" * MOST_COMMENT
