@@ -48,10 +48,6 @@ log = logging.getLogger(__name__)
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
 MOST_SHOWN = 500
-MOST_BYTES = 4_000_000
-"""Of a transaction; less than half of what the store takes."""
-MOST_EXPRESSION_STEPS = 2_000_000
-"""Of a transaction, beside those of the node that goes beyond: a second's work, where the store takes five."""
 
 APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
@@ -82,15 +78,10 @@ def follow(book: Book) -> None:
     left = MOST_STEPS
     while book.ended:
         place = book.ended.popleft()
-        if left <= 0 or _is_full(book):
+        if left <= 0 or book.is_full:
             _leave(book, place, RELEASE, "")
             continue
         left -= _release(book, place, "", left)
-
-
-def _is_full(book: Book) -> bool:
-    """Whether the rest is for a later transaction."""
-    return book.tr.size_bytes > MOST_BYTES or book.steps > MOST_EXPRESSION_STEPS
 
 
 def go_on(book: Book, limit: int = 8) -> None:
@@ -100,7 +91,7 @@ def go_on(book: Book, limit: int = 8) -> None:
     """
     left = MOST_STEPS
     for key, cursor in book.left_over(limit):
-        if left <= 0 or _is_full(book):
+        if left <= 0 or book.is_full:
             break
         try:
             left -= _go_on_with(book, key, cursor, left)
@@ -154,7 +145,7 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
         _note_last(book, place)
     told = 0
     for found, policy in edges[:most]:
-        if told and _is_full(book):  # each may record an input of a MiB
+        if told and book.is_full:  # each may record an input of a MiB
             break
         _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, _POLICIES[policy])
         told += 1
@@ -268,7 +259,7 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
         return 1
     may_exist = True
     while number < min(first + most, len(bodies)):
-        if number > first and book.tr.size_bytes > MOST_BYTES:
+        if number > first and book.is_full:
             break
         element = _element(place, number)
         child = book.node(element) if may_exist else None
@@ -343,7 +334,11 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
     found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
+    met = 0
     for key, stored in found[:most]:
+        if met and book.is_full:
+            break
+        met += 1
         one = Place(place.workflow, STATUSES.unpack(key)[1])
         row = book.met(one, stored)
         if kind == SHOW:
@@ -355,9 +350,9 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
         elif row.state is TaskState.READY:
             claiming.leave_backlog(book, one, row)
             claiming.offer(book, one, row)
-    if len(found) > most:
-        _leave(book, place, kind, STATUSES.unpack(found[most - 1][0])[1])
-    return len(found)
+    if len(found) > met:
+        _leave(book, place, kind, STATUSES.unpack(found[met - 1][0])[1])
+    return met
 
 
 def cancel_node(book: Book, place: Place, row: NodeRow) -> None:

@@ -11,12 +11,14 @@ from coditect import Workflow
 from coditect.expression import MOST_STEPS
 from coditect.model.control import Verb
 from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
+from coditect.model.workflow.document import node_document
+from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
+from dispatcher.commands import Show
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.keyspace import VALUES, pack_row
-from dispatcher.layers.ledger import advance
-from dispatcher.layers.ledger.advance import MOST_EXPRESSION_STEPS
+from dispatcher.layers.ledger import advance, book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, body_at, gathered, value_of
 from dispatcher.layers.values import LARGEST_BYTES
@@ -165,7 +167,7 @@ async def test_dependents_whose_expressions_cost_much_are_released_in_several_tr
 
     turns = [len(effects.publications) for effects in ledger.seen if effects.publications]
     assert sum(turns) == 40
-    assert max(turns) <= MOST_EXPRESSION_STEPS // 200_000 + 1
+    assert max(turns) <= book.MOST_STEPS // 200_000 + 1
     await ledger.play(lambda _: completed())
     assert await ledger.state() is WorkflowState.COMPLETED
 
@@ -211,7 +213,7 @@ async def test_a_value_that_json_cannot_say_is_a_matter_of_the_expression(ledger
 
 
 def test_the_account_of_one_node_is_no_more_than_a_transaction_goes_beyond() -> None:
-    assert MOST_STEPS <= MOST_EXPRESSION_STEPS
+    assert MOST_STEPS <= book.MOST_STEPS
 
 
 async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
@@ -221,3 +223,27 @@ async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
 
     assert await ledger.state() is WorkflowState.CANCELED
     assert (await ledger.run()).reason == "r" * MOST_COMMENT
+
+
+async def test_large_definitions_are_gone_over_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "MOST_STEPS", 2_000_000 // book.BYTES_PER_STEP)
+    flow = Workflow("wide")
+    for number in range(9):
+        flow.task("work", MEGABYTE, name=f"n{number}")
+    for number, part in enumerate(graph_of(flow.definition()).chunks(1), 1):
+        nodes = {node.name: node_document(node) for node in part}
+        await ledger.ask(
+            Verb.START, {"workflow": "w", "name": "wide", "count": 9, "chunk": number, "chunks": 9, "nodes": nodes}
+        )
+    ledger.terms = type(ledger.terms)(0)  # another process, which remembers nothing
+    ledger.seen.clear()
+
+    await ledger.turn(Show("w"))
+    shown = [[one.place.node for one in effects.shown] for effects in ledger.seen]
+    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+
+    assert shown == [["n0", "n1"], ["n2", "n3"], ["n4", "n5"], ["n6", "n7"], ["n8"]]
+    assert await ledger.state() is WorkflowState.CANCELED
+    assert (await ledger.run()).todo == 0
