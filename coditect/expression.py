@@ -8,7 +8,8 @@ value with a few characters, so results are weighed as they are made.
 ====================  =========================================
 length                1,000 characters
 depth                 64 levels
-steps                 1,000,000 for all expressions of one node
+steps                 2,000,000 for all expressions of one node,
+                      for all elements of a map
 ====================  =========================================
 
 What the scope holds is told in `model/workflow/template.py`.
@@ -33,10 +34,11 @@ from coditect.model.workflow.definition import Definition, Each, Node
 from coditect.model.workflow.template import FROM, Path, fill, node_expressions
 
 MOST_DEPTH = 64
-MOST_STEPS = 1_000_000
+MOST_STEPS = 2_000_000
+"""A second's work, or less."""
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`((?:[^`\\]|\\.)*)`", re.DOTALL)
-_CHARACTERS_PER_STEP = 64
+CHARACTERS_PER_STEP = 64
 _FUNCTIONS = frozenset(Functions.FUNCTION_TABLE)
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """What JMESPath raises for an expression or a value that does not fit: its own errors are ValueErrors."""
@@ -65,28 +67,57 @@ class Scope:
         return {"input": self.input, "results": dict(self.results), "states": dict(self.states)}
 
 
-def condition_holds(node: Node, scope: Scope) -> bool:
+class Account:
+    """The steps of one node: whoever evaluates several of its expressions gives the same account to each."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+
+    def charge(self, steps: int) -> None:
+        """Raises: InputError when there are no more."""
+        self.spent += steps
+        if self.spent > MOST_STEPS:
+            raise InputError("It takes too many steps", most_steps=MOST_STEPS)
+
+    def weigh(self, value: Any) -> None:
+        """Charges for every value within, however often it is shared."""
+        to_weigh = [value]
+        while to_weigh:
+            one = to_weigh.pop()
+            self.charge(1)
+            if isinstance(one, str):
+                self.charge(len(one) // CHARACTERS_PER_STEP)
+            elif isinstance(one, list):
+                self.charge(len(one))
+                to_weigh += one
+            elif isinstance(one, dict):
+                self.charge(len(one))
+                to_weigh += one.values()
+
+
+def condition_holds(node: Node, scope: Scope, account: Account | None = None) -> bool:
     """Whether the node's `when` finds something: not null, false, or an empty text, list or object. 0 is something.
 
     Raises: InvalidWorkflow, naming node and expression; not retryable, the same values give the same.
     """
     if node.when is None:
         return True
-    found = _Evaluation(node, scope.document()).find(node.when)
+    found = _Evaluation(node, scope.document(), account or Account()).find(node.when)
     return not (found is None or found is False or found in ("", [], {}))
 
 
-def node_input(node: Node, scope: Scope) -> Any:
+def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
     """The input of the node's task. Raises: as `condition_holds`."""
-    return _input(node, scope.document())
+    return _input(node, scope.document(), account or Account())
 
 
-def element_inputs(node: Node, scope: Scope) -> Iterator[Any]:
+def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> Iterator[Any]:
     """The inputs of a map's tasks, one for each element. Raises: as `condition_holds`; when there is no list, or a
     longer one than the node's limit, before the first.
     """
     assert isinstance(node.work, Each)
-    elements = _Evaluation(node, scope.document()).find(node.work.over)
+    account = account or Account()
+    elements = _Evaluation(node, scope.document(), account).find(node.work.over)
     if not isinstance(elements, list):
         fix = "`over` has to find a list"
         raise _failure(node, node.work.over, f"a list is expected, not {type(elements).__name__}", fix)
@@ -94,7 +125,7 @@ def element_inputs(node: Node, scope: Scope) -> Iterator[Any]:
         reason = f"{len(elements)} elements are more than the limit of {node.work.limit}"
         raise _failure(node, node.work.over, reason, "raise `limit`, or find fewer")
     document = scope.document()
-    return (_input(node, document | {"item": item, "index": index}) for index, item in enumerate(elements))
+    return (_input(node, document | {"item": item, "index": index}, account) for index, item in enumerate(elements))
 
 
 def check_expressions(definition: Definition) -> tuple[Problem, ...]:
@@ -137,12 +168,12 @@ def _refuse_old_literals(text: str) -> None:
 
 
 class _Evaluation:
-    """The expressions of one node over one document, with one account of steps for all of them."""
+    """The expressions of one node over one document."""
 
-    def __init__(self, node: Node, document: Mapping[str, Any]) -> None:
+    def __init__(self, node: Node, document: Mapping[str, Any], account: Account) -> None:
         self._node = node
         self._document = document
-        self._interpreter = _CountingInterpreter(_Account(MOST_STEPS))
+        self._interpreter = _CountingInterpreter(account)
 
     def find(self, text: str) -> Any:
         """What the expression finds; null where there is nothing."""
@@ -154,11 +185,11 @@ class _Evaluation:
             raise _failure(self._node, text, str(error), "the values are not what it is written for") from error
 
 
-def _input(node: Node, document: Mapping[str, Any]) -> Any:
+def _input(node: Node, document: Mapping[str, Any], account: Account) -> Any:
     call = node.call
     if call is None or call.input is None:
         return {}
-    return fill(call.input, _Evaluation(node, document).find)
+    return fill(call.input, _Evaluation(node, document, account).find)
 
 
 def _failure(node: Node, text: str, reason: str, fix: str) -> InvalidWorkflow:
@@ -172,37 +203,10 @@ def _reason(error: InputError) -> str:
     return str(error.facts.get("reason", error.sentence))
 
 
-class _Account:
-    """The steps that are left."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    def charge(self, steps: int) -> None:
-        self._left -= steps
-        if self._left < 0:
-            raise InputError("It takes too many steps", most_steps=MOST_STEPS)
-
-    def weigh(self, value: Any) -> None:
-        """Charges for every value within, however often it is shared."""
-        to_weigh = [value]
-        while to_weigh:
-            one = to_weigh.pop()
-            self.charge(1)
-            if isinstance(one, str):
-                self.charge(len(one) // _CHARACTERS_PER_STEP)
-            elif isinstance(one, list):
-                self.charge(len(one))
-                to_weigh += one
-            elif isinstance(one, dict):
-                self.charge(len(one))
-                to_weigh += one.values()
-
-
 class _CountingInterpreter(TreeInterpreter):
     """JMESPath's interpreter, charging for what it does."""
 
-    def __init__(self, account: _Account) -> None:
+    def __init__(self, account: Account) -> None:
         super().__init__(Options(custom_functions=_CountingFunctions(account)))
         self._account = account
 
@@ -230,7 +234,7 @@ class _CountingInterpreter(TreeInterpreter):
 class _CountingFunctions(Functions):
     """JMESPath's functions, charging for what they are given. None is added."""
 
-    def __init__(self, account: _Account) -> None:
+    def __init__(self, account: Account) -> None:
         self._account = account
 
     def call_function(self, function_name: str, resolved_args: Iterable[Any]) -> Any:
@@ -238,7 +242,7 @@ class _CountingFunctions(Functions):
             self._account.weigh(argument)
         match function_name, arguments:
             case "join", [str(glue), list(pieces)]:
-                self._account.charge(len(glue) * len(pieces) // _CHARACTERS_PER_STEP)
+                self._account.charge(len(glue) * len(pieces) // CHARACTERS_PER_STEP)
         return super().call_function(function_name, arguments)
 
 

@@ -20,6 +20,8 @@ from coditect.model.workflow.document import node_document, to_document
 from coditect.model.workflow.graph import graph_of
 
 MOST_NODES_OF_A_CHUNK = 1_000
+MOST_EDGES_OF_A_CHUNK = 5_000
+"""A node that has more is a chunk of its own. The control plane writes a chunk in one transaction."""
 SMALLER = "put a reference into the input in place of what is large: a URL, a path"
 
 
@@ -67,16 +69,17 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
 
 def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tuple[int, ...]:
     room = MAX_BODY_BYTES - len(dumps(head | {"chunk": MOST_NODES, "chunks": MOST_NODES, "nodes": {}}))
-    cuts, used = [0], input_bytes
+    cuts, used, edges = [0], input_bytes, 0
     for number, node in enumerate(definition.nodes):
         size = _bytes(definition, node)
         if size > room:
             raise TooLarge("A node is over the inline limit", node=node.name, bytes=size, limit=room, fix=SMALLER)
-        if used + size > room or number - cuts[-1] >= MOST_NODES_OF_A_CHUNK:
+        edges += len(node.after)
+        if used + size > room or edges > MOST_EDGES_OF_A_CHUNK or number - cuts[-1] >= MOST_NODES_OF_A_CHUNK:
             if not number:
                 raise TooLarge("The workflow's input is over the inline limit", bytes=used, limit=room, fix=SMALLER)
             cuts.append(number)
-            used = 0
+            used, edges = 0, len(node.after)
         used += size
     return (*cuts, len(definition.nodes))
 

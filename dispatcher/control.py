@@ -18,7 +18,7 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.wire import MAX_BODY_BYTES, result_message
 from dispatcher.commands import Asked, Claimed, Command
-from dispatcher.intake import number, text
+from dispatcher.intake import identity, number, text
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.shards import shard_of
 from dispatcher.overviews import Overviews
@@ -82,7 +82,8 @@ class Control:
             elif verb in QUERIES:
                 self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
             else:
-                self._hand(delivery, Asked(verb, body), text(body, "workflow"))
+                workflow = identity(body) if verb is Verb.START else text(body, "workflow")
+                self._hand(delivery, Asked(verb, body), workflow)
         except InputError as error:
             self.answer(delivery, error)
 

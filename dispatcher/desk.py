@@ -38,19 +38,25 @@ from dispatcher.ports import Ports
 from dispatcher.sendings import Sendings
 from dispatcher.settling import NOTHING, Rebuilt, Settle
 from dispatcher.showing import Showing
-from dispatcher.store.errors import StoreFailed
+from dispatcher.store.errors import StoreFailed, TransactionTooOld
 from dispatcher.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
 MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
+MOST_OVERDUE = 3
+"""Tries of a turn that took longer than a transaction may: by then it is not the machine that stood still."""
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
 """How long a desk that closes waits for the broker's confirms, and for RQ to be told."""
 IDLE_SECONDS = 0.2
 """After so long without a turn the outbox is cleared by one of its own."""
 MOST_FILL = 500
+
+
+class TurnTooLong(CoditectError):
+    """A turn that would be too old again and again: its commands are done one by one, and one alone is refused."""
 
 
 @value
@@ -273,12 +279,20 @@ class Desk:
         now_ms, chance = self._ports.clock.now_ms(), self._ports.clock.chance()
         room = self._ports.window.room()
         one = turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance)
-        tries = 0
+        tries = overdue = 0
 
         def body(tr: Transaction) -> turn.Done:
-            nonlocal tries
+            nonlocal tries, overdue
             tries += 1
-            return turn.run(tr, one)
+            try:
+                done = turn.run(tr, one)
+                tr.check_age()
+            except TransactionTooOld as error:
+                overdue += 1
+                if overdue < MOST_OVERDUE:
+                    raise
+                raise TurnTooLong("It takes longer than a transaction may", commands=len(commands)) from error
+            return done
 
         try:
             done = await self._ports.database.run(body)

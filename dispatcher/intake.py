@@ -3,6 +3,8 @@
 The chunks come in topological order, so each refers only to nodes that are stored. What is written before the last
 chunk is an upload: nobody sees it, nothing of it runs, and it is swept when it is not finished. The last chunk's
 transaction checks that all are there and accepts: from then on the workflow is never lost. Every chunk may come again.
+
+All of a chunk is checked before anything of it is written: one that is refused leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -10,21 +12,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from coditect.errors import InvalidTask, InvalidWorkflow
 from coditect.expression import check_expressions
+from coditect.model.ids import is_uuid
 from coditect.model.json import dumps
+from coditect.model.workflow import fields
 from coditect.model.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
 from coditect.model.workflow.document import node_document, read_node
+from coditect.model.workflow.graph import edge_problems
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import idempotency
-from dispatcher.layers.keyspace import EDGES, LIVE, NODES, STATUSES, UPLOADS, WORKFLOWS, pack_row, unpack_row
-from dispatcher.layers.ledger import advance
+from dispatcher.layers.errors import ValueBeyondBound
+from dispatcher.layers.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS, pack_row, unpack_row
+from dispatcher.layers.ledger import advance, definitions
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, WorkflowRow
 from dispatcher.layers.ledger.scope import INPUT, write
+from dispatcher.layers.values import LARGEST_BYTES
 
 MOST_CHUNK_NODES = 1_000
 
@@ -42,19 +50,22 @@ def start(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         return {"workflow": workflow, "state": _state(book, workflow), "new": True}
     chunk, chunks = number(body, "chunk", 1), number(body, "chunks", 1)
     done, begun_ms, nodes = _upload(book, workflow)
+    if chunk > done + 1:
+        fix = "send the workflow again from the first chunk"
+        raise InvalidTask("A chunk of the workflow is missing", workflow=workflow, expected=done + 1, fix=fix)
+    head = read_head(book, body) if chunk == 1 > done else book.workflow(workflow)
+    assert head is not None
+    added = read_nodes(book, workflow, body.get("nodes")) if chunk > done else []
+    nodes += len(added)
+    _check_count(workflow, nodes, head.count, last=chunk >= chunks)
     if chunk > done:
-        if chunk != done + 1:
-            fix = "send the workflow again from the first chunk"
-            raise InvalidTask("A chunk of the workflow is missing", workflow=workflow, expected=done + 1, fix=fix)
-        added = read_nodes(book, workflow, body.get("nodes"))
         if chunk == 1:
-            _write_head(book, workflow, body)
+            _write_head(book, workflow, head, body.get("input"))
         _write_nodes(book, workflow, added)
-        nodes += len(added)
         book.tr.set(UPLOADS.pack((workflow,)), pack_row(chunk, begun_ms, nodes))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
-    return _accept(book, workflow, key, nodes)
+    return _accept(book, workflow, key, head)
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
@@ -63,6 +74,18 @@ def text(body: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidTask("A field of the request is missing or no text", field=name)
     return value
+
+
+def identity(body: Mapping[str, Any]) -> str:
+    """The id that a client gives its new workflow: a UUID, since the names of tasks and of RQ's jobs are made of it.
+
+    Raises: InvalidTask.
+    """
+    given = text(body, "workflow")
+    if not is_uuid(given) or given != str(UUID(given)):
+        fix = "give a UUIDv7 in lower case with hyphens: workflows are listed in the order of their ids"
+        raise InvalidTask("The id of a workflow is a UUID", field="workflow", given=given[:80], fix=fix)
+    return given
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
@@ -87,19 +110,32 @@ def _upload(book: Book, workflow: str) -> tuple[int, int, int]:
     return chunks, begun_ms, nodes
 
 
-def _write_head(book: Book, workflow: str, body: Mapping[str, Any]) -> None:
+def read_head(book: Book, body: Mapping[str, Any]) -> WorkflowRow:
+    """What the first chunk says of the workflow. Raises: InputError."""
     name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
     if count > MOST_NODES:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
-    row = WorkflowRow(
-        book.shard, name, str(body.get("description") or ""), str(body.get("key") or ""), count, book.now_ms
-    )
-    write(book, Place(workflow, ""), INPUT, dumps(body.get("input")))  # may be refused, and then there is no head
-    book.tr.set(WORKFLOWS.pack((workflow,)), row.pack())
+    description = fields.text(body.get("description") or "")
+    return WorkflowRow(book.shard, name, description, str(body.get("key") or ""), count, book.now_ms)
 
 
-def read_nodes(book: Book, workflow: str, documents: object) -> list[Node]:
-    """The nodes of a chunk. Raises: InvalidWorkflow when they do not hold together with what is stored."""
+def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
+    if nodes > count:
+        raise InvalidWorkflow("The workflow has more nodes than it said", workflow=workflow, given=nodes, count=count)
+    if last and nodes != count:
+        raise InvalidWorkflow("Nodes of the workflow are missing", workflow=workflow, given=nodes, count=count)
+
+
+def _write_head(book: Book, workflow: str, head: WorkflowRow, value: Any) -> None:
+    write(book, Place(workflow, ""), INPUT, dumps(value))  # may be refused, and then nothing is written yet
+    book.tr.set(WORKFLOWS.pack((workflow,)), head.pack())
+
+
+def read_nodes(book: Book, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
+    """The nodes of a chunk and their definitions as they are stored.
+
+    Raises: InvalidWorkflow when they do not hold together with what is stored; ValueBeyondBound.
+    """
     if not isinstance(documents, dict) or not documents or len(documents) > MOST_CHUNK_NODES:
         raise InvalidWorkflow("A chunk is an object of nodes", most_nodes=MOST_CHUNK_NODES)
     nodes = [read_node(str(name), document) for name, document in documents.items()]
@@ -108,43 +144,60 @@ def read_nodes(book: Book, workflow: str, documents: object) -> list[Node]:
         raise InvalidWorkflow.of(problems, workflow=workflow)
     seen: set[str] = set()
     for node in nodes:
-        if book.tr.get(NODES.pack((workflow, node.name))) is not None:
-            raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
-        for edge in node.after:
-            if edge.node not in seen and book.tr.get(NODES.pack((workflow, edge.node))) is None:
-                fix = "send the nodes in topological order"
-                raise InvalidWorkflow("There is no such node before it", node=node.name, after=edge.node, fix=fix)
+        _check_place(book, workflow, node, seen)
         seen.add(node.name)
-    return nodes
+    return [(node, _definition(node)) for node in nodes]
 
 
-def _write_nodes(book: Book, workflow: str, nodes: list[Node]) -> None:
-    for node in nodes:
+def _check_place(book: Book, workflow: str, node: Node, seen: set[str]) -> None:
+    """Whether the node can stand behind those that are stored and those that were seen."""
+
+    def stored(name: str) -> bool:  # by the row that is never large; a conflict would show in the upload's own
+        return book.tr.snapshot.get(STATUSES.pack((workflow, name))) is not None
+
+    if stored(node.name):
+        raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
+    if problems := tuple(edge_problems(node)):
+        raise InvalidWorkflow.of(problems, workflow=workflow)
+    for edge in node.after:
+        if edge.node not in seen and not stored(edge.node):
+            fix = "send the nodes in topological order"
+            raise InvalidWorkflow("There is no such node before it", node=node.name, after=edge.node, fix=fix)
+
+
+def _definition(node: Node) -> bytes:
+    definition = dumps(node_document(node))
+    if len(definition) > LARGEST_BYTES:
+        fix = "put a reference into the input in place of what is large: a URL, a path"
+        raise ValueBeyondBound(
+            "A node is too large", node=node.name, bytes=len(definition), limit=LARGEST_BYTES, fix=fix
+        )
+    return definition
+
+
+def _write_nodes(book: Book, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
+    for node, definition in nodes:
         tally = Tally.of(node)
-        definition = dumps(node_document(node))
-        book.terms.definitions.put(Place(workflow, node.name), definition)
-        book.tr.set(NODES.pack((workflow, node.name)), definition)
+        place = Place(workflow, node.name)
+        book.terms.definitions.put(place, definition)
+        definitions.write(book.tr, place, definition)
         row = NodeRow(TaskState.BLOCKED, tally.needed, tally.open)
         book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
             book.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
 
 
-def _accept(book: Book, workflow: str, key: str, nodes: int) -> dict[str, Any]:
-    row = book.workflow(workflow)
-    assert row is not None
-    if nodes != row.count:
-        raise InvalidWorkflow("Nodes of the workflow are missing", workflow=workflow, given=nodes, count=row.count)
+def _accept(book: Book, workflow: str, key: str, head: WorkflowRow) -> dict[str, Any]:
     if key:
         idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)
     book.tr.clear(UPLOADS.pack((workflow,)))
     book.tr.set(LIVE.pack((book.shard, workflow)), b"")
-    book.tr.set(WORKFLOWS.pack((workflow,)), replace(row, accepted_ms=book.now_ms).pack())
+    book.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=book.now_ms).pack())
     run = book.begin_run(workflow)
     run.state = WorkflowState.RUNNING
-    run.open = nodes
-    run.counts = {TaskState.BLOCKED.value: nodes}
+    run.open = head.count
+    run.counts = {TaskState.BLOCKED.value: head.count}
     book.effects.accepted.append(workflow)
-    book.effects.say("workflow.accepted", workflow, name=row.name)
+    book.effects.say("workflow.accepted", workflow, name=head.name)
     advance.begin(book, workflow)
     return {"workflow": workflow, "state": WorkflowState.ACCEPTED.value, "new": True}

@@ -13,6 +13,7 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import number, text
 from dispatcher.layers import values
 from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, EDGES, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
 from dispatcher.layers.ledger.scope import FAILURE, RESULT
@@ -24,6 +25,8 @@ PAGE = 200
 MOST = 1_000
 PAGE_BYTES = 256 * 1024
 """Of values; a larger one is a page of its own."""
+MOST_DEFINITION_BYTES = 4 * 1024 * 1024
+"""That a page of nodes reads: definitions may be as large as values."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
@@ -93,14 +96,24 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
-    return {"nodes": [_node(tr, workflow, key, row) for key, row in rows], "next": following}
+    documents: dict[str, dict[str, Any]] = {}
+    told: list[dict[str, Any]] = []
+    size_bytes = 0
+    for key, row in rows:
+        name = STATUSES.unpack(key)[1]
+        defined = name.partition("[")[0]
+        if defined not in documents:
+            definition = definitions.find(tr, Place(workflow, defined)) or b"{}"
+            size_bytes += len(definition)
+            if told and size_bytes > MOST_DEFINITION_BYTES:
+                return {"nodes": told, "next": told[-1]["name"]}
+            documents[defined] = loads(definition)
+        told.append(_node(tr, Place(workflow, name), documents[defined], NodeRow.unpack(row)))
+    return {"nodes": told, "next": following}
 
 
-def _node(tr: Reads, workflow: str, key: bytes, row: bytes) -> dict[str, Any]:
-    name = STATUSES.unpack(key)[1]
-    one = NodeRow.unpack(row)
-    definition = tr.get(NODES.pack((workflow, name.partition("[")[0]))) or b"{}"
-    document = loads(definition)
+def _node(tr: Reads, place: Place, document: Mapping[str, Any], one: NodeRow) -> dict[str, Any]:
+    name = place.node
     kind = next((kind for kind in _KINDS if kind in document), "task")
     element = "[" in name
     edges = [] if element else document.get("after", [])
@@ -122,7 +135,7 @@ def _node(tr: Reads, workflow: str, key: bytes, row: bytes) -> dict[str, Any]:
         "started_at": one.started_ms,
         "finished_at": one.finished_ms,
         "reason": one.reason,
-        "message": _message(tr, Place(workflow, name)) if one.state.terminal else "",
+        "message": _message(tr, place) if one.state.terminal else "",
     }
 
 

@@ -16,7 +16,7 @@ from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import RESULT, write
 
 MOST_COMMENT = 2_000
-"""Characters of what somebody says to an answer."""
+"""Characters of what somebody says to an answer, or to a cancel."""
 
 
 def run_of(book: Book, workflow: str) -> RunRow:
@@ -41,7 +41,7 @@ def cancel(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     run = run_of(book, workflow)
     if not run.state.terminal and not run.canceling:
         run.canceling = True
-        run.reason = str(body.get("reason") or "")
+        run.reason = str(body.get("reason") or "")[:MOST_COMMENT]
         advance.begin_cancel(book, workflow)
     return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}
 

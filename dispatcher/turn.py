@@ -32,6 +32,7 @@ from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import advance, anew, claiming
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Shown
+from dispatcher.store.errors import BeyondLimit, RetriedByRun
 from dispatcher.store.transaction import Transaction
 
 
@@ -75,11 +76,14 @@ def run(tr: Transaction, turn: Turn) -> Done:
 
 
 def _answer(book: Book, command: Command) -> Any:
-    """Refusals of input are answers: a command checks before it writes."""
+    """Refusals of input are answers: a command checks before it writes.
+
+    What the store refuses is no such answer, for it may come between two writes: nothing of the turn stays then.
+    """
     try:
         return _apply(book, command)
     except CoditectError as error:
-        if not isinstance(command, Asked):
+        if not isinstance(command, Asked) or isinstance(error, BeyondLimit | RetriedByRun):
             raise
         return error
 

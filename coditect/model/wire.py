@@ -352,8 +352,9 @@ def _read_failure(body: bytes) -> Failure:
     value = loads(body)
     if not isinstance(value, dict):
         raise InvalidTask("A failed result's body is a JSON object")
-    texts = {name: str(value.get(name, "")) for name in ("reason", "type", "message", "traceback", "fix")}
-    return Failure(retryable=value.get("retryable") is True, **texts)
+    words = {name: str(value.get(name, ""))[:255] for name in ("reason", "type")}
+    texts = {name: str(value.get(name, "")) for name in ("message", "traceback", "fix")}
+    return Failure(retryable=value.get("retryable") is True, **words, **texts)
 
 
 @dataclass(frozen=True, slots=True)

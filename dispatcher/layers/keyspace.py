@@ -22,7 +22,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "live"        (shard, workflow)                                   → nothing; until the workflow is terminal
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
     ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
-    ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes
+    ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes;
+    │                                                                       nothing when it is a "value"
     ├── "edge"        (workflow, node, dependent)                         → failure policy; from "" to every root
     ├── "status"      (workflow, node)                                    → its row: state, attempt, fence, tally
     ├── "attempt"     (workflow, node, fence)                             → row of an attempt that another followed
@@ -33,7 +34,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     │                                                                       of the whole shard with the workflow ""
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
-    │                 kinds: input (also the workflow's own, node ""), result, failure
+    │                 kinds: input (also the workflow's own, node ""), result, failure, definition
     │
     │   what is to be done (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence

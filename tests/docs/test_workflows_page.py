@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from coditect import expression
+from coditect import expression, upload
 from coditect.model.workflow import definition, document, fields
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.workflow_file import MOST_BYTES, MOST_LEVELS, load_workflow
+from dispatcher.layers.ledger.scope import MOST_SEEN_BYTES
+from dispatcher.layers.values import LARGEST_BYTES
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
@@ -29,8 +31,12 @@ def test_the_bounds_are_those_that_hold() -> None:
 
     assert f"At most {definition.MOST_NODES:,} nodes, {MOST_BYTES // 1_000_000} MB, {MOST_LEVELS} levels." in page
     assert f"1 to {definition.MOST_ELEMENTS:,} |" in page
+    assert f"at most {definition.MOST_PREDECESSORS:,} |" in page
+    assert f"at most {upload.MOST_NODES_OF_A_CHUNK:,} nodes, {upload.MOST_EDGES_OF_A_CHUNK:,} edges and 1 MiB" in page
     assert f"{fields.MOST_EXPRESSION_CHARACTERS:,} characters, {expression.MOST_DEPTH} levels and" in page
     assert f"{expression.MOST_STEPS:,} steps for all expressions" in page
+    assert f"at most {MOST_SEEN_BYTES // 1024**2} MiB;" in page
+    assert LARGEST_BYTES == 1024**2
 
 
 def test_every_state_and_policy_is_documented() -> None:

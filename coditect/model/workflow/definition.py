@@ -30,6 +30,8 @@ MOST_NODES = 100_000
 """Of one workflow, its lists' elements not counted."""
 MOST_ELEMENTS = 10_000
 """The highest limit that a map may state."""
+MOST_PREDECESSORS = 10_000
+"""Of one node: what is stored of its edges fits into one transaction."""
 MOST_NAME_CHARACTERS = 100
 LEAST_HEARTBEAT_MS = 30_000
 """An agent says every 20 s that a task still runs."""

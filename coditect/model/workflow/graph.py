@@ -12,7 +12,7 @@ from functools import cached_property
 
 from coditect.errors import InvalidWorkflow, Problem
 from coditect.model.capability import nearest_names
-from coditect.model.workflow.definition import MOST_NODES, Definition, Node
+from coditect.model.workflow.definition import MOST_NODES, MOST_PREDECESSORS, Definition, Node
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,20 @@ def _shape(definition: Definition) -> list[Problem]:
 
 def _edges(definition: Definition) -> list[Problem]:
     names = frozenset(node.name for node in definition.nodes)
-    return [problem for node in definition.nodes for problem in _edges_into(node, names)]
+    return [problem for node in definition.nodes for problem in edge_problems(node, names)]
 
 
-def _edges_into(node: Node, names: frozenset[str]) -> Iterator[Problem]:
+def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[Problem]:
+    """What is wrong with the edges into a node; with `names`, these are all the nodes that there are."""
+    if len(node.after) > MOST_PREDECESSORS:
+        sentence = f"A node comes after at most {MOST_PREDECESSORS:,} others, {node.name!r} after {len(node.after):,}"
+        yield Problem(("nodes", node.name, "after"), sentence, "gather them in several nodes, or use a map")
     seen: set[str] = set()
     for number, edge in enumerate(node.after):
         path = ("nodes", node.name, "after", number)
         if edge.node == node.name:
             yield Problem(path, f"{node.name!r} comes after itself", "remove it from its own `after`")
-        elif edge.node not in names:
+        elif names is not None and edge.node not in names:
             yield Problem(path, f"There is no node {edge.node!r}", _nearest(edge.node, names, "name a node"))
         elif edge.node in seen:
             yield Problem(path, f"{edge.node!r} stands twice in `after`", "name it once")

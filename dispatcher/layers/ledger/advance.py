@@ -11,15 +11,15 @@ import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from coditect.errors import CoditectError, InputError, InvalidWorkflow, Retryable
-from coditect.expression import condition_holds
-from coditect.model.json import dumps, loads
+from coditect.errors import InputError, Retryable
+from coditect.expression import Account, Scope, condition_holds, element_inputs, node_input
+from coditect.model.json import dumps
 from coditect.model.result import Failure
-from coditect.model.workflow.definition import Approval, Call, Each, Node, OnFailure
+from coditect.model.workflow.definition import Approval, Call, Each, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
-from dispatcher.layers.errors import DamagedValue
+from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
 from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import anew, claiming, limits
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
@@ -29,10 +29,13 @@ from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import (
     FAILURE,
     INPUT,
+    NOTHING,
     RESULT,
-    element_bodies,
+    body_at,
+    failure_of,
+    gathered,
     has_expressions,
-    record_input,
+    list_of,
     scope_of,
     value_of,
     write,
@@ -45,8 +48,6 @@ log = logging.getLogger(__name__)
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
 MOST_SHOWN = 500
-MOST_BYTES = 4_000_000
-"""Of a transaction; less than half of what the store takes."""
 
 APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
@@ -78,7 +79,7 @@ def follow(book: Book) -> None:
     left = MOST_STEPS
     while book.ended:
         place = book.ended.popleft()
-        if left <= 0 or book.tr.size_bytes > MOST_BYTES:
+        if left <= 0 or book.is_full:
             _leave(book, place, RELEASE, "")
             continue
         left -= _release(book, place, "", left)
@@ -91,7 +92,7 @@ def go_on(book: Book, limit: int = 8) -> None:
     """
     left = MOST_STEPS
     for key, cursor in book.left_over(limit):
-        if left <= 0 or book.tr.size_bytes > MOST_BYTES:
+        if left <= 0 or book.is_full:
             break
         try:
             left -= _go_on_with(book, key, cursor, left)
@@ -145,7 +146,7 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
         _note_last(book, place)
     told = 0
     for found, policy in edges[:most]:
-        if told and book.tr.size_bytes > MOST_BYTES:  # each may record an input of a MiB
+        if told and book.is_full:  # each may record an input of a MiB
             break
         _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, _POLICIES[policy])
         told += 1
@@ -184,27 +185,36 @@ def may_run(book: Book, place: Place, row: NodeRow) -> None:
     if is_over(book.run(place.workflow)):
         end(book, place, row, TaskState.CANCELED, reason="canceled")
         return
-    node = book.definition(place)
+    node, account = book.definition(place), Account()
     try:
-        if node.when is not None and not condition_holds(node, scope_of(book, place, node)):
+        scope = scope_of(book, place, node, account) if has_expressions(node) else NOTHING
+        if condition_holds(node, scope, account):
+            _begin(book, place, row, scope, account)
+        else:
             end(book, place, row, TaskState.SKIPPED, reason="condition")
-            return
-        match node.work:
-            case Call():
-                if has_expressions(node):
-                    record_input(book, place, row, node)
-                claiming.offer(book, place, row)
-            case Each():
-                _expand(book, place, row, node)
-            case Approval() as approval:
-                _ask(book, place, row, approval)
-    except CoditectError as error:
-        fail(book, place, row, _failure_of(error))
+    except (InputError, DamagedValue) as error:
+        fail(book, place, row, failure_of(error))
+    book.steps += account.spent
 
 
-def _failure_of(error: CoditectError) -> Failure:
-    reason = "expression" if isinstance(error, InvalidWorkflow) else "too_large"
-    return Failure(reason, type(error).__name__, str(error)[:2_000], fix=str(error.facts.get("fix", "")))
+def _begin(book: Book, place: Place, row: NodeRow, scope: Scope, account: Account) -> None:
+    node = book.definition(place)
+    match node.work:
+        case Call():
+            if scope is not NOTHING:
+                write(book, place, INPUT, dumps(node_input(node, scope, account)))
+                row.own_input = True
+            claiming.offer(book, place, row)
+        case Each():
+            if not has_elements(book, place):
+                bodies = gathered(map(dumps, element_inputs(node, scope, account)))
+                if bodies:
+                    write(book, place, INPUT, list_of(bodies))
+                expand(book, place, row, len(bodies))
+            else:  # they keep their inputs, though the list may be another one by now
+                expand(book, place, row, len(value_of(book.tr, place, INPUT)))
+        case Approval() as approval:
+            _ask(book, place, row, approval)
 
 
 def _ask(book: Book, place: Place, row: NodeRow, approval: Approval) -> None:
@@ -224,16 +234,6 @@ def close_approval(book: Book, place: Place, row: NodeRow) -> None:
 
 
 # -- maps ---------------------------------------------------------------------------------------------------
-
-
-def _expand(book: Book, place: Place, row: NodeRow, node: Node) -> None:
-    if has_elements(book, place):  # they keep their inputs, though the list may be another one by now
-        expand(book, place, row, len(value_of(book.tr, place, INPUT)))
-        return
-    bodies = element_bodies(book, place, node)
-    if bodies:
-        write(book, place, INPUT, dumps([loads(body) for body in bodies]))
-    expand(book, place, row, len(bodies))
 
 
 def has_elements(book: Book, place: Place) -> bool:
@@ -260,7 +260,7 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
         return 1
     may_exist = True
     while number < min(first + most, len(bodies)):
-        if number > first and book.tr.size_bytes > MOST_BYTES:
+        if number > first and book.is_full:
             break
         element = _element(place, number)
         child = book.node(element) if may_exist else None
@@ -303,12 +303,13 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
     if tally.worst is not None:
         end(book, place, row, tally.worst, reason="element")
         return
-    body = dumps([value_of(book.tr, _element(place, number), RESULT) for number in range(tally.met)])
-    if len(body) > LARGEST_BYTES:
-        message = f"The list of {tally.met} values has {len(body)} bytes, at most {LARGEST_BYTES} are kept"
+    try:
+        results = (body_at(book.tr, _element(place, number), RESULT) or b"null" for number in range(tally.met))
+        write(book, place, RESULT, list_of(gathered(results)))
+    except ValueBeyondBound:
+        message = f"The list of {tally.met} values has more than the {LARGEST_BYTES} bytes that are kept"
         fail(book, place, row, Failure("result_too_large", "TooLarge", message, fix="return references, not values"))
         return
-    write(book, place, RESULT, body)
     end(book, place, row, TaskState.COMPLETED)
 
 
@@ -334,7 +335,11 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
     found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
+    met = 0
     for key, stored in found[:most]:
+        if met and book.is_full:
+            break
+        met += 1
         one = Place(place.workflow, STATUSES.unpack(key)[1])
         row = book.met(one, stored)
         if kind == SHOW:
@@ -347,9 +352,9 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
             claiming.leave_backlog(book, one, row)
             row.start_by_ms = None
             claiming.offer(book, one, row)
-    if len(found) > most:
-        _leave(book, place, kind, STATUSES.unpack(found[most - 1][0])[1])
-    return len(found)
+    if len(found) > met:
+        _leave(book, place, kind, STATUSES.unpack(found[met - 1][0])[1])
+    return met
 
 
 def cancel_node(book: Book, place: Place, row: NodeRow) -> None:

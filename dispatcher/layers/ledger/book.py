@@ -9,12 +9,19 @@ from dataclasses import dataclass, field
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.keyspace import ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
 from dispatcher.store.transaction import KeyValue, Transaction
 
+MOST_BYTES = 4_000_000
+"""Of a transaction; less than half of what the store takes."""
+MOST_STEPS = 2_000_000
+"""Of a transaction, beside those of the node that goes beyond: a second's work, where the store takes five."""
+BYTES_PER_STEP = 16
+"""Of a definition that is read: what it says stays in memory until the transaction ends."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
@@ -57,6 +64,8 @@ class Book:
         """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
         self.ended: deque[Place] = deque()
         """Nodes that ended and whose dependents have not been looked at."""
+        self.steps = 0
+        """What the expressions of nodes, and their definitions, cost so far."""
         self._workflows: dict[str, WorkflowRow | None] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
         self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
@@ -65,6 +74,11 @@ class Book:
         self._to_show: list[Place] = []
         self._first_number = 0
         self._last_number = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is left to do is for a later transaction."""
+        return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS
 
     # -- rows -------------------------------------------------------------------------------------------
 
@@ -123,10 +137,11 @@ class Book:
     def _read(self, place: Place) -> Node:
         node = self.terms.definitions.node(place)
         if node is None:
-            row = self.tr.snapshot.get(NODES.pack((place.workflow, place.node)))
-            if row is None:
+            found = definitions.find(self.tr.snapshot, place)
+            if found is None:
                 raise KeyError(place)
-            node = self.terms.definitions.read(place, row)
+            self.steps += len(found) // BYTES_PER_STEP
+            node = self.terms.definitions.read(place, found)
         return node
 
     def _element(self, place: Place, base: str) -> Node:
@@ -158,7 +173,8 @@ class Book:
         self.effects.moved.append(Moved(place, state, call.capability if call is not None else "", level, row))
 
     def show(self, place: Place) -> None:
-        """Has the node shown as it is at the end of the transaction."""
+        """Has the node shown as it is at the end of the transaction; its definition is read now, for that counts."""
+        self.definition(place)
         self._to_show.append(place)
 
     def last_number(self) -> int:

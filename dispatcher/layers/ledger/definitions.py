@@ -3,6 +3,9 @@
 A workflow's nodes are asked for three or four times: when they are shown, released, claimed and recorded. Each read of
 the store is a statement that gives the interpreter's lock away. So the rows are kept, and of those that were asked for
 last what they say, too.
+
+A definition is the node's row. One that is too large for it, by a long literal in its input or by thousands of
+predecessors, lies in pieces among the values, and the row is empty: whoever reads the row knows whether there is more.
 """
 
 from __future__ import annotations
@@ -12,8 +15,14 @@ from collections import OrderedDict
 from coditect.model.json import loads
 from coditect.model.workflow.definition import Node
 from coditect.model.workflow.document import known_node
+from dispatcher.layers import values
+from dispatcher.layers.keyspace import NODES
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.store.transaction import Reads, Transaction
 
+KIND = "definition"
+MOST_ROW_BYTES = 90_000
+"""A larger one lies among the values."""
 MOST_BYTES = 50_000_000
 """Of one shard. A node of a few edges and a small input takes some 400 bytes."""
 OVERHEAD_BYTES = 250
@@ -21,6 +30,20 @@ OVERHEAD_BYTES = 250
 MOST_READ_BYTES = 2_000_000
 """Of the rows whose nodes are kept as they were read, some 15,000 small ones between their release and their end: what
 waits for room is claimed seconds later. A large input takes ten times its row, once read."""
+
+
+def write(tr: Transaction, place: Place, definition: bytes) -> None:
+    """Stores the definition of a new node. Raises: ValueBeyondBound."""
+    small = len(definition) <= MOST_ROW_BYTES
+    if not small:
+        values.put(tr, values.Place(place.workflow, place.node, KIND), definition, first=True)
+    tr.set(NODES.pack((place.workflow, place.node)), definition if small else b"")
+
+
+def find(tr: Reads, place: Place) -> bytes | None:
+    """The node's definition; None when there is no such node. Raises: DamagedValue."""
+    row = tr.get(NODES.pack((place.workflow, place.node)))
+    return row if row != b"" else values.get(tr, values.Place(place.workflow, place.node, KIND))
 
 
 class Definitions:

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from coditect.expression import Scope, element_inputs, node_input
+from coditect.errors import CoditectError
+from coditect.expression import CHARACTERS_PER_STEP, Account, Scope, node_input
 from coditect.model.json import dumps, loads
+from coditect.model.result import Failure
 from coditect.model.workflow.definition import Node
 from coditect.model.workflow.states import TaskState
 from coditect.model.workflow.template import node_expressions
 from dispatcher.layers import values
+from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.store.transaction import Reads
 
 INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
+MOST_SEEN_BYTES = 8 * 1024 * 1024
+"""Of the values that one node's expressions can see: all of them are in memory while it is released."""
+_MESSAGE_CHARACTERS = 2_000
 
 
-def scope_of(book: Book, place: Place, node: Node) -> Scope:
-    """The workflow's input, and how the node's predecessors ended."""
+def scope_of(book: Book, place: Place, node: Node, account: Account) -> Scope:
+    """The workflow's input, and how the node's predecessors ended; to read it costs steps, too.
+
+    Raises: ValueBeyondBound, DamagedValue.
+    """
+    seen_bytes = 0
+
+    def seen(where: Place, kind: str) -> Any:
+        nonlocal seen_bytes
+        body = body_at(book.tr, where, kind) or b"null"
+        seen_bytes += len(body)
+        if seen_bytes > MOST_SEEN_BYTES:
+            fix = "return references in place of large values, or let the node come after fewer"
+            raise ValueBeyondBound(
+                "The node's expressions see too much", node=place.node, most_bytes=MOST_SEEN_BYTES, fix=fix
+            )
+        account.charge(len(body) // CHARACTERS_PER_STEP)
+        return loads(body)
+
     results: dict[str, Any] = {}
     states: dict[str, str] = {}
     for edge in node.after:
@@ -30,14 +55,48 @@ def scope_of(book: Book, place: Place, node: Node) -> Scope:
         if row is None:
             continue
         states[edge.node] = row.state.value
-        results[edge.node] = value_of(book.tr, before, RESULT) if row.state is TaskState.COMPLETED else None
-    return Scope(value_of(book.tr, Place(place.workflow, ""), INPUT), results, states)
+        results[edge.node] = seen(before, RESULT) if row.state is TaskState.COMPLETED else None
+    return Scope(seen(Place(place.workflow, ""), INPUT), results, states)
+
+
+def failure_of(error: CoditectError) -> Failure:
+    """Why a node that might run does not."""
+    reason = "expression"
+    if isinstance(error, DamagedValue):
+        reason = "damaged_value"
+    elif isinstance(error, ValueBeyondBound):
+        reason = "too_large"
+    message, fix = str(error)[:_MESSAGE_CHARACTERS], str(error.facts.get("fix", ""))
+    return Failure(reason, type(error).__name__, message, fix=fix)
+
+
+def body_at(tr: Reads, place: Place, kind: str) -> bytes | None:
+    """The value as it is stored. Raises: DamagedValue."""
+    return values.get(tr, values.Place(place.workflow, place.node, kind))
 
 
 def value_of(tr: Reads, place: Place, kind: str) -> Any:
-    """The value as JSON; None when there is none."""
-    body = values.get(tr, values.Place(place.workflow, place.node, kind))
+    """The value as JSON; None when there is none. Raises: DamagedValue."""
+    body = body_at(tr, place, kind)
     return None if body is None else loads(body)
+
+
+def gathered(bodies: Iterable[bytes]) -> list[bytes]:
+    """What a list is to be made of, taken no further than the list may be long. Raises: ValueBeyondBound."""
+    taken: list[bytes] = []
+    size_bytes = 1
+    for body in bodies:
+        size_bytes += len(body) + 1
+        if size_bytes > LARGEST_BYTES:
+            fix = "use references in place of values: a URL, a path"
+            raise ValueBeyondBound("A list is too large", of=len(taken) + 1, most_bytes=LARGEST_BYTES, fix=fix)
+        taken.append(body)
+    return taken
+
+
+def list_of(bodies: Iterable[bytes]) -> bytes:
+    """The list of these values."""
+    return b"[" + b",".join(bodies) + b"]"
 
 
 def write(book: Book, place: Place, kind: str, body: bytes, *, first: bool = False) -> None:
@@ -55,22 +114,12 @@ def has_expressions(node: Node) -> bool:
 def body_of(book: Book, place: Place, row: NodeRow) -> bytes:
     """The input of the node's task: what was recorded for it, else what its definition says."""
     if row.own_input:
-        recorded = values.get(book.tr, values.Place(place.workflow, place.node, INPUT))
+        recorded = body_at(book.tr, place, INPUT)
         if recorded is not None:
             return recorded
     node = book.definition(place)
-    return dumps({} if node.call is None or node.call.input is None else node_input(node, _NOTHING))
+    return dumps({} if node.call is None or node.call.input is None else node_input(node, NOTHING))
 
 
-def record_input(book: Book, place: Place, row: NodeRow, node: Node) -> None:
-    """Makes the input from the node's expressions and records it. Raises: InvalidWorkflow, ValueBeyondBound."""
-    write(book, place, INPUT, dumps(node_input(node, scope_of(book, place, node))))
-    row.own_input = True
-
-
-def element_bodies(book: Book, place: Place, node: Node) -> list[bytes]:
-    """The inputs of a map's elements. Raises: InvalidWorkflow."""
-    return [dumps(one) for one in element_inputs(node, scope_of(book, place, node))]
-
-
-_NOTHING = Scope(None, {}, {})
+NOTHING = Scope(None, {}, {})
+"""What a node without expressions sees."""

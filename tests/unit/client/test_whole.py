@@ -10,6 +10,7 @@ import pytest
 from coditect import Agent, From, Options, TaskRejected, Workflow
 from coditect.durable import DurableHandle
 from coditect.errors import TaskExpired
+from coditect.model.wire import MAX_BODY_BYTES
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.testing import TestFleet
 
@@ -23,6 +24,10 @@ def worker() -> Agent:
         if number == 13:
             raise ValueError("no luck")
         return 2 * number
+
+    @agent.capability("text.count")
+    async def count(texts: list[str]) -> int:
+        return sum(map(len, texts))
 
     @agent.capability("number.crunch", timeout="20m")
     async def crunch(number: int) -> int:
@@ -69,6 +74,26 @@ async def test_a_capability_that_runs_long_is_durable_by_itself() -> None:
 
         assert handle.task_id.endswith(":task")
         assert await handle.result(int, timeout="1h") == 7
+
+
+async def test_a_literal_and_a_durable_task_are_taken_up_to_the_inline_limit() -> None:
+    text = "x" * (MAX_BODY_BYTES - 1_000)
+    flow = Workflow("heavy")
+    flow.task("text.count", [text], name="plain")
+    flow.task("text.count", [text, From("input")], name="filled")
+
+    async with TestFleet(agents=[worker()]) as fleet:
+        handle = await fleet.client.submit_durable("text.count", [text])
+        run = await fleet.start(flow, "more")
+
+        assert await handle.result(int) == len(text)
+        assert await run.result(dict) == {"plain": len(text), "filled": len(text) + 4}
+        rows = {row.name: row async for row in run.nodes()}
+
+    assert {name: (row.kind, row.capability) for name, row in rows.items()} == {
+        "plain": ("task", "text.count"),
+        "filled": ("task", "text.count"),
+    }
 
 
 async def test_a_denied_approval_rejects_the_workflow_with_its_reason() -> None:

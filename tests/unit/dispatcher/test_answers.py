@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
+
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import Overloaded, TooLarge
+from coditect.model.control import Verb, request
 from coditect.model.message import Message
 from coditect.model.wire import read_result
+from dispatcher.commands import Asked, Command
 from dispatcher.control import Control
+from dispatcher.settling import Settle
 from tests.support import eventually
 
 
@@ -66,3 +71,39 @@ async def test_answer_that_the_broker_never_takes_is_a_refusal_that_says_so() ->
 
 async def test_answer_that_cannot_be_sent_now_is_asked_for_again() -> None:
     assert (await answered(Narrow(full=True), {"attempts": []})).settled == ["requeue"]
+
+
+class Desks:
+    """Takes every command of a fleet of one shard."""
+
+    count = 1
+
+    def __init__(self) -> None:
+        self.taken: list[Command] = []
+
+    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+        self.taken.append(command)
+        return True
+
+
+ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
+
+
+@pytest.mark.parametrize(
+    "given", ["w", "zzz", ID.upper(), ID.replace("-", ""), f"{{{ID}}}", f"urn:uuid:{ID}", ID + "\n", "ü" * 300]
+)
+async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
+    broker, desks, messages = Narrow(), Desks(), []
+    async with Background() as background:
+        control = Control(cast("Broker", broker), cast("Any", None), cast("Any", desks), background)
+        for workflow in (given, ID):
+            body = {"workflow": workflow, "name": "one"}
+            messages.append(Request(request(Verb.START, body, reply_to="reply.me", correlation_id="c")))
+            control.arrived(cast("Delivery", messages[-1]))
+        await eventually(lambda: broker.published)
+
+    (message,) = broker.published
+    failure = read_result(message).failure
+    assert failure is not None
+    assert (failure.type, failure.message) == ("InvalidTask", "The id of a workflow is a UUID")
+    assert desks.taken == [Asked(Verb.START, {"workflow": ID, "name": "one"})]

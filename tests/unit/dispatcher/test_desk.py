@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -13,8 +14,9 @@ from coditect.background import Background
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import SystemClock
 from coditect.errors import CoditectError
+from dispatcher import turn
 from dispatcher.commands import GoOn
-from dispatcher.desk import Desk
+from dispatcher.desk import MOST_OVERDUE, Desk
 from dispatcher.layers import shards
 from dispatcher.layers.errors import LostLease
 from dispatcher.ports import Ports
@@ -91,6 +93,45 @@ async def test_command_that_cannot_be_done_is_refused_alone_and_the_others_are_d
 
     assert settled.told == [("first", "done"), ("strange", "refused"), ("last", "done")]
     assert lost == []
+
+
+class Slow(GoOn):
+    """A command that takes longer than a transaction may."""
+
+
+@pytest.mark.parametrize(
+    ("most_commands", "tries", "told"),
+    [
+        (100, 1_000_000, ["done", "refused", "done"]),
+        (1, 1_000_000, ["done", "refused", "done"]),
+        (100, MOST_OVERDUE - 1, ["done", "done", "done"]),
+        (1, 0, ["done", "done", "done"]),
+    ],
+    ids=["a slow one", "a slow one and a slow turn", "a machine that stood still", "a slow turn"],
+)
+async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nobody_waiting(
+    most_commands: int, tries: int, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled, run, left = Settled(), turn.run, tries
+
+    def slow(tr: Transaction, one: turn.Turn) -> turn.Done:
+        nonlocal left
+        done = run(tr, replace(one, commands=[GoOn() for _ in one.commands]))
+        if any(isinstance(command, Slow) for command in one.commands):
+            left -= 1
+        if (left >= 0 and Slow() in one.commands) or len(one.commands) > most_commands:
+            tr._until = 0.0  # the time that it may take is over
+        return done
+
+    monkeypatch.setattr(turn, "run", slow)
+    async with new_desk([]) as (desk, _):
+        for name, command in (("first", GoOn()), ("slow", Slow()), ("last", GoOn())):
+            desk.put(command, settled.of(name))
+
+        await desk.open()
+        await eventually(lambda: len(settled.told) == 3)
+
+    assert settled.told == [*zip(("first", "slow", "last"), told, strict=True)]
 
 
 async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_rest_goes_back() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
 from coditect.model import wire
+from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Outcome, Status
 from tests.unit.model.strategies import hostile_headers, outcomes
@@ -55,3 +56,12 @@ def test_failure_of_a_foreign_agent_may_say_as_little_as_it_likes() -> None:
 
     assert outcome.failure is not None
     assert (outcome.failure.message, outcome.failure.reason, outcome.failure.retryable) == ("5", "", False)
+
+
+def test_words_of_a_failure_are_no_longer_than_a_row_of_the_ledger_bears() -> None:
+    body = dumps({"reason": "r" * 200_000, "type": "T" * 200_000, "message": "m" * 200_000})
+
+    failure = wire.read_result(Message(body, {wire.STATUS: "failed"})).failure
+
+    assert failure is not None
+    assert [len(text) for text in (failure.reason, failure.type, failure.message)] == [255, 255, 200_000]

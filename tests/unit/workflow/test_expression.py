@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidWorkflow
-from coditect.expression import Scope, check_expressions, condition_holds, element_inputs, node_input
+from coditect.expression import Account, Scope, check_expressions, condition_holds, element_inputs, node_input
 from coditect.model.workflow.definition import Call, Each, Node
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
@@ -133,6 +134,22 @@ def test_the_account_is_one_for_all_expressions_of_a_node() -> None:
         node_input(given_input([{"$from": "input.numbers"}] * 30), SCOPE)
 
     assert len(node_input(given_input([{"$from": "input.numbers"}] * 3), SCOPE)) == 3
+
+
+def test_the_account_is_one_for_condition_and_input_and_for_all_elements_of_a_map() -> None:
+    costly = {"$from": "length(input.numbers)"}
+    one = node("deploy", work=Call("deploy.release", [costly] * 15), when="length(input.numbers) > `1`")
+    each = node("each", work=Each(Call("code.review", [costly] * 15), "input.paths", 2))
+    account = Account()
+
+    assert condition_holds(one, SCOPE, account)
+    assert len(node_input(one, SCOPE, account)) == 15
+    with pytest.raises(InvalidWorkflow, match="too many steps"):
+        condition_holds(replace(one, when=f"[{','.join(['input.numbers'] * 5)}]"), SCOPE, account)
+    elements = element_inputs(each, SCOPE)
+    assert len(next(elements)) == 15
+    with pytest.raises(InvalidWorkflow, match="too many steps"):
+        next(elements)
 
 
 @given(st.text(alphabet="ab.[]*?@|&{}()`'\"!<=>,:0 -", max_size=30), json_values)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidWorkflow, NotFound
-from coditect.model.workflow.definition import Call, Definition
+from coditect.model.workflow.definition import MOST_PREDECESSORS, Call, Definition
 from coditect.model.workflow.document import KINDS, PLACE_FIELDS
 from coditect.workflow_file import MOST_BYTES, load_workflow, read_workflow, write_yaml
 from tests.unit.model.strategies import json_values
@@ -173,3 +173,12 @@ def test_any_json_is_a_workflow_or_refused_with_lines(document: object) -> None:
 def test_any_text_is_a_workflow_or_refused(text: str) -> None:
     with pytest.raises(InputError):
         read_workflow(text.encode())
+
+
+def test_too_many_predecessors_are_told_with_the_line_of_after() -> None:
+    names = [f"n{number}" for number in range(MOST_PREDECESSORS + 1)]
+    nodes = {name: {"task": "some.work"} for name in names} | {"sum": {"task": "some.work", "after": names}}
+
+    (told,) = problems('{"name": "wide",\n"nodes":\n' + json.dumps(nodes)[:-2] + "}\n}}", is_json=True)
+
+    assert told == "line 3: nodes.sum.after: A node comes after at most 10,000 others, 'sum' after 10,001"

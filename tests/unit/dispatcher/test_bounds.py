@@ -1,0 +1,249 @@
+"""What a node's expressions may cost: beyond it the node fails, and nobody else waits for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from coditect import Workflow
+from coditect.expression import MOST_STEPS
+from coditect.model.control import Verb
+from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
+from coditect.model.workflow.document import node_document
+from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.model.workflow.template import From
+from dispatcher.commands import Show
+from dispatcher.layers.errors import ValueBeyondBound
+from dispatcher.layers.keyspace import VALUES, pack_row
+from dispatcher.layers.ledger import advance, book
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, body_at, gathered, value_of
+from dispatcher.layers.values import LARGEST_BYTES
+from dispatcher.steering import MOST_COMMENT
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Reads
+from tests.unit.dispatcher.ledger import Ledger, completed
+
+MEGABYTE = "x" * 1_000_000
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)
+
+
+async def failure(ledger: Ledger, node: str) -> dict[str, str]:
+    """Why the node failed."""
+    assert (await ledger.states())[node] is TaskState.FAILED
+    told = await ledger.database.read(lambda tr: value_of(tr, Place("w", node), FAILURE))
+    assert told["reason"] == (await ledger.node(node)).reason
+    return dict(told)
+
+
+def test_a_list_is_taken_no_further_than_it_may_be_long() -> None:
+    taken = 0
+
+    def bodies() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b"x" * 300_000
+
+    with pytest.raises(ValueBeyondBound, match="too large"):
+        gathered(bodies())
+
+    assert taken == 4
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_a_list_is_taken_to_the_last_byte(spare: int, fits: bool) -> None:
+    bodies = [b"x" * 1_000_000, b"x" * (LARGEST_BYTES - 1_000_000 - 3 - spare)]
+
+    try:
+        assert gathered(bodies) == bodies
+    except ValueBeyondBound:
+        assert not fits
+    else:
+        assert fits
+
+
+async def test_a_map_that_gives_a_large_input_to_each_element_fails_at_once(ledger: Ledger) -> None:
+    flow = Workflow("map")
+    template = {"item": From("item"), "context": From("input.context")}
+    flow.map("work", "input.items", template, limit=MOST_ELEMENTS, name="each")
+
+    await ledger.start(flow.definition(), {"items": [*range(5_000)], "context": "x" * 500_000})
+
+    told = await failure(ledger, "each")
+    assert (told["reason"], told["type"]) == ("too_large", "ValueBeyondBound")
+    assert told["fix"] == "use references in place of values: a URL, a path"
+
+
+async def test_the_elements_of_a_map_share_one_account(ledger: Ledger) -> None:
+    flow = Workflow("map")
+    flow.map("work", "input.items", {"n": From("length(input.items)")}, limit=MOST_ELEMENTS, name="each")
+
+    await ledger.start(flow.definition(), {"items": [*range(5_000)]})
+
+    told = await failure(ledger, "each")
+    assert told["reason"] == "expression"
+    assert "too many steps" in told["message"]
+
+
+async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_within_its_account(ledger: Ledger) -> None:
+    flow = Workflow("map")
+    template = {f"f{number}": From(f"item.{name}") for number, name in enumerate("abcab")}
+    flow.map("work", "input", template, limit=MOST_ELEMENTS, name="each")
+
+    await ledger.start(flow.definition(), [{"a": 1, "b": "two", "c": [3, 4]}] * MOST_ELEMENTS)
+
+    assert (await ledger.run()).counts == {"working": 1, "published": MOST_ELEMENTS}
+
+
+def gathering(width: int, **fields: str) -> Definition:
+    flow = Workflow("gathering")
+    before = [flow.task("work", name=f"n{number}") for number in range(width)]
+    flow.task("sum", {"n": From("length(results)")}, name="sum", after=before, **fields)  # type: ignore[arg-type]
+    return flow.definition()
+
+
+@pytest.mark.parametrize("fields", [{}, {"when": "states.n1 == 'completed'"}])
+async def test_a_node_that_sees_too_much_fails_and_says_what_to_do(ledger: Ledger, fields: dict[str, str]) -> None:
+    width = MOST_SEEN_BYTES // len(MEGABYTE)
+    await ledger.start(gathering(width + 1, **fields))
+
+    await ledger.play(lambda _: completed(MEGABYTE))
+
+    told = await failure(ledger, "sum")
+    assert (told["reason"], told["fix"]) == (
+        "too_large",
+        "return references in place of large values, or let the node come after fewer",
+    )
+
+
+async def test_a_node_may_see_eight_mebibytes(ledger: Ledger) -> None:
+    await ledger.start(gathering(MOST_SEEN_BYTES // len(MEGABYTE)))
+
+    await ledger.play(lambda one: completed(MEGABYTE if one.place.node != "sum" else None))
+
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_the_values_of_a_map_are_read_no_further_than_its_list_may_be_long(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def reading(tr: Reads, place: Place, kind: str) -> bytes | None:
+        read.append(place.node)
+        return body_at(tr, place, kind)
+
+    monkeypatch.setattr(advance, "body_at", reading)
+    flow = Workflow("map")
+    flow.map("work", "input", limit=10, name="each")
+    await ledger.start(flow.definition(), [*range(10)])
+
+    await ledger.play(lambda _: completed("x" * 500_000))
+
+    assert (await failure(ledger, "each"))["reason"] == "result_too_large"
+    assert read == ["each[0]", "each[1]", "each[2]"]
+
+
+async def test_dependents_whose_expressions_cost_much_are_released_in_several_transactions(ledger: Ledger) -> None:
+    flow = Workflow("fan")
+    first = flow.task("work", name="first")
+    count = From("length(results.first)")  # 100,000 numbers are weighed twice over
+    for number in range(40):
+        flow.task("work", {"n": count}, name=f"n{number:02}", after=[first])
+    await ledger.start(flow.definition())
+    (one,) = ledger.published
+    ledger.published, ledger.seen = [], []
+
+    await ledger.turn(ledger.finished(one, completed([1] * 100_000)))
+
+    turns = [len(effects.publications) for effects in ledger.seen if effects.publications]
+    assert sum(turns) == 40
+    assert max(turns) <= book.MOST_STEPS // 200_000 + 1
+    await ledger.play(lambda _: completed())
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_to_read_large_values_counts_for_a_transaction_too(ledger: Ledger) -> None:
+    flow = Workflow("fan")
+    first = flow.task("work", name="first")
+    for number in range(300):
+        flow.task("work", {"n": From("states.first")}, name=f"n{number:03}", after=[first])
+    await ledger.start(flow.definition())
+    (one,) = ledger.published
+    ledger.published, ledger.seen = [], []
+
+    await ledger.turn(ledger.finished(one, completed(MEGABYTE)))
+
+    turns = [len(effects.publications) for effects in ledger.seen if effects.publications]
+    assert sum(turns) == 300
+    assert len(turns) > 1
+
+
+async def test_a_damaged_value_is_told_as_such(ledger: Ledger) -> None:
+    flow = Workflow("damaged")
+    first = flow.task("work", name="first")
+    flow.task("work", From("input"), name="second", after=[first])
+    await ledger.start(flow.definition(), {"x": 1})
+    key = VALUES.pack(("w", "", INPUT))
+    await ledger.database.run(lambda tr: tr.set(key, pack_row(7, b"\0" * 32, b'{"x":1}')))
+
+    await ledger.play(lambda _: completed())
+
+    told = await failure(ledger, "second")
+    assert (told["reason"], told["type"]) == ("damaged_value", "DamagedValue")
+    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 1, TaskState.FAILED: 1}
+
+
+async def test_a_value_that_json_cannot_say_is_a_matter_of_the_expression(ledger: Ledger) -> None:
+    flow = Workflow("infinite")
+    flow.task("work", {"n": From("sum(input)")}, name="sum")
+
+    await ledger.start(flow.definition(), [1.7e308, 1.7e308])
+
+    assert (await failure(ledger, "sum"))["reason"] == "expression"
+
+
+def test_the_account_of_one_node_is_no_more_than_a_transaction_goes_beyond() -> None:
+    assert MOST_STEPS <= book.MOST_STEPS
+
+
+async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
+    await ledger.start(gathering(2))
+
+    await ledger.ask(Verb.CANCEL, {"workflow": "w", "reason": "r" * 200_000})
+
+    assert await ledger.state() is WorkflowState.CANCELED
+    assert (await ledger.run()).reason == "r" * MOST_COMMENT
+
+
+async def test_large_definitions_are_gone_over_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "MOST_STEPS", 2_000_000 // book.BYTES_PER_STEP)
+    flow = Workflow("wide")
+    for number in range(9):
+        flow.task("work", MEGABYTE, name=f"n{number}")
+    for number, part in enumerate(graph_of(flow.definition()).chunks(1), 1):
+        nodes = {node.name: node_document(node) for node in part}
+        await ledger.ask(
+            Verb.START, {"workflow": "w", "name": "wide", "count": 9, "chunk": number, "chunks": 9, "nodes": nodes}
+        )
+    ledger.terms = type(ledger.terms)(0)  # another process, which remembers nothing
+    ledger.seen.clear()
+
+    await ledger.turn(Show("w"))
+    shown = [[one.place.node for one in effects.shown] for effects in ledger.seen]
+    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+
+    assert shown == [["n0", "n1"], ["n2", "n3"], ["n4", "n5"], ["n6", "n7"], ["n8"]]
+    assert await ledger.state() is WorkflowState.CANCELED
+    assert (await ledger.run()).todo == 0
