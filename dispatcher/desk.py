@@ -14,9 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from coditect.errors import CoditectError, Retryable, Unroutable
 from coditect.model.control import Progress
@@ -36,27 +34,21 @@ from dispatcher.outgoing import tell
 from dispatcher.overviews import Overviews
 from dispatcher.ports import Ports
 from dispatcher.sendings import Sendings
-from dispatcher.settling import NOTHING, Rebuilt, Settle
+from dispatcher.settling import NOTHING, Filled, Rebuilt, Settle
 from dispatcher.showing import Showing
-from dispatcher.store.errors import StoreFailed, TransactionTooOld
-from dispatcher.store.transaction import Transaction
+from dispatcher.store.errors import StoreFailed
+from dispatcher.tries import Tries
 
 log = logging.getLogger(__name__)
 
 MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
-MOST_OVERDUE = 3
-"""Tries of a turn that took longer than a transaction may: by then it is not the machine that stood still."""
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
 """How long a desk that closes waits for the broker's confirms, and for RQ to be told."""
 IDLE_SECONDS = 0.2
 """After so long without a turn the outbox is cleared by one of its own."""
 MOST_FILL = 500
-
-
-class TurnTooLong(CoditectError):
-    """A turn that would be too old again and again: its commands are done one by one, and one alone is refused."""
 
 
 @value
@@ -278,29 +270,14 @@ class Desk:
         commands = [entry.command for entry in batch]
         now_ms, chance = self._ports.clock.now_ms(), self._ports.clock.chance()
         room = self._ports.window.room()
-        one = turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance)
-        tries = overdue = 0
-
-        def body(tr: Transaction) -> turn.Done:
-            nonlocal tries, overdue
-            tries += 1
-            try:
-                done = turn.run(tr, one)
-                tr.check_age()
-            except TransactionTooOld as error:
-                overdue += 1
-                if overdue < MOST_OVERDUE:
-                    raise
-                raise TurnTooLong("It takes longer than a transaction may", commands=len(commands)) from error
-            return done
-
+        tries = Tries(turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance))
         try:
-            done = await self._ports.database.run(body)
+            done = await self._ports.database.run(tries)
         except BaseException as error:
             self._confirmed.extend(confirmed)
-            self._doubt(tries > 1 or isinstance(error, Retryable))
+            self._doubt(tries.count > 1 or isinstance(error, Retryable))
             raise
-        self._doubt(tries > 1)
+        self._doubt(tries.count > 1)
         self._count(done.effects)
         for entry, answer in zip(batch, done.answers, strict=True):
             entry.settle.done(answer)
@@ -389,28 +366,11 @@ class Desk:
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
             self._ports.window.keep(capability, room)
-            self.put(Fill(capability, room), _Filled(self, capability, room))
+            self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
 
-    def filled(self, capability: str, room: int, *, more: bool) -> None:
+    def _filled(self, capability: str, room: int, more: bool) -> None:
         """It is done, or is not going to be; there may be more of it."""
         self._ports.window.free(capability, room)
         if more:
             self.backlog[capability] = None
             self._nudge()
-
-
-@dataclass(frozen=True, slots=True)
-class _Filled:
-    """Frees the room that was kept, and goes on filling when there may be more."""
-
-    desk: Desk
-    capability: str
-    room: int
-
-    def done(self, answer: Any) -> None:
-        """What was found is claimed by now."""
-        self.desk.filled(self.capability, self.room, more=answer is True)
-
-    def undone(self) -> None:
-        """The shard is another's."""
-        self.desk.filled(self.capability, self.room, more=False)

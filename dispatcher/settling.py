@@ -81,3 +81,18 @@ class Rebuilt:
     def undone(self) -> None:
         """The shard is another's."""
         self.settle.undone()
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Frees the room that was kept, and says whether there may be more to fill it with."""
+
+    free: Callable[[bool], None]
+
+    def done(self, answer: Any) -> None:
+        """What was found is claimed by now."""
+        self.free(answer is True)
+
+    def undone(self) -> None:
+        """The shard is another's."""
+        self.free(False)

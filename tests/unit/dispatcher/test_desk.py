@@ -16,13 +16,14 @@ from coditect.clock import SystemClock
 from coditect.errors import CoditectError
 from dispatcher import turn
 from dispatcher.commands import GoOn
-from dispatcher.desk import MOST_OVERDUE, Desk
+from dispatcher.desk import Desk
 from dispatcher.layers import shards
 from dispatcher.layers.errors import LostLease
 from dispatcher.ports import Ports
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
+from dispatcher.tries import MOST_OVERDUE
 from dispatcher.window import Window
 from tests.support import eventually
 

@@ -1,0 +1,42 @@
+"""The tries of one turn: the store repeats a transaction until it is committed."""
+
+from __future__ import annotations
+
+from coditect.errors import CoditectError
+from dispatcher import turn
+from dispatcher.store.errors import TransactionTooOld
+from dispatcher.store.transaction import Transaction
+
+MOST_OVERDUE = 3
+"""Tries of a turn that took longer than a transaction may: by then it is not the machine that stood still."""
+
+
+class TurnTooLong(CoditectError):
+    """A turn that would be too old again and again: its commands are done one by one, and one alone is refused."""
+
+
+class Tries:
+    """The transaction function of a turn, and how often it was tried.
+
+    Raises, as it: what `run` raises; TurnTooLong instead of the store's word when that came too often.
+    """
+
+    __slots__ = ("_overdue", "_turn", "count")
+
+    def __init__(self, one: turn.Turn) -> None:
+        self._turn = one
+        self._overdue = 0
+        self.count = 0
+
+    def __call__(self, tr: Transaction) -> turn.Done:
+        """One try."""
+        self.count += 1
+        try:
+            done = turn.run(tr, self._turn)
+            tr.check_age()
+        except TransactionTooOld as error:
+            self._overdue += 1
+            if self._overdue < MOST_OVERDUE:
+                raise
+            raise TurnTooLong("It takes longer than a transaction may", commands=len(self._turn.commands)) from error
+        return done
