@@ -71,6 +71,8 @@ class ScriptedPlane:
 
     kept: dict[str, Kept] = field(default_factory=dict)
     asked: list[tuple[Verb, dict[str, Any]]] = field(default_factory=list)
+    identities: list[str | None] = field(default_factory=list)
+    """Of what was asked."""
     at_once: bool = True
     """Whether what is accepted has completed."""
     ignores: int = 0
@@ -114,6 +116,7 @@ class ScriptedPlane:
         message = delivery.message
         verb, body = read_request(message)
         self.asked.append((verb, body))
+        self.identities.append(message.message_id)
         if self.ignores:
             self.ignores -= 1
         else:

@@ -15,6 +15,9 @@ message (AMQP ``type``)   exchange, key          body
 ``coditect.progress.v1``  results, the shard     a list of `[workflow, node, fence, share, message, at_ms]`
 ========================  =====================  =========================================================
 
+A request is known by its ``message_id``, unique for each, or else its ``correlation_id``: one that changes a workflow
+is done once, and the same message again is told what it was told, for a day. Without either each is another request.
+
 A request about a workflow may go to ``any``: whoever gets it hands it to the workflow's shard. A claim goes to the
 shard that the task's ``x-coditect-origin`` names.
 """

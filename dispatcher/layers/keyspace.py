@@ -41,9 +41,11 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "outbox"      (shard, publication)                                → workflow, node, fence
     ├── "published"   (shard)                                             → last publication number given
     │
-    │   who asked (idempotency.py)
+    │   who asked, and what was told (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
-    └── "key_expiry"  (expires_ms, idempotency key)                       → nothing
+    ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
+    ├── "answer"      (shard, identity)                                   → what the request was told, as JSON
+    └── "answer_expiry" (expires_ms, shard, identity)                      → nothing
 """
 
 from __future__ import annotations
@@ -81,6 +83,8 @@ PUBLISHED = ROOT["published"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]
+ANSWERS = ROOT["answer"]
+ANSWER_EXPIRIES = ROOT["answer_expiry"]
 
 _ROW = Space()
 

@@ -72,13 +72,13 @@ class LoneDesk:
         self.desk.put(command, answer)
         return await answer.future
 
-    async def start(self) -> Any:
+    async def start(self, *, gated: bool = False) -> Any:
+        """One node; or one that comes after an approval."""
         flow = Workflow("one")
-        flow.task(CAPABILITY, name="only")
-        definition = flow.definition()
-        nodes = {node.name: node_document(node) for node in definition.nodes}
-        body = {"workflow": "w", "name": "one", "input": None, "chunk": 1, "chunks": 1, "count": 1, "nodes": nodes}
-        return await self.say(Asked(Verb.START, body))
+        flow.task(CAPABILITY, after=[flow.approval("now?", name="gate")] if gated else [], name="only")
+        nodes = {node.name: node_document(node) for node in flow.definition().nodes}
+        body = {"workflow": "w", "name": "one", "input": None, "chunk": 1, "chunks": 1, "nodes": nodes}
+        return await self.say(Asked(Verb.START, body | {"count": len(nodes)}))
 
     @property
     def flight(self) -> Flight:
