@@ -27,7 +27,7 @@ from dispatcher.commands import (
 )
 from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger import advance, anew, claiming
+from dispatcher.layers.ledger import advance, anew, claiming, left_over
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Shown
 from dispatcher.store.transaction import Transaction
@@ -148,7 +148,7 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Fill: fill,
         Show: show,
         Look: look,
-        GoOn: lambda book, _: advance.go_on(book),
+        GoOn: lambda book, _: left_over.go_on(book),
         Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion),
         Asked: asking.ask,
     }

@@ -79,6 +79,8 @@ class ScriptedPlane:
     """So many requests are taken and not answered."""
     refuses: list[Failure] = field(default_factory=list)
     """What the next requests are answered with."""
+    more: bool = False
+    """Whether more begins anew by a redrive than it names."""
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -188,7 +190,7 @@ class ScriptedPlane:
             case Verb.RESUME:
                 kept.state = "running"
             case Verb.REDRIVE:
-                return {"node": body["node"], "again": [body["node"]], "dry_run": body["dry_run"]}
+                return {"node": body["node"], "again": [body["node"]], "more": self.more, "dry_run": body["dry_run"]}
             case Verb.ANSWER:
                 if kept.nodes[body["node"]]["state"] != "awaiting_approval":
                     raise InputError("Nobody is asked here")

@@ -26,7 +26,8 @@ def redrive_node(
         write_json(told)
         return
     again = [str(name) for name in told.get("again") or [node]]
-    typer.echo(f"{len(again)} {'would begin' if dry_run else 'begin'} anew: {', '.join(again)}")
+    some, rest = (f"{len(again)} and more", ", ...") if told.get("more") else (str(len(again)), "")
+    typer.echo(f"{some} {'would begin' if dry_run else 'begin'} anew: {', '.join(again)}{rest}")
 
 
 async def _redrive(

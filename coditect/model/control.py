@@ -67,9 +67,11 @@ class Verb(StrEnum):
     PAUSE = "workflow.pause"
     """`workflow`: nothing new is published."""
     RESUME = "workflow.resume"
-    """`workflow`: a paused one goes on; a failed one runs again from its first failed nodes."""
+    """`workflow`: a paused one goes on; a failed one runs again from its first failed nodes → its `state`, and in the
+    second case `again` and `more` as of a redrive."""
     REDRIVE = "node.redrive"
-    """`workflow`, `node`, `input` (optional), `dry_run`."""
+    """`workflow`, `node`, `input` (optional), `dry_run` → `again`: nodes that begin anew, at most 500 of them; and
+    whether there are `more`, or may be."""
     APPROVALS = "approval.list"
     """`after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"

@@ -31,6 +31,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step;
     │                                                                       of the whole shard with the workflow ""
+    ├── "again"       (workflow, step, node)                              → what is left of a redrive (ledger/again.py)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure
@@ -74,6 +75,7 @@ READY = ROOT["ready"]
 FLIGHTS = ROOT["flight"]
 APPROVALS = ROOT["approval"]
 TODO = ROOT["todo"]
+AGAIN = ROOT["again"]
 VALUES = ROOT["value"]
 
 TIMERS = ROOT["timer"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Retry, Workflow
-from coditect.errors import InputError, Retryable
+from coditect.errors import InputError
 from coditect.model.control import Verb
 from coditect.model.json import loads
 from coditect.model.result import Outcome
@@ -21,13 +21,14 @@ from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher import queries
-from dispatcher.commands import Asked
+from dispatcher.commands import Asked, GoOn
+from dispatcher.layers.keyspace import AGAIN
 from dispatcher.layers.ledger.advance import MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.layers.ledger.scope import FAILURE, RESULT, value_of
 from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed
+from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed, few_steps
 
 REDRIVABLE = (TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED)
 
@@ -106,49 +107,84 @@ def some_graph(random: Random) -> Definition:
 
 
 async def check_tallies(ledger: Ledger, definition: Definition) -> None:
-    """Whoever waits has counted exactly those ends that there are."""
-    states = await ledger.states()
+    """Whoever waits has counted exactly those ends that there are, once nothing is left over."""
+    states, run = await ledger.states(), await ledger.run()
+    assert run.counts == Counter(states.values())
+    assert run.open == sum(not state.terminal for state in states.values())
+    if run.todo:
+        return
+    assert not run.again
+    before = {edge.node for node in definition.nodes for edge in node.after}
+    lasts = Counter(state.value for name, state in states.items() if name not in before and state.terminal)
+    assert +Counter(run.lasts) == lasts
     for node in definition.nodes:
         row = await ledger.node(node.name)
         if row.state is TaskState.BLOCKED:
-            tally = Tally.of(node)
-            for edge in node.after:
-                if states[edge.node].terminal:
-                    tally = tally.with_end(edge.on_failure, states[edge.node])
-            assert row.tally == tally
-            assert tally.open > 0
-            assert tally.decision is not TaskState.READY
-    assert (await ledger.run()).counts == Counter(states.values())
+            assert row.tally == tally_of(node, states)
+            assert row.tally.open > 0
+            assert row.tally.decision is not TaskState.READY
+
+
+def tally_of(node: Node, states: dict[str, TaskState]) -> Tally:
+    tally = Tally.of(node)
+    for edge in node.after:
+        if states[edge.node].terminal:
+            tally = tally.with_end(edge.on_failure, states[edge.node])
+    return tally
+
+
+async def check_published(ledger: Ledger, definition: Definition, known: int) -> None:
+    """What was published since then was let run by its predecessors."""
+    states = await ledger.states()
+    nodes = {node.name: node for node in definition.nodes}
+    for one in ledger.published[known:]:
+        assert tally_of(nodes[one.place.node], states).decision is TaskState.READY
+
+
+async def some_step(ledger: Ledger, random: Random, *, pauses: bool) -> None:
+    ended = [name for name, state in (await ledger.states()).items() if state in REDRIVABLE]
+    draw = random.random()
+    if draw < 0.25:
+        await ledger.turn(GoOn())
+    elif draw < 0.5 and ended:
+        await ledger.turn(Asked(Verb.REDRIVE, {"workflow": "w", "node": random.choice(ended)}))
+    elif ledger.published:
+        one = ledger.published.pop(random.randrange(len(ledger.published)))
+        await ledger.turn(ledger.finished(one, random.choice([completed(), failed()])))
+    elif (await ledger.state()) is not WorkflowState.COMPLETED:
+        await ledger.turn(Asked(Verb.RESUME, {"workflow": "w"}))
+    if random.random() < 0.1:
+        verbs = [Verb.CANCEL, Verb.RESUME, *([Verb.PAUSE, Verb.RESUME] if pauses else [])]
+        await ledger.turn(Asked(random.choice(verbs), {"workflow": "w"}))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32))
-async def test_whoever_waits_has_counted_what_has_ended(seed: int) -> None:
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 5, MOST_STEPS]), st.booleans(), st.booleans())
+async def test_whoever_waits_has_counted_what_has_ended(seed: int, steps: int, goes_on: bool, pauses: bool) -> None:
     random = Random(seed)
     definition = some_graph(random)
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
-        await ledger.start(definition)
-        for _ in range(60):
-            ended = [name for name, state in (await ledger.states()).items() if state in REDRIVABLE]
-            if ended and random.random() < 0.5:
-                body = {"workflow": "w", "node": random.choice(ended)}
-                await ledger.turn(Asked(Verb.REDRIVE, body))
-            elif ledger.published:
-                one = ledger.published.pop(random.randrange(len(ledger.published)))
-                await ledger.turn(ledger.finished(one, random.choice([completed(), failed()])))
-            elif (await ledger.state()) is not WorkflowState.COMPLETED:
+        with pytest.MonkeyPatch.context() as patched:
+            few_steps(patched, steps)
+            await ledger.start(definition)
+            ledger.goes_on = goes_on
+            for _ in range(80):
+                known = len(ledger.published)
+                await some_step(ledger, random, pauses=pauses)
+                await check_tallies(ledger, definition)
+                if not pauses and len(ledger.published) > known:
+                    await check_published(ledger, definition, known)
+            ledger.goes_on = True
+            await ledger.turn(GoOn())
+            if (await ledger.state()) is WorkflowState.PAUSED:
                 await ledger.turn(Asked(Verb.RESUME, {"workflow": "w"}))
-            if random.random() < 0.2:
-                verb = random.choice([Verb.CANCEL, Verb.PAUSE, Verb.RESUME, Verb.RESUME])
-                await ledger.turn(Asked(verb, {"workflow": "w"}))
-            await check_tallies(ledger, definition)
-        if (await ledger.state()) is WorkflowState.PAUSED:
-            await ledger.turn(Asked(Verb.RESUME, {"workflow": "w"}))
-        await ledger.play(lambda _: completed(), pick=lambda waiting: random.randrange(len(waiting)))
+            await ledger.play(lambda _: completed(), pick=lambda waiting: random.randrange(len(waiting)))
         await check_tallies(ledger, definition)
 
         assert (await ledger.state()).terminal
+        assert (await ledger.run()).todo == 0
+        assert await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range())) == []
 
 
 async def test_node_whose_predecessor_was_canceled_is_not_redriven_alone(ledger: Ledger) -> None:
@@ -163,7 +199,7 @@ async def test_node_whose_predecessor_was_canceled_is_not_redriven_alone(ledger:
     assert await ledger.state() is WorkflowState.CANCELED
 
 
-async def test_redrive_waits_for_what_is_left_over_of_another_predecessor_s_end(ledger: Ledger) -> None:
+async def test_redrive_counts_a_predecessor_once_whose_end_is_left_over(ledger: Ledger) -> None:
     flow = Workflow("fan")
     wide, bad = flow.task("work", name="wide"), flow.task("work", name="bad")
     for number in range(MOST_STEPS):
@@ -174,11 +210,12 @@ async def test_redrive_waits_for_what_is_left_over_of_another_predecessor_s_end(
     await ledger.turn(ledger.finished(first["bad"], failed()))
     again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "bad"})
 
-    _, refused = await ledger.turn(ledger.finished(first["wide"], completed(1)), again)
-    await ledger.turn(again)
+    await ledger.turn(ledger.finished(first["wide"], completed(1)), again)
+    meanwhile = await ledger.node("z")
+    await ledger.turn(ledger.finished((await take(ledger))["bad"], completed(1)))
 
-    assert isinstance(refused, Retryable)
-    assert (await ledger.node("z")).state is TaskState.BLOCKED
+    assert (meanwhile.state, meanwhile.tally) == (TaskState.BLOCKED, Tally(2, 1, 1))
+    assert (await ledger.node("z")).state is TaskState.PUBLISHED
 
 
 async def test_redrive_leaves_a_paused_workflow_paused(ledger: Ledger) -> None:
