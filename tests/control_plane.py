@@ -146,8 +146,9 @@ class ScriptedPlane:
             case Verb.LIST:
                 rows = [kept.row() for kept in self.kept.values() if body.get("state") in (None, kept.state)]
                 return self._paged("workflows", rows, body)
-            case Verb.APPROVALS:
-                return self._paged("approvals", self._approvals(), body)
+            case Verb.DEAD | Verb.APPROVALS:
+                asked = ("dead", self._dead()) if verb is Verb.DEAD else ("approvals", self._approvals())
+                return self._paged(*asked, body)
             case Verb.STATUS:
                 return {"shards": [{"shard": shard} for shard in range(SHARDS)], "dispatchers": ["dispatcher-1"]}
             case Verb.REBUILD:
@@ -216,6 +217,14 @@ class ScriptedPlane:
             if self.at_once:
                 kept.end()
         return {"workflow": body["workflow"], "state": "accepted", "new": True}
+
+    def _dead(self) -> list[dict[str, Any]]:
+        return [
+            {"workflow": workflow, **node}
+            for workflow, kept in self.kept.items()
+            for node in kept.nodes.values()
+            if node["state"] == "dead"
+        ]
 
     def _approvals(self) -> list[dict[str, Any]]:
         return [

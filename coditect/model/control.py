@@ -72,6 +72,9 @@ class Verb(StrEnum):
     REDRIVE = "node.redrive"
     """`workflow`, `node`, `input` (optional), `dry_run` → `again`: nodes that begin anew, at most 500 of them; and
     whether there are `more`, or may be."""
+    DEAD = "dead.list"
+    """`after`, `limit` → `{"dead": [...], "next": ...}`: nodes whose agents died until no attempt was left, with the
+    fields of `nodes` and `workflow`; those of the workflow that was accepted first come first."""
     APPROVALS = "approval.list"
     """`after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"

@@ -28,6 +28,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "attempt"     (workflow, node, fence)                             → row of an attempt that another followed
     ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
     ├── "flight"      (shard, workflow, node)                             → capability; published and not ended
+    ├── "dead"        (workflow, node)                                    → nothing; while the node is dead
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step;
     │                                                                       of the whole shard with the workflow ""
@@ -73,6 +74,7 @@ STATUSES = ROOT["status"]
 ATTEMPTS = ROOT["attempt"]
 READY = ROOT["ready"]
 FLIGHTS = ROOT["flight"]
+DEAD = ROOT["dead"]
 APPROVALS = ROOT["approval"]
 TODO = ROOT["todo"]
 AGAIN = ROOT["again"]

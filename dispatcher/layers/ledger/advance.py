@@ -15,7 +15,7 @@ from coditect.model.workflow.definition import Approval, Call, Each, Node, OnFai
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
-from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
+from dispatcher.layers.keyspace import APPROVALS, DEAD, EDGES, FLIGHTS, STATUSES, TODO
 from dispatcher.layers.ledger import claiming
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
@@ -53,6 +53,8 @@ def end(book: Book, place: Place, row: NodeRow, state: TaskState, *, reason: str
     book.move(place, row, state)
     row.finished_ms = book.now_ms
     row.reason = reason
+    if state is TaskState.DEAD:
+        book.tr.set(DEAD.pack(place), b"")
     book.ended.append(place)
 
 

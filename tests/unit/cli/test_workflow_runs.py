@@ -341,14 +341,6 @@ def test_redrive_of_a_node_asks_the_ledger(
     assert ran.out == f"1 {'would begin' if dry_run else 'begin'} anew: a\n"
 
 
-def test_redrive_of_many_nodes_names_some(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
-    plane.more = True
-
-    ran = terminal.run("dead", "redrive", "--node", f"{started}:a", "--yes")
-
-    assert ran.out == "1 and more begin anew: a, ...\n"
-
-
 def test_redrive_of_a_node_asks_first(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
     ran = terminal.run("dead", "redrive", "--node", f"{started}:a", stdin="n\n")
 
