@@ -30,7 +30,7 @@ from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.flow import Workflow
-from coditect.model.workflow.rows import ApprovalRow, WorkflowRow
+from coditect.model.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
 from coditect.model.workflow.states import WorkflowState
 from coditect.offers import Offers
 from coditect.options import SUBMIT_SECONDS, Options
@@ -321,6 +321,14 @@ class Client:
         async for row in self._workflows.approvals(most=most):
             yield row
 
+    async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
+        """The nodes of workflows whose agents died until no attempt was left.
+
+        `run(row.workflow).redrive(row.node.name)` runs one again.
+        """
+        async for row in self._workflows.dead_nodes(most=most):
+            yield row
+
     # -- the fleet --------------------------------------------------------------------------------------
 
     async def broadcast(self, topic: str, data: Any = None, *, exclude: Iterable[AgentId | str] = ()) -> None:
@@ -384,6 +392,7 @@ class SyncClient(SyncContext[Client]):
     run = naming(Client.run, SyncRun)
     runs = iterating(Client.runs)
     approvals = iterating(Client.approvals)
+    dead_nodes = iterating(Client.dead_nodes)
     broadcast = waiting(Client.broadcast)
     emit = waiting(Client.emit)
     events = naming(Client.events, SyncEvents)

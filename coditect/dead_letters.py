@@ -35,11 +35,15 @@ class Selection:
 
     def takes(self, letter: DeadLetter) -> bool:
         """Whether this letter is meant."""
+        known = not self.ids or letter.id in self.ids
+        return known and self.fits(capability=letter.capability, reason=letter.reason, agent_id=letter.agent_id)
+
+    def fits(self, *, capability: str | None, reason: str | None, agent_id: str | None) -> bool:
+        """Whether something of these is meant, whichever id it has."""
         return (
-            (not self.ids or letter.id in self.ids)
-            and self.capability in (None, letter.capability)
-            and self.reason in (None, letter.reason)
-            and self.agent_id in (None, letter.agent_id)
+            self.capability in (None, capability)
+            and self.reason in (None, reason)
+            and self.agent_id in (None, agent_id)
         )
 
 

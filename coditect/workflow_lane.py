@@ -22,7 +22,7 @@ from coditect.model.task import Task
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.flow import Workflow
 from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.rows import ApprovalRow, WorkflowRow
+from coditect.model.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
 from coditect.model.workflow.states import WorkflowState
 from coditect.offers import Offers
 from coditect.options import SUBMIT_SECONDS, Options
@@ -107,6 +107,11 @@ class WorkflowLane:
         """The questions that wait for an answer."""
         async for row in pages(self._control, Verb.APPROVALS, "approvals", {}, most=most):
             yield ApprovalRow.read(row)
+
+    async def dead_nodes(self, *, most: int | None) -> AsyncIterator[DeadRow]:
+        """Nodes that were given up."""
+        async for row in pages(self._control, Verb.DEAD, "dead", {}, most=most):
+            yield DeadRow.read(row)
 
     # -- durable tasks ----------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class Asked:
 
     verb: Verb
     body: Mapping[str, Any]
+    identity: str = ""
+    """The same for a request that comes again, and for no other; empty when it cannot be told from another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Retryable, TooLarge, Unroutable
 from coditect.model import routing
-from coditect.model.control import Claim, Verb, read_request
+from coditect.model.control import VERB, Claim, Verb, read_request
 from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.wire import MAX_BODY_BYTES, result_message
+from dispatcher.asking import refusal_document
 from dispatcher.commands import Asked, Claimed, Command
 from dispatcher.intake import identity, number, text
 from dispatcher.layers.ledger.effects import Place
@@ -82,8 +84,10 @@ class Control:
             elif verb in QUERIES:
                 self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
             else:
+                # a start's chunks and key say whether it was done
+                request_id = "" if verb is Verb.START else identity_of(delivery.message)
                 workflow = identity(body) if verb is Verb.START else text(body, "workflow")
-                self._hand(delivery, Asked(verb, body), workflow)
+                self._hand(delivery, Asked(verb, body, request_id), workflow)
         except InputError as error:
             self.answer(delivery, error)
 
@@ -192,6 +196,15 @@ class Control:
         delivery.ack()
 
 
+def identity_of(request: Message) -> str:
+    """Which request it is: the same message again has the same, another that bears the same id has not."""
+    given = request.message_id or request.correlation_id
+    if not given:
+        return ""
+    head = f"{given}\0{request.headers.get(VERB)}\0".encode(errors="surrogatepass")
+    return hashlib.sha256(head + request.body).hexdigest()
+
+
 def answer_message(request: Message, answer: Any) -> Message:
     """The answer to a request, as a result."""
     correlation = request.correlation_id or request.message_id
@@ -203,17 +216,10 @@ def answer_message(request: Message, answer: Any) -> Message:
             retryable=answer.retryable,
             fix=str(answer.facts.get("fix", "")),
         )
-        told = failure.as_json() | {"facts": {name: _plain(fact) for name, fact in answer.facts.items()}}
+        told = failure.as_json() | {"facts": refusal_document(answer)["facts"]}
         return result_message(Outcome(Status.REJECTED, dumps(told), None, correlation), capability="control")
     value = answer.as_json() if isinstance(answer, Claim) else answer
     return result_message(Outcome(Status.COMPLETED, dumps(value), None, correlation), capability="control")
-
-
-def _plain(fact: object) -> Any:
-    """A fact as JSON can say it."""
-    if isinstance(fact, list | tuple):
-        return [_plain(one) for one in fact]
-    return fact if isinstance(fact, str | int | float | bool | None) else str(fact)
 
 
 @dataclass(frozen=True, slots=True)

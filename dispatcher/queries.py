@@ -12,7 +12,7 @@ from coditect.model.json import loads
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import number, text
 from dispatcher.layers import values
-from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, EDGES, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, DEAD, EDGES, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
 from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
@@ -281,6 +281,27 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     return {"approvals": told, "next": following}
 
 
+def dead(tr: Reads, body: Body) -> dict[str, Any]:
+    """The nodes that were given up because their agents died, by workflow and name."""
+    limit = _limit(body)
+    after = body.get("after")
+    begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
+    rows = tr.get_range(begin, DEAD.range()[1], limit=limit + 1)
+    places = [Place(*DEAD.unpack(key)) for key, _ in rows]
+    told: list[dict[str, Any]] = []
+    size_bytes = 0
+    for met, place in enumerate(places[:limit]):
+        row = tr.get(STATUSES.pack(place))
+        if row is None or tr.get(RUNS.pack((place.workflow,))) is None:  # it is being taken away
+            continue
+        definition = definitions.find(tr, Place(place.workflow, place.node.partition("[")[0])) or b"{}"
+        size_bytes += len(definition)
+        if told and size_bytes > MOST_DEFINITION_BYTES:
+            return {"dead": told, "next": list(places[met - 1])}
+        told.append({"workflow": place.workflow, **_node(tr, place, loads(definition), NodeRow.unpack(row))})
+    return {"dead": told, "next": list(places[limit - 1]) if len(places) > limit else None}
+
+
 def live(tr: Reads, shard: int) -> list[str]:
     """The shard's workflows that have not ended."""
     return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
@@ -318,6 +339,7 @@ QUERIES: Mapping[Verb, Callable[[Reads, Body], dict[str, Any]]] = MappingProxyTy
         Verb.NODES: nodes,
         Verb.ATTEMPTS: attempts,
         Verb.RESULT: result,
+        Verb.DEAD: dead,
         Verb.APPROVALS: approvals,
         Verb.STATUS: status,
     }

@@ -8,6 +8,7 @@ a workflow that has ended, with its         `CODITECT_KEEP_DAYS` after its end (
 values, its attempts, its idempotency key
 and its jobs in RQ
 an idempotency key                          a week after its workflow was accepted, but not before it ended
+what a request was told                     a day after it
 ==========================================  ==============================================================
 
 Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages
@@ -24,7 +25,7 @@ from typing import TypeVar
 
 from coditect.errors import CoditectError
 from dispatcher.graph.port import BATCH, TaskGraph
-from dispatcher.layers import idempotency, leases, shards
+from dispatcher.layers import answers, idempotency, leases, shards
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import removal
@@ -82,9 +83,10 @@ class Sweeper:
 
     async def _keys(self, lease: Lease, now_ms: int) -> None:
         await self._run(lease, lambda tr: removal.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
-        expired = removal.MOST_ROWS
-        while expired == removal.MOST_ROWS:
-            expired = await self._run(lease, lambda tr: idempotency.sweep(tr, now_ms=now_ms))
+        for layer in (idempotency, answers):
+            expired = removal.MOST_ROWS
+            while expired == removal.MOST_ROWS:
+                expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _condemn(self, lease: Lease, before_ms: int) -> None:
         read = self._ports.database.read

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from coditect.errors import CoditectError, InvalidTask
-from coditect.model.control import Verb
-from dispatcher import collect, intake, redrive, steering, sweep
+from coditect.errors import CoditectError
+from dispatcher import asking, collect, sweep
 from dispatcher.commands import (
     Asked,
     Began,
@@ -29,7 +28,7 @@ from dispatcher.commands import (
 )
 from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger import advance, anew, claiming
+from dispatcher.layers.ledger import advance, anew, claiming, left_over
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Shown
 from dispatcher.store.errors import BeyondLimit, RetriedByRun
@@ -142,25 +141,6 @@ def fill(book: Book, command: Fill) -> bool:
     return len(places) == command.room
 
 
-def ask(book: Book, verb: Verb, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Does what a client asked for. Raises: InputError."""
-    if verb not in VERBS:
-        raise InvalidTask("This is nothing that a shard does", verb=verb.value)
-    return VERBS[verb](book, body)
-
-
-VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
-    {
-        Verb.START: intake.start,
-        Verb.CANCEL: steering.cancel,
-        Verb.PAUSE: steering.pause,
-        Verb.RESUME: redrive.resume,
-        Verb.REDRIVE: redrive.redrive,
-        Verb.ANSWER: steering.answer,
-    }
-)
-"""What changes a workflow. What only reads is in `queries.py`."""
-
 COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
     {
         Finished: collect.finished,
@@ -174,9 +154,9 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Fill: fill,
         Show: show,
         Look: look,
-        GoOn: lambda book, _: advance.go_on(book),
+        GoOn: lambda book, _: left_over.go_on(book),
         Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion, kept=command.kept),
-        Asked: lambda book, command: ask(book, command.verb, command.body),
+        Asked: asking.ask,
     }
 )
 """Every kind of command, and what it does."""

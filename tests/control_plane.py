@@ -71,12 +71,16 @@ class ScriptedPlane:
 
     kept: dict[str, Kept] = field(default_factory=dict)
     asked: list[tuple[Verb, dict[str, Any]]] = field(default_factory=list)
+    identities: list[str | None] = field(default_factory=list)
+    """Of what was asked."""
     at_once: bool = True
     """Whether what is accepted has completed."""
     ignores: int = 0
     """So many requests are taken and not answered."""
     refuses: list[Failure] = field(default_factory=list)
     """What the next requests are answered with."""
+    more: bool = False
+    """Whether more begins anew by a redrive than it names."""
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -114,6 +118,7 @@ class ScriptedPlane:
         message = delivery.message
         verb, body = read_request(message)
         self.asked.append((verb, body))
+        self.identities.append(message.message_id)
         if self.ignores:
             self.ignores -= 1
         else:
@@ -141,8 +146,9 @@ class ScriptedPlane:
             case Verb.LIST:
                 rows = [kept.row() for kept in self.kept.values() if body.get("state") in (None, kept.state)]
                 return self._paged("workflows", rows, body)
-            case Verb.APPROVALS:
-                return self._paged("approvals", self._approvals(), body)
+            case Verb.DEAD | Verb.APPROVALS:
+                asked = ("dead", self._dead()) if verb is Verb.DEAD else ("approvals", self._approvals())
+                return self._paged(*asked, body)
             case Verb.STATUS:
                 return self._status(body)
             case Verb.REBUILD:
@@ -198,7 +204,7 @@ class ScriptedPlane:
             case Verb.RESUME:
                 kept.state = "running"
             case Verb.REDRIVE:
-                return {"node": body["node"], "again": [body["node"]], "dry_run": body["dry_run"]}
+                return {"node": body["node"], "again": [body["node"]], "more": self.more, "dry_run": body["dry_run"]}
             case Verb.ANSWER:
                 if kept.nodes[body["node"]]["state"] != "awaiting_approval":
                     raise InputError("Nobody is asked here")
@@ -224,6 +230,14 @@ class ScriptedPlane:
             if self.at_once:
                 kept.end()
         return {"workflow": body["workflow"], "state": "accepted", "new": True}
+
+    def _dead(self) -> list[dict[str, Any]]:
+        return [
+            {"workflow": workflow, **node}
+            for workflow, kept in self.kept.items()
+            for node in kept.nodes.values()
+            if node["state"] == "dead"
+        ]
 
     def _approvals(self) -> list[dict[str, Any]]:
         return [

@@ -10,7 +10,7 @@ import typer
 
 from coditect.cli.capabilities import known_capabilities
 from coditect.cli.connections import Connections, connections
-from coditect.cli.dead_node import redrive_node
+from coditect.cli.dead_node import dead_nodes, dead_row, redrive_node
 from coditect.cli.output import Output, OutputOption, agree, instant, say, write_fields, write_json, write_table
 from coditect.clock import SystemClock
 from coditect.dead_letter import DeadLetter
@@ -54,32 +54,34 @@ def list_letters(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List dead letters, oldest first in each queue.
+    """List dead letters, oldest first in each queue, and then nodes of workflows whose agents died.
 
     \b
     Example: coditect dead list --capability code.review --reason handler_error
     """
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
-    queues, rows = run_loop(_list(connections(context), selection, most))
+    queues, rows, nodes = run_loop(_list(connections(context), selection, most))
     total = sum(queue.messages for queue in queues)
     if output is Output.JSON:
-        write_json({"letters": rows, "queues": {queue.name: queue.messages for queue in queues}})
+        write_json({"letters": rows, "nodes": nodes, "queues": {queue.name: queue.messages for queue in queues}})
         return
     columns = ("id", "capability", "priority", "reason", "agent", "attempts", "dead_at", "error")
-    write_table(columns, [[_short(row[name]) for name in columns] for row in rows], empty="No dead letters.")
+    write_table(columns, [[_short(row[name]) for name in columns] for row in rows + nodes], empty="No dead letters.")
     if len(rows) < total:
         say(f"{len(rows)} shown of {total} in {len(queues)} queues.")
 
 
 async def _list(
     opened: Connections, selection: Selection, most: int
-) -> tuple[tuple[DeadQueue, ...], list[dict[str, object]]]:
+) -> tuple[tuple[DeadQueue, ...], list[dict[str, object]], list[dict[str, object]]]:
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock())
         queues = await _queues(opened, letters, selection.capability)
         names = [queue.name for queue in queues]
         async with aclosing(letters.browse(names, selection, most=most)) as browsed:
-            return queues, [_row(letter) async for letter in browsed]
+            rows = [_row(letter) async for letter in browsed]
+        nodes = await dead_nodes(opened, broker, selection, most - len(rows))
+        return queues, rows, [dead_row(node) for node in nodes]
 
 
 @app.command("show")

@@ -1,4 +1,4 @@
-"""`coditect dead redrive --node`: a node of a workflow runs again."""
+"""`coditect dead` and the nodes of workflows: those that were given up are listed, one runs again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,57 @@ from typing import Any
 
 import typer
 
+from coditect.broker.port import Broker
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections
-from coditect.cli.output import Output, agree, write_json
+from coditect.cli.output import Output, agree, instant, say, write_json
+from coditect.client import Client
+from coditect.dead_letters import Selection
+from coditect.errors import CoditectError
 from coditect.loop import run_loop
+from coditect.model import routing
+from coditect.model.workflow.rows import DeadRow
+
+
+async def dead_nodes(opened: Connections, broker: Broker, selection: Selection, most: int) -> list[DeadRow]:
+    """The nodes that were given up, at most so many; none where there is no control plane."""
+    if most <= 0:
+        return []
+    async with opened.fleet() as client:
+        stats = await broker.stats(routing.CONTROL_QUEUE)
+        if stats is None or not stats.consumers:
+            return []
+        try:
+            return await _matching(client, selection, most)
+        except CoditectError as error:
+            say(f"Nodes of workflows are not shown: {error}")
+            return []
+
+
+async def _matching(client: Client, selection: Selection, most: int) -> list[DeadRow]:
+    found: list[DeadRow] = []
+    async for row in client.dead_nodes():
+        node = row.node
+        if selection.fits(capability=node.capability, reason=node.reason, agent_id=node.agent):
+            found.append(row)
+        if len(found) == most:
+            break
+    return found
+
+
+def dead_row(row: DeadRow) -> dict[str, object]:
+    """The node as a dead letter is shown; its id is what `dead redrive --node` takes."""
+    node = row.node
+    return {
+        "id": f"{row.workflow}:{node.name}",
+        "capability": node.capability,
+        "priority": node.priority,
+        "reason": node.reason,
+        "agent": node.agent,
+        "attempts": node.attempt,
+        "dead_at": instant(node.finished_at_ms),
+        "error": node.message[:200] or None,
+    }
 
 
 def redrive_node(
@@ -26,7 +73,8 @@ def redrive_node(
         write_json(told)
         return
     again = [str(name) for name in told.get("again") or [node]]
-    typer.echo(f"{len(again)} {'would begin' if dry_run else 'begin'} anew: {', '.join(again)}")
+    some, rest = (f"{len(again)} and more", ", ...") if told.get("more") else (str(len(again)), "")
+    typer.echo(f"{some} {'would begin' if dry_run else 'begin'} anew: {', '.join(again)}{rest}")
 
 
 async def _redrive(

@@ -15,6 +15,9 @@ message (AMQP ``type``)   exchange, key          body
 ``coditect.progress.v1``  results, the shard     a list of `[workflow, node, fence, share, message, at_ms]`
 ========================  =====================  =========================================================
 
+A request is known by its ``message_id``, unique for each, or else its ``correlation_id``: one that changes a workflow
+is done once, and the same message again is told what it was told, for a day. Without either each is another request.
+
 A request about a workflow may go to ``any``: whoever gets it hands it to the workflow's shard. A claim goes to the
 shard that the task's ``x-coditect-origin`` names.
 """
@@ -64,9 +67,14 @@ class Verb(StrEnum):
     PAUSE = "workflow.pause"
     """`workflow`: nothing new is published."""
     RESUME = "workflow.resume"
-    """`workflow`: a paused one goes on; a failed one runs again from its first failed nodes."""
+    """`workflow`: a paused one goes on; a failed one runs again from its first failed nodes → its `state`, and in the
+    second case `again` and `more` as of a redrive."""
     REDRIVE = "node.redrive"
-    """`workflow`, `node`, `input` (optional), `dry_run`."""
+    """`workflow`, `node`, `input` (optional), `dry_run` → `again`: nodes that begin anew, at most 500 of them; and
+    whether there are `more`, or may be."""
+    DEAD = "dead.list"
+    """`after`, `limit` → `{"dead": [...], "next": ...}`: nodes whose agents died until no attempt was left, with the
+    fields of `nodes` and `workflow`; those of the workflow that was accepted first come first."""
     APPROVALS = "approval.list"
     """`after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"

@@ -29,9 +29,11 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "attempt"     (workflow, node, fence)                             → row of an attempt that another followed
     ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
     ├── "flight"      (shard, workflow, node)                             → routing key; published and not ended
+    ├── "dead"        (workflow, node)                                    → nothing; while the node is dead
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step;
     │                                                                       of the whole shard with the workflow ""
+    ├── "again"       (workflow, step, node)                              → what is left of a redrive (ledger/again.py)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure, definition
@@ -42,9 +44,11 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "outbox"      (shard, publication)                                → workflow, node, fence
     ├── "published"   (shard)                                             → last publication number given
     │
-    │   who asked (idempotency.py)
+    │   who asked, and what was told (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
-    └── "key_expiry"  (expires_ms, idempotency key)                       → nothing
+    ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
+    ├── "answer"      (shard, identity)                                   → what the request was told, as JSON
+    └── "answer_expiry" (expires_ms, shard, identity)                      → nothing
 """
 
 from __future__ import annotations
@@ -71,8 +75,10 @@ STATUSES = ROOT["status"]
 ATTEMPTS = ROOT["attempt"]
 READY = ROOT["ready"]
 FLIGHTS = ROOT["flight"]
+DEAD = ROOT["dead"]
 APPROVALS = ROOT["approval"]
 TODO = ROOT["todo"]
+AGAIN = ROOT["again"]
 VALUES = ROOT["value"]
 
 TIMERS = ROOT["timer"]
@@ -82,6 +88,8 @@ PUBLISHED = ROOT["published"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]
+ANSWERS = ROOT["answer"]
+ANSWER_EXPIRIES = ROOT["answer_expiry"]
 
 _ROW = Space()
 

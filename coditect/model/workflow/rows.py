@@ -150,6 +150,19 @@ class AttemptRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A node that was given up: its agents died until no attempt was left."""
+
+    workflow: str
+    node: NodeRow
+
+    @classmethod
+    def read(cls, row: object) -> Self:
+        """Raises: InvalidTask when it is no such row."""
+        return _read(row, lambda given: cls(str(given["workflow"]), NodeRow.read(given)))
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRow:
     """A question that waits for its answer."""
 

@@ -7,11 +7,7 @@ there. So a node with 100,000 dependents holds up nobody.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-
-from coditect.errors import InputError, Retryable
+from coditect.errors import InputError
 from coditect.expression import Account, Scope, condition_holds, element_inputs, node_input
 from coditect.model.json import dumps
 from coditect.model.result import Failure
@@ -20,8 +16,8 @@ from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers
 from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
-from dispatcher.layers.keyspace import APPROVALS, EDGES, FLIGHTS, STATUSES, TODO
-from dispatcher.layers.ledger import anew, claiming, limits
+from dispatcher.layers.keyspace import APPROVALS, DEAD, EDGES, FLIGHTS, STATUSES, TODO
+from dispatcher.layers.ledger import claiming, limits
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
@@ -43,16 +39,12 @@ from dispatcher.layers.ledger.scope import (
 from dispatcher.layers.timers import Timer
 from dispatcher.layers.values import LARGEST_BYTES
 
-log = logging.getLogger(__name__)
-
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
 MOST_SHOWN = 500
 
 APPROVAL_TIMER = "approval"
-RELEASE, EXPAND, CANCEL, RESUME, SHOW = "release", "expand", "cancel", "resume", "show"
-_CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
-"""What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
+RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
 _POLICIES = {policy.value.encode(): policy for policy in OnFailure}
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
@@ -64,6 +56,8 @@ def end(book: Book, place: Place, row: NodeRow, state: TaskState, *, reason: str
     book.move(place, row, state)
     row.finished_ms = book.now_ms
     row.reason = reason
+    if state is TaskState.DEAD:
+        book.tr.set(DEAD.pack(place), b"")
     book.ended.append(place)
 
 
@@ -80,50 +74,30 @@ def follow(book: Book) -> None:
     while book.ended:
         place = book.ended.popleft()
         if left <= 0 or book.is_full:
-            _leave(book, place, RELEASE, "")
+            leave(book, place, RELEASE, "")
             continue
-        left -= _release(book, place, "", left)
+        left -= release(book, place, "", left)
 
 
-def go_on(book: Book, limit: int = 8) -> None:
-    """Does some of what earlier transactions left over.
-
-    Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it.
-    """
-    left = MOST_STEPS
-    for key, cursor in book.left_over(limit):
-        if left <= 0 or book.is_full:
-            break
-        try:
-            left -= _go_on_with(book, key, cursor, left)
-        except _CANNOT_BE_DONE as error:
-            book.terms.set_aside.add(key)
-            facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(key), strict=True))
-            log.exception("What was left over cannot be done; it is set aside", extra=facts)
-            raise Retryable("What was left over cannot be done; it is set aside", **facts) from error
-    follow(book)
-    book.effects.unfinished |= bool(book.left_over(1))
-
-
-def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
-    _, workflow, node, kind = TODO.unpack(key)
-    book.tr.clear(key)
-    if kind == anew.REBUILD:
-        return anew.go_on(book, cursor)
-    run = book.run(workflow)
-    if run is None:
-        return 0
-    run.todo -= 1
-    return _CONTINUED[kind](book, Place(workflow, node), cursor.decode(), most)
-
-
-def _leave(book: Book, place: Place, kind: str, cursor: str) -> None:
+def leave(book: Book, place: Place, kind: str, cursor: str) -> None:
+    """Leaves the rest of a piece of work to later transactions."""
     run = book.run(place.workflow)
     assert run is not None
     key = TODO.pack((book.shard, place.workflow, place.node, kind))
     run.todo += book.tr.get(key) is None  # a walk that is begun again while it is left over is one piece of work
     book.tr.set(key, cursor.encode())
     book.effects.unfinished = True
+
+
+def drop(book: Book, place: Place, kind: str) -> bool:
+    """Nothing is left of a piece of work any more; whether there was."""
+    run = book.run(place.workflow)
+    key = TODO.pack((book.shard, place.workflow, place.node, kind))
+    if run is None or not run.todo or book.tr.get(key) is None:
+        return False
+    book.tr.clear(key)
+    run.todo -= 1
+    return True
 
 
 # -- dependents ---------------------------------------------------------------------------------------------
@@ -134,10 +108,13 @@ def begin(book: Book, workflow: str) -> None:
     book.ended.append(Place(workflow, ROOT))
 
 
-def _release(book: Book, place: Place, after: str, most: int) -> int:
+def release(book: Book, place: Place, after: str, most: int) -> int:
     """Tells the dependents behind `after` that the node ended; how many."""
     if "[" in place.node:
         _element_ended(book, place)
+        return 1
+    if _is_held(book, place.workflow):
+        leave(book, place, RELEASE, after)
         return 1
     key = (place.workflow, place.node)
     start = EDGES.pack((*key, after)) + b"\0" if after else EDGES.range(key)[0]
@@ -151,8 +128,16 @@ def _release(book: Book, place: Place, after: str, most: int) -> int:
         _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, _POLICIES[policy])
         told += 1
     if len(edges) > told:
-        _leave(book, place, RELEASE, EDGES.unpack(edges[told - 1][0])[2])
+        leave(book, place, RELEASE, EDGES.unpack(edges[told - 1][0])[2])
     return max(1, told)
+
+
+def _is_held(book: Book, workflow: str) -> bool:
+    """Whether nobody is told of ends, since others are being taken back (`again.py`)."""
+    run = book.run(workflow)
+    if run is None or not run.again or run.canceling:
+        return False
+    return TODO.pack((book.shard, workflow, ROOT, AGAIN)) not in book.terms.set_aside
 
 
 def _note_last(book: Book, place: Place) -> None:
@@ -247,12 +232,13 @@ def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
     row.ready_ms = book.now_ms
     book.move(place, row, TaskState.WORKING)
     if count:
-        _leave(book, place, EXPAND, "0")
+        leave(book, place, EXPAND, "0")
     else:
         _end_map(book, place, row)
 
 
-def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
+def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
+    """Makes the map's elements from the cursor on; how many."""
     bodies = value_of(book.tr, place, INPUT)
     first = number = int(cursor)
     row = book.node(place)
@@ -277,7 +263,7 @@ def _continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int
             claiming.offer(book, element, child)
         number += 1
     if number < len(bodies):
-        _leave(book, place, EXPAND, str(number))
+        leave(book, place, EXPAND, str(number))
     elif not row.tally.open:
         _end_map(book, place, row)
     return max(1, number - first)
@@ -318,20 +304,20 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
 
 def begin_cancel(book: Book, workflow: str) -> None:
     """Every node that has not ended ends canceled."""
-    _walk(book, Place(workflow, ROOT), CANCEL, "", MOST_STEPS)
+    walk(book, Place(workflow, ROOT), CANCEL, "", MOST_STEPS)
 
 
 def begin_resume(book: Book, workflow: str) -> None:
     """Every node that is ready waits for its turn again."""
-    _walk(book, Place(workflow, ROOT), RESUME, "", MOST_STEPS)
+    walk(book, Place(workflow, ROOT), RESUME, "", MOST_STEPS)
 
 
 def begin_show(book: Book, workflow: str) -> None:
     """Every node is shown as it is, for a copy of the graph that lost them."""
-    _walk(book, Place(workflow, ROOT), SHOW, "", MOST_SHOWN)
+    walk(book, Place(workflow, ROOT), SHOW, "", MOST_SHOWN)
 
 
-def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
+def walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
     found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
@@ -353,7 +339,7 @@ def _walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
             row.start_by_ms = None
             claiming.offer(book, one, row)
     if len(found) > met:
-        _leave(book, place, kind, STATUSES.unpack(found[met - 1][0])[1])
+        leave(book, place, kind, STATUSES.unpack(found[met - 1][0])[1])
     return met
 
 
@@ -389,14 +375,3 @@ def withdraw(book: Book, place: Place, row: NodeRow) -> None:
 def is_over(run: RunRow | None) -> bool:
     """Whether nothing new happens in it."""
     return run is None or run.state.terminal or run.canceling
-
-
-_CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyType(
-    {
-        RELEASE: _release,
-        EXPAND: _continue_expansion,
-        CANCEL: lambda book, place, after, most: _walk(book, place, CANCEL, after, most),
-        RESUME: lambda book, place, after, most: _walk(book, place, RESUME, after, most),
-        SHOW: lambda book, place, after, most: _walk(book, place, SHOW, after, min(most, MOST_SHOWN)),
-    }
-)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coditect.model.result import Failure
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import values
-from dispatcher.layers.keyspace import ATTEMPTS
+from dispatcher.layers.keyspace import ATTEMPTS, DEAD
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow
@@ -39,6 +39,8 @@ def write_attempt(book: Book, place: Place, row: NodeRow, status: str, failure: 
 
 def begin_anew(book: Book, place: Place, row: NodeRow) -> None:
     """The ended node has another life: what is known of this one goes to the history, attempts are counted anew."""
+    if row.state is TaskState.DEAD:
+        book.tr.clear(DEAD.pack(place))
     if row.reason != BY_OTHERS:
         failure = _forget_values(book, place) if row.state is not TaskState.CANCELED else None
         if row.publication:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dispatcher.layers import idempotency, timers
 from dispatcher.layers.keyspace import (
     ATTEMPTS,
+    DEAD,
     EDGES,
     ENDED,
     KEY_EXPIRIES,
@@ -34,6 +35,7 @@ MOST_VALUES = 40
 """Of them at most so many that may be large."""
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
+    (DEAD, MOST_ROWS),
     (EDGES, MOST_ROWS),
     (NODES, MOST_VALUES),
     (VALUES, MOST_VALUES),

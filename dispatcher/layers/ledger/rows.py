@@ -57,14 +57,15 @@ class RunRow:
     finished_ms: int | None = None
     todo: int = 0
     """Pieces of work that are left over for later transactions; it does not end before they are done."""
+    again: bool = False
+    """Ends of its nodes are being taken back: until that is done no other is told to dependents."""
 
     def pack(self) -> bytes:
         """The row."""
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
-        return dumps(
-            [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
-        )
+        fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
+        return dumps([*fields, True] if self.again else fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRow:

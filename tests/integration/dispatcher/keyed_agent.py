@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from coditect import Agent, Context
+from coditect import Agent, Context, Retry
 
 worker = Agent("worker", slots=8)
 
@@ -23,6 +23,11 @@ async def work(milliseconds: int, ctx: Context) -> str:
     else:
         _note(log, f"effect {ctx.task_id} {os.getpid()}")
     return ctx.task_id
+
+
+@worker.capability("keyed.fail", timeout="60s", retry=Retry(max_attempts=1))
+async def fail(_: dict[str, object]) -> None:
+    raise ValueError("as ever")
 
 
 def _note(log: Path, line: str) -> None:

@@ -32,6 +32,36 @@ def test_list_shows_letters_as_json_with_the_queues(buried: Terminal) -> None:
     assert "body" not in ran.json["letters"][0]
 
 
+@pytest.fixture
+def node(terminal: Terminal) -> str:
+    """The id of a node whose agents died."""
+    plane = terminal.connections.plane
+    plane.at_once = False
+    started = terminal.run("task", "submit", "code.review", '{"path": "src"}', "--detach").out.strip()
+    plane.only.nodes["task"] |= {"state": "dead", "reason": "process_died", "agent": "worker-1", "message": "gone"}
+    return started
+
+
+def test_nodes_that_were_given_up_are_listed_behind_the_letters(buried: Terminal, node: str) -> None:
+    table = buried.run("dead", "list").out.splitlines()
+    told = buried.run("dead", "list", "--reason", "process_died", "--output", "json").json
+    others = buried.run("dead", "list", "--agent", "worker-2", "--output", "json").json
+
+    assert [row.split()[0] for row in table] == ["ID", "one", "two", "three", node]
+    assert "process_died" in table[-1]
+    assert [one["id"] for one in told["nodes"]] == [node]
+    assert told["letters"] == others["nodes"] == []
+    assert node not in buried.run("dead", "list", "--most", "3").out
+
+
+def test_redrive_of_a_node_that_many_come_after_names_some(terminal: Terminal, node: str) -> None:
+    terminal.connections.plane.more = True
+
+    ran = terminal.run("dead", "redrive", "--node", node, "--yes")
+
+    assert ran.out == "1 and more begin anew: task, ...\n"
+
+
 def test_list_in_a_pipe_is_plain_aligned_text(buried: Terminal) -> None:
     ran = buried.run("dead", "list", "--reason", "expired")
 

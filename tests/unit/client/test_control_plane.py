@@ -63,6 +63,20 @@ async def test_what_was_not_answered_is_asked_again_and_done_once(scene: Scene) 
     assert list(scene.plane.kept) == [run.id]
 
 
+async def test_request_keeps_its_identity_however_often_it_is_asked_and_the_next_has_another(scene: Scene) -> None:
+    run = await scene.client.start(chain(1))
+    scene.plane.identities.clear()
+    scene.plane.ignores, scene.plane.refuses = 2, [Failure("refused", "Retryable", "Not now", retryable=True)]
+
+    await run.pause()
+    await run.pause()
+
+    first, *others, last = scene.plane.identities
+    assert others == [first] * 3
+    assert first
+    assert first != last
+
+
 async def test_silence_to_the_end_of_the_time_says_what_was_asked(scene: Scene) -> None:
     scene.plane.ignores = 10_000
 

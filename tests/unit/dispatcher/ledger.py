@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from coditect.model.control import Claim, Verb
 from coditect.model.ids import AgentId
 from coditect.model.json import dumps
@@ -19,6 +21,7 @@ from dispatcher.commands import Asked, Command, Due, Fill, Finished, GoOn
 from dispatcher.layers import leases, shards, timers
 from dispatcher.layers.keyspace import RUNS, STATUSES
 from dispatcher.layers.leases import Lease
+from dispatcher.layers.ledger import advance, again, left_over
 from dispatcher.layers.ledger.book import Planted, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -39,6 +42,8 @@ class Ledger:
     published: list[Publication] = field(default_factory=list)
     confirmed: list[int] = field(default_factory=list)
     seen: list[Effects] = field(default_factory=list)
+    goes_on: bool = True
+    """Whether what is left over is done at once; otherwise the test says when."""
 
     @classmethod
     async def open(cls, database: MemoryDatabase, *, planted: Planted | None = None, **terms: Any) -> Ledger:
@@ -52,7 +57,7 @@ class Ledger:
         done = await self.database.run(lambda tr: turn.run(tr, one))
         self.published += done.effects.publications
         self.seen.append(done.effects)
-        if done.effects.unfinished:
+        if done.effects.unfinished and self.goes_on:
             await self.turn(GoOn())
         return done.answers
 
@@ -117,6 +122,12 @@ class Ledger:
         return (await self.run(workflow)).state
 
 
+def few_steps(patched: pytest.MonkeyPatch, most: int) -> None:
+    """Transactions look at so many dependents only."""
+    for module in (advance, again, left_over):
+        patched.setattr(module, "MOST_STEPS", most)
+
+
 def completed(value: Any = None) -> Outcome:
     return Outcome(Status.COMPLETED, dumps(value), None, None, AGENT)
 
@@ -126,4 +137,4 @@ def failed(*, retryable: bool = False, status: Status = Status.FAILED) -> Outcom
     return Outcome(status, dumps(failure.as_json()), None, None, AGENT, failure=failure)
 
 
-__all__ = ["AGENT", "Claim", "Ledger", "Place", "completed", "failed", "leases"]
+__all__ = ["AGENT", "Claim", "Ledger", "Place", "completed", "failed", "few_steps", "leases"]

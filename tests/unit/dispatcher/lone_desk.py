@@ -88,8 +88,11 @@ class LoneDesk:
         self.desk.put(command, answer)
         return await answer.future
 
-    async def start(self, flow: Workflow | None = None) -> Any:
-        """A workflow of the node `only`, if no other is given."""
+    async def start(self, flow: Workflow | None = None, *, gated: bool = False) -> Any:
+        """A workflow of the node `only`, if no other is given; `gated`, it comes after an approval."""
+        if gated:
+            flow = Workflow("one")
+            flow.task(CAPABILITY, after=[flow.approval("now?", name="gate")], name="only")
         return await self.say(start_of("w", flow))
 
     @property

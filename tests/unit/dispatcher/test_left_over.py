@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator
 import pytest
 
 from coditect import Workflow
-from coditect.errors import Retryable
+from coditect.errors import InputError, Retryable
 from coditect.model.control import Verb
 from coditect.model.result import Outcome
+from coditect.model.workflow.definition import MOST_NAME_CHARACTERS
 from coditect.model.workflow.document import node_document
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher.commands import Asked, GoOn, Show
-from dispatcher.layers.keyspace import TODO
+from dispatcher.layers.keyspace import AGAIN, TODO
 from dispatcher.layers.ledger.advance import EXPAND, MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
+from dispatcher.redrive import MOST_NAMED
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
@@ -53,29 +55,141 @@ def fan_behind_one() -> Workflow:
     return flow
 
 
-async def test_redrive_waits_for_what_is_left_over_of_the_node_s_end(ledger: Ledger) -> None:
+async def test_redrive_begins_while_the_node_s_end_is_told(ledger: Ledger) -> None:
     redrive = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
     await ledger.start(fan_behind_one().definition())
     (first,) = ledger.published
     ledger.published.clear()
 
     # the end and the redrive in one transaction: nothing of the rest is done between them
-    _, refused, dry = await ledger.turn(
-        ledger.finished(first, failed()), redrive, Asked(Verb.REDRIVE, {**redrive.body, "dry_run": True})
+    _, dry, told, refused = await ledger.turn(
+        ledger.finished(first, failed()), Asked(Verb.REDRIVE, {**redrive.body, "dry_run": True}), redrive, redrive
     )
-    (told,) = await ledger.turn(redrive)
 
     def act(publication: Publication) -> Outcome:
         return completed(publication.place.node)
 
     await ledger.play(act)
 
-    assert isinstance(refused, Retryable)
-    assert isinstance(dry, Retryable)
-    assert refused.facts["fix"] == "try again in a moment"
-    assert len(told["again"]) == NODES + 2
+    assert told == dry | {"dry_run": False}
+    assert (len(told["again"]), told["more"]) == (MOST_NAMED, True)
+    assert isinstance(refused, InputError), "it is published by then"
     assert set((await ledger.states()).values()) == {TaskState.COMPLETED}
     assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def failed_fan(ledger: Ledger) -> None:
+    await ledger.start(fan_behind_one().definition())
+    await ledger.play(lambda _: failed())
+    assert await ledger.state() is WorkflowState.FAILED
+
+
+async def test_another_redrive_waits_until_ends_are_taken_back(ledger: Ledger) -> None:
+    flow = fan_behind_one()
+    flow.task("work", name="alone")
+    await ledger.start(flow.definition())
+    await ledger.play(lambda _: failed())
+    redrive = [Asked(Verb.REDRIVE, {"workflow": "w", "node": node}) for node in ("first", "alone")]
+
+    told, refused = await ledger.turn(*redrive)
+    (again,) = await ledger.turn(redrive[1])
+    await ledger.play(lambda _: completed(1))
+
+    assert told["more"]
+    assert isinstance(refused, Retryable)
+    assert refused.facts["fix"] == "try again in a moment"
+    assert again["again"] == ["alone"]
+    assert set((await ledger.states()).values()) == {TaskState.COMPLETED}
+
+
+async def test_node_that_fails_again_before_its_end_is_taken_back_ends_everything_once(ledger: Ledger) -> None:
+    await failed_fan(ledger)
+    ledger.goes_on = False
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "first"})
+    (first,) = ledger.published
+    ledger.published.clear()
+
+    await ledger.turn(ledger.finished(first, failed()))
+    meanwhile = await ledger.state()
+    while ledger.seen[-1].unfinished:
+        await ledger.turn(GoOn())
+
+    assert meanwhile is WorkflowState.RUNNING
+    assert Counter((await ledger.states()).values()) == {TaskState.FAILED: NODES + 2}
+    assert await ledger.state() is WorkflowState.FAILED
+    assert (await ledger.run()).lasts == {"failed": 1}
+
+
+@pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME])
+@pytest.mark.parametrize("turns", [0, 1, 2, 4])
+async def test_cancel_while_ends_are_taken_back_ends_the_workflow_and_it_may_begin_again(
+    ledger: Ledger, verb: Verb, turns: int
+) -> None:
+    await failed_fan(ledger)
+    ledger.goes_on = False
+    await ledger.ask(verb, {"workflow": "w", "node": "first"})
+    for _ in range(turns):
+        await ledger.turn(GoOn())
+
+    ledger.goes_on = True
+    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+    canceled = await ledger.state(), {state.terminal for state in (await ledger.states()).values()}
+    left = await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range()))
+    ledger.published.clear()
+    await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    await ledger.play(lambda _: completed(1))
+
+    assert canceled == (WorkflowState.CANCELED, {True})
+    assert left == []
+    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: NODES + 2}
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_many_nodes_that_failed_by_themselves_run_again_and_what_comes_after_all_of_them_once(
+    ledger: Ledger,
+) -> None:
+    await ledger.start(fan_behind_one().definition())
+    await ledger.play(lambda one: completed(1) if one.place.node == "first" else failed())
+
+    told = await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    ran: list[str] = []
+
+    def act(publication: Publication) -> Outcome:
+        ran.append(publication.place.node)
+        return completed(1)
+
+    await ledger.play(act)
+
+    assert told["more"]
+    assert Counter(ran) == dict.fromkeys(("sum", *(f"n{number:04}" for number in range(NODES))), 1)
+    assert ran[-1] == "sum"
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_few_failed_nodes_of_a_large_workflow_are_found(ledger: Ledger) -> None:
+    await ledger.start(fan_behind_one().definition())
+    bad = {"n1100", "n1199"}
+    await ledger.play(lambda one: failed() if one.place.node in bad else completed(1))
+
+    await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    ran = {one.place.node for one in ledger.published}
+    await ledger.play(lambda _: completed(1))
+
+    assert ran == bad
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_answer_that_names_the_longest_nodes_fits_into_the_store(ledger: Ledger) -> None:
+    flow = Workflow("long")
+    first = flow.task("work", name="first")
+    for number in range(MOST_NAMED + 1):
+        flow.task("work", name=f"n{number:0{MOST_NAME_CHARACTERS - 1}}", after=[first])
+    await ledger.start(flow.definition())
+    await ledger.play(lambda _: failed())
+
+    (told,) = await ledger.turn(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
+
+    assert (len(told["again"]), told["more"]) == (MOST_NAMED, True)
 
 
 async def test_redrive_waits_for_the_end_of_a_cancel(ledger: Ledger) -> None:

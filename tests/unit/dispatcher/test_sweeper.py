@@ -19,10 +19,11 @@ from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.document import node_document
 from coditect.model.workflow.states import WorkflowState
 from dispatcher import queries
+from dispatcher.commands import Asked
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Job, JobState
-from dispatcher.layers import idempotency, leases
-from dispatcher.layers.keyspace import ROOT, UPLOADS
+from dispatcher.layers import answers, idempotency, leases
+from dispatcher.layers.keyspace import ANSWERS, ROOT, UPLOADS
 from dispatcher.layers.ledger import removal
 from dispatcher.ports import Ports
 from dispatcher.store.memory import MemoryDatabase
@@ -167,6 +168,25 @@ async def test_keys_are_kept_while_their_workflows_run_and_go_with_them(broom: B
     now_ms = broom.ledger.now_ms + 29 * DAY_MS
     assert await broom.ledger.database.read(lambda tr: idempotency.read(tr, "mine", now_ms=now_ms)) == "alive"
     assert await broom.ledger.database.read(lambda tr: idempotency.holder(tr, "old")) is None
+
+
+async def test_answers_go_after_a_day_and_not_before(broom: Broom) -> None:
+    await ended(broom)
+    asked = [Asked(Verb.PAUSE, {"workflow": "w"}, f"i{number}") for number in range(removal.MOST_ROWS + 5)]
+    (refused, *_) = await broom.ledger.turn(*asked)
+
+    await broom.sweep(after_ms=answers.KEEP_MS - 1)
+    assert "answer" in await broom.left()
+    broom.ledger.now_ms += 1
+    later = Asked(Verb.PAUSE, {"workflow": "w"}, "later")
+    await broom.ledger.turn(later)
+    await broom.sweep(after_ms=answers.KEEP_MS - 1)
+    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ANSWERS.range()))
+
+    assert isinstance(refused, InputError)
+    assert [ANSWERS.unpack(key) for key, _ in rows] == [(0, "later")]
+    await broom.sweep(after_ms=answers.KEEP_MS)
+    assert not {"answer", "answer_expiry"} & await broom.left()
 
 
 async def test_another_dispatcher_sweeps_only_when_the_first_is_dead(broom: Broom) -> None:

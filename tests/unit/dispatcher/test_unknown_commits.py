@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
+from coditect.model.control import Verb
 from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Claimed, Fill, Finished, GoOn
+from dispatcher.commands import Asked, Claimed, Fill, Finished, GoOn
 from dispatcher.flights import Flights
 from dispatcher.layers.ledger.effects import Moved, Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.queries import rows_of
 from dispatcher.window import Window
 from tests.support import eventually
-from tests.unit.dispatcher.ledger import completed
+from tests.unit.dispatcher.ledger import completed, failed
 from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
 
 
@@ -59,6 +60,30 @@ async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any
     assert lone.window.under_way(CAPABILITY) == 0
     _, run = await lone.database.read(lambda tr: rows_of(tr, "w"))
     assert run.state.terminal
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+@pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME, Verb.ANSWER, Verb.CANCEL])
+async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_done_once(
+    lone: LoneDesk, verb: Verb, doubt: str
+) -> None:
+    await lone.start(gated=verb is Verb.ANSWER)
+    body: dict[str, Any] = {"workflow": "w"}
+    if verb in (Verb.REDRIVE, Verb.RESUME):
+        await lone.say(Finished(ONLY, lone.flight.fence, lone.flight.publication, failed()))
+        body |= {"node": "only"}
+    elif verb is Verb.ANSWER:
+        body |= {"node": "gate", "granted": True, "by": "ada"}
+    await eventually(lambda: lone.published() == (verb is not Verb.ANSWER))
+    more = 0 if verb is Verb.CANCEL else 1
+
+    lone.database.doubt = doubt
+    told = await lone.say(Asked(verb, body, "i"))
+
+    assert told["workflow"] == "w"
+    await eventually(lambda: len(lone.desk.flights) == more)
+    assert await lone.say(Asked(verb, body, "i")) == told
+    await eventually(lambda: lone.published() == (verb is not Verb.ANSWER) + more)
 
 
 async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneDesk) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 
+from dispatcher.layers import answers, idempotency, keyspace, leases, outbox, shards, timers, values
 from dispatcher.layers import errors as layer_errors
-from dispatcher.layers import idempotency, keyspace, leases, outbox, shards, timers, values
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Transaction
 from tests.unit.layers.scene import Store
@@ -15,7 +15,7 @@ _LINE = re.compile(r'├── "(\w+)"|└── "(\w+)"')
 _SHAPE = re.compile(r"\(([^()]*)\)\s*→")
 LEDGER = {
     "workflow", "run", "live", "ended", "upload", "node", "edge", "status", "attempt", "ready", "flight", "approval",
-    "todo",
+    "todo", "again", "dead",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
 LATER = {"format", "marker"}
@@ -49,6 +49,7 @@ def everything(tr: Transaction) -> None:
     outbox.put(tr, 0, outbox.Row(1, "w", "n", 1))
     outbox.count(tr, 0, 1)
     idempotency.claim(tr, "k", "w", now_ms=0)
+    answers.put(tr, 0, "i", b"{}", now_ms=0)
     values.put(tr, values.Place("w", "n", "result"), b"v" * 70_000)
 
 
