@@ -120,15 +120,18 @@ async def private_stage(
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
     The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
+    The broker has its management API, so that who stands still is evicted.
+
     Raises: StartFailed, MissingServer, AlreadyUp.
     """
     marker = uuid.uuid4().hex
     elsewhere = {name: value for name, value in environ.items() if not name.startswith(OURS)}
     kept = {name: environ[name] for name in ("CODITECT_RABBITMQ_SBIN",) if name in environ}
-    async with private_servers(folder / "servers", environ=elsewhere | kept) as servers:
+    async with private_servers(folder / "servers", environ=elsewhere | kept, management=True) as servers:
         shared = elsewhere | {
             "CODITECT_AMQP_URL": servers.amqp_url,
             "CODITECT_REDIS_URL": servers.redis_url,
+            "CODITECT_MANAGEMENT_URL": servers.management_url,
             HISTORY_VARIABLE: str(history),
             **settings,
         }
