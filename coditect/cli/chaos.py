@@ -24,8 +24,8 @@ class Report(Protocol):
         """Whether every promise was kept, by a run that proves something."""
 
     @property
-    def kept(self) -> bool:
-        """Whether no promise was broken."""
+    def caught(self) -> bool:
+        """Whether the bug that was planted was found, by a checker that looks for it."""
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -74,13 +74,14 @@ def run_chaos(
         reports.append(report)
         if output is Output.TABLE:
             typer.echo("\n".join(report.lines()))
-        if plant and not report.kept:
+        if report.caught:
             break
     if output is Output.JSON:
         write_json([report.as_json() for report in reports])
+    caught = reports[-1].caught
     if plant:
-        say("the bug was caught" if not reports[-1].kept else "the bug was not caught")
-    if (reports[-1].kept) if plant else not all(report.passed for report in reports):
+        say("the bug was caught" if caught else "the bug was not caught")
+    if not (caught if plant else all(report.passed for report in reports)):
         raise typer.Exit(1)
 
 

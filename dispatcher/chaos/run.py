@@ -18,7 +18,7 @@ from dispatcher.chaos.agent import EFFECTS
 from dispatcher.chaos.breaking import Breaking
 from dispatcher.chaos.hits import Toll, toll
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement, lines
+from dispatcher.chaos.judgement import Judgement, is_caught, lines
 from dispatcher.chaos.load import Load, Pace
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.stage import Stage, private_stage
@@ -68,6 +68,11 @@ class Verdict:
         return all(one.passed for one in self.judgements)
 
     @property
+    def caught(self) -> bool:
+        """Whether the bug that was planted was found, by a checker that looks for it."""
+        return is_caught(self.order.plant, self.judgements)
+
+    @property
     def passed(self) -> bool:
         """Whether every promise was kept, by a run that proves something."""
         return self.kept and not self.toll.objections
@@ -87,6 +92,7 @@ class Verdict:
             "seed": self.order.seed,
             "passed": self.passed,
             "plant": self.order.plant,
+            "caught": self.caught,
             "work": self.work,
             "nodes": self.nodes,
             "executions": self.executions,

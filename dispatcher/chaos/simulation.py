@@ -20,7 +20,7 @@ from coditect.failpoints import Failpoints, Order
 from coditect.loop import plain_runner
 from coditect.testing import TestFleet
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.judgement import Judgement, is_caught
 from dispatcher.chaos.load import Load, Pace
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.work import EffectTable, working_agent
@@ -31,6 +31,7 @@ from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from dispatcher.witness.history import Entry, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
+from dispatcher.witness.watch import PLANTS
 
 STORE_FAULTS = Faults(
     conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)
@@ -64,12 +65,19 @@ class Plan:
     planted: Planted = field(default_factory=Planted)
     pace: Pace = PACE
 
+    @property
+    def plant(self) -> str:
+        """The name of the bug that is planted; empty for none."""
+        return next((bug for bug in PLANTS if getattr(self.planted, bug)), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Played:
     """What came of one seed."""
 
     seed: int
+    plant: str
+    """The bug that was planted; empty for none."""
     judgements: tuple[Judgement, ...]
     entries: tuple[Entry, ...]
     faults: int
@@ -78,6 +86,11 @@ class Played:
     def kept(self) -> bool:
         """Whether no promise was broken."""
         return not self.violations
+
+    @property
+    def caught(self) -> bool:
+        """Whether the bug that was planted was found, by a checker that looks for it."""
+        return is_caught(self.plant, self.judgements)
 
     passed = kept
 
@@ -94,6 +107,8 @@ class Played:
         return {
             "seed": self.seed,
             "passed": self.kept,
+            "plant": self.plant,
+            "caught": self.caught,
             "faults": self.faults,
             "violations": list(self.violations[:100]),
         }
@@ -120,7 +135,7 @@ async def _play(seed: int, plan: Plan) -> Played:
             scene.fleet.forgive_crashes()
     finally:
         logging.disable(before)
-    return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
+    return Played(seed, plan.plant, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
 
 
 class SimulatedFleet(TestFleet):
