@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
-from dispatcher.chaos.executions import dag_order, executions
+from dispatcher.chaos.executions import as_meant, dag_order, executions
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
 from dispatcher.witness.history import Entry
@@ -202,6 +202,7 @@ def _is_direct(work: Operation) -> bool:
 
 CHECKS: tuple[Callable[[Story], Judgement], ...] = (
     nothing_lost,
+    as_meant,
     one_end_each,
     one_completion,
     effects_once,

@@ -13,12 +13,16 @@ from coditect import After, CoditectError, From, ResultTimeout, Retry, Workflow
 from coditect.client import Client
 from coditect.model.workflow.definition import Definition, Each, Node
 from dispatcher.chaos.work import CAPABILITY
+from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
 
 MOST_ATTEMPTS = 12
 """Of a node: a run kills faster than three attempts can bear."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 PAUSE_SECONDS = 0.25
+COMPLETES = ("completed",)
+CANCELED = ("canceled", "completed")
+"""How work may end that is canceled on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Load:
         except CoditectError:
             await asyncio.sleep(PAUSE_SECONDS)  # refused, or unknown: then nobody was promised anything
             return
-        self._note(Type.INVOKE, "accept", handle.task_id)
+        self._note(Type.INVOKE, "accept", handle.task_id, ends=COMPLETES, most=TASK_ATTEMPTS)
         self._note(Type.OK, "accept", handle.task_id)
         self.begun += 1
         try:
@@ -112,10 +116,12 @@ class Load:
                 await asyncio.sleep(PAUSE_SECONDS)
         nodes = self._edges(definition)
         joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
-        self._note(Type.INVOKE, "accept", run.id, nodes=nodes, joins=joins, most=MOST_ATTEMPTS)
+        to_cancel = self._random.random() < self._pace.canceled
+        ends = CANCELED if to_cancel else COMPLETES
+        self._note(Type.INVOKE, "accept", run.id, nodes=nodes, joins=joins, most=MOST_ATTEMPTS, ends=ends)
         self._note(Type.OK, "accept", run.id)
         self.begun += 1
-        if self._random.random() < self._pace.canceled:
+        if to_cancel:
             await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
             with suppress(CoditectError):  # then nobody knows whether it was; either way it ends
                 await run.cancel(reason="chaos")

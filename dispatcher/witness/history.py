@@ -8,7 +8,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``f``          written by   ``key``              ``val``
 =============  ===========  ===================  ==================================================================
 ``accept``     client       work                 `nodes` (each with its predecessors; a direct task: none),
-                                                 `joins` (of how many it needs fewer), `most` (attempts of a node)
+                                                 `joins` (of how many it needs fewer), `most` (attempts of a node,
+                                                 or of the task), `ends` (the states that it is meant to end in)
 ``end``        client       work                 `state`; `info`: no answer in time
 ``grant``      client       node                 an approval was answered
 ``redrive``    client       node                 an ended node was asked to run again

@@ -19,7 +19,7 @@ async def test_no_promise_is_broken_whatever_breaks(seed: int, tmp_path: Path) -
 
     print("\n".join(verdict.lines()))
     assert verdict.kept
-    assert verdict.toll.objections == ()
+    assert verdict.objections == ()
 
 
 @pytest.mark.parametrize("bug", PLANTS)

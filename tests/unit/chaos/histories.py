@@ -100,14 +100,15 @@ class Telling:
         self.note("reader", Type.OK, "result", key, **known)
 
     def workflow(self, nodes: dict[str, list[str]]) -> None:
-        self.note("client", Type.INVOKE, "accept", self.work, nodes=nodes, most=MOST_ATTEMPTS)
+        facts = {"nodes": nodes, "most": MOST_ATTEMPTS, "ends": ["completed"]}
+        self.note("client", Type.INVOKE, "accept", self.work, **facts)
         self.note("client", Type.OK, "accept", self.work)
         for name in nodes:
             self.node(f"{self.work}:{name}")
         self.end("completed")
 
     def direct(self) -> None:
-        self.note("client", Type.INVOKE, "accept", self.work)
+        self.note("client", Type.INVOKE, "accept", self.work, most=MOST_ATTEMPTS, ends=["completed"])
         self.note("client", Type.OK, "accept", self.work)
         agent = self.random.choice(AGENTS)
         self.whole(agent, "execute", self.work, agent=agent, attempt=1, fence=1)

@@ -74,9 +74,27 @@ def _ran_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[E
     return many
 
 
+def _failed_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    """One attempt at its only node, and nothing that was done to anybody."""
+    facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
+    key, t = "workflow9:only", entries[-1].t + 100.0
+    return [
+        *entries,
+        Entry(t, "client", Type.OK, "accept", "workflow9", facts),
+        Entry(t + 1, "agent-1", Type.OK, "execute", key, {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        Entry(t + 2, "dispatcher-1", Type.OK, "state", key, {"state": "failed", "fence": 1, "version": 10**12}),
+        Entry(t + 3, "client", Type.OK, "end", "workflow9", {"state": "failed"}),
+    ]
+
+
 LIES: dict[str, tuple[str, Lie]] = {
     "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
     "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
+    "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),
+    "a direct task failed for no reason": (
+        "ends as meant",
+        lambda all_, node, work: changed(all_, f="end", key="task0", state="failed"),
+    ),
     "a node ends twice": ("one end each", _again),
     "two attempts completed": (
         "one completion",
@@ -167,3 +185,30 @@ def test_bug_is_caught_by_who_looks_for_it_and_not_by_another_failure(bug: str) 
     assert is_caught(bug, [found, another])
     assert not is_caught(bug, [another, Judgement(looking, "", 1)])
     assert not is_caught("", [found, another])
+
+
+def _failing(attempts: int) -> list[Entry]:
+    """A workflow whose only node fails on purpose, so many times."""
+    tries = [
+        Entry(2.0 + one, "agent-1", type_, "execute", "w:n", {"attempt": one + 1})
+        for one in range(attempts)
+        for type_ in (Type.INVOKE, Type.FAIL)
+    ]
+    facts = {"nodes": {"n": []}, "most": 3, "ends": ["completed"]}
+    return [
+        Entry(1.0, "client", Type.INVOKE, "accept", "w", facts),
+        Entry(1.1, "client", Type.OK, "accept", "w"),
+        *tries,
+        Entry(8.0, "dispatcher-1", Type.OK, "state", "w:n", {"state": "failed", "fence": 1, "version": 8}),
+        Entry(9.0, "client", Type.OK, "end", "w", {"state": "failed"}),
+    ]
+
+
+@pytest.mark.parametrize(("attempts", "faults", "excused"), [(3, 0, True), (2, 0, False), (2, 1, True)])
+def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults: int, excused: bool) -> None:
+    killed = [Entry(2.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"})] * faults
+    entries = sorted([*_failing(attempts), *killed], key=lambda one: one.t)
+
+    (judgement,) = (one for one in judge(entries) if one.invariant == "ends as meant")
+
+    assert (judgement.checked, judgement.passed) == (1, excused)
