@@ -37,14 +37,14 @@ def nothing_lost(story: Story) -> Judgement:
 
 
 def one_end_each(story: Story) -> Judgement:
-    """I2: at most one terminal transition of a node, but for one that a person asked for."""
+    """I2: at most one terminal transition of a node, but for those after a redrive that a person asked for."""
     nodes = dict(story.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(story, key)]
     return Judgement("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
 
 
 def _second_ends(story: Story, key: str) -> Iterator[str]:
-    asked = [one.first for one in story.about("redrive", key) if one.possible]
+    asked = story.redrives(key)
     end: Operation | None = None
     for one in story.versioned("state", key):
         if not one.happened:

@@ -19,8 +19,9 @@ from dispatcher.chaos.breaking import Breaking
 from dispatcher.chaos.hits import Toll, toll
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement, is_caught, lines
-from dispatcher.chaos.load import Load, Pace
+from dispatcher.chaos.load import Load
 from dispatcher.chaos.reader import read_end
+from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.stage import Stage, private_stage
 from dispatcher.chaos.story import Story
 from dispatcher.chaos.work import EffectFolder

@@ -21,8 +21,9 @@ from coditect.loop import plain_runner
 from coditect.testing import TestFleet
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement, is_caught
-from dispatcher.chaos.load import Load, Pace
+from dispatcher.chaos.load import Load
 from dispatcher.chaos.reader import read_end
+from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.work import EffectTable, working_agent
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.layers.ledger.book import Planted

@@ -212,3 +212,20 @@ def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults:
     (judgement,) = (one for one in judge(entries) if one.invariant == "ends as meant")
 
     assert (judgement.checked, judgement.passed) == (1, excused)
+
+
+def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> None:
+    ends = [
+        Entry(
+            at, "dispatcher-1", Type.OK, "state", "w:after", {"state": state, "fence": 1, "attempt": 1, "version": at}
+        )
+        for at, state in ((1.0, "failed"), (5.0, "completed"))
+    ]
+    asked = [Entry(3.0, "client", type_, "redrive", "w:broken", {}) for type_ in (Type.INVOKE, Type.OK)]
+    elsewhere = [Entry(3.0, "client", Type.OK, "redrive", "other:broken", {})]
+
+    def passes(more: list[Entry]) -> bool:
+        judgements = judge(sorted([*ends, *more], key=lambda one: one.t))
+        return next(one for one in judgements if one.invariant == "one end each").passed
+
+    assert (passes(asked), passes(elsewhere), passes([])) == (True, False, False)
