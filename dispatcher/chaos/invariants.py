@@ -11,7 +11,9 @@ from itertools import pairwise
 
 from dispatcher.chaos.executions import as_meant, dag_order, executions
 from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.live_set import live_set
 from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.waiting import p0_soon, p2_progress
 from dispatcher.witness.history import Entry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
@@ -209,7 +211,10 @@ CHECKS: tuple[Callable[[Story], Judgement], ...] = (
     dag_order,
     fences,
     stale_writes,
+    p0_soon,
+    p2_progress,
     executions,
+    live_set,
     conservation,
     durable_acceptance,
     publications,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dispatcher.chaos.invariants import CHECKS, judge
 from dispatcher.chaos.judgement import FOUND_BY, Judgement, is_caught, lines
 from dispatcher.witness.history import Entry, Type
-from tests.unit.chaos.histories import added, changed, clean_history, drop, moved
+from tests.unit.chaos.histories import DYING, STEADY, added, changed, clean_history, drop, moved
 
 RANDOMS = st.integers(0, 2**32).map(Random)
 Lie = Callable[[list[Entry], str, str], list[Entry]]
@@ -87,6 +87,21 @@ def _failed_for_no_reason(entries: list[Entry], node: str, workflow: str) -> lis
     ]
 
 
+def _starved(priority: str, other: str) -> Lie:
+    """A task waits for all of the many that come after it."""
+
+    def tell(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+        t = entries[-1].t + 100.0
+        told = [Entry(t, "client", Type.OK, "accept", "starved", {"priority": priority})]
+        for number in range(200):
+            key, at = f"other{number}", t + 0.01 * (number + 1)
+            told.append(Entry(at, "client", Type.OK, "accept", key, {"priority": other}))
+            told.append(Entry(at, "agent-1", Type.OK, "execute", key, {}))
+        return [*entries, *told, Entry(t + 5.0, "agent-1", Type.OK, "execute", "starved", {})]
+
+    return tell
+
+
 LIES: dict[str, tuple[str, Lie]] = {
     "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
     "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
@@ -112,6 +127,16 @@ LIES: dict[str, tuple[str, Lie]] = {
     "attempts exceed what is allowed": (
         "executions bounded",
         lambda all_, node, work: changed(all_, f="execute", key=node, attempt=6),
+    ),
+    "a P0 waits for a backlog": ("P0 soon", _starved("p0", "p2")),
+    "a P2 is never its turn": ("P2 progress", _starved("p2", "p1")),
+    "a dead agent stays listed": (
+        "registry true",
+        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[STEADY, DYING]),
+    ),
+    "a living agent is not listed": (
+        "registry true",
+        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[]),
     ),
     "somebody unknown is there": (
         "conservation",
