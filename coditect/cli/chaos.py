@@ -55,7 +55,8 @@ def run_chaos(
     """Break a private fleet: kill -9, stop, wipe, restart, by a seed. Check every promise on its history.
 
     Starts its own RabbitMQ, Redis, dispatchers and agents, and stops them. Exits 1 when a promise was broken, or when
-    the run proves nothing: less than a fault in 2 s, or a kind of fault that never hit work in flight.
+    the run proves nothing: less than a fault in 2 s, a kind of fault that never hit work in flight, or, in a minute of
+    all faults, a promise that there was nothing to check of.
 
     \b
     Example: coditect chaos --seed 7 --minutes 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ KILLED_SECONDS, ENDED_SECONDS = 4.0, 1.0
 """Within so long the shards of a dispatcher have moved that was killed or stopped, and of one that was asked to end."""
 STOPPED_SECONDS = 10.0
 LATE = "A shard is another's by now"
+
+
+@asynccontextmanager
+async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[tuple[Fleet, Client, SqliteDatabase]]:
+    """One agent, a client, and the ledger to look into."""
+    async with open_fleet(servers, folder) as fleet, client_of(servers) as client:
+        await fleet.start()
+        async with SqliteDatabase(folder / LEDGER) as ledger:
+            yield fleet, client, ledger
 
 
 async def dispatcher(fleet: Fleet) -> subprocess.Popen[bytes]:
@@ -107,10 +116,8 @@ def chain(many: int) -> Workflow:
 async def test_shards_move_in_time_when_their_dispatcher_is_killed_or_ends(
     managed: PrivateServers, tmp_path: Path
 ) -> None:
-    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
-        await fleet.start()
+    async with plant(managed, tmp_path) as (fleet, client, ledger):
         first, second = await dispatcher(fleet), await dispatcher(fleet)
-        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
         await moved(ledger, [first, second])
         runs = await started_in_every_shard(client, chain(NODES))
 
@@ -130,10 +137,8 @@ async def test_shards_move_in_time_when_their_dispatcher_is_killed_or_ends(
 async def test_what_a_stopped_dispatcher_commits_late_is_refused_counted_and_logged(
     managed: PrivateServers, tmp_path: Path
 ) -> None:
-    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
-        await fleet.start()
+    async with plant(managed, tmp_path) as (fleet, client, ledger):
         first, second = await dispatcher(fleet), await dispatcher(fleet)
-        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
         await moved(ledger, [first, second])
         runs = await started_in_every_shard(client, chain(NODES))
         await eventually(lambda: len(fleet.noted("end")) > len(runs))
@@ -165,10 +170,8 @@ async def test_dispatcher_that_stands_still_inside_a_transaction_is_ended_and_it
 ) -> None:
     flow = Workflow("one")
     flow.task("work.do", 10, name="only")
-    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
-        await fleet.start()
+    async with plant(managed, tmp_path) as (fleet, client, ledger):
         healthy = await dispatcher(fleet)
-        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
         await moved(ledger, [healthy])
 
         stuck = begun(fleet, CODITECT_FAILPOINTS="commit.before:stop")  # as it takes its first shards
