@@ -42,4 +42,4 @@ class _Effects:
         return EffectFolder(_folder() / EFFECTS).all()
 
 
-worker = working_agent("chaos", note=_note, effects=_Effects())
+worker = working_agent("chaos", note=_note, effects=_Effects(), slots=4)

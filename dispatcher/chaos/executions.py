@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
@@ -13,6 +13,7 @@ SUSPECT_ATTEMPTS = 2
 MOMENT_SECONDS = 1.0
 """How long after a fault its victim may not know of it: an agent that was continued, a connection that is gone."""
 ENDED = frozenset({"ok", "fail"})
+GIVEN_UP = frozenset({"failed", "dead"})
 WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
@@ -65,6 +66,38 @@ def executions(story: Story) -> Judgement:
         if attempts > most.get(key, attempts) + SUSPECT_ATTEMPTS:
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
     return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def as_meant(story: Story) -> Judgement:
+    """I1: work ends in a state that it was meant to end in. Only faults that used all attempts up excuse another."""
+    checked, violations = 0, []
+    for work in story.accepted:
+        end = next((one for one in story.about("end", work.key) if one.happened), None)
+        if end is None or "ends" not in work.val:
+            continue
+        checked += 1
+        excused = any(_used_up(story, work, key) for key in _given_up(story, work))
+        if end.val["state"] not in work.val["ends"] and not excused:
+            violations.append(f"{work.key} ended {end.val['state']}, and no faults explain that")
+    return Judgement("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
+
+
+def _given_up(story: Story, work: Operation) -> Iterator[str]:
+    """The tasks of which it failed: a direct one is its own."""
+    nodes = work.val.get("nodes")
+    if not nodes:
+        yield work.key
+    for key in (f"{work.key}:{name}" for name in nodes or {}):
+        states = story.versioned("state", key)
+        if states and states[-1].val["state"] in GIVEN_UP:
+            yield key
+
+
+def _used_up(story: Story, work: Operation, key: str) -> bool:
+    """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it."""
+    runs = story.about("execute", key)
+    failed = sum(one.outcome == "fail" for one in runs)
+    return bool(runs) and failed + _touches(story, key, runs) >= int(work.val["most"])
 
 
 def _touches(story: Story, key: str, runs: Sequence[Operation]) -> int:

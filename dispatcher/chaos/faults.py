@@ -18,9 +18,9 @@ BROKER_KILL, BROKER_WIPE = "broker.kill", "broker.wipe"
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         AGENT_KILL: "an agent is killed with -9 and started again",
-        AGENT_STOP: "an agent is stopped for longer than its lease, and continued",
+        AGENT_STOP: "an agent is stopped, mostly for longer than its lease, and continued",
         DISPATCHER_KILL: "a dispatcher is killed with -9 and started again",
-        DISPATCHER_STOP: "a dispatcher is stopped for longer than its leases, and continued",
+        DISPATCHER_STOP: "a dispatcher is stopped, mostly for longer than its leases, and continued",
         REDIS_KILL: "Redis is killed with -9 and started again on its data",
         REDIS_WIPE: "Redis loses everything (FLUSHALL)",
         BROKER_KILL: "RabbitMQ is killed with -9 and started again on its data",
@@ -30,15 +30,21 @@ KINDS: Mapping[str, str] = MappingProxyType(
 """Every kind of fault, and what it does."""
 
 WEIGHTS: Mapping[str, int] = MappingProxyType(
-    {AGENT_KILL: 5, AGENT_STOP: 3, DISPATCHER_KILL: 3, DISPATCHER_STOP: 2, REDIS_KILL: 1, REDIS_WIPE: 2}
+    {AGENT_KILL: 5, AGENT_STOP: 2, DISPATCHER_KILL: 3, DISPATCHER_STOP: 1, REDIS_KILL: 1, REDIS_WIPE: 2}
 )
-"""How often each comes, beside the others. The broker has a rhythm of its own: it takes seconds to start."""
+"""How often each comes, beside the others. Who is stopped is away for long, and most are to be at work.
+
+The broker has a rhythm of its own: it takes seconds to start.
+"""
 QUICK_SECONDS = (0.3, 1.1)
 """Between two faults of processes and Redis."""
 BROKER_SECONDS = (12.0, 20.0)
 """Between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
-STOP_SECONDS = (1.0, 5.0)
+STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {AGENT_STOP: (2.0, 8.0), DISPATCHER_STOP: (1.5, 6.0)}
+)
+"""An agent's lease lasts 3 s, a dispatcher's 2.5 s. A few come back before anybody has noticed."""
 BACK_SECONDS = (0.0, 1.0)
 
 
@@ -83,8 +89,7 @@ def _quick(random: Random, seconds: float, kinds: Sequence[str]) -> Iterator[Fau
             bag = [kind for kind in kinds for _ in range(WEIGHTS[kind])]
             random.shuffle(bag)
         kind = bag.pop()
-        lasts = STOP_SECONDS if kind.endswith(".stop") else BACK_SECONDS
-        yield Fault(at, kind, random.random(), random.uniform(*lasts))
+        yield Fault(at, kind, random.random(), random.uniform(*STOP_SECONDS.get(kind, BACK_SECONDS)))
         at += random.uniform(*QUICK_SECONDS)
 
 

@@ -9,9 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
-from dispatcher.chaos.executions import dag_order, executions
+from dispatcher.chaos.executions import as_meant, dag_order, executions
 from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.live_set import live_set
 from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.waiting import p0_soon, p2_progress
 from dispatcher.witness.history import Entry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
@@ -37,14 +39,14 @@ def nothing_lost(story: Story) -> Judgement:
 
 
 def one_end_each(story: Story) -> Judgement:
-    """I2: at most one terminal transition of a node, but for one that a person asked for."""
+    """I2: at most one terminal transition of a node, but for those after a redrive that a person asked for."""
     nodes = dict(story.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(story, key)]
     return Judgement("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
 
 
 def _second_ends(story: Story, key: str) -> Iterator[str]:
-    asked = [one.first for one in story.about("redrive", key) if one.possible]
+    asked = story.redrives(key)
     end: Operation | None = None
     for one in story.versioned("state", key):
         if not one.happened:
@@ -202,13 +204,17 @@ def _is_direct(work: Operation) -> bool:
 
 CHECKS: tuple[Callable[[Story], Judgement], ...] = (
     nothing_lost,
+    as_meant,
     one_end_each,
     one_completion,
     effects_once,
     dag_order,
     fences,
     stale_writes,
+    p0_soon,
+    p2_progress,
     executions,
+    live_set,
     conservation,
     durable_acceptance,
     publications,

@@ -1,51 +1,35 @@
-"""What a run works on: workflows of several shapes and direct tasks, kept coming until it ends."""
+"""What a run works on: workflows of several shapes and tasks of both lanes, kept coming until it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from random import Random
+from typing import Any, TypeAlias, TypeVar
 
-from coditect import After, CoditectError, From, ResultTimeout, Retry, Workflow
+from coditect import CoditectError
 from coditect.client import Client
-from coditect.model.workflow.definition import Definition, Each, Node
-from coditect.model.workflow.flow import TaskOptions
+from coditect.durable import NODE as DURABLE
+from coditect.handle import Handle
+from coditect.model.capability import Priority
+from coditect.model.workflow.states import WorkflowState
+from coditect.options import Options
+from coditect.run import Run
+from dispatcher.chaos.shapes import BROKEN, Pace, Shapes, is_limited
 from dispatcher.chaos.work import CAPABILITY
+from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
 
-MOST_ATTEMPTS = 12
-"""Of a node: a run kills faster than three attempts can bear."""
-RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
-LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="30s")
-"""Broken by faults, not by the work itself."""
+T = TypeVar("T")
+Ending: TypeAlias = Coroutine[Any, Any, None] | None
+"""Waits for the end of what was begun, and notes it; None when nothing was."""
 PAUSE_SECONDS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How much is under way, how large it is, and how long it takes."""
-
-    workflows: int
-    """Under way at once."""
-    tasks: int
-    """Direct ones, under way at once."""
-    width: int
-    """Nodes side by side, and in a row."""
-    milliseconds: tuple[int, int]
-    """Shortest and longest task."""
-    flaky: float = 0.05
-    """The share of tasks whose first attempt fails."""
-    canceled: float = 0.1
-    """The share of workflows that are canceled on the way."""
-    limited: float = 0.0
-    """The share of nodes with limits of time so short that faults break them."""
-    wait_seconds: float = 300.0
-    """How long the end of a workflow is waited for; longer than there are faults, which may hold it up until then."""
-    task_seconds: float = 100.0
-    """How long that of a direct task is."""
+COMPLETES = ("completed",)
+CANCELED = ("canceled", "completed")
+"""How work may end that is canceled on the way."""
+MOST_REDRIVES = 20
+"""Of one workflow: then it ends as it is."""
 
 
 class Load:
@@ -56,6 +40,8 @@ class Load:
         self._note = note
         self._random = random
         self._pace = pace
+        self._shapes = Shapes(random, pace)
+        self._work = asyncio.TaskGroup()
         self._number = 0
         self.closed = asyncio.Event()
         """Set, nothing new is begun."""
@@ -65,7 +51,7 @@ class Load:
         """Begins anew whatever ends, until it is closed; returns when all has ended."""
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(self._answer_approvals())
-            async with asyncio.TaskGroup() as work:
+            async with self._work as work:
                 for _ in range(self._pace.workflows):
                     work.create_task(self._again(self.workflow))
                 for _ in range(self._pace.tasks):
@@ -76,138 +62,139 @@ class Load:
         while not self.closed.is_set():
             await one()
 
-    # -- direct tasks -----------------------------------------------------------------------------------
+    def _accepted(self, key: str, **facts: object) -> None:
+        self._note(Type.INVOKE, "accept", key, **facts)
+        self._note(Type.OK, "accept", key)
+        self.begun += 1
+
+    def _over(self, key: str, state: str | None) -> None:
+        """The end that the client was told of; None when it was told of none."""
+        if state is None:
+            self._note(Type.INFO, "end", key)
+            return
+        self._note(Type.OK, "end", key, state=state)
+        self.ended += 1
+
+    def _key(self) -> str:
+        self._number += 1
+        return f"chaos-{self._number}-{self._random.getrandbits(32):x}"
+
+    # -- tasks ------------------------------------------------------------------------------------------
 
     async def task(self) -> None:
-        """One direct task, to its end."""
+        """One task; returns at its end, or when it takes so long that it may be lost. Then the end is noted later."""
+        priority = self._shapes.priority()
+        durable = self._random.random() < self._pace.durable
+        ending = await (self._begin_durable(priority) if durable else self._begin_direct(priority))
+        if ending is not None:
+            await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
+
+    async def _begin_direct(self, priority: Priority) -> Ending:
         try:
-            handle = await self._client.submit(CAPABILITY, self._work())
+            handle = await self._client.submit(CAPABILITY, self._shapes.work(), priority=priority)
         except CoditectError:
             await asyncio.sleep(PAUSE_SECONDS)  # refused, or unknown: then nobody was promised anything
-            return
-        self._note(Type.INVOKE, "accept", handle.task_id)
-        self._note(Type.OK, "accept", handle.task_id)
-        self.begun += 1
-        try:
-            outcome = await handle.outcome(timeout=self._pace.task_seconds)
-        except ResultTimeout:
-            self._note(Type.INFO, "end", handle.task_id)
-        else:
-            self._note(Type.OK, "end", handle.task_id, state=outcome.status.value)
-            self.ended += 1
+            return None
+        key = handle.task_id
+        self._accepted(key, ends=COMPLETES, most=TASK_ATTEMPTS, priority=priority.value)
+        return self._end_of(key, handle, self._pace.task_seconds)
 
-    def _work(self) -> dict[str, object]:
-        flaky = self._random.random() < self._pace.flaky
-        return {"milliseconds": self._random.randint(*self._pace.milliseconds), "fails": int(flaky)}
+    async def _begin_durable(self, priority: Priority) -> Ending:
+        """Asked for until it is accepted: the key makes that one task."""
+        key, work, options = self._key(), self._shapes.work(), Options(priority=priority)
+        handle = await self._insist(lambda: self._client.submit_durable(CAPABILITY, work, key=key, options=options))
+        if handle is None:
+            return None
+        facts = {"nodes": {DURABLE: []}, "priorities": {DURABLE: priority.value}}
+        self._accepted(handle.run.id, ends=COMPLETES, most=TASK_ATTEMPTS, **facts)
+        return self._end_of(handle.run.id, handle, self._pace.wait_seconds)
+
+    async def _end_of(self, key: str, handle: Handle, seconds: float) -> None:
+        try:
+            outcome = await handle.outcome(timeout=seconds)
+        except CoditectError:
+            self._over(key, None)
+        else:
+            self._over(key, outcome.status.value)
 
     # -- workflows --------------------------------------------------------------------------------------
 
     async def workflow(self) -> None:
         """One workflow, to its end. Asked for until it is accepted: the key makes that one workflow."""
-        self._number += 1
-        definition = self._random.choice((self.layers, self.fan, self.chain, self.gate, self.spread))().definition()
-        key = f"chaos-{self._number}-{self._random.getrandbits(32):x}"
-        while True:
-            try:
-                run = await self._client.start(definition, key=key)
-                break
-            except CoditectError as error:
-                if not error.retryable and self.closed.is_set():
-                    return
-                await asyncio.sleep(PAUSE_SECONDS)
-        nodes = self._edges(definition)
-        joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
-        self._note(Type.INVOKE, "accept", run.id, nodes=nodes, joins=joins, most=MOST_ATTEMPTS)
-        self._note(Type.OK, "accept", run.id)
-        self.begun += 1
-        if self._random.random() < self._pace.canceled:
-            await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
+        flow = self._shapes.drawn()
+        definition, key = flow.definition(), self._key()
+        run = await self._insist(lambda: self._client.start(definition, key=key))
+        if run is None:
+            return
+        drawn, broken = self._random.random(), any(node.name == BROKEN for node in definition.nodes)
+        canceled = drawn < self._pace.canceled and not broken
+        paused = not canceled and not broken and drawn < self._pace.canceled + self._pace.paused
+        facts = self._shapes.told(definition) | ({"priorities": {}} if paused else {})  # it waits on purpose
+        ends = CANCELED if canceled else COMPLETES
+        self._accepted(run.id, ends=(*ends, "failed") if is_limited(definition) else ends, **facts)
+        if canceled:
+            await self._soon()
             with suppress(CoditectError):  # then nobody knows whether it was; either way it ends
                 await run.cancel(reason="chaos")
+        elif paused:
+            await self._pause(run)
+        state = await self._end_of_run(run, redriven=broken)
+        self._over(run.id, None if state is None else state.value)
+
+    async def _soon(self) -> None:
+        await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """Asks until there is an answer; None when nothing is to be begun any more and nobody can answer."""
+        while True:
+            try:
+                return await ask()
+            except CoditectError as error:
+                if not error.retryable and self.closed.is_set():
+                    return None
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _pause(self, run: Run) -> None:
+        await self._soon()
+        with suppress(CoditectError):  # it has ended, or nobody knows whether it was
+            await run.pause()
+        await self._soon()
+        self._work.create_task(self._go_on(run))
+
+    async def _go_on(self, run: Run) -> None:
+        """Resumes it until it has ended: a pause that nobody answered may come late."""
+        while True:
+            with suppress(CoditectError):
+                state = await run.state()
+                if state.terminal:
+                    return
+                if state is WorkflowState.PAUSED:
+                    await run.resume()
+            await asyncio.sleep(4 * PAUSE_SECONDS)
+
+    async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
+        """How it ended for good, after as many redrives as that takes; None when it did not in time."""
+        for _ in range(MOST_REDRIVES if redriven else 1):
+            try:
+                state = await run.wait(timeout=self._pace.wait_seconds)
+            except CoditectError:
+                return None
+            if state is WorkflowState.COMPLETED or not redriven:
+                break
+            await self._redrive(run)
+        return state
+
+    async def _redrive(self, run: Run) -> None:
+        """Runs the broken node again, from an input that it can work on."""
+        key = f"{run.id}:{BROKEN}"
+        self._note(Type.INVOKE, "redrive", key)
         try:
-            state = await run.wait(timeout=self._pace.wait_seconds)
+            await run.redrive(BROKEN, self._shapes.work())
         except CoditectError:
-            self._note(Type.INFO, "end", run.id)
+            self._note(Type.INFO, "redrive", key)
+            await asyncio.sleep(4 * PAUSE_SECONDS)
         else:
-            self._note(Type.OK, "end", run.id, state=state.value)
-            self.ended += 1
-
-    def _edges(self, definition: Definition) -> dict[str, list[str]]:
-        """Each node that is executed, and what is executed before it: for a map that is its elements."""
-        maps = [node.name for node in definition.nodes if isinstance(node.work, Each)]
-        elements = {name: [f"{name}[{number}]" for number in range(self._pace.width)] for name in maps}
-        found: dict[str, list[str]] = {}
-        for node in definition.nodes:
-            before = [one for edge in node.after for one in elements.get(edge.node, [edge.node])]
-            found |= dict.fromkeys(elements.get(node.name, [node.name]), before)
-        return found
-
-    def layers(self) -> Workflow:
-        """Layers of nodes, each after some of the layer before."""
-        flow, before = Workflow("layers"), list[Node]()
-        for _ in range(self._pace.width):
-            layer = []
-            for _ in range(self._pace.width):
-                after = self._random.sample(before, min(len(before), 2))
-                layer.append(self._node(flow, after))
-            before = layer
-        return flow
-
-    def fan(self) -> Workflow:
-        """One, then many, then one after all of them."""
-        flow = Workflow("fan")
-        first = self._node(flow, [])
-        many = [self._node(flow, [first]) for _ in range(2 * self._pace.width)]
-        self._node(flow, many)
-        return flow
-
-    def chain(self) -> Workflow:
-        """One after the other, each with what the one before left."""
-        flow = Workflow("chain")
-        last = self._node(flow, [])
-        for _ in range(2 * self._pace.width):
-            work = self._work() | {"after": [From(f"results.{last.name}.token")]}
-            last = flow.task(CAPABILITY, work, after=[last], name=f"n{len(flow.definition().nodes)}", retry=RETRY)
-        return flow
-
-    def gate(self) -> Workflow:
-        """Work, a person, and a join that does not need all."""
-        flow = Workflow("gate")
-        first = [self._node(flow, []) for _ in range(2)]
-        gate = flow.approval("go on?", after=first, name="gate", timeout="1h")
-        sides = [self._node(flow, [gate]) for _ in range(self._pace.width)]
-        flow.task(
-            CAPABILITY,
-            self._work(),
-            after=[After(side.name, on_failure="allow") for side in sides],  # type: ignore[arg-type]
-            name="any_of_them",
-            join="any",
-            retry=RETRY,
-        )
-        return flow
-
-    def spread(self) -> Workflow:
-        """A task for every element of a list, and one after all of them."""
-        flow = Workflow("spread")
-        first = self._node(flow, [])
-        elements = [str(number) for number in range(self._pace.width)]
-        many = flow.map(
-            CAPABILITY,
-            f"`{json.dumps(elements)}`",
-            self._work() | {"after": [From("item")]},
-            limit=len(elements),
-            after=[first],
-            name="many",
-            retry=RETRY,
-        )
-        self._node(flow, [many])
-        return flow
-
-    def _node(self, flow: Workflow, after: list[Node]) -> Node:
-        options = TaskOptions(after=after, name=f"n{len(flow._nodes)}", retry=RETRY)
-        if self._pace.limited and self._random.random() < self._pace.limited:
-            options |= LIMITS
-        return flow.task(CAPABILITY, self._work(), **options)
+            self._note(Type.OK, "redrive", key)
 
     async def _answer_approvals(self) -> None:
         while True:

@@ -18,7 +18,7 @@ from dispatcher.chaos.simulation import Plan, Played, play
 from dispatcher.witness.watch import PLANT_VARIABLE, read_planted
 
 FEWEST_SIDE_BY_SIDE = 8
-PLANTED_SECONDS = 30.0
+PLANTED_SECONDS = 60.0
 """Virtual time with faults of a simulated seed with a bug in it."""
 
 

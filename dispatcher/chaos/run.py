@@ -12,15 +12,18 @@ from pathlib import Path
 from random import Random
 
 from coditect.client import Client
+from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings
 from dispatcher.chaos import faults
 from dispatcher.chaos.agent import EFFECTS
 from dispatcher.chaos.breaking import Breaking
 from dispatcher.chaos.hits import Toll, toll
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement, lines
-from dispatcher.chaos.load import Load, Pace
+from dispatcher.chaos.judgement import Judgement, is_caught, lines
+from dispatcher.chaos.load import Load
+from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.reader import read_end
+from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.stage import Stage, private_stage
 from dispatcher.chaos.story import Story
 from dispatcher.chaos.work import EffectFolder
@@ -29,9 +32,13 @@ from dispatcher.witness.history import SUFFIX, Scribe, read_histories
 from dispatcher.witness.watch import PLANT_VARIABLE, read_planted
 
 STORE = "ledger.db"
+CALM_SECONDS = 15.0
+"""After the last fault the load goes on for so long: what is promised of calm times is judged then."""
 SETTLE_SECONDS = 120.0
-"""What was begun is given so long after the last fault; what has not ended then is lost."""
+"""What was begun is given so long after that; what has not ended then is lost."""
 PROGRESS_SECONDS = 5.0
+PROVING_SECONDS = 60.0
+"""A run of all faults that is as long as that has something for every checker."""
 Say = Callable[[str], None]
 
 
@@ -68,9 +75,22 @@ class Verdict:
         return all(one.passed for one in self.judgements)
 
     @property
+    def caught(self) -> bool:
+        """Whether the bug that was planted was found, by a checker that looks for it."""
+        return is_caught(self.order.plant, self.judgements)
+
+    @property
     def passed(self) -> bool:
         """Whether every promise was kept, by a run that proves something."""
-        return self.kept and not self.toll.objections
+        return self.kept and not self.objections
+
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """Why the run proves nothing, or not enough; empty when it does."""
+        if self.order.seconds < PROVING_SECONDS or set(self.order.kinds) < set(faults.KINDS):
+            return self.toll.objections
+        idle = tuple(f"{one.invariant} had nothing to check" for one in self.judgements if not one.checked)
+        return self.toll.objections + idle
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -78,7 +98,7 @@ class Verdict:
             f"seed {self.order.seed}: {self.work} workflows and tasks, {self.nodes} nodes, {self.executions} executions"
         ]
         told += [*self.toll.lines(), *lines(self.judgements)]
-        told += [f"proves nothing: {objection}" for objection in self.toll.objections]
+        told += [f"proves nothing: {objection}" for objection in self.objections]
         return told
 
     def as_json(self) -> dict[str, object]:
@@ -87,6 +107,7 @@ class Verdict:
             "seed": self.order.seed,
             "passed": self.passed,
             "plant": self.order.plant,
+            "caught": self.caught,
             "work": self.work,
             "nodes": self.nodes,
             "executions": self.executions,
@@ -95,7 +116,7 @@ class Verdict:
                 for one in self.toll.kinds
             },
             "faults_per_second": round(self.toll.per_second, 3),
-            "objections": list(self.toll.objections),
+            "objections": list(self.objections),
             "invariants": [
                 {
                     "name": one.invariant,
@@ -140,19 +161,22 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
     settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))
-        pace = replace(order.pace, wait_seconds=order.seconds + SETTLE_SECONDS)
+        registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        pace = replace(order.pace, wait_seconds=order.seconds + CALM_SECONDS + SETTLE_SECONDS)
         load = Load(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
+        looking = asyncio.create_task(keep_looking(registry, stage.crew, scribe.note, name_of=stage.life_of))
         telling = asyncio.create_task(_tell(load, say))
-        breaking = Breaking(stage, scribe.note)
-        await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
-        load.closed.set()
+        await Breaking(stage, scribe.note).run(faults.schedule(order.seed, order.seconds, order.kinds))
         await stage.start()
-        say("the faults are over; what was begun comes to its end")
+        say("the faults are over; the load goes on for a while")
+        await asyncio.sleep(CALM_SECONDS)
+        load.closed.set()
+        say("what was begun comes to its end")
         await asyncio.wait([working], timeout=SETTLE_SECONDS)
-        for task in (working, telling):
+        for task in (working, looking, telling):
             task.cancel()
-        await asyncio.wait([working, telling])
+        await asyncio.wait([working, looking, telling])
 
 
 async def _tell(load: Load, say: Say) -> None:

@@ -18,11 +18,15 @@ from typing import Any
 from coditect.errors import NotFound
 from coditect.failpoints import Failpoints, Order
 from coditect.loop import plain_runner
+from coditect.model.registration import AgentStatus
 from coditect.testing import TestFleet
+from coditect.testing.member import State
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement
-from dispatcher.chaos.load import Load, Pace
+from dispatcher.chaos.judgement import Judgement, is_caught
+from dispatcher.chaos.load import Load
+from dispatcher.chaos.looking import Crew, keep_looking
 from dispatcher.chaos.reader import read_end
+from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.work import EffectTable, working_agent
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.layers.ledger.book import Planted
@@ -31,6 +35,7 @@ from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from dispatcher.witness.history import Entry, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
+from dispatcher.witness.watch import PLANTS
 
 STORE_FAULTS = Faults(
     conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)
@@ -46,8 +51,10 @@ class Plan:
 
     seconds: float = 6.0
     """Of virtual time, with faults."""
+    calm_seconds: float = 0.0
+    """So long after the last fault the load goes on: in 8 there is something for what is promised of calm times."""
     settle_seconds: float = 600.0
-    """How long what was begun may take after the last fault."""
+    """How long what was begun may take after that."""
     dispatchers: int = 2
     agents: int = 3
     shards: int = 2
@@ -64,12 +71,19 @@ class Plan:
     planted: Planted = field(default_factory=Planted)
     pace: Pace = PACE
 
+    @property
+    def plant(self) -> str:
+        """The name of the bug that is planted; empty for none."""
+        return next((bug for bug in PLANTS if getattr(self.planted, bug)), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Played:
     """What came of one seed."""
 
     seed: int
+    plant: str
+    """The bug that was planted; empty for none."""
     judgements: tuple[Judgement, ...]
     entries: tuple[Entry, ...]
     faults: int
@@ -78,6 +92,11 @@ class Played:
     def kept(self) -> bool:
         """Whether no promise was broken."""
         return not self.violations
+
+    @property
+    def caught(self) -> bool:
+        """Whether the bug that was planted was found, by a checker that looks for it."""
+        return is_caught(self.plant, self.judgements)
 
     passed = kept
 
@@ -94,6 +113,8 @@ class Played:
         return {
             "seed": self.seed,
             "passed": self.kept,
+            "plant": self.plant,
+            "caught": self.caught,
             "faults": self.faults,
             "violations": list(self.violations[:100]),
         }
@@ -120,7 +141,7 @@ async def _play(seed: int, plan: Plan) -> Played:
             scene.fleet.forgive_crashes()
     finally:
         logging.disable(before)
-    return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
+    return Played(seed, plan.plant, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
 
 
 class SimulatedFleet(TestFleet):
@@ -302,18 +323,29 @@ class Scene:
         self._broker_away = False
         self._tell(Type.OK, act, "broker")
 
+    def _crew(self) -> Crew:
+        running = {one.id: one.load.status for one in self.fleet.agents if one.state is not State.PAUSED}
+        at_work = (name for name, status in running.items() if status is not AgentStatus.STARTING)
+        return Crew(frozenset(running), frozenset(at_work))
+
     # -- the run ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """The load and the faults; then everybody is well, and what was begun comes to its end."""
         load = Load(self.fleet.client, self.notebook.of("client"), self._chance, self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
+        note = self.notebook.of("chaos")
+        looking = asyncio.ensure_future(
+            keep_looking(self.fleet.registry, self._crew, note, name_of=lambda record: record.agent_id)
+        )
         self._calm = False
         await self._break()
         self._calm = True
-        load.closed.set()
         self._revive()
+        await asyncio.sleep(self._plan.calm_seconds)
+        load.closed.set()
         await asyncio.wait([working], timeout=self._plan.settle_seconds)
+        looking.cancel()
         if not working.done():
             working.cancel()
             await asyncio.wait([working])

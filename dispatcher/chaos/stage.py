@@ -17,6 +17,8 @@ from coditect.local import PrivateServers, private_servers
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
 from coditect.local.supervisor import guarded
+from coditect.model.registration import AgentRecord
+from dispatcher.chaos.looking import Crew
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 READY_VARIABLE = "CODITECT_READY_FILE"
@@ -37,6 +39,8 @@ class Post:
         self._marker = marker
         self._log_folder = log_folder
         self._running: RunningChild | None = None
+        self.stopped = False
+        """Whether it stands still, since a SIGSTOP."""
         self.busy = False
         """Something is being done to it."""
 
@@ -49,6 +53,16 @@ class Post:
     def alive(self) -> bool:
         """Whether a process is there."""
         return self._running is not None and self._running.exit_code is None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if one is there."""
+        return self._running.process.pid if self._running is not None and self.alive else None
+
+    @property
+    def life(self) -> str:
+        """The name of the process in a history."""
+        return f"{self.name}#{self.pid}"
 
     @property
     def ready(self) -> bool:
@@ -64,6 +78,7 @@ class Post:
     def start(self) -> None:
         """Starts a process, if there is none; returns at once."""
         if not self.alive:
+            self.stopped = False
             self._running = spawn(self._child, marker=self._marker, log_folder=self._log_folder)
 
     def signal(self, number: signal.Signals) -> None:
@@ -71,6 +86,7 @@ class Post:
         if self._running is not None and self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self._running.process.pid, number)
+                self.stopped = number is signal.SIGSTOP
 
     async def end(self) -> None:
         """Kills it and everything that it started; returns when all of that is gone."""
@@ -90,10 +106,23 @@ class Stage:
         self.folder = folder
         self.servers = servers
         self.posts = posts
+        self._lives: dict[int, str] = {}
 
     def of(self, role: str) -> list[Post]:
         """The posts of one role."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
+
+    def crew(self) -> Crew:
+        """The agents now."""
+        posts = {post.pid: post for post in self.of("agent") if post.pid is not None}
+        self._lives |= {pid: post.life for pid, post in posts.items()}
+        running = {post.life: post.ready for post in posts.values() if not post.stopped}
+        return Crew(frozenset(running), frozenset(life for life, ready in running.items() if ready))
+
+    def life_of(self, record: AgentRecord) -> str:
+        """The name of an agent's life, if it was in the crew; else its process."""
+        pid = record.registration.pid
+        return self._lives.get(pid, str(pid))
 
     async def start(self) -> None:
         """Starts every process; returns when all are ready. Raises: StartFailed."""
@@ -120,15 +149,18 @@ async def private_stage(
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
     The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
+    The broker has its management API, so that who stands still is evicted.
+
     Raises: StartFailed, MissingServer, AlreadyUp.
     """
     marker = uuid.uuid4().hex
     elsewhere = {name: value for name, value in environ.items() if not name.startswith(OURS)}
     kept = {name: environ[name] for name in ("CODITECT_RABBITMQ_SBIN",) if name in environ}
-    async with private_servers(folder / "servers", environ=elsewhere | kept) as servers:
+    async with private_servers(folder / "servers", environ=elsewhere | kept, management=True) as servers:
         shared = elsewhere | {
             "CODITECT_AMQP_URL": servers.amqp_url,
             "CODITECT_REDIS_URL": servers.redis_url,
+            "CODITECT_MANAGEMENT_URL": servers.management_url,
             HISTORY_VARIABLE: str(history),
             **settings,
         }

@@ -75,9 +75,12 @@ class Story:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._by_f: dict[str, list[Operation]] = defaultdict(list)
         self._by_key: dict[str, dict[str, list[Operation]]] = defaultdict(lambda: defaultdict(list))
+        self._redrives: dict[str, list[int]] = defaultdict(list)
         for one in operations(entries):
             self._by_f[one.f].append(one)
             self._by_key[one.f][one.key].append(one)
+            if one.f == "redrive" and one.possible:
+                self._redrives[_work_of(one.key)].append(one.first)
 
     def of(self, f: str) -> Sequence[Operation]:
         """All of one name."""
@@ -105,6 +108,10 @@ class Story:
             for name, after in (work.val.get("nodes") or {}).items()
         }
 
+    def redrives(self, node: str) -> Sequence[int]:
+        """The places where a redrive of the node's workflow began: what ended because of another runs again with it."""
+        return self._redrives.get(_work_of(node), ())
+
     @property
     def needed(self) -> dict[str, int]:
         """How many of its predecessors a node needs, where that is not all of them."""
@@ -115,6 +122,16 @@ class Story:
         }
 
     @property
+    def priorities(self) -> dict[str, str]:
+        """Every accepted task that is executed, of either lane, with its priority."""
+        found: dict[str, str] = {}
+        for work in self.accepted:
+            if "priority" in work.val:
+                found[work.key] = work.val["priority"]
+            found |= {f"{work.key}:{name}": level for name, level in (work.val.get("priorities") or {}).items()}
+        return found
+
+    @property
     def faults(self) -> list[Operation]:
         """Everything that was done to a process or a server, in order of time."""
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
@@ -123,3 +140,7 @@ class Story:
         """What transactions did to one node and may have committed, in the order of their versions."""
         possible = (one for one in self.about(f, key) if one.possible)
         return sorted(possible, key=lambda one: (one.val["version"], one.first))
+
+
+def _work_of(node: str) -> str:
+    return node.rpartition(":")[0]

@@ -28,6 +28,8 @@ class Work(BaseModel):
     milliseconds: int = Field(ge=0, le=60_000)
     fails: int = 0
     """So many first attempts fail."""
+    broken: bool = False
+    """It fails for good."""
     after: list[str] = []
     """Tokens of the predecessors: the result depends on them."""
 
@@ -45,6 +47,12 @@ class Done(BaseModel):
 
 class Flaky(Exception):
     """The handler was told to fail."""
+
+
+class Broken(Exception):
+    """The handler was told to fail for good: another attempt would not help."""
+
+    retryable = False
 
 
 class Effects(Protocol):
@@ -110,6 +118,9 @@ def working_agent(name: str, *, note: Note, effects: Effects, slots: int = 8) ->
         except asyncio.CancelledError:
             note(Type.INFO, "execute", ctx.task_id, **said)
             raise
+        if task.broken:
+            note(Type.FAIL, "execute", ctx.task_id, **said)
+            raise Broken("an input that nobody can work on")
         if ctx.attempt <= task.fails:
             note(Type.FAIL, "execute", ctx.task_id, **said)
             raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")

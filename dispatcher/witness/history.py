@@ -8,11 +8,16 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``f``          written by   ``key``              ``val``
 =============  ===========  ===================  ==================================================================
 ``accept``     client       work                 `nodes` (each with its predecessors; a direct task: none),
-                                                 `joins` (of how many it needs fewer), `most` (attempts of a node)
+                                                 `joins` (of how many it needs fewer), `most` (attempts of a node,
+                                                 or of the task), `ends` (the states that it is meant to end in),
+                                                 `priority` of a direct task, `priorities` of nodes that are not held
+                                                 up on purpose
 ``end``        client       work                 `state`; `info`: no answer in time
 ``grant``      client       node                 an approval was answered
 ``redrive``    client       node                 an ended node was asked to run again
 ``execute``    agent        task                 `agent`, `attempt`, `fence`; `fail`: the handler failed on purpose
+``look``       chaos        ``registry``         `running` and `at_work` (lives of agents), `listed` (by the
+                                                 registry); `fail`: it did not answer
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log
 ``claim``      dispatcher   node                 `shard`, `fence`, `publication`, `version`
 ``state``      dispatcher   node                 `state`, `fence`, `attempt`, `agent`, `version`

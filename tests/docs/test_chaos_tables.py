@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dispatcher.chaos.faults import KINDS
 from dispatcher.chaos.invariants import judge
+from dispatcher.chaos.judgement import FOUND_BY
 from dispatcher.witness.ports import POINTS
 from dispatcher.witness.watch import PLANTS
 from tests.docs.pages import section, table_rows
@@ -27,8 +28,9 @@ def test_every_invariant_is_documented_as_it_is() -> None:
 def test_every_planted_bug_is_documented_with_the_invariant_that_finds_it() -> None:
     table = table_rows(section(PAGE, "Planted bugs"))
 
-    assert {row[0].strip("`") for row in table} == set(PLANTS)
-    assert {row[2] for row in table} <= {one.invariant for one in judge([])}
+    assert {row[0].strip("`"): frozenset(row[2].split("; ")) for row in table} == dict(FOUND_BY)
+    assert set(FOUND_BY) == set(PLANTS)
+    assert frozenset().union(*FOUND_BY.values()) <= {one.invariant for one in judge([])}
 
 
 def test_every_failpoint_is_documented_as_it_is() -> None:

@@ -5,27 +5,46 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import Collection
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from coditect import Workflow
+from coditect.client import Client
 from coditect.local import PrivateServers
+from coditect.model.control import Verb
 from coditect.model.workflow.states import WorkflowState
+from coditect.run import Run
 from dispatcher.layers import shards
+from dispatcher.layers.shards import shard_of
 from dispatcher.stopped import NAME
 from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 4
+NODES = 30
 LEDGER = "ledger.db"
 SECONDS = 30.0
+KILLED_SECONDS, ENDED_SECONDS = 4.0, 1.0
+"""Within so long the shards of a dispatcher have moved that was killed or stopped, and of one that was asked to end."""
+STOPPED_SECONDS = 10.0
+LATE = "A shard is another's by now"
+
+
+@asynccontextmanager
+async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[tuple[Fleet, Client, SqliteDatabase]]:
+    """One agent, a client, and the ledger to look into."""
+    async with open_fleet(servers, folder) as fleet, client_of(servers) as client:
+        await fleet.start()
+        async with SqliteDatabase(folder / LEDGER) as ledger:
+            yield fleet, client, ledger
 
 
 async def dispatcher(fleet: Fleet) -> subprocess.Popen[bytes]:
@@ -65,48 +84,94 @@ async def stopped_between_transactions(process: subprocess.Popen[bytes], ledger:
     await eventually(is_so, seconds=SECONDS)
 
 
-async def test_shards_move_when_their_dispatcher_ends_is_killed_or_stands_still(
-    managed: PrivateServers, tmp_path: Path
-) -> None:
+async def started_in_every_shard(client: Client, flow: Workflow) -> list[Run]:
+    """At least one workflow in each: whoever is stopped has something in hand."""
+    runs: list[Run] = []
+    while {shard_of(run.id, SHARDS) for run in runs} != set(range(SHARDS)):
+        runs.append(await client.start(flow))
+    return runs
+
+
+async def figures(client: Client, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What this dispatcher says of itself; whichever takes the question answers it."""
+    found: dict[str, Any] = {}
+
+    async def it_answers() -> bool:
+        answer = await client._workflows._control.ask(Verb.STATUS, {})
+        found.update(answer["answered_by"])
+        return bool(found["owner"].startswith(f"{NAME}-{process.pid}-"))
+
+    await eventually(it_answers, seconds=SECONDS)
+    return found
+
+
+def chain(many: int) -> Workflow:
     flow = Workflow("chain")
     before = flow.task("work.do", 100, name="n0")
-    for number in range(1, 40):
+    for number in range(1, many):
         before = flow.task("work.do", 100, name=f"n{number}", after=[before])
-    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
-        await fleet.start()
-        first, second = await dispatcher(fleet), await dispatcher(fleet)
-        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
-        took = {"joining": await moved(ledger, [first, second])}
-        runs = [await client.start(flow) for _ in range(4)]
+    return flow
 
-        await stopped_between_transactions(second, ledger)
-        took["SIGSTOP"] = await moved(ledger, [first])
-        second.send_signal(signal.SIGCONT)
-        took["SIGCONT"] = await moved(ledger, [first, second])
+
+async def test_shards_move_in_time_when_their_dispatcher_is_killed_or_ends(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    async with plant(managed, tmp_path) as (fleet, client, ledger):
+        first, second = await dispatcher(fleet), await dispatcher(fleet)
+        await moved(ledger, [first, second])
+        runs = await started_in_every_shard(client, chain(NODES))
 
         first.kill()
-        took["SIGKILL"] = await moved(ledger, [second])
+        killed = await moved(ledger, [second])
         third = await dispatcher(fleet)
         await moved(ledger, [second, third])
         second.terminate()
-        took["SIGTERM"] = await moved(ledger, [third])
+        ended = await moved(ledger, [third])
 
-        assert [await run.wait(timeout=60) for run in runs] == [WorkflowState.COMPLETED] * 4
+        assert killed < KILLED_SECONDS
+        assert ended < ENDED_SECONDS
+        await assert_each_once(runs)
         assert await asyncio.to_thread(second.wait, 10) == 0
-        ends = [row.node for run in runs async for row in run.attempts() if row.status == "completed"]
-        assert len(ends) == 160
-    print({how: round(seconds, 2) for how, seconds in took.items()})
 
 
+async def test_what_a_stopped_dispatcher_commits_late_is_refused_counted_and_logged(
+    managed: PrivateServers, tmp_path: Path
+) -> None:
+    async with plant(managed, tmp_path) as (fleet, client, ledger):
+        first, second = await dispatcher(fleet), await dispatcher(fleet)
+        await moved(ledger, [first, second])
+        runs = await started_in_every_shard(client, chain(NODES))
+        await eventually(lambda: len(fleet.noted("end")) > len(runs))
+
+        await stopped_between_transactions(second, ledger)
+        until = asyncio.get_running_loop().time() + STOPPED_SECONDS
+        stopped = await moved(ledger, [first])
+        await asyncio.sleep(until - asyncio.get_running_loop().time())
+        assert LATE not in fleet.log(second)
+        second.send_signal(signal.SIGCONT)
+
+        assert stopped < KILLED_SECONDS
+        await eventually(lambda: LATE in fleet.log(second), seconds=SECONDS)
+        await moved(ledger, [first, second])
+        assert (await figures(client, second))["refused"] > 0
+        assert (await figures(client, first))["refused"] == 0
+        await assert_each_once(runs)
+
+
+async def assert_each_once(runs: Sequence[Run]) -> None:
+    assert [await run.wait(timeout=60) for run in runs] == [WorkflowState.COMPLETED] * len(runs)
+    ends = [(run.id, row.node) for run in runs async for row in run.attempts() if row.status == "completed"]
+    assert len(ends) == len(set(ends)) == NODES * len(runs)
+
+
+@pytest.mark.endurance
 async def test_dispatcher_that_stands_still_inside_a_transaction_is_ended_and_it_is_said(
     managed: PrivateServers, tmp_path: Path
 ) -> None:
     flow = Workflow("one")
     flow.task("work.do", 10, name="only")
-    async with AsyncExitStack() as stack, open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
-        await fleet.start()
+    async with plant(managed, tmp_path) as (fleet, client, ledger):
         healthy = await dispatcher(fleet)
-        ledger = await stack.enter_async_context(SqliteDatabase(tmp_path / LEDGER))
         await moved(ledger, [healthy])
 
         stuck = begun(fleet, CODITECT_FAILPOINTS="commit.before:stop")  # as it takes its first shards

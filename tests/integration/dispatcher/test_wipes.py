@@ -20,7 +20,7 @@ from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 WIDTH, DEPTH = 40, 6
 NODES = WIDTH * DEPTH
@@ -83,24 +83,33 @@ async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
         yield found
 
 
+async def test_workflow_ends_once_when_everything_is_killed_and_wiped(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    async with plant(own_servers, tmp_path) as one:
+        await assert_ends_once(one, one.wipe_all, jobs=NODES)
+
+
+@pytest.mark.endurance
 async def test_workflows_end_once_when_redis_the_broker_or_everything_is_wiped(
     own_servers: PrivateServers, tmp_path: Path
 ) -> None:
     async with plant(own_servers, tmp_path) as one:
-        wipes: list[tuple[Callable[[], Awaitable[None]], int]] = [
-            (one.wipe_redis, NODES),
-            (one.wipe_broker, 2 * NODES),
-            (one.wipe_all, NODES),  # what had ended is not shown anew
-        ]
-        for wipe, jobs in wipes:
-            run = await one.client.start(layered([WIDTH] * DEPTH, milliseconds=250))
-            await one.amid(run)
+        await assert_ends_once(one, one.wipe_redis, jobs=NODES)
+        await assert_ends_once(one, one.wipe_broker, jobs=2 * NODES)
+        await assert_ends_once(one, one.wipe_all, jobs=NODES)  # what had ended is not shown anew
 
-            await wipe()
 
-            assert await run.wait(timeout=SECONDS) is WorkflowState.COMPLETED, one.fleet.logs()
-            await assert_each_once_and_in_order(one.fleet, run, NODES)
-            await _rq_shows(one, JobState.FINISHED, jobs)
+async def assert_ends_once(one: Plant, wipe: Callable[[], Awaitable[None]], *, jobs: int) -> None:
+    """A workflow that is wiped amid its work; then RQ shows so many jobs that are finished."""
+    run = await one.client.start(layered([WIDTH] * DEPTH, milliseconds=250))
+    await one.amid(run)
+
+    await wipe()
+
+    assert await run.wait(timeout=SECONDS) is WorkflowState.COMPLETED, one.fleet.logs()
+    await assert_each_once_and_in_order(one.fleet, run, NODES)
+    await _rq_shows(one, JobState.FINISHED, jobs)
 
 
 async def _rq_shows(one: Plant, state: JobState, number: int) -> None:

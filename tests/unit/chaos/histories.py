@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -11,6 +11,9 @@ from dispatcher.witness.history import Entry, Type, merged
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
 MOST_ATTEMPTS = 3
+CALM_AT = 1_000.0
+STEADY, DYING = "4711", "4712"
+"""Agents as the registry lists them."""
 
 
 @dataclass(slots=True)
@@ -100,14 +103,16 @@ class Telling:
         self.note("reader", Type.OK, "result", key, **known)
 
     def workflow(self, nodes: dict[str, list[str]]) -> None:
-        self.note("client", Type.INVOKE, "accept", self.work, nodes=nodes, most=MOST_ATTEMPTS)
+        facts = {"nodes": nodes, "most": MOST_ATTEMPTS, "ends": ["completed"]}
+        self.note("client", Type.INVOKE, "accept", self.work, **facts)
         self.note("client", Type.OK, "accept", self.work)
         for name in nodes:
             self.node(f"{self.work}:{name}")
         self.end("completed")
 
-    def direct(self) -> None:
-        self.note("client", Type.INVOKE, "accept", self.work)
+    def direct(self, priority: str = "p1") -> None:
+        facts = {"most": MOST_ATTEMPTS, "ends": ["completed"], "priority": priority}
+        self.note("client", Type.INVOKE, "accept", self.work, **facts)
         self.note("client", Type.OK, "accept", self.work)
         agent = self.random.choice(AGENTS)
         self.whole(agent, "execute", self.work, agent=agent, attempt=1, fence=1)
@@ -134,7 +139,31 @@ def clean_history(random: Random) -> list[Entry]:
         telling = Telling(random, f"task{number}", shard=99)
         telling.direct()
         entries += telling.entries
-    return merged(entries)
+    for number, priority in enumerate(("p0", "p2")):
+        telling = Telling(random, f"calm{number}", shard=99, t=CALM_AT)
+        telling.direct(priority)
+        entries += telling.entries
+    return merged([*entries, *looks(random)])
+
+
+def look(
+    t: float, listed: Collection[str] | None, *, running: Collection[str], at_work: Collection[str]
+) -> list[Entry]:
+    """One look at the registry; None was listed where it was not there."""
+    begun = Entry(t, "chaos", Type.INVOKE, "look", "registry", {"running": [*running], "at_work": [*at_work]})
+    end = (Type.FAIL, {}) if listed is None else (Type.OK, {"listed": [*listed]})
+    return [begun, Entry(t + 0.01, "chaos", end[0], "look", "registry", end[1])]
+
+
+def looks(random: Random) -> list[Entry]:
+    """One agent lives, another dies, and is listed until its lease has lapsed."""
+    died_at, lease = random.uniform(3.0, 8.0), random.uniform(2.0, 3.0)
+    found: list[Entry] = []
+    for second in range(20):
+        t = second + random.uniform(0.0, 0.3)
+        living = [STEADY, *([DYING] if t < died_at else [])]
+        found += look(t, [STEADY, *([DYING] if t < died_at + lease else [])], running=living, at_work=living)
+    return found
 
 
 # Lies

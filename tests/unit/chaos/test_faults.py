@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from statistics import quantiles
+
 import pytest
 
-from dispatcher.chaos.faults import BROKER_KILL, BROKER_WIPE, KINDS, WEIGHTS, schedule
+from coditect.registry.port import LEASE_SECONDS
+from dispatcher.chaos.faults import AGENT_STOP, BROKER_KILL, BROKER_WIPE, DISPATCHER_STOP, KINDS, WEIGHTS, schedule
 from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
 from dispatcher.chaos.story import Story
+from dispatcher.layers.leases import TTL_MS
 from dispatcher.witness.history import Entry, Type
 
 
@@ -25,6 +29,18 @@ def test_schedules_of_two_seeds_differ() -> None:
 def test_only_what_is_asked_for_is_broken() -> None:
     assert {fault.kind for fault in schedule(1, 60.0, ("redis.wipe", "broker.kill"))} == {"redis.wipe", "broker.kill"}
     assert schedule(1, 60.0, ()) == []
+
+
+@pytest.mark.parametrize(("kind", "lease_seconds"), [(AGENT_STOP, LEASE_SECONDS), (DISPATCHER_STOP, TTL_MS / 1000)])
+def test_most_stops_are_longer_than_the_lease_and_some_are_not(kind: str, lease_seconds: float) -> None:
+    lasting = [
+        fault.seconds for seed in range(10) for fault in schedule(seed, 60.0, tuple(KINDS)) if fault.kind == kind
+    ]
+
+    shortest_quarter, median, _ = quantiles(lasting)
+
+    assert min(lasting) < lease_seconds < shortest_quarter
+    assert median > 1.4 * lease_seconds
 
 
 def entry(t: float, proc: str, type_: Type, f: str, key: str, **val: object) -> Entry:

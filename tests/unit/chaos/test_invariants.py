@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.chaos.invariants import CHECKS, judge
-from dispatcher.chaos.judgement import Judgement, lines
+from dispatcher.chaos.judgement import FOUND_BY, Judgement, is_caught, lines
 from dispatcher.witness.history import Entry, Type
-from tests.unit.chaos.histories import added, changed, clean_history, drop, moved
+from tests.unit.chaos.histories import DYING, STEADY, added, changed, clean_history, drop, moved
 
 RANDOMS = st.integers(0, 2**32).map(Random)
 Lie = Callable[[list[Entry], str, str], list[Entry]]
@@ -74,9 +74,42 @@ def _ran_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[E
     return many
 
 
+def _failed_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    """One attempt at its only node, and nothing that was done to anybody."""
+    facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
+    key, t = "workflow9:only", entries[-1].t + 100.0
+    return [
+        *entries,
+        Entry(t, "client", Type.OK, "accept", "workflow9", facts),
+        Entry(t + 1, "agent-1", Type.OK, "execute", key, {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        Entry(t + 2, "dispatcher-1", Type.OK, "state", key, {"state": "failed", "fence": 1, "version": 10**12}),
+        Entry(t + 3, "client", Type.OK, "end", "workflow9", {"state": "failed"}),
+    ]
+
+
+def _starved(priority: str, other: str) -> Lie:
+    """A task waits for all of the many that come after it."""
+
+    def tell(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+        t = entries[-1].t + 100.0
+        told = [Entry(t, "client", Type.OK, "accept", "starved", {"priority": priority})]
+        for number in range(200):
+            key, at = f"other{number}", t + 0.01 * (number + 1)
+            told.append(Entry(at, "client", Type.OK, "accept", key, {"priority": other}))
+            told.append(Entry(at, "agent-1", Type.OK, "execute", key, {}))
+        return [*entries, *told, Entry(t + 5.0, "agent-1", Type.OK, "execute", "starved", {})]
+
+    return tell
+
+
 LIES: dict[str, tuple[str, Lie]] = {
     "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
     "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
+    "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),
+    "a direct task failed for no reason": (
+        "ends as meant",
+        lambda all_, node, work: changed(all_, f="end", key="task0", state="failed"),
+    ),
     "a node ends twice": ("one end each", _again),
     "two attempts completed": (
         "one completion",
@@ -94,6 +127,16 @@ LIES: dict[str, tuple[str, Lie]] = {
     "attempts exceed what is allowed": (
         "executions bounded",
         lambda all_, node, work: changed(all_, f="execute", key=node, attempt=6),
+    ),
+    "a P0 waits for a backlog": ("P0 soon", _starved("p0", "p2")),
+    "a P2 is never its turn": ("P2 progress", _starved("p2", "p1")),
+    "a dead agent stays listed": (
+        "registry true",
+        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[STEADY, DYING]),
+    ),
+    "a living agent is not listed": (
+        "registry true",
+        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[]),
     ),
     "somebody unknown is there": (
         "conservation",
@@ -157,3 +200,57 @@ def test_judgement_tells_how_sure_one_may_be() -> None:
     assert "pass" in passed.line and "< 0.003 at 95 %" in passed.line
     assert lines([failed])[1:] == [*(f"        {one}" for one in "abcde"), "        and 2 more"]
     assert (empty.passed, "nothing to check" in empty.line) == (True, True)
+
+
+@pytest.mark.parametrize("bug", FOUND_BY)
+def test_bug_is_caught_by_who_looks_for_it_and_not_by_another_failure(bug: str) -> None:
+    (looking,) = FOUND_BY[bug]
+    found, another = (Judgement(name, "", 1, ("it was broken",)) for name in (looking, "nothing lost"))
+
+    assert is_caught(bug, [found, another])
+    assert not is_caught(bug, [another, Judgement(looking, "", 1)])
+    assert not is_caught("", [found, another])
+
+
+def _failing(attempts: int) -> list[Entry]:
+    """A workflow whose only node fails on purpose, so many times."""
+    tries = [
+        Entry(2.0 + one, "agent-1", type_, "execute", "w:n", {"attempt": one + 1})
+        for one in range(attempts)
+        for type_ in (Type.INVOKE, Type.FAIL)
+    ]
+    facts = {"nodes": {"n": []}, "most": 3, "ends": ["completed"]}
+    return [
+        Entry(1.0, "client", Type.INVOKE, "accept", "w", facts),
+        Entry(1.1, "client", Type.OK, "accept", "w"),
+        *tries,
+        Entry(8.0, "dispatcher-1", Type.OK, "state", "w:n", {"state": "failed", "fence": 1, "version": 8}),
+        Entry(9.0, "client", Type.OK, "end", "w", {"state": "failed"}),
+    ]
+
+
+@pytest.mark.parametrize(("attempts", "faults", "excused"), [(3, 0, True), (2, 0, False), (2, 1, True)])
+def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults: int, excused: bool) -> None:
+    killed = [Entry(2.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"})] * faults
+    entries = sorted([*_failing(attempts), *killed], key=lambda one: one.t)
+
+    (judgement,) = (one for one in judge(entries) if one.invariant == "ends as meant")
+
+    assert (judgement.checked, judgement.passed) == (1, excused)
+
+
+def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> None:
+    ends = [
+        Entry(
+            at, "dispatcher-1", Type.OK, "state", "w:after", {"state": state, "fence": 1, "attempt": 1, "version": at}
+        )
+        for at, state in ((1.0, "failed"), (5.0, "completed"))
+    ]
+    asked = [Entry(3.0, "client", type_, "redrive", "w:broken", {}) for type_ in (Type.INVOKE, Type.OK)]
+    elsewhere = [Entry(3.0, "client", Type.OK, "redrive", "other:broken", {})]
+
+    def passes(more: list[Entry]) -> bool:
+        judgements = judge(sorted([*ends, *more], key=lambda one: one.t))
+        return next(one for one in judgements if one.invariant == "one end each").passed
+
+    assert (passes(asked), passes(elsewhere), passes([])) == (True, False, False)

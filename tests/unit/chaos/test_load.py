@@ -1,64 +1,200 @@
-"""What the load says of its work: that it ended, or that nobody knows."""
+"""What the load says of its work: that it ended, that nobody knows, and what it did to it on the way."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from coditect.client import Client
 from coditect.errors import BrokerUnavailable, ResultTimeout
+from coditect.model.result import Status
 from coditect.model.workflow.states import WorkflowState
-from dispatcher.chaos.load import Load, Pace
+from dispatcher.chaos.load import Load
+from dispatcher.chaos.shapes import BROKEN, Pace, Shapes
+from dispatcher.chaos.work import MOST_ATTEMPTS
 from dispatcher.witness.history import Type
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)
+LEFT_ALONE = replace(PACE, canceled=0.0, paused=0.0)
 
 
 class FakeRun:
-    """A run that cannot be canceled, and ends or does not."""
+    """A run that cannot be canceled, and ends or does not; or first one way and then another."""
 
     id = "w"
 
-    def __init__(self, end: WorkflowState | None) -> None:
-        self._end = end
+    def __init__(self, *ends: WorkflowState | None) -> None:
+        self._ends = list(ends)
         self.waited: list[float] = []
+        self.redriven: list[tuple[str, dict[str, Any]]] = []
+        self.resumed = 0
 
     async def cancel(self, *, reason: str) -> None:
         raise BrokerUnavailable("Nobody answers")
 
     async def wait(self, *, timeout: float) -> WorkflowState:
         self.waited.append(timeout)
-        if self._end is None:
+        end = self._ends.pop(0)
+        if end is None:
             raise ResultTimeout("It did not end in time")
-        return self._end
+        return end
+
+    async def pause(self) -> None:
+        raise BrokerUnavailable("Nobody answers, and it is paused all the same")
+
+    async def state(self) -> WorkflowState:
+        return WorkflowState.COMPLETED if self.resumed else WorkflowState.PAUSED
+
+    async def resume(self) -> None:
+        self.resumed += 1
+
+    async def redrive(self, node: str, value: dict[str, Any]) -> None:
+        self.redriven.append((node, value))
+
+
+class FakeHandle:
+    """Of a task that has its outcome once it is let."""
+
+    task_id = "t"
+    run = FakeRun()
+
+    def __init__(self) -> None:
+        self.let = asyncio.Event()
+
+    async def outcome(self, *, timeout: float) -> SimpleNamespace:
+        await self.let.wait()
+        return SimpleNamespace(status=Status.COMPLETED)
 
 
 class FakeClient:
-    """Accepts everything as one run."""
+    """Accepts everything as one run, or one task."""
 
-    def __init__(self, run: FakeRun) -> None:
+    def __init__(self, run: FakeRun, handle: FakeHandle | None = None) -> None:
         self._run = run
+        self._handle = handle
 
     async def start(self, _: Any, *, key: str) -> FakeRun:
         return self._run
 
+    async def submit(self, *_: Any, **options: Any) -> FakeHandle | None:
+        return self._handle
 
-async def noted(run: FakeRun) -> list[tuple[Type, str, str]]:
-    notes: list[tuple[Type, str, str]] = []
+    submit_durable = submit
 
-    def note(type_: Type, f: str, key: str, **_: object) -> None:
-        notes.append((type_, f, key))
 
-    await Load(cast(Client, FakeClient(run)), note, Random(1), PACE).workflow()
+class Notes:
+    """What was noted."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Type, str, str]] = []
+        self.facts: dict[str, Any] = {}
+
+    def __call__(self, type_: Type, f: str, key: str, **val: object) -> None:
+        self.lines.append((type_, f, key))
+        self.facts |= val
+
+    def about(self, f: str) -> list[Type]:
+        return [type_ for type_, what, _ in self.lines if what == f]
+
+
+async def noted(run: FakeRun, pace: Pace = PACE) -> Notes:
+    notes = Notes()
+    load = Load(cast(Client, FakeClient(run)), notes, Random(1), pace)
+    async with load._work:
+        await load.workflow()
     return notes
 
 
-async def test_a_cancel_that_nobody_answers_is_no_end() -> None:
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes one shape the only one."""
+    return lambda shape: monkeypatch.setattr(Shapes, "drawn", shape)
+
+
+async def test_a_cancel_that_nobody_answers_is_no_end(only: Any) -> None:
+    only(Shapes.fan)
     run = FakeRun(WorkflowState.CANCELED)
 
-    assert await noted(run) == [(Type.INVOKE, "accept", "w"), (Type.OK, "accept", "w"), (Type.OK, "end", "w")]
-    assert run.waited == [7.0]
+    notes = await noted(run)
+
+    assert notes.lines == [(Type.INVOKE, "accept", "w"), (Type.OK, "accept", "w"), (Type.OK, "end", "w")]
+    assert (run.waited, notes.facts["ends"]) == ([7.0], ("canceled", "completed"))
 
 
 async def test_what_does_not_end_in_time_has_no_known_end() -> None:
-    assert (await noted(FakeRun(None)))[-1] == (Type.INFO, "end", "w")
+    assert (await noted(FakeRun(None))).lines[-1] == (Type.INFO, "end", "w")
+
+
+async def test_what_fails_for_good_is_redriven_with_another_input_until_it_completes(only: Any) -> None:
+    only(Shapes.broken)
+    run = FakeRun(WorkflowState.FAILED, WorkflowState.COMPLETED)
+
+    notes = await noted(run)  # it is not canceled: then nobody would redrive it
+
+    assert [(node, value.get("broken")) for node, value in run.redriven] == [(BROKEN, None)]
+    assert notes.lines[2:] == [
+        (Type.INVOKE, "redrive", f"w:{BROKEN}"),
+        (Type.OK, "redrive", f"w:{BROKEN}"),
+        (Type.OK, "end", "w"),
+    ]
+    assert (notes.facts["ends"], notes.facts["state"]) == (("completed",), "completed")
+
+
+async def test_what_is_not_meant_to_fail_is_not_redriven(only: Any) -> None:
+    only(Shapes.chain)
+    run = FakeRun(WorkflowState.FAILED)
+
+    notes = await noted(run, LEFT_ALONE)
+
+    assert (run.redriven, notes.facts["state"], notes.facts["ends"]) == ([], "failed", ("completed",))
+
+
+async def test_paused_workflow_is_resumed_also_when_nobody_answered_the_pause(only: Any) -> None:
+    only(Shapes.fan)
+    run = FakeRun(WorkflowState.COMPLETED)
+
+    notes = await noted(run, replace(LEFT_ALONE, paused=1.0))
+
+    assert run.resumed == 1
+    assert notes.facts["priorities"] == {}  # it waits on purpose, whatever its priority
+
+
+async def task(pace: Pace) -> tuple[Notes, Sequence[Type]]:
+    """What was noted of a task, and what of its end by the time that the next could be begun."""
+    notes, handle = Notes(), FakeHandle()
+    load = Load(cast(Client, FakeClient(FakeRun(), handle)), notes, Random(1), pace)
+    async with load._work:
+        await load.task()
+        early = notes.about("end")
+        handle.let.set()
+    return notes, early
+
+
+async def test_task_that_may_be_lost_does_not_keep_the_next_from_beginning() -> None:
+    notes, early = await task(replace(LEFT_ALONE, durable=0.0, patience_seconds=0.0))
+
+    assert (early, notes.lines[-1], notes.facts["state"]) == ([], (Type.OK, "end", "t"), "completed")
+    assert notes.facts["priority"] in ("p0", "p1", "p2")
+
+
+async def test_durable_task_is_noted_as_the_workflow_that_it_is() -> None:
+    notes, _ = await task(replace(LEFT_ALONE, durable=1.0, patience_seconds=0.0))
+
+    assert notes.lines[0] == (Type.INVOKE, "accept", "w")
+    assert (notes.facts["nodes"], notes.facts["most"]) == ({"task": []}, MOST_ATTEMPTS)
+
+
+@pytest.mark.parametrize("shape", [Shapes.layers, Shapes.fan, Shapes.chain, Shapes.gate, Shapes.spread, Shapes.broken])
+def test_acceptance_names_every_task_that_is_executed_with_its_priority(shape: Any) -> None:
+    shapes = Shapes(Random(1), PACE)
+
+    told = shapes.told(shape(shapes).definition())
+
+    assert {before for after in told["nodes"].values() for before in after} <= set(told["nodes"])
+    assert set(told["nodes"]) - set(told["priorities"]) <= {"gate"}

@@ -1,0 +1,65 @@
+"""The promise about the registry, judged by looks at it: each says who ran then, who was at work, who was listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import Operation, Story
+from dispatcher.witness.history import post_of
+
+PROMISED_SECONDS = 3.0
+ALLOWED_SECONDS = 1.0
+"""A look knows of a change only that it came since the look before."""
+GAP_SECONDS = 2.0
+"""Looks further apart leave what was between them unknown."""
+
+
+def live_set(story: Story) -> Judgement:
+    """I7: 3 s after any change the registry lists exactly the agents that live, if it was there itself.
+
+    Who stood at work in all looks of that time, and was not stopped between them, must be listed. Who ran in none of
+    them, and was not continued between them, must not: it was killed, or is stopped for longer than its lease.
+    """
+    looks = [one for one in story.of("look") if one.outcome != "info"]
+    away = [one for one in story.faults if one.key == "redis"]
+    stops = story.of("stop")
+    checked, violations = 0, []
+    for place, look in enumerate(looks):
+        window = _window(looks, place)
+        if not look.happened or not window or any(_touches(window, one) for one in away):
+            continue
+        checked += 1
+        stirred = {one.key for one in stops if _changes(window, one)}
+        told = ((name, what) for name, what in _differences(window, looks[:place]) if post_of(name) not in stirred)
+        violations += [f"{name} {what} at {look.begun:.1f}" for name, what in told]
+    return Judgement("registry true", "it lists who lives, 3 s later", checked, tuple(violations))
+
+
+def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:
+    """The looks up to this one from which one knows how it was for so long; none when one was late."""
+    since = looks[place].begun - PROMISED_SECONDS - ALLOWED_SECONDS
+    first = place
+    while first and looks[first].begun > since:
+        if looks[first].begun - looks[first - 1].begun > GAP_SECONDS:
+            return ()
+        first -= 1
+    return looks[first : place + 1] if looks[first].begun <= since else ()
+
+
+def _touches(window: Sequence[Operation], fault: Operation) -> bool:
+    return fault.begun <= window[-1].ended and fault.ended >= window[0].begun
+
+
+def _changes(window: Sequence[Operation], stop: Operation) -> bool:
+    """Whether somebody was stopped or continued within the looks; who stands still all the time changes nothing."""
+    return any(window[0].begun <= instant <= window[-1].ended for instant in (stop.begun, stop.ended))
+
+
+def _differences(window: Sequence[Operation], before: Sequence[Operation]) -> Iterator[tuple[str, str]]:
+    listed = set(window[-1].val["listed"])
+    at_work = set.intersection(*(set(one.val["at_work"]) for one in window))
+    ran = {name for one in window for name in one.val["running"]}
+    known = {name for one in before for name in one.val["running"]}.union(window[0].val.get("listed", ()))
+    yield from ((name, "lives and is not listed") for name in sorted(at_work - listed))
+    yield from ((name, "is listed and does not live") for name in sorted((listed & known) - ran))

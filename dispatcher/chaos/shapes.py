@@ -1,0 +1,178 @@
+"""Workflows of several shapes, as the seed draws them, and what their history has to say of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from coditect import After, From, Retry, Workflow
+from coditect.model.capability import Priority
+from coditect.model.workflow.definition import Definition, Each, Node
+from coditect.model.workflow.flow import TaskOptions
+from dispatcher.chaos.work import CAPABILITY
+
+MOST_ATTEMPTS = 12
+"""Of a node: a run kills faster than three attempts can bear."""
+RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
+LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="30s")
+"""Broken by faults, not by the work itself."""
+PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.P1: 4, Priority.P2: 3})
+"""How often each is drawn, beside the others."""
+BROKEN = "broken"
+"""The node that fails for good, until it is given another input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is under way, how large it is, and how long it takes."""
+
+    workflows: int
+    """Under way at once."""
+    tasks: int
+    """Direct ones, under way at once."""
+    width: int
+    """Nodes side by side, and in a row."""
+    milliseconds: tuple[int, int]
+    """Shortest and longest task."""
+    flaky: float = 0.05
+    """The share of tasks whose first attempt fails."""
+    durable: float = 0.1
+    """The share of tasks that the control plane keeps."""
+    canceled: float = 0.1
+    """The share of workflows that are canceled on the way."""
+    paused: float = 0.1
+    """The share of workflows that are paused on the way, and go on."""
+    limited: float = 0.0
+    """The share of nodes with limits of time so short that faults break them."""
+    wait_seconds: float = 300.0
+    """How long the end of a workflow is waited for; longer than there are faults, which may hold it up until then."""
+    task_seconds: float = 100.0
+    """How long that of a direct task is."""
+    patience_seconds: float = 10.0
+    """After so long the next task is begun beside it: it may be lost with the broker's disk."""
+
+
+def is_limited(definition: Definition) -> bool:
+    """Whether faults may break a limit of time of one of its nodes."""
+    return any(node.call is not None and node.call.deadline_ms is not None for node in definition.nodes)
+
+
+class Shapes:
+    """Draws work."""
+
+    def __init__(self, random: Random, pace: Pace) -> None:
+        self._random = random
+        self._pace = pace
+
+    def drawn(self) -> Workflow:
+        """One of them."""
+        return self._random.choice((self.layers, self.fan, self.chain, self.gate, self.spread, self.broken))()
+
+    def priority(self) -> Priority:
+        """One of them."""
+        return self._random.choices(list(PRIORITIES), list(PRIORITIES.values()))[0]
+
+    def work(self) -> dict[str, Any]:
+        """The input of a task."""
+        flaky = self._random.random() < self._pace.flaky
+        return {"milliseconds": self._random.randint(*self._pace.milliseconds), "fails": int(flaky)}
+
+    def layers(self) -> Workflow:
+        """Layers of nodes, each after some of the layer before."""
+        flow, before = Workflow("layers"), list[Node]()
+        for _ in range(self._pace.width):
+            layer = []
+            for _ in range(self._pace.width):
+                after = self._random.sample(before, min(len(before), 2))
+                layer.append(self._node(flow, after))
+            before = layer
+        return flow
+
+    def fan(self) -> Workflow:
+        """One, then many, then one after all of them."""
+        flow = Workflow("fan")
+        first = self._node(flow, [])
+        many = [self._node(flow, [first]) for _ in range(2 * self._pace.width)]
+        self._node(flow, many)
+        return flow
+
+    def chain(self) -> Workflow:
+        """One after the other, each with what the one before left."""
+        flow = Workflow("chain")
+        last = self._node(flow, [])
+        for _ in range(2 * self._pace.width):
+            last = self._node(flow, [last], {"after": [From(f"results.{last.name}.token")]})
+        return flow
+
+    def gate(self) -> Workflow:
+        """Work, a person, and a join that does not need all."""
+        flow = Workflow("gate")
+        first = [self._node(flow, []) for _ in range(2)]
+        gate = flow.approval("go on?", after=first, name="gate", timeout="1h")
+        sides = [self._node(flow, [gate]) for _ in range(self._pace.width)]
+        flow.task(
+            CAPABILITY,
+            self.work(),
+            after=[After(side.name, on_failure="allow") for side in sides],  # type: ignore[arg-type]
+            name="any_of_them",
+            join="any",
+            priority=self.priority(),
+            retry=RETRY,
+        )
+        return flow
+
+    def spread(self) -> Workflow:
+        """A task for every element of a list, and one after all of them."""
+        flow = Workflow("spread")
+        first = self._node(flow, [])
+        elements = [str(number) for number in range(self._pace.width)]
+        many = flow.map(
+            CAPABILITY,
+            f"`{json.dumps(elements)}`",
+            self.work() | {"after": [From("item")]},
+            limit=len(elements),
+            after=[first],
+            name="many",
+            priority=self.priority(),
+            retry=RETRY,
+        )
+        self._node(flow, [many])
+        return flow
+
+    def broken(self) -> Workflow:
+        """Three in a row. The second fails for good: somebody has to redrive it."""
+        flow = Workflow("broken")
+        first = self._node(flow, [])
+        broken = flow.task(CAPABILITY, self.work() | {"broken": True}, after=[first], name=BROKEN, retry=RETRY)
+        self._node(flow, [broken])
+        return flow
+
+    def _node(self, flow: Workflow, after: list[Node], more: Mapping[str, Any] | None = None) -> Node:
+        work = self.work() | dict(more or {})
+        options = TaskOptions(after=after, name=f"n{len(flow._nodes)}", priority=self.priority(), retry=RETRY)
+        if self._pace.limited and self._random.random() < self._pace.limited:
+            options |= LIMITS
+        return flow.task(CAPABILITY, work, **options)
+
+    def told(self, definition: Definition) -> dict[str, Any]:
+        """What an acceptance says of the nodes, each by the name under which it is executed."""
+        names = {node.name: self._executed(node) for node in definition.nodes}
+        nodes: dict[str, list[str]] = {}
+        priorities: dict[str, str] = {}
+        for node in definition.nodes:
+            before = [one for edge in node.after for one in names[edge.node]]
+            nodes |= dict.fromkeys(names[node.name], before)
+            if node.call is not None:
+                priorities |= dict.fromkeys(names[node.name], node.call.priority.value)
+        joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
+        return {"nodes": nodes, "joins": joins, "priorities": priorities, "most": MOST_ATTEMPTS}
+
+    def _executed(self, node: Node) -> list[str]:
+        """A map is executed as its elements."""
+        if not isinstance(node.work, Each):
+            return [node.name]
+        return [f"{node.name}[{number}]" for number in range(self._pace.width)]

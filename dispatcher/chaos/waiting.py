@@ -1,0 +1,89 @@
+"""The promises about priorities, judged of what waited in calm times: what a fault holds up, no priority hastens.
+
+How long something waits is counted in the starts of others, which no slow machine changes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import Operation, Story
+
+CALM_SECONDS = 5.0
+"""After a fault all is as ever again: leases have lapsed, shards have moved, everybody is back."""
+MOST_BEFORE_P0 = 26
+"""Two rounds of an agent's slots, 8:4:1: what a level may save or owe."""
+MOST_BEFORE_P2 = 104
+"""Two rounds of each of four agents: of every agent's starts a thirteenth is P2's."""
+CAN_BE_EXECUTED = frozenset({"ready", "published"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Of one task: from when it could be executed until it was, for the first time. Places are in the history."""
+
+    key: str
+    priority: str
+    ready_at: float
+    ready: int
+    start_at: float
+    start: int
+
+
+def p0_soon(story: Story) -> Judgement:
+    """I5: no P0 waits through many starts of P1 and P2."""
+    waits = _waits(story)
+    lower = [one.start for one in waits if one.priority != "p0"]
+    judged = [one for one in waits if one.priority == "p0" and _is_calm(story, one)]
+    passing = {one: bisect_left(lower, one.start) - bisect_right(lower, one.ready) for one in judged}
+    violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P0)
+    return Judgement("P0 soon", "a P0 does not wait for a backlog", len(judged), tuple(violations))
+
+
+def p2_progress(story: Story) -> Judgement:
+    """I5: no P2 waits through many starts of what could be executed only after it."""
+    waits = _waits(story)
+    starts = [one.start for one in waits]
+    judged = [one for one in waits if one.priority == "p2" and _is_calm(story, one)]
+    passing = {one: _overtaking(waits, starts, one) for one in judged}
+    violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P2)
+    return Judgement("P2 progress", "a P2 is not overtaken for ever", len(judged), tuple(violations))
+
+
+def _told(one: Wait, many: int) -> str:
+    return f"{one.key} ({one.priority}) waited {one.start_at - one.ready_at:.1f} s, through {many} starts of others"
+
+
+def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
+    between = waits[bisect_right(starts, one.ready) : bisect_left(starts, one.start)]
+    return sum(other.ready > one.ready for other in between)
+
+
+def _waits(story: Story) -> list[Wait]:
+    """Of every task that was executed, in the order of their first starts."""
+    return sorted(_found(story), key=lambda one: one.start)
+
+
+def _found(story: Story) -> Iterator[Wait]:
+    """A node can be executed when the ledger says so, a direct task when it was accepted."""
+    direct = {work.key: work for work in story.accepted}
+    for key, priority in story.priorities.items():
+        ready = direct.get(key) or _ready(story, key)
+        runs = story.about("execute", key)
+        if ready is not None and runs:
+            start_at, start = max((ready.ended, int(ready.last)), (runs[0].begun, runs[0].first))
+            yield Wait(key, priority, ready.ended, int(ready.last), start_at, start)
+
+
+def _ready(story: Story, node: str) -> Operation | None:
+    states = story.about("state", node)
+    return next((one for one in states if one.happened and one.val["state"] in CAN_BE_EXECUTED), None)
+
+
+def _is_calm(story: Story, wait: Wait) -> bool:
+    """Whether nothing was broken while it waited, nor for a while before."""
+    since = wait.ready_at - CALM_SECONDS
+    return not any(fault.begun <= wait.start_at and fault.ended >= since for fault in story.faults)

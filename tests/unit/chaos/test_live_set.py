@@ -1,0 +1,63 @@
+"""What is judged of the registry, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.live_set import live_set
+from dispatcher.chaos.story import Story
+from dispatcher.witness.history import Entry, Type
+from tests.unit.chaos.histories import look
+
+WELL, AWAY = ("one", "two"), ("two",)
+
+
+def judged(*looks: tuple[float, Collection[str] | None, Collection[str]], faults: Collection[Entry] = ()) -> Judgement:
+    """Of looks: when, who was listed, who was at work."""
+    entries = [entry for t, listed, living in looks for entry in look(t, listed, running=living, at_work=living)]
+    return live_set(Story(sorted([*entries, *faults], key=lambda one: one.t)))
+
+
+def test_stopped_agent_may_be_listed_until_its_lease_has_lapsed_and_not_longer() -> None:
+    stopped = [(float(t), WELL, AWAY) for t in range(1, 4)]
+    before, late = (0.0, WELL, WELL), (5.0, WELL, AWAY)
+
+    assert judged(before, *stopped, (4.0, WELL, AWAY)).passed
+    assert judged(before, *stopped, (4.0, WELL, AWAY), late).violations == ("one is listed and does not live at 5.0",)
+    assert judged(before, *stopped, (4.0, WELL, AWAY), (5.0, AWAY, AWAY)).passed
+
+
+def test_agent_that_goes_on_for_a_moment_between_two_looks_is_listed_rightly() -> None:
+    stood = [(float(t), AWAY, AWAY) for t in range(5)]
+    moments = [Entry(5.2, "chaos", type_, "stop", "one", {"kind": "agent.stop"}) for type_ in (Type.OK, Type.INVOKE)]
+    looks = [*stood, (5.0, AWAY, AWAY), (6.0, WELL, AWAY), (8.0, WELL, AWAY), (9.0, WELL, AWAY), (10.0, WELL, AWAY)]
+
+    assert judged(*looks, faults=moments).violations == ("one is listed and does not live at 10.0",)
+    assert judged(*looks[:9], faults=moments).passed
+
+
+def test_agent_that_goes_on_is_to_be_listed_3_s_later() -> None:
+    first, back = (0.0, AWAY, AWAY), [(float(t), AWAY, WELL) for t in range(1, 6)]
+
+    assert judged(first, *back[:4]).passed
+    assert judged(first, *back).violations == ("one lives and is not listed at 5.0",)
+
+
+def test_agent_on_its_way_is_neither_missed_nor_taken_for_dead() -> None:
+    entries = [entry for t in range(8) for entry in look(float(t), ("new",), running=("new",), at_work=())]
+
+    judgement = live_set(Story(entries))
+
+    assert (judgement.checked, judgement.violations) == (4, ())
+
+
+def test_nothing_is_judged_soon_after_redis_was_away_or_when_nobody_looked() -> None:
+    wrong = [(float(t), (), WELL) for t in range(10)]
+    wiped = Entry(5.5, "chaos", Type.OK, "wipe", "redis", {"kind": "redis.wipe"})
+    without_an_answer = [(t, None, living) for t, _, living in wrong]
+
+    assert judged(*wrong).checked == 6
+    assert judged(*wrong, faults=[wiped]).checked == 2
+    assert judged(*wrong[:3], *wrong[5:9]).checked == 0
+    assert judged(*without_an_answer).checked == 0

@@ -1,0 +1,62 @@
+"""Who is looked for in the registry, and what a look says."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, Load, Registration
+from coditect.registry.memory import MemoryRegistry
+from dispatcher.chaos.looking import Crew, keep_looking
+from dispatcher.chaos.stage import Stage
+from dispatcher.witness.history import Notebook, Type
+
+
+def post(name: str, pid: int | None, *, stopped: bool = False, ready: bool = True) -> Any:
+    return SimpleNamespace(name=name, pid=pid, life=f"{name}#{pid}", stopped=stopped, ready=ready)
+
+
+def registered(pid: int) -> Registration:
+    return Registration(AgentId(f"worker-{pid}"), "worker", "1.0.0", 1, (), pid=pid)
+
+
+def test_crew_is_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still() -> None:
+    posts = {
+        one.name: one
+        for one in (
+            post("agent-1", 7),
+            post("agent-2", 8, stopped=True),
+            post("agent-3", 9, ready=False),
+            post("agent-4", None),
+            post("dispatcher-1", 10),
+        )
+    }
+    stage = Stage(Path(), cast(Any, None), posts)
+
+    crew = stage.crew()
+
+    assert crew == Crew(frozenset({"agent-1#7", "agent-3#9"}), frozenset({"agent-1#7"}))
+    named = [stage.life_of(AgentRecord(registered(pid), Load(), 1_000)) for pid in (7, 8, 99)]
+    assert named == ["agent-1#7", "agent-2#8", "99"]  # who was never in the crew has no other name
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_look_says_who_was_there_and_who_was_listed_or_that_nobody_answered(failing: bool) -> None:
+    notebook = Notebook(asyncio.get_running_loop().time)
+    crew = Crew(frozenset({"worker-1", "worker-2"}), frozenset({"worker-1"}))
+    async with MemoryRegistry() as registry:
+        await registry.register(registered(1), Load(), lease_seconds=3.0)
+        registry.failing = failing
+        looking = keep_looking(registry, lambda: crew, notebook.of("chaos"), name_of=lambda record: record.agent_id)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(looking, 0.1)
+
+    begun, end = notebook.entries
+    assert (begun.type, begun.val) == (Type.INVOKE, {"running": ["worker-1", "worker-2"], "at_work": ["worker-1"]})
+    assert (end.type, end.val) == ((Type.FAIL, {}) if failing else (Type.OK, {"listed": ["worker-1"]}))

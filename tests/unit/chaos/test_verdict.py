@@ -1,0 +1,37 @@
+"""A run passes when it kept every promise, and when that proves something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.chaos.faults import AGENT_KILL, KINDS
+from dispatcher.chaos.hits import Hits, Toll
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.run import PROVING_SECONDS, Order, Verdict
+
+IDLE = Judgement("DAG order", "a node runs after its predecessors", 0)
+BUSY = Judgement("nothing lost", "accepted work ends", 10)
+
+
+def verdict(order: Order) -> Verdict:
+    hits = tuple(Hits(kind, 40, 30, 90) for kind in order.kinds)
+    return Verdict(order, (BUSY, IDLE), Toll(hits, order.seconds), work=10, nodes=10, executions=10)
+
+
+def test_long_run_of_all_faults_fails_when_a_checker_had_nothing_to_check() -> None:
+    found = verdict(Order(1, PROVING_SECONDS, Path("run")))
+
+    assert found.kept
+    assert (found.passed, found.objections) == (False, ("DAG order had nothing to check",))
+    assert found.lines()[-1] == "proves nothing: DAG order had nothing to check"
+
+
+@pytest.mark.parametrize(("seconds", "kinds"), [(PROVING_SECONDS - 1, tuple(KINDS)), (PROVING_SECONDS, (AGENT_KILL,))])
+def test_short_run_and_one_of_few_faults_may_leave_a_checker_without_work(
+    seconds: float, kinds: tuple[str, ...]
+) -> None:
+    found = verdict(Order(1, seconds, Path("run"), kinds=kinds))
+
+    assert found.passed

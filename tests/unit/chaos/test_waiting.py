@@ -1,0 +1,68 @@
+"""When waiting is counted, and from when."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.chaos.story import Story
+from dispatcher.chaos.waiting import CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
+from dispatcher.witness.history import Entry, Type
+
+READY_AT = 100.0
+
+
+def backlog(many: int, *, priority: str, first_at: float) -> list[Entry]:
+    """Tasks that could be executed from then on, and start one after the other once the one in question waits."""
+    accepted = [
+        Entry(first_at, "client", Type.OK, "accept", f"other{one}", {"priority": priority}) for one in range(many)
+    ]
+    return accepted + [
+        Entry(READY_AT + 0.001 * (one + 1), "agent-1", Type.OK, "execute", f"other{one}") for one in range(many)
+    ]
+
+
+def waiting(priority: str, *more: Entry) -> Story:
+    accepted = Entry(READY_AT, "client", Type.OK, "accept", "task", {"priority": priority})
+    started = Entry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "task")
+    return Story(sorted([accepted, started, *more], key=lambda one: one.t))
+
+
+@pytest.mark.parametrize(("many", "passed"), [(MOST_BEFORE_P0, True), (MOST_BEFORE_P0 + 1, False)])
+def test_p0_is_started_before_a_backlog_that_was_there_before_it(many: int, passed: bool) -> None:
+    judgement = p0_soon(waiting("p0", *backlog(many, priority="p2", first_at=50.0)))
+
+    assert (judgement.checked, judgement.passed) == (1, passed)
+
+
+@pytest.mark.parametrize("at", [READY_AT - CALM_SECONDS + 0.1, READY_AT + 1.0])
+def test_nobody_is_judged_while_something_is_broken_nor_soon_after(at: float) -> None:
+    killed = Entry(at, "chaos", Type.OK, "kill", "agent-1", {"kind": "agent.kill"})
+
+    assert p0_soon(waiting("p0", *backlog(100, priority="p2", first_at=50.0), killed)).checked == 0
+    assert p2_progress(waiting("p2", *backlog(1_000, priority="p1", first_at=READY_AT + 0.0001), killed)).checked == 0
+
+
+def test_p0_waits_for_other_p0s() -> None:
+    assert p0_soon(waiting("p0", *backlog(100, priority="p0", first_at=50.0))).passed
+
+
+@pytest.mark.parametrize(
+    ("many", "first_at", "passed"),
+    [(MOST_BEFORE_P2, READY_AT + 0.0001, True), (MOST_BEFORE_P2 + 1, READY_AT + 0.0001, False), (1_000, 50.0, True)],
+)
+def test_p2_is_overtaken_by_so_many_and_waits_for_those_before_it(many: int, first_at: float, passed: bool) -> None:
+    judgement = p2_progress(waiting("p2", *backlog(many, priority="p1", first_at=first_at)))
+
+    assert (judgement.checked, judgement.passed) == (1, passed)
+
+
+def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
+    accepted = Entry(0.0, "client", Type.OK, "accept", "w", {"nodes": {"n": []}, "priorities": {"n": "p0"}})
+    ready = Entry(READY_AT, "dispatcher-1", Type.OK, "state", "w:n", {"state": "ready", "version": 1})
+    ran = Entry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "w:n")
+    before = [Entry(10.0 + one, "agent-1", Type.OK, "execute", f"other{one}") for one in range(40)]
+    others = backlog(10, priority="p1", first_at=50.0)
+
+    judgement = p0_soon(Story(sorted([accepted, ready, ran, *before, *others], key=lambda one: one.t)))
+
+    assert (judgement.checked, judgement.passed) == (1, True)
