@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from coditect.errors import CoditectError
+from coditect.errors import InputError, Retryable
 from dispatcher import asking, collect, sweep
 from dispatcher.commands import (
     Asked,
@@ -31,8 +31,10 @@ from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import advance, anew, claiming, left_over
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Shown
-from dispatcher.store.errors import BeyondLimit, RetriedByRun
+from dispatcher.store.errors import BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut
 from dispatcher.store.transaction import Transaction
+
+_OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,15 @@ def run(tr: Transaction, turn: Turn) -> Done:
 
 
 def _answer(book: Book, command: Command) -> Any:
-    """Refusals of input are answers: a command checks before it writes.
+    """Refusals of what is asked for are answers: a command checks before it writes.
 
-    What the store refuses is no such answer, for it may come between two writes: nothing of the turn stays then.
+    What the store refuses, or a value that is damaged, is no such answer, for it may come between two writes: nothing
+    of the turn stays then.
     """
     try:
         return _apply(book, command)
-    except CoditectError as error:
-        if not isinstance(command, Asked) or isinstance(error, BeyondLimit | RetriedByRun):
+    except (InputError, Retryable) as error:
+        if not isinstance(command, Asked) or isinstance(error, _OF_THE_STORE):
             raise
         return error
 

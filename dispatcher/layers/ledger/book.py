@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.keyspace import AGAIN, ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
 from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
@@ -270,6 +270,9 @@ class Book:
         """A run whose last node has ended ends with it, as its last nodes did."""
         if run.open or run.todo or run.state.terminal:
             return
+        if run.again:  # nothing is left of it, not even of one that was given up
+            self.tr.clear_range(*AGAIN.range((workflow,)))
+            run.again = False
         run.state = _end_state(run)
         run.finished_ms = self.now_ms
         self.tr.clear(LIVE.pack((self.shard, workflow)))
