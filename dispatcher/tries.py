@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coditect.errors import CoditectError
 from dispatcher import turn
+from dispatcher.layers.ledger import left_over
 from dispatcher.store.errors import TransactionTooOld
 from dispatcher.store.transaction import Transaction
 
@@ -18,7 +19,8 @@ class TurnTooLong(CoditectError):
 class Tries:
     """The transaction function of a turn, and how often it was tried.
 
-    Raises, as it: what `run` raises; TurnTooLong instead of the store's word when that came too often.
+    Raises, as it: what `run` raises; TurnTooLong instead of the store's word when that came too often. Of what is left
+    over the piece that takes too long is set aside then, and the turn may be tried again: Retryable.
     """
 
     __slots__ = ("_overdue", "_turn", "count")
@@ -38,5 +40,7 @@ class Tries:
             self._overdue += 1
             if self._overdue < MOST_OVERDUE:
                 raise
+            if isinstance(error, left_over.Overdue) and len(self._turn.commands) == 1:
+                raise left_over.set_aside(self._turn.terms, error.piece, error) from error
             raise TurnTooLong("It takes longer than a transaction may", commands=len(self._turn.commands)) from error
         return done

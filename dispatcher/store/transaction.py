@@ -204,6 +204,11 @@ class Transaction:
         self._stamped.append((low, high + b"\0"))
         self._backing.set_versionstamped_key(key, value)
 
+    @property
+    def is_aging(self) -> bool:
+        """Whether half of the time that it may be open is over: what can wait is for another."""
+        return self._now() > self._until - TRANSACTION_SECONDS / 2
+
     def check_age(self) -> None:
         """Raises: TransactionTooOld. Backends that commit later than the function returns ask again."""
         if self._now() > self._until:

@@ -21,7 +21,7 @@ MOST_BYTES = 4_000_000
 MOST_STEPS = 2_000_000
 """Of a transaction, beside those of the node that goes beyond: a second's work, where the store takes five."""
 BYTES_PER_STEP = 16
-"""Of a definition that is read: what it says stays in memory until the transaction ends."""
+"""Of a definition or an input that is read: what it says stays in memory until the transaction ends."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
@@ -65,7 +65,7 @@ class Book:
         self.ended: deque[Place] = deque()
         """Nodes that ended and whose dependents have not been looked at."""
         self.steps = 0
-        """What the expressions of nodes, and their definitions, cost so far."""
+        """What the expressions of nodes, their definitions and their inputs cost so far."""
         self._workflows: dict[str, WorkflowRow | None] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
         self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
@@ -78,7 +78,7 @@ class Book:
     @property
     def is_full(self) -> bool:
         """Whether what is left to do is for a later transaction."""
-        return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS
+        return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
 
     # -- rows -------------------------------------------------------------------------------------------
 

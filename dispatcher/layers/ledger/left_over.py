@@ -11,8 +11,9 @@ from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import TODO
 from dispatcher.layers.ledger import advance, again, anew
 from dispatcher.layers.ledger.advance import MOST_SHOWN, MOST_STEPS
-from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.store.errors import TransactionTooOld
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +21,18 @@ _CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError,
 """What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
 
 
+class Overdue(TransactionTooOld):
+    """The transaction became too old over this piece, which by itself took half of the time or more."""
+
+    def __init__(self, piece: bytes) -> None:
+        super().__init__("A piece of what was left over takes too long")
+        self.piece = piece
+
+
 def go_on(book: Book, limit: int = 8) -> None:
     """Does some of what earlier transactions left over.
 
-    Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it.
+    Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it. Overdue.
     """
     left = MOST_STEPS
     for key, cursor in book.left_over(limit):
@@ -31,13 +40,21 @@ def go_on(book: Book, limit: int = 8) -> None:
             break
         try:
             left -= _go_on_with(book, key, cursor, left)
+            book.tr.check_age()
+        except TransactionTooOld as error:
+            raise Overdue(key) from error
         except _CANNOT_BE_DONE as error:
-            book.terms.set_aside.add(key)
-            facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(key), strict=True))
-            log.exception("What was left over cannot be done; it is set aside", extra=facts)
-            raise Retryable("What was left over cannot be done; it is set aside", **facts) from error
+            raise set_aside(book.terms, key, error) from error
     advance.follow(book)
     book.effects.unfinished |= bool(book.left_over(1))
+
+
+def set_aside(terms: Terms, piece: bytes, error: Exception) -> Retryable:
+    """No other piece is to wait for this one, which cannot be done; what is to be raised: the others are tried."""
+    terms.set_aside.add(piece)
+    facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
+    log.error("What was left over cannot be done; it is set aside", exc_info=error, extra=facts)
+    return Retryable("What was left over cannot be done; it is set aside", **facts)
 
 
 def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:

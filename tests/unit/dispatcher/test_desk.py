@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from coditect import Workflow
 from coditect.agent.events import Events
 from coditect.background import Background
 from coditect.broker.memory import MemoryBroker, MemoryServer
@@ -19,6 +20,9 @@ from dispatcher.commands import GoOn
 from dispatcher.desk import Desk
 from dispatcher.layers import shards
 from dispatcher.layers.errors import LostLease
+from dispatcher.layers.ledger import advance, left_over
+from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.effects import Place
 from dispatcher.ports import Ports
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
@@ -26,6 +30,8 @@ from dispatcher.store.transaction import Transaction
 from dispatcher.tries import MOST_OVERDUE
 from dispatcher.window import Window
 from tests.support import eventually
+from tests.unit.dispatcher.ledger import few_steps
+from tests.unit.dispatcher.lone_desk import open_desk, start_of
 
 Value = TypeVar("Value")
 
@@ -133,6 +139,31 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
         await eventually(lambda: len(settled.told) == 3)
 
     assert settled.told == [*zip(("first", "slow", "last"), told, strict=True)]
+
+
+async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_rest_is_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    few_steps(monkeypatch, 1)
+
+    def release(book: Book, place: Place, after: str, most: int) -> int:
+        if place.workflow == "slow":
+            book.tr._until = 0.0  # the time that it may take is over
+        return advance.release(book, place, after, most)
+
+    monkeypatch.setattr(left_over, "_CONTINUED", {advance.RELEASE: release})
+    flow = Workflow("wide")
+    for name in "abc":
+        flow.task("work", name=name)
+    async with open_desk() as lone:
+        for workflow in ("slow", "swift"):
+            await lone.say(start_of(workflow, flow))
+
+        await eventually(lambda: lone.published() == 1 + 3)
+
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "it is set aside" in record.message
+    assert (vars(record)["workflow"], vars(record)["kind"]) == ("slow", advance.RELEASE)
 
 
 async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_rest_goes_back() -> None:
