@@ -90,16 +90,20 @@ def go_on(book: Book, cursor: bytes) -> int:
     found = book.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
     places = [Place(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
     count = {TaskState.PUBLISHED: 0, TaskState.WORKING: 0}
+    looked = 0
     for place in places:
+        if looked and book.is_full:
+            break
+        looked += 1
         row = book.node(place)
         if row is None or row.state not in UNDER_WAY or row.publication > last or (kept and _may_run(book, row)):
             continue
         count[row.state] += 1
         publish(book, place, row)
     _add(book, count[TaskState.PUBLISHED], count[TaskState.WORKING])
-    if len(found) > MOST_NODES:
-        _leave(book, last, kept, places[-1].workflow, places[-1].node)
-    return len(places)
+    if len(found) > looked:
+        _leave(book, last, kept, places[looked - 1].workflow, places[looked - 1].node)
+    return looked
 
 
 def _add(book: Book, published: int, working: int) -> None:

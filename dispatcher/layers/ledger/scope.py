@@ -14,7 +14,7 @@ from coditect.model.workflow.states import TaskState
 from coditect.model.workflow.template import node_expressions
 from dispatcher.layers import values
 from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
-from dispatcher.layers.ledger.book import Book
+from dispatcher.layers.ledger.book import BYTES_PER_STEP, Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.values import LARGEST_BYTES
@@ -116,6 +116,7 @@ def body_of(book: Book, place: Place, row: NodeRow) -> bytes:
     if row.own_input:
         recorded = body_at(book.tr, place, INPUT)
         if recorded is not None:
+            book.steps += len(recorded) // BYTES_PER_STEP
             return recorded
     node = book.definition(place)
     return dumps({} if node.call is None or node.call.input is None else node_input(node, NOTHING))

@@ -9,9 +9,10 @@ import pytest
 from coditect import Retry, Workflow
 from coditect.model.control import Started, Verb
 from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.model.workflow.template import From
 from dispatcher.commands import Began, GoOn, Rebuild
 from dispatcher.layers.keyspace import ATTEMPTS
-from dispatcher.layers.ledger import anew
+from dispatcher.layers.ledger import anew, book
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.layers.ledger.rows import AttemptRow
 from dispatcher.queries import QUERIES
@@ -55,6 +56,22 @@ async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_i
     assert ledger.seen[-1].late == 1
     await ledger.play(lambda _: completed())
     assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_large_inputs_are_published_anew_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Workflow("large")
+    for number in range(9):
+        flow.task("work", From("input"), name=f"n{number}")
+    await ledger.start(flow.definition(), "x" * 600_000)
+    ledger.published, ledger.seen = [], []
+    monkeypatch.setattr(book, "MOST_STEPS", 1_500_000 // book.BYTES_PER_STEP)
+
+    await ledger.turn(Rebuild("marker-1", "marker-1"))
+
+    assert [len(effects.publications) for effects in ledger.seen] == [0, 3, 3, 3]
+    assert sorted(one.place.node for one in ledger.published) == [f"n{number}" for number in range(9)]
 
 
 async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger: Ledger) -> None:
