@@ -114,12 +114,16 @@ class Show:
 
     workflow: str
     nodes: tuple[str, ...] = ()
-    """Only these; empty for all, unless the workflow has ended."""
+    """Only these; empty for all, unless the workflow has ended. Answered with those that are left for another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How these nodes are, for a comparison. Answered with a list of `Shown`; changes nothing."""
+    """How these nodes are, for a comparison; changes nothing.
+
+    Answered with a list of `Shown`, in the same order. Those behind the last of it may be left for another one, unless
+    it is empty: then there is none of them.
+    """
 
     places: tuple[Place, ...]
 

@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from coditect.errors import CoditectError
 from dispatcher.commands import Look, Show
@@ -22,7 +21,7 @@ from dispatcher.desk import Desk
 from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.port import BATCH, Job, TaskGraph
 from dispatcher.layers.keyspace import STATUSES
-from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.effects import Place, Shown
 from dispatcher.queries import live, over
 from dispatcher.settling import Answer
 from dispatcher.showing import Showing
@@ -122,7 +121,7 @@ class Reconciling:
             self.mended += len(wrong)
             log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(wrong)})
             for workflow, nodes in _by_workflow(wrong).items():
-                desk.put(Show(workflow, nodes))
+                await _show(desk, workflow, nodes)
 
 
 async def drift(
@@ -155,13 +154,32 @@ async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Colle
 
 async def _differing(desk: Desk, showing: Showing, graph: TaskGraph, places: Sequence[Place]) -> set[Job]:
     """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
-    answer: Answer[Any] = Answer()
-    desk.put(Look(tuple(places)), answer)
-    jobs = [showing.job(one) for one in await answer.future]
+    jobs = [showing.job(one) for one in await _seen(desk, tuple(places))]
     await showing.told()
     found = await graph.difference(jobs)
     wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
     return {job for job in jobs if (job.workflow, job.node) in wrong}
+
+
+async def _seen(desk: Desk, places: tuple[Place, ...]) -> list[Shown]:
+    """Those of the nodes that there are, as they are now, in as many turns as they take."""
+    seen: list[Shown] = []
+    while places:
+        answer: Answer[list[Shown]] = Answer()
+        desk.put(Look(places), answer)
+        if not (found := await answer.future):
+            break
+        seen += found
+        places = places[places.index(found[-1].place) + 1 :]
+    return seen
+
+
+async def _show(desk: Desk, workflow: str, nodes: tuple[str, ...]) -> None:
+    """Has these shown, in as many turns as they take."""
+    while nodes:
+        answer: Answer[tuple[str, ...]] = Answer()
+        desk.put(Show(workflow, nodes), answer)
+        nodes = await answer.future
 
 
 def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:

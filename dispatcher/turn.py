@@ -95,21 +95,30 @@ def _apply(book: Book, command: Command) -> Any:
     return apply(book, command)
 
 
-def show(book: Book, command: Show) -> None:
-    """Shows the nodes, as far as this transaction may; of a workflow that has ended only those that are named."""
+def show(book: Book, command: Show) -> tuple[str, ...]:
+    """Shows the nodes; of a workflow that has ended only those that are named. Which of these are left."""
     run = book.run(command.workflow)
     if run is None:
-        return
+        return ()
     if not command.nodes and not run.state.terminal:
         advance.begin_show(book, command.workflow)
-    for node in command.nodes:
+    for number, node in enumerate(command.nodes):
+        if number and book.is_full:  # a definition may have a MiB
+            return command.nodes[number:]
         if book.node(place := Place(command.workflow, node)) is not None:
             book.show(place)
+    return ()
 
 
 def look(book: Book, command: Look) -> list[Shown]:
-    """Those of the nodes that there are, as they are."""
-    return [book.shown(place) for place in command.places if book.node(place) is not None]
+    """Those of the nodes that there are, as they are, as far as this transaction may."""
+    found: list[Shown] = []
+    for place in command.places:
+        if found and book.is_full:
+            break
+        if book.node(place) is not None:
+            found.append(book.shown(place))
+    return found
 
 
 def propose(book: Book, command: Proposed) -> int:

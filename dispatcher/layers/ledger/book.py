@@ -135,13 +135,15 @@ class Book:
         return node
 
     def _read(self, place: Place) -> Node:
-        node = self.terms.definitions.node(place)
+        known = self.terms.definitions
+        self.steps += known.unread_bytes(place) // BYTES_PER_STEP
+        node = known.node(place)
         if node is None:
             found = definitions.find(self.tr.snapshot, place)
             if found is None:
                 raise KeyError(place)
             self.steps += len(found) // BYTES_PER_STEP
-            node = self.terms.definitions.read(place, found)
+            node = known.read(place, found)
         return node
 
     def _element(self, place: Place, base: str) -> Node:

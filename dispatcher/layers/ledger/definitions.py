@@ -67,6 +67,10 @@ class Definitions:
         row = self.get(place)
         return None if row is None else self._take_in(place, row)
 
+    def unread_bytes(self, place: Place) -> int:
+        """What of its row has to be read before `node` can tell it: nothing of one that is kept as it was read."""
+        return 0 if place in self._read else len(self._rows.get(place, b""))
+
     def read(self, place: Place, row: bytes) -> Node:
         """What the row says; it is remembered."""
         self.put(place, row)

@@ -15,7 +15,7 @@ from coditect.model.workflow.document import node_document
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
-from dispatcher.commands import Show
+from dispatcher.commands import Look, Show
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.keyspace import VALUES, pack_row
 from dispatcher.layers.ledger import advance, book
@@ -225,10 +225,9 @@ async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
     assert (await ledger.run()).reason == "r" * MOST_COMMENT
 
 
-async def test_large_definitions_are_gone_over_in_several_transactions(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(book, "MOST_STEPS", 2_000_000 // book.BYTES_PER_STEP)
+async def start_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> None:
+    """Nine nodes whose definitions have a megabyte each; two of them are a transaction's work."""
+    patched.setattr(book, "MOST_STEPS", 2_000_000 // book.BYTES_PER_STEP)
     flow = Workflow("wide")
     for number in range(9):
         flow.task("work", MEGABYTE, name=f"n{number}")
@@ -237,6 +236,12 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
         await ledger.ask(
             Verb.START, {"workflow": "w", "name": "wide", "count": 9, "chunk": number, "chunks": 9, "nodes": nodes}
         )
+
+
+async def test_large_definitions_are_gone_over_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start_large(ledger, monkeypatch)
     ledger.terms = type(ledger.terms)(0)  # another process, which remembers nothing
     ledger.seen.clear()
 
@@ -247,3 +252,22 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
     assert shown == [["n0", "n1"], ["n2", "n3"], ["n4", "n5"], ["n6", "n7"], ["n8"]]
     assert await ledger.state() is WorkflowState.CANCELED
     assert (await ledger.run()).todo == 0
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, remembered: bool
+) -> None:
+    await start_large(ledger, monkeypatch)
+    if not remembered:
+        ledger.terms = type(ledger.terms)(0)
+    names = ("none", *(f"n{number}" for number in range(4)))
+
+    (looked,) = await ledger.turn(Look(tuple(Place("w", name) for name in names)))
+    (left,) = await ledger.turn(Show("w", names))
+    shown = ledger.seen[-1].shown
+
+    assert [one.place.node for one in looked] == ["n0", "n1"]
+    assert [one.place.node for one in shown] == ["n0", "n1"]
+    assert left == ("n2", "n3")
+    assert await ledger.turn(Show("w", left), Look((Place("w", "none"),))) == ((), [])

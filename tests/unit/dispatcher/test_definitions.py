@@ -71,6 +71,19 @@ def test_one_node_beyond_the_bytes_is_read_every_time() -> None:
     assert definitions.node(place) is not first
 
 
+def test_what_is_kept_as_it_was_read_needs_no_reading() -> None:
+    definitions, places = Definitions(), [Place("w", name) for name in ("large", "small", "unknown")]
+    rows = [dumps(node_document(Node("n", Call("one", "x" * size)))) for size in (MOST_READ_BYTES, 10)]
+    unread = []
+    for place, row in zip(places, rows, strict=False):
+        definitions.put(place, row)
+        unread.append(definitions.unread_bytes(place))
+        definitions.node(place)
+
+    assert unread == [len(row) for row in rows]
+    assert [definitions.unread_bytes(place) for place in places] == [len(rows[0]), 0, 0]
+
+
 async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
     flow = Workflow("short")
     first = flow.task("work", name="first")

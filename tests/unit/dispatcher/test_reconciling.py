@@ -22,6 +22,7 @@ from dispatcher.graph import projection
 from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Difference, Job, JobState
+from dispatcher.layers.ledger import book
 from dispatcher.layers.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
 from dispatcher.reconciling import Reconciling
@@ -104,6 +105,19 @@ async def test_jobs_that_are_missing_are_mended(scene: Scene) -> None:
     assert await scene.reconciling.round() == 2
 
     await eventually(lambda: scene.state("n6") is JobState.DEFERRED and scene.state("gate") is JobState.SCHEDULED)
+    assert await scene.reconciling.round() == 0
+
+
+async def test_what_takes_several_turns_is_compared_and_mended_as_a_whole(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "MOST_STEPS", -1)  # each node is a turn's work
+    for node in ("n0", "n6", "n7"):
+        scene.graph.lose(scene.run.id, node)
+
+    assert await scene.reconciling.round() == 3
+
+    await eventually(lambda: {scene.state(node) for node in ("n0", "n6", "n7")} == {JobState.DEFERRED})
     assert await scene.reconciling.round() == 0
 
 
