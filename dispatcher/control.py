@@ -63,6 +63,8 @@ class Control:
         self._database = database
         self._desks = desks
         self._background = background
+        self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
+        """Those under way, by shard and occasion: whoever asks again meanwhile gets the same answer."""
 
     def arrived(self, delivery: Delivery) -> None:
         """A request, from anybody."""
@@ -76,7 +78,9 @@ class Control:
                 self._hand(delivery, command, place.workflow)
             elif verb is Verb.REBUILD:
                 shard, occasion = self._shard(body), text(body, "occasion")
-                self._background.start(self._rebuild(delivery, shard, occasion), name=f"rebuild shard {shard}")
+                self._background.start(
+                    self._rebuild(delivery, shard, occasion), name=f"answer of shard {shard}'s rebuild"
+                )
             elif verb is Verb.STATUS and body.get("shard") is not None:
                 self._figures(delivery, self._shard(body))
             elif verb is Verb.GET and (known := self._known(text(body, "workflow"))) is not None:
@@ -127,13 +131,21 @@ class Control:
 
     async def _rebuild(self, delivery: Delivery, shard: int, occasion: str) -> None:
         try:
-            answer: Any = await self._desks.rebuild(shard, occasion)
+            answer: Any = await self._rebuilt(shard, occasion)
         except CoditectError as error:
             answer = error
         if answer is None:
             await self._forward(delivery, shard)
         else:
             self.answer(delivery, answer)
+
+    async def _rebuilt(self, shard: int, occasion: str) -> dict[str, Any] | None:
+        key = shard, occasion
+        if key not in self._rebuilds:
+            work = self._desks.rebuild(shard, occasion)
+            self._rebuilds[key] = self._background.start(work, name=f"rebuild shard {shard}", awaited=True)
+            self._rebuilds[key].add_done_callback(lambda _: self._rebuilds.pop(key))
+        return await asyncio.shield(self._rebuilds[key])
 
     async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
         try:

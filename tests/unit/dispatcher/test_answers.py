@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import Overloaded, TooLarge
 from coditect.model.control import Verb, request
+from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.wire import read_result
 from dispatcher.commands import Asked, Command
@@ -107,3 +109,41 @@ async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: s
     assert failure is not None
     assert (failure.type, failure.message) == ("InvalidTask", "The id of a workflow is a UUID")
     assert desks.taken == [Asked(Verb.START, {"workflow": ID, "name": "one"})]
+
+
+@dataclass
+class Rebuilding:
+    """One shard, whose rebuilds end when they may."""
+
+    count: int = 1
+    occasions: list[str] = field(default_factory=list)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any]:
+        self.occasions.append(occasion)
+        await self.may_end.wait()
+        return {"shard": shard, "jobs": len(self.occasions)}
+
+
+async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_told_to_each() -> None:
+    broker, desks = Narrow(), Rebuilding()
+
+    def asked(control: Control, occasion: str) -> None:
+        body = {"shard": 0, "occasion": occasion}
+        message = request(Verb.REBUILD, body, reply_to="reply.me", correlation_id="c")
+        control.arrived(cast("Delivery", Request(message)))
+
+    async with Background() as background:
+        control = Control(cast("Broker", broker), cast("Any", None), cast("Any", desks), background)
+        for _ in range(3):
+            asked(control, "one")
+        await eventually(lambda: desks.occasions)
+        asked(control, "one")
+        desks.may_end.set()
+        await eventually(lambda: len(broker.published) == 4)
+        asked(control, "one")
+        asked(control, "two")
+        await eventually(lambda: len(broker.published) == 6)
+
+    assert [loads(one.body)["jobs"] for one in broker.published[:4]] == [1] * 4
+    assert desks.occasions == ["one", "one", "two"], "what is over is not kept"
