@@ -20,7 +20,10 @@ KINDS = {
     "workflows": "workflows with jobs that RQ did not have, or not as they are",
     "jobs": "those jobs, made or put right",
 }
-"""What a rebuild reports, by kind: what was made again, each once, and nothing that was there."""
+"""What a rebuild reports, by kind: what was made again, each once, and nothing that was there.
+
+Of workflows and jobs it is all that was made where `Rebuilt.compared` is true, else at least so many.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Rebuilt:
     shards: int
     counts: dict[str, int]
     """By kind; see `KINDS`."""
+    compared: bool = True
+    """Whether RQ was compared to the end; if not, more of its jobs may have been made than are counted."""
 
 
 async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
@@ -45,9 +50,12 @@ async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
     async with asking(broker, clock, name=f"rebuild-{occasion}") as control:
         status = await control.ask(Verb.STATUS, {})
         counts: Counter[str] = Counter(queues=queues)
+        compared = True
         for row in status["shards"]:
-            counts.update(_counts(await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})))
-    return Rebuilt(len(status["shards"]), {kind: counts[kind] for kind in KINDS})
+            answer = await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})
+            counts.update(_counts(answer))
+            compared &= answer.get("compared", True)
+    return Rebuilt(len(status["shards"]), {kind: counts[kind] for kind in KINDS}, compared)
 
 
 def _counts(answer: dict[str, Any]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from coditect.errors import Retryable
 from dispatcher.commands import GoOn, Show
 from dispatcher.desk import Desk
 from dispatcher.graph.errors import TaskGraphUnavailable
-from dispatcher.graph.port import Job, TaskGraph
+from dispatcher.graph.port import TaskGraph
 from dispatcher.layers.ledger.anew import Built, built, left_over
 from dispatcher.markers import Markers
 from dispatcher.ports import Ports
@@ -32,13 +32,14 @@ async def rebuild(
 ) -> dict[str, Any]:
     """Declares the queues, publishes anew what is under way, shows RQ every live workflow.
 
-    What of that was missing it tells by kind. The same occasion again publishes nothing more. Raises:
-    BrokerUnavailable; what the store raises.
+    What of that was missing it tells by kind, and whether RQ was `compared` to the end: if not, more of its jobs may
+    have been missing than are counted. The same occasion again publishes nothing more. Raises: BrokerUnavailable; what
+    the store raises.
     """
     ours = control_plane(quorum=ports.quorum) + shard_queues(desk.shard, quorum=ports.quorum)
     queues = await declare_missing(ports.broker, backbone() + ours + notices())
     workflows = await ports.database.read(lambda tr: live(tr, desk.shard))
-    jobs = await _wrong(ports, desk, graph, workflows)  # before RQ is told what the walk does: it gets lost jobs, too
+    wrong = await _wrong(ports, desk, graph, workflows)  # before RQ is told what the walk does: it gets lost jobs, too
     noted: Answer[int] = Answer()
     known, marker = desk.marker, await markers.of_broker(desk.marker)
     desk.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
@@ -52,8 +53,7 @@ async def rebuild(
         "queues": queues,
         "published": walked.published,
         "working": walked.working,
-        "workflows": len({job.workflow for job in jobs}),
-        "jobs": len(jobs),
+        **wrong,
     }
 
 
@@ -74,15 +74,18 @@ async def _walked(ports: Ports, desk: Desk) -> Built:
                 raise
 
 
-async def _wrong(ports: Ports, desk: Desk, graph: TaskGraph | None, workflows: Sequence[str]) -> set[Job]:
-    """The jobs that RQ does not have as they are; none when it cannot be compared."""
-    if graph is None or desk.showing is None:
-        return set()
+async def _wrong(ports: Ports, desk: Desk, graph: TaskGraph | None, workflows: Sequence[str]) -> dict[str, Any]:
+    """How many jobs RQ does not have as they are, as far as it could be compared."""
+    found, jobs, compared = set[str](), 0, True
     try:
-        async with asyncio.timeout(COMPARE_SECONDS):
-            return await drift(ports.database, desk, desk.showing, graph, workflows)
+        if graph is not None and desk.showing is not None:
+            async with asyncio.timeout(COMPARE_SECONDS):
+                async for page in drift(ports.database, desk, desk.showing, graph, workflows):
+                    found.update(job.workflow for job in page)
+                    jobs += len(page)
     except (TimeoutError, TaskGraphUnavailable) as error:
         log.warning(
             "RQ could not be compared; it is shown everything", extra={"shard": desk.shard, "reason": repr(error)}
         )
-        return set()
+        compared = False
+    return {"workflows": len(found), "jobs": jobs, "compared": compared}

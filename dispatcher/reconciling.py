@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from coditect.errors import CoditectError
@@ -126,29 +127,50 @@ class Reconciling:
 
 async def drift(
     database: Database, desk: Desk, showing: Showing, graph: TaskGraph, workflows: Sequence[str]
-) -> set[Job]:
-    """The jobs of these workflows that RQ has otherwise or not at all, in two looks; nothing is mended.
+) -> AsyncIterator[set[Job]]:
+    """The jobs of these workflows that RQ has otherwise or not at all, in two looks, by the page; nothing is mended.
+
+    While a page waits for its second look the next ones get their first.
 
     Raises: TaskGraphUnavailable; what the store raises.
     """
-    first: set[Job] = set()
+    now = asyncio.get_running_loop().time
+    waiting = deque[tuple[float, set[Job]]]()
+    async for places in _pages(database, workflows):
+        if wrong := await _differing(desk, showing, graph, places):
+            waiting.append((now() + AGAIN_SECONDS, wrong))
+        while waiting and waiting[0][0] <= now():
+            yield await _still(desk, showing, graph, waiting.popleft()[1])
+    for due, wrong in waiting:
+        await asyncio.sleep(due - now())
+        yield await _still(desk, showing, graph, wrong)
+
+
+async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[Place]]:
+    page: list[Place] = []
     for workflow in workflows:
         after: str | None = ""
         while after is not None:
             nodes = await database.read(partial(_names, workflow=workflow, after=after))
-            first |= await _differing(desk, showing, graph, [Place(workflow, node) for node in nodes])
+            page += [Place(workflow, node) for node in nodes]
             after = nodes[-1] if len(nodes) == BATCH else None
-    return await _standing(desk, showing, graph, first)
+            if len(page) >= BATCH:
+                yield page[:BATCH]
+                del page[:BATCH]
+    if page:
+        yield page
 
 
 async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    """Those that differ in a second look, too, and just as before."""
+    """Those of a page that differ in a second look, too, and just as before."""
     if not first:
         return set()
     await asyncio.sleep(AGAIN_SECONDS)
-    places, second = [Place(job.workflow, job.node) for job in first], set[Job]()
-    for begin in range(0, len(places), BATCH):
-        second |= await _differing(desk, showing, graph, places[begin : begin + BATCH])
+    return await _still(desk, showing, graph, first)
+
+
+async def _still(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    second = await _differing(desk, showing, graph, [Place(job.workflow, job.node) for job in first])
     return second.intersection(first)
 
 

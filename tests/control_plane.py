@@ -81,6 +81,8 @@ class ScriptedPlane:
     """What the next requests are answered with."""
     more: bool = False
     """Whether more begins anew by a redrive than it names."""
+    compared: bool = True
+    """Whether a rebuild compared all of RQ."""
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -152,7 +154,8 @@ class ScriptedPlane:
             case Verb.STATUS:
                 return self._status(body)
             case Verb.REBUILD:
-                return {"shard": body["shard"], "queues": 3, "published": body["shard"], "working": 1, "workflows": 2}
+                told = {"shard": body["shard"], "queues": 3, "published": body["shard"], "working": 1, "workflows": 2}
+                return told | {"compared": self.compared}
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")

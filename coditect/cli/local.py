@@ -132,10 +132,12 @@ def _rebuild(context: typer.Context, output: Output) -> None:
 
     rebuilt = run_loop(run())
     if output is Output.JSON:
-        write_json({"shards": rebuilt.shards} | rebuilt.counts)
+        write_json({"shards": rebuilt.shards, **rebuilt.counts, "compared": rebuilt.compared})
         return
     write_table(("kind", "made again", "what"), [(kind, rebuilt.counts[kind], what) for kind, what in KINDS.items()])
     say(f"{rebuilt.shards} shards were gone over.")
+    if not rebuilt.compared:
+        say("RQ could not be compared to the end: more of its jobs may have been made than are counted.")
 
 
 def _named(url: str, default: str) -> str | None:

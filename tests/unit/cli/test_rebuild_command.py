@@ -11,7 +11,7 @@ def test_every_shard_is_rebuilt_and_what_it_made_is_summed_up(served: Terminal) 
     document = served.run("doctor", "--rebuild", "--output", "json")
 
     counts = {"queues": 12, "published": 6, "working": 4, "workflows": 8, "jobs": 0}
-    assert document.json == {"shards": SHARDS} | counts
+    assert document.json == {"shards": SHARDS, **counts, "compared": True}
     asked = [body for verb, body in served.connections.plane.asked if verb is Verb.REBUILD]
     assert [body["shard"] for body in asked] == list(range(SHARDS))
     assert len({body["occasion"] for body in asked}) == 1
@@ -23,6 +23,15 @@ def test_table_says_what_each_kind_is(served: Terminal) -> None:
     assert told.code == 0
     assert "published anew" in told.out
     assert "4 shards" in told.err
+
+
+def test_counts_that_may_be_too_small_are_told_as_such(served: Terminal) -> None:
+    served.connections.plane.compared = False
+
+    table, document = served.run("doctor", "--rebuild"), served.run("doctor", "--rebuild", "--output", "json")
+
+    assert "more of its jobs may have been made" in table.err
+    assert document.json["compared"] is False
 
 
 def test_without_a_control_plane_it_says_what_to_start(terminal: Terminal) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import cast
 
 import pytest
@@ -22,7 +23,7 @@ from coditect.run import Run
 from dispatcher import rebuilding, reconciling
 from dispatcher.commands import Began
 from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import JobState
+from dispatcher.graph.port import Difference, Job, JobState
 from dispatcher.layers.ledger import anew
 from dispatcher.markers import Markers
 from dispatcher.program import Dispatcher, Options, running_dispatcher
@@ -44,7 +45,9 @@ class Scene:
         self.runs: list[Run] = []
 
     async def rebuild(self) -> dict[str, int]:
-        return (await rebuild(self.broker)).counts
+        rebuilt = await rebuild(self.broker)
+        assert rebuilt.compared
+        return rebuilt.counts
 
     async def shown(self) -> None:
         def are_queued() -> bool:
@@ -104,9 +107,32 @@ async def test_jobs_that_redis_does_not_tell_are_not_waited_for(
 ) -> None:
     monkeypatch.setattr(rebuilding, "COMPARE_SECONDS", 0.0)
 
-    assert (await scene.rebuild())["jobs"] == 0
+    rebuilt = await rebuild(scene.broker)
 
+    assert (rebuilt.counts["jobs"], rebuilt.compared) == (0, False)
     assert "RQ could not be compared; it is shown everything" in caplog.messages
+
+
+async def test_jobs_that_were_found_before_redis_was_gone_are_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "AGAIN_SECONDS", 0.0)
+    for run in scene.runs:
+        for number in range(WIDTH):
+            scene.graph.lose(run.id, f"n{number}")
+    difference, looks = scene.graph.difference, count()
+
+    async def goes(jobs: Sequence[Job]) -> Difference:
+        scene.graph.failing = next(looks) == 2  # after both looks at a first page
+        return await difference(jobs)
+
+    monkeypatch.setattr(scene.graph, "difference", goes)
+
+    rebuilt = await rebuild(scene.broker)
+
+    assert not rebuilt.compared
+    assert rebuilt.counts["jobs"] >= 3
+    assert rebuilt.counts["workflows"] >= 1
 
 
 class Unsure:
