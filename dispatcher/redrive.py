@@ -22,7 +22,7 @@ from dispatcher.layers.ledger.attempts import BY_OTHERS
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Moved, Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
-from dispatcher.layers.ledger.scope import INPUT, write
+from dispatcher.layers.ledger.scope import INPUT, has_expressions, write
 
 MOST_NAMED = 500
 """Nodes that an answer names, of those that begin anew."""
@@ -42,9 +42,7 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     if "input" in body:
         _check_input(book, place, body["input"])
     _check_done_with(place, run)
-    if again.tally_of(book, place, book.definition(place)).decision not in (None, TaskState.READY):
-        fix = "redrive those first, or resume the workflow"
-        raise InputError("What the node comes after ended without a value", node=place.node, fix=fix)
+    _check_predecessors(book, place, has_input="input" in body)
     told = {"workflow": place.workflow, "node": place.node}
     if body.get("dry_run"):
         return told | _planned(book, place) | {"dry_run": True}
@@ -65,6 +63,18 @@ def _check_ended_by_itself(place: Place, row: NodeRow) -> None:
     if row.reason == BY_OTHERS:
         fix = "redrive the node that failed first: coditect workflow show"
         raise InputError("The node ended because of another", node=place.node, fix=fix)
+
+
+def _check_predecessors(book: Book, place: Place, *, has_input: bool) -> None:
+    """They let the node run, now or later; what they end with later would take the place of an input given now."""
+    node = book.definition(place)
+    decision = again.tally_of(book, place, node).decision
+    if decision not in (None, TaskState.READY):
+        fix = "redrive those first, or resume the workflow"
+        raise InputError("What the node comes after ended without a value", node=place.node, fix=fix)
+    if has_input and decision is None and has_expressions(node):
+        fix = "redrive it without an input, or try again when they have ended"
+        raise InputError("The node's input is evaluated when its predecessors have ended", node=place.node, fix=fix)
 
 
 def _check_input(book: Book, place: Place, given: object) -> None:

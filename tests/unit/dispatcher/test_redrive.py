@@ -370,3 +370,39 @@ async def test_workflow_that_was_left_half_way_is_canceled_and_begins_anew(ledge
     assert canceled is WorkflowState.CANCELED
     assert left == []
     assert await ledger.state() is WorkflowState.COMPLETED
+
+
+# -- its input ----------------------------------------------------------------------------------------------
+
+
+async def both_failed(ledger: Ledger, definition: Definition) -> None:
+    """The second node comes after the first whatever becomes of it, and both have failed."""
+    await ledger.start(definition, {"path": "src"})
+    await ledger.play(lambda _: failed())
+    await redrive(ledger, "a")
+
+
+async def test_input_of_a_node_that_waits_is_refused_where_its_expression_will_be_evaluated(ledger: Ledger) -> None:
+    flow = Workflow("waits")
+    flow.task("work", From("input"), after=[After(flow.task("work", name="a").name, OnFailure.ALLOW)], name="b")
+    await both_failed(ledger, flow.definition())
+
+    with pytest.raises(InputError, match="evaluated when its predecessors have ended"):
+        await redrive(ledger, "b", input={"path": "tests"}, dry_run=True)
+    with pytest.raises(InputError, match="evaluated when its predecessors have ended"):
+        await redrive(ledger, "b", input={"path": "tests"})
+    await ledger.turn(ledger.finished((await take(ledger))["a"], completed(1)))
+    await redrive(ledger, "b", input={"path": "tests"})
+
+    assert loads((await take(ledger))["b"].task.body) == {"path": "tests"}
+
+
+async def test_input_of_a_node_that_waits_and_has_no_expression_is_what_it_runs_from(ledger: Ledger) -> None:
+    flow = Workflow("waits")
+    flow.task("work", {"path": "x"}, after=[After(flow.task("work", name="a").name, OnFailure.ALLOW)], name="b")
+    await both_failed(ledger, flow.definition())
+
+    await redrive(ledger, "b", input={"path": "tests"})
+    await ledger.turn(ledger.finished((await take(ledger))["a"], completed(1)))
+
+    assert loads((await take(ledger))["b"].task.body) == {"path": "tests"}
