@@ -53,9 +53,10 @@ def ask(book: Book, asked: Asked) -> dict[str, Any]:
 
 
 def refusal_document(error: CoditectError) -> dict[str, Any]:
-    """A refusal as JSON can say it."""
+    """A refusal as JSON can say it; of an error that clients do not have, the type is the nearest that they have."""
+    known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
     facts = {name: _plain(fact) for name, fact in error.facts.items()}
-    return {"type": type(error).__name__, "sentence": error.sentence, "facts": facts}
+    return {"type": known, "sentence": error.sentence, "facts": facts}
 
 
 def _keep(book: Book, identity: str, answer: dict[str, Any]) -> None:

@@ -221,14 +221,15 @@ def answer_message(request: Message, answer: Any) -> Message:
     """The answer to a request, as a result."""
     correlation = request.correlation_id or request.message_id
     if isinstance(answer, CoditectError):
+        refused = refusal_document(answer)
         failure = Failure(
             "refused",
-            type(answer).__name__,
+            refused["type"],
             answer.sentence,
             retryable=answer.retryable,
             fix=str(answer.facts.get("fix", "")),
         )
-        told = failure.as_json() | {"facts": refusal_document(answer)["facts"]}
+        told = failure.as_json() | {"facts": refused["facts"]}
         return result_message(Outcome(Status.REJECTED, dumps(told), None, correlation), capability="control")
     value = answer.as_json() if isinstance(answer, Claim) else answer
     return result_message(Outcome(Status.COMPLETED, dumps(value), None, correlation), capability="control")

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
+from coditect.control_plane import refusal
 from coditect.errors import InputError, NotFound, Retryable
 from coditect.model.control import Verb, request
+from coditect.model.wire import read_result
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import asking
 from dispatcher.commands import Asked
 from dispatcher.control import answer_message, identity_of
+from dispatcher.layers.errors import ValueBeyondBound
+from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
@@ -132,6 +136,21 @@ async def test_refusal_keeps_its_kind(ledger: Ledger) -> None:
 
     assert isinstance(again, NotFound)
     assert (again.sentence, again.facts) == (refused.sentence, refused.facts)
+
+
+async def test_refusal_of_a_kind_that_clients_do_not_have_is_told_the_same_again(ledger: Ledger) -> None:
+    large = {"path": "x" * LARGEST_BYTES}
+    asked = Asked(Verb.REDRIVE, NODE | {"input": large}, "i")
+    await start(ledger)
+    await fail(ledger)
+
+    (refused,), (again,) = await ledger.turn(asked), await ledger.turn(asked)
+
+    message = request(Verb.REDRIVE, NODE, reply_to=None, correlation_id="m")
+    told = read_result(answer_message(message, refused))
+    assert isinstance(refused, ValueBeyondBound)
+    assert type(refusal(told)) is InputError
+    assert answer_message(message, again) == answer_message(message, refused)
 
 
 async def test_request_that_was_told_to_try_again_is_done_when_it_comes_again(
