@@ -135,7 +135,8 @@ def redrive_letters(
     """Bring dead letters back as fresh tasks; what is not brought back stays where it is.
 
     With --node, run a node of a workflow again that ended without a value, from its recorded input or the one that
-    --input gives; its dependents go on after it.
+    --input gives; its dependents go on after it. An element of a map stands for its map, whose elements run again that
+    did not complete.
 
     \b
     Example: coditect dead redrive --capability code.review --reason handler_error --yes

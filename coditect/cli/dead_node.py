@@ -62,8 +62,12 @@ def dead_row(row: DeadRow) -> dict[str, object]:
 def redrive_node(
     opened: Connections, target: str, body: str | None, *, dry_run: bool, yes: bool, output: Output
 ) -> None:
-    """Runs it again, or with `dry_run` says what would begin anew. Raises: InputError, NotFound of the ledger."""
-    workflow, _, node = target.partition(":")
+    """Runs it again, or with `dry_run` says what would begin anew. An element runs again with its map.
+
+    Raises: InputError, NotFound of the ledger.
+    """
+    workflow, _, named = target.partition(":")
+    node, _, _ = named.partition("[")
     if not workflow or not node:
         raise typer.BadParameter("--node is WORKFLOW:NODE, as `coditect workflow show` has them")
     value = None if body is None else read_body(body)

@@ -62,6 +62,19 @@ def test_redrive_of_a_node_that_many_come_after_names_some(terminal: Terminal, n
     assert ran.out == "1 and more begin anew: task, ...\n"
 
 
+def test_redrive_takes_the_id_of_an_element_that_is_listed_and_runs_its_map_again(
+    terminal: Terminal, node: str
+) -> None:
+    plane = terminal.connections.plane
+    plane.only.nodes["each[3]"] = plane.only.nodes.pop("task") | {"name": "each[3]"}
+    (listed,) = terminal.run("dead", "list", "--output", "json").json["nodes"]
+
+    ran = terminal.run("dead", "redrive", "--node", listed["id"], "--yes")
+
+    assert listed["id"].endswith(":each[3]")
+    assert ran.out == "1 begin anew: each\n"
+
+
 def test_list_in_a_pipe_is_plain_aligned_text(buried: Terminal) -> None:
     ran = buried.run("dead", "list", "--reason", "expired")
 
