@@ -3,7 +3,8 @@
 Everything of the shard that is published and has not ended is gone over in pages. When the broker is another, what an
 agent had begun is closed as lost, and that is no attempt of the node's: the broker failed, not the node. It runs again,
 and what an agent that still runs it tells is late. When the broker is the one that the shard was built on, what was
-begun is left alone, and so is what was published so short a time ago that it may run untold: nothing runs twice then.
+begun is left alone, and so is what was published so short a time ago that it may run untold: what runs twice then is
+only what an agent began and whose start, `UNTOLD_MS` later, was lost or has not been read yet. One outcome is recorded.
 
 A shard keeps the *marker* of the broker that it was last built on, and the last publication number that it had given
 then: nothing up to that number is with this broker.
@@ -27,7 +28,10 @@ REBUILD = "rebuild"
 MOST_NODES = 200
 """That one transaction publishes anew."""
 UNTOLD_MS = 3_000
-"""For so long after its publication a node may run while nobody told: unasked for 1 s, told 100 ms after its start."""
+"""For so long after its publication a node may run while nobody told: unasked for 1 s, told 100 ms after its start.
+
+The rest is for the way: a start that was lost, or lies in a queue for longer, is not waited for.
+"""
 
 
 @dataclass(frozen=True, slots=True)
