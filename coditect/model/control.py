@@ -88,8 +88,8 @@ class Verb(StrEnum):
     nobody knows, and how many dispatchers it ended for holding up the store. With `shard` that one's owner answers,
     with `answered_by` alone."""
     REBUILD = "control.rebuild"
-    """`shard`, `occasion` → what was made anew, by kind: queues, published, working, workflows, jobs. The same
-    occasion again publishes nothing more."""
+    """`shard`, `occasion` → what was made anew, by kind: queues, published, working, workflows, jobs; and
+    `compared`, whether all of RQ was compared to count the last two. The same occasion again publishes nothing more."""
 
 
 class Verdict(StrEnum):
