@@ -123,7 +123,7 @@ def began(book: Book, command: Began) -> None:
     row.agent = started.agent
     if row.state is TaskState.PUBLISHED:
         row.started_ms = started.at_ms
-        limits.began(book, place, row)
+    limits.began(book, place, row)
     book.move(place, row, TaskState.WORKING)
 
 
@@ -148,7 +148,8 @@ def claimed(book: Book, command: Claimed) -> Claim:
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
     before can say nothing any more; if that one had started, this is another attempt. A repeated claim changes
-    nothing: the agent may work by the first answer already.
+    nothing: the agent may work by the first answer already. It may wait for a slot, so how long it takes is counted
+    when it tells that it runs.
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
@@ -170,7 +171,6 @@ def claimed(book: Book, command: Claimed) -> Claim:
         row.suspect = True
     row.fence += 1
     row.agent, row.started_ms = command.agent, book.now_ms
-    limits.began(book, place, row)
     book.move(place, row, TaskState.WORKING)
     return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
 

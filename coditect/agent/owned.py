@@ -83,16 +83,20 @@ class Owned:
     async def execute(self, execution: Execution, held: Held, run: Run) -> None:
         """Claims the task if it must be, and runs it; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
-        suspect, claimed = killed_its_process(task), False
+        suspect = killed_its_process(task)
         if self._claims.needed(task, owner, held.delivery):
             claim = await self._decided(execution, held, owner)
             if claim is None:
                 return
-            held.task = _grant(execution, claim)
-            suspect, claimed = suspect or claim.suspect, True
+            _grant(execution, claim)
+            suspect = suspect or claim.suspect
+            self._starts.granted(execution)
         self._live.add(execution)
-        self._starts.began(execution, known=claimed)
         try:
+            if held.awaiting:
+                await self._intake.resume(held)
+            held.task = execution.task
+            self._starts.began(execution)
             await self._run(execution, held, run, apart=suspect)
         except asyncio.CancelledError:
             if execution.let_go:
@@ -111,7 +115,7 @@ class Owned:
             await run(execution, held)
 
     async def _decided(self, execution: Execution, held: Held, owner: Owner) -> Claim | None:
-        """The grant; None when the task does not run here, and its deliveries are settled."""
+        """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
         self._undecided.add(execution)
         try:
             async with self._question(execution.task) as question:
@@ -129,7 +133,10 @@ class Owned:
         return claim
 
     async def _waited(self, execution: Execution, held: Held, question: Question, claim: Claim | None) -> Claim | None:
-        """Waits without the slot, for an answer or until it may go back; None when it is to go back."""
+        """Waits without the slot, for an answer or until it may go back; None when it is to go back.
+
+        What was granted has still no slot: this agent has it, and says so while it waits for one.
+        """
         if not self._intake.may_suspend(held, self._most_suspended):
             await asyncio.sleep(FULL_PAUSE_SECONDS)
             return None
@@ -146,7 +153,6 @@ class Owned:
         if claim is None or claim.verdict is Verdict.STALE or execution.lost:
             self._intake.abandon(held)
             return None if execution.lost else claim
-        await self._intake.resume(held)
         return claim
 
     @asynccontextmanager
@@ -195,6 +201,8 @@ class Owned:
             execution.attach(task, delivery)
             if execution.let_go:
                 await self._starts.let_go(execution)
+            else:
+                self._starts.granted_anew(execution)
         elif (outcome := known()) is not None:
             again = Execution(task, delivery, None)
             _grant(again, claim)

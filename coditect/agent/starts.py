@@ -1,8 +1,9 @@
 """What of the owned tasks has been running for a while: told to their owners, and again and again that it runs.
 
 An owner is told of a start only after 100 ms, since most tasks have ended by then, and every 20 s that it still
-runs. A task that has run for ten minutes is told anew, and when that is confirmed its delivery is acknowledged: the
-broker would take it back after thirty. From then on only those heartbeats speak for it.
+runs. One that granted a claim is told that from the grant on, though the task may wait for a slot; of its start only
+if it counts how long the task runs. A task that has run for ten minutes is told anew, and when that is confirmed its
+delivery is acknowledged: the broker would take it back after thirty. From then on only those heartbeats speak for it.
 """
 
 from __future__ import annotations
@@ -40,21 +41,33 @@ class Starts:
         self._loop = asyncio.get_running_loop()
         self._untold: dict[Execution, float] = {}
         self._told: dict[Execution, asyncio.TimerHandle] = {}
+        self._waiting: set[Execution] = set()
+        """Those of `_told` that have not begun."""
         self._look_at: asyncio.TimerHandle | None = None
         self._beat_at: asyncio.TimerHandle | None = None
 
-    def began(self, execution: Execution, *, known: bool) -> None:
-        """It runs from now on; `known` when its owner knows that already, by the claim."""
-        now = self._loop.time()
-        if known:
-            self._follow(execution, now)
+    def granted(self, execution: Execution) -> None:
+        """Its owner let this agent run it, by a claim; `began` may follow much later."""
+        self._waiting.add(execution)
+        self._follow(execution, self._loop.time())
+
+    def began(self, execution: Execution) -> None:
+        """It runs from now on. Whoever granted it knows enough, unless it counts the time of it."""
+        self._waiting.discard(execution)
+        if execution in self._told and execution.task.limits.timeout_ms is None:
             return
-        self._untold[execution] = now
+        self._untold[execution] = now = self._loop.time()
         if self._look_at is None:
             self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
 
+    def granted_anew(self, execution: Execution) -> None:
+        """Its owner let it run on under another fence, by a claim of it that came while it ran."""
+        if self._runs(execution):
+            self.began(execution)
+
     def ended(self, execution: Execution) -> None:
         """It runs no more. Idempotent."""
+        self._waiting.discard(execution)
         self._untold.pop(execution, None)
         timer = self._told.pop(execution, None)
         if timer is not None:
@@ -73,7 +86,8 @@ class Starts:
         for execution, since in list(self._untold.items()):
             if since + TELL_SECONDS <= now:
                 del self._untold[execution]
-                self._follow(execution, since)
+                if execution not in self._told:
+                    self._follow(execution, since)
                 at_ms = self._clock.now_ms() - round(1000 * (now - since))
                 by_shard.setdefault(_owner(execution).origin, {})[execution] = at_ms
         for origin, starts in by_shard.items():
@@ -83,7 +97,7 @@ class Starts:
     async def _tell(self, starts: dict[Execution, int], origin: str) -> None:
         """Tells, with the instants, until the broker has it, or none of them runs any more."""
         pause = FIRST_PAUSE_SECONDS
-        while running := [self._started(one, at_ms) for one, at_ms in starts.items() if one in self._told]:
+        while running := [self._started(one, at_ms) for one, at_ms in starts.items() if self._runs(one)]:
             try:
                 await self._reports.tell(started_message(running), origin)
             except CoditectError as error:
@@ -92,6 +106,9 @@ class Starts:
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _runs(self, execution: Execution) -> bool:
+        return execution in self._told and execution not in self._waiting
 
     def _started(self, execution: Execution, at_ms: int) -> Started:
         task, owner = execution.task, _owner(execution)
@@ -103,7 +120,10 @@ class Starts:
         self._background.start(self.let_go(execution), name="let go")
 
     async def let_go(self, execution: Execution) -> None:
-        """Tells that it runs on without its deliveries, and acknowledges those that it has."""
+        """Tells that it runs on without its deliveries, and acknowledges those that it has.
+
+        Its owner has nothing to learn of one that was granted and still waits: that it has it, the claim said.
+        """
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:
             return

@@ -54,12 +54,16 @@ def wait(book: Book, place: Place, row: NodeRow, call: Call) -> None:
 
 
 def began(book: Book, place: Place, row: NodeRow) -> None:
-    """An agent has the attempt: it is to tell its end in time. By our clock, an agent's may be another.
+    """An agent runs the attempt: it is to tell its end in time. By our clock, an agent's may be another.
 
-    A suspect waits for a process of its own first, nobody knows how long; its agent kills that in time.
+    It may tell so again, which gives it no more time, unless the attempt was granted anew meanwhile. A suspect waits
+    for a process of its own first, nobody knows how long; its agent kills that in time.
     """
     call = book.call(place)
-    if call is not None and call.timeout_ms is not None and not row.suspect:
+    if call is None or call.timeout_ms is None or row.suspect:
+        return
+    known = timers.read(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
+    if known is None or known.fence != row.fence:
         due_ms = book.now_ms + call.timeout_ms + TIMEOUT_GRACE_MS
         _put(book, Timer(place.workflow, place.node, TIMEOUT_TIMER, due_ms, row.fence))
 

@@ -13,6 +13,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.model.control import Verdict
 from coditect.model.json import loads
 from coditect.model.result import Status
+from coditect.model.task import Limits
 from coditect.testing import TestFleet
 from coditect.testing.chance import SeededClock
 from coditect.testing.fleet import START
@@ -74,6 +75,74 @@ async def test_claimed_start_is_not_told_again() -> None:
         await fleet.advance("10s")
 
         assert (len(owner.claims), len(works.runs), owner.started) == (1, 1, [])
+
+
+@asynccontextmanager
+async def granted_late(works: Works, *nodes: str) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+    """The owner was away for a while, and lets all of them run now; so they wait for one slot."""
+    async with owned_fleet(works) as (fleet, owner):
+        for node in nodes:
+            await owner.publish("work.do", "wait", node=node, age_ms=5_000, limits=Limits(timeout_ms=3_600_000))
+        await fleet.advance("20s")
+        owner.decide = granting()
+        await fleet.advance("2m")
+        assert (len(owner.claims) > len(nodes), len(works.runs)) == (True, 1)
+        yield fleet, owner
+
+
+async def test_claimed_start_is_told_when_its_time_counts_and_it_runs() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        (first,) = owner.started
+
+        works.gate.set()
+        works.gate.clear()
+        await fleet.advance("1s")
+
+        second = owner.started[-1]
+        assert {first.node, second.node} == {"one", "other"}
+        assert (first.fence, second.fence, len(owner.started), len(owner.results)) == (7, 7, 2, 1)
+        assert second.at_ms - first.at_ms > 60_000
+
+
+async def test_task_that_waits_for_a_slot_since_it_was_granted_is_kept_alive() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        owner.progress.clear()
+
+        await fleet.advance("1m")
+
+        assert sorted(one.node for one in owner.progress) == ["one"] * 3 + ["other"] * 3
+        assert {one.fence for one in owner.progress} == {7}
+
+
+async def test_task_that_waits_for_a_slot_for_ten_minutes_is_acknowledged_and_reported_by_a_drain() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        await fleet.advance("11m")
+        (running,) = {one.node for one in owner.started}
+        assert (running in ("one", "other"), in_hand(fleet), len(works.runs)) == (True, 0, 1)
+
+        await fleet.drain("works")
+
+        told = {one.owner.node: one.outcome.failure for one in owner.results}
+        assert {node: failure and failure.reason for node, failure in told.items()} == {
+            "one": "interrupted",
+            "other": "interrupted",
+        }
+
+
+async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts() -> None:
+    works = Works(timeout="1h")
+    async with owned_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=9)
+        await owner.publish("work.do", "wait", fence=4, limits=Limits(timeout_ms=3_600_000))
+        await fleet.advance("1s")
+
+        await owner.publish("work.do", "wait", fence=4, limits=Limits(timeout_ms=3_600_000))
+        await fleet.advance("1s")
+
+        assert ([one.fence for one in owner.started], len(works.runs)) == ([4, 9], 1)
 
 
 async def test_start_that_could_not_be_told_is_told_later() -> None:

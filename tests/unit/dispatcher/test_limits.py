@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coditect import From, Retry, Workflow
-from coditect.model.control import Started, Verb, Verdict
+from coditect.model.control import Claim, Started, Verb, Verdict
 from coditect.model.ids import AgentId
 from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
@@ -47,10 +47,12 @@ def expired(*, by_agent: bool = True) -> Outcome:
     return Outcome(Status.REJECTED, body, None, None, AGENT if by_agent else None, started_at_ms=7, failure=failure)
 
 
-def began(ledger: Ledger, publication: Publication) -> Began:
+def began(ledger: Ledger, publication: Publication, claim: Claim | None = None) -> Began:
+    """Under the fence of the publication, or of the claim that was granted since."""
     owner = publication.task.owner
     assert owner is not None
-    return Began(Started("w", "one", owner.fence, publication.number, AGENT, publication.task.attempt, ledger.now_ms))
+    fence = owner.fence if claim is None else claim.fence
+    return Began(Started("w", "one", fence, publication.number, AGENT, publication.task.attempt, ledger.now_ms))
 
 
 async def waiting(ledger: Ledger) -> dict[str, Timer]:
@@ -281,11 +283,50 @@ async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: 
 async def test_attempt_that_was_claimed_is_to_end_in_time_too(ledger: Ledger) -> None:
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
     await ledger.pass_time(30)
-    await claim_of(ledger, publication)
+    claim = await claim_of(ledger, publication, AGENT)
+    await ledger.turn(began(ledger, publication, claim))
 
     await ledger.pass_time(71)
 
     assert await ended(ledger) == (TaskState.FAILED, "timeout")
+
+
+async def test_attempt_that_waits_for_a_slot_since_it_was_granted_has_all_its_time(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+    claim = await claim_of(ledger, publication, AGENT)
+    await ledger.pass_time(300)
+    await ledger.turn(began(ledger, publication, claim))
+    await ledger.pass_time(60)
+
+    await ledger.turn(replace(ledger.finished(publication, completed(1)), fence=claim.fence))
+
+    assert await ended(ledger) == (TaskState.COMPLETED, "")
+
+
+async def test_start_that_is_told_again_gives_no_more_time(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+    await ledger.turn(began(ledger, publication))
+    await ledger.pass_time(50)
+    await ledger.turn(began(ledger, publication))
+
+    await ledger.pass_time(21)
+
+    assert await ended(ledger) == (TaskState.FAILED, "timeout")
+
+
+async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    await ledger.turn(began(ledger, publication))
+    await ledger.pass_time(50)
+    await ledger.turn(ledger.finished(publication, failed(retryable=True)))
+    await ledger.pass_time(2)
+    await ledger.turn(began(ledger, ledger.published[-1]))
+    await ledger.pass_time(60)
+    late = (await ledger.node("one")).state
+
+    await ledger.pass_time(11)
+
+    assert (late, await ended(ledger)) == (TaskState.WORKING, (TaskState.FAILED, "timeout"))
 
 
 async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
