@@ -18,7 +18,7 @@ from dispatcher.chaos.work import CAPABILITY
 MOST_ATTEMPTS = 12
 """Of a node: a run kills faster than three attempts can bear."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
-LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="30s")
+LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="45s")
 """Broken by faults, not by the work itself."""
 PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.P1: 4, Priority.P2: 3})
 """How often each is drawn, beside the others."""

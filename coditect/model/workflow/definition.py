@@ -33,8 +33,8 @@ MOST_ELEMENTS = 10_000
 MOST_PREDECESSORS = 10_000
 """Of one node: what is stored of its edges fits into one transaction."""
 MOST_NAME_CHARACTERS = 100
-LEAST_HEARTBEAT_MS = 30_000
-"""An agent says every 20 s that a task still runs."""
+LEAST_HEARTBEAT_MS = 45_000
+"""An agent says every 20 s that a task still runs, and one word of it may be lost; the rest is for its way."""
 
 Join: TypeAlias = Literal["all", "any"] | int
 """How many predecessors must be met: all of them, any one, or that many."""

@@ -69,8 +69,8 @@ def heartbeat_ms(value: object) -> int:
     """How long an agent may be silent, in milliseconds."""
     whole = duration_ms(value)
     if whole < LEAST_HEARTBEAT_MS:
-        fix = "agents say every 20 s that a task still runs"
-        raise InputError("A heartbeat is at least 30s", given=_shown(value), fix=fix)
+        fix = "agents say every 20 s that a task still runs, and one word of them may be lost"
+        raise InputError("A heartbeat is at least 45s", given=_shown(value), fix=fix)
     return whole
 
 

@@ -11,9 +11,12 @@ from typing import cast
 import pytest
 
 from coditect import Workflow
+from coditect.agent.reports import EVERY_SECONDS
+from coditect.agent.starts import BEAT_SECONDS
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import Clock
 from coditect.model.control import Started
+from coditect.model.workflow.definition import LEAST_HEARTBEAT_MS
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Command, Lost
 from dispatcher.desk import Desk
@@ -27,7 +30,7 @@ from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import AGENT, Ledger
 
 PLACE = Place("w", "one")
-HEARTBEAT_SECONDS = 40
+HEARTBEAT_SECONDS = 45
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Walked:
     shard: int = 0
     flights: Flights = field(default_factory=lambda: Flights(Window(lambda: 0.0)))
     lost: list[Command] = field(default_factory=list)
+    followed: int = 0
+    """How many of the ledger's effects are taken in."""
 
     def __post_init__(self) -> None:
         self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self))
@@ -48,6 +53,13 @@ class Walked:
 
     def now_ms(self) -> int:
         return self.clock.now_ms
+
+    def follow(self) -> None:
+        """Takes in what the ledger has done since."""
+        for effects in self.clock.seen[self.followed :]:
+            for moved in effects.moved:
+                self.flights.follow(moved, asyncio.get_running_loop().time())
+        self.followed = len(self.clock.seen)
 
     async def walk(self, seconds: float) -> None:
         for _ in range(round(seconds / PATROL_SECONDS)):
@@ -68,16 +80,14 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
         if taken_over:
             walked.flights.agree((await database.read(lambda tr: learn(tr, 0))).flights, now)
         else:
-            for effects in ledger.seen:
-                for moved in effects.moved:
-                    walked.flights.follow(moved, now)
+            walked.follow()
         yield ledger, walked
 
 
 @pytest.mark.parametrize("taken_over", [False, True], ids=["seen", "taken over"])
 @in_virtual_time
 async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_over: bool) -> None:
-    async with working(taken_over=taken_over, heartbeat="40s") as (ledger, walked):
+    async with working(taken_over=taken_over, heartbeat="45s") as (ledger, walked):
         await walked.walk(20)
         walked.flights.hear(PLACE, 1, asyncio.get_running_loop().time())
         await walked.walk(HEARTBEAT_SECONDS)
@@ -88,6 +98,16 @@ async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_o
         assert (heard, walked.lost) == ([], [Lost(PLACE, 1, AGENT)])
         row = await ledger.node("one")
         assert (row.state, row.attempt, row.fence) == (TaskState.PUBLISHED, 2, 2)
+
+
+@in_virtual_time
+async def test_one_lost_word_is_no_silence_by_the_shortest_heartbeat() -> None:
+    async with working(heartbeat=f"{LEAST_HEARTBEAT_MS}ms") as (_, walked):
+        await walked.walk(2 * BEAT_SECONDS)
+        await asyncio.sleep(EVERY_SECONDS)
+        await walked.patrol.look()
+
+        assert walked.lost == []
 
 
 @in_virtual_time

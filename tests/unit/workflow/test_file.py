@@ -52,7 +52,7 @@ def problems(text: str, *, is_json: bool = False, known: tuple[str, ...] | None 
         (ONE + "    start_within: soon\n", "line 5: nodes.a.start_within: A duration needs a number and a unit"),
         (ONE + "    deadline: 0s\n", "line 5: nodes.a.deadline: A duration "),
         (HEAD + "  a: {approval: ok?, deadline: 1h}\n", "line 3: nodes.a.deadline: There is no field 'deadline' here"),
-        (ONE + "    heartbeat: 5s\n", "line 5: nodes.a.heartbeat: A heartbeat is at least 30s"),
+        (ONE + "    heartbeat: 5s\n", "line 5: nodes.a.heartbeat: A heartbeat is at least 45s"),
         (ONE + "    timeout: [1]\n", "line 5: nodes.a.timeout: A duration needs a number and a unit"),
         (ONE + "    priority: high\n", "line 5: nodes.a.priority: One of p0, p1, p2 is expected"),
         (ONE + "    retry: {tries: 3}\n", "line 5: nodes.a.retry: A retry policy has only max_attempts, first, cap"),
