@@ -148,8 +148,8 @@ def claimed(book: Book, command: Claimed) -> Claim:
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
     before can say nothing any more; if that one had started, this is another attempt. A repeated claim changes
-    nothing: the agent may work by the first answer already. It may wait for a slot, so how long it takes is counted
-    when it tells that it runs.
+    nothing, the agent may work by the first answer already, and is a word of it. It may wait for a slot, so how long
+    it takes is counted when it tells that it runs.
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
@@ -160,6 +160,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
         advance.fail(book, place, row, limits.START_TIMEOUT)
         return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent == command.agent:
+        book.move(place, row, TaskState.WORKING)
         return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
     if row.state is TaskState.WORKING:
         write_attempt(book, place, row, "lost", DIED)

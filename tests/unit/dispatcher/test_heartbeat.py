@@ -15,10 +15,10 @@ from coditect.agent.reports import EVERY_SECONDS
 from coditect.agent.starts import BEAT_SECONDS
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import Clock
-from coditect.model.control import Started
+from coditect.model.control import Claim, Started, Verdict
 from coditect.model.workflow.definition import LEAST_HEARTBEAT_MS
 from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Began, Command, Lost
+from dispatcher.commands import Began, Claimed, Command, Lost
 from dispatcher.desk import Desk
 from dispatcher.flights import Flights
 from dispatcher.layers.ledger.effects import Place
@@ -108,6 +108,18 @@ async def test_one_lost_word_is_no_silence_by_the_shortest_heartbeat() -> None:
         await walked.patrol.look()
 
         assert walked.lost == []
+
+
+@in_virtual_time
+async def test_claim_of_the_agent_that_has_it_is_a_word_of_it() -> None:
+    async with working(heartbeat="45s") as (ledger, walked):
+        await walked.walk(HEARTBEAT_SECONDS)
+        claim = await ledger.turn(Claimed(PLACE, 1, AGENT))
+        walked.follow()
+
+        await walked.walk(HEARTBEAT_SECONDS)
+
+        assert (claim, walked.lost) == ((Claim(Verdict.RUN, 1, 1),), [])
 
 
 @in_virtual_time
