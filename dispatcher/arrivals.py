@@ -35,9 +35,7 @@ class Arrivals:
         message = delivery.message
         try:
             if message.type == STARTED_TYPE:
-                for started in read_started(message):
-                    self._desk.put(Began(started), NOTHING)
-                delivery.ack()  # a start is told again by the agent's claim, or made good by its result
+                self._take_starts(delivery)
             elif message.type == PROGRESS_TYPE:
                 for progress in read_progress(message):
                     self._desk.hear(progress)
@@ -55,6 +53,14 @@ class Arrivals:
                 self._desk.put(unread, Rejected(delivery))
             else:
                 delivery.reject()
+
+    def _take_starts(self, delivery: Delivery) -> None:
+        """The desk keeps their order: when the last one is recorded, all are."""
+        began = [Began(started) for started in read_started(delivery.message)]
+        if not began:
+            delivery.ack()
+        for command in began:
+            self._desk.put(command, Acked(delivery) if command is began[-1] else NOTHING)
 
 
 def read_finished(message: Message) -> Finished:

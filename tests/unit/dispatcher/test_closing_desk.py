@@ -1,0 +1,70 @@
+"""What lies on a desk that closes is lost to nobody: whoever has the shard next finds it where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from coditect.broker.port import Delivery
+from coditect.broker.topology import shard_queues
+from coditect.model import routing
+from coditect.model.control import Started, started_message
+from coditect.model.ids import AgentId
+from dispatcher import desk as desk_module
+from dispatcher.arrivals import Arrivals
+from tests.support import eventually
+from tests.unit.dispatcher.lone_desk import LoneDesk, open_desk
+
+QUEUE = routing.results_queue(0)
+
+
+@pytest.fixture
+async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneDesk]:
+    """Its one node is published, and that is not cleared from the outbox yet."""
+    async with open_desk() as opened:
+        monkeypatch.setattr(desk_module, "IDLE_SECONDS", 3_600.0)
+        await opened.start()
+        await eventually(opened.published)
+        yield opened
+
+
+async def starts(lone: LoneDesk, nodes: Sequence[str]) -> Delivery:
+    """What an agent tells about the nodes that it began."""
+    broker, number = lone.ports.broker, lone.flight.publication
+    await broker.declare(shard_queues(0))
+    told = [Started("w", node, lone.flight.fence, number, AgentId("worker-1"), 1, 5) for node in nodes]
+    await broker.publish(started_message(told), exchange=routing.RESULTS, routing_key="0")
+    delivery = await broker.get(QUEUE)
+    assert delivery is not None
+    return delivery
+
+
+async def left(lone: LoneDesk) -> int:
+    """How many messages nobody has settled for good."""
+    await lone.ports.broker.release()
+    queue = lone.server.find(QUEUE)
+    assert queue is not None
+    return queue.stats.messages
+
+
+@pytest.mark.parametrize("nodes", [("only",), ("only", "unknown"), ()])
+async def test_starts_are_acked_when_they_are_recorded(lone: LoneDesk, nodes: Sequence[str]) -> None:
+    delivery = await starts(lone, nodes)
+
+    Arrivals(lone.desk).take(delivery)
+
+    await eventually(lambda: lone.flight.agent == ("worker-1" if nodes else ""))
+    assert await left(lone) == 0
+
+
+@pytest.mark.parametrize("closed", ["before", "after"])
+async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str) -> None:
+    delivery = await starts(lone, ["only"])
+    if closed == "before":
+        await lone.desk.close()
+
+    Arrivals(lone.desk).take(delivery)
+    await lone.desk.close()
+
+    assert await left(lone) == 1
