@@ -130,7 +130,8 @@ class Desk:
                 continue
             if unsent.publication in waiting:
                 self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
-            self._confirmed.append(unsent.publication)
+            else:
+                self._confirmed.append(unsent.publication)
         self.flights.agree(found.flights, asyncio.get_running_loop().time())
         self.flights.doubt(found.doubtful)
         self.backlog |= dict.fromkeys(found.backlog)
@@ -333,7 +334,6 @@ class Desk:
             if self._flush is None or self._flush.cancelled():
                 self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):
-            self._confirmed.append(publication.number)
             self.put(Returned(publication.place, publication.number))
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})

@@ -11,7 +11,7 @@ from coditect.model.workflow.definition import Approval, OnTimeout
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import collect
 from dispatcher.commands import Due, Finished, Returned
-from dispatcher.layers import timers
+from dispatcher.layers import outbox, timers
 from dispatcher.layers.ledger import advance, claiming, limits
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
@@ -99,6 +99,7 @@ _KINDS: Mapping[str, Callable[[Book, Place, NodeRow, Timer], None]] = MappingPro
 def returned(book: Book, command: Returned) -> None:
     """No queue took the publication: the node is ready again in a moment, and says why it waits."""
     place = command.place
+    outbox.clear(book.tr, book.shard, [command.publication])
     row = book.node(place)
     if row is None or row.state is not TaskState.PUBLISHED or row.publication != command.publication:
         return

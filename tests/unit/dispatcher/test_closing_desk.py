@@ -8,13 +8,18 @@ import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.topology import shard_queues
+from coditect.errors import Unroutable
 from coditect.model import routing
+from coditect.model.capability import Priority
 from coditect.model.control import Started, started_message
 from coditect.model.ids import AgentId
+from coditect.model.task import Task
 from dispatcher import desk as desk_module
 from dispatcher.arrivals import Arrivals
+from dispatcher.desk import Desk
+from dispatcher.layers.ledger.effects import Publication
 from tests.support import eventually
-from tests.unit.dispatcher.lone_desk import LoneDesk, open_desk
+from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
 
 QUEUE = routing.results_queue(0)
 
@@ -68,3 +73,22 @@ async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str)
     await lone.desk.close()
 
     assert await left(lone) == 1
+
+
+async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneDesk) -> None:
+    before = await lone.rows()
+    successor = Desk(lone.desk._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    await successor.open()
+    await successor.close()
+
+    assert await lone.rows() == before != []
+
+
+async def test_what_no_queue_took_keeps_its_row_until_the_ledger_knows(lone: LoneDesk) -> None:
+    before, number = await lone.rows(), lone.flight.publication
+    lone.desk._confirmed.clear()
+
+    lone.desk._published(Publication(ONLY, number, Task(CAPABILITY, Priority.P1, b"null")), Unroutable("No queue"))
+    await lone.desk.close()
+
+    assert await lone.rows() == before != []

@@ -169,9 +169,10 @@ async def test_publication_that_came_back_waits_and_is_published_again(ledger: L
     (publication,) = ledger.published
     await ledger.turn(Returned(publication.place, publication.number))
     waiting = await ledger.node("one")
+    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.pass_time(2)
 
-    assert (waiting.state, waiting.reason) == (TaskState.RETRY_WAIT, "no_queue")
+    assert (waiting.state, waiting.reason, rows) == (TaskState.RETRY_WAIT, "no_queue", [])
     assert ledger.published[-1].number > publication.number
     assert (await ledger.node("one")).attempt == 1
 
