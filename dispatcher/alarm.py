@@ -1,9 +1,14 @@
-"""The alarm of one shard: rings when its next timer is due, and lays the timers that are due on the desk."""
+"""The alarm of one shard: rings when its next timer is due, and lays the timers that are due on the desk.
+
+Limits of time are held while nobody can be heard, and for a grace after that: who began or ended in time may have said
+so, and it is yet to be delivered. All others ring in time, unless a hundred that are held are due before them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +16,7 @@ from typing import Any
 from coditect.errors import Retryable
 from dispatcher.commands import Due
 from dispatcher.layers import timers
+from dispatcher.layers.ledger import limits
 from dispatcher.layers.timers import Timer
 from dispatcher.ports import Ports
 from dispatcher.settling import NOTHING, Settle
@@ -18,7 +24,9 @@ from dispatcher.settling import NOTHING, Settle
 log = logging.getLogger(__name__)
 
 AGAIN_MS = 1_000
-"""Before the next look, when the store did not answer."""
+"""Before the next look, when the store did not answer, or limits of time are held."""
+GRACE_SECONDS = 3.0
+"""From when agents can be heard until what they told before is here."""
 Put = Callable[[Due, Settle], None]
 
 
@@ -31,6 +39,10 @@ class Alarm:
         self._put = put
         self._handle: asyncio.TimerHandle | None = None
         self._closed = False
+        self._held_until = math.inf
+        """Limits of time are, on the loop's clock."""
+        self._seen_ms = -1
+        """What was due until then is held, or done."""
 
     def set(self, due_ms: int | None) -> None:
         """Rings at this instant and at no other; never, without one."""
@@ -45,18 +57,40 @@ class Alarm:
         """A timer was set, or is done: the next one may be due at another instant."""
         self._ports.background.start(self._look(), name=f"timers of shard {self._shard}")
 
+    def listen(self) -> None:
+        """What agents tell comes here from now on."""
+        self._held_until = _now() + GRACE_SECONDS
+
+    def hold(self) -> None:
+        """Agents could not be heard until now."""
+        self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
+
     def close(self) -> None:
         """Never rings again."""
         self._closed = True
         self.set(None)
 
+    def _holds(self) -> bool:
+        """Whether a limit of time may only seem to be over."""
+        broker = self._ports.broker
+        if broker.blocked or not broker.connected:
+            self.hold()
+        return _now() < self._held_until
+
     async def _look(self) -> None:
         try:
-            due_ms = await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self._shard))
+            due_ms = await self._next_due_ms()
+            if due_ms is not None and due_ms <= self._seen_ms and self._holds():
+                again_ms = self._ports.clock.now_ms() + AGAIN_MS
+                due_ms = await self._next_due_ms(after_ms=self._seen_ms)
+                due_ms = again_ms if due_ms is None else min(again_ms, due_ms)
         except Retryable as error:
             self._again(error)
         else:
             self.set(due_ms)
+
+    async def _next_due_ms(self, *, after_ms: int = -1) -> int | None:
+        return await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self._shard, after_ms=after_ms))
 
     def _ring(self) -> None:
         self._handle = None
@@ -69,16 +103,23 @@ class Alarm:
         except Retryable as error:
             self._again(error)
             return
+        if self._holds():
+            due = [timer for timer in due if timer.kind not in limits.TIMERS]
         last = _Rung(self.look_again)
         for timer in due:
             self._put(Due(timer), last if timer is due[-1] else NOTHING)
         if not due:
+            self._seen_ms = now_ms
             await self._look()
 
     def _again(self, error: Retryable) -> None:
         """The store did not tell which timer is next: perhaps one is due by then."""
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class Desk:
         self._unsent: deque[Effects] = deque()
         """Of transactions that are committed: what is yet to be published and told."""
         self._flush: asyncio.TimerHandle | None = None
-        self._alarm = Alarm(self.shard, ports, self.put)
+        self.alarm = Alarm(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.flights = Flights(ports.window)
@@ -137,7 +137,7 @@ class Desk:
         self.backlog |= dict.fromkeys(found.backlog)
         if found.has_todo:
             self.put(GoOn())
-        self._alarm.set(found.next_due_ms)
+        self.alarm.set(found.next_due_ms)
 
     async def close(self) -> None:
         """Finishes the turn that is under way; what is still on the desk goes back."""
@@ -167,7 +167,7 @@ class Desk:
     def _give_back(self) -> None:
         self.closed = True
         self._unsent.clear()
-        self._alarm.close()
+        self.alarm.close()
         for handle in (self._flush, *self._tasks):
             if handle is not None:
                 handle.cancel()
@@ -313,7 +313,7 @@ class Desk:
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:
-            self._alarm.look_again()
+            self.alarm.look_again()
         self._nudge()
 
     def _send(self) -> None:

@@ -223,6 +223,7 @@ class Tenure:
             (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
         ):
             consumers.append(await broker.consume(queue, take, prefetch=prefetch, group=queue))
+        desk.alarm.listen()
         log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def returned(self) -> None:
@@ -231,6 +232,8 @@ class Tenure:
         Raises: BrokerUnavailable; what `Database.read` raises.
         """
         self._returns += 1
+        for desk in self.desks.values():
+            desk.alarm.hold()
         found: dict[str, str] = {}
         for desk in tuple(self.desks.values()):
             if desk.marker not in found:

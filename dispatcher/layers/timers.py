@@ -86,9 +86,9 @@ def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100) -> list[Timer]:
     return [_timer(pair) for pair in tr.get_range(begin, end, limit=limit)]
 
 
-def next_due_ms(tr: Reads, shard: int) -> int | None:
-    """When the shard's first timer is due; None when it has none."""
-    first = tr.get_range(*DUE.range((shard,)), limit=1)
+def next_due_ms(tr: Reads, shard: int, *, after_ms: int = -1) -> int | None:
+    """When the shard's first timer behind this instant is due; None when it has none."""
+    first = tr.get_range(DUE.pack((shard, after_ms + 1)), DUE.range((shard,))[1], limit=1)
     return _timer(first[0]).due_ms if first else None
 
 

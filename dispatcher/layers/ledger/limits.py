@@ -10,7 +10,8 @@ timer          the node's      is set                               when it is d
 =============  ==============  ===================================  ==================================================
 
 A `heartbeat` is no timer: the patrol listens for it. Agents keep the same limits, which travel with the task; the
-timers are for what no agent keeps. A node without such a setting has no timer, and costs nothing.
+timers are for what no agent keeps, and ring only while agents can be heard (`dispatcher.alarm`). A node without such a
+setting has no timer, and costs nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.timers import Timer
 
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
+TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
 START_GRACE_MS = 1_000
 """Who started in time may tell so a little later."""
 TIMEOUT_GRACE_MS = 60_000

@@ -1,19 +1,29 @@
-"""The alarm of a shard's timers rings although the store did not answer meanwhile."""
+"""The alarm of a shard's timers: rings although the store did not answer; for limits, while agents are heard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import pytest
 
 from coditect.background import Background
-from coditect.clock import Clock, SystemClock
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import backbone, shard_queues
+from coditect.clock import Clock
+from coditect.model import routing
+from coditect.model.message import Message
 from dispatcher import alarm
-from dispatcher.alarm import Alarm
+from dispatcher.alarm import GRACE_SECONDS, Alarm
 from dispatcher.commands import Due
 from dispatcher.layers import timers
+from dispatcher.layers.ledger import limits
+from dispatcher.layers.ledger.advance import APPROVAL_TIMER
+from dispatcher.layers.ledger.claiming import RETRY_TIMER
 from dispatcher.layers.timers import Timer
 from dispatcher.ports import Ports
 from dispatcher.settling import Settle
@@ -21,6 +31,8 @@ from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
 from tests.support import eventually
+from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.loop_clock import LoopClock
 
 Value = TypeVar("Value")
 
@@ -29,8 +41,10 @@ class Silent(MemoryDatabase):
     """Does not answer so many reads."""
 
     silent = 0
+    reads = 0
 
     async def read(self, body: Callable[[Reads], Value]) -> Value:
+        self.reads += 1
         if self.silent:
             self.silent -= 1
             raise TransactionTimedOut("The fault that was asked for")
@@ -39,35 +53,118 @@ class Silent(MemoryDatabase):
 
 @dataclass
 class Around:
-    """The part of the ports that an alarm touches."""
+    """The part of the ports that an alarm touches, and a desk that does what is due."""
 
-    database: MemoryDatabase
-    clock: Clock
+    broker: MemoryBroker
+    database: Silent
     background: Background
+    server: MemoryServer
+    clock: Clock = field(default_factory=LoopClock)
+    rung: dict[str, float] = field(default_factory=dict)
+    """When each kind of timer rang, in seconds."""
+
+    def __post_init__(self) -> None:
+        self.alarm = Alarm(0, cast(Ports, self), self.put)
+
+    def put(self, command: Due, settle: Settle) -> None:
+        self.rung[command.timer.kind] = asyncio.get_running_loop().time()
+        self.background.start(self._do(command.timer, settle), name="do")
+
+    async def _do(self, timer: Timer, settle: Settle) -> None:
+        settle.done(await self.database.run(lambda tr: timers.finish(tr, timer)))
+
+    async def say_something(self) -> None:
+        """A broker tells those who publish that it takes nothing."""
+        await self.broker.publish(Message(b"{}"), exchange=routing.CONTROL, routing_key="0", timeout_seconds=60)
+
+    async def plan(self, *kinds: str, seconds: float = 0.0) -> int:
+        """Sets a timer of each kind; when they are due."""
+        due_ms = self.clock.now_ms() + round(1000 * seconds)
+        for kind in kinds:
+            timer = Timer("w", "n", kind, due_ms)
+            await self.database.run(partial(timers.put, shard=0, timer=timer))
+        return due_ms
+
+
+@asynccontextmanager
+async def around() -> AsyncIterator[Around]:
+    server = MemoryServer()
+    async with Silent() as database, Background() as background, MemoryBroker(server, name="dispatcher") as broker:
+        await broker.declare(backbone() + shard_queues(0))
+        made = Around(broker, database, background, server)
+        yield made
+        made.alarm.close()
 
 
 @pytest.mark.parametrize("look", ["ring", "look again"])
 async def test_alarm_rings_after_an_outage_of_the_store(monkeypatch: pytest.MonkeyPatch, look: str) -> None:
     monkeypatch.setattr(alarm, "AGAIN_MS", 20)
-    rung: list[Timer] = []
-
-    def put(command: Due, settle: Settle) -> None:
-        rung.append(command.timer)
-
-    async with Silent() as database, Background() as background:
-        clock = SystemClock()
-        ports = cast(Ports, Around(database, clock, background))
-        timer = Timer("w", "n", "retry", clock.now_ms())
-        await database.run(lambda tr: timers.put(tr, 0, timer))
-        waiting = Alarm(0, ports, put)
-        database.silent = 3
+    async with around() as made:
+        due_ms = await made.plan(RETRY_TIMER)
+        made.database.silent = 3
 
         acts: dict[str, Callable[[], Any]] = {
-            "ring": lambda: waiting.set(timer.due_ms),
-            "look again": waiting.look_again,
+            "ring": lambda: made.alarm.set(due_ms),
+            "look again": made.alarm.look_again,
         }
         acts[look]()
 
-        await eventually(lambda: rung == [timer])
-        assert database.silent == 0
-        waiting.close()
+        await eventually(lambda: set(made.rung) == {RETRY_TIMER})
+        assert made.database.silent == 0
+
+
+@in_virtual_time
+async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_come() -> None:
+    async with around() as made:
+        now = asyncio.get_running_loop().time
+        began = now()
+        due_ms = await made.plan(*limits.TIMERS, RETRY_TIMER)
+        await made.plan(APPROVAL_TIMER, seconds=4.3)
+        made.alarm.set(due_ms)
+        await asyncio.sleep(60)
+        unheard = {kind: round(at - began, 1) for kind, at in made.rung.items()}
+
+        listened = now()
+        made.alarm.listen()
+        await asyncio.sleep(60)
+
+        assert unheard == {RETRY_TIMER: 0.0, APPROVAL_TIMER: 4.3}
+        assert set(made.rung) - set(unheard) == limits.TIMERS
+        for kind in limits.TIMERS:
+            assert GRACE_SECONDS <= made.rung[kind] - listened <= GRACE_SECONDS + 1
+        assert made.database.reads < 3 * 65 + 20, "it looks once a second"
+
+
+@in_virtual_time
+@pytest.mark.parametrize("blocked", [False, True], ids=["away", "blocked"])
+async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) -> None:
+    async with around() as made:
+        made.alarm.listen()
+        await asyncio.sleep(10)
+        made.alarm.set(await made.plan(*limits.TIMERS, seconds=5))
+        (made.server.block if blocked else made.server.stop)()
+        made.background.start(made.say_something(), name="say")
+        await asyncio.sleep(30)
+        early = dict(made.rung)
+
+        (made.server.unblock if blocked else made.server.start)()
+        returned = asyncio.get_running_loop().time()
+        await asyncio.sleep(10)
+
+        assert early == {}
+        assert set(made.rung) == limits.TIMERS
+        assert all(at - returned > GRACE_SECONDS - 1.1 for at in made.rung.values())
+
+
+@in_virtual_time
+async def test_limits_ring_in_time_when_agents_are_heard() -> None:
+    async with around() as made:
+        made.alarm.listen()
+        await asyncio.sleep(10)
+        due_ms = await made.plan(*limits.TIMERS, seconds=5)
+        made.alarm.look_again()
+
+        await asyncio.sleep(5.1)
+
+        assert set(made.rung) == limits.TIMERS
+        assert made.clock.now_ms() - due_ms == 100
