@@ -216,15 +216,21 @@ class Tenure:
             await self._check(desk)
         patrol = Patrol(desk, broker, self._ports.clock)
         self._ports.background.start(patrol.run(), name=f"{TASK_PREFIX}patrol {shard}")
-        arrivals = Arrivals(desk)
-        consumers = self._consumers[shard] = []
-        for queue, take, prefetch in (
-            (routing.results_queue(shard), arrivals.take, RESULTS_PREFETCH),
-            (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
-        ):
-            consumers.append(await broker.consume(queue, take, prefetch=prefetch, group=queue))
+        try:
+            await self._consume(shard, desk)
+        except CoditectError:  # nobody would be heard: the next step opens it anew
+            await self._close(shard)
+            raise
         desk.alarm.listen()
         log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
+
+    async def _consume(self, shard: int, desk: Desk) -> None:
+        consumers = self._consumers[shard] = []
+        for queue, take, prefetch in (
+            (routing.results_queue(shard), Arrivals(desk).take, RESULTS_PREFETCH),
+            (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
+        ):
+            consumers.append(await self._ports.broker.consume(queue, take, prefetch=prefetch, group=queue))
 
     async def returned(self) -> None:
         """A connection to the broker stands again: what is not with this broker is published anew.

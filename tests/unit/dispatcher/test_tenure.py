@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
 from coditect import Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import Consumer
 from coditect.client import Client
 from coditect.clock import SystemClock
+from coditect.errors import BrokerUnavailable
 from coditect.model import routing
 from coditect.model.control import Verb, request
 from coditect.model.result import Outcome, Status
@@ -88,6 +91,40 @@ async def test_late_commit_of_a_desk_that_closes_is_refused_counted_and_said_wit
     assert said.levelname == "WARNING"
     assert (facts["shard"], facts["owner"], facts["epoch"]) == (0, "me", 1)
     assert (facts["owner_now"], facts["epoch_now"]) == ("other", 2)
+
+
+class Deaf(MemoryBroker):
+    """Does not answer when the first shard's results are to be consumed, so many times."""
+
+    deaf = 0
+
+    async def consume(self, queue: str, *args: Any, **options: Any) -> Consumer:
+        if self.deaf and queue == routing.results_queue(0):
+            self.deaf -= 1
+            raise BrokerUnavailable("The fault that was asked for")
+        return await super().consume(queue, *args, **options)
+
+
+async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "STEP_MS", 10)
+    server = MemoryServer()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database, own = await enter(MemoryDatabase()), await enter(Deaf(server, name="dispatcher"))
+        plane = running_dispatcher(
+            broker=own, registry=MemoryRegistry(), clock=SystemClock(), database=database, options=Options(shards=1)
+        )
+        tenure = (await enter(plane)).tenure
+        await tenure._close(0)
+        own.deaf = 2
+
+        async def heard() -> bool:
+            stats = await own.stats(routing.results_queue(0))
+            return stats is not None and stats.consumers == 1
+
+        await eventually(lambda: not own.deaf)
+        await eventually(heard)
+        await eventually(lambda: 0 in tenure.desks)
 
 
 async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -> None:
