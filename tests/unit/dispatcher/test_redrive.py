@@ -18,11 +18,9 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher import queries
 from dispatcher.commands import Asked
-from dispatcher.layers.errors import DamagedValue
-from dispatcher.layers.keyspace import AGAIN, RUNS, VALUES
 from dispatcher.layers.ledger.advance import MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
-from dispatcher.layers.ledger.scope import FAILURE, INPUT, RESULT, value_of
+from dispatcher.layers.ledger.scope import FAILURE, RESULT, value_of
 from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed
@@ -306,70 +304,6 @@ async def test_approval_that_times_out_has_a_value_of_its_own(ledger: Ledger) ->
     answer = await ledger.database.read(lambda tr: value_of(tr, Place("w", "gate"), RESULT))
     assert answer == {"granted": True, "by": "timeout", "comment": ""}
     assert (await ledger.node("ship")).state is TaskState.COMPLETED
-
-
-# -- what cannot be read ------------------------------------------------------------------------------------
-
-
-async def failed_with_an_input(ledger: Ledger) -> None:
-    flow = Workflow("two")
-    first = flow.task("work", From("input"), name="a")
-    flow.task("work", after=[first], name="b")
-    await ledger.start(flow.definition(), 7)
-    await ledger.play(lambda _: failed())
-
-
-async def damage(ledger: Ledger, kind: str) -> bytes:
-    """The value of the node `a`, as it was."""
-    key = VALUES.pack(("w", "a", kind))
-    was = await ledger.database.read(lambda tr: tr.get(key))
-    assert was is not None
-    await ledger.database.run(lambda tr: tr.set(key, was[:-1] + b"?\0"))
-    return was
-
-
-async def everything(ledger: Ledger) -> list[tuple[bytes, bytes]]:
-    return await ledger.database.read(lambda tr: tr.get_range(b"", b"\xff"))
-
-
-@pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME])
-@pytest.mark.parametrize("kind", [FAILURE, INPUT])
-async def test_nothing_begins_anew_by_halves_when_a_value_is_damaged(ledger: Ledger, kind: str, verb: Verb) -> None:
-    asked = Asked(verb, {"workflow": "w", "node": "a"}, "i")
-    await failed_with_an_input(ledger)
-    was = await damage(ledger, kind)
-    before = await everything(ledger)
-
-    with pytest.raises(DamagedValue, match=kind):
-        await ledger.turn(asked)
-    refused = await everything(ledger)
-    await ledger.database.run(lambda tr: tr.set(VALUES.pack(("w", "a", kind)), was))
-    (told,) = await ledger.turn(asked)
-    await ledger.play(lambda _: completed(1))
-
-    assert refused == before
-    assert told["again"] == ["a", "b"]
-    assert await ledger.state() is WorkflowState.COMPLETED
-
-
-async def test_workflow_that_was_left_half_way_is_canceled_and_begins_anew(ledger: Ledger) -> None:
-    await failed_with_an_input(ledger)
-    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "a"})
-    run = await ledger.run()
-    run.again = True
-    await ledger.database.run(lambda tr: tr.set(RUNS.pack(("w",)), run.pack()))
-    await ledger.database.run(lambda tr: tr.set(AGAIN.pack(("w", 0, "a")), b""))
-
-    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
-    canceled = await ledger.state()
-    left = await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range()))
-    ledger.published.clear()
-    await ledger.ask(Verb.RESUME, {"workflow": "w"})
-    await ledger.play(lambda _: completed(1))
-
-    assert canceled is WorkflowState.CANCELED
-    assert left == []
-    assert await ledger.state() is WorkflowState.COMPLETED
 
 
 # -- its input ----------------------------------------------------------------------------------------------
