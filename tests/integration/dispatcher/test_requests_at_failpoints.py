@@ -29,7 +29,14 @@ from tests.support import eventually
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SECONDS = 60.0
-ORDERS = ("commit.after:kill@2", "answer.before:kill", "answer.after:kill")
+dies = pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param("commit.after:kill@2", marks=pytest.mark.endurance),
+        "answer.before:kill",
+        pytest.param("answer.after:kill", marks=pytest.mark.endurance),
+    ],
+)
 """The first commit is that of the leases."""
 
 
@@ -95,37 +102,39 @@ async def plant(managed: PrivateServers, tmp_path: Path) -> AsyncIterator[Plant]
         yield Plant(fleet, client)
 
 
-async def test_node_is_redriven_once_and_workflow_resumed_once_wherever_a_dispatcher_dies(plant: Plant) -> None:
+@dies
+async def test_node_is_redriven_once_and_workflow_resumed_once_wherever_a_dispatcher_dies(
+    plant: Plant, order: str
+) -> None:
     flow = Workflow("fails")
     flow.task("keyed.fail", name="bad")
     async with plant.dispatcher():
         run = await plant.client.start(flow)
         assert await run.wait(timeout=SECONDS) is WorkflowState.FAILED
-    times = 1
 
-    for order in ORDERS:
-        for request in (lambda: run.redrive("bad"), run.resume):
-            await plant.asked(request, order)
-            times += 1
-            async with plant.dispatcher():
-                assert await run.wait(timeout=SECONDS) is WorkflowState.FAILED
-                assert await ends(run) == times
+    for times, request in enumerate((lambda: run.redrive("bad"), run.resume), start=2):
+        await plant.asked(request, order)
+        async with plant.dispatcher():
+            assert await run.wait(timeout=SECONDS) is WorkflowState.FAILED
+            assert await ends(run) == times
 
 
-async def test_approval_is_granted_and_workflow_canceled_once_wherever_a_dispatcher_dies(plant: Plant) -> None:
+@dies
+async def test_approval_is_granted_and_workflow_canceled_once_wherever_a_dispatcher_dies(
+    plant: Plant, order: str
+) -> None:
     flow = Workflow("gated")
     gate = flow.approval("now?", name="gate")
     flow.task("keyed.fail", after=[gate], name="bad")
-    for order in ORDERS:
-        async with plant.dispatcher():
-            run = await plant.client.start(flow)
+    async with plant.dispatcher():
+        run = await plant.client.start(flow)
 
-        await plant.asked(run.cancel, order)
-        async with plant.dispatcher():
-            assert await run.state() is WorkflowState.CANCELED
-            await run.resume()
-        await plant.asked(lambda run=run: run.answer("gate", granted=True, by="ada"), order)  # type: ignore[misc]
+    await plant.asked(run.cancel, order)
+    async with plant.dispatcher():
+        assert await run.state() is WorkflowState.CANCELED
+        await run.resume()
+    await plant.asked(lambda: run.answer("gate", granted=True, by="ada"), order)
 
-        async with plant.dispatcher():
-            assert await run.wait(timeout=SECONDS) is WorkflowState.FAILED
-            assert await ends(run) == 1
+    async with plant.dispatcher():
+        assert await run.wait(timeout=SECONDS) is WorkflowState.FAILED
+        assert await ends(run) == 1
