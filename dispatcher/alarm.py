@@ -1,7 +1,7 @@
 """The alarm of one shard: rings when its next timer is due, and lays the timers that are due on the desk.
 
 Limits of time are held while nobody can be heard, and for a grace after that: who began or ended in time may have said
-so, and it is yet to be delivered. All others ring in time, unless a hundred that are held are due before them.
+so, and it is yet to be delivered. All others ring in time.
 """
 
 from __future__ import annotations
@@ -98,13 +98,12 @@ class Alarm:
 
     async def _put_due(self) -> None:
         now_ms = self._ports.clock.now_ms()
+        but = limits.TIMERS if self._holds() else frozenset[str]()
         try:
-            due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self._shard, now_ms))
+            due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self._shard, now_ms, but=but))
         except Retryable as error:
             self._again(error)
             return
-        if self._holds():
-            due = [timer for timer in due if timer.kind not in limits.TIMERS]
         last = _Rung(self.look_again)
         for timer in due:
             self._put(Due(timer), last if timer is due[-1] else NOTHING)
@@ -113,7 +112,8 @@ class Alarm:
             await self._look()
 
     def _again(self, error: Retryable) -> None:
-        """The store did not tell which timer is next: perhaps one is due by then."""
+        """The store did not tell which timer is next: perhaps one is due by then. Who was heard is not recorded yet."""
+        self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from coditect.agent.presence import TASK_PREFIX
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import shard_queues
-from coditect.errors import CoditectError, Retryable
+from coditect.errors import CoditectError, InputError, Retryable, SetupError
 from coditect.model import routing
 from dispatcher.arrivals import Arrivals
 from dispatcher.commands import Command
@@ -188,9 +188,16 @@ class Tenure:
             await self._close(shard)
         for shard, lease in owned.items():
             if shard not in self.desks and shard not in step.to_give:
-                await self._open(shard, lease)
+                await self._try_to_open(shard, lease)
         if step.to_give:
             await self._step()
+
+    async def _try_to_open(self, shard: int, lease: Lease) -> None:
+        """Opens it, if nothing of its own is in the way: then the next step tries again, and the others are opened."""
+        try:
+            await self._open(shard, lease)
+        except (InputError, SetupError) as error:
+            log.warning("A shard could not be opened; it is tried again", extra={"shard": shard, "reason": str(error)})
 
     async def _open(self, shard: int, lease: Lease) -> None:
         if lease.previous and lease.previous != self.owner and self._evict is not None:

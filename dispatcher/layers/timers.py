@@ -7,6 +7,7 @@ one that was acted on does nothing again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dispatcher.layers.keyspace import DUE, TIMERS, pack_row, unpack_row
@@ -77,13 +78,21 @@ def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
     return Timer(workflow, node, kind, due_ms, fence)
 
 
-def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100) -> list[Timer]:
+def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100, but: Collection[str] = frozenset()) -> list[Timer]:
     """The first timers of the shard that are due at `now_ms` or before, in the order of time, then of their places.
 
+    Without those of some kinds, however many they are.
     Read by snapshot, or a timer that is set at the same time is a conflict; `finish` guards what is done about it.
     """
     begin, end = DUE.range((shard,))[0], DUE.pack((shard, now_ms + 1))
-    return [_timer(pair) for pair in tr.get_range(begin, end, limit=limit)]
+    found: list[Timer] = []
+    while len(found) < limit:
+        rows = tr.get_range(begin, end, limit=limit)
+        found += (timer for timer in map(_timer, rows) if timer.kind not in but)
+        if len(rows) < limit:
+            break
+        begin = rows[-1][0] + b"\0"
+    return found[:limit]
 
 
 def next_due_ms(tr: Reads, shard: int, *, after_ms: int = -1) -> int | None:

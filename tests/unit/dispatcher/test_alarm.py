@@ -168,3 +168,35 @@ async def test_limits_ring_in_time_when_agents_are_heard() -> None:
 
         assert set(made.rung) == limits.TIMERS
         assert made.clock.now_ms() - due_ms == 100
+
+
+@in_virtual_time
+async def test_what_is_no_limit_rings_behind_any_number_of_limits_that_are_held() -> None:
+    async with around() as made:
+        due_ms = await made.plan()
+        for number in range(250):
+            timer = Timer("w", f"n{number}", limits.START_TIMER, due_ms)
+            await made.database.run(partial(timers.put, shard=0, timer=timer))
+        await made.plan(RETRY_TIMER, seconds=1)
+
+        made.alarm.set(due_ms)
+        await asyncio.sleep(5)
+
+        assert set(made.rung) == {RETRY_TIMER}
+
+
+@in_virtual_time
+async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_not_recorded_yet() -> None:
+    async with around() as made:
+        made.alarm.listen()
+        await asyncio.sleep(10)
+        due_ms = await made.plan(*limits.TIMERS)
+        made.database.silent = 3
+        made.alarm.set(due_ms)
+
+        await eventually(lambda: not made.database.silent)
+        answered = asyncio.get_running_loop().time()
+        await asyncio.sleep(10)
+
+        assert set(made.rung) == limits.TIMERS
+        assert all(at - answered > GRACE_SECONDS - 1.1 for at in made.rung.values())

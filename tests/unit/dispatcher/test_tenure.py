@@ -12,7 +12,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
 from coditect.client import Client
 from coditect.clock import SystemClock
-from coditect.errors import BrokerUnavailable
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, TopologyMismatch
 from coditect.model import routing
 from coditect.model.control import Verb, request
 from coditect.model.result import Outcome, Status
@@ -97,15 +97,19 @@ class Deaf(MemoryBroker):
     """Does not answer when the first shard's results are to be consumed, so many times."""
 
     deaf = 0
+    error: CoditectError = BrokerUnavailable("The fault that was asked for")
 
     async def consume(self, queue: str, *args: Any, **options: Any) -> Consumer:
         if self.deaf and queue == routing.results_queue(0):
             self.deaf -= 1
-            raise BrokerUnavailable("The fault that was asked for")
+            raise self.error
         return await super().consume(queue, *args, **options)
 
 
-async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [BrokerUnavailable("gone"), NotFound("gone"), TopologyMismatch("another")])
+async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch, error: CoditectError
+) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 10)
     server = MemoryServer()
     async with AsyncExitStack() as stack:
@@ -116,7 +120,7 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(monkeypa
         )
         tenure = (await enter(plane)).tenure
         await tenure._close(0)
-        own.deaf = 2
+        own.deaf, own.error = 2, error
 
         async def heard() -> bool:
             stats = await own.stats(routing.results_queue(0))
