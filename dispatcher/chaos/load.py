@@ -101,7 +101,8 @@ class Load:
 
     async def _begin_durable(self, priority: Priority) -> Ending:
         """Asked for until it is accepted: the key makes that one task."""
-        key, work, options = self._key(), self._shapes.work(), Options(priority=priority)
+        key, work = self._key(), self._shapes.work()
+        options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
         handle = await self._insist(lambda: self._client.submit_durable(CAPABILITY, work, key=key, options=options))
         if handle is None:
             return None
