@@ -1,6 +1,6 @@
 """The agent of `coditect chaos`, as a program: `coditect agent run dispatcher.chaos.agent`.
 
-``CODITECT_HISTORY`` names the folder of the run; the process's file in it is called after ``CODITECT_CHAOS_NAME``.
+``CODITECT_HISTORY`` names the folder of the run; the agent and its file in it are called after ``CODITECT_CHAOS_NAME``.
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ class _Effects:
         return EffectFolder(_folder() / EFFECTS).all()
 
 
-worker = working_agent("chaos", note=_note, effects=_Effects(), slots=4)
+worker = working_agent(os.environ.get(NAME_VARIABLE, "chaos"), note=_note, effects=_Effects(), slots=4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
@@ -59,7 +60,7 @@ def executions(story: Story) -> Judgement:
     for key, runs in story.by_key("execute"):
         checked += 1
         failed = sum(one.outcome == "fail" for one in runs)
-        touched = _touches(story, key, runs) if len(runs) > 1 + failed else 0
+        touched = _touches(story, key, runs, until=runs[-1].begun) if len(runs) > 1 + failed else 0
         if len(runs) > 1 + failed + touched:
             violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
         attempts = max(int(one.val.get("attempt", 1)) for one in runs)
@@ -76,7 +77,7 @@ def as_meant(story: Story) -> Judgement:
         if end is None or "ends" not in work.val:
             continue
         checked += 1
-        excused = any(_used_up(story, work, key) for key in _given_up(story, work))
+        excused = any(_used_up(story, work, key, until=end.ended) for key in _given_up(story, work))
         if end.val["state"] not in work.val["ends"] and not excused:
             violations.append(f"{work.key} ended {end.val['state']}, and no faults explain that")
     return Judgement("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
@@ -93,22 +94,39 @@ def _given_up(story: Story, work: Operation) -> Iterator[str]:
             yield key
 
 
-def _used_up(story: Story, work: Operation, key: str) -> bool:
-    """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it."""
-    runs = story.about("execute", key)
-    failed = sum(one.outcome == "fail" for one in runs)
-    return bool(runs) and failed + _touches(story, key, runs) >= int(work.val["most"])
+def _used_up(story: Story, work: Operation, key: str, *, until: float) -> bool:
+    """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it.
+
+    An attempt begins when its start is granted: whoever was granted it may be gone before it executes anything.
+    """
+    states = story.versioned("state", key)
+    until = states[-1].begun if states else until
+    tries = _tries(story, key)
+    failed = sum(one.outcome == "fail" for one in tries)
+    return bool(tries) and failed + _touches(story, key, tries, until=until) >= int(work.val["most"])
 
 
-def _touches(story: Story, key: str, runs: Sequence[Operation]) -> int:
-    """How many faults, and changes of its shard's owner, touched the task."""
+def _tries(story: Story, key: str) -> list[Operation]:
+    """Its executions, and what the ledger granted: who it was granted to stands for the process."""
+    granted = (one for one in story.versioned("state", key) if one.val["state"] == "working")
+    begun = (replace(one, proc=one.val["agent"]) for one in granted)
+    return sorted([*story.about("execute", key), *begun], key=lambda one: one.begun)
+
+
+def _touches(story: Story, key: str, runs: Sequence[Operation], *, until: float) -> int:
+    """How many faults, and changes of its shard's owner, touched the task from its first beginning until then."""
     posts = {post_of(one.proc) for one in runs}
-    faults = [one for one in story.faults if not one.key.startswith("agent") or one.key in posts]
+    faults = [one for one in story.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in story.about("claim", key)}
     moves = [one for shard in shards for one in story.about("lease", shard) if one.possible]
-    return sum(_met(one, runs) for one in (*faults, *moves))
+    return sum(_met(one, runs[0].begun, until) for one in (*faults, *moves))
 
 
-def _met(event: Operation, runs: Sequence[Operation]) -> bool:
+def _holds(posts: Collection[str], post: str) -> bool:
+    """Whether it is one of them, or the agent that holds it is: an agent's id is its post and a random end."""
+    return post in posts or any(one.startswith(f"{post}-") for one in posts)
+
+
+def _met(event: Operation, since: float, until: float) -> bool:
     ended = event.begun if event.f == "lease" else event.ended
-    return event.begun <= runs[-1].begun and ended + MOMENT_SECONDS >= runs[0].begun
+    return event.begun <= until and ended + MOMENT_SECONDS >= since

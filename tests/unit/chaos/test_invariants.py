@@ -239,6 +239,43 @@ def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults:
     assert (judgement.checked, judgement.passed) == (1, excused)
 
 
+def _granted(agents: list[str]) -> list[Entry]:
+    """A durable task that was granted to one agent after the other, and ended dead without an execution."""
+    states = [("working", agent, 2.0 + one) for one, agent in enumerate(agents)]
+    states.append(("dead", "", 2.0 + len(agents)))
+    facts = {"nodes": {"n": []}, "most": len(agents), "ends": ["completed"]}
+    return [
+        Entry(1.0, "client", Type.OK, "accept", "w", facts),
+        *(
+            Entry(at, "dispatcher-1", Type.OK, "state", "w:n", {"state": state, "agent": agent, "version": at})
+            for state, agent, at in states
+        ),
+        Entry(9.0, "client", Type.OK, "end", "w", {"state": "dead"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("killed", "excused"),
+    [
+        (["agent-1", "agent-2", "agent-1"], True),
+        (["agent-1", "agent-2"], False),
+        (["agent-1", "agent-2", "agent-3"], False),
+    ],
+    ids=["each of them", "but one of them", "one who never had it"],
+)
+def test_agents_that_died_before_they_began_use_attempts_up(killed: list[str], excused: bool) -> None:
+    granted = _granted(["agent-1-7b41b1bd", "agent-2-fb447e83", "agent-1-75c7165c"])
+    kills = [
+        Entry(2.5 + one, "chaos", Type.OK, "kill", post, {"kind": "agent.kill"}) for one, post in enumerate(killed)
+    ]
+
+    (judgement,) = (
+        one for one in judge(sorted([*granted, *kills], key=lambda one: one.t)) if one.invariant == "ends as meant"
+    )
+
+    assert (judgement.checked, judgement.passed) == (1, excused)
+
+
 def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> None:
     ends = [
         Entry(
