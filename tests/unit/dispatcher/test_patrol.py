@@ -14,6 +14,7 @@ from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
 from coditect.clock import Clock
+from coditect.errors import PublishUnconfirmed
 from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
@@ -173,7 +174,8 @@ async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, stat
                 held = asyncio.ensure_future(walked.fill(Priority.P2))  # the broker tells whoever publishes
                 await walked.walk(600)
                 walked.server.unblock()
-                await asyncio.wait([held])
+                with pytest.raises(PublishUnconfirmed):
+                    await held
             case "clock":
                 walked.set_ms += 3_600_000
                 walked.flights.hear(place, 1, asyncio.get_running_loop().time())
