@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coditect.model.control import Claim, Verdict
-from coditect.model.result import Failure, Outcome, Status
+from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
 from coditect.model.retry import Retry
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Claimed, Finished, Heard, Lost
@@ -69,6 +69,8 @@ def _failed(book: Book, place: Place, row: NodeRow, command: Finished) -> None:
     status, failure = command.outcome.status, command.outcome.failure or Failure("failed", "", "")
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
+    elif failure.reason == NOT_BEGUN.reason:
+        claiming.offer(book, place, row)
     elif (delay_ms := _retry_ms(book, place, row, command)) is not None:
         write_attempt(book, place, row, status.value, failure)
         _retry_later(book, place, row, delay_ms)

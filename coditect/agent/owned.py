@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -34,7 +34,7 @@ from coditect.broker.port import Delivery
 from coditect.errors import Retryable, Unroutable
 from coditect.model.control import Claim, Verdict
 from coditect.model.json import dumps
-from coditect.model.result import Failure, Outcome, Status
+from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
 from coditect.model.task import Owner, Task
 from coditect.model.wire import OwnedResult
 
@@ -44,6 +44,7 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 FULL_PAUSE_SECONDS = 1.0
 """Before a task goes back that may not wait without its slot, because too many do."""
+INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
 
 
 class Run(Protocol):
@@ -75,7 +76,10 @@ class Owned:
         self._most_suspended = most_suspended
         self._undecided: set[Execution] = set()
         self._live: set[Execution] = set()
+        self._to_begin: set[Execution] = set()
+        """Those of `_live` that wait for room."""
         self._asking: set[asyncio.Task[None]] = set()
+        """Who asks, or waits for room."""
         self._leaving = asyncio.Event()
 
     # -- before it runs -----------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ class Owned:
     async def execute(self, execution: Execution, held: Held, run: Run) -> None:
         """Claims the task if it must be, and runs it; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
-        suspect = killed_its_process(task)
+        suspect, claimed = killed_its_process(task), False
         if self._claims.needed(task, owner, held.delivery):
             claim = await self._decided(execution, held, owner)
             if claim is None:
@@ -91,28 +95,50 @@ class Owned:
             _grant(execution, claim)
             suspect = suspect or claim.suspect
             self._starts.granted(execution)
+            claimed = True
         self._live.add(execution)
         try:
             if held.awaiting:
-                await self._intake.resume(held)
+                with self._unbegun(execution):
+                    await self._intake.resume(held)
+            if claimed and self._intake.closed:
+                await self._begin_anew(execution, NOT_BEGUN)
+                return
             held.task = execution.task
             self._starts.began(execution)
             await self._run(execution, held, run, apart=suspect)
         except asyncio.CancelledError:
-            if execution.let_go:
-                await asyncio.shield(self._interrupted(execution))
+            if execution in self._to_begin or execution.let_go:
+                failure = NOT_BEGUN if execution in self._to_begin else INTERRUPTED
+                await asyncio.shield(self._begin_anew(execution, failure))
             raise
         finally:
             self._starts.ended(execution)
             self._live.discard(execution)
+            self._to_begin.discard(execution)
 
     async def _run(self, execution: Execution, held: Held, run: Run, *, apart: bool) -> None:
         if not apart or self._isolation is None:
             await run(execution, held, post=True)
             return
         execution.suspicion = Suspicion.RECORDED
-        async with self._isolation.place(held):
+        async with AsyncExitStack() as stack:
+            with self._unbegun(execution):
+                await stack.enter_async_context(self._isolation.place(held))
             await run(execution, held)
+
+    @contextmanager
+    def _unbegun(self, execution: Execution) -> Iterator[None]:
+        """It may begin and waits for room; a drain ends that, and `_to_begin` tells that it was that."""
+        waiting = asyncio.current_task()
+        assert waiting is not None, "in a task of its own"
+        self._to_begin.add(execution)
+        self._asking.add(waiting)
+        try:
+            yield
+            self._to_begin.discard(execution)
+        finally:
+            self._asking.discard(waiting)
 
     async def _decided(self, execution: Execution, held: Held, owner: Owner) -> Claim | None:
         """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
@@ -168,7 +194,7 @@ class Owned:
             self._claims.forget(question)
 
     def hand_back(self) -> None:
-        """The agent drains: what waits for an answer, or rests, goes back now."""
+        """The agent drains: what waits for an answer or for room, or rests, goes back now."""
         self._leaving.set()
         for asking in self._asking:
             asking.cancel()
@@ -296,20 +322,19 @@ class Owned:
             extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},
         )
 
-    async def _interrupted(self, execution: Execution) -> None:
-        """Nobody else gets its delivery any more: the owner has to start it anew."""
+    async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
+        """Has its owner start it anew, then lets the deliveries go: whoever got one would count as another attempt."""
         task, owner = execution.task, owner_of(execution.task)
-        failure = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
+        body = dumps(failure.as_json())
         outcome = Outcome(
-            Status.FAILED,
-            dumps(failure.as_json()),
-            task.id,
-            task.id,
-            attempt=task.attempt,
-            fence=owner.fence,
-            failure=failure,
+            Status.FAILED, body, task.id, task.id, attempt=task.attempt, fence=owner.fence, failure=failure
         )
-        await guarded(self._publish(execution, outcome, None), execution.requeue, task.id)
+
+        async def tell() -> None:
+            await self._publish(execution, outcome, None)
+            execution.ack()
+
+        await guarded(tell(), execution.requeue, task.id)
 
 
 def owner_of(task: Task) -> Owner:

@@ -53,6 +53,10 @@ class Failure:
         }
 
 
+NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before the task began", retryable=True)
+"""What an agent says of an attempt that it was granted and gives back: the same attempt is for another agent."""
+
+
 @value
 class Outcome:
     """The end of a task, as it comes back. `body` is the JSON of the value, or of the failure."""

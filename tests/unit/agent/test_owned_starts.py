@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -18,6 +19,7 @@ from coditect.testing import TestFleet
 from coditect.testing.chance import SeededClock
 from coditect.testing.fleet import START
 from tests.owner import ScriptedOwner, granting, saying
+from tests.support import eventually
 from tests.unit.agent.works import Works
 
 QUEUE = "tasks.work.do.p1"
@@ -121,15 +123,33 @@ async def test_task_that_waits_for_a_slot_for_ten_minutes_is_acknowledged_and_re
     async with granted_late(works, "one", "other") as (fleet, owner):
         await fleet.advance("11m")
         (running,) = {one.node for one in owner.started}
+        (waiting,) = {"one", "other"} - {running}
         assert (running in ("one", "other"), in_hand(fleet), len(works.runs)) == (True, 0, 1)
 
         await fleet.drain("works")
 
         told = {one.owner.node: one.outcome.failure for one in owner.results}
         assert {node: failure and failure.reason for node, failure in told.items()} == {
-            "one": "interrupted",
-            "other": "interrupted",
+            running: "interrupted",
+            waiting: "not_begun",
         }
+
+
+async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_a_drain() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        (running,) = {one.node for one in owner.started}
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.drain("works"))
+            await eventually(lambda: owner.results)
+            (back,) = owner.results
+            works.gate.set()
+
+        assert back.outcome.failure is not None
+        assert (back.owner.node != running, back.owner.fence, back.outcome.failure.reason) == (True, 7, "not_begun")
+        assert (len(works.runs), [one.owner.node for one in owner.results[1:]]) == (1, [running])
+        queue = fleet.server.find(QUEUE)
+        assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
 
 
 async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts() -> None:

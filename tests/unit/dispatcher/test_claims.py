@@ -10,6 +10,7 @@ import pytest
 from coditect import Retry
 from coditect.agent.suspects import killed_its_process
 from coditect.model.control import Started, Verdict
+from coditect.model.result import NOT_BEGUN
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Lost
 from dispatcher.store.memory import MemoryDatabase
@@ -62,6 +63,21 @@ async def test_agent_that_died_costs_an_attempt_only_when_it_had_started(ledger:
     assert (second.attempt, second.suspect) == (2, True)
     assert third.verdict is Verdict.STALE
     assert await ledger.states() == {"one": TaskState.DEAD}
+
+
+async def test_grant_that_is_given_back_costs_no_attempt(ledger: Ledger) -> None:
+    await ledger.start(one_node(retry=Retry(max_attempts=1)))
+    (publication,) = ledger.published
+    claim = await claim_of(ledger, publication, "a-1")
+    given_back = replace(failed(retryable=True), failure=NOT_BEGUN)
+
+    await ledger.turn(replace(ledger.finished(publication, given_back), fence=claim.fence))
+
+    again = ledger.published[-1].task
+    assert (again.attempt, again.publication > publication.number, again.errors) == (1, True, ())
+    assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
+    taken = await claim_of(ledger, ledger.published[-1], "b-2")
+    assert (taken.verdict, taken.attempt, taken.suspect) == (Verdict.RUN, 1, False)
 
 
 async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledger) -> None:
