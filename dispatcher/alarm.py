@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from coditect.broker.port import Consumer
 from coditect.errors import Retryable
 from dispatcher.commands import Due
 from dispatcher.layers import timers
@@ -27,6 +28,8 @@ AGAIN_MS = 1_000
 """Before the next look, when the store did not answer, or limits of time are held."""
 GRACE_SECONDS = 3.0
 """From when agents can be heard until what they told before is here."""
+DEAF_SECONDS = 0.3
+"""Between two looks whether they can be heard again."""
 Put = Callable[[Due, Settle], None]
 
 
@@ -39,6 +42,8 @@ class Alarm:
         self._put = put
         self._handle: asyncio.TimerHandle | None = None
         self._closed = False
+        self._ears: Collection[Consumer] = ()
+        """By which agents are heard. What else the dispatcher consumes says nothing about them."""
         self._held_until = math.inf
         """Limits of time are, on the loop's clock."""
         self._seen_ms = -1
@@ -57,9 +62,20 @@ class Alarm:
         """A timer was set, or is done: the next one may be due at another instant."""
         self._ports.background.start(self._look(), name=f"timers of shard {self._shard}")
 
-    def listen(self) -> None:
-        """What agents tell comes here from now on."""
+    def listen(self, ears: Collection[Consumer]) -> None:
+        """What agents tell comes here from now on, by these."""
+        self._ears = ears
         self._held_until = _now() + GRACE_SECONDS
+
+    def deafened(self) -> None:
+        """An ear was lost, and hears again by itself: since when, is looked for."""
+        self._ports.background.start(self._until_heard(), name=f"ears of shard {self._shard}")
+
+    async def _until_heard(self) -> None:
+        self.hold()
+        while not (self._hears() or self._closed):
+            await asyncio.sleep(DEAF_SECONDS)
+            self.hold()
 
     def hold(self) -> None:
         """Agents could not be heard until now."""
@@ -72,10 +88,12 @@ class Alarm:
 
     def _holds(self) -> bool:
         """Whether a limit of time may only seem to be over."""
-        broker = self._ports.broker
-        if broker.blocked or not broker.connected:
+        if self._ports.broker.blocked or not self._hears():
             self.hold()
         return _now() < self._held_until
+
+    def _hears(self) -> bool:
+        return all(ear.active for ear in self._ears)
 
     async def _look(self) -> None:
         try:

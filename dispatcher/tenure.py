@@ -228,7 +228,7 @@ class Tenure:
         except CoditectError:  # nobody would be heard: the next step opens it anew
             await self._close(shard)
             raise
-        desk.alarm.listen()
+        desk.alarm.listen(self._consumers[shard])
         log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def _consume(self, shard: int, desk: Desk) -> None:
@@ -237,7 +237,8 @@ class Tenure:
             (routing.results_queue(shard), Arrivals(desk).take, RESULTS_PREFETCH),
             (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
         ):
-            consumers.append(await self._ports.broker.consume(queue, take, prefetch=prefetch, group=queue))
+            ear = self._ports.broker.consume(queue, take, prefetch=prefetch, group=queue, on_lost=desk.alarm.deafened)
+            consumers.append(await ear)
 
     async def returned(self) -> None:
         """A connection to the broker stands again: what is not with this broker is published anew.

@@ -13,6 +13,7 @@ import pytest
 
 from coditect.background import Background
 from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import Consumer
 from coditect.broker.topology import backbone, shard_queues
 from coditect.clock import Clock
 from coditect.model import routing
@@ -62,6 +63,7 @@ class Around:
     clock: Clock = field(default_factory=LoopClock)
     rung: dict[str, float] = field(default_factory=dict)
     """When each kind of timer rang, in seconds."""
+    ears: list[Consumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.alarm = Alarm(0, cast(Ports, self), self.put)
@@ -72,6 +74,13 @@ class Around:
 
     async def _do(self, timer: Timer, settle: Settle) -> None:
         settle.done(await self.database.run(lambda tr: timers.finish(tr, timer)))
+
+    async def listen(self) -> None:
+        """The shard's queues are consumed, and its alarm knows by whom."""
+        for queue in (routing.results_queue(0), routing.control_queue(0)):
+            on_lost = self.alarm.deafened
+            self.ears.append(await self.broker.consume(queue, lambda one: one.ack(), prefetch=1, on_lost=on_lost))
+        self.alarm.listen(self.ears)
 
     async def say_something(self) -> None:
         """A broker tells those who publish that it takes nothing."""
@@ -125,7 +134,7 @@ async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_
         unheard = {kind: round(at - began, 1) for kind, at in made.rung.items()}
 
         listened = now()
-        made.alarm.listen()
+        await made.listen()
         await asyncio.sleep(60)
 
         assert unheard == {RETRY_TIMER: 0.0, APPROVAL_TIMER: 4.3}
@@ -139,7 +148,7 @@ async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_
 @pytest.mark.parametrize("blocked", [False, True], ids=["away", "blocked"])
 async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) -> None:
     async with around() as made:
-        made.alarm.listen()
+        await made.listen()
         await asyncio.sleep(10)
         made.alarm.set(await made.plan(*limits.TIMERS, seconds=5))
         (made.server.block if blocked else made.server.stop)()
@@ -159,7 +168,7 @@ async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) 
 @in_virtual_time
 async def test_limits_ring_in_time_when_agents_are_heard() -> None:
     async with around() as made:
-        made.alarm.listen()
+        await made.listen()
         await asyncio.sleep(10)
         due_ms = await made.plan(*limits.TIMERS, seconds=5)
         made.alarm.look_again()
@@ -188,7 +197,7 @@ async def test_what_is_no_limit_rings_behind_any_number_of_limits_that_are_held(
 @in_virtual_time
 async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_not_recorded_yet() -> None:
     async with around() as made:
-        made.alarm.listen()
+        await made.listen()
         await asyncio.sleep(10)
         due_ms = await made.plan(*limits.TIMERS)
         made.database.silent = 3
@@ -200,3 +209,39 @@ async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_no
 
         assert set(made.rung) == limits.TIMERS
         assert all(at - answered > GRACE_SECONDS - 1.1 for at in made.rung.values())
+
+
+@in_virtual_time
+async def test_limits_ring_while_another_queue_of_the_dispatcher_is_gone() -> None:
+    async with around() as made:
+        await made.broker.declare(shard_queues(1))
+        await made.listen()
+        await made.broker.consume(routing.results_queue(1), lambda one: one.ack(), prefetch=1)
+        await asyncio.sleep(10)
+        await made.broker.delete_queue(routing.results_queue(1))
+        due_ms = await made.plan(*limits.TIMERS, seconds=5)
+        made.alarm.look_again()
+
+        await asyncio.sleep(5.1)
+
+        assert not made.broker.connected
+        assert set(made.rung) == limits.TIMERS
+        assert made.clock.now_ms() - due_ms == 100
+
+
+@in_virtual_time
+async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed() -> None:
+    async with around() as made:
+        await made.listen()
+        await asyncio.sleep(10)
+        lost = asyncio.get_running_loop().time()
+        made.server.stop()
+        await asyncio.sleep(10)
+        made.alarm.set(await made.plan(*limits.TIMERS, seconds=0.5))
+        made.server.start()
+
+        await asyncio.sleep(10)
+
+        assert made.ears[0].active
+        assert set(made.rung) == limits.TIMERS
+        assert all(at - lost > 10 + GRACE_SECONDS for at in made.rung.values())
