@@ -130,7 +130,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Work is left over from earlier transactions."""
+    """Work is left over from earlier transactions. Answered with False when the turn was full before any of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,11 +64,11 @@ async def _walked(ports: Ports, desk: Desk) -> Built:
         found, left = await ports.database.read(lambda tr: (built(tr, desk.shard), left_over(tr, desk.shard)))
         if left in (None, before):
             return found
-        gone_on: Answer[Any] = Answer()
+        gone_on: Answer[bool] = Answer()
         desk.put(GoOn(), gone_on)
         try:
-            await gone_on.future
-            before = left
+            if await gone_on.future:  # the walk comes first of all that is left over
+                before = left
         except Retryable:  # something else that is left over was set aside: this goes on without it
             if desk.closed:
                 raise

@@ -29,13 +29,14 @@ class Overdue(TransactionTooOld):
         self.piece = piece
 
 
-def go_on(book: Book, limit: int = 8) -> None:
-    """Does some of what earlier transactions left over.
+def go_on(book: Book, limit: int = 8) -> bool:
+    """Does some of what earlier transactions left over; False when there was some, and the transaction was full before.
 
     Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it. Overdue.
     """
-    left = MOST_STEPS
-    for key, cursor in book.left_over(limit):
+    left, done = MOST_STEPS, 0
+    pieces = book.left_over(limit)
+    for key, cursor in pieces:
         if left <= 0 or book.is_full:
             break
         try:
@@ -45,8 +46,10 @@ def go_on(book: Book, limit: int = 8) -> None:
             raise Overdue(key) from error
         except _CANNOT_BE_DONE as error:
             raise set_aside(book.terms, key, error) from error
+        done += 1
     advance.follow(book)
     book.effects.unfinished |= bool(book.left_over(1))
+    return done > 0 or not pieces
 
 
 def set_aside(terms: Terms, piece: bytes, error: Exception) -> Retryable:

@@ -25,6 +25,7 @@ from dispatcher.commands import Began
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Difference, Job, JobState
 from dispatcher.layers.ledger import anew
+from dispatcher.layers.ledger.book import Book
 from dispatcher.markers import Markers
 from dispatcher.program import Dispatcher, Options, running_dispatcher
 from tests.support import eventually
@@ -161,3 +162,18 @@ async def test_what_was_begun_is_published_anew_unless_the_broker_surely_has_it(
 
         assert (told["published"], told["working"]) == (0, 0 if there else 1)
         assert (lone.flight.publication == before) is there
+
+
+async def test_all_that_is_published_anew_is_told_when_turns_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = Workflow("waits")
+    for number in range(WIDTH):
+        flow.task("work", name=f"n{number}")
+    async with open_desk() as lone:
+        await lone.start(flow)
+        await eventually(lambda: lone.published() == WIDTH)
+        looks = count()
+        monkeypatch.setattr(Book, "is_full", property(lambda _: next(looks) < 10))
+
+        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(Markers, Unsure(there=False)), "a person")
+
+        assert told["published"] == WIDTH
