@@ -72,7 +72,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """RQ says that these nodes may run. Answered with how many were claimed."""
+    """RQ says that these nodes may run. Answered with how many were claimed; `Effects.proposed` are not looked at."""
 
     places: tuple[Place, ...]
     room: str = ""

@@ -22,7 +22,7 @@ from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.alarm import Alarm
-from dispatcher.commands import Command, Fill, GoOn, Lost, Rebuild, Returned, Show
+from dispatcher.commands import Command, Fill, GoOn, Lost, Proposed, Rebuild, Returned, Show
 from dispatcher.counters import Counters
 from dispatcher.flights import Flights
 from dispatcher.layers.errors import LostLease
@@ -310,6 +310,8 @@ class Desk:
         if self.showing is not None:
             for workflow in effects.accepted:
                 self.put(Show(workflow))
+        if effects.proposed:
+            self.put(Proposed(tuple(effects.proposed)))
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:

@@ -124,11 +124,17 @@ def look(book: Book, command: Look) -> list[Shown]:
 def propose(book: Book, command: Proposed) -> int:
     """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is. How many it was.
 
-    What is ready and has no room it has queued again, behind the others.
+    What is ready and has no room it has queued again, behind the others. What is too much for one transaction is left.
     """
     if command.room:
         book.add_room(command.room, len(command.places))
-    return sum(_claim_proposed(book, place) for place in command.places)
+    claimed = 0
+    for number, place in enumerate(command.places):
+        if number and book.is_full:  # a node's input may have a MiB, and its definition
+            book.effects.proposed += command.places[number:]
+            break
+        claimed += _claim_proposed(book, place)
+    return claimed
 
 
 def _claim_proposed(book: Book, place: Place) -> bool:
@@ -146,8 +152,8 @@ def fill(book: Book, command: Fill) -> bool:
     """Claims from the capability's backlog what there is room for; whether there may be more."""
     book.add_room(command.capability, command.room)
     places = claiming.backlog(book, command.capability, command.room)
-    for place in places:
-        if not book.has_room(command.capability):
+    for number, place in enumerate(places):
+        if not book.has_room(command.capability) or (number and book.is_full):
             return True
         claiming.claim(book, place)
     return len(places) == command.room

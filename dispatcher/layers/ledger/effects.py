@@ -82,6 +82,8 @@ class Effects:
     shown: list[Shown] = field(default_factory=list)
     adopted: set[Place] = field(default_factory=set)
     """Nodes that RQ proposed and that were claimed: it has them as started already."""
+    proposed: list[Place] = field(default_factory=list)
+    """Nodes that RQ proposed and that are left for another transaction."""
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     runs: list[tuple[str, RunRow]] = field(default_factory=list)

@@ -15,7 +15,7 @@ from coditect.model.workflow.document import node_document
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
-from dispatcher.commands import Look, Show
+from dispatcher.commands import Fill, Look, Proposed, Show
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.keyspace import VALUES, pack_row
 from dispatcher.layers.ledger import advance, book
@@ -271,3 +271,41 @@ async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn
     assert [one.place.node for one in shown] == ["n0", "n1"]
     assert left == ("n2", "n3")
     assert await ledger.turn(Show("w", left), Look((Place("w", "none"),))) == ((), [])
+
+
+async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[Place]:
+    """The same nodes, which are ready and wait for room; nothing is remembered of them."""
+    ledger.room = {"work": 0}
+    await start_large(ledger, patched)
+    ledger.terms = type(ledger.terms)(0)
+    ledger.seen.clear()
+    return [Place("w", f"n{number}") for number in range(9)]
+
+
+async def test_large_definitions_are_claimed_from_the_ready_index_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = await wait_large(ledger, monkeypatch)
+
+    more = [(await ledger.turn(Fill("work", 9)))[0] for _ in range(5)]
+
+    assert [len(effects.publications) for effects in ledger.seen] == [2, 2, 2, 2, 1]
+    assert more == [True, True, True, True, False]
+    assert [one.place for one in ledger.published] == places
+
+
+@pytest.mark.parametrize("room", ["work", ""])
+async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    left = places = await wait_large(ledger, monkeypatch)
+    claimed: list[int] = []
+
+    while left:
+        claimed += await ledger.turn(Proposed(tuple(left), room))
+        left = ledger.seen[-1].proposed
+
+    looked_at = [len(effects.publications) + len(effects.shown) for effects in ledger.seen]
+    assert looked_at == [2, 2, 2, 2, 1]
+    assert claimed == (looked_at if room else [0] * 5)
+    assert [one.place for one in ledger.published] == (places if room else [])

@@ -16,7 +16,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import SystemClock
 from coditect.errors import CoditectError
 from dispatcher import turn
-from dispatcher.commands import GoOn
+from dispatcher.commands import GoOn, Proposed
 from dispatcher.desk import Desk
 from dispatcher.layers import shards
 from dispatcher.layers.errors import LostLease
@@ -28,7 +28,7 @@ from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from dispatcher.tries import MOST_OVERDUE
-from dispatcher.window import Window
+from dispatcher.window import LEAST, Window
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import few_steps
 from tests.unit.dispatcher.lone_desk import open_desk, start_of
@@ -164,6 +164,21 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "it is set aside" in record.message
     assert (vars(record)["workflow"], vars(record)["kind"]) == ("slow", advance.RELEASE)
+
+
+async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = Workflow("wide")
+    for name in "abc":
+        flow.task("work", name=name)
+    async with open_desk() as lone:
+        lone.window.keep("work", LEAST)  # nothing is claimed at once
+        await lone.say(start_of("w", flow))
+        lone.window.free("work", LEAST)
+        monkeypatch.setattr(Book, "is_full", True)
+
+        lone.desk.put(Proposed(tuple(Place("w", name) for name in "abc")))
+
+        await eventually(lambda: lone.published() == 3)
 
 
 async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_rest_goes_back() -> None:
