@@ -25,10 +25,12 @@ from dispatcher.alarm import Alarm
 from dispatcher.commands import Command, Fill, GoOn, Lost, Proposed, Rebuild, Returned, Show
 from dispatcher.counters import Counters
 from dispatcher.flights import Flights
+from dispatcher.later import Later
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger.book import Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
+from dispatcher.layers.ledger.left_over import SetAside
 from dispatcher.opening import Opening, learn
 from dispatcher.outgoing import tell
 from dispatcher.overviews import Overviews
@@ -85,6 +87,7 @@ class Desk:
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
         self._wake = asyncio.Event()
+        self._later = Later(self._terms.set_aside, lambda: self.put(GoOn()))
         self._unsure = False
         """A try may be committed of which memory knows nothing."""
         self._confirmed: list[int] = []
@@ -168,6 +171,7 @@ class Desk:
         self.closed = True
         self._unsent.clear()
         self.alarm.close()
+        self._later.close()
         for handle in (self._flush, *self._tasks):
             if handle is not None:
                 handle.cancel()
@@ -240,6 +244,8 @@ class Desk:
         except Retryable as error:
             log.warning("The store does not take a turn", extra={"shard": self.shard, "reason": str(error)})
             self._entries.extendleft(reversed(batch))
+            if isinstance(error, SetAside) and error.overdue:
+                self._later.wait(error.piece)
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - the boundary of turns: a bad command takes no other with it
             self._refuse(batch, error)

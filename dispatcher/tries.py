@@ -20,7 +20,7 @@ class Tries:
     """The transaction function of a turn, and how often it was tried.
 
     Raises, as it: what `run` raises; TurnTooLong instead of the store's word when that came too often. Of what is left
-    over the piece that takes too long is set aside then, and the turn may be tried again: Retryable.
+    over the piece that takes too long is set aside then, and the turn may be tried again: SetAside.
     """
 
     __slots__ = ("_overdue", "_turn", "count")

@@ -46,7 +46,10 @@ class Terms:
     planted: Planted = field(default_factory=Planted)
     definitions: Definitions = field(default_factory=Definitions)
     set_aside: set[bytes] = field(default_factory=set)
-    """Keys of what was left over and could not be done: tried again by whoever opens the shard next."""
+    """Keys of what was left over and could not be done.
+
+    What took too long is taken out after a while; all is tried again by whoever opens the shard next.
+    """
 
 
 class Book:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from coditect.errors import InputError, Retryable
 from dispatcher.layers.errors import DamagedValue
@@ -29,10 +30,20 @@ class Overdue(TransactionTooOld):
         self.piece = piece
 
 
+class SetAside(Retryable):
+    """No other piece is to wait for this one, which cannot be done, or took too long."""
+
+    def __init__(self, piece: bytes, *, overdue: bool) -> None:
+        super().__init__("What was left over cannot be done; it is set aside", **_facts(piece))
+        self.piece = piece
+        self.overdue = overdue
+        """It may only have been the machine: it is to be tried again."""
+
+
 def go_on(book: Book, limit: int = 8) -> bool:
     """Does some of what earlier transactions left over; False when there was some, and the transaction was full before.
 
-    Raises: Retryable when a piece of it cannot be done; it is set aside, for no other is to wait for it. Overdue.
+    Raises: SetAside when a piece of it cannot be done. Overdue.
     """
     left, done = MOST_STEPS, 0
     pieces = book.left_over(limit)
@@ -52,12 +63,15 @@ def go_on(book: Book, limit: int = 8) -> bool:
     return done > 0 or not pieces
 
 
-def set_aside(terms: Terms, piece: bytes, error: Exception) -> Retryable:
-    """No other piece is to wait for this one, which cannot be done; what is to be raised: the others are tried."""
+def set_aside(terms: Terms, piece: bytes, error: Exception) -> SetAside:
+    """Sets it aside, so that the others are tried; what is to be raised."""
     terms.set_aside.add(piece)
-    facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
-    log.error("What was left over cannot be done; it is set aside", exc_info=error, extra=facts)
-    return Retryable("What was left over cannot be done; it is set aside", **facts)
+    log.error("What was left over cannot be done; it is set aside", exc_info=error, extra=_facts(piece))
+    return SetAside(piece, overdue=isinstance(error, Overdue))
+
+
+def _facts(piece: bytes) -> dict[str, Any]:
+    return dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
 
 
 def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:

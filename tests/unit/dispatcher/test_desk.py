@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from dispatcher.store.transaction import Transaction
 from dispatcher.tries import MOST_OVERDUE
 from dispatcher.window import LEAST, Window
 from tests.support import eventually
+from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import few_steps
 from tests.unit.dispatcher.lone_desk import open_desk, start_of
 
@@ -164,6 +166,33 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "it is set aside" in record.message
     assert (vars(record)["workflow"], vars(record)["kind"]) == ("slow", advance.RELEASE)
+
+
+@in_virtual_time
+async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_later() -> None:
+    tried: list[float] = []
+
+    def release(book: Book, place: Place, after: str, most: int) -> int:
+        tried.append(asyncio.get_running_loop().time())
+        if len(tried) <= 3 * MOST_OVERDUE:
+            book.tr._until = -1.0  # the time that it may take is over
+        return advance.release(book, place, after, most)
+
+    with pytest.MonkeyPatch.context() as patched:
+        few_steps(patched, 1)
+        patched.setattr(left_over.log, "disabled", True)  # a fleet takes the error for a failure of the test
+        patched.setattr(left_over, "_CONTINUED", {advance.RELEASE: release})
+        flow = Workflow("two")
+        for name in "ab":
+            flow.task("work", name=name)
+        async with open_desk() as lone:
+            await lone.say(start_of("w", flow))
+            await eventually(lambda: lone.published() == 2, seconds=600)
+
+    ends = [tried[number] for number in range(MOST_OVERDUE - 1, len(tried), MOST_OVERDUE)]
+    begins = [tried[number] for number in range(MOST_OVERDUE, len(tried), MOST_OVERDUE)]
+    assert len(tried) == 3 * MOST_OVERDUE + 1
+    assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [60, 120, 240]
 
 
 async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
