@@ -30,9 +30,10 @@ KINDS: Mapping[str, str] = MappingProxyType(
 """Every kind of fault, and what it does."""
 
 WEIGHTS: Mapping[str, int] = MappingProxyType(
-    {AGENT_KILL: 5, AGENT_STOP: 2, DISPATCHER_KILL: 3, DISPATCHER_STOP: 1, REDIS_KILL: 1, REDIS_WIPE: 2}
+    {AGENT_KILL: 4, AGENT_STOP: 3, DISPATCHER_KILL: 3, DISPATCHER_STOP: 1, REDIS_KILL: 1, REDIS_WIPE: 2}
 )
-"""How often each comes, beside the others. Who is stopped is away for long, and most are to be at work.
+"""How often each comes, beside the others. Who is stopped is away for long, and most are to be at work; yet only
+who comes back has late results to tell.
 
 The broker has a rhythm of its own: it takes seconds to start.
 """
