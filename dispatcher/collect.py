@@ -149,9 +149,10 @@ def claimed(book: Book, command: Claimed) -> Claim:
     """Whether a delivery that is not the first of its publication may run, and as which attempt.
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
-    before can say nothing any more; if that one had started, this is another attempt. A repeated claim changes
-    nothing, the agent may work by the first answer already, and is a word of it. It may wait for a slot, so how long
-    it takes is counted when it tells that it runs.
+    before can say nothing any more; if that one may have started, this is another attempt. It cannot have by a grant
+    of this transaction: claims of agents that are gone lie in the queue when nobody answered for a while. A repeated
+    claim changes nothing, the agent may work by the first answer already, and is a word of it. It may wait for a slot,
+    so how long it takes is counted when it tells that it runs.
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
@@ -164,7 +165,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
     if row.state is TaskState.WORKING and row.agent == command.agent:
         book.move(place, row, TaskState.WORKING)
         return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
-    if row.state is TaskState.WORKING:
+    if row.state is TaskState.WORKING and place not in book.granted:
         write_attempt(book, place, row, "lost", DIED)
         if row.attempt >= _policy(book, place).max_attempts:
             _leave_flight(book, place)
@@ -172,6 +173,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
             return Claim(Verdict.STALE)
         row.attempt += 1
         row.suspect = True
+    book.granted.add(place)
     row.fence += 1
     row.agent, row.started_ms = command.agent, book.now_ms
     book.move(place, row, TaskState.WORKING)

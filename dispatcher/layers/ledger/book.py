@@ -69,6 +69,8 @@ class Book:
         """Nodes that ended and whose dependents have not been looked at."""
         self.steps = 0
         """What the expressions of nodes, their definitions and their inputs cost so far."""
+        self.granted: set[Place] = set()
+        """Nodes whose claims this transaction granted: nobody was told yet."""
         self._workflows: dict[str, WorkflowRow | None] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
         self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}

@@ -12,7 +12,7 @@ from coditect.agent.suspects import killed_its_process
 from coditect.model.control import Started, Verdict
 from coditect.model.result import NOT_BEGUN
 from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Began, Lost
+from dispatcher.commands import Began, Claimed, Lost
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.test_turn import claim_of, one_node
@@ -63,6 +63,19 @@ async def test_agent_that_died_costs_an_attempt_only_when_it_had_started(ledger:
     assert (second.attempt, second.suspect) == (2, True)
     assert third.verdict is Verdict.STALE
     assert await ledger.states() == {"one": TaskState.DEAD}
+
+
+async def test_agents_that_asked_one_after_the_other_while_nobody_answered_cost_no_attempt(ledger: Ledger) -> None:
+    await ledger.start(one_node(retry=Retry(max_attempts=2)))
+    (publication,) = ledger.published
+    asked = [Claimed(publication.place, publication.number, agent) for agent in ("a-1", "b-2", "c-3")]
+
+    claims = await ledger.turn(*asked)
+    later = await ledger.turn(*asked[:2])
+
+    assert [(one.attempt, one.suspect) for one in claims] == [(1, False)] * 3
+    assert sorted({one.fence for one in claims}) == [one.fence for one in claims]
+    assert [(one.attempt, one.suspect) for one in later] == [(2, True)] * 2, "the last one was told"
 
 
 async def test_grant_that_is_given_back_costs_no_attempt(ledger: Ledger) -> None:
