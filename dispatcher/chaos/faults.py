@@ -43,7 +43,7 @@ BROKER_SECONDS = (12.0, 20.0)
 """Between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
 STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {AGENT_STOP: (2.0, 8.0), DISPATCHER_STOP: (1.5, 6.0)}
+    {AGENT_STOP: (2.0, 10.0), DISPATCHER_STOP: (1.5, 6.0)}
 )
 """An agent's lease lasts 3 s, a dispatcher's 2.5 s. A few come back before anybody has noticed."""
 BACK_SECONDS = (0.0, 1.0)
