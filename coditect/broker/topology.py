@@ -292,13 +292,12 @@ def notices() -> Topology:
 
 def control_plane(*, quorum: bool = False) -> Topology:
     """What every dispatcher consumes: requests that any of them may take."""
-    return _owned_queue(routing.CONTROL_QUEUE, routing.CONTROL, "any", quorum)
+    return _requests_queue(routing.CONTROL_QUEUE, "any", quorum)
 
 
 def shard_queues(shard: int, *, quorum: bool = False) -> Topology:
     """What the owner of a shard consumes: what agents tell, and requests about its workflows."""
-    results = _owned_queue(routing.results_queue(shard), routing.RESULTS, str(shard), quorum)
-    return results + _owned_queue(routing.control_queue(shard), routing.CONTROL, str(shard), quorum)
+    return _results_queue(shard, quorum) + _requests_queue(routing.control_queue(shard), str(shard), quorum)
 
 
 def marker_queue(name: str) -> Topology:
@@ -306,17 +305,22 @@ def marker_queue(name: str) -> Topology:
     return Topology((), (Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT, once=True),))
 
 
-def _owned_queue(name: str, exchange: str, key: str, quorum: bool) -> Topology:
+def _results_queue(shard: int, quorum: bool) -> Topology:
     """Nothing in it carries a task key, so a dead letter of it names its queue.
 
     It is a hop of every node: a classic one hands on at once what a quorum queue writes to the disk first, and confirms
     it no sooner than it is on the disk or acked, which its consumer does when the ledger has it.
     """
-    queue = Queue(
-        name,
-        QueueType.QUORUM if quorum else QueueType.CLASSIC,
-        delivery_limit=DEAD_DELIVERY_LIMIT,
-        dead_letter_exchange=routing.UNROUTED,
-        dead_letter_routing_key=name,
-    )
-    return Topology((), (queue,), (Binding(exchange, name, key),))
+    name = routing.results_queue(shard)
+    queue = replace(_dispatchers_queue(name, quorum), dead_letter_exchange=routing.UNROUTED)
+    queue = replace(queue, dead_letter_routing_key=name)
+    return Topology((), (queue,), (Binding(routing.RESULTS, name, str(shard)),))
+
+
+def _requests_queue(name: str, key: str, quorum: bool) -> Topology:
+    """Without dead letters: every request is answered, and what expires here is asked again or wanted by nobody."""
+    return Topology((), (_dispatchers_queue(name, quorum),), (Binding(routing.CONTROL, name, key),))
+
+
+def _dispatchers_queue(name: str, quorum: bool) -> Queue:
+    return Queue(name, QueueType.QUORUM if quorum else QueueType.CLASSIC, delivery_limit=DEAD_DELIVERY_LIMIT)

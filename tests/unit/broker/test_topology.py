@@ -148,3 +148,13 @@ def test_sum_of_topologies_keeps_order_and_has_everything_once() -> None:
     assert one + one == one
     assert (one + t.capability_queues("b")).queues[: len(one.queues)] == one.queues
     assert one + Topology() == one
+
+
+def test_results_have_dead_letters_and_requests_have_none() -> None:
+    queues = (t.control_plane() + t.shard_queues(3) + t.shard_queues(3, quorum=True)).queues
+
+    assert {(one.name, one.dead_letter_exchange, one.dead_letter_routing_key) for one in queues} == {
+        ("control", None, None),
+        ("control.3", None, None),
+        ("results.3", routing.UNROUTED, "results.3"),
+    }
