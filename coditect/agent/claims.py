@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
@@ -85,12 +85,17 @@ class Claims:
         """Nobody waits for its answer any more."""
         self._requests.forget(question.id)
 
-    async def ask(self, question: Question) -> Claim | None:
-        """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one."""
+    async def ask(self, question: Question, *, pause_seconds: float = 0.0) -> Claim | None:
+        """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one.
+
+        It lies in its queue for no longer than until the next one, after that and the pause: nobody finds what an agent
+        asked that is gone.
+        """
+        expiration_ms = round(1000 * (ANSWER_SECONDS + pause_seconds))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._broker.publish(
-                    question.message,
+                    replace(question.message, expiration_ms=expiration_ms),
                     exchange=routing.CONTROL,
                     routing_key=question.origin,
                     timeout_seconds=ANSWER_SECONDS,
@@ -108,7 +113,7 @@ class Claims:
         loop = asyncio.get_running_loop()
         give_up, pause = loop.time() + GIVE_UP_SECONDS, FIRST_PAUSE_SECONDS
         while loop.time() < give_up and not delivery.lost:
-            claim = await self.ask(question)
+            claim = await self.ask(question, pause_seconds=pause)
             if claim is not None:
                 return claim
             await asyncio.wait([question.reply], timeout=pause)
