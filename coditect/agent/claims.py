@@ -58,6 +58,8 @@ class Claims:
         self._clock = clock
         self._agent_id = agent_id
         self._silent: set[str] = set()
+        self.closed = False
+        """Nothing is asked any more; what was asked may be answered still."""
 
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
         """Whether the task may not run unasked."""
@@ -91,6 +93,8 @@ class Claims:
         It lies in its queue for no longer than until the next one, after that and the pause: nobody finds what an agent
         asked that is gone.
         """
+        if self.closed:
+            return None
         expiration_ms = round(1000 * (ANSWER_SECONDS + pause_seconds))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

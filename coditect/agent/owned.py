@@ -44,6 +44,8 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 FULL_PAUSE_SECONDS = 1.0
 """Before a task goes back that may not wait without its slot, because too many do."""
+LAST_ANSWER_SECONDS = 1.0
+"""For so long a drain waits for answers: whoever leaves without one may have been given an attempt by it."""
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
 
 
@@ -79,7 +81,8 @@ class Owned:
         self._to_begin: set[Execution] = set()
         """Those of `_live` that wait for room."""
         self._asking: set[asyncio.Task[None]] = set()
-        """Who asks, or waits for room."""
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Who waits for room."""
         self._leaving = asyncio.Event()
 
     # -- before it runs -----------------------------------------------------------------------------------
@@ -133,12 +136,12 @@ class Owned:
         waiting = asyncio.current_task()
         assert waiting is not None, "in a task of its own"
         self._to_begin.add(execution)
-        self._asking.add(waiting)
+        self._waiting.add(waiting)
         try:
             yield
             self._to_begin.discard(execution)
         finally:
-            self._asking.discard(waiting)
+            self._waiting.discard(waiting)
 
     async def _decided(self, execution: Execution, held: Held, owner: Owner) -> Claim | None:
         """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
@@ -164,14 +167,14 @@ class Owned:
         What was granted has still no slot: this agent has it, and says so while it waits for one.
         """
         if not self._intake.may_suspend(held, self._most_suspended):
-            await asyncio.sleep(FULL_PAUSE_SECONDS)
+            await self._rest(FULL_PAUSE_SECONDS)
             return None
         self._intake.suspend(held)
         try:
             if claim is None:
                 claim = await self._claims.insist(question, held.delivery)
             if claim is not None and claim.verdict is Verdict.WAIT:
-                await asyncio.sleep(pause_seconds(held.delivery))
+                await self._rest(pause_seconds(held.delivery))
                 claim = None
         except BaseException:
             self._intake.abandon(held)
@@ -183,7 +186,7 @@ class Owned:
 
     @asynccontextmanager
     async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[Question]:
-        """A claim; a drain ends whoever asks it."""
+        """A claim; a drain ends whoever asks it, in a moment."""
         question, asking = self._claims.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
         self._asking.add(asking)
@@ -194,10 +197,17 @@ class Owned:
             self._claims.forget(question)
 
     def hand_back(self) -> None:
-        """The agent drains: what waits for an answer or for room, or rests, goes back now."""
+        """The agent drains: what rests or waits for room goes back now, what waits for an answer a moment later."""
         self._leaving.set()
-        for asking in self._asking:
-            asking.cancel()
+        self._claims.closed = True
+        for waiting in self._waiting:
+            waiting.cancel()
+        asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Whoever asks still, or waits for room with an answer that came meanwhile."""
+        for one in self._asking | self._waiting:
+            one.cancel()
 
     # -- another delivery of it -----------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import pytest
 
 from coditect.agent.starts import LONG_SECONDS
 from coditect.broker.memory import MemoryBroker
-from coditect.model.control import Verdict
+from coditect.model.control import Claim, Verdict
 from coditect.model.json import loads
+from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.model.task import Limits
 from coditect.testing import TestFleet
@@ -150,6 +151,50 @@ async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_
         assert (len(works.runs), [one.owner.node for one in owner.results[1:]]) == (1, [running])
         queue = fleet.server.find(QUEUE)
         assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
+
+
+@asynccontextmanager
+async def drained_while_it_asks(works: Works, asked_for: float) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+    """Its claim has had no answer for so many seconds when the agent begins to drain."""
+    async with owned_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", 1, age_ms=2_000)
+        await fleet.advance(asked_for)
+        (agent,) = fleet.agents
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.drain("works"))
+            await fleet.advance("500ms")
+            assert (in_hand(fleet), agent.lives) == (1, True)
+            yield fleet, owner
+
+
+@pytest.mark.parametrize("asked_for", [0.1, 4.8, 10.2], ids=["with its slot", "time is over", "between two askings"])
+async def test_what_is_granted_just_after_the_drain_began_is_given_back(asked_for: float) -> None:
+    works = Works()
+    async with drained_while_it_asks(works, asked_for) as (fleet, owner):
+        asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=f"reply.{fleet.agents[0].id}")
+        await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
+
+    (back,) = owner.results
+    assert back.outcome.failure is not None
+    assert (back.owner.fence, back.outcome.failure.reason, works.runs) == (7, "not_begun", [])
+    queue = fleet.server.find(QUEUE)
+    assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
+
+
+@pytest.mark.parametrize("verdict", [Verdict.WAIT, None])
+async def test_what_is_not_granted_just_after_the_drain_began_goes_back(verdict: Verdict | None) -> None:
+    works = Works()
+    async with drained_while_it_asks(works, 0.1) as (fleet, owner):
+        if verdict is not None:
+            asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=f"reply.{fleet.agents[0].id}")
+            await owner.answer(asked, Claim(verdict))
+            await fleet.settled()
+        else:
+            await fleet.advance("501ms")
+        queue = fleet.server.find(QUEUE)
+        assert (queue and queue.stats.messages, in_hand(fleet)) == (1, 0)
+
+    assert (works.runs, owner.results, len(owner.claims)) == ([], [], 1)
 
 
 async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts() -> None:
