@@ -13,7 +13,7 @@ from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare as rare
-from coditect.broker.amqp.channels import CALL_SECONDS
+from coditect.broker.amqp.channels import CALL_SECONDS, close_quietly
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.path import Inlet, WirePath
@@ -199,9 +199,14 @@ class Group:
             return
         self._inlet = inlet = await self._path.inlet(self._connection)
         inlet.channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
-        for subscription in tuple(self.subscriptions):
-            if not subscription.canceled:
-                await self._start_when_there(subscription, self._connection)
+        try:
+            for subscription in tuple(self.subscriptions):
+                if not subscription.canceled:
+                    await self._start_when_there(subscription, self._connection)
+        except BaseException:  # nobody would watch a channel that has but some of its subscriptions
+            self._lose()
+            self._background.start(_give_up(inlet.channel), name=f"give up {self._name}")
+            raise
         inlet.start(self._background)
         self._background.start(self._watch(inlet), name=f"watch {self._name}")
 
@@ -217,16 +222,19 @@ class Group:
     async def _watch(self, inlet: Inlet) -> None:
         """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
         await asyncio.wait({inlet.channel.closing})
-        if self._inlet is not inlet or self._connection is None:
-            return
-        self._lose()
         connection = self._connection
-        while connection.is_opened and not self.opened and not canceled_by_us():
+        if connection is None:
+            return
+        if self._inlet is inlet:
+            self._lose()
+        while connection.is_opened and not canceled_by_us():
             try:
-                async with self._lock:
-                    if not self.opened:
-                        log.warning("A channel was closed; opening it again", extra={"group": self._name})
-                        await self._reopen()
+                async with self._lock:  # without it, the channel may be one that somebody opens and gives up again
+                    if self.opened or self._connection is not connection:
+                        return
+                    log.warning("A channel was closed; opening it again", extra={"group": self._name})
+                    await self._reopen()
+                    return
             except asyncio.CancelledError:
                 if canceled_by_us():
                     raise
@@ -260,3 +268,14 @@ class Group:
                 log.warning(
                     "A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)}
                 )
+
+
+async def _give_up(channel: Channel) -> None:
+    """Closes it, and so ends the consumers that it has."""
+    try:
+        await close_quietly(channel)
+    except asyncio.CancelledError:
+        if canceled_by_us():
+            raise
+    except LOST as error:
+        log.debug("Closing a channel failed", extra={"reason": repr(error)})

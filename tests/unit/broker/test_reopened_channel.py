@@ -1,0 +1,139 @@
+"""A group whose channel was lost: it hears again, though the broker did not answer while it was opened anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+
+from coditect.background import Background
+from coditect.broker.amqp import declare, inlet
+from coditect.broker.amqp.inlet import Group, Subscription
+from coditect.broker.amqp.path import Receiver, WirePath
+from coditect.broker.amqp.settle import Settlements
+from coditect.broker.port import QueueStats
+from tests.support import eventually
+
+
+class FakeChannel:
+    """Open until it is closed."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self.connection = connection
+        self.closing = asyncio.get_running_loop().create_future()
+        self.on_consumer_cancel_callbacks: set[Any] = set()
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closing.done()
+
+    async def close(self, timeout: float | None = None) -> None:
+        self.closing.set_result(None)
+
+
+class FakeInlet:
+    """Notes who consumes."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self.channel = cast(Channel, FakeChannel(connection))
+        self.settlements = Settlements(lambda: None)
+        self.started = False
+        self.tags: list[str] = []
+
+    def start(self, background: Background) -> None:
+        self.started = True
+
+    async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
+        self.tags.append(tag)
+
+    async def cancel(self, tag: str) -> None:
+        self.tags.remove(tag)
+
+    def forget(self, tag: str) -> None:
+        self.tags.remove(tag)
+
+    def lose(self) -> None:
+        self.settlements.lose()
+
+
+@dataclass
+class Scene:
+    """A group on a fake connection."""
+
+    background: Background
+    inlets: list[FakeInlet] = field(default_factory=list)
+    lost: list[bool] = field(default_factory=list)
+    unanswered: int = 0
+    """How many looks at a queue get no answer."""
+
+    def __post_init__(self) -> None:
+        self.connection = cast(AbstractConnection, SimpleNamespace(is_closed=False, is_opened=True))
+        path = cast(WirePath, SimpleNamespace(inlet=self._open))
+        self.group = Group("g", self.background, path=path, declare_again=self._declare_again)
+
+    async def _open(self, connection: AbstractConnection) -> FakeInlet:
+        self.inlets.append(FakeInlet(connection))
+        return self.inlets[-1]
+
+    async def _declare_again(self, connection: AbstractConnection, queue: str) -> None:
+        pass
+
+    async def stats(self, connection: AbstractConnection, queue: str) -> QueueStats:
+        if self.unanswered:
+            self.unanswered -= 1
+            raise TimeoutError
+        return QueueStats(messages=0, consumers=0)
+
+    async def subscribe(self, queue: str) -> Subscription:
+        subscription = Subscription(
+            self.group,
+            queue,
+            lambda _: None,
+            prefetch=1,
+            on_lost=lambda: self.lost.append(True),
+            exclusive=False,
+        )
+        await self.group.subscribe(subscription)
+        return subscription
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(inlet, "RETRY_SECONDS", 0.01)
+    async with Background() as background:
+        scene = Scene(background)
+        monkeypatch.setattr(declare, "stats", scene.stats)
+        await scene.group.restore(scene.connection)
+        yield scene
+
+
+@pytest.mark.parametrize("unanswered", [1, 3])
+async def test_channel_is_opened_again_until_all_its_consumers_are_there(scene: Scene, unanswered: int) -> None:
+    consumers = [await scene.subscribe("one"), await scene.subscribe("two")]
+    scene.unanswered = unanswered
+
+    await scene.inlets[0].channel.close()
+
+    await eventually(lambda: not scene.unanswered and all(one.active for one in consumers))
+    *given_up, last = scene.inlets
+    await eventually(lambda: all(one.channel.is_closed for one in given_up))
+    assert (len(given_up), last.channel.is_closed, last.started, len(last.tags)) == (1 + unanswered, False, True, 2)
+
+
+async def test_channel_that_a_new_consumer_could_not_open_is_opened_by_its_watcher(scene: Scene) -> None:
+    consumer = await scene.subscribe("one")
+    scene.unanswered = 1
+
+    await scene.inlets[0].channel.close()
+    with pytest.raises(TimeoutError):
+        await scene.subscribe("two")  # before the watcher has noticed
+
+    await eventually(lambda: consumer.active and scene.inlets[-1].started)
+    await scene.inlets[-1].channel.close()
+    await eventually(lambda: len(scene.inlets) == 4 and consumer.active)
