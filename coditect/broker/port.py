@@ -194,8 +194,9 @@ class Broker(Protocol):
     ) -> Consumer:
         """Delivers the queue's messages to the callback, at most `prefetch` unsettled at once.
 
-        Consumers of one `group` share a channel. `on_lost` is called when all deliveries of this consumer
-        became lost (it is subscribed again by itself).
+        Consumers of one `group` share a channel. `on_lost` is called when the broker knows this
+        consumer no more (it is subscribed again by itself): with its channel all its deliveries became lost; when
+        it alone was ended, or was found deaf, they stay ours.
 
         Raises: NotFound when there is no such queue; BrokerUnavailable.
         """

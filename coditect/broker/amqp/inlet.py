@@ -92,8 +92,12 @@ class Subscription:
 
     def lose(self) -> None:
         """Its deliveries are gone with the channel."""
-        self.tag = None
         self.unsettled = 0
+        self.deafen()
+
+    def deafen(self) -> None:
+        """The broker knows it no more; what it delivered stays ours."""
+        self.tag = None
         if self._on_lost is not None and not self.canceled:
             self._on_lost()
 
@@ -165,7 +169,7 @@ class Group:
                 return
             if subscription.tag is not None:
                 await self._inlet.cancel(subscription.tag)
-                subscription.tag = None
+                subscription.deafen()
             await self._start(subscription)
 
     async def close(self) -> None:
@@ -245,9 +249,9 @@ class Group:
     def _canceled_by_broker(self, frame: Basic.Cancel | Basic.CancelOk) -> None:
         if self._inlet is not None and frame.consumer_tag is not None:
             self._inlet.forget(frame.consumer_tag)
-        for subscription in self.subscriptions:
+        for subscription in tuple(self.subscriptions):
             if subscription.tag == frame.consumer_tag:
-                subscription.tag = None
+                subscription.deafen()
                 self._background.start(self._resubscribe(subscription), name=f"resubscribe {subscription.queue}")
 
     async def _resubscribe(self, subscription: Subscription) -> None:

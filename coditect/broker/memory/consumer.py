@@ -116,6 +116,7 @@ class MemoryConsumer:
 
     def _canceled(self) -> None:
         self._subscription = None
+        self._tell()
         self._resubscribe_later()
 
     def _unsubscribe(self) -> None:
@@ -132,7 +133,11 @@ class MemoryConsumer:
     def lose(self, *, tell: bool) -> None:
         """What it held goes back; `on_lost` is told unless we ended it ourselves."""
         self._hand.lose()
-        if tell and self._on_lost is not None and not self._ended:
+        if tell:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_lost is not None and not self._ended:
             self._on_lost()
 
     async def cancel(self) -> None:

@@ -239,7 +239,7 @@ async def test_consumer_canceled_by_the_broker_subscribes_again_and_keeps_what_i
         seen[0].ack()
 
         assert deaf == (False, False)
-        assert (consumer.active, broker.connected, lost) == (True, True, [])
+        assert (consumer.active, broker.connected, lost) == (True, True, [1])
         assert [one.message.body for one in seen] == [b"held", b"next"]
         assert consumer.unsettled == 1
 

@@ -1,4 +1,4 @@
-"""A group whose channel was lost: it hears again, though the broker did not answer while it was opened anew."""
+"""A group that lost its channel or a consumer: it hears again, though the broker did not answer at first, and tells."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
+from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare, inlet
@@ -137,3 +138,22 @@ async def test_channel_that_a_new_consumer_could_not_open_is_opened_by_its_watch
     await eventually(lambda: consumer.active and scene.inlets[-1].started)
     await scene.inlets[-1].channel.close()
     await eventually(lambda: len(scene.inlets) == 4 and consumer.active)
+
+
+async def test_consumer_that_the_broker_ended_is_told_and_hears_again(scene: Scene) -> None:
+    consumer, _ = await scene.subscribe("one"), await scene.subscribe("two")
+    (end,) = scene.inlets[0].channel.on_consumer_cancel_callbacks
+
+    end(Basic.Cancel(consumer_tag=consumer.tag))
+
+    assert (consumer.active, scene.lost) == (False, [True])
+    await eventually(lambda: consumer.active)
+    assert (len(scene.inlets), scene.lost) == (1, [True])
+
+
+async def test_deaf_consumer_that_is_renewed_is_told(scene: Scene) -> None:
+    consumer = await scene.subscribe("one")
+
+    await scene.group.renew(consumer)
+
+    assert (consumer.active, len(scene.inlets[0].tags), scene.lost) == (True, 1, [True])
