@@ -44,6 +44,8 @@ class Alarm:
         self._closed = False
         self._ears: Collection[Consumer] = ()
         """By which agents are heard. What else the dispatcher consumes says nothing about them."""
+        self._deaf = False
+        """Whether it is looked for when they hear again."""
         self._held_until = math.inf
         """Limits of time are, on the loop's clock."""
         self._seen_ms = -1
@@ -66,16 +68,21 @@ class Alarm:
         """What agents tell comes here from now on, by these."""
         self._ears = ears
         self._held_until = _now() + GRACE_SECONDS
+        if not self._hears():
+            self.deafened()
 
     def deafened(self) -> None:
         """An ear was lost, and hears again by itself: since when, is looked for."""
-        self._ports.background.start(self._until_heard(), name=f"ears of shard {self._shard}")
+        if not self._deaf:
+            self._deaf = True
+            self._ports.background.start(self._until_heard(), name=f"ears of shard {self._shard}")
 
     async def _until_heard(self) -> None:
         self.hold()
         while not (self._hears() or self._closed):
             await asyncio.sleep(DEAF_SECONDS)
             self.hold()
+        self._deaf = False
 
     def hold(self) -> None:
         """Agents could not be heard until now."""

@@ -77,10 +77,14 @@ class Around:
 
     async def listen(self) -> None:
         """The shard's queues are consumed, and its alarm knows by whom."""
+        await self.consume()
+        self.alarm.listen(self.ears)
+
+    async def consume(self) -> None:
+        """The shard's queues are, for the alarm."""
         for queue in (routing.results_queue(0), routing.control_queue(0)):
             on_lost = self.alarm.deafened
             self.ears.append(await self.broker.consume(queue, lambda one: one.ack(), prefetch=1, on_lost=on_lost))
-        self.alarm.listen(self.ears)
 
     async def say_something(self) -> None:
         """A broker tells those who publish that it takes nothing."""
@@ -245,3 +249,53 @@ async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed() -> None:
         assert made.ears[0].active
         assert set(made.rung) == limits.TIMERS
         assert all(at - lost > 10 + GRACE_SECONDS for at in made.rung.values())
+
+
+@in_virtual_time
+async def test_limits_are_held_after_the_broker_ended_an_ear() -> None:
+    async with around() as made:
+        await made.listen()
+        await asyncio.sleep(10)
+        made.alarm.set(await made.plan(*limits.TIMERS, seconds=0.5))
+        ended = asyncio.get_running_loop().time()
+        made.server.cancel_consumers(routing.results_queue(0))
+        await asyncio.sleep(0.4)
+        heard = made.ears[0].active
+
+        await asyncio.sleep(10)
+
+        assert heard, "before the limits are due"
+        assert set(made.rung) == limits.TIMERS
+        assert all(at - ended > GRACE_SECONDS for at in made.rung.values())
+
+
+@in_virtual_time
+async def test_limits_are_held_after_an_ear_that_was_deaf_from_the_beginning_hears() -> None:
+    async with around() as made:
+        await made.consume()
+        made.server.stop()
+        await asyncio.sleep(1)
+        made.alarm.listen(made.ears)
+        await asyncio.sleep(10)
+        made.alarm.set(await made.plan(*limits.TIMERS, seconds=1.5))
+        made.server.start()
+        started = asyncio.get_running_loop().time()
+
+        await asyncio.sleep(10)
+
+        assert set(made.rung) == limits.TIMERS
+        assert all(at - started > GRACE_SECONDS for at in made.rung.values())
+
+
+@in_virtual_time
+async def test_ears_that_are_lost_again_and_again_are_looked_for_once() -> None:
+    async with around() as made:
+        await made.listen()
+        made.server.stop()
+        await asyncio.sleep(1)
+        before = len(made.background)
+
+        for _ in range(10):
+            made.alarm.deafened()
+
+        assert len(made.background) == before
