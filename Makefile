@@ -107,7 +107,8 @@ profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time,
 docs: setup ## Check the documentation: links, snippets, schemas
 	@$(PYTHON) -m pytest $(wildcard tests/docs)
 
-check: lint types unit ## Lint, types, unit
+QUICK ?= unit
+check: lint types $(QUICK) ## Lint, types, unit
 
 clean: ## Remove the environment and every cache (stops what `coditect up` started)
 	@if [ -x $(VENV)/bin/coditect ]; then $(VENV)/bin/coditect down || true; fi
