@@ -352,7 +352,7 @@ async def test_a_failure_that_the_function_caught_is_still_a_failure(tmp_path: P
         beside = asyncio.create_task(database.run(lambda tr: tr.set(b"beside", b"")))
         with pytest.raises(errors.StoreFailed):
             await database.run(swallows)
-        await asyncio.wait({beside})
+        await asyncio.gather(beside, return_exceptions=True)  # it was in the same group, or in none
 
         assert await asyncio.wait_for(database.failure(), 5.0)
 
