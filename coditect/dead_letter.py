@@ -21,6 +21,7 @@ from coditect.model.capability import Priority
 from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.result import Failure
+from coditect.model.target import task_target
 from coditect.model.task import Limits, Task
 
 _MAX_REDRIVES = 10_000
@@ -124,7 +125,7 @@ def read_dead_letter(delivery: Delivery) -> DeadLetter:
 
 def _target(delivery: Delivery) -> tuple[str, Priority]:
     try:
-        capability, priority = wire.task_target(delivery.message.headers, delivery.routing_key)
+        capability, priority = task_target(delivery.message.headers, delivery.routing_key)
     except InputError:
         return delivery.queue.removeprefix("dead."), Priority.P1
     return capability, Priority(priority)

@@ -20,8 +20,9 @@ from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
+from coditect.model.target import pinned_message
 from coditect.model.task import Task
-from coditect.model.wire import CAPABILITY, MAX_BODY_BYTES, read_result, task_message
+from coditect.model.wire import MAX_BODY_BYTES, read_result, task_message
 
 log = logging.getLogger(__name__)
 
@@ -105,17 +106,9 @@ class Requests:
             )
 
     async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:
-        pinned = Message(
-            body=message.body,
-            headers={**message.headers, "CC": [task.key], CAPABILITY: task.capability},
-            message_id=message.message_id,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-            type=message.type,
-        )
         try:
             await self._broker.publish(
-                pinned,
+                pinned_message(message, task),
                 exchange=routing.AGENTS,
                 routing_key=pin,
                 timeout_seconds=timeout_seconds,

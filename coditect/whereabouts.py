@@ -14,11 +14,12 @@ from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import reply_queue
 from coditect.dead_letter import read_dead_letter
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound, Unroutable
-from coditect.model import mail, routing, wire
+from coditect.model import mail, routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.retry import RUNGS_MS
+from coditect.model.target import task_target
 from coditect.sightings import Found, Place, Sighting
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -109,7 +110,7 @@ def _queues(waiting: Iterable[str], dead: Iterable[str]) -> Sequence[str]:
 def _sighting(delivery: Delivery, before: int) -> Sighting:
     queue = delivery.queue
     try:
-        capability, priority = wire.task_target(delivery.message.headers, delivery.routing_key)
+        capability, priority = task_target(delivery.message.headers, delivery.routing_key)
     except InputError:
         capability, priority = None, None
     if queue == routing.UNROUTED_QUEUE:

@@ -68,7 +68,7 @@ def read_finished(message: Message) -> Finished:
     told = read_owned_result(message)
     loads(message.body)
     place = Place(told.owner.workflow, told.owner.node)
-    return Finished(place, told.owner.fence, told.publication, told.outcome, told.retry_ms)
+    return Finished(place, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
 
 
 def unreadable(message: Message, error: InputError) -> Finished | None:

@@ -40,6 +40,8 @@ def finished(book: Book, command: Finished) -> None:
     _take_in(book, place, row, outcome)
     if outcome.status is Status.COMPLETED:
         write(book, place, RESULT, outcome.body, first=True)
+        if command.free and (call := book.call(place)) is not None:
+            book.note_free(row.agent, call.capability)
         advance.end(book, place, row, TaskState.COMPLETED)
     elif outcome.status is Status.CANCELED:
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")

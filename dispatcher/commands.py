@@ -27,6 +27,8 @@ class Finished:
     outcome: Outcome
     retry_ms: int | None = None
     """When the capability's own policy would try again; None: not any more."""
+    free: bool = False
+    """Whether its agent would start another of its kind at once, and the broker has none for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Desk:
         self._on_lost = on_lost
         self._nudge = nudge
         self.showing = showing
-        self._terms = Terms(self.shard, ports.ways.on_record, ports.planted)
+        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum, ports.planted)
         self._entries: deque[Entry] = deque()
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
@@ -308,6 +308,9 @@ class Desk:
             self.flights.follow(moved, now)
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
+        for publication in effects.publications:
+            if publication.agent:
+                self.flights.set_apart(publication.place)
 
     def _after(self, effects: Effects) -> None:
         """The next turn's transaction runs, in its own thread, while what follows from this one is sent."""

@@ -24,6 +24,8 @@ class Flight:
     """Who said that it runs; empty when nobody did."""
     heard: float = 0.0
     """When there was news of it last, or could not have been any: on the loop's clock, in seconds."""
+    apart: bool = False
+    """It went to an agent's own queue: its start says nothing of the capability's queue."""
     heartbeat_ms: int = 0
     """How long the agent may be silent, where the node says so."""
 
@@ -54,6 +56,7 @@ class Flights:
                 self._window.begin(moved.capability)
                 flight = Flight(moved.capability, moved.level, row.publication, 0)
                 self._flights[moved.place] = flight
+            flight.apart = flight.apart and flight.publication == row.publication
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
             flight.fence, flight.agent, flight.heard = row.fence, row.agent, now
             flight.heartbeat_ms = row.heartbeat_ms or 0
@@ -65,7 +68,14 @@ class Flights:
                 self._note_start(flight)
             self._window.end(flight.capability, completed=completed)
 
+    def set_apart(self, place: Place) -> None:
+        """It goes to an agent's own queue, not to the capability's."""
+        if (flight := self._flights.get(place)) is not None:
+            flight.apart = True
+
     def _note_start(self, flight: Flight) -> None:
+        if flight.apart:
+            return
         queue = flight.capability, flight.level
         if flight.publication > self.started.get(queue, 0):
             self.started[queue] = flight.publication

@@ -222,7 +222,8 @@ class Monitor:
 
     async def _tidy(self, agent: AgentId) -> None:
         """Removes its queues; not those of one that is back. What stays (answers to it) expires by itself."""
-        queues = {routing.mail_queue(agent): False, routing.inbox_queue(agent): True, f"reply.{agent}": True}
+        queues = {routing.mail_queue(agent): False, f"reply.{agent}": True}
+        queues |= {routing.inbox_queue(agent): True, routing.next_queue(agent): True}
         for pause in TIDY_PAUSES:
             await asyncio.sleep(pause)
             try:

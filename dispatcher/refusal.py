@@ -21,6 +21,7 @@ from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.routing import Address, reply_address
+from coditect.model.target import task_target
 from coditect.model.task import Owner
 
 NO_FENCE = 0
@@ -115,7 +116,7 @@ def _verdict(reason: str | None) -> tuple[Status, Failure]:
 
 def _name(delivery: Delivery) -> str:
     try:
-        name, _ = wire.task_target(delivery.message.headers, delivery.routing_key)
+        name, _ = task_target(delivery.message.headers, delivery.routing_key)
     except InputError:
         name = delivery.routing_key
     return name[:_LONGEST_NAME]

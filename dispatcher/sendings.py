@@ -32,7 +32,7 @@ class Sendings:
         if self._held is not None:
             self._held.append(publication)
         elif number > self._last:
-            sending = asyncio.ensure_future(send_task(self._broker, publication.task))
+            sending = asyncio.ensure_future(send_task(self._broker, publication.task, publication.agent))
             self._under_way[number] = publication, sending
             sending.add_done_callback(lambda done: self._done(publication, done))
 

@@ -68,6 +68,7 @@ def run(tr: Transaction, turn: Turn) -> Done:
     leases.check(tr, turn.lease)
     outbox.clear(tr, turn.terms.shard, turn.confirmed)
     book = Book(tr, turn.terms, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
+    book.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
     answers = []
     for command in turn.commands:
         answers.append(_answer(book, command))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coditect.broker.port import Broker, Consumer, Delivery
@@ -24,10 +24,11 @@ from coditect.model.control import (
     read_request,
     read_started,
 )
-from coditect.model.ids import TaskId
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
-from coditect.model.message import Message
+from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Failure, Outcome, Status
+from coditect.model.target import pinned_message
 from coditect.model.task import NO_LIMITS, Limits, Owner, Task
 from coditect.model.wire import OwnedResult, read_owned_result
 
@@ -85,8 +86,13 @@ class ScriptedOwner:
         age_ms: int = 0,
         limits: Limits = NO_LIMITS,
         errors: tuple[Any, ...] = (),
+        headers: Mapping[str, Any] = NO_HEADERS,
+        to: AgentId | None = None,
     ) -> str:
-        """Publishes one attempt of a node; `age_ms` pretends that this was a while ago. Gives the task's id."""
+        """Publishes one attempt of a node; `age_ms` pretends that this was a while ago. Gives the task's id.
+
+        `headers` are the broker's; `to` an agent's own queue, instead of the capability's.
+        """
         task = Task(
             capability,
             Priority.P1,
@@ -99,7 +105,13 @@ class ScriptedOwner:
             errors=errors,
             owner=Owner(WORKFLOW, node, str(self.shard), fence),
         )
-        await self.broker.publish(wire.task_message(task), exchange=routing.SUBMIT, routing_key=task.key)
+        message = wire.task_message(task)
+        message = replace(message, headers={**message.headers, **headers})
+        if to is None:
+            await self.broker.publish(message, exchange=routing.SUBMIT, routing_key=task.key)
+        else:
+            message = pinned_message(message, task)
+            await self.broker.publish(message, exchange=routing.AGENTS, routing_key=routing.next_key(to))
         return task.id or ""
 
     def _told(self, delivery: Delivery) -> None:

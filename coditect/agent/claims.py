@@ -11,6 +11,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
+from coditect.agent.suspects import delivered_before
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
 from coditect.errors import CoditectError
@@ -64,7 +65,7 @@ class Claims:
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
         """Whether the task may not run unasked."""
         published = task.published_at_ms
-        if delivery.redelivered or published is None or owner.origin in self._silent:
+        if delivered_before(delivery) or published is None or owner.origin in self._silent:
             return True
         return self._clock.now_ms() - published > FRESH_MS
 

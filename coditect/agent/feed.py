@@ -132,12 +132,14 @@ class Rounds:
 
     def __init__(self) -> None:
         self.feeds: list[Feed] = []
+        self.by_queue: dict[str, Feed] = {}
         self._lively: dict[Feed, None] = {}
         self._next_full = 0.0
 
     def add(self, feed: Feed) -> None:
         """One more."""
         self.feeds.append(feed)
+        self.by_queue[feed.queue] = feed
 
     def touch(self, feed: Feed) -> None:
         """Something happens in it."""

@@ -82,6 +82,11 @@ class Intake:
         self._rounds.add(feed)
         await self._add_lane(feed, max(1, self._slots.startable(level)))
 
+    def is_free(self, queue: str) -> bool:
+        """Whether another task of that queue would start here at once, and there is none in it."""
+        feed = None if self.closed else self._rounds.by_queue.get(queue)
+        return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(feed.level) > 0
+
     # -- arrivals ---------------------------------------------------------------------------------------
 
     def _arrived(self, feed: Feed, delivery: Delivery) -> None:
@@ -326,7 +331,8 @@ class Intake:
         for level, wanting in short.items():
             for feed, missing in wanting:
                 share = max(shares[level] // len(wanting), 0 if feed.lanes else 1)
-                many = min(missing, share, self._room(feed))
+                room = most_in_hand(self._slots.total) + self.suspended - feed.credit
+                many = min(missing, share, room)
                 if many > 0:
                     self._change(feed, self._widen(feed, many))
 
@@ -354,9 +360,6 @@ class Intake:
             self.waiting -= 1
         if not feed.wants_a_slot:
             self._candidates[feed.level].pop(feed, None)
-
-    def _room(self, feed: Feed) -> int:
-        return most_in_hand(self._slots.total) + self.suspended - feed.credit
 
     async def _widen(self, feed: Feed, many: int) -> None:
         if len(feed.lanes) >= MOST_LANES:

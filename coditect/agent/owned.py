@@ -32,6 +32,7 @@ from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspicion, killed_its_process
 from coditect.broker.port import Delivery
 from coditect.errors import Retryable, Unroutable
+from coditect.model import routing
 from coditect.model.control import Claim, Verdict
 from coditect.model.json import dumps
 from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
@@ -257,7 +258,8 @@ class Owned:
         task, owner = execution.task, owner_of(execution.task)
         self._starts.ended(execution)
         self._reports.forget(owner)
-        self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability), answer)
+        free = self._intake.is_free(routing.task_queue(task.capability, task.priority))
+        self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
 
     async def report(
         self,

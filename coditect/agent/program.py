@@ -197,11 +197,12 @@ def _with_usage(load: Callable[[], Load], sample: Callable[[], Usage]) -> Callab
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """The process's own queues go with it; an inbox that still holds tasks hands them on by itself."""
+    """The process's own queues go with it; one that still holds tasks hands them on by itself."""
     try:
         await broker.delete_queue(routing.mail_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
-        await broker.delete_queue(routing.inbox_queue(agent_id), if_empty=True)
+        for queue in (routing.inbox_queue(agent_id), routing.next_queue(agent_id)):
+            await broker.delete_queue(queue, if_empty=True)
     except CoditectError as error:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})
 

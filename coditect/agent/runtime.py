@@ -128,7 +128,8 @@ class Runtime:
         for name in self._capabilities:
             for level in Priority:
                 await self._intake.open(routing.task_queue(name, level), level)
-        await self._intake.open(routing.inbox_queue(self.agent_id), Priority.P1, group=INBOX_GROUP)
+        for queue in (routing.inbox_queue(self.agent_id), routing.next_queue(self.agent_id)):
+            await self._intake.open(queue, Priority.P1, group=INBOX_GROUP)
         return self
 
     async def __aexit__(

@@ -77,11 +77,11 @@ def killed_its_process(task: Task) -> bool:
 
 
 def delivered_before(delivery: Delivery) -> bool:
-    """Whether somebody may have started it: it came back, or an agent's inbox handed it on."""
+    """Whether somebody may have started it: it came back, or an agent's own queue handed it on."""
     if delivery.redelivered or delivery.delivery_count:
         return True
     first = delivery.message.headers.get("x-first-death-queue")
-    return isinstance(first, str) and routing.is_inbox(first)
+    return isinstance(first, str) and routing.hands_on(first)
 
 
 def mark_of(task: Task) -> str:

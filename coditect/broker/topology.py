@@ -5,6 +5,7 @@
     coditect.submit     topic      <capability>.<p0|p1|p2>   tasks.<capability>.<level>   ours: unroutable comes back
     coditect.tasks      topic, AE  the same                  the same                     for everybody else
     coditect.agents     direct     <agent>, mail.<agent>     agent.<agent>.tasks, agent.<agent>.mail
+                                   next.<agent>              agent.<agent>.next
     coditect.replies    direct     <reply queue>             reply.<process>
     coditect.events     topic      task.completed, ...       whoever binds
     coditect.broadcast  fanout     -                         every agent's mail
@@ -224,7 +225,10 @@ def capability_queues(capability: str, *, max_length: int | None = None) -> Topo
 
 
 def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
-    """One agent's inbox (pinned tasks, handed on after 1 s) and its mail."""
+    """One agent's inbox (pinned tasks) and what is next for it, both handed on after 1 s, and its mail.
+
+    What is next comes from the ledger, which has it again if it is lost: a classic queue hands it over at once.
+    """
     inbox = Queue(
         routing.inbox_queue(agent_id),
         delivery_limit=TASK_DELIVERY_LIMIT,
@@ -232,12 +236,14 @@ def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
         message_ttl_ms=INBOX_TTL_MS,
         max_length=2 * slots,
     )
+    following = replace(inbox, name=routing.next_queue(agent_id), type=QueueType.CLASSIC)
     mail = Queue(routing.mail_queue(agent_id), QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS)
     return Topology(
         (),
-        (inbox, mail),
+        (inbox, following, mail),
         (
             Binding(routing.AGENTS, inbox.name, agent_id),
+            Binding(routing.AGENTS, following.name, routing.next_key(agent_id)),
             Binding(routing.AGENTS, mail.name, routing.mail_key(agent_id)),
             Binding(routing.BROADCAST, mail.name),
         ),

@@ -4,6 +4,7 @@
 
     coditect.submit      <capability>.<level>   -> tasks.<capability>.<level>
     coditect.agents      <agent>, mail.<agent>  -> agent.<agent>.tasks, agent.<agent>.mail
+                         next.<agent>           -> agent.<agent>.next
     coditect.replies     <reply queue>          -> reply.<process>
     coditect.retry.<ms>  (fanout)               -> retry.<ms> -> coditect.tasks
     coditect.dead        <capability>.<level>   -> dead.<capability>
@@ -89,9 +90,19 @@ def inbox_queue(agent_id: AgentId) -> str:
     return f"agent.{agent_id}.tasks"
 
 
-def is_inbox(queue: str) -> bool:
-    """Whether the queue is some agent's inbox."""
-    return queue.startswith("agent.") and queue.endswith(".tasks")
+def next_queue(agent_id: AgentId) -> str:
+    """What follows on what this agent has just ended, while it has nothing else to do."""
+    return f"agent.{agent_id}.next"
+
+
+def next_key(agent_id: AgentId) -> str:
+    """The routing key of one agent's `next_queue` on `coditect.agents`."""
+    return f"next.{agent_id}"
+
+
+def hands_on(queue: str) -> bool:
+    """Whether the queue is some agent's own: it hands on what that agent does not take."""
+    return queue.startswith("agent.") and queue.endswith((".tasks", ".next"))
 
 
 def mail_queue(agent_id: AgentId) -> str:

@@ -32,14 +32,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from coditect.errors import InputError, InvalidTask, TooLarge
-from coditect.model.capability import Priority, check_capability_name
+from coditect.errors import InvalidTask, TooLarge
 from coditect.model.claim_check import CLAIM_TYPE, check_claims
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
 from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.routing import parse_task_key
+from coditect.model.target import CAPABILITY, target_of, task_target
 from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -54,11 +53,11 @@ MAX_ATTEMPTS = PREFIX + "max-attempts"
 ATTEMPT = PREFIX + "attempt"
 PUBLICATION = PREFIX + "publication"
 RETRY_MS = PREFIX + "retry-ms"
+FREE = PREFIX + "free"
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
 ERRORS = PREFIX + "errors"
 PUBLISHED_AT = PREFIX + "published-at"
-CAPABILITY = PREFIX + "capability"
 WORKFLOW = PREFIX + "workflow"
 NODE = PREFIX + "node"
 ORIGIN = PREFIX + "origin"
@@ -156,7 +155,7 @@ def read_task(message: Message, routing_key: str) -> Task:
         raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
     task_id = TaskId(message.message_id) if message.message_id else None
     if not headers or (len(headers) == 1 and PUBLISHED_AT in headers):
-        capability, priority = _target(routing_key)
+        capability, priority = target_of(routing_key)
         return Task(
             capability,
             priority,
@@ -204,26 +203,6 @@ def _has_claims(message: Message) -> bool:
         raise InvalidTask("A header names an unknown schema", header=CLAIM, expected=CLAIM_TYPE)
     check_claims(message.body)
     return True
-
-
-def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
-    """Capability and priority: from the key, or for a pinned task from its first CC key.
-
-    Raises: InvalidTask when the capability is no name.
-    """
-    carbon = headers.get("CC") if headers else None
-    if isinstance(carbon, list) and carbon and isinstance(carbon[0], str) and headers.get(CAPABILITY):
-        return _target(carbon[0])
-    return _target(routing_key)
-
-
-@lru_cache(maxsize=4096)
-def _target(key: str) -> tuple[str, Priority]:
-    capability, priority = parse_task_key(key)
-    try:
-        return check_capability_name(capability), priority
-    except InputError as error:
-        raise InvalidTask(error.sentence, **error.facts) from error
 
 
 def _read_limits(headers: HeaderTable) -> Limits:
@@ -368,6 +347,8 @@ class OwnedResult:
     capability: str
     retry_ms: int | None = None
     """When the capability's own policy would try again; None: not any more."""
+    free: bool = False
+    """Whether the agent would start another of its kind at once, and the broker has none for it."""
 
 
 def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
@@ -376,6 +357,8 @@ def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
     if result.retry_ms is not None:
         headers[RETRY_MS] = result.retry_ms
+    if result.free:
+        headers[FREE] = True
     return Message(
         body=message.body,
         headers=headers,
@@ -396,4 +379,5 @@ def read_owned_result(message: Message) -> OwnedResult:
         raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
     capability, retry_ms = _text(headers, CAPABILITY, 255) or "", _number(headers, RETRY_MS, None, 0, _MAX_INSTANT)
-    return OwnedResult(owner, publication, read_result(message), capability, retry_ms)
+    free = headers.get(FREE) is True
+    return OwnedResult(owner, publication, read_result(message), capability, retry_ms, free)

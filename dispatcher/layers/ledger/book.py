@@ -43,6 +43,8 @@ class Terms:
     shard: int
     claim_on_record: bool = True
     """Whether what becomes ready is claimed at once while there is room."""
+    follow_on: bool = True
+    """Whether it goes straight to the agent that is free by the end of what comes before it."""
     planted: Planted = field(default_factory=Planted)
     definitions: Definitions = field(default_factory=Definitions)
     set_aside: set[bytes] = field(default_factory=set)
@@ -69,6 +71,9 @@ class Book:
         """Nodes that ended and whose dependents have not been looked at."""
         self.steps = 0
         """What the expressions of nodes, their definitions and their inputs cost so far."""
+        self.follows_on = False
+        """Whether what becomes ready may go straight to the agent that ended what comes before it."""
+        self._free: tuple[str, str] | None = None
         self.granted: set[Place] = set()
         """Nodes whose claims this transaction granted: nobody was told yet."""
         self._workflows: dict[str, WorkflowRow | None] = {}
@@ -220,6 +225,17 @@ class Book:
     def take_room(self, capability: str) -> None:
         """One more is under way."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
+
+    def note_free(self, agent: str, capability: str) -> None:
+        """The agent would start one more node that calls it at once."""
+        self._free = (agent, capability) if self.follows_on else None
+
+    def take_free(self, capability: str) -> str:
+        """The agent that was noted for it, once; empty when there is none."""
+        if self._free is None or self._free[1] != capability:
+            return ""
+        (agent, _), self._free = self._free, None
+        return agent
 
     def _of(self, place: Place) -> RunRow:
         run = self.run(place.workflow)

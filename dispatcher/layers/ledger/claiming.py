@@ -40,7 +40,7 @@ def offer(book: Book, place: Place, row: NodeRow) -> None:
         return
     limits.wait(book, place, row, call)
     if book.terms.claim_on_record and book.has_room(call.capability) and not book.has_backlog(call.capability):
-        publish(book, place, row)
+        publish(book, place, row, agent=book.take_free(call.capability))
         return
     _wait(book, place, row, call)
 
@@ -74,8 +74,8 @@ def backlog(book: Book, capability: str, most: int) -> list[Place]:
     return [Place(*READY.unpack(key)[4:6]) for key, _ in found]
 
 
-def publish(book: Book, place: Place, row: NodeRow) -> None:
-    """Gives the node a new publication and a new fence, and puts it into the outbox."""
+def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
+    """Gives the node a new publication and a new fence, and puts it into the outbox; `agent` as in `Publication`."""
     call = _call(book, place)
     limits.wait(book, place, row, call)
     row.fence += 1
@@ -88,7 +88,7 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
     book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), key.encode())
     if not book.terms.planted.drop_outbox_row:
         outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))
-    book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call)))
+    book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call), agent))
 
 
 def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:

@@ -31,6 +31,8 @@ class Publication:
     place: Place
     number: int
     task: Task
+    agent: str = ""
+    """Who has just ended what comes before it and has nothing else to do; empty for whoever takes it first."""
 
 
 @value

@@ -184,11 +184,12 @@ async def test_dead_letter_key_of_the_queue_replaces_key_and_carbon_copies(scene
     assert await ready(broker, copies.name) == 0
 
 
+@pytest.mark.parametrize("kind", QueueType)
 async def test_carbon_copy_of_an_expired_message_reaches_its_key_behind_the_dead_letter_exchange(
-    scene: Scene, broker: FaultyBroker
+    scene: Scene, broker: FaultyBroker, kind: QueueType
 ) -> None:
     inboxes, tasks = scene.exchange("inboxes", ExchangeType.DIRECT), scene.exchange("tasks")
-    inbox = scene.queue("inbox", dead_letter_exchange=tasks.name, message_ttl_ms=30)
+    inbox = scene.queue("inbox", kind, dead_letter_exchange=tasks.name, message_ttl_ms=30, max_length=2)
     queue = scene.queue("queue")
     await broker.declare(
         topology(
@@ -205,6 +206,7 @@ async def test_carbon_copy_of_an_expired_message_reaches_its_key_behind_the_dead
 
     delivery = await arrival(broker, queue)
     assert (delivery.message.body, delivery.routing_key) == (b"pinned", "agent")
+    assert (delivery.redelivered, delivery.message.headers["x-first-death-queue"]) == (False, inbox.name)
 
 
 async def test_retry_queue_brings_a_message_back_under_its_own_key_and_counts_the_rounds(

@@ -54,7 +54,8 @@ async def test_drained_agent_is_deregistered_and_its_queues_are_gone(scene: Scen
     await agent.stop()
 
     assert await scene.registry.find(Search()) == ()
-    for queue in (routing.inbox_queue(agent_id), routing.mail_queue(agent_id), f"reply.{agent_id}"):
+    own = (routing.inbox_queue(agent_id), routing.next_queue(agent_id), routing.mail_queue(agent_id))
+    for queue in (*own, f"reply.{agent_id}"):
         assert scene.server.find(queue) is None
 
 

@@ -127,9 +127,11 @@ def test_capability_is_reached_through_both_doors_at_every_level(capability: str
         assert Binding(door, f"tasks.{capability}.p1", capability) in bindings
 
 
-def test_inbox_hands_on_what_its_agent_did_not_take() -> None:
-    inbox = next(one for one in t.agent_queues(AGENT, slots=4).queues if one.name == f"agent.{AGENT}.tasks")
+@pytest.mark.parametrize(("name", "kind"), [("tasks", QueueType.QUORUM), ("next", QueueType.CLASSIC)])
+def test_agents_own_queue_hands_on_what_it_did_not_take(name: str, kind: QueueType) -> None:
+    inbox = next(one for one in t.agent_queues(AGENT, slots=4).queues if one.name == f"agent.{AGENT}.{name}")
 
+    assert (inbox.type, routing.hands_on(inbox.name)) == (kind, True)
     assert (inbox.message_ttl_ms, inbox.max_length, inbox.dead_letter_exchange) == (1_000, 8, routing.TASKS)
     assert (inbox.dead_letter_routing_key, inbox.expires_ms) == (None, None)
 

@@ -12,6 +12,7 @@ from coditect.errors import NotFound
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.message import Message
+from coditect.model.target import CAPABILITY
 from tests.unit.dead_letters.scene import DEAD, NOW_MS, Scene, letter
 
 ALL = Selection()
@@ -90,7 +91,7 @@ async def test_letter_without_a_queue_is_unrouted(scene: Scene) -> None:
         {wire.ATTEMPT: -1, wire.REDRIVE: "99999999999", wire.DEAD_AT: "soon"},
         {"x-death": "nonsense"},
         {"x-death": [7, {"queue": 7, "reason": 7, "time": "then"}]},
-        {"CC": ["../../etc.p0"], wire.CAPABILITY: "x"},
+        {"CC": ["../../etc.p0"], CAPABILITY: "x"},
     ],
 )
 async def test_hostile_headers_are_read_without_an_error(scene: Scene, headers: dict[str, Any]) -> None:
@@ -103,7 +104,7 @@ async def test_hostile_headers_are_read_without_an_error(scene: Scene, headers: 
 
 
 async def test_pinned_letter_has_the_capability_of_its_first_carbon_copy(scene: Scene) -> None:
-    headers = {"CC": ["code.review.p0"], wire.CAPABILITY: "code.review"}
+    headers = {"CC": ["code.review.p0"], CAPABILITY: "code.review"}
     await scene.broker.publish(Message(b"1", headers=headers), exchange=routing.DEAD, routing_key="reviewer-00000001")
 
     (read,) = await browse(scene)

@@ -10,6 +10,7 @@ from coditect.dead_letters import WINDOW, Selection
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, TooLarge, Unroutable
 from coditect.model import routing, wire
 from coditect.model.message import Message
+from coditect.model.target import CAPABILITY
 from tests.support import eventually
 from tests.unit.dead_letters.scene import DEAD, NOW_MS, TASKS, Scene, letter
 
@@ -103,7 +104,7 @@ async def test_letter_whose_capability_has_no_queue_stays(scene: Scene) -> None:
     [
         (letter("one", headers={wire.TIMEOUT_MS: "never"}), InvalidTask),
         (letter("one", body=b"x" * (wire.MAX_BODY_BYTES + 1)), TooLarge),
-        (letter("one", headers={"CC": ["NO NAME.p0"], wire.CAPABILITY: "x"}), InputError),
+        (letter("one", headers={"CC": ["NO NAME.p0"], CAPABILITY: "x"}), InputError),
     ],
 )
 async def test_letter_that_never_was_a_task_stays(scene: Scene, broken: Message, error: type[InputError]) -> None:

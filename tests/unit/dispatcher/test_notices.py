@@ -9,7 +9,7 @@ import pytest
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Binding, Queue, Topology
 from coditect.errors import BrokerUnavailable, SetupError
-from coditect.model import routing, wire
+from coditect.model import routing, target, wire
 from coditect.model.message import Message
 from coditect.model.result import Status
 from dispatcher import notices
@@ -306,7 +306,7 @@ async def test_task_of_any_headers_and_body_is_answered_and_those_behind_it_are(
         {"x-death": [7, {"reason": ["expired"]}, {}]},
         {"CC": ["\u2028", "x" * 200]},
         {wire.UNDECODABLE: "the headers are nested too deeply"},
-        {wire.CAPABILITY: {"a": [None]}, "traceparent": b"\xff"},
+        {target.CAPABILITY: {"a": [None]}, "traceparent": b"\xff"},
     ]
 
     for number, headers in enumerate(hostile):

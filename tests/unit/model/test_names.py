@@ -80,6 +80,8 @@ def test_names_on_the_broker_of_the_longest_capability_fit_into_255_bytes() -> N
         routing.task_queue(longest, Priority.P0),
         routing.dead_queue(longest),
         routing.inbox_queue(agent),
+        routing.next_queue(agent),
+        routing.next_key(agent),
         routing.mail_queue(agent),
         routing.mail_key(agent),
     ]

@@ -13,6 +13,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.json import loads
 from coditect.model.message import Message
+from coditect.model.target import CAPABILITY
 from coditect.model.task import Limits, Owner, Task
 from tests.unit.model.strategies import hostile_headers, tasks
 
@@ -141,7 +142,7 @@ def test_body_at_the_limit_is_read_and_one_byte_more_is_too_large() -> None:
 
 
 def test_pinned_task_takes_its_capability_from_the_carbon_copy() -> None:
-    headers = {wire.CAPABILITY: "code.review", "CC": ["code.review.p0"]}
+    headers = {CAPABILITY: "code.review", "CC": ["code.review.p0"]}
 
     task = wire.read_task(Message(b"{}", headers), "reviewer-0000aaaa")
 
