@@ -222,27 +222,29 @@ class Monitor:
 
     async def _tidy(self, agent: AgentId) -> None:
         """Removes its queues; not those of one that is back. What stays (answers to it) expires by itself."""
-        queues = {routing.mail_queue(agent): False, f"reply.{agent}": True}
-        queues |= {routing.inbox_queue(agent): True, routing.next_queue(agent): True}
+        following = routing.next_queue(agent)
+        queues = [routing.mail_queue(agent), routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
             await asyncio.sleep(pause)
+            if await self._is_back(agent):  # it may not consume its queues: all its slots are taken
+                return
             try:
                 for queue in tuple(queues):
-                    if await self._is_removed(queue, if_empty=queues[queue]):
-                        del queues[queue]
+                    if await self._is_removed(queue, if_empty=queue != queues[0], classic=queue == following):
+                        queues.remove(queue)
             except CoditectError as error:
                 log.debug("A dead agent's queues could not be seen", extra={"agent_id": agent, "reason": str(error)})
             if not queues:
                 return
 
-    async def _is_removed(self, queue: str, *, if_empty: bool) -> bool:
+    async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
         """Whether there is nothing more to do about it."""
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
         if if_empty and found.messages:
             return False
-        await self._broker.delete_queue(queue, if_empty=if_empty)
+        await self._broker.delete_queue(queue, if_empty=if_empty, classic=classic)
         return True
 
     # -- who acts? --------------------------------------------------------------------------------------

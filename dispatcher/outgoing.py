@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Mapping
 from types import MappingProxyType
 
 from coditect.broker.port import Broker
-from coditect.errors import CoditectError, Overloaded, Unroutable
+from coditect.errors import CoditectError
 from coditect.model import mail, routing
 from coditect.model.ids import AgentId
 from coditect.model.target import pinned_message
@@ -31,29 +30,18 @@ TYPES: Mapping[TaskState, str] = MappingProxyType(
 def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
     """Publishes an owned node's task; done when the broker has it. Raises: as `Broker.publish`.
 
-    To an `agent`, or to anybody when that one's queue is gone or full.
+    To an `agent`'s own queue or to anybody; Unroutable or Overloaded when that agent's is gone or full.
     """
     message = task_message(task)
-    to_anybody = partial(
-        broker.publish, message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=PUBLISH_SECONDS
-    )
     if not agent:
-        return to_anybody()
-    begun = broker.publish(
+        return broker.publish(message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=PUBLISH_SECONDS)
+    return broker.publish(
         pinned_message(message, task),
         exchange=routing.AGENTS,
         routing_key=routing.next_key(AgentId(agent)),
         timeout_seconds=PUBLISH_SECONDS,
         wait_when_full=False,
     )
-    return _or_else(begun, to_anybody)
-
-
-async def _or_else(begun: Awaitable[None], to_anybody: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await begun
-    except (Unroutable, Overloaded):
-        await to_anybody()
 
 
 async def send_cancel(broker: Broker, place: Place, publication: int) -> None:

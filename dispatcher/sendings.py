@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from coditect.broker.port import Broker
+from coditect.errors import Overloaded, Unroutable
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.outgoing import send_task
 
@@ -40,8 +42,13 @@ class Sendings:
         _, sending = self._under_way.get(publication.number, (None, None))
         if sending is done:  # not one that took the place of what was recalled
             del self._under_way[publication.number]
-        if not done.cancelled():
-            self._sent(publication, done.exception())
+        if done.cancelled():
+            return
+        error = done.exception()
+        if sending is done and publication.agent and isinstance(error, (Unroutable, Overloaded)):
+            self.send(_for_anybody(publication))
+        else:
+            self._sent(publication, error)
 
     async def settled(self, within_seconds: float) -> None:
         """Returns when nothing is on its way any more, or the time is up."""
@@ -74,3 +81,8 @@ class Sendings:
             sending.cancel()
             recalled.append(publication)
         return recalled
+
+
+def _for_anybody(publication: Publication) -> Publication:
+    """What an agent's own queue refused. It is claimed: an earlier try of it may have got there all the same."""
+    return replace(publication, agent="", task=replace(publication.task, published_at_ms=None))

@@ -44,10 +44,12 @@ _WEIGHT = 0.1
 class Feed:
     """The lanes of one queue and the deliveries that wait for a slot."""
 
-    def __init__(self, queue: str, level: Priority, *, group: str) -> None:
+    def __init__(self, queue: str, level: Priority, *, group: str, passes_on: bool = False) -> None:
+        """`passes_on`: what it gives back is for others, and only its dead letters come to them."""
         self.queue = queue
         self.level = level
         self.group = group
+        self._passes_on = passes_on
         """The channel of its lanes."""
         self.waiting: deque[Held] = deque()
         self.lanes: list[Consumer] = []
@@ -66,6 +68,13 @@ class Feed:
     def slow(self) -> bool:
         """Whether its runs are long beside a round trip."""
         return self._mean_run_seconds is not None and self._mean_run_seconds >= SLOW_SECONDS
+
+    def give_back(self, delivery: Delivery) -> None:
+        """It was not begun: whoever can takes it."""
+        if self._passes_on:
+            delivery.reject()
+        else:
+            delivery.requeue()
 
     def started(self, held: Held, now: float) -> None:
         """One of its tasks took a slot."""

@@ -73,25 +73,25 @@ class Intake:
         """How many tasks await others, without a slot."""
         return self._suspended.total() + self._parked
 
-    async def open(self, queue: str, level: Priority, *, group: str | None = None) -> None:
-        """Starts to consume a queue whose tasks count to this level.
+    async def open(self, queue: str, level: Priority, *, group: str | None = None, passes_on: bool = False) -> None:
+        """Starts to consume a queue whose tasks count to this level; `passes_on` as in `Feed`.
 
         Raises: NotFound, BrokerUnavailable.
         """
-        feed = Feed(queue, level, group=group or level.value)
+        feed = Feed(queue, level, group=group or level.value, passes_on=passes_on)
         self._rounds.add(feed)
         await self._add_lane(feed, max(1, self._slots.startable(level)))
 
     def is_free(self, queue: str) -> bool:
-        """Whether another task of that queue would start here at once, and there is none in it."""
+        """Whether another task like those of that queue would start here at once as a P1, and it holds none."""
         feed = None if self.closed else self._rounds.by_queue.get(queue)
-        return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(feed.level) > 0
+        return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(Priority.P1) > 0
 
     # -- arrivals ---------------------------------------------------------------------------------------
 
     def _arrived(self, feed: Feed, delivery: Delivery) -> None:
         if self.closed:
-            delivery.requeue()
+            feed.give_back(delivery)
             return
         task = self._screen(delivery)
         if task is None:
@@ -356,7 +356,7 @@ class Intake:
     def _return_waiting(self, feed: Feed, *, since: float = math.inf) -> None:
         """Returns what arrived before that moment, in order."""
         while feed.waiting and feed.waiting[0].since <= since:
-            feed.waiting.popleft().delivery.requeue()
+            feed.give_back(feed.waiting.popleft().delivery)
             self.waiting -= 1
         if not feed.wants_a_slot:
             self._candidates[feed.level].pop(feed, None)

@@ -201,8 +201,8 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
     try:
         await broker.delete_queue(routing.mail_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
-        for queue in (routing.inbox_queue(agent_id), routing.next_queue(agent_id)):
-            await broker.delete_queue(queue, if_empty=True)
+        await broker.delete_queue(routing.inbox_queue(agent_id), if_empty=True)
+        await broker.delete_queue(routing.next_queue(agent_id), if_empty=True, classic=True)
     except CoditectError as error:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})
 

@@ -128,8 +128,9 @@ class Runtime:
         for name in self._capabilities:
             for level in Priority:
                 await self._intake.open(routing.task_queue(name, level), level)
-        for queue in (routing.inbox_queue(self.agent_id), routing.next_queue(self.agent_id)):
-            await self._intake.open(queue, Priority.P1, group=INBOX_GROUP)
+        await self._intake.open(routing.inbox_queue(self.agent_id), Priority.P1, group=INBOX_GROUP)
+        following = routing.next_queue(self.agent_id)
+        await self._intake.open(following, Priority.P1, group=INBOX_GROUP, passes_on=True)
         return self
 
     async def __aexit__(

@@ -216,5 +216,8 @@ class Broker(Protocol):
         Raises: BrokerUnavailable.
         """
 
-    async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
-        """Removes the queue; idempotent. With `if_empty` one that holds messages stays."""
+    async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
+        """Removes the queue; idempotent. With `if_empty` one that holds messages stays.
+
+        Of a `classic` queue that is certain; what comes to another in that very moment is lost with it.
+        """

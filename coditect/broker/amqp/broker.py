@@ -255,9 +255,9 @@ class AmqpBroker:
         """Compares an entity with what the broker holds, and changes nothing."""
         return await self._rarely(lambda link: rare.probe(link, entity))
 
-    async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
+    async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """See `Broker.delete_queue`."""
-        await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty))
+        await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty, classic=classic))
         if not if_empty:
             self._topology = self._topology.without_queue(queue)
 

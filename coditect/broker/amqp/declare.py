@@ -109,13 +109,15 @@ async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None
     return QueueStats(messages=reply.message_count or 0, consumers=reply.consumer_count or 0)
 
 
-async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool) -> None:
+async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:
     """Removes the queue when it is there; quorum queues know no conditional delete, so the count is read first."""
     found = await stats(connection, queue)
     if found is None or (if_empty and found.messages):
         return
     channel = await open_channel(connection)
     try:
-        await channel.queue_delete(queue, timeout=CALL_SECONDS)
+        await channel.queue_delete(queue, if_empty=if_empty and classic, timeout=CALL_SECONDS)
+    except ChannelPreconditionFailed:
+        return  # something came meanwhile
     finally:
         await close_quietly(channel)

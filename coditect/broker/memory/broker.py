@@ -255,7 +255,7 @@ class MemoryBroker:
         found.used()
         return found.stats
 
-    async def delete_queue(self, queue: str, *, if_empty: bool = False) -> None:
+    async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """See `Broker.delete_queue`."""
         await self._standing()
         found = self._server.find(queue)

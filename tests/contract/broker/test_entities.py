@@ -124,16 +124,17 @@ async def test_deleted_queue_is_gone_with_its_bindings(scene: Scene, broker: Fau
     assert await broker.stats(queue) is None
 
 
+@pytest.mark.parametrize("kind", QueueType)
 async def test_queue_that_holds_messages_stays_when_only_an_empty_one_may_go(
-    scene: Scene, broker: FaultyBroker
+    scene: Scene, broker: FaultyBroker, kind: QueueType
 ) -> None:
-    queue = await scene.declared_queue(broker)
+    queue, classic = await scene.declared_queue(broker, kind=kind), kind is QueueType.CLASSIC
     await put(broker, queue, b"x")
 
-    await broker.delete_queue(queue, if_empty=True)
+    await broker.delete_queue(queue, if_empty=True, classic=classic)
     kept = await empty(broker, queue)
     await eventually(lambda: _is_ready(broker, queue, 0))
-    await broker.delete_queue(queue, if_empty=True)
+    await broker.delete_queue(queue, if_empty=True, classic=classic)
 
     assert kept == [b"x"]
     assert await broker.stats(queue) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from coditect.model import routing
+from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from tests.owner import ScriptedOwner, granting
@@ -67,3 +68,18 @@ async def test_what_an_agents_own_queue_handed_on_is_claimed_however_fresh(scene
     await eventually(lambda: owner.results)
 
     assert (works.runs, len(owner.claims)) == ([(1, 8, 1)], 1)
+
+
+async def test_what_has_no_slot_after_all_goes_to_the_others_at_once(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works(slots=1)
+    agent, broker = await scene.start(works.agent), await scene.broker()
+    await owner.publish("work.do", "wait", node="one")
+    await eventually(lambda: works.runs)
+
+    await owner.publish("work.do", 2, node="two", to=AgentId(agent.agent_id))
+    await eventually(lambda: scene.ready_tasks("work.do") == 1)
+
+    delivery = await broker.get(routing.task_queue("work.do", Priority.P1))
+    assert delivery is not None
+    assert delivery.message.headers["x-first-death-reason"] == "rejected", "not by its time in the queue"
+    works.gate.set()

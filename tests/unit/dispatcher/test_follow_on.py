@@ -17,15 +17,17 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.task import Task
+from coditect.model.wire import read_task
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.states import TaskState
 from coditect.testing import TestFleet
 from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Moved, Place
+from dispatcher.layers.ledger.effects import Moved, Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.outgoing import send_task
+from dispatcher.sendings import Sendings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.window import Window
+from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
 WORK = "work"
@@ -43,7 +45,7 @@ def flow(*capabilities: str) -> Definition:
     made = Workflow("flow")
     before: list[Any] = []
     for number, capability in enumerate(capabilities):
-        before = [made.task(capability, number, name=f"n{number}", after=before)]
+        before = [made.task(capability, 1, name=f"n{number}", after=before)]
     return made.definition()
 
 
@@ -115,31 +117,42 @@ async def test_in_a_cluster_everything_goes_to_anybody() -> None:
 # -- on its way ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("declared", "full", "queue"),
-    [
-        (True, False, routing.next_queue(FREE)),
-        (True, True, routing.task_queue(WORK, Priority.P1)),
-        (False, False, routing.task_queue(WORK, Priority.P1)),
-    ],
-    ids=["there", "full", "gone"],
-)
-async def test_it_goes_to_anybody_when_that_agents_queue_does_not_take_it(
-    declared: bool, full: bool, queue: str
-) -> None:
-    server = MemoryServer()
-    async with MemoryBroker(server, name="dispatcher") as broker:
-        await broker.declare(backbone() + capability_queues(WORK))
-        if declared:
-            await broker.declare(agent_queues(FREE, slots=1))
-        for _ in range(2 * full):
-            await broker.publish(Message(b"1"), exchange=routing.AGENTS, routing_key=routing.next_key(FREE))
+async def sent(broker: MemoryBroker) -> list[BaseException | None]:
+    """What came of a publication to that agent."""
+    told: list[BaseException | None] = []
+    task = Task(WORK, Priority.P1, b"{}", id=TaskId("one"), published_at_ms=7)
+    Sendings(broker, lambda _, error: told.append(error)).send(Publication(Place("w", "n"), 1, task, FREE))
+    await eventually(lambda: bool(told))
+    return told
 
-        await send_task(broker, Task(WORK, Priority.P1, b"{}", id=TaskId("one")), FREE)
 
-        delivery = await broker.get(queue)
+async def test_it_goes_to_that_agents_queue() -> None:
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:
+        await broker.declare(backbone() + capability_queues(WORK) + agent_queues(FREE, slots=1))
+
+        told = await sent(broker)
+
+        delivery = await broker.get(routing.next_queue(FREE))
         assert delivery is not None
-        assert delivery.message.message_id == "one" or full
+        task = read_task(delivery.message, delivery.routing_key)
+        assert (told, task.id, task.key, task.published_at_ms) == ([None], "one", f"{WORK}.p1", 7)
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "gone"])
+async def test_it_goes_to_anybody_and_is_claimed_when_that_agents_queue_does_not_take_it(full: bool) -> None:
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:
+        await broker.declare(backbone() + capability_queues(WORK))
+        if full:
+            await broker.declare(agent_queues(FREE, slots=1))
+            for _ in range(2):
+                await broker.publish(Message(b"1"), exchange=routing.AGENTS, routing_key=routing.next_key(FREE))
+
+        told = await sent(broker)
+
+        delivery = await broker.get(routing.task_queue(WORK, Priority.P1))
+        assert delivery is not None
+        task = read_task(delivery.message, delivery.routing_key)
+        assert (told, task.id, task.published_at_ms) == ([None], "one", None)
 
 
 def test_start_from_an_agents_own_queue_says_nothing_of_the_capabilitys() -> None:
@@ -163,16 +176,16 @@ def test_start_from_an_agents_own_queue_says_nothing_of_the_capabilitys() -> Non
 # -- with agents --------------------------------------------------------------------------------------------
 
 
-def walker() -> tuple[Agent, list[tuple[str, str, int]]]:
-    """An agent whose tasks take a second, and its runs: agent process, node, attempt."""
+def walker(*, slots: int = 4) -> tuple[Agent, list[tuple[str, str, int]]]:
+    """An agent whose tasks take as long as they say, and its runs: agent process, node, attempt."""
     runs: list[tuple[str, str, int]] = []
-    agent = Agent("walker", slots=4)
+    agent = Agent("walker", slots=slots)
 
-    @agent.capability(WORK)
-    async def walk(number: int, ctx: Context) -> int:
+    @agent.capability(WORK, timeout="2h")
+    async def walk(seconds: float, ctx: Context) -> float:
         runs.append((ctx.agent_id, ctx.task_id.rpartition(":")[2], ctx.attempt))
-        await asyncio.sleep(1)
-        return number
+        await asyncio.sleep(seconds)
+        return seconds
 
     return agent, runs
 
@@ -222,3 +235,20 @@ async def test_chain_of_an_agent_that_drains_goes_on_elsewhere() -> None:
         assert [(node, attempt) for _, node, attempt in runs] == [(f"n{number}", 1) for number in range(4)]
         assert len({agent_id for agent_id, _, _ in runs}) == 2
         assert fleet.elapsed_seconds <= 6
+
+
+async def test_urgent_chain_is_not_held_up_where_only_the_slot_is_left_that_is_kept_for_it() -> None:
+    agent, runs = walker(slots=2)
+    urgent = Workflow("urgent")
+    before: list[Any] = []
+    for number in range(5):
+        before = [urgent.task(WORK, 0.02, name=f"n{number}", after=before, priority="p0")]
+    async with TestFleet(agents=[agent]) as fleet:
+        await fleet.submit(WORK, 3600.0)
+        await fleet.advance("100ms")
+        began = fleet.elapsed_seconds
+
+        await (await fleet.start(urgent)).result(timeout="1h")
+
+        assert len(runs) == 6
+        assert fleet.elapsed_seconds - began < 0.2
