@@ -81,7 +81,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture
 def own_servers(tmp_path: Path) -> Iterator[PrivateServers]:
-    """A RabbitMQ and a Redis of this test alone, to kill and restart; takes about five seconds."""
+    """A RabbitMQ and a Redis of this test alone, to kill and restart; takes about three seconds."""
     with private_servers_of_run(tmp_path / "servers", os.environ) as private:
         yield private
 

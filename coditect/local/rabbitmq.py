@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coditect.local.binaries import Binaries, require_rabbitmq
 from coditect.local.child import Child
+from coditect.local.modules import MODULES, PLUGINS, link_modules, plugins_of
 from coditect.local.ports import Addresses
 from coditect.local.probe import broker_answers, port_open
 from coditect.local.state import write_atomically
@@ -30,6 +31,8 @@ raft.wal_max_size_bytes = 64000000
 consumer_timeout = 7200000
 disk_free_limit.absolute = 50MB
 """
+ERLANG = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
+"""Split at spaces by RabbitMQ's scripts, so a folder in it is told from where the broker runs."""
 MANAGEMENT = "rabbitmq_management"
 MANAGEMENT_CONFIGURATION = """\
 management.tcp.ip = 127.0.0.1
@@ -41,7 +44,7 @@ management.rates_mode = none
 
 def has_management(server: Path) -> bool:
     """Whether this RabbitMQ brings the management API along, as all but hand-picked packages do."""
-    return any((server.resolve().parent.parent / "plugins").glob(f"{MANAGEMENT}-[0-9]*"))
+    return any(plugins_of(server).glob(f"{MANAGEMENT}-[0-9]*"))
 
 
 def rabbitmq_children(
@@ -57,6 +60,8 @@ def rabbitmq_children(
     server, epmd = require_rabbitmq(binaries)
     _write_files(folder, addresses, management=management)
     env = _environment(folder, addresses, environ)
+    if link_modules(server, env["PATH"], plugins=[MANAGEMENT] if management else [], folder=folder):
+        env |= {"RABBITMQ_PLUGINS_DIR": str(folder / PLUGINS), ERLANG: f"{env[ERLANG]} -pa {MODULES}"}
     ports = addresses.ports
     return (
         Child(
@@ -118,5 +123,5 @@ def _environment(folder: Path, addresses: Addresses, environ: Mapping[str, str])
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_LOGS": "-",
         "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        ERLANG: "-kernel inet_dist_use_interface {127,0,0,1}",
     }
