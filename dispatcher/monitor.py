@@ -222,15 +222,15 @@ class Monitor:
 
     async def _tidy(self, agent: AgentId) -> None:
         """Removes its queues; not those of one that is back. What stays (answers to it) expires by itself."""
-        following = routing.next_queue(agent)
-        queues = [routing.mail_queue(agent), routing.inbox_queue(agent), following, f"reply.{agent}"]
+        mailbox, following = routing.mail_queue(agent), routing.next_queue(agent)
+        queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
             await asyncio.sleep(pause)
             if await self._is_back(agent):  # it may not consume its queues: all its slots are taken
                 return
             try:
                 for queue in tuple(queues):
-                    if await self._is_removed(queue, if_empty=queue != queues[0], classic=queue == following):
+                    if await self._is_removed(queue, if_empty=queue != mailbox, classic=queue == following):
                         queues.remove(queue)
             except CoditectError as error:
                 log.debug("A dead agent's queues could not be seen", extra={"agent_id": agent, "reason": str(error)})

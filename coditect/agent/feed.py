@@ -49,8 +49,8 @@ class Feed:
         self.queue = queue
         self.level = level
         self.group = group
-        self._passes_on = passes_on
         """The channel of its lanes."""
+        self._passes_on = passes_on
         self.waiting: deque[Held] = deque()
         self.lanes: list[Consumer] = []
         self.reserved = 0

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from coditect import Options
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryServer
 from coditect.model.ids import AgentId
@@ -94,6 +95,24 @@ async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> Non
         assert watch.lost["first"] == [AgentGone(AgentId(killed), released=True)]
         assert monitor.evicted == 0
         assert watch.queues(AgentId(killed)) == []
+
+
+async def test_queue_of_a_dead_agent_goes_only_when_it_is_empty() -> None:
+    sleepers = Sleepers()
+    async with open_watch([sleepers.agent]) as watch:
+        await watch.dispatcher(evict=watch.fleet.server)
+        gone = watch.fleet.agents[0].id
+        watch.fleet.kill(gone)
+        pinned = []
+        for _ in range(100):
+            pinned.append(await watch.fleet.submit("sleep.well", 0.01, options=Options(pin=gone)))
+            await watch.fleet.advance("100ms")
+
+        done = [await handle.result(str, timeout="1m") for handle in pinned]
+        await watch.fleet.advance("30s")
+
+        assert len(done) == 100
+        assert watch.queues(gone) == []
 
 
 async def test_agent_that_ends_in_order_is_told_of_and_nothing_is_closed() -> None:

@@ -74,7 +74,7 @@ class Watch:
 
     def queues(self, agent: AgentId) -> list[str]:
         """Which of the agent's own queues there are."""
-        names = (f"agent.{agent}.mail", f"agent.{agent}.tasks", f"reply.{agent}")
+        names = (f"agent.{agent}.mail", f"agent.{agent}.tasks", f"agent.{agent}.next", f"reply.{agent}")
         return [name for name in names if self.fleet.server.find(name) is not None]
 
 
