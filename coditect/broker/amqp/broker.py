@@ -69,6 +69,7 @@ class AmqpBroker:
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
         self._only_check = not declare
+        self._looks = rare.Looks()
         self._topology = Topology()
         self._groups: dict[str, Group] = {}
         self._check: Callable[[], Awaitable[None]] | None = None
@@ -92,7 +93,8 @@ class AmqpBroker:
             await self._background.close()
             raise
         self._background.start(
-            watch_consumers(self._groups, self.stats, seconds=self._watch_seconds), name="watch consumers"
+            watch_consumers(self._groups, self._look_at, self._looks.close, seconds=self._watch_seconds),
+            name="watch consumers",
         )
         return self
 
@@ -250,6 +252,9 @@ class AmqpBroker:
     async def stats(self, queue: str) -> QueueStats | None:
         """See `Broker.stats`."""
         return await self._rarely(lambda link: rare.stats(link, queue))
+
+    async def _look_at(self, queue: str) -> QueueStats | None:
+        return await self._rarely(lambda link: self._looks.stats(link, queue))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Compares an entity with what the broker holds, and changes nothing."""

@@ -97,16 +97,47 @@ async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Pro
 
 async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
     """Ready messages and consumers; None when there is no such queue."""
-    channel = await open_channel(connection)
+    looks = Looks()
     try:
-        reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
-    except ChannelNotFoundEntity:
-        return None
-    except ChannelLockedResource:
-        return QueueStats(messages=0, consumers=1)  # exclusive to somebody: it is there and consumed
+        return await looks.stats(connection, queue)
     finally:
-        await close_quietly(channel)
-    return QueueStats(messages=reply.message_count or 0, consumers=reply.consumer_count or 0)
+        await looks.close()
+
+
+class Looks:
+    """Looks at one queue after the other, by one channel as long as it lasts: a third of the requests of `stats`.
+
+    One look at a time, since a queue that is missing costs the channel; and closed at the end of the round.
+    """
+
+    def __init__(self) -> None:
+        self._channel: Channel | None = None
+        self._connection: AbstractConnection | None = None
+
+    async def stats(self, connection: AbstractConnection, queue: str) -> QueueStats | None:
+        """As the function `stats`."""
+        channel = await self._opened(connection)
+        try:
+            reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
+        except ChannelNotFoundEntity:
+            return None
+        except ChannelLockedResource:
+            return QueueStats(messages=0, consumers=1)  # exclusive to somebody: it is there and consumed
+        except BaseException:
+            await self.close()  # an answer may still come on it
+            raise
+        return QueueStats(messages=reply.message_count or 0, consumers=reply.consumer_count or 0)
+
+    async def _opened(self, connection: AbstractConnection) -> Channel:
+        if self._channel is None or self._channel.is_closed or self._connection is not connection:
+            self._channel, self._connection = await open_channel(connection), connection
+        return self._channel
+
+    async def close(self) -> None:
+        """Gives the channel back; may raise what a call on a lost connection raises."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await close_quietly(channel)
 
 
 async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:

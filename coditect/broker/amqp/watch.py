@@ -18,9 +18,10 @@ _UNCHECKED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 ON_ITS_WAY_SECONDS = 0.2
 
 Stats = Callable[[str], Awaitable[QueueStats | None]]
+EndRound = Callable[[], Awaitable[None]]
 
 
-async def watch_consumers(groups: Mapping[str, Group], stats: Stats, *, seconds: float) -> None:
+async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: EndRound, *, seconds: float) -> None:
     """Every so often compares what the broker says with what we hold, and subscribes again when it differs.
 
     A consumer is deaf when the broker knows none on its queue, or when messages are ready, it has credit,
@@ -33,17 +34,22 @@ async def watch_consumers(groups: Mapping[str, Group], stats: Stats, *, seconds:
             for subscription in tuple(group.subscriptions):
                 before = seen.get(subscription)
                 seen[subscription] = subscription.delivered
-                await _look(group, subscription, stats, quiet=before == subscription.delivered)
+                quiet = before == subscription.delivered
+                if subscription.active:  # else it is being restored already
+                    await _tried(_look(group, subscription, stats, quiet=quiet))
+        await _tried(end_round())
         seen = {one: n for one, n in seen.items() if not one.canceled}
 
 
 async def _look(group: Group, subscription: Subscription, stats: Stats, *, quiet: bool) -> None:
-    if not subscription.active:
-        return  # it is being restored already
+    if await _is_deaf(subscription, stats, quiet=quiet):
+        log.warning("A consumer was deaf; subscribing again", extra={"queue": subscription.queue})
+        await group.renew(subscription)
+
+
+async def _tried(step: Awaitable[None]) -> None:
     try:
-        if await _is_deaf(subscription, stats, quiet=quiet):
-            log.warning("A consumer was deaf; subscribing again", extra={"queue": subscription.queue})
-            await group.renew(subscription)
+        await step
     except asyncio.CancelledError:
         if canceled_by_us():
             raise

@@ -10,6 +10,7 @@ import pytest
 
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.amqp.channels import CALL_SECONDS
+from coditect.broker.amqp.declare import Looks
 from coditect.broker.port import Delivery
 from coditect.errors import NotFound
 from coditect.model.message import Message
@@ -82,6 +83,24 @@ async def test_refused_calls_leave_no_channel_behind(scene: Scene, broker: AmqpB
             await broker.get(f"{scene.prefix}.nowhere")
 
     await eventually(lambda: _no_more(Held.by(broker), before))
+
+
+async def test_looks_share_a_channel_that_a_missing_queue_costs_and_the_end_gives_back(
+    scene: Scene, broker: AmqpBroker
+) -> None:
+    queue = await scene.declare()
+    await broker.publish(Message(b"x"), exchange="", routing_key=queue)
+    connection = await broker._outgoing.connection()  # nothing else opens a channel on it
+    before = len(connection.channels)
+    looks = Looks()
+
+    for name, messages in ((queue, 1), (f"{scene.prefix}.nowhere", None), (queue, 1), (queue, 1)):
+        found = await looks.stats(connection, name)
+        assert (found and found.messages) == messages
+    assert len(connection.channels) == before + 1
+
+    await looks.close()
+    assert len(connection.channels) == before
 
 
 async def test_broker_can_be_left_while_its_consumers_are_looked_at(scene: Scene, wire: str) -> None:
