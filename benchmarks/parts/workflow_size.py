@@ -31,8 +31,8 @@ SLOTS = 100
 SMALL = chain(10)
 WARM_UP = layered(3, 20)
 RUNS = 3
-ROUNDS_OF_MANY = 4
-"""Of small workflows: the larger size takes two minutes, in which a machine's speed may change by half."""
+ROUNDS = 4
+"""Of each step: the larger size takes one or two minutes, in which a machine's speed may change by half."""
 SOON_RUN = 10_000
 """Nodes that take a few seconds: a machine is a tenth faster or slower in some of them."""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
@@ -110,7 +110,7 @@ async def one_size(stage: Stage, trial: Trial) -> tuple[list[float], float]:
     return told["seconds"], most[0]
 
 
-async def rising(stage: Stage, trials: Sequence[Trial], *, rounds: int = 1) -> tuple[Grown, ...]:
+async def rising(stage: Stage, trials: Sequence[Trial], *, rounds: int = ROUNDS) -> tuple[Grown, ...]:
     """One after the other, each once more behind the next: a machine is faster in one minute than in another.
 
     Each step is gone up and down so many times.
@@ -148,7 +148,7 @@ async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
     return {
         "wider": await rising(stage, [wider(nodes) for nodes in size.large_graphs]),
         "longer": await rising(stage, [longer(nodes, width) for nodes in size.large_graphs]),
-        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs], rounds=ROUNDS_OF_MANY),
+        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs]),
     }
 
 
