@@ -158,9 +158,15 @@ def test_a_workflow_grows_in_width_or_in_length(nodes: int) -> None:
     assert (len(long.graph.widths), long.graph.widths[0]) == (nodes // 100, 100)
 
 
+@pytest.mark.parametrize(("nodes", "runs"), [(1_000, 15), (10_000, 5), (100_000, 1)])
+def test_sizes_that_are_compared_take_about_as_long(nodes: int, runs: int) -> None:
+    assert workflow_size.wider(nodes).runs == workflow_size.longer(nodes, 100).runs == runs
+    assert workflow_size.more(nodes // 10).runs == runs
+
+
 async def test_the_size_before_is_measured_again_behind_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    speeds = {"1": iter([[1.0, 9.0, 1.0], [2.0, 2.0, 2.0]]), "2": iter([[20.0], [30.0]]), "3": iter([[300.0]])}
+    speeds = {"1": iter([[1.0, 5.0, 3.0], [4.0, 6.0, 5.0]]), "2": iter([[20.0], [30.0]]), "3": iter([[300.0]])}
 
     async def one_size(_: object, trial: Trial) -> tuple[list[float], float]:
         order.append(trial.name)
@@ -173,8 +179,8 @@ async def test_the_size_before_is_measured_again_behind_the_next(monkeypatch: py
 
     assert order == ["1", "2", "1", "3", "2"]
     assert found == (
-        Grown("1", 1, 2.0, 3.0),
-        Grown("2", 10, 25.0, 5.0, 20.0 / 1.5),
+        Grown("1", 1, 4.5, 3.0),
+        Grown("2", 10, 25.0, 5.0, 20.0 / 4.0),
         Grown("3", 100, 300.0, 4.0, 300.0 / 25.0),
     )
 
