@@ -16,7 +16,10 @@ from coditect.broker.port import QueueStats
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.errors import SetupError
 
-_PRIVATE = re.compile(r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$")
+_PRIVATE = re.compile(
+    r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$|control$|(control|results)\.\d+$"
+)
+"""What one process, or one role, alone consumes. How many shards there are, only the dispatchers' ledger knows."""
 
 
 async def declare(connection: AbstractConnection, topology: Topology, *, only_check: bool) -> None:

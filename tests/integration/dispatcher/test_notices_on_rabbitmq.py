@@ -268,7 +268,8 @@ async def test_dispatcher_that_may_declare_nothing_shared_still_has_its_own_queu
     servers: Servers, broker: AmqpBroker, capability: str
 ) -> None:
     await broker.declare(backbone())
-    for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES):
+    shard = routing.control_queue(0), routing.results_queue(0)
+    for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES, routing.CONTROL_QUEUE, *shard):
         await broker.delete_queue(queue)
 
     async with (
