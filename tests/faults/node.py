@@ -67,9 +67,12 @@ class Node:
         """What the broker would do some seconds later by itself.
 
         A quorum queue's name reaches the disk lazily (RabbitMQ 3.10: Ra's dets tables). One that was declared
-        just before a kill -9 is known to the broker afterwards, but has no process and never answers.
+        just before a kill -9 is known to the broker afterwards, but has no process and never answers. A classic
+        queue is gone, and all that it confirmed: Mnesia notes behind the answer that the transaction was decided,
+        and writes the note within two seconds.
         """
         await self.control("eval", "[dets:sync(Table) || Table <- dets:all()], ok.")
+        await self.control("eval", "sys:get_state(mnesia_recover), ok = disk_log:sync(latest_log).")
 
     async def control(self, *words: str) -> str:
         """One `rabbitmqctl` command; returns what it printed. Takes about two seconds."""
