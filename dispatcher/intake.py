@@ -9,7 +9,7 @@ All of a chunk is checked before anything of it is written: one that is refused 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -142,25 +142,31 @@ def read_nodes(book: Book, workflow: str, documents: object) -> list[tuple[Node,
     problems = check_expressions(Definition(workflow, tuple(nodes)))
     if problems:
         raise InvalidWorkflow.of(problems, workflow=workflow)
-    seen: set[str] = set()
+    stored, seen = _stored(book, workflow, nodes), set[str]()
     for node in nodes:
-        _check_place(book, workflow, node, seen)
+        _check_place(workflow, node, stored, seen)
         seen.add(node.name)
     return [(node, _definition(node)) for node in nodes]
 
 
-def _check_place(book: Book, workflow: str, node: Node, seen: set[str]) -> None:
+def _stored(book: Book, workflow: str, nodes: Sequence[Node]) -> set[str]:
+    """Which of these nodes, and of those that they come after, are stored already.
+
+    By the rows that are never large; a conflict would show in the upload's own.
+    """
+    names = list(dict.fromkeys(name for node in nodes for name in (node.name, *(edge.node for edge in node.after))))
+    rows = book.tr.snapshot.get_many([STATUSES.pack((workflow, name)) for name in names])
+    return {name for name, row in zip(names, rows, strict=True) if row is not None}
+
+
+def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) -> None:
     """Whether the node can stand behind those that are stored and those that were seen."""
-
-    def stored(name: str) -> bool:  # by the row that is never large; a conflict would show in the upload's own
-        return book.tr.snapshot.get(STATUSES.pack((workflow, name))) is not None
-
-    if stored(node.name):
+    if node.name in stored:
         raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
     if problems := tuple(edge_problems(node)):
         raise InvalidWorkflow.of(problems, workflow=workflow)
     for edge in node.after:
-        if edge.node not in seen and not stored(edge.node):
+        if edge.node not in seen and edge.node not in stored:
             fix = "send the nodes in topological order"
             raise InvalidWorkflow("There is no such node before it", node=node.name, after=edge.node, fix=fix)
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, Retryable
+from coditect.model.result import Status
 from dispatcher import asking, collect, sweep
 from dispatcher.commands import (
     Asked,
@@ -69,12 +70,33 @@ def run(tr: Transaction, turn: Turn) -> Done:
     outbox.clear(tr, turn.terms.shard, turn.confirmed)
     book = Book(tr, turn.terms, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
     book.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
+    _read_ahead(book, turn.commands)
     answers = []
     for command in turn.commands:
         answers.append(_answer(book, command))
         if book.ended:
             advance.follow(book)
     return Done(book.close(), tuple(answers))
+
+
+def _read_ahead(book: Book, commands: Sequence[Command]) -> None:
+    """Reads at once what the commands are going to ask for one by one: each read is a way to the store and back."""
+    places, ending = [], []
+    for command in commands:
+        match command:
+            case Finished(place=place, outcome=outcome):
+                places.append(place)
+                if outcome.status is Status.COMPLETED:
+                    ending.append(place)
+            case Began(started=started):
+                places.append(Place(started.workflow, started.node))
+            case Heard(place=place) | Claimed(place=place) | Lost(place=place) | Returned(place=place):
+                places.append(place)
+            case Proposed(places=proposed) | Look(places=proposed):
+                places += proposed
+    if len(places) > 1:
+        book.expect(places)
+        book.expect_ends(ending)
 
 
 def _answer(book: Book, command: Command) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,7 +23,7 @@ from dispatcher.store import errors
 from dispatcher.store.binding import fdb
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.retry import repeated
-from dispatcher.store.transaction import KeyValue, Reads, Transaction, call
+from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, call
 
 Result = TypeVar("Result")
 
@@ -194,6 +194,16 @@ class _Bound:
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         pairs = self._reads(snapshot).get_range(begin, end, limit, reverse, self._all)
         return [(pair.key, pair.value) for pair in pairs]
+
+    def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
+        reads = self._reads(snapshot)
+        values = [reads.get(key) for key in keys]  # each is under way before the first is waited for
+        return [value.value for value in values]
+
+    def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
+        reads = self._reads(snapshot)
+        found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
+        return [[(pair.key, pair.value) for pair in pairs] for pairs in found]
 
     def get_read_version(self) -> int:
         version: int = self._transaction.get_read_version().wait()

@@ -11,7 +11,7 @@ import asyncio
 import random
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -26,10 +26,9 @@ from dispatcher.store.errors import (
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import repeated
-from dispatcher.store.transaction import KeyValue, Reads, Transaction, added, call, stamped
+from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, added, call, stamped
 
 Result = TypeVar("Result")
-KeyRange = tuple[bytes, bytes]
 Mutation = tuple[str, bytes, bytes]
 
 MOST_REMEMBERED = 10_000
@@ -145,6 +144,14 @@ class View:
         if not snapshot:
             self.reads.append(_range_read(begin, end, found, limit=limit, reverse=reverse))
         return found
+
+    def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
+        """See `Backing`."""
+        return [self.get(key, snapshot) for key in keys]
+
+    def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
+        """See `Backing`."""
+        return [self.get_range(begin, end, limit, False, snapshot) for begin, end in ranges]
 
     def set(self, key: bytes, value: bytes) -> None:
         """See `Backing`."""

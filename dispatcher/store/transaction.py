@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CoroutineType, GeneratorType
 from typing import Any, Protocol, TypeVar, cast
 
@@ -33,6 +33,8 @@ from dispatcher.store.limits import (
 
 Result = TypeVar("Result")
 KeyValue = tuple[bytes, bytes]
+KeyRange = tuple[bytes, bytes]
+"""[begin, end)."""
 
 STAMP_BYTES = 10
 """A versionstamp: 8 bytes of commit version, 2 of order within it; FoundationDB's."""
@@ -48,6 +50,12 @@ class Backing(Protocol):
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         """Pairs of [begin, end) in order, own writes included; all of them with limit 0."""
+
+    def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
+        """As `get` of each, asked for at once."""
+
+    def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
+        """As `get_range` of each, forwards, asked for at once."""
 
     def set(self, key: bytes, value: bytes) -> None:
         """Writes one pair."""
@@ -86,6 +94,18 @@ class Reads(Protocol):
         Raises: as `get`, and InvertedRange.
         """
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the keys, in their order, for the price of about one read.
+
+        Raises: as `get`.
+        """
+
+    def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0) -> list[list[KeyValue]]:
+        """The pairs of each range as `get_range` gives them, for the price of about one read.
+
+        Raises: as `get_range`.
+        """
+
     def get_read_version(self) -> int:
         """The version of the state that is read. Grows with every commit; of no meaning beyond one store."""
 
@@ -105,6 +125,14 @@ class Snapshot:
     def get_range(self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False) -> list[KeyValue]:
         """As `Transaction.get_range`."""
         return self._transaction.get_range(begin, end, limit=limit, reverse=reverse, snapshot=True)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """As `Transaction.get_many`."""
+        return self._transaction.get_many(keys, snapshot=True)
+
+    def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0) -> list[list[KeyValue]]:
+        """As `Transaction.get_ranges`."""
+        return self._transaction.get_ranges(ranges, limit=limit, snapshot=True)
 
     def get_read_version(self) -> int:
         """As `Transaction.get_read_version`."""
@@ -135,27 +163,31 @@ class Transaction:
 
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
         """See `Reads.get`."""
-        _check_key(key)
         self.check_age()
-        if not snapshot:
-            self._count(2 * len(key) + READ_BYTES)
-        if self._stamped:
-            self._check_readable(key, key + b"\0")
+        self._check_get(key, snapshot)
         return self._backing.get(key, snapshot)
+
+    def get_many(self, keys: Sequence[bytes], *, snapshot: bool = False) -> list[bytes | None]:
+        """See `Reads.get_many`."""
+        self.check_age()
+        for key in keys:
+            self._check_get(key, snapshot)
+        return self._backing.get_many(keys, snapshot)
 
     def get_range(
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False, snapshot: bool = False
     ) -> list[KeyValue]:
         """See `Reads.get_range`."""
-        _check_range(begin, end)
-        if limit < 0:
-            raise ValueError("A limit is 0 for no limit, or positive")
         self.check_age()
-        if not snapshot:
-            self._count(len(begin) + len(end) + READ_BYTES)
-        if self._stamped:
-            self._check_readable(begin, end)
+        self._check_get_range(begin, end, limit, snapshot)
         return self._backing.get_range(begin, end, limit, reverse, snapshot)
+
+    def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0, snapshot: bool = False) -> list[list[KeyValue]]:
+        """See `Reads.get_ranges`."""
+        self.check_age()
+        for begin, end in ranges:
+            self._check_get_range(begin, end, limit, snapshot)
+        return self._backing.get_ranges(ranges, limit, snapshot)
 
     def get_read_version(self) -> int:
         """See `Reads.get_read_version`."""
@@ -215,6 +247,22 @@ class Transaction:
             raise TransactionTooOld(
                 "The transaction was open for too long; do less in one", limit_seconds=TRANSACTION_SECONDS
             )
+
+    def _check_get(self, key: bytes, snapshot: bool) -> None:
+        _check_key(key)
+        if not snapshot:
+            self._count(2 * len(key) + READ_BYTES)
+        if self._stamped:
+            self._check_readable(key, key + b"\0")
+
+    def _check_get_range(self, begin: bytes, end: bytes, limit: int, snapshot: bool) -> None:
+        _check_range(begin, end)
+        if limit < 0:
+            raise ValueError("A limit is 0 for no limit, or positive")
+        if not snapshot:
+            self._count(len(begin) + len(end) + READ_BYTES)
+        if self._stamped:
+            self._check_readable(begin, end)
 
     def _count(self, size_bytes: int) -> None:
         self.size_bytes += size_bytes

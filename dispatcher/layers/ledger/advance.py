@@ -116,9 +116,7 @@ def release(book: Book, place: Place, after: str, most: int) -> int:
     if _is_held(book, place.workflow):
         leave(book, place, RELEASE, after)
         return 1
-    key = (place.workflow, place.node)
-    start = EDGES.pack((*key, after)) + b"\0" if after else EDGES.range(key)[0]
-    edges = book.tr.get_range(start, EDGES.range(key)[1], limit=most + 1)
+    edges = book.dependents(place, after, most + 1)
     if not edges and not after:
         _note_last(book, place)
     told = 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import AGAIN, ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.keyspace import AGAIN, EDGES, ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
 from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
@@ -22,6 +22,8 @@ MOST_STEPS = 2_000_000
 """Of a transaction, beside those of the node that goes beyond: a second's work, where the store takes five."""
 BYTES_PER_STEP = 16
 """Of a definition or an input that is read: what it says stays in memory until the transaction ends."""
+MOST_AHEAD = 16
+"""Dependents of one node that are read before they are asked for; those of a node with more are not."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
@@ -76,9 +78,10 @@ class Book:
         self._free: tuple[str, str] | None = None
         self.granted: set[Place] = set()
         """Nodes whose claims this transaction granted: nobody was told yet."""
-        self._workflows: dict[str, WorkflowRow | None] = {}
+        self._workflows: dict[str, WorkflowRow] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
-        self._nodes: dict[Place, tuple[bytes | None, NodeRow | None]] = {}
+        self._nodes: dict[Place, tuple[bytes, NodeRow]] = {}
+        self._dependents: dict[Place, list[KeyValue]] = {}
         self._definitions: dict[Place, Node] = {}
         self._backlog: dict[str, bool] = {}
         self._to_show: list[Place] = []
@@ -94,10 +97,13 @@ class Book:
 
     def workflow(self, workflow: str) -> WorkflowRow | None:
         """What its nodes share; None when nobody knows it."""
-        if workflow not in self._workflows:
+        known = self._workflows.get(workflow)
+        if known is None:  # what is not there may be made by a later command of the turn: only what is there is kept
             row = self.tr.get(WORKFLOWS.pack((workflow,)))
-            self._workflows[workflow] = None if row is None else WorkflowRow.unpack(row)
-        return self._workflows[workflow]
+            if row is None:
+                return None
+            known = self._workflows[workflow] = WorkflowRow.unpack(row)
+        return known
 
     def run(self, workflow: str) -> RunRow | None:
         """Where it is; None when it was never accepted."""
@@ -114,16 +120,44 @@ class Book:
 
     def node(self, place: Place) -> NodeRow | None:
         """Where the node is; None when there is no such node."""
-        if place not in self._nodes:
+        known = self._nodes.get(place)
+        if known is None:
             row = self.tr.get(STATUSES.pack((place.workflow, place.node)))
-            self._nodes[place] = (row, None if row is None else NodeRow.unpack(row))
-        return self._nodes[place][1]
+            if row is None:
+                return None
+            known = self._nodes[place] = (row, NodeRow.unpack(row))
+        return known[1]
 
-    def met(self, place: Place, stored: bytes) -> NodeRow | None:
+    def met(self, place: Place, stored: bytes) -> NodeRow:
         """The same of a node whose row a walk in this transaction has just found."""
         if place not in self._nodes:
             self._nodes[place] = (stored, NodeRow.unpack(stored))
         return self._nodes[place][1]
+
+    def expect(self, places: Iterable[Place]) -> None:
+        """Reads the rows of these nodes at once: they are asked for soon, one by one."""
+        unread = [place for place in dict.fromkeys(places) if place not in self._nodes]
+        rows = self.tr.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
+        for place, row in zip(unread, rows, strict=True):
+            if row is not None:
+                self._nodes[place] = (row, NodeRow.unpack(row))
+
+    def expect_ends(self, places: Iterable[Place]) -> None:
+        """Reads what comes after these nodes of accepted workflows: they end soon, and their dependents are told."""
+        ending = [place for place in places if "[" not in place.node]
+        ranges = [EDGES.range((place.workflow, place.node)) for place in ending]
+        found = self.tr.get_ranges(ranges, limit=MOST_AHEAD + 1)
+        few = {place: edges for place, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}
+        self._dependents.update(few)
+        self.expect(Place(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
+
+    def dependents(self, place: Place, after: str, limit: int) -> Sequence[KeyValue]:
+        """The edges from the node to those that come after it and behind `after`; at most so many."""
+        if not after and place in self._dependents:
+            return self._dependents[place][:limit]
+        key = (place.workflow, place.node)
+        begin, end = EDGES.range(key)
+        return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
 
     def add_node(self, place: Place, row: NodeRow) -> None:
         """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
@@ -254,10 +288,9 @@ class Book:
                 self._write(RUNS.pack((workflow,)), before, run.pack())
                 self.effects.runs.append((workflow, run))
         for place, (before, row) in self._nodes.items():
-            if row is not None:
-                self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
-                if row.state.terminal:
-                    self.terms.definitions.forget(place)
+            self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
+            if row.state.terminal:
+                self.terms.definitions.forget(place)
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
         self.effects.shown += [self.shown(place) for place in self._to_show]

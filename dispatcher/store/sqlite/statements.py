@@ -1,8 +1,9 @@
 """Reads and writes as statements on a connection that is in a SQL transaction.
 
-Every statement saved counts: each gives the interpreter's lock away and has to wait for it when the event loop is busy,
-which takes longer than the statement. So what is written is gathered, and laid over what is read, and the whole group's
-rows go to SQLite in a few statements at its end, in the order of their keys.
+Every step of a statement gives the interpreter's lock away and has to wait for it when the event loop is busy, which
+takes longer than the step; a statement takes one for each row that it finds. So what is written is gathered, and laid
+over what is read, and the whole group's rows go to SQLite in a few statements at its end, in the order of their keys;
+and what is read by many keys at once comes as one row, a text of numbers and hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any, TypeVar
 from coditect.errors import CoditectError
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.sqlite.file import failure
-from dispatcher.store.transaction import KeyValue, added, stamped
+from dispatcher.store.transaction import KeyRange, KeyValue, added, stamped
 
 Item = TypeVar("Item")
 
 MOST_ROWS = 256
-"""Of one statement that writes."""
+"""Of one statement that writes, or reads by keys."""
+MOST_RANGES = 64
+"""Of one statement that reads by ranges."""
 _GET = "SELECT value FROM pairs WHERE key = ?"
 _KEYS = "SELECT key FROM pairs WHERE key >= ? AND key < ?"
 _FORWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
@@ -61,6 +64,27 @@ class Statements:
         most = limit + self._overlay.removed(own) if limit else -1
         return self._overlay.over(self._rows(statement, (begin, end, most)), own, limit=limit, reverse=reverse)
 
+    def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
+        """See `Backing`."""
+        own, below = self._overlay.values, {}
+        for piece in _pieces([key for key in dict.fromkeys(keys) if key not in own], MOST_ROWS):
+            for number, value in self._row(_get_many(len(piece)), piece):
+                below[piece[int(number)]] = bytes.fromhex(value)
+        return [own[key] if key in own else below.get(key) for key in keys]
+
+    def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
+        """See `Backing`."""
+        below: dict[KeyRange, list[KeyValue]] = {}
+        untouched = [each for each in dict.fromkeys(ranges) if not self._overlay.between(*each)]
+        for piece in _pieces(untouched, MOST_RANGES):
+            below.update((each, []) for each in piece)
+            parameters = [*(key for each in piece for key in each), limit or -1]
+            for number, key, value in self._row(_get_ranges(len(piece)), parameters):
+                below[piece[int(number)]].append((bytes.fromhex(key), bytes.fromhex(value)))
+        return [
+            sorted(below[each]) if each in below else self.get_range(*each, limit, False, snapshot) for each in ranges
+        ]
+
     def set(self, key: bytes, value: bytes) -> None:
         """See `Backing`."""
         self._overlay.put(key, value)
@@ -87,7 +111,12 @@ class Statements:
         """See `Backing`."""
         return self._version
 
-    def _rows(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:
+        """What a statement found, out of its one row."""
+        ((text,),) = self._rows(statement, parameters)
+        return (found.split(" ") for found in text.split(",")) if text else iter(())
+
+    def _rows(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
@@ -99,17 +128,17 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
     """Takes what was gathered to SQLite. Raises: sqlite3.Error, after which nothing of it may be committed."""
     keys = sorted(overlay.values)
     values = overlay.values
-    for piece in _pieces([key for key in keys if values[key] is None]):
+    for piece in _pieces([key for key in keys if values[key] is None], MOST_ROWS):
         connection.execute(_clear(len(piece)), piece)
-    for piece in _pieces([key for key in keys if values[key] is not None]):
+    for piece in _pieces([key for key in keys if values[key] is not None], MOST_ROWS):
         connection.execute(_set(len(piece)), [each for key in piece for each in (key, values[key])])
 
 
-def _pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
     """Of few different sizes: each is a statement that SQLite has to know."""
     at = 0
     while at < len(items):
-        size = min(MOST_ROWS, 1 << ((len(items) - at).bit_length() - 1))
+        size = min(most, 1 << ((len(items) - at).bit_length() - 1))
         yield items[at : at + size]
         at += size
 
@@ -123,3 +152,22 @@ def _set(rows: int) -> str:
 @cache
 def _clear(rows: int) -> str:
     return f"DELETE FROM pairs WHERE key IN ({', '.join('?' * rows)})"  # noqa: S608 - places, no values
+
+
+@cache
+def _get_many(keys: int) -> str:
+    places = ", ".join(f"({number}, ?)" for number in range(keys))
+    return (  # the order of the join is given: each key is looked up
+        "SELECT group_concat(of.column1 || ' ' || hex(value))"  # noqa: S608 - numbers and places, no values
+        f" FROM (VALUES {places}) AS of CROSS JOIN pairs WHERE key = of.column2"
+    )
+
+
+@cache
+def _get_ranges(ranges: int) -> str:
+    places = ", ".join(f"({number}, ?, ?)" for number in range(ranges))
+    return (
+        "SELECT group_concat(of.column1 || ' ' || hex(pairs.key) || ' ' || hex(value))"  # noqa: S608 - as above
+        f" FROM (VALUES {places}) AS of CROSS JOIN pairs WHERE pairs.key IN"
+        " (SELECT key FROM pairs WHERE key >= of.column2 AND key < of.column3 ORDER BY key LIMIT ?)"
+    )

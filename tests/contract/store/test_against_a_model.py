@@ -28,6 +28,8 @@ STEPS = st.one_of(
     st.tuples(st.just("clear_range"), NAMES, NAMES),
     st.tuples(st.just("add"), NAMES, st.integers(-(2**63), 2**63 - 1)),
     st.tuples(st.just("range"), NAMES, NAMES, st.integers(0, 3), st.booleans(), st.booleans()),
+    st.tuples(st.just("many"), st.lists(NAMES, max_size=5)),
+    st.tuples(st.just("ranges"), st.lists(st.tuples(NAMES, NAMES), max_size=4), st.integers(0, 3), st.booleans()),
 )
 Model = dict[bytes, bytes]
 
@@ -53,6 +55,10 @@ def in_model(model: Model, step: tuple[Any, ...]) -> object:
         case ("range", one, other, limit, reverse, _):
             names = sorted((name for name in model if min(one, other) <= name < max(one, other)), reverse=reverse)
             return [(name, model[name]) for name in names][: limit or None]
+        case ("many", names):
+            return [model.get(name) for name in names]
+        case ("ranges", ranges, limit, snapshot):
+            return [in_model(model, ("range", *each, limit, False, snapshot)) for each in ranges]
     return None
 
 
@@ -73,6 +79,12 @@ def in_store(tr: Transaction, prefix: bytes, step: tuple[Any, ...]) -> object:
             reads = tr.snapshot if snapshot else tr
             pairs = reads.get_range(begin, end, limit=limit, reverse=reverse)
             return [(key.removeprefix(prefix), value) for key, value in pairs]
+        case ("many", names):
+            return tr.get_many([prefix + name for name in names])
+        case ("ranges", ranges, limit, snapshot):
+            reads = tr.snapshot if snapshot else tr
+            found = reads.get_ranges([(prefix + min(each), prefix + max(each)) for each in ranges], limit=limit)
+            return [[(key.removeprefix(prefix), value) for key, value in pairs] for pairs in found]
     return None
 
 

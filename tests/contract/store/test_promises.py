@@ -126,8 +126,14 @@ async def test_a_versionstamped_key_cannot_be_read_before_the_commit(database: D
         assert tr.get(space.pack(("elsewhere",))) is None
         return tr.get_range(*log.range())
 
-    with pytest.raises(Unreadable):
-        await database.run(body)
+    def body_at_once(tr: Transaction) -> None:
+        tr.set_versionstamped_key(log.pack_with_versionstamp((stamp_here(),)), b"")
+        assert tr.get_many([space.pack(("elsewhere",))]) == [None]
+        tr.get_ranges([space["other"].range(), log.range()])
+
+    for one in (body, body_at_once):
+        with pytest.raises(Unreadable):
+            await database.run(one)
 
 
 def _too_much(tr: Transaction) -> None:
@@ -159,6 +165,10 @@ REFUSED: list[tuple[TransactionFunction[object], type[BeyondLimit]]] = [
     (lambda tr: tr.set_versionstamped_key(bytes(13), b""), KeyOutsideRange),
     (lambda tr: tr.set_versionstamped_key(bytes(10) + b"\x01\0\0\0", b""), KeyOutsideRange),
     (lambda tr: tr.get_range(b"b", b"a"), InvertedRange),
+    (lambda tr: tr.get_many([b"k", LONG]), KeyTooLarge),
+    (lambda tr: tr.snapshot.get_many([b"k", LONG]), KeyTooLarge),
+    (lambda tr: tr.get_many([b"k", b"\xff\x01"]), KeyOutsideRange),
+    (lambda tr: tr.get_ranges([(b"a", b"b"), (b"b", b"a")]), InvertedRange),
     (lambda tr: tr.clear_range(b"b", b"a"), InvertedRange),
     (_too_much, TransactionTooLarge),
     (_swallowed, TransactionTooLarge),

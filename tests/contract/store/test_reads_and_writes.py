@@ -84,6 +84,32 @@ async def test_a_transaction_reads_its_own_writes(database: Database, space: Spa
     assert await everything(database, space) == own
 
 
+@pytest.mark.parametrize("limit", [0, 1, 2])
+async def test_what_is_read_at_once_is_what_is_read_one_by_one(database: Database, space: Space, limit: int) -> None:
+    pairs = await fill(database, space, 700)
+    keys = [key for key, _ in pairs]
+    asked = [keys[3], space.pack(("none",)), keys[699], keys[3], keys[5], keys[6], space.pack(("new",)), *keys]
+    ranges = [(key, key + b"\xff") for key in (keys[0], keys[5], space.prefix, keys[0])]
+    ranges += [(keys[number], keys[number + 2]) for number in range(100)]
+
+    def body(tr: Transaction) -> None:
+        tr.clear(keys[5])
+        tr.set(keys[6], b"")
+        tr.set(space.pack(("new",)), b"1")
+        for reads in (tr, tr.snapshot):
+            assert reads.get_many(asked) == [reads.get(key) for key in asked]
+            assert reads.get_ranges(ranges, limit=limit) == [reads.get_range(*one, limit=limit) for one in ranges]
+            assert not reads.get_many([])
+            assert not reads.get_ranges([])
+
+    await database.run(body)
+    values = await database.read(lambda tr: tr.get_many(asked[:7]))
+    found = await database.read(lambda tr: tr.get_ranges([(keys[4], keys[7])], limit=limit))
+
+    assert values == [b"3", None, b"699", b"3", None, b"", b"1"]
+    assert found == [[(keys[4], b"4"), (keys[6], b"")][: limit or None]]
+
+
 async def test_clearing_a_range_leaves_its_end(database: Database, space: Space) -> None:
     pairs = await fill(database, space, 5)
 

@@ -13,6 +13,7 @@ from coditect.errors import CoditectError
 from dispatcher.store import errors
 from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, translated
 from dispatcher.store.transaction import Transaction, read_counter
+from tests import fdb_stub
 from tests.fdb_stub import FDBError, FdbStub
 
 KEY = b"count"
@@ -163,3 +164,26 @@ def test_every_numbered_error_of_ours_is_mapped_from_its_number() -> None:
     assert len(numbered) == 10
     for name, code in numbered:
         assert type(translated(FDBError(int(code)))).__name__ == name
+
+
+async def test_what_is_read_at_once_is_under_way_before_the_first_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stub, order = FdbStub(), list[str]()
+    asked = fdb_stub._TransactionRead.get
+
+    def get(reads: fdb_stub._TransactionRead, key: bytes) -> fdb_stub.Future:
+        answer = asked(reads, key)
+        order.append("asked")
+
+        def waited_for() -> object:
+            order.append("awaited")
+            return answer.value
+
+        return fdb_stub.Future(waited_for)
+
+    monkeypatch.setattr(fdb_stub._TransactionRead, "get", get)
+    async with FdbDatabase(binding=stub) as database:
+        assert await database.run(lambda tr: tr.get_many([b"a", b"b", b"c"])) == [None] * 3
+
+    assert order == ["asked"] * 3 + ["awaited"] * 3

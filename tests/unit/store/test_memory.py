@@ -113,8 +113,19 @@ def test_a_snapshot_read_never_conflicts() -> None:
 
     view.get(b"a", snapshot=True)
     view.get_range(b"a", b"z", 0, False, snapshot=True)
+    view.get_many([b"a", b"b"], snapshot=True)
+    view.get_ranges([(b"a", b"z")], 0, snapshot=True)
 
     assert view.reads == []
+
+
+def test_each_of_many_reads_conflicts() -> None:
+    view = View(Disk())
+
+    view.get_many([b"a", b"b"], snapshot=False)
+    view.get_ranges([(b"c", b"d"), (b"e", b"f")], 0, snapshot=False)
+
+    assert view.reads == [(b"a", b"a\0"), (b"b", b"b\0"), (b"c", b"d"), (b"e", b"f")]
 
 
 async def test_two_counters_at_once_never_conflict() -> None:

@@ -30,6 +30,8 @@ def test_a_transaction_may_be_open_for_five_seconds(late: bool) -> None:
         lambda: tr.get(b"a"),
         lambda: tr.snapshot.get(b"a"),
         lambda: tr.get_range(b"a", b"b"),
+        lambda: tr.get_many([b"a"]),
+        lambda: tr.get_ranges([(b"a", b"b")]),
         tr.get_read_version,
         tr.snapshot.get_read_version,
     ]
@@ -57,9 +59,16 @@ def test_what_may_conflict_counts_and_a_snapshot_read_does_not() -> None:
 
     tr.snapshot.get(b"a" * KEY_BYTES)
     tr.snapshot.get_range(b"a", b"b")
+    tr.snapshot.get_many([b"a" * KEY_BYTES])
+    tr.snapshot.get_ranges([(b"a", b"b")])
     assert tr.size_bytes == 0
     tr.get(b"a" * KEY_BYTES)
-    assert tr.size_bytes > 2 * KEY_BYTES
+    one = tr.size_bytes
+    assert one > 2 * KEY_BYTES
+    tr.get_many([b"a" * KEY_BYTES, b"b" * KEY_BYTES])
+    assert tr.size_bytes == 3 * one
+    tr.get_ranges([(b"a" * KEY_BYTES, b"b" * KEY_BYTES)])
+    assert tr.size_bytes == 4 * one
 
 
 def test_reading_too_many_keys_makes_a_transaction_too_large() -> None:
