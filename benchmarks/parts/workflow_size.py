@@ -34,7 +34,7 @@ MOST_RUNS = 15
 VISIT_NODES = 50_000
 """Of a size, one run behind the other: up to half a minute. The machine's slow spells last seconds, and a larger size
 has its share of them; the size that it is compared with must have, too."""
-ROUNDS = 4
+ROUNDS = 6
 """Of each step: the larger size takes one or two minutes, in which a machine's speed may change by half."""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
 """How the plot calls them."""
