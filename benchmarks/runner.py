@@ -76,7 +76,7 @@ async def found_by(name: str, stage: Stage, size: Size) -> Findings:
     """What the part found. One that fails says so, and the others are measured nevertheless."""
     try:
         return await PARTS[name](stage, size)
-    except (ProgramFailed, CoditectError, TimeoutError) as error:
+    except (ProgramFailed, workflow_size.TooFewCores, CoditectError, TimeoutError) as error:
         text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
         return Findings(name, (), (), None, notes=(f"could not be measured: {text}",), complete=False)
 

@@ -46,6 +46,10 @@ class Size:
     """Nodes of one workflow, each ten times the one before."""
     small_graphs: tuple[int, ...]
     """Workflows of ten nodes, likewise."""
+    graph_pairs: int
+    """How often two such sizes run side by side on either core."""
+    graph_visit: int
+    """Nodes of a run, or of several runs one behind the other, of the larger one."""
     state_queries: int
     live_nodes: int
     """Nodes that wait while a dispatcher starts anew."""
@@ -74,6 +78,8 @@ FULL = Size(
     graph_layers=10,
     large_graphs=(1_000, 10_000, 100_000),
     small_graphs=(1_000, 10_000),
+    graph_pairs=2,
+    graph_visit=50_000,
     state_queries=1_000,
     live_nodes=10_000,
 )
@@ -100,6 +106,8 @@ QUICK = Size(
     graph_layers=10,
     large_graphs=(300, 3_000),
     small_graphs=(30, 300),
+    graph_pairs=1,
+    graph_visit=3_000,
     state_queries=200,
     live_nodes=1_000,
 )

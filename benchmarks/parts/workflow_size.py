@@ -3,22 +3,25 @@
 A workflow grows in two ways. A longer one has more layers. A wider one has larger layers: when there is more in them
 than may be under way, twice the agents' slots, its nodes go the other way to their claim, through the backlog that RQ
 holds. That costs a tenth more, whatever the size. With few slots, 10,000 nodes go that way as 100,000 do.
+
+Two sizes are measured side by side, each on one core with servers, dispatcher, agents and client of its own, the
+smaller one over and over until the larger one has ended; then the cores are exchanged. A machine's speed changes by
+half within minutes, and the larger size takes minutes: one behind the other they meet different machines.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from statistics import mean, median
-
-import psutil
+from statistics import geometric_mean, mean, median
 
 from benchmarks.charts import Chart, Lines
-from benchmarks.parts.graph_sides import DRIVERS, fleet, ordered
+from benchmarks.parts.graph_sides import DRIVERS
 from benchmarks.parts.sides import Side
+from benchmarks.parts.visit import Visit, visit
 from benchmarks.programs.graphs import Graph, GraphOrder, chain, layered
 from benchmarks.size import Size
 from benchmarks.stage import Stage
@@ -26,22 +29,20 @@ from benchmarks.verdict import Bound, Figure, Findings, Verdict
 
 NAME = "workflow-size"
 LAYERS = 10
-SLOTS = 100
-"""Of each of the two agents: layers of 1,000 do not fit into what may be under way then."""
 SMALL = chain(10)
 WARM_UP = layered(3, 20)
 MOST_RUNS = 15
-VISIT_NODES = 50_000
-"""Of a size, one run behind the other: up to half a minute. The machine's slow spells last seconds, and a larger size
-has its share of them; the size that it is compared with must have, too."""
-ROUNDS = 6
-"""Of each step: the larger size takes one or two minutes, in which a machine's speed may change by half."""
+SHORTER = 0.4
+"""Of the visit to a larger size, one to the smaller. It is made until the larger one's has ended, and the one that goes
+on longer does not count, since nothing was beside it at last."""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
 """How the plot calls them."""
-LOOK_SECONDS = 0.1
-LONGEST_SECONDS = 900.0
 MOST_TIMES_FOR_TEN = 11.0
 MOST_MEGABYTES = 250.0
+
+
+class TooFewCores(RuntimeError):
+    """The sizes cannot be measured side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +58,24 @@ class Trial:
         """In all of them."""
         return self.graph.nodes * self.many
 
-    @property
-    def runs(self) -> int:
-        """How often it is run when it is visited."""
-        return max(1, min(MOST_RUNS, VISIT_NODES // self.nodes))
+    def order(self, nodes: int) -> GraphOrder:
+        """Runs of about so many nodes together."""
+        runs = max(1, min(MOST_RUNS, nodes // self.nodes))
+        return GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, self.graph, runs, self.many)
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """What was measured of one trial. Megabytes are the dispatcher's resident memory."""
+    """What was measured of one trial, on one core. Megabytes are the dispatcher's resident memory."""
 
     name: str
     nodes: int
     seconds: float
     most_megabytes: float
     times: float = 1.0
-    """The time of the size before it: the median of the rounds, each of which has that size on both sides."""
+    """The time of the size before it: the geometric mean of those below, in which a slower core cancels out."""
+    each: tuple[float, ...] = ()
+    """Of each round on the one core, then on the other."""
 
 
 def wider(nodes: int) -> Trial:
@@ -90,60 +93,59 @@ def more(workflows: int) -> Trial:
     return Trial(f"{workflows:,} workflows of {SMALL.nodes}", SMALL, workflows)
 
 
-@asynccontextmanager
-async def peak_megabytes(pid: int) -> AsyncIterator[list[float]]:
-    """The most that was seen of the process's resident memory inside the block; one element."""
-    process, most = psutil.Process(pid), [0.0]
-
-    async def look() -> None:
-        while True:
-            most[0] = max(most[0], process.memory_info().rss / 1e6)
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async with asyncio.TaskGroup() as group:
-        looking = group.create_task(look())
-        yield most
-        looking.cancel()
+def two_cores() -> tuple[int, int]:
+    """That this process may use. Raises: TooFewCores."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise TooFewCores("Two sizes are measured side by side, on a core each: run this where there are two cores.")
+    return cores[0], cores[1]
 
 
-async def one_size(stage: Stage, trial: Trial) -> tuple[list[float], float]:
-    """Seconds of each run, and megabytes; on a fresh dispatcher with an empty ledger and Redis, and two agents."""
-    order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, trial.graph, trial.runs, trial.many)
-    await stage.empty_redis()
-    async with fleet(stage, slots=SLOTS) as plane, peak_megabytes(plane.pid) as most:
-        told = await ordered(stage, order, seconds=LONGEST_SECONDS)
-    return told["seconds"], most[0]
+async def side_by_side(stage: Stage, smaller: GraphOrder, larger: GraphOrder, cores: Sequence[int]) -> list[Visit]:
+    """One visit to the larger size on the first core, then those to the smaller one that the other core made beside it.
 
-
-async def rising(stage: Stage, trials: Sequence[Trial], *, rounds: int = ROUNDS) -> tuple[Grown, ...]:
-    """One after the other, each once more behind the next: a machine is faster in one minute than in another.
-
-    Each step is gone up and down so many times.
+    Raises: ProgramFailed.
     """
-    found: dict[Trial, list[tuple[list[float], float]]] = {trial: [] for trial in trials}
+    beside: list[Visit] = []
+    first = asyncio.create_task(visit(stage, larger, cores[0]))
+    try:
+        while not first.done():
+            beside.append(await visit(stage, smaller, cores[1]))
+        return [await first, *(beside[:-1] or beside)]
+    finally:
+        first.cancel()
+        await asyncio.wait({first})
 
-    async def visit(trial: Trial) -> float:
-        found[trial].append(await one_size(stage, trial))
-        return mean(found[trial][-1][0])  # a median would leave out the slow spells, which no larger size can
 
-    ahead, times = await visit(trials[0]), [1.0]
+def times(larger: Visit, *smaller: Visit) -> float:
+    """How often the smaller size goes into the larger one's time; by means, since slow spells are part of both."""
+    return mean(larger.seconds) / mean(seconds for one in smaller for seconds in one.seconds)
+
+
+async def rising(stage: Stage, trials: Sequence[Trial], size: Size) -> tuple[Grown, ...]:
+    """Each beside the one that is ten times as large, so many times on either core."""
+    cores, found, ratios = two_cores(), {trial: list[Visit]() for trial in trials}, {trials[0]: list[float]()}
     for before, trial in pairwise(trials):
-        ratios = []
-        for _ in range(rounds):
-            seconds, behind = await visit(trial), await visit(before)
-            ratios.append(seconds / mean((ahead, behind)))
-            ahead = behind
-        times.append(median(ratios))
-        ahead = seconds
-    return tuple(
-        Grown(
-            one.name,
-            one.nodes,
-            median([seconds for runs, _ in sizes for seconds in runs]),
-            max(most for _, most in sizes),
-            ratio,
-        )
-        for (one, sizes), ratio in zip(found.items(), times, strict=True)
+        ratios[trial] = []
+        for pair in (cores, cores[::-1]) * size.graph_pairs:
+            larger, *smaller = await side_by_side(
+                stage, before.order(int(SHORTER * size.graph_visit)), trial.order(size.graph_visit), pair
+            )
+            ratios[trial].append(times(larger, *smaller))
+            found[trial].append(larger)
+            found[before] += smaller
+    return tuple(grown(trial, visits, ratios[trial]) for trial, visits in found.items())
+
+
+def grown(trial: Trial, visits: Sequence[Visit], ratios: Sequence[float]) -> Grown:
+    """All visits to one size together."""
+    return Grown(
+        trial.name,
+        trial.nodes,
+        median(seconds for one in visits for seconds in one.seconds),
+        max(one.megabytes for one in visits),
+        geometric_mean(ratios) if ratios else 1.0,
+        tuple(ratios),
     )
 
 
@@ -151,9 +153,9 @@ async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
     """One wider and wider workflow; one longer and longer; more and more of ten nodes."""
     width = size.large_graphs[0] // LAYERS
     return {
-        "wider": await rising(stage, [wider(nodes) for nodes in size.large_graphs]),
-        "longer": await rising(stage, [longer(nodes, width) for nodes in size.large_graphs]),
-        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs]),
+        "wider": await rising(stage, [wider(nodes) for nodes in size.large_graphs], size),
+        "longer": await rising(stage, [longer(nodes, width) for nodes in size.large_graphs], size),
+        "more": await rising(stage, [more(workflows) for workflows in size.small_graphs], size),
     }
 
 
@@ -177,7 +179,7 @@ def figures(found: Mapping[str, Sequence[Grown]]) -> tuple[Figure, ...]:
         for series in found.values()
         for one in series
         for figure in (
-            Figure(f"{one.name}: nodes per second", one.nodes / one.seconds, "/s"),
+            Figure(f"{one.name}: nodes per second on one core", one.nodes / one.seconds, "/s"),
             Figure(f"{one.name}: dispatcher's memory at most", one.most_megabytes, "MB"),
         )
     )
@@ -189,7 +191,7 @@ def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
     first, last = found["wider"][0], found["wider"][-1]
     title = (
         f"From {first.nodes:,} to {last.nodes:,} nodes in one workflow: {first.nodes / first.seconds:,.0f} to "
-        f"{last.nodes / last.seconds:,.0f} nodes per second"
+        f"{last.nodes / last.seconds:,.0f} nodes per second on one core"
     )
     return (Lines(NAME, title, "nodes in all", "nodes per second", series, level_logarithmic=True),)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import os
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
@@ -10,11 +12,14 @@ from benchmarks.figures import rounded
 from benchmarks.parts import workflow_size, workflow_state, workflows
 from benchmarks.parts.graph_sides import DRIVERS, SIDES, WORKERS, workers
 from benchmarks.parts.sides import OTHERS, Side
-from benchmarks.parts.workflow_size import Grown, Trial
+from benchmarks.parts.visit import Visit
+from benchmarks.parts.workflow_size import Grown, TooFewCores, Trial
 from benchmarks.parts.workflow_state import Found
 from benchmarks.programs.coditect_graphs import definition_of
-from benchmarks.programs.graphs import TEXT, Graph, GraphOrder, chain, check_sinks, fan, layered
+from benchmarks.programs.graph_client import run_many
+from benchmarks.programs.graphs import AT_ONCE, TEXT, Graph, GraphOrder, chain, check_sinks, fan, layered
 from benchmarks.size import FULL, QUICK
+from benchmarks.stage import ProgramFailed
 from benchmarks.verdict import Verdict
 from coditect.model.workflow.graph import graph_of
 
@@ -146,7 +151,7 @@ def test_ten_times_the_nodes_may_cost_eleven_times_the_time() -> None:
         (250.0, False),
     ]
     (chart,) = workflow_size.charts(found)
-    assert chart.title == "From 1,000 to 100,000 nodes in one workflow: 1,000 to 826 nodes per second"
+    assert chart.title == "From 1,000 to 100,000 nodes in one workflow: 1,000 to 826 nodes per second on one core"
 
 
 @pytest.mark.parametrize("nodes", FULL.large_graphs)
@@ -158,48 +163,115 @@ def test_a_workflow_grows_in_width_or_in_length(nodes: int) -> None:
     assert (len(long.graph.widths), long.graph.widths[0]) == (nodes // 100, 100)
 
 
-@pytest.mark.parametrize(("nodes", "runs"), [(1_000, 15), (10_000, 5), (100_000, 1)])
-def test_sizes_that_are_compared_take_about_as_long(nodes: int, runs: int) -> None:
-    assert workflow_size.wider(nodes).runs == workflow_size.longer(nodes, 100).runs == runs
-    assert workflow_size.more(nodes // 10).runs == runs
+@pytest.mark.parametrize(("nodes", "as_larger", "as_smaller"), [(1_000, 15, 15), (10_000, 5, 2), (100_000, 1, 1)])
+def test_a_larger_size_is_run_longer_than_the_smaller_beside_it(nodes: int, as_larger: int, as_smaller: int) -> None:
+    for trial in (workflow_size.wider(nodes), workflow_size.longer(nodes, 100), workflow_size.more(nodes // 10)):
+        assert trial.order(FULL.graph_visit).runs == as_larger
+        assert trial.order(int(workflow_size.SHORTER * FULL.graph_visit)).runs == as_smaller
 
 
-async def test_the_size_before_is_measured_again_behind_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    speeds = {"1": iter([[1.0, 5.0, 3.0], [4.0, 6.0, 5.0]]), "2": iter([[20.0], [30.0]]), "3": iter([[300.0]])}
+class Cores:
+    """Two of them, on which a run of so many nodes takes as many seconds, or twice as many on the second."""
 
-    async def one_size(_: object, trial: Trial) -> tuple[list[float], float]:
-        order.append(trial.name)
-        return next(speeds[trial.name]), float(len(order))
+    def __init__(self) -> None:
+        self.visits: list[tuple[str, int]] = []
+        self._ended = asyncio.Event()
 
-    monkeypatch.setattr(workflow_size, "one_size", one_size)
-    trials = [Trial(name, chain(nodes)) for name, nodes in (("1", 1), ("2", 10), ("3", 100))]
-
-    found = await workflow_size.rising(cast(Any, None), trials, rounds=1)
-
-    assert order == ["1", "2", "1", "3", "2"]
-    assert found == (
-        Grown("1", 1, 4.5, 3.0),
-        Grown("2", 10, 25.0, 5.0, 20.0 / 4.0),
-        Grown("3", 100, 300.0, 4.0, 300.0 / 25.0),
-    )
+    async def visit(self, _: object, order: GraphOrder, core: int) -> Visit:
+        self.visits.append((order.graph.name, core))
+        if order.graph.name == "large":
+            await self._ended.wait()
+            self._ended.clear()
+        elif self.visits.count(("small", core)) % 3 == 0:
+            self._ended.set()
+            await asyncio.sleep(0)
+        return Visit((order.graph.nodes * (1.0 + core),), float(len(self.visits)))
 
 
-async def test_each_round_of_a_step_is_compared_with_what_is_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    speeds = {"1": iter([1.0, 1.0, 3.0, 5.0]), "2": iter([10.0, 20.0, 48.0])}
+async def test_two_sizes_run_side_by_side_and_then_with_the_cores_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = Cores()
+    monkeypatch.setattr(workflow_size, "visit", cores.visit)
+    monkeypatch.setattr(workflow_size, "two_cores", lambda: (0, 1))
+    trials = [Trial(name, Graph(name, (nodes,))) for name, nodes in (("small", 10), ("large", 90))]
 
-    async def one_size(_: object, trial: Trial) -> tuple[list[float], float]:
-        order.append(trial.name)
-        return [next(speeds[trial.name])], 0.0
+    small, large = await workflow_size.rising(cast(Any, None), trials, QUICK)
 
-    monkeypatch.setattr(workflow_size, "one_size", one_size)
+    assert sorted(cores.visits[:4]) == [("large", 0), ("small", 1), ("small", 1), ("small", 1)]
+    assert sorted(cores.visits[4:]) == [("large", 1), ("small", 0), ("small", 0), ("small", 0)]
+    assert (small.seconds, small.times, small.each) == (15.0, 1.0, ())
+    assert (large.seconds, large.each) == (135.0, (4.5, 18.0))
+    assert large.times == pytest.approx(9.0), "that one core is half as fast cancels out"
 
-    small, large = await workflow_size.rising(cast(Any, None), [Trial("1", chain(1)), Trial("2", chain(10))], rounds=3)
 
-    assert order == ["1", "2", "1", "2", "1", "2", "1"]
-    assert (small.seconds, large.seconds) == (2.0, 20.0)
-    assert (small.times, large.times) == (1.0, 10.0)
+async def test_what_the_smaller_size_did_when_nothing_was_beside_it_any_more_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = asyncio.Event()
+    speeds = iter([10.0, 12.0, 1.0])
+
+    async def visit(_: object, order: GraphOrder, core: int) -> Visit:
+        if core == 0:
+            await ended.wait()
+            return Visit((110.0,), 0.0)
+        seconds = next(speeds)
+        if seconds == 1.0:
+            ended.set()
+            await asyncio.sleep(0)
+        return Visit((seconds,), 0.0)
+
+    monkeypatch.setattr(workflow_size, "visit", visit)
+    order = Trial("", chain(1)).order(1)
+
+    larger, *smaller = await workflow_size.side_by_side(cast(Any, None), order, order, (0, 1))
+
+    assert [one.seconds for one in smaller] == [(10.0,), (12.0,)]
+    assert workflow_size.times(larger, *smaller) == 10.0
+
+
+async def test_a_visit_that_fails_stops_the_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[int] = []
+
+    async def visit(_: object, order: GraphOrder, core: int) -> Visit:
+        if core == 1:
+            await asyncio.sleep(0)
+            raise ProgramFailed("visit: exit code 1")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append(core)
+        raise AssertionError
+
+    monkeypatch.setattr(workflow_size, "visit", visit)
+    order = Trial("", chain(1)).order(1)
+
+    with pytest.raises(ProgramFailed):
+        await workflow_size.side_by_side(cast(Any, None), order, order, (0, 1))
+    assert stopped == [0]
+
+
+def test_one_core_is_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+
+    with pytest.raises(TooFewCores, match="two cores"):
+        workflow_size.two_cores()
+
+
+@pytest.mark.parametrize("many", [1, 64, 200])
+async def test_a_client_runs_all_of_them_and_so_many_at_once(many: int) -> None:
+    class Runner:
+        running = most = ran = 0
+
+        async def run(self, graph: Graph) -> None:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0)
+            self.running -= 1
+            self.ran += 1
+
+    runner = Runner()
+    await run_many(runner, chain(1), many)
+
+    assert (runner.ran, runner.most) == (many, min(many, AT_ONCE))
 
 
 def test_state_restart_and_idleness_have_their_targets() -> None:
