@@ -49,7 +49,7 @@ class Size:
     graph_pairs: int
     """How often two such sizes run side by side on either core."""
     graph_visit: int
-    """Nodes of a run, or of several runs one behind the other, of the larger one."""
+    """Nodes of a visit to the larger one: of one run, or of several behind each other."""
     state_queries: int
     live_nodes: int
     """Nodes that wait while a dispatcher starts anew."""

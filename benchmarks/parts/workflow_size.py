@@ -33,8 +33,8 @@ SMALL = chain(10)
 WARM_UP = layered(3, 20)
 MOST_RUNS = 15
 SHORTER = 0.4
-"""Of the visit to a larger size, one to the smaller. It is made until the larger one's has ended, and the one that goes
-on longer does not count, since nothing was beside it at last."""
+"""What a visit to the smaller size has of the larger one's nodes. Such visits are made until the larger one's has
+ended, and the one that goes on longer does not count: nothing was beside it at last."""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
 """How the plot calls them."""
 MOST_TIMES_FOR_TEN = 11.0

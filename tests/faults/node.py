@@ -71,8 +71,8 @@ class Node:
         queue is gone, and all that it confirmed: Mnesia notes behind the answer that the transaction was decided,
         and writes the note within two seconds.
         """
-        await self.control("eval", "[dets:sync(Table) || Table <- dets:all()], ok.")
-        await self.control("eval", "sys:get_state(mnesia_recover), ok = disk_log:sync(latest_log).")
+        tables = "[dets:sync(Table) || Table <- dets:all()]"
+        await self.control("eval", f"{tables}, sys:get_state(mnesia_recover), ok = disk_log:sync(latest_log).")
 
     async def control(self, *words: str) -> str:
         """One `rabbitmqctl` command; returns what it printed. Takes about two seconds."""
