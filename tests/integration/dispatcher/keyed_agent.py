@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from pathlib import Path
 
@@ -16,12 +17,11 @@ async def work(milliseconds: int, ctx: Context) -> str:
     log = Path(os.environ["EFFECT_LOG"])
     _note(log, f"start {ctx.task_id} {os.getpid()}")
     await asyncio.sleep(milliseconds / 1000)
-    try:
-        os.close(os.open(log.with_name("keyed") / ctx.task_id, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        _note(log, f"again {ctx.task_id} {os.getpid()}")
-    else:
-        _note(log, f"effect {ctx.task_id} {os.getpid()}")
+    with log.open("a+b", buffering=0) as lines:  # one write is the effect and its key: a kill falls before or behind it
+        fcntl.flock(lines, fcntl.LOCK_EX)
+        lines.seek(0)
+        kind = "again" if f"effect {ctx.task_id} ".encode() in lines.read() else "effect"
+        lines.write(f"{kind} {ctx.task_id} {os.getpid()}\n".encode())
     return ctx.task_id
 
 
