@@ -34,7 +34,8 @@ async def assert_each_once_and_in_order(fleet: Fleet, run: Run, nodes: int) -> N
     assert len(completed) == len(rows) == nodes
     assert set(completed.values()) == {1}
     effects = Counter(name for name in fleet.noted("effect") if name.startswith(run.id))
-    assert effects == dict.fromkeys((f"{run.id}:{row.name}" for row in rows), 1)
+    owed = Counter(f"{run.id}:{row.name}" for row in rows)
+    assert effects == owed, f"without an effect: {sorted(owed - effects)}, with more than one: {sorted(effects - owed)}"
     first = {(kind, task_id): number for number, (kind, task_id, _) in reversed(list(enumerate(fleet.effects())))}
     for row in rows:
         for before in row.after:

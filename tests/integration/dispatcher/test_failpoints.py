@@ -160,7 +160,6 @@ def logged(text: str, event: str) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
-    (folder / "keyed").mkdir()
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(open_fleet(servers, folder))
         broker = await stack.enter_async_context(AmqpBroker(servers.amqp_url, name="failpoints"))

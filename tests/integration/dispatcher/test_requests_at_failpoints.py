@@ -96,7 +96,6 @@ async def ends(run: Run) -> int:
 
 @pytest.fixture
 async def plant(managed: PrivateServers, tmp_path: Path) -> AsyncIterator[Plant]:
-    (tmp_path / "keyed").mkdir()
     async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start(target=AGENT)
         yield Plant(fleet, client)

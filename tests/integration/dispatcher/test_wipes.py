@@ -76,7 +76,6 @@ class Plant:
 
 @asynccontextmanager
 async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
-    (folder / "keyed").mkdir()
     async with open_fleet(servers, folder) as fleet, client_of(servers) as client:
         found = Plant(servers, fleet, client)
         await found.start()
