@@ -189,7 +189,7 @@ def _input(node: Node, document: Mapping[str, Any], account: Account) -> Any:
     call = node.call
     if call is None or call.input is None:
         return {}
-    return fill(call.input, _Evaluation(node, document, account).find)
+    return fill(call.input, lambda text: _Evaluation(node, document, account).find(text))
 
 
 def _failure(node: Node, text: str, reason: str, fix: str) -> InvalidWorkflow:

@@ -317,7 +317,7 @@ class Desk:
         self._unsent.append(effects)
         asyncio.get_running_loop().call_soon(self._send)
         if self.showing is not None:
-            for workflow in effects.accepted:
+            for workflow in effects.unshown:
                 self.put(Show(workflow))
         if effects.proposed:
             self.put(Proposed(tuple(effects.proposed)))

@@ -65,7 +65,7 @@ def start(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         book.tr.set(UPLOADS.pack((workflow,)), pack_row(chunk, begun_ms, nodes))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
-    return _accept(book, workflow, key, head)
+    return _accept(book, workflow, key, head, [node for node, _ in added])
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
@@ -193,7 +193,8 @@ def _write_nodes(book: Book, workflow: str, nodes: list[tuple[Node, bytes]]) -> 
             book.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
 
 
-def _accept(book: Book, workflow: str, key: str, head: WorkflowRow) -> dict[str, Any]:
+def _accept(book: Book, workflow: str, key: str, head: WorkflowRow, added: Sequence[Node]) -> dict[str, Any]:
+    """The workflow runs. One that came as a whole is shown as a whole, and what was read of its nodes is kept."""
     if key:
         idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)
     book.tr.clear(UPLOADS.pack((workflow,)))
@@ -204,6 +205,11 @@ def _accept(book: Book, workflow: str, key: str, head: WorkflowRow) -> dict[str,
     run.open = head.count
     run.counts = {TaskState.BLOCKED.value: head.count}
     book.effects.accepted.append(workflow)
+    if len(added) < head.count:
+        book.effects.unshown.append(workflow)
+    else:
+        for node in added:
+            book.show_new(Place(workflow, node.name), node)
     book.effects.say("workflow.accepted", workflow, name=head.name)
     advance.begin(book, workflow)
     return {"workflow": workflow, "state": WorkflowState.ACCEPTED.value, "new": True}

@@ -35,8 +35,8 @@ class Showing:
     def follow(self, effects: Effects) -> None:
         """Adds what one commit changed; of a node that changed twice, how it is now.
 
-        What RQ itself brought it has as started. What is shown is made, or put right where RQ has it otherwise. A
-        workflow that was accepted just now is shown by the next turn, as it is then.
+        What RQ itself brought it has as started. What is shown is made, or put right where RQ has it otherwise. All of
+        a workflow that was accepted just now is shown, here or by the next turn, as it is then.
         """
         accepted = set(effects.accepted)
         last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}

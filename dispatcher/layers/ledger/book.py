@@ -223,6 +223,11 @@ class Book:
         self.definition(place)
         self._to_show.append(place)
 
+    def show_new(self, place: Place, node: Node) -> None:
+        """The same of a node that was written just now, by what was read of it then."""
+        self.terms.definitions.learn(place, node)
+        self._to_show.append(place)
+
     def last_number(self) -> int:
         """The last publication number that was given; 0 when none ever was."""
         if not self._last_number:

@@ -100,11 +100,20 @@ class Definitions:
         if row is not None:
             self._bytes -= len(row) + OVERHEAD_BYTES
 
+    def learn(self, place: Place, node: Node) -> None:
+        """What its row says, by whoever has read it already; nothing of a row that is not remembered."""
+        row = self._rows.get(place)
+        if row is not None and place not in self._read:
+            self._keep(place, node, row)
+
     def _take_in(self, place: Place, row: bytes) -> Node:
         node = known_node(place.node, loads(row))
+        self._keep(place, node, row)
+        return node
+
+    def _keep(self, place: Place, node: Node, row: bytes) -> None:
         self._read[place] = node, len(row)
         self._read_bytes += len(row)
         while self._read_bytes > MOST_READ_BYTES:
             _, (_, size) = self._read.popitem(last=False)
             self._read_bytes -= size
-        return node

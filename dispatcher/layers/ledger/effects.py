@@ -88,6 +88,8 @@ class Effects:
     """Nodes that RQ proposed and that are left for another transaction."""
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
+    unshown: list[str] = field(default_factory=list)
+    """Those of them that came in several pieces: all of their nodes are to be shown by later transactions."""
     runs: list[tuple[str, RunRow]] = field(default_factory=list)
     """The rows of workflows, as they are by now."""
     cancels: list[tuple[Place, int]] = field(default_factory=list)

@@ -84,6 +84,20 @@ def test_what_is_kept_as_it_was_read_needs_no_reading() -> None:
     assert [definitions.unread_bytes(place) for place in places] == [len(rows[0]), 0, 0]
 
 
+def test_what_was_read_elsewhere_is_kept_of_a_row_that_is_remembered() -> None:
+    definitions, place = Definitions(), Place("w", "n")
+    node = Node("n", Call("one"))
+
+    definitions.learn(place, node)
+    unknown = definitions.node(place)
+    definitions.put(place, dumps(node_document(node)))
+    definitions.learn(place, node)
+
+    assert unknown is None
+    assert definitions.node(place) is node
+    assert definitions.unread_bytes(place) == 0
+
+
 async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
     flow = Workflow("short")
     first = flow.task("work", name="first")

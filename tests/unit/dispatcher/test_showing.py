@@ -48,7 +48,6 @@ async def run(ledger: Ledger, *ends: Outcome) -> MemoryTaskGraph:
     for number in range(len(ends)):
         flow.task("work", name=f"n{number}")
     await ledger.start(flow.definition())
-    await ledger.turn(Show("w"))
     await ledger.play(lambda publication: ends[int(publication.place.node[1:])])
     return await shown(ledger)
 
@@ -60,6 +59,21 @@ async def test_a_value_is_shown_unless_it_is_long(ledger: Ledger) -> None:
         [b'{"lines":42}'], [f'"{LONGEST}"'.encode()], [b"null"],
     ]  # fmt: skip
     assert graph.state("w", "n2") is JobState.FINISHED
+
+
+@pytest.mark.parametrize("chunk", [2, 1], ids=["whole", "in pieces"])
+async def test_a_workflow_that_came_whole_is_shown_with_its_acceptance(ledger: Ledger, chunk: int) -> None:
+    flow = Workflow("two")
+    first = flow.task("work", name="first")
+    flow.task("work", name="second", after=[first])
+
+    await ledger.start(flow.definition(), chunk=chunk)
+
+    accepted = ledger.seen[-1]
+    whole = {Place("w", "first"): TaskState.PUBLISHED, Place("w", "second"): TaskState.BLOCKED}
+    assert {one.place: one.state for one in accepted.shown} == (whole if chunk == 2 else {})
+    assert accepted.unshown == ([] if chunk == 2 else ["w"])
+    assert {one.place: one.after for one in accepted.shown}.get(Place("w", "second"), ("first",)) == ("first",)
 
 
 async def test_an_error_is_shown_in_a_line(ledger: Ledger) -> None:
@@ -75,7 +89,6 @@ async def test_values_that_no_agent_told_are_shown_too(ledger: Ledger) -> None:
     gate = flow.approval("Go on?", after=[each], name="gate")
     flow.task("work", name="behind", after=[gate])
     await ledger.start(flow.definition(), [1, 2])
-    await ledger.turn(Show("w"))
     await ledger.play(lambda publication: completed(publication.place.node))
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
 
@@ -90,6 +103,7 @@ async def test_a_job_that_was_made_as_it_ended_has_its_value(ledger: Ledger) -> 
     flow = Workflow("quick")
     only: Node = flow.task("work", name="only")
     await ledger.start(flow.definition())
+    ledger.seen.clear()  # it came in pieces, or RQ lost it
     await ledger.turn(ledger.finished(ledger.published.pop(), completed(7)), Show("w"))
 
     graph = await shown(ledger)
@@ -103,7 +117,6 @@ async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledg
     for node in ("brought", "other"):
         flow.task("work", name=node)
     await ledger.start(flow.definition())
-    await ledger.turn(Show("w"))
     await ledger.turn(Proposed((Place("w", "brought"),), "work"))
     await ledger.turn(Fill("work", 1))
     before = await ledger.states()
