@@ -51,8 +51,8 @@ class Addresses:
 
     @property
     def redis_url(self) -> str:
-        """Database 0, as the default user."""
-        return f"redis://:{self.password}@127.0.0.1:{self.ports.redis}/0"
+        """Database 0, as the default user; by name, for ``redis-cli -u`` sends an empty one as it stands."""
+        return f"redis://default:{self.password}@127.0.0.1:{self.ports.redis}/0"
 
 
 def keep_addresses(file: Path) -> Addresses:

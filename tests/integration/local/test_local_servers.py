@@ -1,5 +1,7 @@
+import asyncio
 import os
 import re
+from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,15 @@ async def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
         with pytest.raises(StartFailed, match="no-such-setting"):
             await servers.start_redis()
+
+
+async def test_redis_cli_takes_the_address_as_it_is(own_servers: PrivateServers) -> None:
+    cli = await asyncio.create_subprocess_exec(
+        "redis-cli", "-u", own_servers.redis_url, "ping", stdout=PIPE, stderr=DEVNULL
+    )
+    said, _ = await cli.communicate()
+
+    assert said.strip() == b"PONG"
 
 
 async def test_servers_on_a_folder_that_has_some_are_refused(tmp_path: Path) -> None:
