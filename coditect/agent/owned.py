@@ -6,6 +6,7 @@
     came back, or older than 1 s ──► claim ──RUN──► run, under the fence that was granted
                                          ├─STALE──► ack, nothing is run
                                          ├─WAIT───► goes back after a pause
+                                         ├─RUN, but its connection is gone ──► given back to the owner
                                          └─nobody─► asked again, without a slot; goes back after ten minutes
     runs or ran here already ──► claim ──RUN──► joins it: its result carries the granted fence
 
@@ -97,6 +98,9 @@ class Owned:
             if claim is None:
                 return
             _grant(execution, claim)
+            if execution.lost:
+                await self._give_back(execution, held)
+                return
             suspect = suspect or claim.suspect
             self._starts.granted(execution)
             claimed = True
@@ -180,10 +184,19 @@ class Owned:
         except BaseException:
             self._intake.abandon(held)
             raise
-        if claim is None or claim.verdict is Verdict.STALE or execution.lost:
+        if claim is None or claim.verdict is Verdict.STALE:
             self._intake.abandon(held)
-            return None if execution.lost else claim
         return claim
+
+    async def _give_back(self, execution: Execution, held: Held) -> None:
+        """It was granted when its delivery was not ours any more.
+
+        Whoever has the delivery now may have been granted it before, and is refused then: nobody else will begin it.
+        """
+        if held.awaiting:
+            self._intake.abandon(held)
+        log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
+        await self._begin_anew(execution, NOT_BEGUN)
 
     @asynccontextmanager
     async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[Question]:
@@ -244,8 +257,10 @@ class Owned:
             again = Execution(task, delivery, None)
             _grant(again, claim)
             await self.report(again, outcome)
-        else:
-            delivery.requeue()
+        else:  # what ran here has failed
+            again = Execution(task, delivery, None)
+            _grant(again, claim)
+            await self._begin_anew(again, NOT_BEGUN)
 
     # -- after it ran ---------------------------------------------------------------------------------------
 

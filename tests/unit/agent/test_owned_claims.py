@@ -7,15 +7,17 @@ import asyncio
 import pytest
 
 from coditect.agent import claims, owned
+from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
 from coditect.model import routing
+from coditect.model.capability import Priority
 from coditect.model.control import Claim, Verdict
 from coditect.model.message import Message
-from coditect.model.result import Failure
+from coditect.model.result import NOT_BEGUN, Failure
 from coditect.model.task import Limits
 from tests.owner import WORKFLOW, ScriptedOwner, granting, saying
 from tests.support import eventually
-from tests.unit.agent.scene import Faulty, Scene
+from tests.unit.agent.scene import Faulty, Running, Scene
 from tests.unit.agent.works import Works, returned
 
 
@@ -158,6 +160,13 @@ async def test_shard_without_queues_blocks_nobody_and_loses_nothing(
     assert scene.ready_tasks("work.do") == 0
 
 
+async def answered(scene: Scene, owner: ScriptedOwner, agent: Running, claim: Claim) -> None:
+    """Its last question is, when it hears again."""
+    mailbox = f"reply.{agent.agent_id}"
+    await eventually(lambda: (found := scene.server.find(mailbox)) is not None and found.stats.consumers)
+    await owner.answer(Message(b"", correlation_id=owner.claim_ids[-1], reply_to=mailbox), claim)
+
+
 async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scene: Scene, owner: ScriptedOwner) -> None:
     works = Works()
     owner.decide = granting(fence=9, attempt=1)
@@ -178,6 +187,55 @@ async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scen
     await eventually(lambda: agent.runtime.load().running == agent.runtime.load().suspended == 0)
     await agent.vanish()
     assert scene.ready_tasks("work.do") == 0
+
+
+@pytest.mark.parametrize("has_slot", [True, False])
+async def test_what_is_granted_when_its_delivery_is_with_another_is_given_back(
+    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch, has_slot: bool
+) -> None:
+    works = Works(slots=1)
+    await returned(scene, works, owner, value=1)
+    monkeypatch.setattr(claims, "ANSWER_SECONDS", 5.0 if has_slot else 0.1)
+    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    agent = await scene.start(works.agent)
+    await eventually(lambda: owner.claims)
+    if not has_slot:
+        await eventually(lambda: agent.runtime.load().suspended == 1)
+        monkeypatch.setattr(claims, "ANSWER_SECONDS", 5.0)
+        asked = len(owner.claims)
+        await eventually(lambda: len(owner.claims) > asked)  # which waits for so long
+    taken: list[Delivery] = []
+    another = await scene.broker()
+    await another.consume(routing.task_queue("work.do", Priority.P1), taken.append, prefetch=1)
+
+    agent.broker.drop()
+    await eventually(lambda: taken)
+    await answered(scene, owner, agent, Claim(Verdict.RUN, 7, 1))
+    await eventually(lambda: owner.results)
+
+    (result,) = owner.results
+    assert (result.owner.fence, result.outcome.failure) == (7, NOT_BEGUN)
+    assert works.runs == []
+    await eventually(lambda: agent.runtime.load().running == agent.runtime.load().suspended == 0)
+
+
+async def test_grant_of_what_has_failed_here_meanwhile_is_given_back(scene: Scene, owner: ScriptedOwner) -> None:
+    works = Works()
+    agent = await scene.start(works.agent)
+    await owner.publish("work.do", "fail later", fence=1)
+    await eventually(lambda: works.runs)
+    agent.broker.drop()
+    await eventually(lambda: owner.claims)
+
+    works.gate.set()
+    await eventually(lambda: owner.results)
+    await answered(scene, owner, agent, Claim(Verdict.RUN, 1, 1))
+    await eventually(lambda: len(owner.results) == 2)
+
+    failed, given_back = owner.results
+    assert failed.outcome.failure is not None
+    assert (failed.outcome.failure.reason, given_back.outcome.failure) == ("handler_error", NOT_BEGUN)
+    assert len(works.runs) == 1
 
 
 async def test_stale_delivery_of_what_still_runs_is_dropped(scene: Scene, owner: ScriptedOwner) -> None:

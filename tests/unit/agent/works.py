@@ -26,14 +26,14 @@ class Works:
         )
         async def do(wanted: Any, ctx: Context) -> Any:
             self.runs.append((wanted, ctx.fence, ctx.attempt))
-            if wanted == "wait":
+            if wanted in ("wait", "fail later"):
                 await self.gate.wait()
                 self.fences_after.append(ctx.fence)
             if wanted == "tell":
                 await ctx.progress(0.5, "half")
                 await ctx.progress(2.0, "nearly")
                 await self.gate.wait()
-            if wanted == "fail":
+            if wanted in ("fail", "fail later"):
                 raise self.kind("on purpose")
             return wanted
 
