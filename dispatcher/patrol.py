@@ -13,10 +13,15 @@ since before a rebuild, and its agent silent   redelivers what was acked, or is 
 for 60 s                                       broker
 working, and its agent silent for longer than  the same, as the node wants it
 the node's own `heartbeat`
+working, its agent silent for 60 s, and says   the same: it was granted to one that had lost the
+when it is asked that it does not have it      delivery, behind whoever has it and was refused
+working, and its agent gone and silent for     the same: what was granted to a dead one behind
+60 s, and the queue is as above                another is not with the broker any more
 an agent that runs what is not under way       has it told to end, if nobody wants it any more
 =============================================  ==================================================
 
-All are safe when they are wrong: the older publication is stale, and what is told of it is late. Time in which nobody
+All are safe when they are wrong: the older publication is stale, and what is told of it is late. They are wrong about
+an end that waits in the shard's own queue to be heard: the last two look into that first. Time in which nobody
 could be heard is no silence: while this process stood still, or the broker was away, and before the shard was ours. It
 is counted by a clock that no one sets. An absence of the broker that is too short to be seen costs a beat at most.
 """
@@ -32,9 +37,12 @@ from coditect.clock import Clock
 from coditect.errors import CoditectError
 from coditect.model import routing
 from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
 from dispatcher.commands import Heard, Lost
 from dispatcher.desk import Desk
 from dispatcher.flights import Flight
+from dispatcher.layers.ledger.effects import Place
+from dispatcher.pings import Answer, Pings
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +58,11 @@ EARLY_ACK_MS = 600_000
 class Patrol:
     """The patrol of one desk. `run` walks until it is canceled."""
 
-    def __init__(self, desk: Desk, broker: Broker, clock: Clock) -> None:
+    def __init__(self, desk: Desk, broker: Broker, clock: Clock, pings: Pings) -> None:
         self._desk = desk
         self._broker = broker
         self._clock = clock
+        self._pings = pings
         self._now = asyncio.get_running_loop().time
         self._stepped = self._marked = self._now()
         self._hears = True
@@ -79,6 +88,7 @@ class Patrol:
         for place, fence in self._desk.flights.take_others().items():
             self._desk.put(Heard(place, fence))
         empty: dict[str, bool] = {}
+        mute: dict[str, Answer] = {}
         for place, flight in self._desk.flights:
             silent = now - flight.heard
             own_seconds = flight.heartbeat_ms / 1000 if flight.agent else 0.0
@@ -90,6 +100,9 @@ class Patrol:
                 if self._is_alone(flight, now_ms):
                     log.warning("A begun task's agent is silent", extra=facts)
                     self._desk.put(lost)
+                elif await self._is_nowhere(place, flight, mute, empty):
+                    log.warning("A begun task is with nobody; it is published anew", extra=facts)
+                    self._desk.put(lost)
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
                 log.warning("A publication is missing; it is repeated", extra=facts)
                 self._desk.put(lost)
@@ -98,6 +111,23 @@ class Patrol:
         """Whether nobody but the patrol brings it to another when its agent is gone, or the node wants it sooner."""
         acked = now_ms - flight.published_ms > EARLY_ACK_MS
         return acked or bool(flight.heartbeat_ms) or self._desk.flights.doubts(flight)
+
+    async def _is_nowhere(self, place: Place, flight: Flight, mute: dict[str, Answer], empty: dict[str, bool]) -> bool:
+        """Whether neither its agent has it, nor the broker for another, and nothing was told of it meanwhile."""
+        heard = flight.heard
+        answer = mute.get(flight.agent) or await self._pings.ask(AgentId(flight.agent), task_id=place.task_id)
+        if answer is Answer.WITHOUT:
+            gone = True
+        else:
+            if answer is not Answer.PONG:
+                mute[flight.agent] = answer
+            gone = answer is Answer.NO_MAIL and (self._is_overtaken(flight) or await self._is_empty(flight, empty))
+        return gone and await self._has_heard_all() and flight.heard == heard
+
+    async def _has_heard_all(self) -> bool:
+        """Whether no message to this shard waits to be heard."""
+        stats = await self._broker.stats(routing.results_queue(self._desk.shard))
+        return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
         """Whether agents could be heard since the step before; if not, all of them have their full time again."""

@@ -1,4 +1,4 @@
-"""Asks agents whether they are there: a letter to the mail, an answer within a second."""
+"""Asks agents whether they are there, or have a task: a letter to the mail, an answer within a second."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Self
 
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import reply_queue
-from coditect.errors import CoditectError, Unroutable
+from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.model import mail, routing
 from coditect.model.ids import AgentId
+from coditect.model.json import loads
+from coditect.model.message import Message
 
 ANSWER_SECONDS = 1.0
 SLACK_SECONDS = 0.5
@@ -24,6 +26,8 @@ class Answer(Enum):
     """What came of a ping."""
 
     PONG = auto()
+    WITHOUT = auto()
+    """It is there, and does not have the task that was asked for."""
     SILENCE = auto()
     """The broker has the letter, and nobody answered in time."""
     NO_MAIL = auto()
@@ -39,7 +43,7 @@ class Pings:
         self._broker = broker
         self._reply_to = f"reply.{name}"
         self._numbers = count(1)
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
@@ -53,13 +57,14 @@ class Pings:
         if self._consumer is not None:
             await self._consumer.cancel()
 
-    async def ask(self, agent: AgentId) -> Answer:
-        """What the agent says within ANSWER_SECONDS. Never fails."""
+    async def ask(self, agent: AgentId, *, task_id: str | None = None) -> Answer:
+        """What the agent says within ANSWER_SECONDS, of the task if one is named. Never fails."""
         loop = asyncio.get_running_loop()
         number = str(next(self._numbers))
-        answered = self._waiting[number] = loop.create_future()
+        answered: asyncio.Future[Answer] = loop.create_future()
+        self._waiting[number] = answered
         try:
-            await self._send(agent, number)
+            await self._send(agent, number, task_id)
             sent_at = loop.time()
             await asyncio.wait((answered,), timeout=ANSWER_SECONDS)
         except Unroutable:
@@ -69,13 +74,13 @@ class Pings:
         finally:
             del self._waiting[number]
         if answered.done():
-            return Answer.PONG
+            return answered.result()
         stood_still = loop.time() - sent_at > ANSWER_SECONDS + SLACK_SECONDS
         return Answer.UNKNOWN if stood_still or not self._broker.connected else Answer.SILENCE
 
-    async def _send(self, agent: AgentId, number: str) -> None:
+    async def _send(self, agent: AgentId, number: str, task_id: str | None) -> None:
         await self._broker.publish(
-            mail.ping(reply_to=self._reply_to, correlation_id=number),
+            mail.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=number),
             exchange=routing.AGENTS,
             routing_key=routing.mail_key(agent),
             timeout_seconds=ANSWER_SECONDS,
@@ -85,5 +90,14 @@ class Pings:
     def _answered(self, delivery: Delivery) -> None:
         answered = self._waiting.get(delivery.message.correlation_id or "")
         if answered is not None and not answered.done():
-            answered.set_result(None)
+            answered.set_result(_read(delivery.message))
         delivery.ack()
+
+
+def _read(pong: Message) -> Answer:
+    """Whatever it says, it comes from somebody who is there; only a clear word says that a task is not."""
+    try:
+        told = loads(pong.body)
+    except InvalidTask:
+        return Answer.PONG
+    return Answer.WITHOUT if isinstance(told, dict) and told.get("task", told) is None else Answer.PONG

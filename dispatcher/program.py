@@ -36,6 +36,7 @@ from dispatcher.graph.redis import RedisTaskGraph
 from dispatcher.layers.ledger.book import Planted
 from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
+from dispatcher.pings import Pings
 from dispatcher.ports import Ports, Ways
 from dispatcher.proposing import Proposing
 from dispatcher.reconciling import ROUND_SECONDS, Reconciling
@@ -109,7 +110,8 @@ async def running_dispatcher(
         window = Window(asyncio.get_running_loop().time)
         how = (options.ways, options.planted, options.quorum)
         ports = Ports(broker, store, events, clock, background, window, *how)
-        tenure, control = compose(ports, options, graph, Predecessors(evict, background).evict)
+        pings = await stack.enter_async_context(Pings(broker, name=f"patrol-{options.owner}"))
+        tenure, control = compose(ports, options, graph, pings, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
@@ -125,10 +127,10 @@ async def running_dispatcher(
 
 
 def compose(
-    ports: Ports, options: Options, graph: TaskGraph | None, evict: Callable[[str], Awaitable[object]]
+    ports: Ports, options: Options, graph: TaskGraph | None, pings: Pings, evict: Callable[[str], Awaitable[object]]
 ) -> tuple[Tenure, Control]:
     """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
-    tenure = Tenure(ports, owner=options.owner, graph=graph, evict=evict, wanted=options.shards)
+    tenure = Tenure(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     control = Control(ports.broker, ports.database, tenure, ports.background)
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge

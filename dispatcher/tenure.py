@@ -31,6 +31,7 @@ from dispatcher.layers.shards import shard_of
 from dispatcher.markers import Markers
 from dispatcher.overviews import Overviews
 from dispatcher.patrol import Patrol
+from dispatcher.pings import Pings
 from dispatcher.ports import Ports
 from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
@@ -61,6 +62,7 @@ class Tenure:
         ports: Ports,
         *,
         owner: str,
+        pings: Pings,
         graph: TaskGraph | None = None,
         evict: Callable[[str], Awaitable[object]] | None = None,
         wanted: int = shards.DEFAULT_SHARDS,
@@ -69,6 +71,7 @@ class Tenure:
         self.count = wanted
         self.desks: dict[int, Desk] = {}
         self._ports = ports
+        self._pings = pings
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
         """Takes what comes to a shard's control queue; set before entering."""
         self._graph = graph
@@ -221,7 +224,7 @@ class Tenure:
         self.desks[shard] = desk
         if returns != self._returns:
             await self._check(desk)
-        patrol = Patrol(desk, broker, self._ports.clock)
+        patrol = Patrol(desk, broker, self._ports.clock, self._pings)
         self._ports.background.start(patrol.run(), name=f"{TASK_PREFIX}patrol {shard}")
         try:
             await self._consume(shard, desk)

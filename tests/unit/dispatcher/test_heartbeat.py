@@ -24,6 +24,7 @@ from dispatcher.flights import Flights
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.opening import learn
 from dispatcher.patrol import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, Patrol
+from dispatcher.pings import Pings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.window import Window
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -46,7 +47,7 @@ class Walked:
     """How many of the ledger's effects are taken in."""
 
     def __post_init__(self) -> None:
-        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self))
+        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self), Pings(self.broker, name="patrol"))
 
     def put(self, command: Command) -> None:
         self.lost.append(command)

@@ -12,11 +12,14 @@ import pytest
 
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.port import Delivery
+from coditect.broker.topology import agent_queues, backbone, capability_queues, shard_queues
 from coditect.clock import Clock
 from coditect.errors import PublishUnconfirmed
 from coditect.model import routing
 from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.json import dumps, loads
 from coditect.model.message import Message
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.testing import TestFleet
@@ -27,6 +30,7 @@ from dispatcher.layers.ledger.effects import Moved, Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.opening import learn
 from dispatcher.patrol import EARLY_ACK_MS, PATROL_SECONDS, Patrol
+from dispatcher.pings import Pings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.window import Window
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -35,6 +39,25 @@ from tests.unit.dispatcher.ledger import Ledger
 WORK = "code.review"
 AGENT = "worker-1"
 NOW_MS = 10_000_000
+
+
+@dataclass
+class Mailbox:
+    """An agent's, as far as pings go."""
+
+    broker: MemoryBroker
+    has_it: bool
+
+    def take(self, delivery: Delivery) -> None:
+        message = delivery.message
+        told = {"agent_id": AGENT, "task": {"capability": WORK} if self.has_it else None}
+        address = routing.reply_address(message.reply_to)
+        assert address is not None
+        assert loads(message.body) == {"task_id": "w:n7"}
+        pong = Message(dumps(told), correlation_id=message.correlation_id, type="coditect.pong.v1")
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.broker.post(pong, sent, exchange=address.exchange, routing_key=address.routing_key)
+        delivery.ack()
 
 
 @dataclass
@@ -56,8 +79,18 @@ class Walked:
     def now_ms(self) -> int:
         return self.set_ms
 
-    def open(self) -> None:
-        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self))
+    def open(self, pings: Pings) -> None:
+        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self), pings)
+
+    async def answer(self, *, has_it: bool) -> None:
+        """The agent reads its mail and says whether it has what it is asked for."""
+        mailbox = Mailbox(self.broker, has_it)
+        await self.broker.declare(agent_queues(AgentId(AGENT), slots=1))
+        await self.broker.consume(routing.mail_queue(AgentId(AGENT)), mailbox.take, prefetch=10)
+
+    async def tell(self) -> None:
+        """Something about another node waits to be heard."""
+        await self.broker.publish(Message(body=b"1"), exchange=routing.RESULTS, routing_key=str(self.shard))
 
     async def walk(self, seconds: float) -> None:
         for _ in range(round(seconds / PATROL_SECONDS)):
@@ -82,10 +115,11 @@ class Walked:
 async def opened() -> AsyncIterator[Walked]:
     server = MemoryServer()
     async with MemoryBroker(server, name="dispatcher") as broker:
-        await broker.declare(backbone() + capability_queues(WORK))
+        await broker.declare(backbone() + capability_queues(WORK) + shard_queues(0))
         walked = Walked(server, broker)
-        walked.open()
-        yield walked
+        async with Pings(broker, name="patrol") as pings:
+            walked.open(pings)
+            yield walked
 
 
 @pytest.mark.parametrize(("queue", "lost"), [("empty", True), ("missing", True), ("full", False)])
@@ -140,10 +174,44 @@ async def test_publication_is_lost_that_a_later_one_of_its_queue_overtook_long_a
 @in_virtual_time
 async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: int, lost: bool) -> None:
     async with opened() as walked:
+        await walked.fill()  # it may lie there, unless it was acked
         place = walked.move(7, TaskState.WORKING, age_ms=age_ms)
         for _ in range(10):
             await walked.walk(20)
             walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+
+        await walked.walk(60)
+        early = list(walked.lost)
+        await walked.walk(PATROL_SECONDS)
+
+        assert early == []
+        assert walked.lost == ([Lost(place, 7, AGENT)] if lost else [])
+
+
+@pytest.mark.parametrize(
+    ("answers", "queue", "waits", "lost"),
+    [
+        (False, "full", False, True),
+        (False, "full", True, False),
+        (True, "empty", False, False),
+        (None, "empty", False, True),
+        (None, "empty", True, False),
+        (None, "full", False, False),
+    ],
+    ids=["without it", "its end may wait", "has it", "gone", "gone, its end may wait", "gone, it may lie there"],
+)
+@in_virtual_time
+async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_it(
+    answers: bool | None, queue: str, waits: bool, lost: bool
+) -> None:
+    async with opened() as walked:
+        if answers is not None:
+            await walked.answer(has_it=answers)
+        if queue == "full":
+            await walked.fill()
+        if waits:
+            await walked.tell()
+        place = walked.move(7, TaskState.WORKING)
 
         await walked.walk(60)
         early = list(walked.lost)
