@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 from coditect.broker.port import Delivery
@@ -11,9 +10,11 @@ from coditect.errors import CoditectError, InputError
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
 from coditect.model.json import dumps, loads
 from coditect.model.message import Message
+from coditect.model.owned_results import RESULTS_TYPE, read_owners, read_results
 from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import Owner
 from coditect.model.value import value
-from coditect.model.wire import RESULT_TYPE, owner_of, read_owned_result
+from coditect.model.wire import RESULT_TYPE, OwnedResult, owner_of, read_owned_result
 from dispatcher.commands import Began, Finished
 from dispatcher.desk import Desk
 from dispatcher.layers.ledger.effects import Place
@@ -44,15 +45,38 @@ class Arrivals:
                 if self._desk.acks_early:
                     delivery.ack()
                 self._desk.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
+            elif message.type == RESULTS_TYPE:
+                self._take_results(delivery)
             else:
                 log.debug("A message of another kind is let go", extra={"type": message.type})
                 delivery.ack()
         except InputError as error:
             log.error("A result cannot be read; it is a dead letter", extra={"reason": str(error)})
-            if message.type == RESULT_TYPE and (unread := unreadable(message, error)) is not None:
-                self._desk.put(unread, Rejected(delivery))
-            else:
-                delivery.reject()
+            self._refuse(delivery, error)
+
+    def _take_results(self, delivery: Delivery) -> None:
+        """Each is recorded, or refused, by itself; the delivery goes when all are."""
+        results = read_results(delivery.message, str(self._desk.shard))
+        if self._desk.acks_early or not results:
+            delivery.ack()
+        settle = AckedTogether(delivery, len(results))
+        for told in results:
+            self._desk.put(finished(told), settle, size_bytes=len(told.outcome.body))
+
+    def _refuse(self, delivery: Delivery, error: InputError) -> None:
+        """The attempts that it is about have failed, as far as it says which."""
+        owners = [owned for owned in self._owners(delivery.message) if owned[0].fence]
+        if not owners:
+            delivery.reject()
+        settle = AckedTogether(delivery, len(owners), refused=True)
+        for owner, publication in owners:
+            self._desk.put(_unread(owner, publication, error), settle)
+
+    def _owners(self, message: Message) -> list[tuple[Owner, int]]:
+        if message.type == RESULTS_TYPE:
+            return read_owners(message, str(self._desk.shard))
+        owned = owner_of(message) if message.type == RESULT_TYPE else None
+        return [] if owned is None else [owned]
 
     def _take_starts(self, delivery: Delivery) -> None:
         """The desk keeps their order: when the last one is recorded, all are."""
@@ -67,35 +91,21 @@ def read_finished(message: Message) -> Finished:
     """How an attempt of an owned task ended. Raises: InvalidTask."""
     told = read_owned_result(message)
     loads(message.body)
+    return finished(told)
+
+
+def finished(told: OwnedResult) -> Finished:
+    """What an agent told, as a command."""
     place = Place(told.owner.workflow, told.owner.node)
     return Finished(place, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
 
 
-def unreadable(message: Message, error: InputError) -> Finished | None:
-    """The attempt whose result this would have been failed; None when the message does not even say whose."""
-    owned = owner_of(message)
-    if owned is None or not owned[0].fence:
-        return None
-    owner, publication = owned
+def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
+    """The attempt whose result this would have been failed."""
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
     return Finished(Place(owner.workflow, owner.node), owner.fence, publication, outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The delivery is a dead letter, for people to look at, once the ledger knows that it told nothing."""
-
-    delivery: Delivery
-
-    def done(self, answer: Any) -> None:
-        """It does."""
-        self.delivery.reject()
-
-    def undone(self) -> None:
-        """The next owner takes it."""
-        self.delivery.requeue()
 
 
 @value
@@ -114,3 +124,37 @@ class Acked:
     def undone(self) -> None:
         """The next owner takes it."""
         self.delivery.requeue()
+
+
+class AckedTogether:
+    """One delivery of several results: `Acked` when the last of them is settled.
+
+    One that is `refused` is a dead letter in any case, for people to look at, once the ledger knows what it told.
+    """
+
+    def __init__(self, delivery: Delivery, results: int, *, refused: bool = False) -> None:
+        self._delivery = delivery
+        self._left = results
+        self._refused = refused
+        self._undone = False
+
+    def done(self, answer: Any) -> None:
+        """One is recorded, or refused for good."""
+        self._refused = self._refused or isinstance(answer, CoditectError)
+        self._settle()
+
+    def undone(self) -> None:
+        """One is for the next owner, and the others are nothing new to it."""
+        self._undone = True
+        self._settle()
+
+    def _settle(self) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        if self._undone:
+            self._delivery.requeue()
+        elif self._refused:
+            self._delivery.reject()
+        else:
+            self._delivery.ack()

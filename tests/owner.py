@@ -27,6 +27,7 @@ from coditect.model.control import (
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps, loads
 from coditect.model.message import NO_HEADERS, Message
+from coditect.model.owned_results import RESULTS_TYPE, read_results
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.target import pinned_message
 from coditect.model.task import NO_LIMITS, Limits, Owner, Task
@@ -120,6 +121,9 @@ class ScriptedOwner:
             case wire.RESULT_TYPE:
                 self.messages.append(message)
                 self.results.append(read_owned_result(message))
+            case kind if kind == RESULTS_TYPE:
+                self.messages.append(message)
+                self.results += read_results(message, str(self.shard))
             case kind if kind == STARTED_TYPE:
                 self.letters += 1
                 self.started += read_started(message)

@@ -13,6 +13,7 @@ from coditect.errors import CoditectError
 from coditect.model import routing
 from coditect.model.control import Progress, progress_message
 from coditect.model.message import Message
+from coditect.model.owned_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER, may_share, results_message
 from coditect.model.task import Owner
 from coditect.model.wire import OwnedResult, owned_result_message
 
@@ -28,6 +29,43 @@ EVERY_SECONDS = 1.0
 MOST_NOTE = 500
 
 
+class Together:
+    """Results that travel in one message, and the `Promise` of it."""
+
+    def __init__(self) -> None:
+        self.results: list[OwnedResult] = []
+        self.promises: list[Promise] = []
+        self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would be too much."""
+        return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
+
+    def add(self, result: OwnedResult, promise: Promise) -> None:
+        """One more, which `may_share`."""
+        self.results.append(result)
+        self.promises.append(promise)
+        self._bytes += len(result.outcome.body)
+
+    def done(self) -> bool:
+        """See `Promise`."""
+        return all(one.done() for one in self.promises)
+
+    def set_result(self, result: None) -> None:
+        """See `Promise`."""
+        for one in self._waiting():
+            one.set_result(result)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """See `Promise`."""
+        for one in self._waiting():
+            one.set_exception(exception)
+
+    def _waiting(self) -> list[Promise]:
+        return [one for one in self.promises if not one.done()]
+
+
 class Reports:
     """What one agent process says to the owners of its tasks."""
 
@@ -36,6 +74,8 @@ class Reports:
         self._background = background
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._posts: dict[str, Together] = {}
+        """By shard: results of this turn of the loop."""
         self._pending: dict[Owner, Progress] = {}
         self._last_said: dict[tuple[str, str], tuple[float, str]] = {}
         self._flushed = -EVERY_SECONDS
@@ -49,12 +89,36 @@ class Reports:
         await self.tell(self._message(result), result.owner.origin)
 
     def post(self, result: OwnedResult, promise: Promise) -> None:
-        """As `result`; the promise is told."""
+        """As `result`; the promise is told. What the loop's turn has for one shard travels together, if it may."""
+        origin = result.owner.origin
+        if not may_share(result):
+            self._post(self._message(result), promise, origin)
+            return
+        if not self._posts:
+            self._loop.call_soon(self._post_all)
+        together = self._posts.setdefault(origin, Together())
+        together.add(result, promise)
+        if together.full:
+            del self._posts[origin]
+            self._post_together(together, origin)
+
+    def _post_all(self) -> None:
+        posts, self._posts = self._posts, {}
+        for origin, together in posts.items():
+            self._post_together(together, origin)
+
+    def _post_together(self, together: Together, origin: str) -> None:
+        if len(together.results) == 1:
+            self._post(self._message(together.results[0]), together.promises[0], origin)
+        else:
+            self._post(results_message(together.results, message_id=self._clock.new_id()), together, origin)
+
+    def _post(self, message: Message, promise: Promise, origin: str) -> None:
         self._broker.post(
-            self._message(result),
+            message,
             promise,
             exchange=routing.RESULTS,
-            routing_key=result.owner.origin,
+            routing_key=origin,
             timeout_seconds=PUBLISH_SECONDS,
             wait_when_full=True,
         )

@@ -7,7 +7,7 @@ a place where the process may be made to end, to stop or to fail (`POINTS`): bet
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -17,8 +17,10 @@ from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model import routing, wire
 from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
+from coditect.model.owned_results import RESULTS_TYPE, read_owners
 from dispatcher.graph.port import Change, Job, Proposal, TaskGraph
 from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack_row
+from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
@@ -257,18 +259,31 @@ class _Witnessed:
 
     def ack(self) -> None:
         """See `Delivery.ack`."""
-        message = self._delivery.message
-        if message.type in (STARTED_TYPE, PROGRESS_TYPE) or wire.WORKFLOW not in message.headers:
+        told = list(_results(self._delivery))
+        if not told:
             self._delivery.ack()
             return
         self._reached("ack.before")
         if not self._delivery.lost:
-            self._note(Type.OK, "ack", str(message.correlation_id), **_numbers(message))
+            for task, numbers in told:
+                self._note(Type.OK, "ack", task, **numbers)
         self._delivery.ack()
         self._reached("ack.after")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._delivery, name)
+
+
+def _results(delivery: Delivery) -> Iterator[tuple[str, dict[str, int]]]:
+    """The tasks whose results are in a message, with their fences, publications and shard."""
+    message = delivery.message
+    if message.type == RESULTS_TYPE:
+        shard = delivery.routing_key
+        for owner, publication in read_owners(message, shard):
+            task = Place(owner.workflow, owner.node).task_id
+            yield task, {"fence": owner.fence, "publication": publication, "shard": int(shard)}
+    elif message.type not in (STARTED_TYPE, PROGRESS_TYPE) and wire.WORKFLOW in message.headers:
+        yield str(message.correlation_id), _numbers(message)
 
 
 def _numbers(message: Message) -> dict[str, int]:

@@ -19,6 +19,7 @@ from tests.unit.agent.works import Works
 
 KINDS = {
     "coditect.result.v1": "result",
+    "coditect.results.v1": "results",
     "coditect.started.v1": "starts",
     "coditect.progress.v1": "progress",
     "coditect.control.v1": "claim",
@@ -56,9 +57,12 @@ async def test_everything_about_an_owned_task_fits_its_schema(scene: Scene) -> N
     await owner.publish("work.do", "fail", node="one")
     await owner.publish("work.do", "tell", node="two")
     await owner.publish("work.do", "quick", node="three", age_ms=5_000)
+    await owner.publish("work.do", "quick", node="four")
+    await owner.publish("work.do", "wait", node="five")
+    await owner.publish("work.do", "wait", node="six")
     await eventually(lambda: owner.started and owner.progress)
     works.gate.set()
-    await eventually(lambda: len(owner.results) == 3)
+    await eventually(lambda: len(owner.results) == 6)
 
     assert {message.type for message in heard} == set(KINDS)
     assert [complaints(KINDS[str(one.type)], _as_json(one)) for one in heard] == [[]] * len(heard)

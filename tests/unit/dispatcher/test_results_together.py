@@ -1,0 +1,151 @@
+"""A message of several results: each is recorded by itself, and the message goes when all are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from coditect import Workflow
+from coditect.broker.port import Delivery
+from coditect.broker.topology import shard_queues
+from coditect.model import routing
+from coditect.model.json import dumps
+from coditect.model.message import Message
+from coditect.model.owned_results import RESULTS_TYPE
+from coditect.model.workflow.states import TaskState
+from dispatcher import turn
+from dispatcher.arrivals import Arrivals
+from dispatcher.commands import Finished
+from dispatcher.layers.keyspace import STATUSES
+from dispatcher.layers.ledger.rows import NodeRow
+from tests.support import eventually
+from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
+
+QUEUE = routing.results_queue(0)
+Row = list[object]
+
+
+@pytest.fixture
+async def lone() -> AsyncIterator[LoneDesk]:
+    """Two nodes, n0 and n1, are published."""
+    async with open_desk() as opened:
+        flow = Workflow("two")
+        for number in range(2):
+            flow.task(CAPABILITY, name=f"n{number}")
+        await opened.start(flow)
+        await eventually(lambda: opened.published() == 2)
+        await opened.ports.broker.declare(shard_queues(0))
+        yield opened
+
+
+def rows(lone: LoneDesk) -> list[Row]:
+    """That both completed."""
+    return [
+        ["w", place.node, flight.fence, flight.publication, 1, place.task_id, 5, 6, CAPABILITY, False, 7]
+        for place, flight in lone.desk.flights
+    ]
+
+
+async def brought(lone: LoneDesk, body: bytes) -> Delivery:
+    broker = lone.ports.broker
+    message = Message(body, type=RESULTS_TYPE, app_id="worker-1")
+    await broker.publish(message, exchange=routing.RESULTS, routing_key="0")
+    delivery = await broker.get(QUEUE)
+    assert delivery is not None
+    return delivery
+
+
+async def left(lone: LoneDesk) -> tuple[int, int]:
+    """How many messages nobody has settled for good, and how many are dead letters."""
+    await lone.ports.broker.release()
+    found = [lone.server.find(name) for name in (QUEUE, routing.UNROUTED_QUEUE)]
+    results, dead = (0 if one is None else one.stats.messages for one in found)
+    return results, dead
+
+
+async def states(lone: LoneDesk) -> list[TaskState]:
+    found = await lone.database.read(
+        lambda tr: [tr.get(STATUSES.pack(("w", name))) for name in ("n0", "n1")]
+    )  # fmt: skip
+    return [NodeRow.unpack(row).state for row in found if row is not None]
+
+
+async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneDesk) -> None:
+    delivery = await brought(lone, dumps(rows(lone)))
+
+    Arrivals(lone.desk).take(delivery)
+    await eventually(lambda: not list(lone.desk.flights))
+
+    assert await states(lone) == [TaskState.COMPLETED] * 2
+    assert await left(lone) == (0, 0)
+
+
+async def test_a_message_of_none_is_done_with(lone: LoneDesk) -> None:
+    Arrivals(lone.desk).take(await brought(lone, b"[]"))
+
+    assert await left(lone) == (0, 0)
+
+
+async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneDesk) -> None:
+    first, second = rows(lone)
+    second[2] = int(str(second[2])) + 1
+
+    Arrivals(lone.desk).take(await brought(lone, dumps([first, second])))
+    await eventually(lambda: len(list(lone.desk.flights)) == 1)
+
+    assert await states(lone) == [TaskState.COMPLETED, TaskState.PUBLISHED]
+    assert lone.counters.late == 1
+    assert await left(lone) == (0, 0)
+
+
+@pytest.mark.parametrize("closed", ["before", "after"])
+async def test_what_is_not_recorded_goes_back(lone: LoneDesk, closed: str) -> None:
+    delivery = await brought(lone, dumps(rows(lone)))
+    if closed == "before":
+        await lone.desk.close()
+
+    Arrivals(lone.desk).take(delivery)
+    await lone.desk.close()
+
+    assert await left(lone) == (1, 0)
+
+
+async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_letter(
+    lone: LoneDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = turn.COMMANDS[Finished]
+
+    def fails(book: Any, command: Finished) -> Any:
+        if command.place.node == "n0":
+            raise RuntimeError("on purpose")
+        return record(book, command)
+
+    monkeypatch.setattr(turn, "COMMANDS", {**turn.COMMANDS, Finished: fails})
+
+    Arrivals(lone.desk).take(await brought(lone, dumps(rows(lone))))
+    await eventually(lambda: len(list(lone.desk.flights)) == 1)
+
+    assert await states(lone) == [TaskState.PUBLISHED, TaskState.COMPLETED]
+    assert await left(lone) == (0, 1)
+
+
+async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneDesk) -> None:
+    first, second = rows(lone)
+    second[8] = None
+
+    Arrivals(lone.desk).take(await brought(lone, dumps([first, second])))
+    await eventually(lambda: not list(lone.desk.flights))
+
+    assert await states(lone) == [TaskState.RETRY_WAIT] * 2
+    assert await left(lone) == (0, 1)
+
+
+async def test_what_does_not_say_whose_it_is_is_a_dead_letter(lone: LoneDesk) -> None:
+    (first, _) = rows(lone)
+    first[2] = 0  # of no attempt
+    Arrivals(lone.desk).take(await brought(lone, dumps([["w"], first[:-1]])))
+
+    assert await left(lone) == (0, 1)
+    assert await states(lone) == [TaskState.PUBLISHED] * 2
