@@ -47,6 +47,10 @@ class Flights:
     def __iter__(self) -> Iterator[tuple[Place, Flight]]:
         return iter(tuple(self._flights.items()))
 
+    def get(self, place: Place) -> Flight | None:
+        """The flight of this node; None when it has none."""
+        return self._flights.get(place)
+
     def follow(self, moved: Moved, now: float) -> None:
         """Takes in that a node changed its state."""
         row = moved.row

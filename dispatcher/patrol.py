@@ -13,15 +13,14 @@ since before a rebuild, and its agent silent   redelivers what was acked, or is 
 for 60 s                                       broker
 working, and its agent silent for longer than  the same, as the node wants it
 the node's own `heartbeat`
-working, its agent silent for 60 s, and says   the same: it was granted to one that had lost the
-when it is asked that it does not have it      delivery, behind whoever has it and was refused
-working, and its agent gone and silent for     the same: what was granted to a dead one behind
-60 s, and the queue is as above                another is not with the broker any more
+working, its agent silent for 60 s, and does   the same: it was granted to one that had lost the
+not have it when it is asked, or is gone, and  delivery, behind whoever had it by then and was
+the queue is missing or empty                  refused
 an agent that runs what is not under way       has it told to end, if nobody wants it any more
 =============================================  ==================================================
 
 All are safe when they are wrong: the older publication is stale, and what is told of it is late. They are wrong about
-an end that waits in the shard's own queue to be heard: the last two look into that first. Time in which nobody
+an end that waits in the shard's own queue to be heard: the last one looks into that, too. Time in which nobody
 could be heard is no silence: while this process stood still, or the broker was away, and before the shard was ours. It
 is counted by a clock that no one sets. An absence of the broker that is too short to be seen costs a beat at most.
 """
@@ -30,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coditect.broker.port import Broker
 from coditect.clock import Clock
@@ -51,6 +50,8 @@ PAUSE_SECONDS = 15.0
 """Steps of a patrol that are further apart have a pause between them."""
 SILENT_SECONDS = 60.0
 """After so long without a word it is looked what became of a publication."""
+MOST_ASKED = 200
+"""Silent agents that one look asks, at the same time."""
 EARLY_ACK_MS = 600_000
 """From here on an agent has acked its delivery and reports every 20 s."""
 
@@ -88,41 +89,49 @@ class Patrol:
         for place, fence in self._desk.flights.take_others().items():
             self._desk.put(Heard(place, fence))
         empty: dict[str, bool] = {}
-        mute: dict[str, Answer] = {}
+        begun: list[tuple[Place, Flight]] = []
         for place, flight in self._desk.flights:
             silent = now - flight.heard
             own_seconds = flight.heartbeat_ms / 1000 if flight.agent else 0.0
             if silent <= (own_seconds or SILENT_SECONDS):
                 continue
-            facts = {"task_id": place.task_id, "agent_id": flight.agent}
-            lost = Lost(place, flight.publication, flight.agent)
-            if flight.agent:
-                if self._is_alone(flight, now_ms):
-                    log.warning("A begun task's agent is silent", extra=facts)
-                    self._desk.put(lost)
-                elif await self._is_nowhere(place, flight, mute, empty):
-                    log.warning("A begun task is with nobody; it is published anew", extra=facts)
-                    self._desk.put(lost)
+            if flight.agent and not self._is_alone(flight, now_ms):
+                begun.append((place, flight))
+            elif flight.agent:
+                self._lose(place, flight, "A begun task's agent is silent")
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
-                log.warning("A publication is missing; it is repeated", extra=facts)
-                self._desk.put(lost)
+                self._lose(place, flight, "A publication is missing; it is repeated")
+        if begun:
+            await self._look_for(begun[:MOST_ASKED], empty)
+
+    def _lose(self, place: Place, flight: Flight, told: str) -> None:
+        log.warning(told, extra={"task_id": place.task_id, "agent_id": flight.agent})
+        self._desk.put(Lost(place, flight.publication, flight.agent))
 
     def _is_alone(self, flight: Flight, now_ms: int) -> bool:
         """Whether nobody but the patrol brings it to another when its agent is gone, or the node wants it sooner."""
         acked = now_ms - flight.published_ms > EARLY_ACK_MS
         return acked or bool(flight.heartbeat_ms) or self._desk.flights.doubts(flight)
 
-    async def _is_nowhere(self, place: Place, flight: Flight, mute: dict[str, Answer], empty: dict[str, bool]) -> bool:
-        """Whether neither its agent has it, nor the broker for another, and nothing was told of it meanwhile."""
-        heard = flight.heard
-        answer = mute.get(flight.agent) or await self._pings.ask(AgentId(flight.agent), task_id=place.task_id)
-        if answer is Answer.WITHOUT:
-            gone = True
-        else:
-            if answer is not Answer.PONG:
-                mute[flight.agent] = answer
-            gone = answer is Answer.NO_MAIL and (self._is_overtaken(flight) or await self._is_empty(flight, empty))
-        return gone and await self._has_heard_all() and flight.heard == heard
+    async def _look_for(self, begun: Sequence[tuple[Place, Flight]], empty: dict[str, bool]) -> None:
+        """Has that published anew which the broker has for nobody, nor its agent, nor told of meanwhile.
+
+        In this order: what an agent takes from its queue after it was seen there is with the agent when that is asked.
+        """
+        if not await self._has_heard_all():
+            return
+        sought = [(place, flight, flight.heard) for place, flight in begun if await self._is_empty(flight, empty)]
+        asked = (self._pings.ask(AgentId(flight.agent), task_id=place.task_id) for place, flight, _ in sought)
+        answers = await asyncio.gather(*asked)
+        heard_all, now = await self._has_heard_all(), self._now()
+        for (place, flight, heard), answer in zip(sought, answers, strict=True):
+            if flight.heard != heard or self._desk.flights.get(place) is not flight:
+                continue
+            if answer is Answer.PONG:
+                flight.heard = now
+            elif heard_all and answer in (Answer.WITHOUT, Answer.NO_MAIL):
+                flight.heard = now
+                self._lose(place, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
         """Whether no message to this shard waits to be heard."""

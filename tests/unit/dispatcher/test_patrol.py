@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -47,9 +47,14 @@ class Mailbox:
 
     broker: MemoryBroker
     has_it: bool
+    meanwhile: Callable[[], None] = lambda: None
+    """Called when it is asked."""
+    asked: int = 0
 
     def take(self, delivery: Delivery) -> None:
         message = delivery.message
+        self.asked += 1
+        self.meanwhile()
         told = {"agent_id": AGENT, "task": {"capability": WORK} if self.has_it else None}
         address = routing.reply_address(message.reply_to)
         assert address is not None
@@ -82,11 +87,12 @@ class Walked:
     def open(self, pings: Pings) -> None:
         self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self), pings)
 
-    async def answer(self, *, has_it: bool) -> None:
+    async def answer(self, *, has_it: bool) -> Mailbox:
         """The agent reads its mail and says whether it has what it is asked for."""
         mailbox = Mailbox(self.broker, has_it)
         await self.broker.declare(agent_queues(AgentId(AGENT), slots=1))
         await self.broker.consume(routing.mail_queue(AgentId(AGENT)), mailbox.take, prefetch=10)
+        return mailbox
 
     async def tell(self) -> None:
         """Something about another node waits to be heard."""
@@ -191,14 +197,23 @@ async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: 
 @pytest.mark.parametrize(
     ("answers", "queue", "waits", "lost"),
     [
-        (False, "full", False, True),
-        (False, "full", True, False),
+        (False, "empty", False, True),
+        (False, "empty", True, False),
+        (False, "full", False, False),
         (True, "empty", False, False),
         (None, "empty", False, True),
         (None, "empty", True, False),
         (None, "full", False, False),
     ],
-    ids=["without it", "its end may wait", "has it", "gone", "gone, its end may wait", "gone, it may lie there"],
+    ids=[
+        "without it",
+        "its end may wait",
+        "it may lie there",
+        "has it",
+        "gone",
+        "gone, its end may wait",
+        "gone, it may lie there",
+    ],
 )
 @in_virtual_time
 async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_it(
@@ -212,13 +227,45 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
         if waits:
             await walked.tell()
         place = walked.move(7, TaskState.WORKING)
+        walked.move(8)
 
         await walked.walk(60)
+        walked.move(8, TaskState.COMPLETED)  # which says nothing of what had begun: it is given to others first
         early = list(walked.lost)
         await walked.walk(PATROL_SECONDS)
+        soon = list(walked.lost)
+        await walked.walk(180)
 
         assert early == []
-        assert walked.lost == ([Lost(place, 7, AGENT)] if lost else [])
+        assert soon == ([Lost(place, 7, AGENT)] if lost else [])
+        assert bool(walked.lost) is lost
+
+
+@in_virtual_time
+async def test_what_is_heard_of_while_its_agent_is_asked_is_not_lost() -> None:
+    async with opened() as walked:
+        mailbox = await walked.answer(has_it=False)
+        place = walked.move(7, TaskState.WORKING)
+        mailbox.meanwhile = lambda: walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+
+        await walked.walk(60 + PATROL_SECONDS)
+
+        assert (mailbox.asked, walked.lost) == (1, [])
+
+
+@in_virtual_time
+async def test_who_says_that_it_has_what_was_begun_is_asked_again_when_it_was_silent_again() -> None:
+    async with opened() as walked:
+        mailbox = await walked.answer(has_it=True)
+        walked.move(7, TaskState.WORKING)
+
+        await walked.walk(60 + PATROL_SECONDS)
+        asked = mailbox.asked
+        await walked.walk(60)
+        again = mailbox.asked
+        await walked.walk(PATROL_SECONDS)
+
+        assert (asked, again, mailbox.asked, walked.lost) == (1, 1, 2, [])
 
 
 @pytest.mark.parametrize("state", [TaskState.PUBLISHED, TaskState.WORKING])
