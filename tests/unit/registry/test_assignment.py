@@ -4,7 +4,6 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import Strategy, Wanted
 from coditect.registry.assignment import INBOX_SLOTS, assign, room
+from coditect.registry.scoring import LOAD_BALANCED, Scale, score
 from tests.unit.registry.fleets import records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 
@@ -82,17 +82,32 @@ def test_least_busy_fills_up_the_emptiest(slots_and_running: list[tuple[int, int
     assert not before_the_last or not after or max(before_the_last) <= min(after)
 
 
-@pytest.mark.parametrize("strategy", [Strategy.LEAST_BUSY, Strategy.LOAD_BALANCED])
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 100))
-def test_spread_over_an_idle_fleet_follows_its_slots(strategy: Strategy, slots: list[int], percent: int) -> None:
+def test_least_busy_gives_an_idle_fleet_by_its_slots(slots: list[int], percent: int) -> None:
     records = [make_record(f"a{n}", slots=many) for n, many in enumerate(slots)]
     count = 2 * sum(slots) * percent // 100
 
-    taken = Counter(assign(records, count, strategy))
+    taken = Counter(assign(records, count, Strategy.LEAST_BUSY))
 
     for record in records:
         share = count * record.registration.slots / sum(slots)
-        assert abs(taken[record.agent_id] - share) <= 1 + len(slots) / 2
+        assert -len(slots) <= taken[record.agent_id] - share <= 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 100))
+def test_load_balanced_gives_the_nearest_whole_numbers_to_the_shares(slots: list[int], percent: int) -> None:
+    records = [make_record(f"a{n}", slots=many) for n, many in enumerate(slots)]
+    count, scale = 2 * sum(slots) * percent // 100, Scale.of(records)
+    points = {record.agent_id: score(record, LOAD_BALANCED, scale) for record in records}
+
+    taken = Counter(assign(records, count, Strategy.LOAD_BALANCED))
+
+    nobody_is_full = all(taken[record.agent_id] < room(record) for record in records)
+    for record in records:
+        part = points[record.agent_id] / sum(points.values())
+        over, near = taken[record.agent_id] - count * part, 0.5 + len(slots) * part / 2 + 1e-9
+        assert over <= near or not nobody_is_full
+        assert over >= -near or taken[record.agent_id] == room(record)
 
 
 def test_load_balanced_gives_a_sick_agent_less_and_the_queue_what_is_over() -> None:
