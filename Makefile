@@ -60,7 +60,8 @@ unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no s
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" \
 		$(wildcard tests/unit tests/contract) $(addprefix --ignore=,$(UNHURRIED))
 
-test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself
+test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself (about twenty minutes)
+	@echo "First the tests without servers (about 7 minutes on two cores), then those with RabbitMQ and Redis (about 12)"
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= --cov-fail-under=0
 	@$(PYTHON) -m pytest -m "servers and not endurance" --cov --cov-append --cov-report=term
 
@@ -92,7 +93,7 @@ up: setup ## Start private servers and the reference fleet in the foreground
 down: $(STAMP) ## Stop exactly what `coditect up` started
 	@$(VENV)/bin/coditect down
 
-demo: setup ## Watch a fleet of agents review real code through RabbitMQ
+demo: setup ## Watch a fleet of agents do its work while an agent and RabbitMQ are killed (half a minute)
 	@$(PYTHON) -m agents.demo
 
 bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq and RQ; JSON, a table and plots

@@ -1,9 +1,9 @@
 """The demo: private servers, a fleet of six processes, and real work over this repository, all at once.
 
 ``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time,
-shows the work, writes the documents that the agents made beside it, runs a workflow over the same fleet, and stops
-what it started. It exits with 0 only when nothing was lost, the fleet really worked at once, and the workflow completed
-(`demo_summary.Totals.shortfalls`).
+kills an agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the
+same fleet, kills RabbitMQ amid it, and stops what it started. It exits with 0 only when nothing was lost, the fleet
+really worked at once, and the workflow completed (`demo_summary.Totals.shortfalls`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from agents.demo_board import Board, show
 from agents.demo_fleet import FLEET, demo_folder, running_fleet
 from agents.demo_flow import describe_flow, read_flow, run_flow
-from agents.demo_summary import Settled, Totals, describe, total
+from agents.demo_kills import kill_agent, kill_broker
+from agents.demo_summary import NEXT, Settled, Totals, describe, total
 from agents.demo_work import Job, announce, plan_work
 from agents.documenter import Docs
 from coditect import Client
@@ -51,18 +54,25 @@ async def run_demo(root: Path, console: Console) -> Totals:
         _log_to(folder / "log" / "demo.log")
         async with asyncio.TaskGroup() as group:
             planning = group.create_task(asyncio.to_thread(plan_work, root))
-            async with running_fleet(root, folder, say=say) as environ, Client.from_env(environ) as client:
+            async with running_fleet(root, folder, say=say) as fleet, Client.from_env(fleet.environ) as client:
                 jobs = await planning
                 say(f"{announce(jobs)}, for {len(FLEET)} agent processes")
-                settled, wall_seconds = await _work(client, jobs, console)
+                settled, wall_seconds = await _work(client, jobs, console, kill=partial(kill_agent, fleet, say=say))
                 releases = (folder / "releases").relative_to(root)
-                flow = await run_flow(client, read_flow(root), {"folder": str(releases)}, say=say)
+                flow = await run_flow(
+                    client,
+                    read_flow(root),
+                    {"folder": str(releases)},
+                    say=say,
+                    meanwhile=partial(kill_broker, fleet, say=say),
+                )
         await asyncio.to_thread(write_docs, settled, folder / "docs")
         totals = total(settled, wall_seconds, workflow=flow.state)
         say(describe_flow(flow))
         say(describe(settled, totals))
         say(f"Everything is stopped again, {time.monotonic() - began:.1f} s after the start.")
         say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}, releases in {releases}")
+        say(NEXT)
     return totals
 
 
@@ -74,14 +84,18 @@ def _log_to(file: Path) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-async def _work(client: Client, jobs: Sequence[Job], console: Console) -> tuple[list[Settled], float]:
-    """Every job's end, and how many seconds all took; shown meanwhile."""
+async def _work(
+    client: Client, jobs: Sequence[Job], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
+) -> tuple[list[Settled], float]:
+    """Every job's end, and how many seconds all took; shown meanwhile, with a kill on the way."""
     board = Board()
     async with client.events("task.*") as events, asyncio.TaskGroup() as group:
         listener = group.create_task(_listen(events, board))
+        killer = group.create_task(kill(board))
         async with show(board, console):
             settled = await submit_all(client, jobs, board)
         listener.cancel()
+        killer.cancel()
     return settled, time.monotonic() - board.began
 
 

@@ -75,6 +75,16 @@ class Board:
                 row.failed += 1
         return rows
 
+    def done(self, capability: str) -> int:
+        """How many tasks of this capability ended well."""
+        row = self.rows.get(capability)
+        return row.done if row else 0
+
+    @property
+    def open(self) -> int:
+        """Tasks that were submitted and have not ended."""
+        return len(self._jobs) - len(self._settled)
+
     @property
     def asked(self) -> int:
         """Tasks that agents gave each other, as far as they have begun."""

@@ -10,12 +10,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from coditect.local.errors import AlreadyUp
 from coditect.local.plan import LEDGER, Cast, Program, UpPlan, cast
 from coditect.local.ports import keep_addresses
-from coditect.local.servers import private_servers
+from coditect.local.process import ProcessId
+from coditect.local.servers import PrivateServers, private_servers
 from coditect.local.state import UpFolder, hold
 from coditect.local.supervisor import Say, Supervisor, guarded
 
@@ -30,6 +32,23 @@ FLEET = {
 _URLS = ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL")
 _MOST_AT_ONCE = 20
 _DRAIN_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunningFleet:
+    """The demo's servers and agents while they run."""
+
+    environ: dict[str, str]
+    """The environment of a client."""
+
+    servers: PrivateServers | None
+    """The servers that the demo started; None when RabbitMQ is the user's."""
+
+    supervisor: Supervisor
+
+    def process_of(self, name: str) -> ProcessId | None:
+        """The process that now is this agent; None between two lives."""
+        return next((child.process for child in self.supervisor.children if child.name == name), None)
 
 
 @contextmanager
@@ -64,8 +83,8 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 
 
 @asynccontextmanager
-async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[dict[str, str]]:
-    """Servers and agents, ready inside and ended after it; gives the environment of a client.
+async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[RunningFleet]:
+    """Servers and agents, ready inside and ended after it.
 
     Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The
     agents start beside them: most of that is loading code, and then they wait for the broker.
@@ -79,24 +98,28 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
     urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
-    async with AsyncExitStack() as servers, _agents(_plan(root, folder, urls, environ), folder, say) as ready:
-        await servers.enter_async_context(_servers(folder, environ, given, say=say))
+    parts = _plan(root, folder, urls, environ)
+    marker, ready = uuid.uuid4().hex, asyncio.Event()
+    supervisor = Supervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
+    async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
+        servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
         await ready.wait()
-        yield {**environ, **urls}
+        yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, supervisor)
 
 
 @asynccontextmanager
 async def _servers(
     folder: Path, environ: Mapping[str, str], given: Mapping[str, str], *, say: Say
-) -> AsyncIterator[None]:
+) -> AsyncIterator[PrivateServers]:
     missing = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in given]
     began = time.monotonic()
     if missing:
         say(f"Starting {' and '.join(missing)} in .coditect/{folder.name}")
-    async with private_servers(folder, environ=environ, rabbitmq="RabbitMQ" in missing, redis="Redis" in missing):
+    wanted = {"rabbitmq": "RabbitMQ" in missing, "redis": "Redis" in missing}
+    async with private_servers(folder, environ=environ, **wanted) as servers:
         if missing:
             say(f"{' and '.join(missing)} ready after {time.monotonic() - began:.1f} s")
-        yield
+        yield servers
 
 
 def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> Cast:
@@ -117,15 +140,13 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
 
 
 @asynccontextmanager
-async def _agents(parts: Cast, folder: Path, say: Say) -> AsyncIterator[asyncio.Event]:
+async def _supervised(supervisor: Supervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
     """The agents run inside, once the event is set they are ready; after it they have drained and ended."""
-    marker = uuid.uuid4().hex
-    supervisor = Supervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
-    stop, ready = asyncio.Event(), asyncio.Event()
+    stop = asyncio.Event()
     with guarded(marker):
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(stop=stop, ready=ready.set))
             try:
-                yield ready
+                yield
             finally:
                 stop.set()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coditect import Client
+from coditect.errors import Retryable
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.rows import NodeRow
@@ -35,8 +36,15 @@ def read_flow(root: Path) -> Definition:
     return load_workflow(root / FLOW)
 
 
-async def run_flow(client: Client, definition: Definition, given: Any, *, say: Callable[[str], None]) -> Flow:
-    """Start, answer what a person is asked, wait for the end.
+async def run_flow(
+    client: Client,
+    definition: Definition,
+    given: Any,
+    *,
+    say: Callable[[str], None],
+    meanwhile: Callable[[Run], Awaitable[None]] | None = None,
+) -> Flow:
+    """Start, answer what a person is asked, wait for the end; `meanwhile` is awaited beside it, to its own end.
 
     Raises:
         ResultTimeout: it did not end within two minutes.
@@ -46,16 +54,30 @@ async def run_flow(client: Client, definition: Definition, given: Any, *, say: C
     say(f"Workflow {definition.name} is accepted: {run.id}")
     async with asyncio.TaskGroup() as group:
         granting = group.create_task(_grant(run, say))
+        other = group.create_task(_beside(run, meanwhile))
         state = await run.wait(timeout=_ENDS_WITHIN)
         granting.cancel()
+        await other
     return Flow(definition, state, [row async for row in run.nodes()])
+
+
+async def look_at(run: Run) -> list[NodeRow]:
+    """Every node as it is now; none while the broker is away."""
+    try:
+        return [row async for row in run.nodes()]
+    except Retryable:
+        return []
+
+
+async def _beside(run: Run, meanwhile: Callable[[Run], Awaitable[None]] | None) -> None:
+    if meanwhile is not None:
+        await meanwhile(run)
 
 
 async def _grant(run: Run, say: Callable[[str], None]) -> None:
     """Play the person at the gate: a demo has nobody who could read first."""
     while True:
-        rows = [row async for row in run.nodes() if row.state is TaskState.AWAITING_APPROVAL]
-        for row in rows:
+        for row in (row for row in await look_at(run) if row.state is TaskState.AWAITING_APPROVAL):
             say(f"  {row.name} asks: {row.question}  Granted by the demo, for a person.")
             await run.answer(row.name, granted=True, by="the demo")
         await asyncio.sleep(_LOOK_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 
 from agents.demo_work import Job
 from agents.documenter import Docs, DocsRequest
-from agents.findings import Finding, Severity, worst_first
+from agents.findings import Severity
 from agents.reviewer import Review
 from agents.summarizer import Summary
 from agents.tester import TestsReport
@@ -18,6 +19,15 @@ from coditect.model.workflow.states import WorkflowState
 
 MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
 _SHOWN = 5
+_EXAMPLE = "README.md"
+_EXAMPLE_WIDTH = 100
+NEXT = """
+Next:
+  source .venv/bin/activate
+  coditect up --detach                              a fleet of your own, which stays; `coditect down` stops it
+  coditect agent list                               who is there, and what each of them can do
+  coditect task submit text.summarize '{"text": "One sentence. And another one, which is longer."}'
+  README.md, "The first agent": an agent of your own in ten lines"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,7 @@ def describe(settled: Sequence[Settled], totals: Totals) -> str:
         f"{totals.at_once} handlers at work at one instant, {totals.failed} tasks failed, {totals.lost} lost",
         *_about_agents(settled),
         "",
+        *_example(settled),
         *_about_reviews([one.value for one in settled if isinstance(one.value, Review)]),
         *_about_tests([one.value for one in settled if isinstance(one.value, TestsReport)]),
         *_about_texts(settled),
@@ -106,8 +117,8 @@ def describe(settled: Sequence[Settled], totals: Totals) -> str:
 def latest(value: BaseModel | None) -> str:
     """One line about a result, for somebody who watches."""
     match value:
-        case Review(findings=[first, *_]):
-            return _line(first)
+        case Review():
+            return f"reviewed {value.files} files, {sum(value.counts.values())} remarks"
         case TestsReport():
             return f"{value.passed} tests passed, {value.failed + value.errors} failed"
         case Docs():
@@ -124,15 +135,36 @@ def _about_agents(settled: Sequence[Settled]) -> Iterator[str]:
         yield ", ".join(f"{agent_id} did {counts[agent_id]}" for agent_id in sorted(counts))
 
 
+def _example(settled: Sequence[Settled]) -> Iterator[str]:
+    """One task as it went over the broker: what it was given, and what came back."""
+    for one in settled:
+        if one.job.subject == _EXAMPLE and one.value is not None:
+            yield f"One of them, {one.job.capability} of {one.job.subject}:"
+            yield f"  input   {_shortened(one.job.input)}"
+            yield f"  output  {_shortened(one.value)}"
+            yield ""
+
+
+def _shortened(value: BaseModel) -> str:
+    """The value as JSON, its long texts cut."""
+    fields = value.model_dump(mode="json", exclude_unset=True)
+    return json.dumps({name: _cut(field) for name, field in fields.items()}, ensure_ascii=False)
+
+
+def _cut(field: object) -> object:
+    if isinstance(field, list):
+        return [_cut(element) for element in field]
+    if not isinstance(field, str) or len(field) <= _EXAMPLE_WIDTH:
+        return field
+    return f"{field[:_EXAMPLE_WIDTH]}... ({len(field)} characters)"
+
+
 def _about_reviews(reviews: Sequence[Review]) -> Iterator[str]:
     counts: Counter[Severity] = Counter()
-    findings: list[Finding] = []
     for review in reviews:
         counts.update(review.counts)
-        findings += review.findings
     said = ", ".join(f"{counts[severity]} {severity.value}" for severity in Severity)
     yield f"Review: {sum(review.files for review in reviews)} files, {said}"
-    yield from (f"  {_line(finding)}" for finding in worst_first(findings)[:_SHOWN])
 
 
 def _about_tests(reports: Sequence[TestsReport]) -> Iterator[str]:
@@ -160,10 +192,6 @@ def _asks(job: Job) -> bool:
 def _about_errors(settled: Sequence[Settled]) -> Iterator[str]:
     errors = [one for one in settled if one.error]
     yield from (f"  {one.job.capability} {one.job.subject}: {_first(one.error)}" for one in errors[:_SHOWN])
-
-
-def _line(finding: Finding) -> str:
-    return f"{finding.severity.value:7} {finding.file}:{finding.line} {finding.rule} {_first(finding.message)}"
 
 
 def _first(text: str) -> str:

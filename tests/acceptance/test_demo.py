@@ -56,7 +56,7 @@ def numbers(pattern: str, text: str) -> list[int]:
     return [int(number) for number in found.groups()]
 
 
-def test_demo_works_at_scale_loses_nothing_and_stops_everything() -> None:
+def test_demo_is_killed_amid_its_work_loses_nothing_and_stops_everything() -> None:
     mark = uuid.uuid4().hex
 
     with demo(mark) as process:
@@ -68,6 +68,10 @@ def test_demo_works_at_scale_loses_nothing_and_stops_everything() -> None:
     assert (completed > 100, processes >= 5, at_once >= 100, failed, lost) == (True, True, True, 0, 0), text
     assert re.search(r"Workflow repository: completed in \d+\.\d s\n  1  packages +completed", text), text
     assert numbers(r"\n  2  review +completed .* code\.review, (\d+) times", text)[0] >= 25, text
+    assert text.index("KILLED reviewer-1 with -9") < text.index("Workflow repository is accepted")
+    assert text.index("KILLED RabbitMQ with -9") < text.index("RabbitMQ is back") < text.index("repository: completed")
+    assert re.search(r"text\.summarize of README\.md:\n  input   \{.*\}\n  output  \{.*\}\n", text), text
+    assert not re.search(r"\.py:\d+ \w+ ", text), "the findings of a review of this repository are nobody's concern"
     assert "asks: Publish this release?  Granted by the demo" in text
     assert running(mark) == []
 

@@ -128,7 +128,7 @@ def test_demo_whose_workflow_did_not_complete_fell_short() -> None:
     assert total(many(101), 3.0, workflow=WorkflowState.REJECTED).shortfalls == ["the workflow ended as rejected"]
 
 
-def test_summary_tells_the_worst_findings_the_failed_tests_and_the_errors() -> None:
+def test_summary_counts_findings_and_tells_the_failed_tests_and_the_errors() -> None:
     finding = Finding(file="a.py", line=3, severity=Severity.ERROR, rule="S602", message="shell")
     review = Review(findings=[finding], counts={Severity.ERROR: 1}, files=1)
     failure = Failure(nodeid="t.py::test_a", message="assert 1\nmore")
@@ -151,7 +151,6 @@ def test_summary_tells_the_worst_findings_the_failed_tests_and_the_errors() -> N
     for expected in (
         "4 tasks completed",
         "agent-1 did 1, agent-2 did 3",
-        "error   a.py:3 S602 shell",
         "1 error, 0 warning, 0 info",
         "Tests: 4 passed, 1 failed, 0 skipped, in 1 runs",
         "t.py::test_a: assert 1\n",
