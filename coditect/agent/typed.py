@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
 
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.json import dumps, loads
@@ -49,11 +49,15 @@ def codec(type_: Any) -> Codec:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
         schema = adapter.json_schema()
-    except (PydanticSchemaGenerationError, TypeError, NameError) as error:
-        raise SetupError(
-            "The type cannot be validated", type=str(type_), fix="use a pydantic model, a dataclass or plain JSON"
-        ) from error
+    except (PydanticUserError, TypeError, NameError) as error:
+        raise SetupError("The type cannot be validated", type=str(type_), fix=_fix_of(error)) from error
     return Codec(_decoder(adapter), _encoder(adapter), schema)
+
+
+def _fix_of(error: Exception) -> str:
+    if isinstance(error, PydanticUserError) and error.code == "typed-dict-version":
+        return "before Python 3.12 take TypedDict from typing_extensions"
+    return "use a pydantic model, a dataclass or plain JSON"
 
 
 def _decoder(adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:

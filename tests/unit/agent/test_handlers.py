@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -332,3 +334,32 @@ async def test_foreign_message_without_an_id_is_done_and_answered(scene: Scene) 
 
     outcome = await asyncio.wait_for(reply, 5)
     assert (loads(outcome.body), outcome.task_id) == (["bare", True], None)
+
+
+class Wanted(typing.TypedDict):
+    item: str
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic takes it from there on")
+def test_typed_dict_of_an_old_python_is_refused_with_the_one_to_take() -> None:
+    agent = Agent("shop")
+
+    with pytest.raises(SetupError, match="typing_extensions"):
+
+        @agent.capability("shop.want")
+        async def want(order: Wanted) -> None:
+            """Wants something."""
+
+
+async def test_result_that_does_not_fit_is_not_tried_again(scene: Scene) -> None:
+    agent, calls = Agent("shop"), []
+
+    @agent.capability("shop.lie", retry=Retry(max_attempts=3, first="10ms"))
+    async def lie(_: str) -> Receipt:
+        calls.append(1)
+        return "no receipt"  # type: ignore[return-value]  # what is tested
+
+    error = await failed(scene, agent, "shop.lie", "x")
+
+    assert "does not fit the schema" in str(error)
+    assert len(calls) == 1
