@@ -42,8 +42,6 @@ class Arrivals:
                     self._desk.hear(progress)
                 delivery.ack()  # the next one says more
             elif message.type == RESULT_TYPE:
-                if self._desk.acks_early:
-                    delivery.ack()
                 self._desk.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             elif message.type == RESULTS_TYPE:
                 self._take_results(delivery)
@@ -57,7 +55,7 @@ class Arrivals:
     def _take_results(self, delivery: Delivery) -> None:
         """Each is recorded, or refused, by itself; the delivery goes when all are."""
         results = read_results(delivery.message, str(self._desk.shard))
-        if self._desk.acks_early or not results:
+        if not results:
             delivery.ack()
         settle = AckedTogether(delivery, len(results))
         for told in results:

@@ -31,8 +31,7 @@ def finished(book: Book, command: Finished) -> None:
     if row is None:
         book.effects.strange += 1
         return
-    current = _is_current(row, command) or book.terms.planted.skip_fence
-    if row.state not in UNDER_WAY or not current:
+    if row.state not in UNDER_WAY or not _is_current(row, command):
         book.effects.late += not (row.state.terminal and row.fence == command.fence)
         return
     if outcome.status is not Status.COMPLETED:

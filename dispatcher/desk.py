@@ -82,7 +82,7 @@ class Desk:
         self._on_lost = on_lost
         self._nudge = nudge
         self.showing = showing
-        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum, ports.planted)
+        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum)
         self._entries: deque[Entry] = deque()
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
@@ -108,11 +108,6 @@ class Desk:
         self._counters = counters or Counters()
         self._lost = False
         """The shard is another's, by a commit that was refused: no other one is tried."""
-
-    @property
-    def acks_early(self) -> bool:
-        """Whether the bug is planted that results are acknowledged before they are recorded."""
-        return self._terms.planted.ack_before_commit
 
     # -- opening and closing ----------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from coditect.agent.events import Events
 from coditect.background import Background
 from coditect.broker.port import Broker
 from coditect.clock import Clock
-from dispatcher.layers.ledger.book import Planted
 from dispatcher.store.port import Database
 from dispatcher.window import Window
 
@@ -36,6 +35,5 @@ class Ports:
     background: Background
     window: Window
     ways: Ways = field(default_factory=Ways)
-    planted: Planted = field(default_factory=Planted)
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""

@@ -33,7 +33,6 @@ from dispatcher.failover import Predecessors, watching_agents
 from dispatcher.fleet import keep_slots
 from dispatcher.graph.port import TaskGraph
 from dispatcher.graph.redis import RedisTaskGraph
-from dispatcher.layers.ledger.book import Planted
 from dispatcher.layers.shards import DEFAULT_SHARDS
 from dispatcher.notices import Notices
 from dispatcher.pings import Pings
@@ -64,7 +63,6 @@ class Options:
     owner: str = field(default_factory=new_owner)
     """Its name in the leases: of one life of one dispatcher."""
     ways: Ways = field(default_factory=Ways)
-    planted: Planted = field(default_factory=Planted)
     reconcile_seconds: float = ROUND_SECONDS
     """How often RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
@@ -108,8 +106,7 @@ async def running_dispatcher(
         await broker.declare(backbone() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
-        how = (options.ways, options.planted, options.quorum)
-        ports = Ports(broker, store, events, clock, background, window, *how)
+        ports = Ports(broker, store, events, clock, background, window, options.ways, options.quorum)
         pings = await stack.enter_async_context(Pings(broker, name=f"patrol-{options.owner}"))
         tenure, control = compose(ports, options, graph, pings, Predecessors(evict, background).evict)
         await stack.enter_async_context(tenure)
@@ -151,7 +148,6 @@ async def serve(settings: Settings) -> None:
     watch = read_watch(os.environ)
     options = Options(
         shards=settings.shards,
-        planted=watch.planted,
         keep_days=settings.keep_days,
         quorum=settings.reply_queue == "quorum",
     )

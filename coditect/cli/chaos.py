@@ -25,7 +25,7 @@ class Report(Protocol):
 
     @property
     def caught(self) -> bool:
-        """Whether the bug that was planted was found, by a checker that looks for it."""
+        """Whether a checker that looks for the mutant has found it."""
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -45,7 +45,9 @@ def run_chaos(
     kind: Annotated[
         list[str] | None, typer.Option("--kind", help="Only these faults, such as broker.wipe; can be repeated.")
     ] = None,
-    plant: Annotated[str, typer.Option("--plant", help="Plant a bug: the run passes when it is caught.")] = "",
+    mutant: Annotated[
+        str, typer.Option("--mutant", help="Put a mutant into every process: the run passes when it is caught.")
+    ] = "",
     simulate: Annotated[
         bool, typer.Option("--simulate", help="In this process, in virtual time: hundreds of seeds a minute.")
     ] = False,
@@ -68,7 +70,7 @@ def run_chaos(
         seconds=60 * minutes,
         folder=folder.absolute(),
         kinds=kind or (),
-        plant=plant,
+        mutant=mutant,
         simulate=simulate,
         say=say,
     ):
@@ -80,9 +82,9 @@ def run_chaos(
     if output is Output.JSON:
         write_json([report.as_json() for report in reports])
     caught = reports[-1].caught
-    if plant:
-        say("the bug was caught" if caught else "the bug was not caught")
-    if not (caught if plant else all(report.passed for report in reports)):
+    if mutant:
+        say("the mutant was caught" if caught else "the mutant was not caught")
+    if not (caught if mutant else all(report.passed for report in reports)):
         raise typer.Exit(1)
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 RULE_OF_THREE = 3.0
 """Of `n` trials none failed: with 95 % confidence fewer than 3/n of them fail (Hanley and Lippman-Hand, 1983)."""
 _MOST_SHOWN = 5
-FOUND_BY: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "skip_fence": frozenset({"no stale write"}),
-        "ack_before_commit": frozenset({"recorded, then acked"}),
-        "drop_outbox_row": frozenset({"outbox kept"}),
-        "reuse_publication": frozenset({"publications unique"}),
-    }
-)
-"""The invariants that each planted bug breaks: it is caught when one of them is violated. The rest may be chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +41,6 @@ class Judgement:
         else:
             sure = f"< {self.bound:.2g} at 95 %"
         return f"{word}  {self.invariant:<22} {self.checked:>8} checked, {sure:<20} {self.sentence}"
-
-
-def is_caught(bug: str, judgements: Iterable[Judgement]) -> bool:
-    """Whether a checker that looks for this bug has found it; there is none for a clean build, whose bug is empty."""
-    return any(not one.passed and one.invariant in FOUND_BY.get(bug, ()) for one in judgements)
 
 
 def lines(judgements: Sequence[Judgement]) -> list[str]:

@@ -1,25 +1,51 @@
-"""What `coditect chaos` calls: seeds, on real processes or simulated."""
+"""What `coditect chaos` calls: seeds, on real processes or simulated, with a mutant in them or as they are."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from itertools import repeat
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from coditect.errors import InputError
 from coditect.loop import run_loop
 from dispatcher.chaos.faults import KINDS
+from dispatcher.chaos.mutants.hunt import play_seeds
+from dispatcher.chaos.mutants.mutant import Mutant
+from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.run import Order, Verdict, run
-from dispatcher.chaos.simulation import Plan, Played, play
-from dispatcher.witness.watch import PLANT_VARIABLE, read_planted
+from dispatcher.chaos.simulation import Played, play
 
 FEWEST_SIDE_BY_SIDE = 8
-PLANTED_SECONDS = 60.0
-"""Virtual time with faults of a simulated seed with a bug in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunted:
+    """One simulated seed with a mutant in it."""
+
+    mutant: Mutant
+    seed: int
+    broken: dict[str, list[str]]
+    """The invariants that it violated, each with an example."""
+    passed = False
+
+    @property
+    def caught(self) -> bool:
+        """Whether a checker that looks for the mutant has found it."""
+        return bool(self.mutant.invariants & self.broken.keys())
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        told = [f"{'FAIL' if self.broken else 'pass'}  seed {self.seed}, with {self.mutant.name}"]
+        return told + [f"        {invariant}: {violations[0]}" for invariant, violations in self.broken.items()]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"seed": self.seed, "mutant": self.mutant.name, "caught": self.caught, "broken": self.broken}
 
 
 def rehearse(
@@ -28,32 +54,37 @@ def rehearse(
     seconds: float,
     folder: Path,
     kinds: Sequence[str],
-    plant: str,
+    mutant: str,
     simulate: bool,
     say: Callable[[str], None],
-) -> Iterator[Verdict | Played]:
+) -> Iterator[Verdict | Played | Hunted]:
     """Plays the seeds and judges each; simulated ones side by side, on all processors.
 
-    Raises: InputError for a kind of fault that there is not, SetupError for such a bug; MissingServer, StartFailed,
+    Raises: InputError for a kind of fault that there is not, SetupError for such a mutant; MissingServer, StartFailed,
     AlreadyUp.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise InputError("There is no such kind of fault", given=unknown[0], known=tuple(KINDS))
-    planted = read_planted({PLANT_VARIABLE: plant})
     if simulate:
-        plan = Plan(planted=planted)
-        return _simulated(seeds, replace(plan, seconds=PLANTED_SECONDS) if plant else plan)
-    order = Order(0, seconds, folder, kinds=tuple(kinds) or tuple(KINDS), plant=plant)
-    return _real(seeds, order, say)
+        return _hunted(read_mutant(mutant), seeds) if mutant else _simulated(seeds)
+    return _real(seeds, Order(0, seconds, folder, kinds=tuple(kinds) or tuple(KINDS), mutant=mutant), say)
 
 
-def _simulated(seeds: Sequence[int], plan: Plan) -> Iterator[Played]:
+def _simulated(seeds: Sequence[int]) -> Iterator[Played]:
     if len(seeds) < FEWEST_SIDE_BY_SIDE:
-        yield from (play(seed, plan) for seed in seeds)
+        yield from map(play, seeds)
         return
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
-        yield from processes.map(play, seeds, repeat(plan))
+        yield from processes.map(play, seeds)
+
+
+def _hunted(mutant: Mutant, seeds: Sequence[int]) -> Iterator[Hunted]:
+    async def play_all() -> list[dict[str, Any]]:
+        return [told async for told in play_seeds(mutant.name, seeds[0], seeds[-1], sorted(mutant.invariants))]
+
+    for told in asyncio.run(play_all()):
+        yield Hunted(mutant, told["seed"], told["broken"])
 
 
 def _real(seeds: Sequence[int], order: Order, say: Callable[[str], None]) -> Iterator[Verdict]:

@@ -19,9 +19,10 @@ from dispatcher.chaos.agent import EFFECTS
 from dispatcher.chaos.breaking import Breaking
 from dispatcher.chaos.hits import Toll, toll
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement, is_caught, lines
+from dispatcher.chaos.judgement import Judgement, lines
 from dispatcher.chaos.load import Load
 from dispatcher.chaos.looking import keep_looking
+from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.stage import Stage, private_stage
@@ -29,7 +30,6 @@ from dispatcher.chaos.story import Story
 from dispatcher.chaos.work import EffectFolder
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.witness.history import SUFFIX, Scribe, read_histories
-from dispatcher.witness.watch import PLANT_VARIABLE, read_planted
 
 STORE = "ledger.db"
 CALM_SECONDS = 15.0
@@ -52,8 +52,8 @@ class Order:
     agents: int = 4
     dispatchers: int = 2
     kinds: Sequence[str] = tuple(faults.KINDS)
-    plant: str = ""
-    """A bug to plant in the dispatchers; empty for none."""
+    mutant: str = ""
+    """One that is put into every process; empty for none."""
     pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(20, 1_500))  # noqa: RUF009 - it is frozen
 
 
@@ -76,8 +76,9 @@ class Verdict:
 
     @property
     def caught(self) -> bool:
-        """Whether the bug that was planted was found, by a checker that looks for it."""
-        return is_caught(self.order.plant, self.judgements)
+        """Whether a checker that looks for the mutant has found it: what else fails may be chance."""
+        looking = read_mutant(self.order.mutant).invariants if self.order.mutant else frozenset()
+        return any(not one.passed and one.invariant in looking for one in self.judgements)
 
     @property
     def passed(self) -> bool:
@@ -106,7 +107,7 @@ class Verdict:
         return {
             "seed": self.order.seed,
             "passed": self.passed,
-            "plant": self.order.plant,
+            "mutant": self.order.mutant,
             "caught": self.caught,
             "work": self.work,
             "nodes": self.nodes,
@@ -133,21 +134,21 @@ class Verdict:
 async def run(order: Order, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> Verdict:
     """Runs and judges. Everything lies below the order's folder, which is emptied first; no process outlives it.
 
-    Raises: MissingServer, StartFailed, AlreadyUp; SetupError for a bug that there is not.
+    Raises: MissingServer, StartFailed, AlreadyUp; SetupError for a mutant that there is not.
     """
-    read_planted({PLANT_VARIABLE: order.plant})
+    if order.mutant:
+        read_mutant(order.mutant)
     history = order.folder / "history"
     shutil.rmtree(order.folder, ignore_errors=True)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
     settings = {"CODITECT_STORE": f"sqlite:{order.folder / STORE}", "CODITECT_LOG_LEVEL": "WARNING"}
-    if order.plant:
-        settings[PLANT_VARIABLE] = order.plant
     async with private_stage(
         order.folder,
         history,
         environ=environ or os.environ,
         crew={"dispatcher": order.dispatchers, "agent": order.agents},
         settings=settings,
+        mutant=order.mutant,
     ) as stage:
         await stage.start()
         say("everything is up; the faults begin")

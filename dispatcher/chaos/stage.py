@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from coditect.local.errors import StartFailed
 from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
 from dispatcher.chaos.looking import Crew
+from dispatcher.chaos.mutants.mutated import command
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 READY_VARIABLE = "CODITECT_READY_FILE"
@@ -144,12 +144,18 @@ class Stage:
 
 @asynccontextmanager
 async def private_stage(
-    folder: Path, history: Path, *, environ: Mapping[str, str], crew: Mapping[str, int], settings: Mapping[str, str]
+    folder: Path,
+    history: Path,
+    *,
+    environ: Mapping[str, str],
+    crew: Mapping[str, int],
+    settings: Mapping[str, str],
+    mutant: str = "",
 ) -> AsyncIterator[Stage]:
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
     The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
-    The broker has its management API, so that who stands still is evicted.
+    The broker has its management API, so that who stands still is evicted. A `mutant` is in every process.
 
     Raises: StartFailed, MissingServer, AlreadyUp.
     """
@@ -165,7 +171,7 @@ async def private_stage(
             **settings,
         }
         children = [
-            _child(folder, f"{role}-{number + 1}", PROGRAMS[role], shared)
+            _child(folder, f"{role}-{number + 1}", command(mutant, PROGRAMS[role]), shared)
             for role, many in crew.items()
             for number in range(many)
         ]
@@ -177,12 +183,12 @@ async def private_stage(
                 await asyncio.gather(*(post.end() for post in posts.values()))
 
 
-def _child(folder: Path, name: str, module: tuple[str, ...], environ: Mapping[str, str]) -> Child:
+def _child(folder: Path, name: str, argv: Sequence[str], environ: Mapping[str, str]) -> Child:
     ready = folder / "run" / f"{name}.ready"
     ready.parent.mkdir(parents=True, exist_ok=True)
     return Child(
         name=name,
-        argv=(sys.executable, "-m", *module),
+        argv=tuple(argv),
         env={**environ, NAME_VARIABLE: name, READY_VARIABLE: str(ready)},
         folder=folder,
         ready_file=ready,

@@ -6,7 +6,6 @@ variable               meaning
 CODITECT_HISTORY       the folder in which the process writes its history
 CODITECT_CHAOS_NAME    what it is called there
 CODITECT_FAILPOINTS    where it ends, stops or fails; the points are in `ports.POINTS`
-CODITECT_PLANT         a bug to plant; see `Planted`
 =====================  ==========================================================================
 
 A dispatcher of which nothing is asked has its ports as they are: what is off costs nothing.
@@ -16,23 +15,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from coditect.broker.port import Broker
-from coditect.errors import SetupError
 from coditect.failpoints import VARIABLE as FAILPOINTS_VARIABLE
 from coditect.failpoints import Failpoints, read_orders
 from dispatcher.graph.port import TaskGraph
-from dispatcher.layers.ledger.book import Planted
 from dispatcher.store.port import Database
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Note, Scribe, silent
 from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase, WitnessedGraph, nowhere
-
-PLANT_VARIABLE = "CODITECT_PLANT"
-PLANTS = tuple(one.name for one in fields(Planted))
-"""The bugs that can be planted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,6 @@ class Watch:
 
     note: Note = silent
     reached: Callable[[str], None] = nowhere
-    planted: Planted = field(default_factory=Planted)
 
     @property
     def _off(self) -> bool:
@@ -65,19 +57,11 @@ class Watch:
 def read_watch(environment: Mapping[str, str]) -> Watch:
     """What the environment asks for. Opens the history's file.
 
-    Raises: SetupError for a failpoint or a bug that there is not.
+    Raises: SetupError for a failpoint that there is not.
     """
     orders = read_orders(environment.get(FAILPOINTS_VARIABLE, ""), POINTS)
     note = silent
     if folder := environment.get(HISTORY_VARIABLE):
         name = environment.get(NAME_VARIABLE, "dispatcher")
         note = Scribe(Path(folder) / f"{name}{SUFFIX}", f"{name}#{os.getpid()}").note
-    return Watch(note, Failpoints(orders).reached if orders else nowhere, read_planted(environment))
-
-
-def read_planted(environment: Mapping[str, str]) -> Planted:
-    """The bug that the environment plants; none by default. Raises: SetupError for one that there is not."""
-    plant = environment.get(PLANT_VARIABLE, "")
-    if plant and plant not in PLANTS:
-        raise SetupError("There is no such bug to plant", variable=PLANT_VARIABLE, given=plant, known=PLANTS)
-    return Planted(**{plant: True}) if plant else Planted()
+    return Watch(note, Failpoints(orders).reached if orders else nowhere)

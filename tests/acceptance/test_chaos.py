@@ -1,4 +1,4 @@
-"""Real processes and servers, broken by a seed: every promise is kept, every planted bug is caught. Minutes each."""
+"""Real processes and servers, broken by a seed: every promise is kept, and a mutant is caught. Minutes each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from dispatcher.chaos.run import Order, run
-from dispatcher.witness.watch import PLANTS
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.endurance, pytest.mark.timeout(1_200)]
 SEEDS = (1, 2, 3)
@@ -22,10 +21,10 @@ async def test_no_promise_is_broken_whatever_breaks(seed: int, tmp_path: Path) -
     assert verdict.objections == ()
 
 
-@pytest.mark.parametrize("bug", PLANTS)
-async def test_planted_bug_is_caught_within_three_seeds(bug: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mutant", ["skip_fence", "drop_outbox_row"])
+async def test_mutant_in_real_processes_is_caught_within_three_seeds(mutant: str, tmp_path: Path) -> None:
     for seed in SEEDS:
-        verdict = await run(Order(seed, 60.0, tmp_path / f"run-{seed}", plant=bug))
+        verdict = await run(Order(seed, 60.0, tmp_path / f"run-{seed}", mutant=mutant))
         if verdict.caught:
             return
-    pytest.fail(f"{bug} was not caught")
+    pytest.fail(f"{mutant} was not caught")

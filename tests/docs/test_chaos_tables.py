@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dispatcher.chaos.faults import KINDS
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import FOUND_BY
+from dispatcher.chaos.mutants.table import MUTANTS
 from dispatcher.witness.ports import POINTS
-from dispatcher.witness.watch import PLANTS
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
@@ -25,12 +24,11 @@ def test_every_invariant_is_documented_as_it_is() -> None:
     assert rows("What is checked") == {one.invariant: one.sentence for one in judge([])}
 
 
-def test_every_planted_bug_is_documented_with_the_invariant_that_finds_it() -> None:
-    table = table_rows(section(PAGE, "Planted bugs"))
+def test_every_mutant_is_documented_with_what_catches_it() -> None:
+    table = table_rows(section(PAGE, "Mutants"))
 
-    assert {row[0].strip("`"): frozenset(row[2].split("; ")) for row in table} == dict(FOUND_BY)
-    assert set(FOUND_BY) == set(PLANTS)
-    assert frozenset().union(*FOUND_BY.values()) <= {one.invariant for one in judge([])}
+    written = {row[0].strip("`"): (row[1], tuple(one.strip("`") for one in row[2].split("; "))) for row in table}
+    assert written == {one.name: (one.breaks, one.caught_by) for one in MUTANTS.values()}
 
 
 def test_every_failpoint_is_documented_as_it_is() -> None:

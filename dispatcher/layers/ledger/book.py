@@ -29,16 +29,6 @@ _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 @dataclass(frozen=True, slots=True)
-class Planted:
-    """Bugs that a test plants to see that they are found. None in a clean build."""
-
-    skip_fence: bool = False
-    ack_before_commit: bool = False
-    drop_outbox_row: bool = False
-    reuse_publication: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Terms:
     """What a shard's transactions go by."""
 
@@ -47,7 +37,6 @@ class Terms:
     """Whether what becomes ready is claimed at once while there is room."""
     follow_on: bool = True
     """Whether it goes straight to the agent that is free by the end of what comes before it."""
-    planted: Planted = field(default_factory=Planted)
     definitions: Definitions = field(default_factory=Definitions)
     set_aside: set[bytes] = field(default_factory=set)
     """Keys of what was left over and could not be done.
@@ -237,8 +226,7 @@ class Book:
     def next_number(self) -> int:
         """A publication number that was never given."""
         self.last_number()
-        if not self.terms.planted.reuse_publication or not self._last_number:
-            self._last_number += 1
+        self._last_number += 1
         return self._last_number
 
     def has_backlog(self, capability: str) -> bool:

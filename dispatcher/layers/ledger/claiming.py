@@ -86,8 +86,7 @@ def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
     book.take_room(call.capability)
     key = task_key(call.capability, call.priority)
     book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), key.encode())
-    if not book.terms.planted.drop_outbox_row:
-        outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))
+    outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))
     book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call), agent))
 
 

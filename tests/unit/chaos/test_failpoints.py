@@ -18,7 +18,7 @@ from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Change, Job, JobState, Proposal
 from dispatcher.witness.history import Type, read_histories
 from dispatcher.witness.ports import POINTS, WitnessedGraph
-from dispatcher.witness.watch import PLANTS, read_watch
+from dispatcher.witness.watch import read_watch
 
 CHILD = """
 from coditect.failpoints import Failpoints, read_orders
@@ -134,26 +134,17 @@ def test_dispatcher_of_which_nothing_is_asked_has_its_ports_as_they_are() -> Non
     port: Any = object()
 
     assert [watch.broker(port), watch.database(port), watch.graph(port)] == [port] * 3
-    assert not any(getattr(watch.planted, bug) for bug in PLANTS)
 
 
-def test_history_failpoints_and_bug_are_read_from_the_environment(tmp_path: Path) -> None:
-    asked = {"CODITECT_FAILPOINTS": "commit.after:raise", "CODITECT_PLANT": "skip_fence"}
+def test_history_and_failpoints_are_read_from_the_environment(tmp_path: Path) -> None:
+    asked = {"CODITECT_FAILPOINTS": "commit.after:raise"}
     watch = read_watch({**asked, "CODITECT_HISTORY": str(tmp_path), "CODITECT_CHAOS_NAME": "dispatcher-2"})
 
     watch.note(Type.OK, "effect", "it")
 
-    assert watch.planted.skip_fence
     assert [(one.proc, one.key) for one in read_histories(tmp_path)] == [(f"dispatcher-2#{os.getpid()}", "it")]
     with pytest.raises(FailpointReached):
         watch.reached("commit.after")
-
-
-def test_unknown_bug_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(SetupError, match="no such bug") as refused:
-        read_watch({"CODITECT_PLANT": "forget_everything"})
-
-    assert refused.value.facts["known"] == PLANTS
 
 
 async def test_watched_graph_tells_what_the_graph_tells() -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.chaos.invariants import CHECKS, judge
-from dispatcher.chaos.judgement import FOUND_BY, Judgement, is_caught, lines
+from dispatcher.chaos.judgement import Judgement, lines
 from dispatcher.witness.history import Entry, Type
 from tests.unit.chaos.histories import DYING, STEADY, added, changed, clean_history, drop, moved
 
@@ -200,16 +200,6 @@ def test_judgement_tells_how_sure_one_may_be() -> None:
     assert "pass" in passed.line and "< 0.003 at 95 %" in passed.line
     assert lines([failed])[1:] == [*(f"        {one}" for one in "abcde"), "        and 2 more"]
     assert (empty.passed, "nothing to check" in empty.line) == (True, True)
-
-
-@pytest.mark.parametrize("bug", FOUND_BY)
-def test_bug_is_caught_by_who_looks_for_it_and_not_by_another_failure(bug: str) -> None:
-    (looking,) = FOUND_BY[bug]
-    found, another = (Judgement(name, "", 1, ("it was broken",)) for name in (looking, "nothing lost"))
-
-    assert is_caught(bug, [found, another])
-    assert not is_caught(bug, [another, Judgement(looking, "", 1)])
-    assert not is_caught("", [found, another])
 
 
 def _failing(attempts: int) -> list[Entry]:

@@ -28,6 +28,23 @@ def test_long_run_of_all_faults_fails_when_a_checker_had_nothing_to_check() -> N
     assert found.lines()[-1] == "proves nothing: DAG order had nothing to check"
 
 
+@pytest.mark.parametrize(
+    ("mutant", "broken", "caught"),
+    [
+        ("skip_fence", "no stale write", True),
+        ("skip_fence", "nothing lost", False),
+        ("", "no stale write", False),
+    ],
+)
+def test_mutant_is_caught_by_who_looks_for_it_and_not_by_another_failure(
+    mutant: str, broken: str, caught: bool
+) -> None:
+    judgements = (Judgement(broken, "", 1, ("it was broken",)), BUSY)
+    order = Order(1, PROVING_SECONDS, Path("run"), mutant=mutant)
+
+    assert Verdict(order, judgements, Toll((), 60.0), work=10, nodes=10, executions=10).caught == caught
+
+
 @pytest.mark.parametrize(("seconds", "kinds"), [(PROVING_SECONDS - 1, tuple(KINDS)), (PROVING_SECONDS, (AGENT_KILL,))])
 def test_short_run_and_one_of_few_faults_may_leave_a_checker_without_work(
     seconds: float, kinds: tuple[str, ...]

@@ -16,8 +16,8 @@ def test_simulated_seed_is_reported_for_programs(terminal: Terminal) -> None:
     assert report["faults"] > 0
 
 
-def test_run_with_a_planted_bug_passes_when_it_is_caught_and_ends_then(terminal: Terminal) -> None:
-    ran = terminal.run("chaos", "--simulate", "--seed", "3", "--seeds", "3", "--plant", "drop_outbox_row")
+def test_run_with_a_mutant_passes_when_it_is_caught_and_ends_then(terminal: Terminal) -> None:
+    ran = terminal.run("chaos", "--simulate", "--seed", "3", "--seeds", "3", "--mutant", "drop_outbox_row")
 
     assert ran.code == 0
     assert "FAIL  seed 3" in ran.out
@@ -25,7 +25,7 @@ def test_run_with_a_planted_bug_passes_when_it_is_caught_and_ends_then(terminal:
     assert "seed 4" not in ran.out
 
 
-@pytest.mark.parametrize("words", [("--plant", "forget_everything"), ("--kind", "agent.insult")])
+@pytest.mark.parametrize("words", [("--mutant", "forget_everything"), ("--kind", "agent.insult")])
 def test_what_there_is_not_is_refused(terminal: Terminal, words: tuple[str, str]) -> None:
     ran = terminal.run("chaos", "--simulate", *words)
 

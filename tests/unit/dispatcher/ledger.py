@@ -22,7 +22,7 @@ from dispatcher.layers import leases, shards, timers
 from dispatcher.layers.keyspace import RUNS, STATUSES
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import advance, again, left_over
-from dispatcher.layers.ledger.book import Planted, Terms
+from dispatcher.layers.ledger.book import Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.store.memory import MemoryDatabase
@@ -46,10 +46,10 @@ class Ledger:
     """Whether what is left over is done at once; otherwise the test says when."""
 
     @classmethod
-    async def open(cls, database: MemoryDatabase, *, planted: Planted | None = None, **terms: Any) -> Ledger:
+    async def open(cls, database: MemoryDatabase, **terms: Any) -> Ledger:
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
-        return cls(database, step.owned[0], Terms(0, planted=planted or Planted(), **terms))
+        return cls(database, step.owned[0], Terms(0, **terms))
 
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []

@@ -1,0 +1,109 @@
+"""Looks for what catches a mutant: seeds of the simulation, and the tests that are said to fail with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from dispatcher.chaos.mutants import seeds
+from dispatcher.chaos.mutants.mutant import Mutant
+from dispatcher.chaos.mutants.mutated import command
+
+SEEDS = 300
+SECONDS = 600.0
+"""For so long one mutant is hunted; one that keeps the simulation from going on is not caught by that."""
+TESTS_FAILED = 1
+"""The exit code of pytest when tests ran and some failed."""
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """What came of one mutant."""
+
+    mutant: Mutant
+    by: str
+    """The invariants that were violated, or the test that failed; empty when it was not caught."""
+    where: str
+    """The seed, or the reason why it was not caught."""
+
+    @property
+    def line(self) -> str:
+        """For a person."""
+        word = "caught  " if self.by else "SURVIVED"
+        return f"{word}  {self.mutant.name:<28} {self.by or '-'} ({self.where})"
+
+
+async def play_seeds(
+    mutant: str, first: int, last: int, invariants: Sequence[str]
+) -> AsyncGenerator[dict[str, object], None]:
+    """What each seed broke, with the mutant in it; ends with the first that broke one of these invariants."""
+    arguments = command(mutant, (seeds.MODULE, str(first), str(last), *invariants))
+    process = await asyncio.create_subprocess_exec(
+        *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment()
+    )
+    assert process.stdout is not None
+    try:
+        async for line in process.stdout:
+            yield json.loads(line)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        await process.wait()
+
+
+async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
+    """Looks for it as its entry in the table says."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            if mutant.invariants:
+                return await _in_simulation(mutant, most_seeds)
+            return await _by_tests(mutant)
+    except TimeoutError:
+        return Catch(mutant, "", f"not within {SECONDS:.0f} s")
+
+
+async def _in_simulation(mutant: Mutant, most_seeds: int) -> Catch:
+    played, others = 0, set[str]()
+    async with aclosing(play_seeds(mutant.name, 1, most_seeds, sorted(mutant.invariants))) as found:
+        async for told in found:
+            played += 1
+            broken = told["broken"]
+            assert isinstance(broken, dict)
+            if hit := mutant.invariants & broken.keys():
+                return Catch(mutant, "; ".join(sorted(hit)), f"seed {told['seed']}")
+            others |= broken.keys()
+    why = f"{played} seeds" + (f", which broke {', '.join(sorted(others))}" if others else "")
+    return Catch(mutant, "", why)
+
+
+async def _by_tests(mutant: Mutant) -> Catch:
+    for test in mutant.tests:
+        arguments = ("pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", "--no-header", test)
+        process = await asyncio.create_subprocess_exec(
+            *command(mutant.name, arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=_environment(),
+            cwd=ROOT,
+        )
+        try:
+            said, _ = await process.communicate()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        if process.returncode != TESTS_FAILED:
+            return Catch(mutant, "", f"{test} ended with {process.returncode}: {said.decode()[-300:]!r}")
+    return Catch(mutant, "; ".join(mutant.tests), "failed")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

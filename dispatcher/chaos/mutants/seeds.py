@@ -1,0 +1,32 @@
+"""Plays seeds of the simulation, one after the other, and writes one line of JSON for each: what it broke.
+
+``python -m dispatcher.chaos.mutants.seeds FIRST LAST INVARIANT ...`` ends with the first seed that breaks one of these
+invariants, or any when none is named. It is a program, so that a mutant can be put into it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from dispatcher.chaos.simulation import MUTATED, play
+
+MODULE = "dispatcher.chaos.mutants.seeds"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Plays them."""
+    first, last, *invariants = arguments
+    for seed in range(int(first), int(last) + 1):
+        played = play(seed, MUTATED)
+        broken = {one.invariant: one.violations[:1] for one in played.judgements if not one.passed}
+        facts = {"seed": seed, "work": played.work, "faults": played.faults, "broken": broken}
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+        if broken.keys() & set(invariants) if invariants else broken:
+            break
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,21 @@
+"""All mutants, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from coditect.errors import SetupError
+from dispatcher.chaos.mutants import agent, ledger, shards
+from dispatcher.chaos.mutants.mutant import Mutant
+
+MUTANTS: Mapping[str, Mutant] = MappingProxyType(
+    {one.name: one for one in (*ledger.MUTANTS, *shards.MUTANTS, *agent.MUTANTS)}
+)
+
+
+def read_mutant(name: str) -> Mutant:
+    """The mutant of this name. Raises: SetupError when there is none."""
+    if name not in MUTANTS:
+        raise SetupError("There is no such mutant", given=name, known=tuple(MUTANTS))
+    return MUTANTS[name]

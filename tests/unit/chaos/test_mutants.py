@@ -1,0 +1,70 @@
+"""Every mutant can be made, is in the processes that it is put into, and in no other."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from coditect.errors import SetupError
+from dispatcher.chaos.invariants import judge
+from dispatcher.chaos.mutants.hunt import ROOT, hunt
+from dispatcher.chaos.mutants.mutant import Mutant
+from dispatcher.chaos.mutants.mutated import command
+from dispatcher.chaos.mutants.table import MUTANTS, read_mutant
+
+A_TEST = "tests/unit/dispatcher/test_turn.py::test_late_result_of_an_older_fence_is_refused_and_counted"
+
+
+def source_of(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).read_text()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda one: one.name)
+def test_words_that_a_mutant_replaces_stand_once_in_the_module(mutant: Mutant) -> None:
+    source = source_of(mutant.module)
+
+    mutated = mutant.applied(source)
+
+    assert mutated != source
+    compile(mutated, mutant.module, "exec", dont_inherit=True)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda one: one.name)
+def test_what_catches_a_mutant_is_there(mutant: Mutant) -> None:
+    assert mutant.caught_by
+    assert mutant.invariants <= {one.invariant for one in judge([])}
+    for test in mutant.tests:
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize(("name", "caught"), [("skip_fence", A_TEST), ("ack_before_commit", "")])
+async def test_mutant_is_caught_by_a_test_that_fails_with_it_and_by_no_other(name: str, caught: str) -> None:
+    mutant = replace(MUTANTS[name], caught_by=(A_TEST,))
+
+    assert (await hunt(mutant)).by == caught
+
+
+async def test_mutant_that_breaks_other_promises_only_is_not_caught() -> None:
+    mutant = replace(MUTANTS["drop_outbox_row"], caught_by=("registry true",))
+
+    catch = await hunt(mutant, most_seeds=1)
+
+    assert (catch.by, "outbox kept" in catch.where) == ("", True)
+
+
+def test_unknown_mutant_and_changed_module_are_refused() -> None:
+    with pytest.raises(SetupError, match="no such mutant"):
+        read_mutant("forget_everything")
+    with pytest.raises(SetupError, match="do not stand in the module once"):
+        MUTANTS["skip_fence"].applied("something else")
+
+
+def test_interpreter_without_a_mutant_runs_the_module_as_it_is() -> None:
+    assert command("", ("dispatcher",)) == [sys.executable, "-m", "dispatcher"]
