@@ -15,6 +15,7 @@ CODITECT_WIRE                  direct                      direct frames, or pla
 CODITECT_REPLY_QUEUE           classic                     of replies and results: classic; quorum in a cluster
 CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
+CODITECT_STALL_SECONDS         10                          an event loop may stand still for, 0 (no bound) to 3600
 CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR
 CODITECT_WORKSPACE             the system's temp folder    where `ctx.workspace` folders are made
 CODITECT_BLOB_URL              none                        where values over 1 MiB lie: an fsspec URL
@@ -63,6 +64,7 @@ class Settings:
     reply_queue: str = "classic"
     health_port: int | None = None
     health_host: str = "127.0.0.1"
+    stall_seconds: float = 10.0
     log_level: str = "INFO"
     workspace: str | None = None
     blob_url: str | None = None
@@ -102,6 +104,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         reply_queue=_choice(values, "CODITECT_REPLY_QUEUE", ("classic", "quorum")),
         health_port=_optional(values, "CODITECT_HEALTH_PORT", 0, 65_535),
         health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
+        stall_seconds=_number(values, "CODITECT_STALL_SECONDS", DEFAULTS.stall_seconds, 0, 3_600),
         log_level=_choice(values, "CODITECT_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         workspace=values.get("CODITECT_WORKSPACE"),
         blob_url=values.get("CODITECT_BLOB_URL") or None,

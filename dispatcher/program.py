@@ -21,6 +21,7 @@ from coditect.broker.topology import backbone, control_plane
 from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError, SetupError
 from coditect.loop import collect_rarely, run_loop
+from coditect.loop_watchdog import watched_loop
 from coditect.model import routing
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
@@ -160,6 +161,7 @@ async def serve(settings: Settings) -> None:
         connect_seconds=CONNECT_SECONDS,
     )
     async with AsyncExitStack() as stack:
+        stack.enter_context(watched_loop(settings.stall_seconds))
         database = await stack.enter_async_context(open_store(settings))
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))

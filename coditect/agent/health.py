@@ -1,50 +1,101 @@
-"""`/livez` and `/readyz` over HTTP, for an orchestrator. Readiness tells the truth: connections and consumers."""
+"""`/livez` and `/readyz` over HTTP, for an orchestrator. Readiness tells the truth: connections and consumers.
+
+They are served by a thread with a loop of its own, so that a probe gets its answer also while the program's event loop
+stands still; what both say is asked of that loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+
+from coditect.loop_thread import LoopThread
 
 READ_SECONDS = 2.0
 MOST_REQUEST_BYTES = 8_192
+TURN_SECONDS = 0.8
+"""How long a probe waits for a turn of the program's event loop; an orchestrator waits a second by default."""
+STANDS_STILL = "the event loop stands still; the log names the line that blocks it"
 
 Check = Callable[[], str]
-"""What is wrong, in a few words; empty when nothing is."""
+"""What is wrong, in a few words; empty when nothing is. Called on the program's event loop."""
 
 
 @asynccontextmanager
 async def health_server(ready: Check, *, host: str, port: int) -> AsyncIterator[int]:
     """Serves both until the context is left; gives the port that it listens on (0 picks one)."""
+    loop = asyncio.get_running_loop()
+    bound: Future[int] = Future()
+    thread = LoopThread(_serving(_Probes(ready, loop), host, port, bound), name="health")
+    await asyncio.to_thread(thread.open)
+    try:
+        yield bound.result()
+    finally:
+        await asyncio.to_thread(thread.close)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+@asynccontextmanager
+async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) -> AsyncIterator[None]:
+    """The server, on the loop of its thread; `bound` gets its port."""
+    server = await asyncio.start_server(probes.answer, host, port, limit=MOST_REQUEST_BYTES)
+    try:
+        bound.set_result(int(server.sockets[0].getsockname()[1]))
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+class _Probes:
+    """Answers probes about the program whose event loop it is given."""
+
+    def __init__(self, ready: Check, loop: asyncio.AbstractEventLoop) -> None:
+        self._ready = ready
+        self._loop = loop
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, one answer."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_response(request, ready))
+                writer.write(await self._response(request))
                 await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             return  # a probe that hangs or sends no HTTP gets no answer
         finally:
             writer.close()
 
-    server = await asyncio.start_server(answer, host, port, limit=MOST_REQUEST_BYTES)
-    try:
-        yield int(server.sockets[0].getsockname()[1])
-    finally:
-        server.close()
-        await server.wait_closed()
+    async def _response(self, request: bytes) -> bytes:
+        path = request.split(b" ", 2)[1:2]
+        if path == [b"/livez"]:
+            return _http(await self._wrong(lambda: ""), well="alive")
+        if path == [b"/readyz"]:
+            return _http(await self._wrong(self._ready), well="ready")
+        return _text("404 Not Found", "try /livez or /readyz")
+
+    async def _wrong(self, check: Check) -> str:
+        """What the check says on the program's loop, or that this loop does not turn."""
+        told: Future[str] = Future()
+
+        def tell() -> None:
+            if told.set_running_or_notify_cancel():
+                told.set_result(check())
+
+        try:
+            self._loop.call_soon_threadsafe(tell)
+            async with asyncio.timeout(TURN_SECONDS):
+                return await asyncio.wrap_future(told)
+        except (TimeoutError, RuntimeError):  # RuntimeError: the loop is closed
+            return STANDS_STILL
 
 
-def _response(request: bytes, ready: Check) -> bytes:
-    path = request.split(b" ", 2)[1:2]
-    if path == [b"/livez"]:
-        status, text = "200 OK", "alive"
-    elif path == [b"/readyz"]:
-        wrong = ready()
-        status, text = ("503 Service Unavailable", wrong) if wrong else ("200 OK", "ready")
-    else:
-        status, text = "404 Not Found", "try /livez or /readyz"
+def _http(wrong: str, *, well: str) -> bytes:
+    return _text("503 Service Unavailable", wrong) if wrong else _text("200 OK", well)
+
+
+def _text(status: str, text: str) -> bytes:
     body = text.encode() + b"\n"
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return head.encode() + body

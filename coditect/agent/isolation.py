@@ -100,10 +100,12 @@ async def run_apart(
     """`run_handler` for a suspect.
 
     A handler that no other process can load runs here where only the number of deliveries speaks against its
-    task; otherwise it does not run any more.
+    task; otherwise it does not run any more. One that has to be ended there at its limit, after an agent had ended
+    while it ran, probably blocks: its next attempt runs apart, too.
     """
     try:
-        return await run_alone(capability, execution, context, rooms, limit_seconds=limit_seconds)
+        ended = await run_alone(capability, execution, context, rooms, limit_seconds=limit_seconds)
+        return _blocked(ended) if execution.suspicion is Suspicion.RECORDED and execution.overdue else ended
     except SetupError as error:
         if execution.suspicion is Suspicion.RECORDED:
             return _not_run(error)
@@ -132,6 +134,22 @@ async def run_alone(
         raise WorkerUnavailable("Too many tasks await others; the suspect goes back") from error
     finally:
         await asyncio.shield(rooms.workers.end(worker))
+
+
+def _blocked(ended: Ended) -> Ended:
+    if ended.failure is None:
+        return ended
+    told = f"{ended.failure.message}, and an agent that ran it before ended meanwhile: its process was killed"
+    return replace(
+        ended,
+        failure=replace(
+            ended.failure,
+            reason=PROCESS_DIED,
+            message=told,
+            fix="see that agent's log for what blocks its event loop; make the handler a plain function, or await "
+            "asyncio.to_thread(...) what blocks",
+        ),
+    )
 
 
 def _not_run(error: SetupError) -> Ended:

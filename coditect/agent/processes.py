@@ -1,5 +1,7 @@
 """Several processes of one agent under one parent: started, started again when one dies, drained together.
 
+One that is alive and does nothing ends itself (`loop_watchdog`), or is ended from here when it stands stopped.
+
 A process that was drained by itself (`coditect agent drain`) ends with 0 and stays away. One that dies is
 started again after a growing pause; one that dies `MOST_DEATHS` times in a row ends the whole with its exit
 code, so that whoever supervises the parent sees it. The processes end with the parent, also when that is
@@ -16,6 +18,8 @@ from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import suppress
 
+from coditect.local.process import ended_if_stopped
+
 log = logging.getLogger(__name__)
 
 PARENT = "CODITECT_PARENT_PID"
@@ -29,7 +33,8 @@ MOST_DEATHS = 5
 class Processes:
     """Keeps `count` processes of one command."""
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
+    def __init__(self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0) -> None:
+        self._stall_seconds = stall_seconds
         self._command = command
         self._count = count
         self._running: set[Process] = set()
@@ -71,7 +76,8 @@ class Processes:
         try:
             if self._stop.is_set():  # the signal came while it was being started
                 self.stop()
-            return await process.wait()
+            async with ended_if_stopped(process.pid, name="agent", bound_seconds=self._stall_seconds):
+                return await process.wait()
         finally:
             self._running.discard(process)
 
@@ -82,9 +88,9 @@ class Processes:
         return self._stop.is_set()
 
 
-async def keep_processes(command: Sequence[str], count: int) -> int:
+async def keep_processes(command: Sequence[str], count: int, *, stall_seconds: float) -> int:
     """Keeps the processes until SIGTERM or SIGINT has drained them; gives the exit code."""
-    processes = Processes(command, count)
+    processes = Processes(command, count, stall_seconds=stall_seconds)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, processes.stop, number)

@@ -34,6 +34,7 @@ from coditect.broker.topology import Topology, agent_queues, backbone, capabilit
 from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError
 from coditect.loop import collect_rarely, run_loop
+from coditect.loop_watchdog import watched_loop
 from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
@@ -225,6 +226,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         connect_seconds=CONNECT_SECONDS,
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
+        stack.enter_context(watched_loop(settings.stall_seconds))
         runtime = await stack.enter_async_context(
             running_agent(
                 agent,
@@ -278,11 +280,16 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
     """Runs the agents of a file or module; with `processes` that many of them. Gives the exit code."""
     configure_logs(settings.log_level)
     if processes > 1:
-        return run_loop(keep_processes([sys.executable, "-m", "coditect", "agent", "run", target], processes))
+        return run_loop(_keep_agents(target, settings, processes))
     if PARENT in os.environ:
         die_with(int(os.environ.pop(PARENT)))
     run_loop(_serve_and_end(load_agent(target), settings, source=target))
     return 0
+
+
+async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
+    command = [sys.executable, "-m", "coditect", "agent", "run", target]
+    return await keep_processes(command, processes, stall_seconds=settings.stall_seconds)
 
 
 async def _serve_and_end(agent: Agent, settings: Settings, *, source: str) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+log = logging.getLogger(__name__)
+
+LOOKS = 10
+"""Looks within the time that a process may stand stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,38 @@ def identify(pid: int) -> ProcessId | None:
 def is_running(process: ProcessId) -> bool:
     """Whether exactly this process still runs. A zombie does not."""
     return identify(process.pid) == process
+
+
+@asynccontextmanager
+async def ended_if_stopped(pid: int, *, name: str, bound_seconds: float) -> AsyncIterator[None]:
+    """Inside the block the process is killed when it stands stopped (SIGSTOP) for that long; 0 lets it stand.
+
+    A program of ours that runs and hangs ends itself (`loop_watchdog`); one that does not run cannot.
+    """
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(_end_if_stopped(pid, name, bound_seconds)) if bound_seconds else None
+        try:
+            yield
+        finally:
+            if looking is not None:
+                looking.cancel()
+
+
+async def _end_if_stopped(pid: int, name: str, bound_seconds: float) -> None:
+    looks = 0
+    while looks < LOOKS:
+        await asyncio.sleep(bound_seconds / LOOKS)
+        looks = looks + 1 if _stands_stopped(pid) else 0
+    log.warning("A process that stood stopped is killed", extra={"program": name, "pid": pid})
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _stands_stopped(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
 
 
 def _start_of(process: psutil.Process) -> str:

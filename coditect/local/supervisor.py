@@ -22,7 +22,7 @@ from pathlib import Path
 from coditect.local import watchdog
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
-from coditect.local.process import ProcessId, identify
+from coditect.local.process import ProcessId, ended_if_stopped, identify
 from coditect.local.state import ChildState, Phase
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RestartPolicy:
 
     The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; a child
     that lived for `healthy_seconds` starts from 0 again. A child that dies `start_attempts` times before it
-    was ever ready has failed to start.
+    was ever ready has failed to start. One that stands stopped for `stopped_seconds` is killed, and started again.
     """
 
     first_seconds: float = 0.5
@@ -45,6 +45,7 @@ class RestartPolicy:
     healthy_seconds: float = 10.0
     start_attempts: int = 3
     settle_seconds: float = 1.0
+    stopped_seconds: float = 10.0
 
     def delay(self, deaths_in_a_row: int) -> float:
         """Seconds to wait after this many deaths without a healthy life between them."""
@@ -154,8 +155,10 @@ class Supervisor:
                 process=post.running.process,
                 log=str(post.running.log),
             )
-            await self._until_ready(post, began)
-            code = await post.running.exited()
+            stopped = self._policy.stopped_seconds
+            async with ended_if_stopped(post.running.process.pid, name=post.child.name, bound_seconds=stopped):
+                await self._until_ready(post, began)
+                code = await post.running.exited()
             if post.leave.is_set():
                 return
             await asyncio.to_thread(post.running.kill)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import threading
+import time
 
 import pytest
 
@@ -32,6 +35,27 @@ async def test_liveness_and_readiness_are_told_apart() -> None:
         assert "no broker" in await ask(port, get("/readyz"))
         assert "200 OK" in await ask(port, get("/livez"))
         assert "404" in await ask(port, get("/other"))
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_probes_say_meanwhile_that_the_event_loop_stands_still(path: str) -> None:
+    answers: list[str] = []
+
+    def probe(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(get(path))
+            answers.append(connection.makefile().read())
+
+    async with health_server(lambda: "", host="127.0.0.1", port=0) as port:
+        prober = threading.Thread(target=probe, args=(port,))
+        prober.start()
+        until = time.monotonic() + 30
+        while prober.is_alive() and time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251 - the loop stands still for as long as the probe takes
+        assert "200 OK" in await ask(port, get(path))
+
+    assert answers[0].startswith("HTTP/1.1 503")
+    assert "stands still" in answers[0]
 
 
 @pytest.mark.parametrize("request_bytes", [b"nonsense", b"x" * 100_000])

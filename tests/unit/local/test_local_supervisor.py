@@ -86,6 +86,20 @@ async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
     assert any("starting it again" in line for line in said)
 
 
+async def test_child_that_stands_stopped_is_replaced(tmp_path: Path) -> None:
+    policy = RestartPolicy(first_seconds=0.01, settle_seconds=0.1, stopped_seconds=0.3)
+    supervisor = Supervisor([a_child(PATIENT, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy)
+
+    async with running(supervisor):
+        first = process_of(supervisor)
+        os.kill(first.pid, signal.SIGSTOP)
+        await until(lambda: supervisor.children[0].restarts == 1 and supervisor.children[0].phase is Phase.READY)
+        second = process_of(supervisor)
+
+    assert first != second
+    assert not is_running(first)
+
+
 async def test_what_a_dead_child_started_dies_with_it(tmp_path: Path) -> None:
     supervisor = Supervisor([a_child(FAMILY, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
     log = tmp_path / "one.log"

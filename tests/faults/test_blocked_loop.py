@@ -1,0 +1,73 @@
+"""A handler that blocks the event loop of an agent process, in a fleet of several processes under one parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coditect.client import Client
+from coditect.errors import TaskFailed
+from coditect.local import PrivateServers
+from coditect.registry.port import Search
+from coditect.registry.redis import RedisRegistry
+from tests.integration.agent.fleet import client_of, open_fleet
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+
+PROGRAM = str(Path(__file__).with_name("blocking_program.py"))
+
+
+async def test_blocking_handler_wedges_nothing_for_good(own_servers: PrivateServers, tmp_path: Path) -> None:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
+        parent = await fleet.start("--processes", "3", target=PROGRAM, CODITECT_STALL_SECONDS="1")
+        first = {one.pid for one in psutil.Process(parent.pid).children()}
+
+        wedge = await client.submit("block.loop", "sleeps")
+        with pytest.raises(TaskFailed) as failed:
+            await wedge.result(timeout="50s")
+
+        assert failed.value.facts["reason"] == "process_died"
+        assert len(fleet.noted("block")) <= 4  # two agents, and a process of its own for each attempt after that
+        assert await working(client)
+        log = fleet.log(parent)
+        assert "stood still for too long" in log
+        assert "blocking_program.py" in log
+        assert first - {one.pid for one in psutil.Process(parent.pid).children()}
+
+
+@pytest.mark.parametrize("how", ["holds_the_interpreter", "stands_stopped"])
+async def test_fleet_is_whole_again_however_a_process_is_wedged(
+    how: str, own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    async with (
+        open_fleet(own_servers, tmp_path) as fleet,
+        client_of(own_servers) as client,
+        RedisRegistry(own_servers.redis_url) as registry,
+    ):
+        await fleet.start("--processes", "2", target=PROGRAM, CODITECT_STALL_SECONDS="1")
+
+        async def agents() -> set[str]:
+            return {str(one.agent_id) for one in await registry.find(Search(capability="work.do"))}
+
+        async def whole() -> bool:
+            return len(await agents()) == 2
+
+        await eventually(whole, seconds=30)
+        before = await agents()
+        await client.submit("block.loop", how)
+        await eventually(fleet.effects, seconds=20)
+
+        async def replaced() -> bool:
+            return bool(await agents() - before) and await whole()
+
+        await eventually(replaced, seconds=40)
+        assert await working(client)
+
+
+async def working(client: Client) -> bool:
+    """Whether the fleet does what it is asked for, all of it."""
+    handles = [handle async for handle in client.submit_many("work.do", range(40))]
+    return [await handle.result(int, timeout="30s") for handle in handles] == list(range(40))
