@@ -43,8 +43,6 @@ class Counts:
     """Results that a fence refused."""
     strange: int
     """Results of nodes that nobody knows."""
-    ended: int
-    """Dispatchers that it ended, because they stood still and held up the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +95,5 @@ def _shard(row: Mapping[str, Any]) -> ShardStanding:
 
 
 def _counted(figures: Mapping[str, Any]) -> tuple[str, Counts]:
-    names = ("under_way", "refused", "late", "strange", "ended")
+    names = ("under_way", "refused", "late", "strange")
     return figures["owner"], Counts(*(int(figures.get(name, 0)) for name in names))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from coditect.agent.events import Events
@@ -160,13 +162,20 @@ async def serve(settings: Settings) -> None:
         wire=settings.wire,
         connect_seconds=CONNECT_SECONDS,
     )
+    readiness = Readiness()
     async with AsyncExitStack() as stack:
         stack.enter_context(watched_loop(settings.stall_seconds))
-        database = await stack.enter_async_context(open_store(settings))
+        if settings.health_port is not None:
+            await stack.enter_async_context(
+                health_server(readiness.why_not, host=settings.health_host, port=settings.health_port)
+            )
+        database = await _owned_store(stack, settings, stop, readiness)
+        if database is None:
+            return
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
-        await stack.enter_async_context(
+        running = await stack.enter_async_context(
             running_dispatcher(
                 broker=watch.broker(broker),
                 registry=registry,
@@ -177,14 +186,42 @@ async def serve(settings: Settings) -> None:
                 options=options,
             )
         )
-        if settings.health_port is not None:
-            await stack.enter_async_context(
-                health_server(lambda: unready(broker), host=settings.health_host, port=settings.health_port)
-            )
+        readiness.check = partial(unready, broker, running.tenure)
         collect_rarely()
         _tell_ready()
         log.info("The dispatcher is ready")
         await _until(stop, database)
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Why the program takes no work: what `/readyz` answers while it starts, stands by and works."""
+
+    check: Callable[[], str] = lambda: "the dispatcher is starting"
+
+    def why_not(self) -> str:
+        """In a few words; empty when it takes work."""
+        return self.check()
+
+
+async def _owned_store(
+    stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, readiness: Readiness
+) -> Database | None:
+    """Open the store; stand by while another process owns it. None when the program is told to stop meanwhile."""
+
+    def stand_by() -> None:
+        log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store})
+        readiness.check = lambda: "the dispatcher stands by: another process owns the store"
+        _tell_ready()
+
+    opening = asyncio.ensure_future(stack.enter_async_context(open_store(settings, on_wait=stand_by)))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        opening.cancel()
+        await asyncio.wait((opening,))
+    stopping.cancel()
+    return None if opening.cancelled() else opening.result()
 
 
 async def _until(stop: asyncio.Event, database: Database) -> None:
@@ -198,12 +235,17 @@ async def _until(stop: asyncio.Event, database: Database) -> None:
         raise failing.result()
 
 
-def open_store(settings: Settings) -> Database:
-    """The store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`. Raises: SetupError."""
+def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Database:
+    """The store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
+
+    Opening one that another process owns waits for as long as that process has it, and calls `on_wait` once.
+
+    Raises: SetupError.
+    """
     kind, _, place = settings.store.partition(":")
     match kind:
         case "sqlite" if place:
-            return SqliteDatabase(Path(place))
+            return SqliteDatabase(Path(place), wait_seconds=math.inf, on_wait=on_wait)
         case "fdb":
             return FdbDatabase(
                 FdbSettings(
@@ -222,7 +264,7 @@ def open_store(settings: Settings) -> Database:
             raise SetupError("There is no such store", given=settings.store, fix=fix)
 
 
-def unready(broker: Broker) -> str:
+def unready(broker: Broker, tenure: Tenure) -> str:
     """Why the dispatcher cannot work; empty when it can."""
     return "" if broker.connected else "the broker's connection or a consumer is missing"
 

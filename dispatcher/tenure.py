@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -36,10 +36,11 @@ from dispatcher.ports import Ports
 from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
 from dispatcher.showing import Showing
-from dispatcher.stopped import NAME, Stopped
+from dispatcher.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
+NAME = "dispatcher"
 RESULTS_PREFETCH = 500
 CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
@@ -80,7 +81,6 @@ class Tenure:
         """Something waits for room, or there is some; set before entering."""
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
-        self._stopped = Stopped(ports.database.holder)
         self._counters = Counters()
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
@@ -90,8 +90,8 @@ class Tenure:
 
     async def __aenter__(self) -> Self:
         self._ports.broker.on_return(self.returned)
-        await self._watched(self._fix_count)
-        await self._watched(self._step)
+        self.count = await self._ports.database.run(self._begin)
+        await self._step()
         self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
         return self
 
@@ -144,30 +144,15 @@ class Tenure:
             except TimeoutError:
                 pass
             try:
-                await self._watched(self._step)
+                await self._step()
             except Retryable as error:
                 log.warning("A step of the leases did not come through", extra={"reason": str(error)})
 
-    async def _fix_count(self) -> None:
-        self.count = await self._ports.database.run(lambda tr: shards.fix_count(tr, self.count))
-
-    async def _watched(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Does it; while it does not come through, the others are looked at, and one that holds up all is ended."""
-        step = asyncio.create_task(work(), name=f"{TASK_PREFIX}{self.owner}, a step")
-        try:
-            while not (await asyncio.wait((step,), timeout=shards.STEP_MS / 1000))[0]:
-                await self._look_beside()
-            await step
-        finally:
-            step.cancel()
-
-    async def _look_beside(self) -> None:
-        try:
-            self._look(await self._ports.database.read(leases.beats))
-        except Retryable as error:
-            log.debug("The others could not be looked at", extra={"reason": str(error)})
-        else:
-            await self._stopped.look(self._pulses.values())
+    def _begin(self, tr: Transaction) -> int:
+        """Fix the number of shards; in a store that is this process's alone every other owner has ended."""
+        if self._ports.database.exclusive:
+            leases.expire_others(tr, self.owner)
+        return shards.fix_count(tr, self.count)
 
     def _look(self, beats: Mapping[str, int]) -> None:
         now_ms = round(asyncio.get_running_loop().time() * 1000)
@@ -299,5 +284,4 @@ class Tenure:
             "refused": self._counters.refused,
             "late": self._counters.late,
             "strange": self._counters.strange,
-            "ended": self._stopped.ended,
         }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
 
-COUNTS = ("under_way", "refused", "late", "strange", "ended")
+COUNTS = ("under_way", "refused", "late", "strange")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -52,8 +52,9 @@ def run_dispatcher(
 ) -> None:
     """Run the control plane until SIGTERM or SIGINT; it hands its shards over and ends.
 
-    Any number of them share the work. What no option says is taken from the environment: those named below, and
-    CODITECT_AMQP_URL, CODITECT_REDIS_URL, CODITECT_MANAGEMENT_URL, CODITECT_REPLY_QUEUE, CODITECT_DECLARE,
+    Any number of them share the work of a FoundationDB store. A SQLite file has one owner: another dispatcher stands
+    by, and takes over when the owner has ended. What no option says is taken from the environment: those named below,
+    and CODITECT_AMQP_URL, CODITECT_REDIS_URL, CODITECT_MANAGEMENT_URL, CODITECT_REPLY_QUEUE, CODITECT_DECLARE,
     CODITECT_WINDOW, CODITECT_WIRE, CODITECT_HEALTH_HOST and CODITECT_LOG_LEVEL; for FoundationDB over TLS
     CODITECT_FDB_TLS_CERT_FILE, _KEY_FILE, _KEY_PASSWORD, _CA_FILE and _VERIFY_PEERS.
 
@@ -71,8 +72,8 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE
-    results that a fence refused; STRANGE results of nodes that nobody knows; dispatchers that it ENDED, because
-    they stood still and held up the store. A dispatcher that does not answer, or has no shard, has none.
+    results that a fence refused; STRANGE results of nodes that nobody knows. A dispatcher that does not answer, or
+    has no shard, has none.
 
     \b
     Example: coditect dispatcher status

@@ -41,7 +41,7 @@ class Lease:
     epoch: int
     """Grows with every change of the owner and is never used again, not even after a release."""
     previous: str = ""
-    """Who had it before, and may not know yet."""
+    """Who had it before and was taken for dead; empty when the lease was released in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,13 @@ def expire(tr: Transaction, pulse: Pulse) -> bool:
     return True
 
 
+def expire_others(tr: Transaction, owner: str) -> None:
+    """Take every other owner for dead; only in a store that no other process can have open."""
+    for other in beats(tr):
+        if other != owner:
+            tr.clear(BEATS.pack((other,)))
+
+
 def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
     """The lease for this owner if it has it already, nobody has it, or who has it does not live; else None.
 
@@ -115,16 +122,19 @@ def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
         return found
     if found.owner and tr.get(BEATS.pack((found.owner,))) is not None:
         return None
-    lease = Lease(name, owner, found.epoch + 1, found.owner or found.previous)
+    lease = Lease(name, owner, found.epoch + 1, found.owner)
     _write(tr, lease)
     return lease
 
 
 def release(tr: Transaction, lease: Lease) -> bool:
-    """Frees the lease if it is still this one. Its epoch stays, so the next is higher. False when it was lost."""
+    """Frees the lease if it is still this one. Its epoch stays, so the next is higher. False when it was lost.
+
+    Who takes it next finds no `previous`: the owner has let go of what it held, and is not to be evicted.
+    """
     if not _is_held(tr, lease):
         return False
-    _write(tr, Lease(lease.name, "", lease.epoch, lease.owner))
+    _write(tr, Lease(lease.name, "", lease.epoch))
     return True
 
 
@@ -149,7 +159,7 @@ def check(tr: Transaction, lease: Lease) -> None:
 
 
 def leave(tr: Transaction, owner: str) -> None:
-    """Ends the owner at once: all its leases are free. It must not renew any more."""
+    """End the owner at once: its leases are free, and who takes one finds the owner as `previous`."""
     tr.clear(BEATS.pack((owner,)))
 
 

@@ -7,9 +7,9 @@ state, and where two saw different ones, the leases decide and the next step men
 whoever renews is counted, so only those renew that step.
 
 The numbers: a killed dispatcher's last beat is first seen by another within one step (0.4 s) and lapses at the first
-step behind the TTL (2.8 s after it was seen): its shards have moved within 3.2 s, and 3.7 s where SQLite's lock must be
-taken from a stopped process, which is allowed another 0.5 s. A living one may miss five beats in a row. One that leaves
-in order is gone at once, and its shards have moved within a step.
+step behind the TTL (2.8 s after it was seen): its shards have moved within 3.2 s. A living one may miss five beats in a
+row. One that leaves in order is gone at once, and its shards have moved within a step. On SQLite nobody waits for a
+beat: who has opened the file is the only one that lives.
 """
 
 from __future__ import annotations
@@ -110,8 +110,6 @@ def step(
     `busy` are the shards that the owner works on: none of them is given before it is closed.
 
     Idempotent by `beat`. Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
-    While a step does not come through (the store is locked), it looks at `leases.beats` in a read of its own, and
-    the next step finds what lapsed meanwhile.
     """
     leases.renew(tr, me, beat)
     for pulse in pulses:
@@ -130,7 +128,10 @@ def step(
 
 
 def leave(tr: Transaction, me: str) -> None:
-    """Gives everything away at once; the others take it with their next steps. `me` must not step any more."""
+    """Releases every shard at once; the others take them with their next steps. `me` must not step any more."""
+    for lease in leases.read_all(tr.snapshot, KIND):
+        if lease.owner == me:
+            leases.release(tr, lease)
     leases.leave(tr, me)
 
 

@@ -10,7 +10,7 @@
     │   │   └── CommitUnknown             1021  it was written, or it was not
     │   ├── TransactionTimedOut       1031  the time of `run` is up; the outcome is unknown
     │   └── StoreUnavailable          no answer, or closed; what was in flight may have been written
-    │       └── StoreLocked           SQLite: another process holds the file; nothing was written
+    │       └── StoreLocked           SQLite: another process owns or holds the file; nothing was written
     ├── InputError
     │   └── BeyondLimit               the function asks for what no backend does
     │       ├── TransactionTooLarge   2101  over 10 MB
@@ -54,9 +54,9 @@ class StoreUnavailable(Retryable):
 
 
 class StoreLocked(StoreUnavailable):
-    """Another process holds the file for longer than a transaction may last. Nothing was written.
+    """Another process owns the store's file, or holds it for longer than a transaction may last. Nothing was written.
 
-    Facts: `pid` and `started` of that process as far as the system tells them, `waited_seconds`.
+    Facts: `path`, and the `pid` of an owner.
     """
 
 

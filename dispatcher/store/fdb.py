@@ -76,6 +76,8 @@ class FdbSettings:
 class FdbDatabase:
     """A database on a cluster. The network thread starts with the first one of a process and ends with it."""
 
+    exclusive = False
+
     def __init__(self, settings: FdbSettings | None = None, *, binding: Any = fdb) -> None:
         self._settings = settings or FdbSettings()
         self._fdb = binding
@@ -113,9 +115,6 @@ class FdbDatabase:
         """Never returns: a cluster that does not answer may answer again."""
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
         return await never
-
-    def holder(self) -> None:
-        """None: nobody can keep the others from writing."""
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         if self._pool is None:

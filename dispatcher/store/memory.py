@@ -188,6 +188,8 @@ class MemoryDatabase:
     `crash` ends it as a kill does: what is in flight is answered with StoreUnavailable, committed or not.
     """
 
+    exclusive = False
+
     def __init__(
         self, disk: Disk | None = None, *, faults: Faults = NO_FAULTS, seed: int = 0, run_seconds: float = RUN_SECONDS
     ) -> None:
@@ -225,9 +227,6 @@ class MemoryDatabase:
         if self._failure is None:
             raise StoreUnavailable("The store is not open")
         return await asyncio.shield(self._failure)
-
-    def holder(self) -> None:
-        """None: it takes no lock."""
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
         """See `Database.run`."""

@@ -30,21 +30,6 @@ Value = TypeVar("Value")
 TransactionFunction = Callable[[Transaction], Value]
 
 
-class Holder(Protocol):
-    """A process that holds the store's lock."""
-
-    @property
-    def pid(self) -> int:
-        """Its number."""
-
-    @property
-    def started(self) -> float:
-        """When it started, in seconds since the epoch: the same number may be another's by now."""
-
-    def end(self) -> bool:
-        """Kills it, if it is still the same; whether it was there. Blocks until it is gone."""
-
-
 class Database(Protocol):
     """An open store. Use as an async context manager; safe for concurrent calls on one event loop.
 
@@ -85,8 +70,6 @@ class Database(Protocol):
     async def failure(self) -> StoreFailed:
         """Returns when the store has stopped for good, and never otherwise: the program ends then."""
 
-    def holder(self) -> Holder | None:
-        """Another process that keeps all others from writing right now; always None in a store without such a lock.
-
-        Normally gone in a moment. One that stays, and whose lease has expired, was stopped: `Holder.end` it.
-        """
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other process can have the store open: whoever else has a lease in it has ended."""

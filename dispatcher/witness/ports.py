@@ -24,7 +24,7 @@ from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
-from dispatcher.store.port import Database, Holder
+from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.witness.history import COMMIT, Note, Type
 
@@ -154,9 +154,10 @@ class WitnessedDatabase:
         """See `Database.failure`."""
         return await self._database.failure()
 
-    def holder(self) -> Holder | None:
-        """See `Database.holder`."""
-        return self._database.holder()
+    @property
+    def exclusive(self) -> bool:
+        """See `Database.exclusive`."""
+        return self._database.exclusive
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)

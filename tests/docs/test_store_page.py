@@ -10,7 +10,7 @@ from coditect.errors import CoditectError
 from dispatcher.store import errors, limits
 from dispatcher.store.fdb import FdbSettings
 from dispatcher.store.sqlite import SqliteDatabase
-from dispatcher.store.sqlite.database import LOCK_SECONDS
+from dispatcher.store.sqlite.database import WAIT_SECONDS
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
@@ -35,11 +35,11 @@ def test_the_parameters_are_those_that_the_backends_take() -> None:
     rows = [row for row in table_rows(section(PAGE, "Settings")) if "`" in row[0]]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
     defaults = {row[0].strip("`"): row[2] for row in rows}
-    of_sqlite = set(inspect.signature(SqliteDatabase).parameters) - {"path", "connecting"}
+    of_sqlite = set(inspect.signature(SqliteDatabase).parameters) - {"path", "connecting", "on_wait"}
 
     assert documented == of_sqlite | {field.name for field in fields(FdbSettings)}
     assert float(defaults["run_seconds"]) == limits.RUN_SECONDS == FdbSettings().run_seconds
-    assert float(defaults["lock_seconds"]) == LOCK_SECONDS
+    assert float(defaults["wait_seconds"]) == WAIT_SECONDS
     assert int(defaults["threads"]) == FdbSettings().threads
 
 

@@ -8,58 +8,69 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from dispatcher.store.errors import StoreFailed, StoreMisconfigured, StoreUnavailable
+from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured, StoreUnavailable
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import repeated
 from dispatcher.store.sqlite.file import connect, failure, prepare, roll_back, tune
-from dispatcher.store.sqlite.holder import Holder, WriteLock
+from dispatcher.store.sqlite.lock import FileLock
 from dispatcher.store.sqlite.statements import Statements
-from dispatcher.store.sqlite.writer import Writer, WriterSettings
+from dispatcher.store.sqlite.writer import Writer
 from dispatcher.store.transaction import Reads, Transaction, call
 
 Result = TypeVar("Result")
 
 READERS = 2
-LOCK_SECONDS = 5.0
+WAIT_SECONDS = 5.0
+TRY_SECONDS = 0.1
+"""Between two tries for the file's lock, while another process owns the store."""
 
 
 class SqliteDatabase:
     """A database in one file on a local disk; `:memory:` and network file systems will not do.
 
-    One thread writes, two read. Several processes of one machine may open the file: they take turns, one group
-    of transactions each. A turn that lasts for more than `lock_seconds` fails the others' calls with
-    StoreLocked; `holder` names the process, so that a successor can end it. One process opens a file once.
+    One thread writes, two read. One process owns the file, by a lock that the kernel frees when the process ends:
+    opening it waits `wait_seconds` for another owner to end. `on_wait` is called once when there is one.
     """
+
+    exclusive = True
 
     def __init__(
         self,
         path: Path,
         *,
         run_seconds: float = RUN_SECONDS,
-        lock_seconds: float = LOCK_SECONDS,
+        wait_seconds: float = WAIT_SECONDS,
+        on_wait: Callable[[], None] = lambda: None,
         connecting: Callable[[Path], sqlite3.Connection] = connect,
     ) -> None:
         self._path = path
         self._run_seconds = run_seconds
-        self._lock_seconds = lock_seconds
+        self._wait_seconds = wait_seconds
+        self._on_wait = on_wait
         self._connecting = connecting
         self._chance = random.Random()  # noqa: S311  # spreads retries
         self._opened: _Opened | None = None
 
     async def __aenter__(self) -> Self:
-        connection, lock = await asyncio.to_thread(self._open)
+        lock = await self._owned()
+        try:
+            connection = await asyncio.to_thread(self._open)
+        except BaseException:
+            lock.close()
+            raise
         failed: asyncio.Future[StoreFailed] = asyncio.get_running_loop().create_future()
 
         def fail(error: StoreFailed) -> None:
             if not failed.done():
                 failed.set_result(error)
 
-        writer = Writer(connection, self._path, lock, WriterSettings(self._lock_seconds, fail))
+        writer = Writer(connection, self._path, on_failure=fail)
         self._opened = _Opened(connection, lock, writer, _Readers(self._path, self._connecting), failed)
         return self
 
@@ -101,10 +112,6 @@ class SqliteDatabase:
         """See `Database.failure`."""
         return await asyncio.shield(self._now_open.failed)
 
-    def holder(self) -> Holder | None:
-        """See `Database.holder`."""
-        return self._now_open.lock.holder()
-
     @property
     def groups(self) -> int:
         """Commits to the disk so far: fewer than transactions."""
@@ -116,26 +123,42 @@ class SqliteDatabase:
             raise StoreUnavailable("The store is not open")
         return self._opened
 
-    def _open(self) -> tuple[sqlite3.Connection, WriteLock]:
+    async def _owned(self) -> FileLock:
+        """The file's lock, as soon as nobody else has it. Raises: StoreLocked, StoreMisconfigured."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = WriteLock(self._path.with_name(self._path.name + ".lock"))
+            lock = FileLock(self._path.with_name(self._path.name + ".lock"))
         except OSError as error:
             raise StoreMisconfigured(
                 "The store's folder cannot be written", path=str(self._path), reason=str(error)
             ) from error
         try:
-            connection = self._connecting(self._path)
-        except sqlite3.Error as error:
-            lock.close()
-            raise failure(error, self._path) from error
-        try:
-            prepare(connection, self._path, lock.held(self._lock_seconds))
+            for tries in count():
+                try:
+                    lock.acquire()
+                    break
+                except StoreLocked:
+                    if tries * TRY_SECONDS >= self._wait_seconds:
+                        raise
+                if not tries:
+                    self._on_wait()
+                await asyncio.sleep(TRY_SECONDS)
         except BaseException:
-            connection.close()
             lock.close()
             raise
-        return connection, lock
+        return lock
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = self._connecting(self._path)
+        except sqlite3.Error as error:
+            raise failure(error, self._path) from error
+        try:
+            prepare(connection, self._path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 class _Opened:
@@ -144,7 +167,7 @@ class _Opened:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        lock: WriteLock,
+        lock: FileLock,
         writer: Writer,
         readers: _Readers,
         failed: asyncio.Future[StoreFailed],

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
@@ -47,10 +46,8 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
-def prepare(connection: sqlite3.Connection, path: Path, alone: AbstractContextManager[None]) -> None:
-    """Makes the connection durable, and the file a whole store of this version; a new one is made `alone`.
-
-    An existing store is opened without waiting for who writes: a successor has to, when the writer was stopped.
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Makes the connection durable, and the file a whole store of this version. This process owns the file.
 
     Raises: StoreMisconfigured for a foreign file, a newer schema, or a file system without shared memory;
     StoreFailed for a damaged file; StoreLocked.
@@ -59,8 +56,7 @@ def prepare(connection: sqlite3.Connection, path: Path, alone: AbstractContextMa
         tune(connection)
         _refuse_foreign(connection, path)
         if _number(connection, "PRAGMA user_version") != SCHEMA_VERSION:
-            with alone:
-                _create(connection, path)
+            _create(connection, path)
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         _check_whole(connection, path)
     except sqlite3.Error as error:
@@ -96,7 +92,6 @@ def failure(error: sqlite3.Error, path: Path) -> StoreFailed | StoreLocked | Sto
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Nothing, when another process has just done it."""
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreMisconfigured("SQLite cannot write ahead here; use a local disk", path=str(path), mode=mode)

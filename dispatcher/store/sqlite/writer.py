@@ -1,6 +1,6 @@
 """The one thread that writes: it runs transaction functions one after the other and commits them in groups.
 
-What waits is run under one lock and one SQL transaction, each function over what those before it wrote, and made
+What waits is run in one SQL transaction, each function over what those before it wrote, and made
 durable by one sync: while that runs the next group gathers. Callers are answered after the sync, all of a group
 together. Serial functions cannot conflict, which is cheaper than to find out whether they do.
 """
@@ -22,7 +22,6 @@ from coditect.errors import CoditectError
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreUnavailable
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.sqlite.file import failure, roll_back
-from dispatcher.store.sqlite.holder import WriteLock
 from dispatcher.store.sqlite.statements import Statements, write
 from dispatcher.store.transaction import Transaction, call
 
@@ -54,24 +53,16 @@ class Request:
             self.answer.set_exception(self.error)
 
 
-@dataclass(frozen=True, slots=True)
-class WriterSettings:
-    """How the writer waits."""
-
-    lock_seconds: float
-    """For another process that is writing."""
-    on_failure: Callable[[StoreFailed], None]
-    """Called on the event loop, once."""
-
-
 class Writer:
     """The thread with its queue. `submit` and `stop` belong to the event loop's thread."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, lock: WriteLock, settings: WriterSettings) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, *, on_failure: Callable[[StoreFailed], None]
+    ) -> None:
+        """`on_failure` is called on the event loop, once."""
         self._connection = connection
         self._path = path
-        self._lock = lock
-        self._settings = settings
+        self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._waiting: SimpleQueue[Request | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
@@ -130,25 +121,24 @@ class Writer:
         if not isinstance(error, StoreLocked) and self._failed is None:
             self._failed = error if isinstance(error, StoreFailed) else StoreFailed(error.sentence, **error.facts)
             log.error("The store has stopped", extra={"reason": str(error)})
-            self._loop.call_soon_threadsafe(self._settings.on_failure, self._failed)
+            self._loop.call_soon_threadsafe(self._on_failure, self._failed)
         for request in requests:
             request.error = self._failed or error
 
     def _commit_group(self, requests: list[Request]) -> list[Request]:
         """Runs and commits as many as the group's time allows; returns them."""
-        with self._lock.held(self._settings.lock_seconds, given_up=lambda: self._stopping):
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                (before,) = self._connection.execute("SELECT version FROM state").fetchone()
-                overlay = Overlay()
-                count, version = self._run_all(requests, before, overlay)
-                if version != before:
-                    write(self._connection, overlay)
-                    self._connection.execute("UPDATE state SET version = ?", (version,))
-                    self._connection.execute("COMMIT")
-                    self.groups += 1
-            finally:
-                roll_back(self._connection)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            (before,) = self._connection.execute("SELECT version FROM state").fetchone()
+            overlay = Overlay()
+            count, version = self._run_all(requests, before, overlay)
+            if version != before:
+                write(self._connection, overlay)
+                self._connection.execute("UPDATE state SET version = ?", (version,))
+                self._connection.execute("COMMIT")
+                self.groups += 1
+        finally:
+            roll_back(self._connection)
         return requests[:count]
 
     def _run_all(self, requests: list[Request], version: int, overlay: Overlay) -> tuple[int, int]:

@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 4
 AT_ONCE = 8
-"""Dispatchers that live at once: those without a shard wait for a death, and take over what it left."""
+"""Dispatchers that live at once: one owns the store, the others wait for its death, and take over what it left."""
 WIDTHS = (68, 4, 4, 4)
 """More side by side than a dispatcher publishes at once: there is something to adopt."""
 NODES = sum(WIDTHS)
@@ -49,15 +49,13 @@ ROUND_SECONDS = 8.0
 """After so long there is more work, for those to die in that still live."""
 SECONDS = 90.0
 
-ENDED = "A dispatcher that stood still inside a transaction was ended: it held the store's lock"
-
 Process = Popen[bytes]
 
 AT: Mapping[str, int] = MappingProxyType({"commit": 4, "publish": 20, "ack": 5, "answer": 1, "tell": 2, "adopt": 1})
 """Which time it is that kills: amid the work on a workflow, or in taking it over from who died before."""
 ORDERS = tuple(f"{point}:kill@{AT[point.partition('.')[0]]}" for point in POINTS)
 STOPPED = "commit.before:stop@5"
-"""Holds the store's lock until another ends it."""
+"""Owns the store until it is killed, as its supervisor would do."""
 SEEDS = range(1, 6)
 
 
@@ -124,28 +122,19 @@ class Plant:
             await asyncio.sleep(ROUND_SECONDS)
 
     async def dies(self, order: str) -> None:
-        """Returns when a dispatcher died where it was ordered to.
-
-        On a busy machine one may hold the store's lock for so long that another takes it for stopped, and ends it: then
-        the order is another's.
-        """
-        while not (found := logged(self.fleet.log(process := await self._dead(order)), "A failpoint is reached")):
-            await eventually(lambda: process.pid in self.ended())
-        (struck,) = found
-        assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
-        if struck["act"] == Act.STOP:
-            await eventually(lambda: process.pid in self.ended())
-
-    async def _dead(self, order: str) -> Process:
+        """Returns when a dispatcher died where it was ordered to, or was stopped there and then killed."""
         async with self._places:
             process = self.begin(**{VARIABLE: order})
+            if order.partition(":")[2].startswith(Act.STOP):
+                await eventually(lambda: self._struck(process), seconds=SECONDS)
+                process.kill()
             await eventually(lambda: process.poll() is not None, seconds=SECONDS)
         assert process.returncode == -signal.SIGKILL, self.fleet.log(process)
-        return process
+        (struck,) = self._struck(process)
+        assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
 
-    def ended(self) -> list[int]:
-        """The dispatchers that another ended, as it says."""
-        return [line["pid"] for line in logged(self.fleet.logs(), ENDED)]
+    def _struck(self, process: Process) -> list[dict[str, Any]]:
+        return logged(self.fleet.log(process), "A failpoint is reached")
 
     async def waiting(self, *queues: str) -> dict[str, int]:
         """How much lies in each of the queues that has anything."""
@@ -189,23 +178,6 @@ async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint_at_any
     managed: PrivateServers, tmp_path: Path, seed: int
 ) -> None:
     await assert_workflows_end_once(managed, tmp_path, drawn(seed))
-
-
-async def test_dispatcher_that_begins_ends_one_that_stands_still_inside_a_transaction(
-    managed: PrivateServers, tmp_path: Path
-) -> None:
-    async with plant(managed, tmp_path) as one:
-        stopped = one.begin(**{VARIABLE: "commit.before:stop@2"})
-        async with one.feeding():
-            await eventually(lambda: "A failpoint is reached" in one.fleet.log(stopped), seconds=SECONDS)
-
-        await one.fleet.ready(one.begin())
-
-        assert await asyncio.to_thread(stopped.wait, SECONDS) == -signal.SIGKILL
-        await eventually(lambda: one.ended() == [stopped.pid])
-        runs = await asyncio.gather(*one.starts)
-        ends = await asyncio.gather(*(run.wait(timeout=SECONDS) for run in runs))
-        assert ends == [WorkflowState.COMPLETED] * len(runs)
 
 
 async def assert_workflows_end_once(servers: PrivateServers, folder: Path, orders: Sequence[str]) -> None:

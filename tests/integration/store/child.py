@@ -8,6 +8,7 @@ python tests/integration/store/child.py FILE fill BYTES  may write so much, and 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import signal
@@ -64,7 +65,7 @@ async def fill(database: SqliteDatabase, size_bytes: int) -> None:
 
 async def main() -> None:
     path, verb, *rest = sys.argv[1:]
-    async with SqliteDatabase(Path(path)) as database:
+    async with SqliteDatabase(Path(path), wait_seconds=math.inf) as database:
         match verb:
             case "commit":
                 await commit(database)

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from dispatcher.store.errors import StoreLocked
-from dispatcher.store.sqlite import Holder, SqliteDatabase
+from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import read_counter
 from tests.integration.store.child import PARTS, ROWS, write
 from tests.servers import ROOT
@@ -87,60 +86,46 @@ async def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_hal
         assert count == len(parts)
 
 
-async def test_a_process_that_is_stopped_inside_a_transaction_is_named_and_can_be_ended(tmp_path: Path) -> None:
+async def test_store_of_a_stopped_process_is_locked_until_that_process_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with running(path, "stop") as child:
         await eventually(lambda: child.lines == ["stopped"], seconds=30.0)
-        await eventually(lambda: psutil.Process(child.process.pid).status() == psutil.STATUS_STOPPED)
+        with pytest.raises(StoreLocked) as locked:
+            async with SqliteDatabase(path, wait_seconds=0.3):
+                pass
+        assert locked.value.facts["pid"] == str(child.process.pid)
 
-        async with SqliteDatabase(path, lock_seconds=0.3) as database:
-            with pytest.raises(StoreLocked) as locked:
-                await database.run(lambda tr: write(tr, "meanwhile"))
-            parts, _ = await names_in(database)
-            holder = database.holder()
+        waiting = asyncio.Event()
+        opening = asyncio.create_task(written(path, "after", waiting))
+        await waiting.wait()
+        assert child.process.poll() is None, "nobody but its supervisor ends it"
+        child.kill()
 
-            assert locked.value.facts["pid"] == child.process.pid
-            assert parts == {}
-            assert holder is not None
-            assert not Holder(holder.pid, holder.started - 60.0).end()
-            ended = asyncio.create_task(asyncio.to_thread(holder.end))
-            await asyncio.to_thread(child.process.wait)
-            assert await ended
-            assert database.holder() is None
-            assert not holder.end()
-            await database.run(lambda tr: write(tr, "after"))
-            parts, count = await names_in(database)
-
-    assert (parts, count) == ({"after": PARTS}, 1)
+        assert await opening == ({"after": PARTS}, 1)
 
 
-async def test_processes_that_create_a_store_together_create_one(tmp_path: Path) -> None:
+async def written(path: Path, name: str, waiting: asyncio.Event) -> tuple[dict[str, int], int]:
+    """Write one transaction as soon as the store is free; what is in the store then."""
+    async with SqliteDatabase(path, wait_seconds=30.0, on_wait=waiting.set) as database:
+        await database.run(lambda tr: write(tr, name))
+        return await names_in(database)
+
+
+async def test_processes_that_open_a_store_together_own_it_one_after_the_other(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
+    told: list[str] = []
     with running(path, "commit") as one, running(path, "commit") as other, running(path, "commit") as third:
-        children = (one, other, third)
-        await eventually(lambda: all(len(child.lines) > 20 for child in children), seconds=30.0)
-        told = [name for child in children for name in child.kill()]
+        waiting = [one, other, third]
+        while waiting:
+            await eventually(lambda: any(len(child.lines) > 20 for child in waiting), seconds=30.0)
+            (owner,) = [child for child in waiting if child.lines]
+            told += owner.kill()
+            waiting.remove(owner)
 
     async with SqliteDatabase(path) as database:
         parts, count = await names_in(database)
     assert set(told) <= parts.keys()
-    assert count == len(parts)
-
-
-async def test_two_processes_take_turns(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    own: list[str] = []
-    with running(path, "commit") as child:
-        await eventually(lambda: len(child.lines) > 100, seconds=30.0)
-        async with SqliteDatabase(path) as database:
-            for number in range(20):
-                await database.run(lambda tr, number=number: write(tr, f"own-{number}"))  # type: ignore[misc]
-                own.append(f"own-{number}")
-            told = child.kill()
-            parts, count = await names_in(database)
-
-    assert {*told, *own} <= parts.keys()
-    assert set(parts.values()) == {PARTS}
+    assert len({name.partition("-")[0] for name in parts}) == 3
     assert count == len(parts)
 
 

@@ -134,7 +134,7 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_store_that_fails_for_good_ends_the_program_which_says_why(
     takes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(program, "open_store", lambda settings: Failing(takes=takes))
+    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: Failing(takes=takes))
 
     code = program.main(Settings(shards=4))
 

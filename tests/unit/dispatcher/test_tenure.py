@@ -20,10 +20,8 @@ from coditect.registry.memory import MemoryRegistry
 from dispatcher import desk as desk_module
 from dispatcher.commands import Finished
 from dispatcher.layers import leases, shards
-from dispatcher.layers.leases import Pulse
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.program import Options, running_dispatcher
-from dispatcher.stopped import GRACE_MS, Stopped
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
@@ -140,45 +138,3 @@ async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -
         await lone.say(Finished(Place("nobody", "knows"), 1, 1, outcome))
 
         assert (lone.counters.late, lone.counters.strange, lone.counters.refused) == (1, 1, 0)
-
-
-class Held:
-    """A process that holds the lock."""
-
-    pid = 4711
-    started = 1.0
-
-    def __init__(self) -> None:
-        self.ends = 0
-
-    def end(self) -> bool:
-        self.ends += 1
-        return True
-
-
-@pytest.mark.parametrize(
-    ("owner", "past_ms", "ends"),
-    [
-        ("dispatcher-4711-abcd", 0, 1),
-        ("dispatcher-4711-abcd", -1, 0),
-        ("dispatcher-47110-abcd", 0, 0),
-        ("dispatcher-12-abcd", 0, 0),
-    ],
-)
-async def test_who_holds_the_lock_is_ended_when_its_own_lease_lapsed_long_enough_ago(
-    owner: str, past_ms: int, ends: int
-) -> None:
-    held = Held()
-    stopped = Stopped(lambda: held)
-
-    await stopped.look([Pulse(owner, 7, leases.TTL_MS + GRACE_MS + past_ms, 0), Pulse("dispatcher-1-a", 3, 0, 0)])
-
-    assert held.ends == stopped.ended == ends
-
-
-async def test_nobody_is_ended_while_nobody_holds_the_lock() -> None:
-    stopped = Stopped(lambda: None)
-
-    await stopped.look([Pulse("dispatcher-4711-abcd", 7, 60_000, 0)])
-
-    assert stopped.ended == 0

@@ -45,13 +45,13 @@ def test_who_does_not_live_acquires_nothing(store: Store) -> None:
     assert store.written() == []
 
 
-def test_a_released_lease_has_a_higher_epoch_next_time(store: Store, end: End) -> None:
+def test_released_lease_has_a_higher_epoch_next_time_and_nobody_to_evict(store: Store, end: End) -> None:
     renewed(store, "ada", "bob")
     first = acquired(store, "ada")
 
     store.run(lambda tr: leases.release(tr, first), end)
 
-    assert acquired(store, "bob") == Lease(NAME, "bob", 2, previous="ada")
+    assert acquired(store, "bob") == Lease(NAME, "bob", 2, previous="")
 
 
 def test_only_the_lease_that_is_held_is_released(store: Store) -> None:
