@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
     from coditect.client import Client, SyncClient
-    from coditect.durable import DurableHandle
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from coditect.model.workflow.template import From
     from coditect.options import Options
     from coditect.run import Run
-    from coditect.sync import SyncHandle
-    from coditect.sync_run import SyncRun
+    from coditect.sync import SyncHandle, SyncRun
+
 
 _HOMES = {
     "After": "coditect.model.workflow.definition",
@@ -41,7 +40,6 @@ _HOMES = {
     "Client": "coditect.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
-    "DurableHandle": "coditect.durable",
     "Event": "coditect.model.event",
     "From": "coditect.model.workflow.template",
     "Handle": "coditect.handle",
@@ -55,7 +53,7 @@ _HOMES = {
     "Strategy": "coditect.model.strategy",
     "SyncClient": "coditect.client",
     "SyncHandle": "coditect.sync",
-    "SyncRun": "coditect.sync_run",
+    "SyncRun": "coditect.sync",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
@@ -70,7 +68,6 @@ __all__ = [
     "Client",
     "CoditectError",
     "Context",
-    "DurableHandle",
     "Event",
     "From",
     "Handle",

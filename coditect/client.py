@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from secrets import token_hex
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from coditect.agent.typed import encode_any
 from coditect.background import Background
@@ -18,13 +18,13 @@ from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
 from coditect.clock import Clock, SystemClock
 from coditect.direct_lane import DirectLane
-from coditect.durable import DurableHandle, workflow_of
+from coditect.durable import workflow_of
 from coditect.ends import Ends
 from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, Unroutable
 from coditect.handle import Handle
 from coditect.listening import EventStream, Listening
-from coditect.model import mail, routing
-from coditect.model.capability import Priority
+from coditect.model import arguments, mail, routing
+from coditect.model.capability import check_capability_name
 from coditect.model.duration import Duration
 from coditect.model.event import Event, event_message
 from coditect.model.ids import AgentId
@@ -33,20 +33,31 @@ from coditect.model.workflow.flow import Workflow
 from coditect.model.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
 from coditect.model.workflow.states import WorkflowState
 from coditect.offers import Offers
-from coditect.options import SUBMIT_SECONDS, Options
+from coditect.options import SUBMIT_SECONDS, OptionFields, Options, nearest_option
 from coditect.picking import Picker
 from coditect.registry.port import Registry
 from coditect.requests import Requests
 from coditect.run import Run
 from coditect.settings import Settings, read_settings
-from coditect.sync import SyncContext, SyncEvents, SyncHandle, handing_many, iterating, making, naming, waiting
-from coditect.sync_run import SyncRun
+from coditect.sync import SyncContext, SyncEvents, SyncHandle, SyncRun, handing_many, iterating, making, naming, waiting
 from coditect.workflow_lane import Progress, WorkflowLane
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CONCURRENCY = 500
+MOST_CONCURRENCY = 100_000
 NO_OPTIONS = Options()
+
+
+def _chosen(options: Options | None, fields: OptionFields) -> Options:
+    """The options with what was given beside them."""
+    if options is not None and not isinstance(options, Options):
+        arguments.refuse("options", "These are no options", options, "coditect.Options(...)")
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if unknown := given.keys() - OptionFields.__annotations__.keys():
+        name = min(unknown)
+        arguments.refuse(name, "A submit has no such parameter", given[name], nearest_option(name))
+    return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
 class _Sync:
@@ -152,68 +163,37 @@ class Client:
     # -- tasks ------------------------------------------------------------------------------------------
 
     async def submit(
-        self,
-        capability: str,
-        value: Any = None,
-        *,
-        options: Options | None = None,
-        priority: Priority | None = None,
-        timeout: Duration | None = None,
-        deadline: Duration | None = None,
-        pin: AgentId | None = None,
-        idempotency_key: str | None = None,
+        self, capability: str, value: Any = None, *, options: Options | None = None, **fields: Unpack[OptionFields]
     ) -> Handle:
         """Publishes a task; returns when the broker has it: from then on it is not lost.
 
-        `value` is anything JSON, pydantic or a dataclass can say, or bytes that are JSON already. The
-        keywords are shorthands for the fields of `Options`.
+        `value` is anything JSON, pydantic or a dataclass can say, or bytes that are JSON already. The keywords are
+        the fields of `Options`, such as `priority="p0"`; they go before those of `options`.
 
-        Raises: UnknownCapability (with the nearest names), TooLarge, InvalidTask; Overloaded,
-        BrokerUnavailable, BlobUnavailable (nothing was taken, retryable); PublishUnconfirmed (unknown, retryable);
-        ControlPlaneRequired for what needs a memory: with an idempotency key, or where the capability declares a
-        timeout above ten minutes, it is what `submit_durable` does.
+        With `durable=True`, or an `idempotency_key`, the control plane keeps it, as a workflow of one node: it
+        returns when that is committed. Such a task survives the loss of the broker's disks, may run for hours, and is
+        known by its id to any process (`task`). Priority, limits of time and max_attempts count; a preferred agent
+        does not.
+
+        Raises: InputError that names the parameter; UnknownCapability (with the nearest names), TooLarge,
+        InvalidTask; Overloaded, BrokerUnavailable, BlobUnavailable (nothing was taken, retryable);
+        PublishUnconfirmed (unknown, retryable); ControlPlaneRequired for a durable task where no dispatcher is, and
+        for a direct one with a timeout above 25 minutes.
         """
-        given = options or Options()
-        chosen = Options(
-            priority=priority or given.priority,
-            timeout=timeout if timeout is not None else given.timeout,
-            deadline=deadline if deadline is not None else given.deadline,
-            start_within=given.start_within,
-            pin=pin or given.pin,
-            strategy=given.strategy,
-            wanted=given.wanted,
-            max_attempts=given.max_attempts,
-            results=given.results,
-            idempotency_key=given.idempotency_key if idempotency_key is None else idempotency_key,
-            submit_timeout=given.submit_timeout,
-        )
+        chosen = _chosen(options, fields)
+        check_capability_name(capability)
         body = encode_any(value)
-        if await self._kept(capability, chosen):
+        if chosen.kept:
             return await self._workflows.submit(capability, body, chosen)
         return await self._direct.submit(capability, body, chosen)
 
-    async def _kept(self, capability: str, options: Options) -> bool:
-        """Whether the control plane keeps the task: it has a key to remember, or may run long."""
-        if options.idempotency_key is not None:
-            return True
-        return not self._picker.surely_short(capability) and await self._picker.runs_long(capability)
-
     async def submit_durable(
         self, capability: str, value: Any = None, *, key: str | None = None, options: Options | None = None
-    ) -> DurableHandle:
-        """Has a task kept by the control plane, as a workflow of one node; returns when that is committed.
+    ) -> Handle:
+        """`submit` with `durable=True`; the same `key` gives the same task."""
+        return await self.submit(capability, value, options=options, durable=True, idempotency_key=key)
 
-        It survives what a direct task does not, such as the loss of the broker's disks, may run for hours, and can be
-        asked for by its id from any process (`task`). The same `key` gives the same task. Its priority, its limits
-        of time and max_attempts count; a preferred agent does not.
-
-        Raises: ControlPlaneRequired; UnknownCapability; InvalidTask, TooLarge.
-        """
-        given = options or Options()
-        chosen = given if key is None else replace(given, idempotency_key=key)
-        return await self._workflows.submit(capability, encode_any(value), chosen)
-
-    def task(self, task_id: str) -> DurableHandle:
+    def task(self, task_id: str) -> Handle:
         """The handle of a durable task by its id, whoever submitted it; asks for nothing yet.
 
         Raises: InputError when the id is not that of a durable task.
@@ -226,30 +206,29 @@ class Client:
         values: Iterable[Any],
         *,
         options: Options | None = None,
-        priority: Priority | None = None,
-        results: bool | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
+        **fields: Unpack[OptionFields],
     ) -> AsyncIterator[Handle]:
         """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
 
-        With a strategy the agents are assigned in batches of that size: none gets more than it can take, what
-        is over the broker balances.
+        So many values are read and checked before any of them is sent. With a strategy the agents are assigned in
+        batches of that size: none gets more than it can take, what is over the broker balances.
 
-        With `results=False` nothing comes back: fire and forget, as safe as any other submit. Raises what
-        `submit` raises at the value that failed; what was yielded before it is taken.
+        With `results=False` nothing comes back: fire and forget, as safe as any other submit.
+
+        Raises: what `submit` raises, after the handles of all that was taken: nothing runs whose handle was not
+        yielded. Nothing after the value that failed is sent.
         """
-        chosen = options or Options()
-        if priority is not None or results is not None:
-            chosen = replace(
-                chosen, priority=priority or chosen.priority, results=chosen.results if results is None else results
-            )
-        if chosen.idempotency_key is not None:
-            raise InputError("An idempotency key names one task", fix="submit each with a key of its own")
-        if await self._kept(capability, chosen):
-            for value in values:
-                yield await self._workflows.submit(capability, encode_any(value), chosen)
-            return
-        async with aclosing(self._direct.submit_many(capability, values, chosen, concurrency=concurrency)) as handles:
+        chosen = _chosen(options, fields)
+        check_capability_name(capability)
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            arguments.refuse("values", "These are no values, one for each task", values, "a list of them")
+        arguments.whole("concurrency", concurrency, 1, MOST_CONCURRENCY)
+        if chosen.idempotency_key is not None or chosen.task_id is not None:
+            named = "idempotency_key" if chosen.task_id is None else "task_id"
+            raise InputError("This names one task", parameter=named, fix="submit each with one of its own")
+        lane = self._workflows if chosen.kept else self._direct
+        async with aclosing(lane.submit_many(capability, values, chosen, concurrency=concurrency)) as handles:
             async for handle in handles:
                 yield handle
 
@@ -264,17 +243,21 @@ class Client:
     ) -> Any:
         """Submits and waits: the value, or the failure as an error. See `submit` and `Handle.result`.
 
-        After `timeout` nobody wants the result any more: it is the task's deadline, too.
+        After `timeout` nobody wants the result any more: it is the deadline of a direct task that has none, and a
+        durable one is canceled.
         """
-        if not await self._kept(capability, options or NO_OPTIONS):
-            handle = await self.submit(capability, value, options=options, deadline=timeout)
-            return await handle.result(model, timeout=timeout)
-        kept = await self.submit_durable(capability, value, options=options)
+        chosen = _chosen(options, {})
+        if not chosen.kept and chosen.deadline is None:
+            chosen = replace(chosen, deadline=timeout)
+        handle = await self.submit(capability, value, options=chosen)
         try:
-            return await kept.result(model, timeout=timeout)
+            return await handle.result(model, timeout=timeout)
         except ResultTimeout:
-            await kept.cancel(reason="nobody waits for it any more")
+            if chosen.kept:
+                await handle.cancel(reason="nobody waits for it any more")
             raise
+        finally:
+            handle.forget()
 
     async def cancel(self, task_id: str, *, reason: str = "") -> None:
         """Asks whoever has the task to cancel it; best effort, remembered by the fleet for ten minutes.

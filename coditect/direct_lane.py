@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from coditect.agent.typed import encode_any
 from coditect.broker.port import Broker
 from coditect.clock import Clock
-from coditect.errors import ControlPlaneRequired, Unroutable
+from coditect.errors import CoditectError, ControlPlaneRequired, Unroutable
 from coditect.handle import Handle
 from coditect.listening import Listening
-from coditect.model.capability import check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.task import NO_LIMITS, Limits, Task
 from coditect.model.wire import MAX_BODY_BYTES
 from coditect.offers import Offers
-from coditect.options import Options
+from coditect.options import Options, deadline_at
 from coditect.picking import Pick, Picker
 from coditect.requests import Requests
 
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
 BURST = 16
+MOST_WINDOW_BYTES = 16 * 1024 * 1024
+"""Bodies of a batch that are in memory before they are sent, and one more."""
 
 
 class DirectLane:
@@ -52,19 +54,28 @@ class DirectLane:
     ) -> AsyncGenerator[Handle, None]:
         """Publishes a task for each value; see `Client.submit_many`."""
         picks = self._picker.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
+        source = iter(values)
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:
-            for number, value in enumerate(values, 1):
-                body = encode_any(value)
-                claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
-                handle, sent = self._begin(capability, body, options, await picks.next(), claims)
-                under_way.append((handle, asyncio.ensure_future(sent)))
-                if len(under_way) >= concurrency:
-                    yield await self._first(under_way)
-                elif number % BURST == 0:
-                    await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
+            while bodies := encoded(source, concurrency):
+                for body in bodies:
+                    claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+                    handle, sent = self._begin(capability, body, options, await picks.next(), claims)
+                    under_way.append((handle, asyncio.ensure_future(sent)))
+                    if len(under_way) >= concurrency:
+                        yield await self._first(under_way)
+                    elif len(under_way) % BURST == 0:
+                        await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
             while under_way:
                 yield await self._first(under_way)
+        except Exception:  # also of the iterable that the values come from
+            while under_way:
+                try:
+                    handle = await self._first(under_way)
+                except CoditectError:
+                    continue  # the first failure is the one that is told
+                yield handle
+            raise
         finally:
             for handle, sent in under_way:
                 sent.cancel()
@@ -82,7 +93,7 @@ class DirectLane:
         """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
         task = self._task(capability, body if claims is None else claims, options, claims)
         reply = self._requests.expect(task.id or "") if options.results else None
-        handle = Handle(task, reply, self._requests, self._listening, self._broker)
+        handle = Handle(task, self._requests, self._listening, self._broker, reply=reply)
         if pick is not None and reply is not None:
             reply.add_done_callback(pick.over)
         try:
@@ -104,15 +115,14 @@ class DirectLane:
             raise
 
     def _task(self, capability: str, body: bytes, options: Options, claims: bytes | None) -> Task:
-        check_capability_name(capability)
         if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
             raise ControlPlaneRequired(
                 "A direct task runs at most 25 minutes",
                 timeout=options.timeout,
-                fix="make it durable: `coditect task submit --detach`, or Client.submit_durable",
+                fix="make it durable: submit(..., durable=True), or `coditect task submit --detach`",
             )
         now = self._clock.now_ms()
-        task_id = self._clock.new_id()
+        task_id = options.task_id or self._clock.new_id()
         return Task(
             capability,
             options.priority,
@@ -126,11 +136,23 @@ class DirectLane:
         )
 
 
+def encoded(source: Iterator[Any], most: int) -> list[bytes]:
+    """The bodies of the next values; fewer than `most` where they are large. Raises: as `encode_any`."""
+    bodies: list[bytes] = []
+    size = 0
+    for value in islice(source, most):
+        bodies.append(encode_any(value))
+        size += len(bodies[-1])
+        if size >= MOST_WINDOW_BYTES:
+            break
+    return bodies
+
+
 def _limits(options: Options, now_ms: int) -> Limits:
     if options.deadline is options.start_within is options.timeout is options.max_attempts is None:
         return NO_LIMITS
     return Limits(
-        deadline_ms=_later(now_ms, options.deadline),
+        deadline_ms=None if options.deadline is None else deadline_at(options.deadline, now_ms),
         start_by_ms=_later(now_ms, options.start_within),
         timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
         max_attempts=options.max_attempts,

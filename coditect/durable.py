@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
-from coditect.broker.port import Broker
 from coditect.errors import NotFound
-from coditect.handle import DEFAULT_TIMEOUT, Handle
-from coditect.listening import Listening
 from coditect.model.duration import Duration, milliseconds, seconds
 from coditect.model.event import Event
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
-from coditect.model.task import Task
 from coditect.model.workflow.definition import Call, Definition, Node
 from coditect.model.workflow.rows import NodeRow
 from coditect.model.workflow.states import TaskState
 from coditect.model.workflow.template import LITERAL
-from coditect.options import Options
-from coditect.requests import Requests
+from coditect.options import Options, deadline_at
 from coditect.run import EVENT_PATTERNS, Ending, Run
 
 NODE = "task"
@@ -45,7 +41,7 @@ def workflow_of(task_id: str) -> str | None:
     return workflow if colon and node == NODE else None
 
 
-def durable_definition(capability: str, value: Any, options: Options) -> Definition:
+def durable_definition(capability: str, value: Any, options: Options, *, now_ms: int) -> Definition:
     """The workflow of one node."""
     call = Call(
         capability,
@@ -54,40 +50,37 @@ def durable_definition(capability: str, value: Any, options: Options) -> Definit
         timeout_ms=_ms(options.timeout),
         retry=None if options.max_attempts is None else Retry(max_attempts=options.max_attempts),
         start_within_ms=_ms(options.start_within),
-        deadline_ms=_ms(options.deadline),
+        deadline_ms=_from_now(options.deadline, now_ms),
     )
     return Definition(capability, (Node(NODE, call),))
+
+
+def _from_now(deadline: Duration | datetime | None, now_ms: int) -> int | None:
+    return deadline_at(deadline, now_ms) - now_ms if isinstance(deadline, datetime) else _ms(deadline)
 
 
 def _ms(duration: Duration | None) -> int | None:
     return None if duration is None else milliseconds(duration)
 
 
-class DurableHandle(Handle):
-    """The handle of a durable task: what it tells and does goes through the control plane, from any process."""
+class Kept:
+    """What the control plane knows of one durable task, for its handle."""
 
-    __slots__ = ("_known", "run")
+    __slots__ = ("_task_id", "known", "run")
 
-    def __init__(self, task: Task, run: Run, *, requests: Requests, listening: Listening, broker: Broker) -> None:
-        super().__init__(task, None, requests, listening, broker)
+    def __init__(self, run: Run) -> None:
+        self._task_id = durable_id(run.id)
         self.run = run
-        """Its workflow: every attempt, and a redrive."""
-        self._known: Outcome | None = None
+        """Its workflow."""
+        self.known: Outcome | None = None
+        """How it ended, as far as was asked."""
 
-    @property
-    def done(self) -> bool:
-        """Whether the outcome is here: only what was asked for is."""
-        return self._known is not None
-
-    async def outcome(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> Outcome:
-        """How the task ended, whatever it is; may be asked again, by any process that has its id.
-
-        Raises: ResultTimeout when it did not end in time (the task goes on); NotFound.
-        """
-        if self._known is None or self._known.failure is not None:  # a redrive changes a failure, nothing a value
+    async def outcome(self, *, timeout: Duration) -> Outcome:
+        """How it ended; see `Handle.outcome`."""
+        if self.known is None or self.known.failure is not None:  # a redrive changes a failure, nothing a value
             ending = await self.run.ending(NODE, timeout=seconds(timeout), alone=True)
-            self._known = _outcome(self.task_id, ending, await self.row())
-        return self._known
+            self.known = _outcome(self._task_id, ending, await self.row())
+        return self.known
 
     async def row(self) -> NodeRow:
         """Where it is. Raises: NotFound when its id is that of a workflow of several nodes."""
@@ -97,14 +90,9 @@ class DurableHandle(Handle):
             raise NotFound("This is no task but a workflow", workflow=self.run.id, nodes=len(rows), fix=fix)
         return rows[0]
 
-    async def events(self) -> AsyncIterator[Event]:
-        """What happens to this task, its node and its workflow from now on, to its end."""
-        async for event in self.run.told((*EVENT_PATTERNS, "task.*"), {self.run.id, self.task_id}):
-            yield event
-
-    async def cancel(self, *, reason: str = "") -> None:
-        """Cancels it: it ends as canceled unless it completed before."""
-        await self.run.cancel(reason=reason)
+    def events(self) -> AsyncIterator[Event]:
+        """What happens to the task, its node and its workflow from now on, to its end."""
+        return self.run.told((*EVENT_PATTERNS, "task.*"), {self.run.id, self._task_id})
 
 
 def _outcome(task_id: TaskId, ending: Ending, row: NodeRow) -> Outcome:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 from coditect.agent.typed import codec
 from coditect.blob import fetched
 from coditect.broker.port import Broker
+from coditect.durable import Kept
 from coditect.errors import (
     InputError,
     ResultTimeout,
@@ -28,7 +29,9 @@ from coditect.model.event import Event
 from coditect.model.ids import TaskId
 from coditect.model.result import ENDINGS, EXPIRED, Outcome, Status
 from coditect.model.task import Task
+from coditect.model.workflow.rows import NodeRow
 from coditect.requests import Requests
+from coditect.run import Run
 
 T = TypeVar("T")
 
@@ -39,19 +42,25 @@ LAST_EVENT_SECONDS = 1.0
 
 
 class Handle:
-    """Waits for one task's result, listens to its events, cancels it. Made by `Client.submit`."""
+    """Waits for one task's result, listens to its events, cancels it. Made by `Client.submit`.
 
-    __slots__ = ("__weakref__", "_broker", "_listening", "_reply", "_requests", "_task")
+    That of a durable task asks the control plane, from any process: `Client.task` makes it of the id alone.
+    """
+
+    __slots__ = ("__weakref__", "_broker", "_kept", "_listening", "_reply", "_requests", "_task")
 
     def __init__(
         self,
         task: Task,
-        reply: asyncio.Future[Outcome] | None,
         requests: Requests,
         listening: Listening,
         broker: Broker,
+        *,
+        reply: asyncio.Future[Outcome] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self._task = task
+        self._kept = kept
         self._reply = reply
         self._requests = requests
         self._listening = listening
@@ -69,16 +78,42 @@ class Handle:
 
     @property
     def done(self) -> bool:
-        """Whether the outcome is here."""
+        """Whether the outcome is here; of a durable task only what was asked for is."""
+        if self._kept is not None:
+            return self._kept.known is not None
         return self._reply is not None and self._reply.done()
+
+    @property
+    def run(self) -> Run:
+        """The workflow of a durable task: every attempt, and a redrive.
+
+        Raises: InputError when the task is a direct one.
+        """
+        return self._of_durable().run
+
+    async def row(self) -> NodeRow:
+        """Where a durable task is.
+
+        Raises: InputError when the task is a direct one; NotFound when its id is that of a workflow of several nodes.
+        """
+        return await self._of_durable().row()
+
+    def _of_durable(self) -> Kept:
+        if self._kept is None:
+            fix = "submit it with durable=True, or an idempotency key"
+            raise InputError("A direct task has no record", task_id=self.task_id, fix=fix)
+        return self._kept
 
     async def outcome(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> Outcome:
         """How the task ended, whatever it is; may be asked again.
 
         Raises: ResultTimeout when nothing came in time (the task goes on); InputError when the task was
         submitted without results; SetupError when the client was closed, or the handle forgotten, meanwhile;
-        BlobUnavailable (retryable: ask again), ClaimBroken, TooLarge for a large value that cannot be fetched.
+        NotFound for a durable task that the control plane does not have; BlobUnavailable (retryable: ask again),
+        ClaimBroken, TooLarge for a large value that cannot be fetched.
         """
+        if self._kept is not None:
+            return await self._kept.outcome(timeout=timeout)
         reply = self._expected()
         if not reply.done() and not await _done_within(reply, seconds(timeout)):
             raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
@@ -109,7 +144,14 @@ class Handle:
         return codec(model).decode(outcome.body)
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens to this task from now on, to its end. Best effort: an event may be missed."""
+        """What happens to this task from now on, to its end. Best effort: an event may be missed.
+
+        Of a durable task also what happens to its node and its workflow; that end is never missed.
+        """
+        if self._kept is not None:
+            async for told in self._kept.events():
+                yield told
+            return
         now = asyncio.get_running_loop().time
         last = math.inf
         reply = self._reply or asyncio.get_running_loop().create_future()
@@ -124,6 +166,9 @@ class Handle:
 
     async def cancel(self, *, reason: str = "") -> None:
         """Asks whoever has the task to cancel it; the outcome tells whether that came in time."""
+        if self._kept is not None:
+            await self._kept.run.cancel(reason=reason)
+            return
         try:
             await self._broker.publish(
                 mail.cancel(self.task_id, reason=reason),

@@ -2,36 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, TypedDict
 
+from coditect.model import arguments
 from coditect.model.capability import Priority
-from coditect.model.duration import Duration
-from coditect.model.ids import AgentId
+from coditect.model.duration import Duration, seconds
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
 
 SUBMIT_SECONDS = 30.0
+MOST_KEY_BYTES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one task is submitted; every field has a sensible default."""
+    """How one task is submitted; every field has a sensible default.
+
+    Raises: InputError that names the parameter, for a value that is not what its field says.
+    """
 
     priority: Priority = Priority.P1
+    """Or its text: `"p0"`."""
     timeout: Duration | None = None
     """Longest run of one attempt; the capability's own when None."""
-    deadline: Duration | None = None
-    """From now on; after it nobody wants the result. No bound when None."""
+    deadline: Duration | datetime | None = None
+    """From now on, or the instant; after it nobody wants the result. No bound when None."""
     start_within: Duration | None = None
     """How long it may wait unstarted."""
     pin: AgentId | None = None
     """The agent that is preferred; another does it when that one does not take it within a second."""
     strategy: Strategy | None = None
-    """Picks the agent to prefer from the registry; None is the capability's own, or the broker's balance."""
+    """Picks the agent to prefer from the registry; None is the capability's own, or the broker's balance. Or its
+    text: `"least_busy"`."""
     wanted: Wanted = ANYTHING
     """What the agent should have: for `best_match`, which is the strategy when only this is given."""
     max_attempts: int | None = None
+    """Attempts in all, 1 to 1,000; the capability's own when None."""
     results: bool = True
     """Whether the result is wanted; without it nothing comes back, and nobody waits for it."""
+    durable: bool = False
+    """Whether the control plane keeps the task: it survives the broker's disks, and may run for hours."""
     idempotency_key: str | None = None
+    """Makes it durable, and once: the same key gives the same task. At most 1,000 bytes."""
     submit_timeout: Duration = SUBMIT_SECONDS
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
+    task_id: TaskId | None = None
+    """The id of a direct task, for who must know it before: fresh, and never used before. Made when None."""
+
+    def __post_init__(self) -> None:
+        for name, (default, checked) in _CHECKS.items():
+            given = getattr(self, name)
+            if given is not default:
+                object.__setattr__(self, name, checked(name, given))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the task is durable, by what its submitter wrote."""
+        return self.durable or self.idempotency_key is not None
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options` as keywords; None is not given."""
+
+    priority: Priority | str | None
+    timeout: Duration | None
+    deadline: Duration | datetime | None
+    start_within: Duration | None
+    pin: AgentId | str | None
+    strategy: Strategy | str | None
+    wanted: Wanted | None
+    max_attempts: int | None
+    results: bool | None
+    durable: bool | None
+    idempotency_key: str | None
+    submit_timeout: Duration | None
+    task_id: TaskId | str | None
+
+
+def nearest_option(name: str) -> str:
+    """What to write in place of a keyword that there is not."""
+    near = get_close_matches(name, OptionFields.__annotations__, n=1)
+    return f"{near[0]}=..." if near else f"one of {', '.join(OptionFields.__annotations__)}"
+
+
+def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
+    """The instant of a deadline, in milliseconds since the epoch. Raises: InputError for an instant that has passed."""
+    if not isinstance(deadline, datetime):
+        return now_ms + int(seconds(deadline) * 1000)
+    at_ms = int(deadline.timestamp() * 1000)
+    if at_ms <= now_ms:
+        fix = "an instant to come; this machine's clock may be wrong"
+        arguments.refuse("deadline", "The deadline has passed already", deadline, fix)
+    return at_ms
+
+
+def _wanted(parameter: str, given: object) -> Wanted:
+    if not isinstance(given, Wanted):
+        arguments.refuse(parameter, "This does not say what is wanted", given, 'such as Wanted(tags={"gpu"})')
+    return given
+
+
+def _optional(check: Callable[..., Any], **bounds: Any) -> tuple[None, Callable[[str, Any], Any]]:
+    return None, lambda name, given: check(name, given, **bounds)
+
+
+_CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
+    {
+        "priority": (Priority.P1, lambda name, given: arguments.choice(name, given, Priority)),
+        "timeout": _optional(arguments.span),
+        "deadline": _optional(arguments.moment),
+        "start_within": _optional(arguments.span),
+        "pin": _optional(arguments.text, shortest=1, longest=100),
+        "strategy": _optional(arguments.choice, kind=Strategy),
+        "wanted": (ANYTHING, _wanted),
+        "max_attempts": _optional(arguments.whole, low=1, high=1_000),
+        "results": (True, arguments.yes_or_no),
+        "durable": (False, arguments.yes_or_no),
+        "idempotency_key": _optional(arguments.text, shortest=1, longest=MOST_KEY_BYTES),
+        "submit_timeout": (SUBMIT_SECONDS, arguments.span),
+        "task_id": _optional(arguments.text, shortest=1),
+    }
+)
+"""What each field is by default, and how anything else is checked."""

@@ -31,10 +31,6 @@ LEARN_SECONDS = 5.0
 LEARN_PAUSE_SECONDS = 0.05
 """Between two reads in the background: however many capabilities a client uses, they cost next to nothing."""
 MOST_REMEMBERED = 10_000
-LONG_SECONDS = 600.0
-"""A capability that declares a longer timeout is kept by the control plane, not left to the broker alone."""
-FIRST_LOOK_SECONDS = 0.5
-"""How long the first submit of a capability waits to know that; longer, and it is not believed."""
 GLANCE = 16
 """So many tasks of a batch go to the broker before it is asked again whether the capability wants otherwise."""
 
@@ -48,8 +44,6 @@ class Known:
     """On the event loop's clock."""
     asked: Strategy | None = None
     """What the capability asks for."""
-    long: bool = False
-    """Whether a living agent declares a timeout above ten minutes for it."""
 
     @property
     def age(self) -> float:
@@ -95,36 +89,11 @@ class Picker:
         self._background = background
         self._known: dict[str, Known] = {}
         self._plain: set[str] = set()
-        """Capabilities that ask for nothing and are short, as far as is believed: the way of most calls."""
+        """Capabilities that ask for nothing, as far as is believed: the way of most calls."""
         self._turns: dict[str, int] = {}
         self._reads: dict[str, asyncio.Task[Known]] = {}
         self._learning: dict[str, None] = {}
         self._learner: asyncio.Task[None] | None = None
-        self._unanswered: set[str] = set()
-        """Capabilities whose first look took too long: nobody waits for them again."""
-
-    def surely_short(self, capability: str) -> bool:
-        """Whether it needs no look at the registry to know that the capability is no long one."""
-        return self._registry is None or capability in self._plain
-
-    async def runs_long(self, capability: str) -> bool:
-        """Whether it declares a timeout above ten minutes. Only the first call for a capability may wait, shortly."""
-        if self.surely_short(capability):
-            return False
-        known = self._known.get(capability)
-        if known is None and capability not in self._unanswered:
-            known = await self._first_look(capability)
-        elif known is None or known.age >= LEARN_SECONDS:
-            self._learn(capability)
-        return known is not None and known.long
-
-    async def _first_look(self, capability: str) -> Known | None:
-        try:
-            async with asyncio.timeout(FIRST_LOOK_SECONDS):
-                return await self._fresh(capability)
-        except TimeoutError:
-            self._unanswered.add(capability)
-            return None
 
     async def pick(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None
@@ -217,18 +186,15 @@ class Picker:
         try:
             if self._registry is not None:
                 records = await self._registry.find(Search(capability=capability))
-                asked, long = _asked_by(records, capability), _long_by(records, capability)
-                known = Known({one.agent_id: one for one in records}, asked=asked, long=long)
+                known = Known({one.agent_id: one for one in records}, asked=_asked_by(records, capability))
         except RegistryUnavailable as error:
             log.debug("No agent can be picked; the broker balances", extra={"reason": str(error)})
         loop = asyncio.get_running_loop()
         known.read_at = loop.time()
         if len(self._known) >= MOST_REMEMBERED:
             self._known.clear()
-            self._unanswered.clear()
         self._known[capability] = known
-        self._unanswered.discard(capability)
-        if known.asked is None and not known.long and capability not in self._plain:
+        if known.asked is None and capability not in self._plain:
             self._plain.add(capability)
             loop.call_later(LEARN_SECONDS, self._plain.discard, capability)
         return known
@@ -289,13 +255,3 @@ def _asked_by(records: Iterable[AgentRecord], capability: str) -> Strategy | Non
     if newest is None:
         return None
     return next((offer.strategy for offer in newest.registration.capabilities if offer.name == capability), None)
-
-
-def _long_by(records: Iterable[AgentRecord], capability: str) -> bool:
-    """Whether any says so: where versions differ, the longer one must be survived."""
-    return any(
-        offer.timeout_seconds > LONG_SECONDS
-        for record in records
-        for offer in record.registration.capabilities
-        if offer.name == capability
-    )

@@ -92,7 +92,7 @@ class Requests:
         """
         if len(task.body) > MAX_BODY_BYTES:
             raise TooLarge("The body is over the inline limit", bytes=len(task.body), limit=MAX_BODY_BYTES)
-        message = task_message(task)
+        message = task_message(task, first=True)
         if pin is not None:
             return self._send_pinned(message, task, pin, timeout_seconds)
         return self._broker.publish(

@@ -22,6 +22,8 @@ from coditect.loop_thread import LoopThread
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
 from coditect.model.ids import TaskId
+from coditect.run import DEFAULT_TIMEOUT as RUN_TIMEOUT
+from coditect.run import Run
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -149,6 +151,48 @@ def iterating(
     return _giving(iterate, given.replace("AsyncIterator", "Iterator"))
 
 
+class SyncRun(Blocking[Run]):
+    """A started workflow: what it is, what became of it, and what may be done about it. Made by `SyncClient.start`."""
+
+    @property
+    def id(self) -> str:
+        """The workflow's id; any process may ask with it."""
+        return self._inner.id
+
+    @property
+    def new(self) -> bool:
+        """Whether the start that made this handle had it accepted; False where its idempotency key was known."""
+        return self._inner.new
+
+    state = waiting(Run.state)
+    overview = waiting(Run.overview)
+    nodes = iterating(Run.nodes)
+    attempts = iterating(Run.attempts)
+    wait = waiting(Run.wait)
+    look = waiting(Run.look)
+    ending = waiting(Run.ending)
+    events = iterating(Run.events)
+    told = iterating(Run.told)
+    cancel = waiting(Run.cancel)
+    pause = waiting(Run.pause)
+    resume = waiting(Run.resume)
+    redrive = waiting(Run.redrive)
+    answer = waiting(Run.answer)
+
+    @overload
+    def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
+    @overload
+    def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
+    def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = RUN_TIMEOUT) -> Any:
+        """The value of the workflow's last node, or of the one that is named, validated as `model`.
+
+        Waits for the end of the workflow, or of that node alone. Ctrl-C ends the wait and nothing else.
+
+        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        """
+        return self._thread.run(self._inner.result(model, node=node, timeout=timeout))
+
+
 class SyncHandle(Blocking[Handle]):
     """Waits for one task's result, listens to its events, cancels it. Made by `SyncClient.submit`."""
 
@@ -167,6 +211,12 @@ class SyncHandle(Blocking[Handle]):
         """Whether the outcome is here."""
         return self._inner.done
 
+    @property
+    def run(self) -> SyncRun:
+        """The workflow of a durable task: every attempt, and a redrive. Raises: InputError when it is a direct one."""
+        return SyncRun(self._inner.run, self._thread)
+
+    row = waiting(Handle.row)
     outcome = waiting(Handle.outcome)
     events = iterating(Handle.events)
     cancel = waiting(Handle.cancel)

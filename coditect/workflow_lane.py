@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any
 
 from coditect.broker.port import Broker
 from coditect.clock import Clock
 from coditect.control_plane import ControlPlane
-from coditect.durable import DurableHandle, durable_definition, durable_id, workflow_of
+from coditect.direct_lane import encoded
+from coditect.durable import Kept, durable_definition, durable_id, workflow_of
 from coditect.ends import Ends
 from coditect.errors import CoditectError, InputError
+from coditect.handle import Handle
 from coditect.listening import Listening
+from coditect.model import arguments
 from coditect.model.capability import Priority
 from coditect.model.control import Verb
 from coditect.model.duration import seconds
@@ -25,14 +28,13 @@ from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
 from coditect.model.workflow.states import WorkflowState
 from coditect.offers import Offers
-from coditect.options import SUBMIT_SECONDS, Options
+from coditect.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
 from coditect.requests import Requests
 from coditect.run import Run, pages
 from coditect.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 
 log = logging.getLogger(__name__)
 
-MOST_KEY_BYTES = 1_000
 MOST_NAMED = 10
 """Nodes that a log line names."""
 Progress = Callable[[int, int], object]
@@ -70,7 +72,8 @@ class WorkflowLane:
         return await self._send(upload, SUBMIT_SECONDS, progress)
 
     async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:
-        _check_key(key)
+        if key is not None:
+            arguments.text("key", key, shortest=1, longest=MOST_KEY_BYTES)
         workflow = self._clock.new_id()
         if len(definition.nodes) <= MOST_NODES_OF_A_CHUNK:
             return cut(definition, value, workflow=workflow, key=key)
@@ -115,33 +118,38 @@ class WorkflowLane:
 
     # -- durable tasks ----------------------------------------------------------------------------------
 
-    async def submit(self, capability: str, body: bytes, options: Options) -> DurableHandle:
-        """Has a task kept by the control plane; see `Client.submit_durable`."""
-        definition = durable_definition(capability, loads(body), options)
+    async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
+        """Has a task kept by the control plane; see `Client.submit`."""
+        if options.task_id is not None:
+            fix = "give it an idempotency key of your own"
+            raise InputError("The control plane names a durable task", parameter="task_id", fix=fix)
+        definition = durable_definition(capability, loads(body), options, now_ms=self._clock.now_ms())
         upload = await self._cut(definition, None, options.idempotency_key)
         if await self._offers.missing([capability]):
             raise await self._offers.unknown(capability)
         run = await self._send(upload, seconds(options.submit_timeout), None)
         return self._handle(run, capability, options.priority)
 
-    def task(self, task_id: str) -> DurableHandle:
+    async def submit_many(
+        self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
+    ) -> AsyncGenerator[Handle, None]:
+        """Has a task kept for each value, one after the other; see `Client.submit_many`."""
+        source = iter(values)
+        while bodies := encoded(source, concurrency):
+            for body in bodies:
+                yield await self.submit(capability, body, options)
+
+    def task(self, task_id: str) -> Handle:
         """The handle of a durable task by its id. Raises: InputError when it is none of a durable one."""
         workflow = workflow_of(task_id)
         if workflow is None:
             raise InputError(
                 "Only a durable task can be asked for by its id",
                 given=task_id,
-                fix="submit it with `--detach` or an idempotency key; such an id ends in :task",
+                fix="submit it with `--detach`, durable=True or an idempotency key; such an id ends in :task",
             )
         return self._handle(self.run(workflow), "", Priority.P1)
 
-    def _handle(self, run: Run, capability: str, priority: Priority) -> DurableHandle:
+    def _handle(self, run: Run, capability: str, priority: Priority) -> Handle:
         task = Task(capability, priority, b"", id=durable_id(run.id))
-        return DurableHandle(task, run, requests=self._requests, listening=self._listening, broker=self._broker)
-
-
-def _check_key(key: str | None) -> None:
-    if key is not None and not 1 <= len(key.encode(errors="replace")) <= MOST_KEY_BYTES:
-        raise InputError(
-            "An idempotency key must have another length", bytes=len(key.encode(errors="replace")), most=MOST_KEY_BYTES
-        )
+        return Handle(task, self._requests, self._listening, self._broker, kept=Kept(run))

@@ -20,6 +20,11 @@ from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
 
 _MAX_TRACEBACK = 8_000
+MOST_MS = round(LONGEST_DIRECT_SECONDS * 1000)
+KEEP_IT = (
+    "submit(..., durable=True), or `coditect task submit --detach`; or give the task a timeout or deadline of its own"
+    " of at most 25m"
+)
 
 
 class SentBack(BaseException):
@@ -89,8 +94,6 @@ async def run_handler(
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     """How long this attempt may run."""
     seconds, limits = capability.timeout_seconds, task.limits
-    if seconds > LONGEST_DIRECT_SECONDS and task.owner is None:
-        seconds = LONGEST_DIRECT_SECONDS
     if limits is NO_LIMITS:
         return seconds
     if limits.timeout_ms is not None:
@@ -100,13 +103,25 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     return max(0.0, seconds)
 
 
-def too_late(task: Task, now_ms: int) -> Ended | None:
-    """How a task ends that comes after its time; None when it does not."""
+def unstartable(task: Task, now_ms: int, *, long: bool = False) -> Ended | None:
+    """How a task ends that comes after its time, or to a long capability without an owner; None when it may start."""
+    if long and task.owner is None and (refused := _unkept(task, now_ms)) is not None:
+        return refused
     for bound, name in ((task.limits.deadline_ms, "deadline"), (task.limits.start_by_ms, "start-by")):
         if bound is not None and bound <= now_ms:
             told = f"The task's {name} passed {now_ms - bound} ms before it started"
             return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
     return None
+
+
+def _unkept(task: Task, now_ms: int) -> Ended | None:
+    """The refusal, unless the task's own limits are those of a direct one."""
+    limits = task.limits
+    bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
+    if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
+        return None
+    told = "This capability may run for more than 10 minutes: its tasks are kept by the control plane"
+    return Ended(Status.REJECTED, failure=Failure("not_durable", "ControlPlaneRequired", told, fix=KEEP_IT))
 
 
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:

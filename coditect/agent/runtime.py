@@ -20,7 +20,7 @@ from coditect.agent.claims import Claims
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, too_late
+from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, unstartable
 from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
@@ -85,6 +85,7 @@ class Runtime:
         suspects: Suspects,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
+        self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self.agent_id = agent_id
         self._broker = broker
         self._requests = requests
@@ -244,9 +245,10 @@ class Runtime:
 
     def _not_any_more(self, task: Task) -> Ended | None:
         """Why it need not start; None when it does."""
-        if task.limits is NO_LIMITS and not self._canceled.reasons:
+        if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
-        return too_late(task, self._clock.now_ms()) or self._canceled_before(task)
+        ended = unstartable(task, self._clock.now_ms(), long=task.capability in self._long)
+        return ended or self._canceled_before(task)
 
     def _canceled_before(self, task: Task) -> Ended | None:
         reason = self._canceled.reason(task, self._now())

@@ -31,12 +31,18 @@ class Priority(StrEnum):
     P2 = "p2"
 
 
-@lru_cache(maxsize=4096)
 def check_capability_name(name: str) -> str:
     """The name itself, if it is one: lower-case words joined by dots, at most 100 characters.
 
     Raises: InputError otherwise; a last word `p0`, `p1` or `p2` is taken by the priority.
     """
+    if not isinstance(name, str):
+        raise InputError("A capability is named by a text", given=type(name).__name__, fix='such as "code.review"')
+    return _checked(name)
+
+
+@lru_cache(maxsize=4096)
+def _checked(name: str) -> str:
     if len(name) > MAX_NAME_LENGTH or _NAME.fullmatch(name) is None:
         raise InputError("A capability is lower-case words joined by dots, such as code.review", given=name[:120])
     if name.rpartition(".")[2] in {level.value for level in Priority}:

@@ -10,6 +10,8 @@ from coditect.errors import InputError
 Duration = str | int | float | timedelta
 """What every public parameter that is a time span takes."""
 
+NO_DURATION = "A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d"
+
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
@@ -17,14 +19,16 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 def seconds(duration: Duration) -> float:
     """The duration in seconds.
 
-    Raises: InputError for a negative span or text without a unit.
+    Raises: InputError for a negative span, text without a unit, and whatever is no duration.
     """
     if isinstance(duration, timedelta):
         value = duration.total_seconds()
     elif isinstance(duration, str):
         value = _parse(duration)
-    else:
+    elif isinstance(duration, int | float) and not isinstance(duration, bool):
         value = _as_float(duration)
+    else:
+        raise InputError(NO_DURATION, given=type(duration).__name__)
     if not 0 <= value < float("inf"):
         raise InputError("A duration is zero or more seconds", given=duration)
     return value
@@ -40,7 +44,7 @@ def _as_float(number: int | float) -> float:
 def _parse(text: str) -> float:
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
-        raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=text)
+        raise InputError(NO_DURATION, given=text[:120])
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 

@@ -77,11 +77,16 @@ UNDECODABLE = PREFIX + "undecodable"
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
 _STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM))
 _MAX_INSTANT = 2**53
+_MAX_EXPIRATION_MS = 2**32 - 1
+"""RabbitMQ closes the channel of a publish with a longer one."""
 _MAX_ERRORS_BYTES = 16 * 1024
 
 
-def task_message(task: Task) -> Message:
-    """The message of a task. Only what differs from the default is sent."""
+def task_message(task: Task, *, first: bool = False) -> Message:
+    """The message of a task. Only what differs from the default is sent.
+
+    The `first` one of a task without an owner leaves its queue when nobody started it in time.
+    """
     headers: dict[str, Any] = {} if task.published_at_ms is None else {PUBLISHED_AT: task.published_at_ms}
     if task.limits is not NO_LIMITS:
         _put_limits(headers, task.limits)
@@ -97,7 +102,17 @@ def task_message(task: Task) -> Message:
         correlation_id=task.correlation_id,
         reply_to=task.reply_to,
         type=TASK_TYPE,
+        expiration_ms=_expires_ms(task) if first and task.limits is not NO_LIMITS else None,
     )
+
+
+def _expires_ms(task: Task) -> int | None:
+    """After how long the broker gives up a task that nobody started."""
+    ends = [one for one in (task.limits.deadline_ms, task.limits.start_by_ms) if one is not None]
+    if not ends or task.published_at_ms is None:
+        return None
+    left = max(0, min(ends) - task.published_at_ms)
+    return left if left <= _MAX_EXPIRATION_MS else None
 
 
 def _put_limits(headers: dict[str, Any], limits: Limits) -> None:

@@ -180,15 +180,21 @@ async def test_timeout_of_the_capability_cancels_the_handler() -> None:
 
 async def test_task_without_an_owner_runs_no_longer_than_the_broker_leaves_it_alone() -> None:
     waiting = Waiting(timeout="2h")
+    longest_ms = round(LONGEST_DIRECT_SECONDS * 1000)
     async with TestFleet(agents=[waiting.agent]) as fleet, MemoryBroker(fleet.server, name="stranger") as broker:
-        await broker.publish(Message(b"null"), exchange=routing.TASKS, routing_key="wait.loop.p1")
+        for limits in ({}, {"x-coditect-timeout-ms": longest_ms + 1}):
+            await broker.publish(Message(b"null", limits), exchange=routing.TASKS, routing_key="wait.loop.p1")
+        await fleet.advance("1s")
+        assert [letter.reason for letter in await fleet.dead_letters("wait.loop")] == ["not_durable"] * 2
 
+        bounded = {"x-coditect-timeout-ms": longest_ms, "x-coditect-max-attempts": 1}
+        await broker.publish(Message(b"null", bounded), exchange=routing.TASKS, routing_key="wait.loop.p1")
         await fleet.advance(LONGEST_DIRECT_SECONDS - 1)
         assert (len(waiting.started), waiting.ended) == (1, 0)
 
         await fleet.advance("2s")
         assert waiting.ended == 1
-        assert [letter.reason for letter in await fleet.dead_letters("wait.loop")] == ["timeout"]
+        assert [letter.reason for letter in await fleet.dead_letters("wait.loop")][2:] == ["timeout"]
 
 
 @pytest.mark.parametrize("limit", [{"timeout": "2m"}, {"deadline": "2m"}])

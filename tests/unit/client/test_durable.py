@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coditect import Options, Priority, TaskFailed, control_plane, picking
+from coditect import Options, Priority, TaskFailed, control_plane
 from coditect.client import Client
 from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
 from coditect.model.control import Verb
@@ -91,38 +91,44 @@ async def test_a_key_makes_a_submit_durable_and_gives_the_same_task(scene: Scene
     assert len(scene.plane.kept) == 1
 
 
-@pytest.mark.parametrize(("timeout_seconds", "durable"), [(TEN_MINUTES, False), (TEN_MINUTES + 1, True)])
-async def test_what_declares_more_than_ten_minutes_goes_through_intake(
-    scene: Scene, timeout_seconds: float, durable: bool
-) -> None:
+@pytest.mark.parametrize("timeout_seconds", [TEN_MINUTES + 1, 7 * 24 * 3600.0])
+async def test_what_a_stranger_registers_does_not_change_what_a_submit_is(scene: Scene, timeout_seconds: float) -> None:
     await scene.register(timeout_seconds=timeout_seconds)
 
     one = await scene.client.submit(CAPABILITY, 1)
     many = [handle async for handle in scene.client.submit_many(CAPABILITY, [2, 3])]
 
-    assert [handle.task_id.endswith(":task") for handle in (one, *many)] == [durable] * 3
-    assert len(scene.plane.kept) == (3 if durable else 0)
+    assert not any(handle.task_id.endswith(":task") for handle in (one, *many))
+    assert scene.plane.asked == []
 
 
-async def test_a_registry_that_hangs_holds_up_only_the_first_submit(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(picking, "FIRST_LOOK_SECONDS", 0.05)
+async def test_durable_is_what_the_caller_writes_and_gives_the_same_handle(scene: Scene) -> None:
+    direct = await scene.client.submit(CAPABILITY, 1)
+    durable = await scene.client.submit(CAPABILITY, 1, durable=True)
+    many = [handle async for handle in scene.client.submit_many(CAPABILITY, [2, 3], durable=True)]
+
+    assert type(direct) is type(durable)
+    assert all(handle.task_id.endswith(":task") for handle in (durable, *many))
+    assert len(scene.plane.kept) == 3
+    with pytest.raises(InputError, match="no record") as raised:
+        _ = direct.run
+    assert "durable=True" in str(raised.value.facts["fix"])
+
+
+async def test_a_registry_that_hangs_holds_up_no_submit(scene: Scene) -> None:
     await scene.register(timeout_seconds=TEN_MINUTES + 1)
     scene.registry.slow_seconds = 60.0
-    begun = asyncio.get_running_loop().time()
 
-    handles = [await scene.client.submit(CAPABILITY, number) for number in range(20)]
-
-    assert not any(handle.task_id.endswith(":task") for handle in handles)
-    assert asyncio.get_running_loop().time() - begun < 20 * picking.FIRST_LOOK_SECONDS
+    async with asyncio.timeout(20):
+        for number in range(20):
+            await scene.client.submit(CAPABILITY, number)
 
 
 async def test_a_direct_task_of_more_than_25_minutes_is_refused_with_the_way_out(scene: Scene) -> None:
     with pytest.raises(ControlPlaneRequired) as raised:
         await scene.client.submit(CAPABILITY, 1, timeout="26m")
 
-    assert "--detach" in str(raised.value.facts["fix"])
+    assert "durable=True" in str(raised.value.facts["fix"])
 
 
 async def test_a_capability_that_nobody_offers_is_refused(scene: Scene) -> None:
@@ -132,13 +138,13 @@ async def test_a_capability_that_nobody_offers_is_refused(scene: Scene) -> None:
     assert scene.plane.asked == []
 
 
-async def test_a_request_for_long_work_that_is_given_up_cancels_it(scene: Scene) -> None:
-    await scene.register(timeout_seconds=TEN_MINUTES + 1)
-    assert await scene.client.request(CAPABILITY, 1, timeout="10s") == {"node": "task"}
+async def test_a_durable_request_that_is_given_up_is_canceled(scene: Scene) -> None:
+    kept = Options(durable=True)
+    assert await scene.client.request(CAPABILITY, 1, timeout="10s", options=kept) == {"node": "task"}
     scene.plane.at_once = False
 
     with pytest.raises(ResultTimeout):
-        await scene.client.request(CAPABILITY, 2, timeout=0.05)
+        await scene.client.request(CAPABILITY, 2, timeout=0.05, options=kept)
 
     assert [kept.state for kept in scene.plane.kept.values()] == ["completed", "canceled"]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 import pytest
 
 from coditect import Agent, From, Options, TaskRejected, Workflow
-from coditect.durable import DurableHandle
 from coditect.errors import TaskExpired
 from coditect.model.wire import MAX_BODY_BYTES
 from coditect.model.workflow.states import TaskState, WorkflowState
@@ -68,12 +66,43 @@ async def test_latest_workflow_is_listed_first_over_pages_and_by_state() -> None
     assert (everything, failed, latest) == (ids[::-1], [ids[1]], ids[:0:-1])
 
 
-async def test_a_capability_that_runs_long_is_durable_by_itself() -> None:
+async def test_a_long_capability_refuses_what_is_not_durable_and_says_how() -> None:
     async with TestFleet(agents=[worker()]) as fleet:
-        handle = await fleet.client.submit("number.crunch", 7)
+        refused = await fleet.client.submit("number.crunch", 7)
+        with pytest.raises(TaskRejected) as raised:
+            await refused.result(timeout="1m")
 
-        assert handle.task_id.endswith(":task")
+        kept = await fleet.client.submit("number.crunch", 7, durable=True)
+        assert await kept.result(int, timeout="1h") == 7
+
+    assert raised.value.facts["reason"] == "not_durable"
+    assert "durable=True" in str(raised.value.facts["fix"])
+
+
+@pytest.mark.parametrize("bound", ["timeout", "deadline"])
+async def test_a_long_capability_takes_a_direct_task_that_bounds_itself(bound: str) -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        options = Options(timeout="1m") if bound == "timeout" else Options(deadline="25m")
+        handle = await fleet.client.submit("number.crunch", 7, options=options)
+
         assert await handle.result(int, timeout="1h") == 7
+
+
+async def test_a_task_past_its_deadline_leaves_its_queue_and_is_answered_while_the_agent_is_busy() -> None:
+    agent = Agent("single", slots=1)
+
+    @agent.capability("sleep.on")
+    async def sleep(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        await fleet.client.submit("sleep.on", 60)
+        late = await fleet.client.submit("sleep.on", 0, deadline="5s")
+        with pytest.raises(TaskExpired) as raised:
+            await late.result(timeout="50s")
+
+        assert 5 <= fleet.elapsed_seconds < 7
+    assert raised.value.facts["reason"] == "expired"
 
 
 async def test_a_literal_and_a_durable_task_are_taken_up_to_the_inline_limit() -> None:
@@ -127,7 +156,7 @@ async def test_a_wait_goes_on_while_the_dispatcher_is_gone() -> None:
 
 async def test_task_that_nobody_starts_in_time_has_expired() -> None:
     async with TestFleet(agents=[worker()]) as fleet:
-        busy = [await fleet.client.submit("number.crunch", number) for number in range(10)]
+        busy = [await fleet.client.submit("number.crunch", number, timeout="1m") for number in range(10)]
         limits = Options(start_within="5s", idempotency_key="soon")
         handle = await fleet.client.submit("number.double", 7, options=limits)
 
@@ -135,7 +164,7 @@ async def test_task_that_nobody_starts_in_time_has_expired() -> None:
             await handle.result(timeout="1m")
         waited = fleet.elapsed_seconds
         assert [await one.result(int, timeout="1h") for one in busy] == list(range(10))
-        row = await cast(DurableHandle, handle).row()
+        row = await handle.row()
 
     assert raised.value.facts["reason"] == "start_timeout"
     assert (row.state, row.reason, row.started_at_ms) == (TaskState.FAILED, "start_timeout", None)

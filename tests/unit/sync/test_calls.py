@@ -11,12 +11,11 @@ import pytest
 import uvloop
 from pydantic import BaseModel
 
-from coditect import Client, SyncClient, SyncHandle, TaskCanceled, TaskFailed, loop
+from coditect import Client, SyncClient, SyncHandle, SyncRun, TaskCanceled, TaskFailed, loop
 from coditect.errors import InvalidTask, ResultTimeout, SetupError, UnknownCapability
 from coditect.handle import Handle
 from coditect.run import Run
 from coditect.sync import CHUNK
-from coditect.sync_run import SyncRun
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 
 

@@ -1,0 +1,110 @@
+"""Checks of what a caller gave: the value as it is used from then on, or an `InputError` that names the parameter.
+
+Each function takes the parameter's name first. Nothing is guessed: `True` is no number, and a text is no set of
+letters. What reads naturally is taken: a text where an enum is, one text where several may stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import StrEnum
+from math import isfinite
+from typing import Any, NoReturn, TypeVar
+
+from coditect.errors import InputError
+from coditect.model.duration import Duration, seconds
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def refuse(parameter: str, sentence: str, given: object, fix: str) -> NoReturn:
+    """Raise the InputError of one parameter; what was given is shown shortened."""
+    raise InputError(sentence, parameter=parameter, given=shown(given), fix=fix)
+
+
+def shown(given: object) -> str:
+    """The value as code would write it, at most 80 characters; its type where it cannot be written."""
+    try:
+        text = repr(given)
+    except Exception:  # noqa: BLE001 - a stranger's own __repr__
+        return f"a {type(given).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def choice(parameter: str, given: object, kind: type[E]) -> E:
+    """The member of the enum: itself, or its text in any case."""
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str):
+        for member in kind:
+            if given.lower() == member.value:
+                return member
+    refuse(parameter, f"There is no such {parameter}", given, f"one of {', '.join(kind)}")
+
+
+def span(parameter: str, given: object) -> Duration:
+    """The duration, unchanged."""
+    return _span(parameter, given, "a number and a unit: 250ms, 30s, 5m, 2h or 2d; or seconds, or a timedelta")
+
+
+def _span(parameter: str, given: object, fix: str) -> Duration:
+    if isinstance(given, str | int | float | timedelta) and not isinstance(given, bool):
+        try:
+            seconds(given)
+        except InputError as error:
+            refuse(parameter, error.sentence, given, fix)
+        return given
+    refuse(parameter, "This is no duration", given, fix)
+
+
+def moment(parameter: str, given: object) -> Duration | datetime:
+    """A duration from now on, or an instant with its time zone, unchanged."""
+    if not isinstance(given, datetime):
+        return _span(parameter, given, "a duration from now on, such as 30s, or a datetime with its time zone")
+    if given.tzinfo is None:
+        refuse(parameter, "The instant has no time zone", given, "datetime.now(UTC) + ..., or a duration such as 30s")
+    return given
+
+
+def whole(parameter: str, given: object, low: int, high: int) -> int:
+    """The whole number within its bounds."""
+    if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
+        refuse(parameter, "This is no whole number within its bounds", given, f"between {low} and {high}")
+    return given
+
+
+def number(parameter: str, given: object) -> float:
+    """The finite number, zero or more."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not (isfinite(given) and given >= 0):
+        refuse(parameter, "This is no number of zero or more", given, "such as 1 or 0.5")
+    return given
+
+
+def yes_or_no(parameter: str, given: object) -> bool:
+    """The truth value: nothing else counts as one."""
+    if not isinstance(given, bool):
+        refuse(parameter, "This is neither True nor False", given, "True or False")
+    return given
+
+
+def text(parameter: str, given: object, *, shortest: int = 0, longest: int = 255) -> str:
+    """The text, between so many bytes of UTF-8."""
+    if not isinstance(given, str):
+        refuse(parameter, "This is no text", given, "put it in quotes")
+    if not shortest <= len(given.encode(errors="replace")) <= longest:
+        refuse(parameter, "This text has another length than it may", given, f"{shortest} to {longest} bytes")
+    return given
+
+
+def texts(parameter: str, given: Any) -> frozenset[str]:
+    """The set of texts; one text alone is a set of one."""
+    if isinstance(given, str):
+        return frozenset({given})
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        refuse(parameter, "This is no set of texts", given, 'such as {"python", "fast"}')
+    found = tuple(given)
+    for one in found:
+        if not isinstance(one, str):
+            refuse(parameter, "This is no set of texts", one, 'such as {"python", "fast"}')
+    return frozenset(found)
