@@ -334,12 +334,15 @@ class Desk:
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
             self._confirmed.append(publication.number)
+            if self._ports.window.note_queue(publication.task.capability):
+                self._nudge()
         if self.closed:
             return
         if error is None:
             if self._flush is None or self._flush.cancelled():
                 self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):
+            self._ports.window.note_no_queue(publication.task.capability)
             self.put(Returned(publication.place, publication.number))
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})

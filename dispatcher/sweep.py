@@ -20,7 +20,7 @@ from dispatcher.layers.ledger.scope import RESULT, write
 from dispatcher.layers.timers import Timer
 
 NO_QUEUE_MS = 1_000
-"""After so long it is tried again to publish what no queue took."""
+"""After so long what no queue took is ready again; whether it is published then is the window's decision."""
 
 
 def due(book: Book, command: Due) -> None:

@@ -2,16 +2,30 @@
 
 Priorities are bound late: what is not published yet can be overtaken, canceled and rebuilt for nothing. So only as much
 is published as keeps the agents busy: twice their slots, or what completed within the last 100 ms.
+
+A capability without a queue is paused: one publication probes for the queue after a pause that grows, and everything
+else that calls it waits in the backlog.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 LEAST = 64
 RECENT_SECONDS = 0.1
 SLOTS_FACTOR = 2
+FIRST_PAUSE_SECONDS = 1.0
+MOST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class _Pause:
+    """When a capability without a queue is probed again."""
+
+    seconds: float
+    until: float
 
 
 class Window:
@@ -23,11 +37,16 @@ class Window:
         self._under_way: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
         self._ended: dict[str, deque[float]] = {}
-        self._slots: dict[str, int] = {}
+        self._slots: Mapping[str, int] = {}
+        self._pauses: dict[str, _Pause] = {}
 
     def begin(self, capability: str) -> None:
         """One more is under way."""
         self._under_way[capability] += 1
+        pause = self._pauses.get(capability)
+        if pause is not None and self._now() >= pause.until:
+            pause.seconds = min(2 * pause.seconds, MOST_PAUSE_SECONDS)
+            pause.until = self._now() + pause.seconds
 
     def end(self, capability: str, *, completed: bool = False) -> None:
         """One less is."""
@@ -44,9 +63,20 @@ class Window:
         """It was claimed, and begun, or is not going to be."""
         self._kept[capability] -= number
 
-    def set_slots(self, slots: dict[str, int]) -> None:
-        """How many slots the fleet has, by capability, as far as the registry knows."""
+    def note_no_queue(self, capability: str) -> None:
+        """No queue took a publication of the capability: pause it, unless it is paused already."""
+        self._pauses.setdefault(capability, _Pause(FIRST_PAUSE_SECONDS, self._now() + FIRST_PAUSE_SECONDS))
+
+    def note_queue(self, capability: str) -> bool:
+        """A queue took a publication of the capability. Whether the capability was paused until now."""
+        return self._pauses.pop(capability, None) is not None
+
+    def set_slots(self, slots: Mapping[str, int]) -> None:
+        """Take in how many slots the fleet has by capability; a paused one that has any is probed now."""
         self._slots = dict(slots)
+        for capability, pause in self._pauses.items():
+            if slots.get(capability):
+                pause.until = self._now()
 
     def under_way(self, capability: str) -> int:
         """How many are."""
@@ -55,11 +85,15 @@ class Window:
     def room(self) -> dict[str, int]:
         """How many more may be, by capability; under "" for any other."""
         return {"": self._least} | {
-            capability: self.room_for(capability) for capability in self._under_way.keys() | self._kept.keys()
+            capability: self.room_for(capability)
+            for capability in self._under_way.keys() | self._kept.keys() | self._pauses.keys()
         }
 
     def room_for(self, capability: str) -> int:
         """How many more of this one may be."""
+        pause = self._pauses.get(capability)
+        if pause is not None:
+            return int(self._now() >= pause.until) - self._kept[capability]
         return self._limit(capability) - self._under_way[capability] - self._kept[capability]
 
     def _limit(self, capability: str) -> int:
