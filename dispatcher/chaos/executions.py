@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
-from dispatcher.witness.history import post_of
+from dispatcher.witness.history import UNENDED, post_of
 
 SUSPECT_ATTEMPTS = 2
 """What a task that may have killed its agent is given beyond its attempts."""
@@ -50,12 +50,7 @@ def executions(story: Story) -> Judgement:
     and the last execution; the fault of an agent only if the task ever ran there. So does a hand-over of its shard. And
     attempts never exceed those that the work allows.
     """
-    most = {
-        f"{work.key}:{name}": int(work.val["most"])
-        for work in story.of("accept")
-        for name in (work.val.get("nodes") or {})
-        if "most" in work.val
-    }
+    most = _most_attempts(story)
     checked, violations = 0, []
     for key, runs in story.by_key("execute"):
         checked += 1
@@ -64,9 +59,21 @@ def executions(story: Story) -> Judgement:
         if len(runs) > 1 + failed + touched:
             violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
         attempts = max(int(one.val.get("attempt", 1)) for one in runs)
-        if attempts > most.get(key, attempts) + SUSPECT_ATTEMPTS:
+        touched = _touches(story, key, runs, until=runs[-1].begun) if attempts > most.get(key, attempts) else 0
+        if attempts > most.get(key, attempts) + (SUSPECT_ATTEMPTS if touched else 0):
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
     return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _most_attempts(story: Story) -> dict[str, int]:
+    """Of each task, direct ones and nodes, how many attempts it may have."""
+    most: dict[str, int] = {}
+    for work in story.of("accept"):
+        allowed, few = work.val.get("most"), work.val.get("few") or {}
+        if allowed is not None:
+            most[work.key] = int(allowed)
+            most |= {f"{work.key}:{name}": int(few.get(name, allowed)) for name in work.val.get("nodes") or ()}
+    return most
 
 
 def as_meant(story: Story) -> Judgement:
@@ -77,7 +84,7 @@ def as_meant(story: Story) -> Judgement:
         if end is None or "ends" not in work.val:
             continue
         checked += 1
-        excused = any(_used_up(story, work, key, until=end.ended) for key in _given_up(story, work))
+        excused = any(used_up(story, work, key, until=end.ended) for key in _given_up(story, work))
         if end.val["state"] not in work.val["ends"] and not excused:
             violations.append(f"{work.key} ended {end.val['state']}, and no faults explain that")
     return Judgement("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
@@ -94,7 +101,7 @@ def _given_up(story: Story, work: Operation) -> Iterator[str]:
             yield key
 
 
-def _used_up(story: Story, work: Operation, key: str, *, until: float) -> bool:
+def used_up(story: Story, work: Operation, key: str, *, until: float = UNENDED) -> bool:
     """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it.
 
     An attempt begins when its start is granted: whoever was granted it may be gone before it executes anything.
@@ -103,7 +110,8 @@ def _used_up(story: Story, work: Operation, key: str, *, until: float) -> bool:
     until = states[-1].begun if states else until
     tries = _tries(story, key)
     failed = sum(one.outcome == "fail" for one in tries)
-    return bool(tries) and failed + _touches(story, key, tries, until=until) >= int(work.val["most"])
+    most = (work.val.get("few") or {}).get(key.rpartition(":")[2], work.val.get("most"))
+    return bool(tries) and most is not None and failed + _touches(story, key, tries, until=until) >= int(most)
 
 
 def _tries(story: Story, key: str) -> list[Operation]:

@@ -5,10 +5,12 @@ An operation whose outcome nobody knows may have happened at any time after it b
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
+from dispatcher.chaos.asked import given_as_asked, held, keys_once, nodes_as_meant
 from dispatcher.chaos.executions import as_meant, dag_order, executions
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.live_set import live_set
@@ -18,6 +20,8 @@ from dispatcher.witness.history import Entry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
 """A direct task lives in the broker alone: these kinds of faults may lose what is in flight."""
+ANSWERED_SECONDS = 5.0
+"""In calm times a task that has ended is answered long before."""
 
 
 def judge(entries: Iterable[Entry]) -> list[Judgement]:
@@ -27,15 +31,32 @@ def judge(entries: Iterable[Entry]) -> list[Judgement]:
 
 
 def nothing_lost(story: Story) -> Judgement:
-    """I1."""
+    """I1: what was accepted ends. A direct task is excused by a wipe of the broker's disk that met it in flight."""
     ended = {one.key for one in story.of("end") if one.happened}
     wiped = [one for one in story.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
     violations = [
         f"{work.key} was accepted by {work.proc} and never ended"
         for work in story.accepted
-        if work.key not in ended and not (_is_direct(work) and any(one.begun >= work.begun for one in wiped))
+        if work.key not in ended and not (_is_direct(work) and any(_was_there(story, work, one) for one in wiped))
     ]
     return Judgement("nothing lost", "accepted work ends", len(story.accepted), tuple(violations))
+
+
+def _was_there(story: Story, work: Operation, wipe: Operation) -> bool:
+    """Whether the task, or its answer, may have been with the broker when that lost everything.
+
+    It was published before the broker was back, it was not executed to its end in calm times long before, and nobody
+    was given it afterwards.
+    """
+    runs = story.about("execute", work.key)
+    done = (one.ended for one in runs if one.happened and one.ended < wipe.begun - ANSWERED_SECONDS)
+    answered = any(_is_calm(story, instant, instant + ANSWERED_SECONDS) for instant in done)
+    survived = any(one.happened and one.begun > wipe.ended for one in runs)
+    return work.begun <= wipe.ended and not answered and not survived
+
+
+def _is_calm(story: Story, since: float, until: float) -> bool:
+    return not any(one.begun <= until and one.ended >= since - ANSWERED_SECONDS for one in story.faults)
 
 
 def one_end_each(story: Story) -> Judgement:
@@ -83,18 +104,37 @@ def one_completion(story: Story) -> Judgement:
 
 
 def fences(story: Story) -> Judgement:
-    """I4: in the order of the store's versions a node's fence never falls, and a new publication is a higher number."""
-    checked, violations = 0, []
+    """I4: in the order of the store's versions each publication of a node has a fence and a number of its own, higher.
+
+    No two executions of a node have one fence, and no two owners of a shard one epoch: it grows with each.
+    """
+    checked, violations = _epochs(story)
     for key, _ in story.by_key("claim"):
         known = [one for one in story.versioned("claim", key) if one.happened]
         checked += len(known)
         for before, after in pairwise(known):
             same_shard = before.val["shard"] == after.val["shard"]
-            if after.val["fence"] < before.val["fence"]:
-                violations.append(f"the fence of {key} fell from {before.val['fence']} to {after.val['fence']}")
-            elif same_shard and after.val["publication"] < before.val["publication"]:
+            if after.val["fence"] <= before.val["fence"]:
+                violations.append(f"the fence of {key} went from {before.val['fence']} to {after.val['fence']}")
+            elif same_shard and after.val["publication"] <= before.val["publication"]:
                 violations.append(f"{key} was published as {after.val['publication']} after a higher number")
-    return Judgement("fences grow", "a node's fence never falls", checked, tuple(violations))
+    nodes = story.nodes
+    for key, runs in story.by_key("execute"):
+        fences = Counter(one.val.get("fence") for one in runs) if key in nodes else Counter[Any]()
+        violations += [f"{key} was executed {many} times under fence {one}" for one, many in fences.items() if many > 1]
+    return Judgement("fences grow", "each publication and execution has its own", checked, tuple(violations))
+
+
+def _epochs(story: Story) -> tuple[int, list[str]]:
+    checked, violations = 0, []
+    for shard, _ in story.by_key("lease"):
+        known = [one for one in story.versioned("lease", shard) if one.happened]
+        checked += len(known)
+        for before, after in pairwise(known):
+            (owner, epoch), (next_owner, next_epoch) = ((one.val["owner"], one.val["epoch"]) for one in (before, after))
+            if next_epoch < epoch or (next_epoch == epoch and next_owner not in ("", owner)):
+                violations.append(f"{shard} went from {owner} ({epoch}) to {next_owner} ({next_epoch})")
+    return checked, violations
 
 
 def stale_writes(story: Story) -> Judgement:
@@ -175,15 +215,26 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
 
 
 def conservation(story: Story) -> Judgement:
-    """I8: what was submitted is terminal, live or dead, and nothing else is there."""
+    """I8: what was submitted is terminal, live or dead, and nothing else is there: the census is the ledger's own."""
     census = {one.key: one.val.get("state") for one in story.of("census")}
     sure = {one.key for one in story.accepted}
     maybe = {one.key for one in story.of("accept") if one.possible}
     there = {key for key, state in census.items() if state is not None}
-    violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe)]
+    keys = {one.key for one in story.of("submit") if one.possible}
+    keyed = {one.key for one in story.of("census") if one.val.get("submitted") in keys}
+    violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe - keyed)]
     missing = sorted((sure & census.keys()) - there)
     violations += [f"{key} was submitted, and is neither terminal, live nor dead" for key in missing]
     return Judgement("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))
+
+
+def balance(story: Story) -> Judgement:
+    """The ledger's rows, counts and indexes agree at the end, whatever was done to them on the way."""
+    audits = story.of("audit")
+    violations = tuple(wrong for one in audits for wrong in one.val["wrong"])
+    return Judgement(
+        "ledger balances", "rows, counts and indexes agree", sum(one.val["rows"] for one in audits), violations
+    )
 
 
 def durable_acceptance(story: Story) -> Judgement:
@@ -214,8 +265,13 @@ CHECKS: tuple[Callable[[Story], Judgement], ...] = (
     p0_soon,
     p2_progress,
     executions,
+    nodes_as_meant,
+    given_as_asked,
+    held,
+    keys_once,
     live_set,
     conservation,
+    balance,
     durable_acceptance,
     publications,
     outbox_kept,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ from coditect.model.capability import Priority
 from coditect.model.workflow.states import WorkflowState
 from coditect.options import Options
 from coditect.run import Run
-from dispatcher.chaos.shapes import BROKEN, Pace, Shapes, is_limited
+from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Pace, Shapes, is_limited
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
@@ -90,23 +91,32 @@ class Load:
             await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
 
     async def _begin_direct(self, priority: Priority) -> Ending:
+        work, options, ends, most = self._shapes.work(), Options(priority=priority), COMPLETES, TASK_ATTEMPTS
+        if self._random.random() < self._pace.hopeless:
+            work["fails"], most, ends = 99, FEW_ATTEMPTS, ("failed",)
+            options = replace(options, max_attempts=most)
         try:
-            handle = await self._client.submit(CAPABILITY, self._shapes.work(), priority=priority)
+            handle = await self._client.submit(CAPABILITY, work, options=options)
         except CoditectError:
             await asyncio.sleep(PAUSE_SECONDS)  # refused, or unknown: then nobody was promised anything
             return None
         key = handle.task_id
-        self._accepted(key, ends=COMPLETES, most=TASK_ATTEMPTS, priority=priority.value)
+        self._accepted(key, ends=ends, most=most, priority=priority.value)
         return self._end_of(key, handle, self._pace.task_seconds)
 
     async def _begin_durable(self, priority: Priority) -> Ending:
         """Asked for until it is accepted: the key makes that one task."""
         key, work = self._key(), self._shapes.work()
         options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
-        handle = await self._insist(lambda: self._client.submit_durable(CAPABILITY, work, key=key, options=options))
+        handle = await self._keyed(
+            key,
+            lambda: self._client.submit_durable(CAPABILITY, work, key=key, options=options),
+            lambda handle: handle.run.id,
+        )
         if handle is None:
             return None
-        facts = {"nodes": {DURABLE: []}, "priorities": {DURABLE: priority.value}}
+        levels = {DURABLE: priority.value}
+        facts = {"nodes": {DURABLE: []}, "priorities": levels, "levels": levels}
         self._accepted(handle.run.id, ends=COMPLETES, most=TASK_ATTEMPTS, **facts)
         return self._end_of(handle.run.id, handle, self._pace.wait_seconds)
 
@@ -124,7 +134,7 @@ class Load:
         """One workflow, to its end. Asked for until it is accepted: the key makes that one workflow."""
         flow = self._shapes.drawn()
         definition, key = flow.definition(), self._key()
-        run = await self._insist(lambda: self._client.start(definition, key=key))
+        run = await self._keyed(key, lambda: self._client.start(definition, key=key), lambda run: run.id)
         if run is None:
             return
         drawn, broken = self._random.random(), any(node.name == BROKEN for node in definition.nodes)
@@ -132,11 +142,12 @@ class Load:
         paused = not canceled and not broken and drawn < self._pace.canceled + self._pace.paused
         facts = self._shapes.told(definition) | ({"priorities": {}} if paused else {})  # it waits on purpose
         ends = CANCELED if canceled else COMPLETES
-        self._accepted(run.id, ends=(*ends, "failed") if is_limited(definition) else ends, **facts)
+        if is_limited(definition):
+            ends, facts = (*ends, "failed"), facts | {"meant": {}}
+        self._accepted(run.id, ends=ends, **facts)
         if canceled:
             await self._soon()
-            with suppress(CoditectError):  # then nobody knows whether it was; either way it ends
-                await run.cancel(reason="chaos")
+            await self._noted("cancel", run.id, lambda: run.cancel(reason="chaos"))  # it ends either way
         elif paused:
             await self._pause(run)
         state = await self._end_of_run(run, redriven=broken)
@@ -155,10 +166,33 @@ class Load:
                     return None
                 await asyncio.sleep(PAUSE_SECONDS)
 
+    async def _keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
+        """The same; the key is noted, and now and then asked for again: it is to mean the same work."""
+        self._note(Type.INVOKE, "submit", key)
+        found = await self._insist(ask)
+        if found is None:
+            self._note(Type.INFO, "submit", key)
+            return None
+        self._note(Type.OK, "submit", key, run=named(found))
+        if self._random.random() < self._pace.asked_again:
+            again = await self._insist(ask)
+            if again is not None:
+                self._note(Type.OK, "submit", key, run=named(again))
+        return found
+
+    async def _noted(self, f: str, key: str, ask: Callable[[], Awaitable[object]]) -> None:
+        """Asks once, and notes what came of it: nobody knows whether it was done when it is not answered."""
+        self._note(Type.INVOKE, f, key)
+        try:
+            await ask()
+        except CoditectError:
+            self._note(Type.INFO, f, key)
+        else:
+            self._note(Type.OK, f, key)
+
     async def _pause(self, run: Run) -> None:
         await self._soon()
-        with suppress(CoditectError):  # it has ended, or nobody knows whether it was
-            await run.pause()
+        await self._noted("pause", run.id, run.pause)  # or it has ended
         await self._soon()
         self._work.create_task(self._go_on(run))
 
@@ -170,7 +204,7 @@ class Load:
                 if state.terminal:
                     return
                 if state is WorkflowState.PAUSED:
-                    await run.resume()
+                    await self._noted("resume", run.id, run.resume)
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:

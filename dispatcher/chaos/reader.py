@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from coditect.model.json import loads
 from dispatcher import queries
+from dispatcher.chaos.audit import Ledger, audit, read_ledger
 from dispatcher.chaos.work import Effects
 from dispatcher.layers import values
-from dispatcher.layers.keyspace import RUNS, STATUSES
-from dispatcher.layers.ledger.rows import NodeRow, RunRow
+from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.ledger.scope import RESULT
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
@@ -17,27 +17,34 @@ from dispatcher.witness.history import Entry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[Entry], effects: Effects, note: Note) -> None:
-    """Notes the census of all work, what the ledger holds of every node, and every effect."""
+    """Notes the census of all work, the audit, what the ledger holds of every node, and the effects."""
     work = {one.key: one.val for one in entries if one.f == "accept" and one.type is Type.INVOKE}
     ended = {one.key: one.val.get("state") for one in entries if one.f == "end" and one.type is Type.OK}
-    for key, val in work.items():
-        if not val.get("nodes"):
-            if key in ended:
-                note(Type.OK, "census", key, state=ended[key])
-            continue
-        run = await database.read(lambda tr, key=key: tr.get(RUNS.pack((key,))))  # type: ignore[misc]
-        note(Type.OK, "census", key, state=None if run is None else RunRow.unpack(run).state.value)
-        for node, facts in (await database.read(lambda tr, key=key: _nodes(tr, key))).items():  # type: ignore[misc]
-            note(Type.OK, "result", f"{key}:{node}", **facts)
+    ledger, wrong = await database.read(_audited)
+    for key in dict.fromkeys((*work, *ledger.runs)):
+        if key in ledger.runs:
+            note(Type.OK, "census", key, state=ledger.runs[key].state.value, submitted=ledger.keys.get(key, ""))
+        elif work[key].get("nodes"):
+            note(Type.OK, "census", key, state=None)
+        elif key in ended:
+            note(Type.OK, "census", key, state=ended[key])
+    note(Type.OK, "audit", "ledger", rows=len(ledger.runs) + sum(map(len, ledger.nodes.values())), wrong=wrong)
+    for key in ledger.runs:
+        facts = await database.read(lambda tr, key=key: _results(tr, key, ledger.nodes[key]))  # type: ignore[misc]
+        for node, told in facts.items():
+            note(Type.OK, "result", f"{key}:{node}", **told)
     for key, token in effects.all():
         note(Type.OK, "effect", key, token=token)
 
 
-def _nodes(tr: Reads, workflow: str) -> dict[str, dict[str, object]]:
+def _audited(tr: Reads) -> tuple[Ledger, list[str]]:
+    ledger = read_ledger(tr)
+    return ledger, [f"{key}: {what}" for key, what in audit(tr, ledger)]
+
+
+def _results(tr: Reads, workflow: str, nodes: dict[str, NodeRow]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
-    for key, row in tr.get_range(*STATUSES.range((workflow,))):
-        node = STATUSES.unpack(key)[1]
-        status = NodeRow.unpack(row)
+    for node, status in nodes.items():
         facts: dict[str, object] = {"state": status.state.value, "fence": status.fence}
         body = values.get(tr, values.Place(workflow, node, RESULT))
         value = None if body is None else loads(body)

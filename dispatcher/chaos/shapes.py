@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,24 @@ PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.
 """How often each is drawn, beside the others."""
 BROKEN = "broken"
 """The node that fails for good, until it is given another input."""
+CHAIN = "chain"
+"""The workflow in which each node is given the token of the one before."""
+HOPELESS, SPARED = "hopeless", "spared"
+"""The node whose attempts all fail, and the one that is skipped then."""
+FEW_ATTEMPTS = 2
+"""Of the one that is hopeless."""
+TAKEN, PASSED, BEHIND = "taken", "passed", "behind"
+"""The node whose condition holds, the one whose does not, and the one behind that."""
+MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        HOPELESS: ("failed", "dead"),
+        SPARED: ("skipped",),
+        TAKEN: ("completed",),
+        PASSED: ("skipped",),
+        BEHIND: ("skipped",),
+    }
+)
+"""How the nodes end of which that is what they are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,10 @@ class Pace:
     """The share of workflows that are canceled on the way."""
     paused: float = 0.1
     """The share of workflows that are paused on the way, and go on."""
+    hopeless: float = 0.03
+    """The share of direct tasks whose attempts all fail."""
+    asked_again: float = 0.1
+    """The share of keys that are asked for a second time, once their work was accepted."""
     limited: float = 0.0
     """The share of nodes with limits of time so short that faults break them."""
     wait_seconds: float = 300.0
@@ -67,10 +89,23 @@ class Shapes:
     def __init__(self, random: Random, pace: Pace) -> None:
         self._random = random
         self._pace = pace
+        self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """One of them."""
-        return self._random.choice((self.layers, self.fan, self.chain, self.gate, self.spread, self.broken))()
+        """One of them; each comes before any comes again."""
+        if not self._bag:
+            self._bag = [
+                self.layers,
+                self.fan,
+                self.chain,
+                self.gate,
+                self.spread,
+                self.broken,
+                self.choice,
+                self.hopeless,
+            ]
+            self._random.shuffle(self._bag)
+        return self._bag.pop()()
 
     def priority(self) -> Priority:
         """One of them."""
@@ -102,7 +137,7 @@ class Shapes:
 
     def chain(self) -> Workflow:
         """One after the other, each with what the one before left."""
-        flow = Workflow("chain")
+        flow = Workflow(CHAIN)
         last = self._node(flow, [])
         for _ in range(2 * self._pace.width):
             last = self._node(flow, [last], {"after": [From(f"results.{last.name}.token")]})
@@ -151,6 +186,29 @@ class Shapes:
         self._node(flow, [broken])
         return flow
 
+    def choice(self) -> Workflow:
+        """One, then a node whose condition holds, one whose does not with one behind it, and one after all of them."""
+        flow = Workflow("choice")
+        first = self._node(flow, [])
+        for name, holds in ((TAKEN, "!="), (PASSED, "==")):
+            when = f"results.{first.name}.token {holds} 'none'"
+            flow.task(CAPABILITY, self.work(), after=[first], name=name, when=when, retry=RETRY)
+        behind = flow.task(CAPABILITY, self.work(), after=[PASSED], name=BEHIND, retry=RETRY)
+        edges = [After(name, on_failure="allow") for name in (TAKEN, behind.name)]  # type: ignore[arg-type]
+        flow.task(CAPABILITY, self.work(), after=edges, name="last", retry=RETRY)
+        return flow
+
+    def hopeless(self) -> Workflow:
+        """One whose attempts all fail, one that is skipped because of that, and one that runs all the same."""
+        flow = Workflow("hopeless")
+        first = self._node(flow, [])
+        retry = replace(RETRY, max_attempts=FEW_ATTEMPTS)
+        flow.task(CAPABILITY, self.work() | {"fails": 99}, after=[first], name=HOPELESS, retry=retry)
+        for name, policy in ((SPARED, "skip"), ("all_the_same", "allow")):
+            edge = After(HOPELESS, on_failure=policy)  # type: ignore[arg-type]
+            flow.task(CAPABILITY, self.work(), after=[edge], name=name, retry=RETRY)
+        return flow
+
     def _node(self, flow: Workflow, after: list[Node], more: Mapping[str, Any] | None = None) -> Node:
         work = self.work() | dict(more or {})
         options = TaskOptions(after=after, name=f"n{len(flow._nodes)}", priority=self.priority(), retry=RETRY)
@@ -169,7 +227,28 @@ class Shapes:
             if node.call is not None:
                 priorities |= dict.fromkeys(names[node.name], node.call.priority.value)
         joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
-        return {"nodes": nodes, "joins": joins, "priorities": priorities, "most": MOST_ATTEMPTS}
+        return {
+            "nodes": nodes,
+            "joins": joins,
+            "priorities": priorities,
+            "levels": priorities,
+            "most": MOST_ATTEMPTS,
+            "few": {HOPELESS: FEW_ATTEMPTS} if HOPELESS in nodes else {},
+            "meant": {name: states for name, states in MEANT.items() if name in nodes},
+            "inputs": self._inputs(definition),
+        }
+
+    def _inputs(self, definition: Definition) -> dict[str, list[str]]:
+        """What stands in the inputs: for an element its item, in a chain the name of the node whose token it is."""
+        inputs: dict[str, list[str]] = {}
+        for node in definition.nodes:
+            if isinstance(node.work, Each):
+                inputs |= {name: [str(number)] for number, name in enumerate(self._executed(node))}
+            elif definition.name == CHAIN and node.after:
+                inputs[node.name] = [edge.node for edge in node.after]
+            elif node.call is not None:
+                inputs[node.name] = []
+        return inputs
 
     def _executed(self, node: Node) -> list[str]:
         """A map is executed as its elements."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,7 +111,8 @@ def working_agent(name: str, *, note: Note, effects: Effects, slots: int = 8) ->
     @agent.capability(CAPABILITY, timeout="30s", retry=retry, description="Waits, fails as often as it is told, works.")
     async def work(task: Work, ctx: Context) -> Done:
         """Wait, then make the effect of this task's id."""
-        said = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
+        said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
+        said |= {"priority": ctx.priority.value, "after": task.after}
         note(Type.INVOKE, "execute", ctx.task_id, **said)
         try:
             await asyncio.sleep(task.milliseconds / 1000)

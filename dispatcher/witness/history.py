@@ -10,12 +10,17 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``accept``     client       work                 `nodes` (each with its predecessors; a direct task: none),
                                                  `joins` (of how many it needs fewer), `most` (attempts of a node,
                                                  or of the task), `ends` (the states that it is meant to end in),
-                                                 `priority` of a direct task, `priorities` of nodes that are not held
-                                                 up on purpose
+                                                 `priority` of a direct task, `levels` of nodes, `priorities` of those
+                                                 that are not held up on purpose, `few` (attempts, where fewer),
+                                                 `meant` (the states that a node is for), `inputs` (what stands in a
+                                                 node's input: an item, or the node whose token it is)
+``submit``     client       idempotency key      `run`, once it is known: the work that the key means
+``pause`` ...  client       work                 it was asked for; ``resume`` and ``cancel`` likewise
 ``end``        client       work                 `state`; `info`: no answer in time
 ``grant``      client       node                 an approval was answered
 ``redrive``    client       node                 an ended node was asked to run again
-``execute``    agent        task                 `agent`, `attempt`, `fence`; `fail`: the handler failed on purpose
+``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the
+                                                 input); `fail`: the handler failed on purpose
 ``look``       chaos        ``registry``         `running` and `at_work` (lives of agents), `listed` (by the
                                                  registry); `fail`: it did not answer
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log
@@ -24,7 +29,9 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``lease``      dispatcher   ``shard-N``          `owner`, `epoch`, `version`: a shard changed hands
 ``publish``    dispatcher   node                 `shard`, `fence`, `publication`
 ``ack``        dispatcher   node                 `fence`, `publication` of the result
-``census``     reader       work                 `state`, at the end; None when nobody knows it
+``census``     reader       work                 `state`, at the end; None when nobody knows it; `submitted`, the key
+                                                 that the ledger has for it
+``audit``      reader       ``ledger``           `rows` that were read, `wrong`: what does not agree
 ``result``     reader       node                 `state`, `fence`, `completed` (attempts), `by` (the fence whose value
                                                  was recorded) and `maker` (by which agent), `token` (of the
                                                  effect that it tells of)

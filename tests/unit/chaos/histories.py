@@ -95,6 +95,14 @@ class Telling:
             afterwards()
         self.result(key, state, fence)
 
+    def executed(self, key: str, **given: Any) -> None:
+        """A node from its claim to its value, at once."""
+        self.claim("dispatcher-1", key, 1)
+        self.note("agent-1", Type.INVOKE, "execute", key, agent="agent-1", attempt=1, fence=1, **given)
+        self.note("agent-1", Type.OK, "execute", key)
+        self.whole("dispatcher-1", "state", key, state="completed", fence=1, attempt=1, version=self.version)
+        self.result(key, "completed", 1)
+
     def result(self, key: str, state: str, fence: int) -> None:
         known: dict[str, Any] = {"state": state, "fence": fence}
         if state == "completed":
@@ -143,7 +151,56 @@ def clean_history(random: Random) -> list[Entry]:
         telling = Telling(random, f"calm{number}", shard=99, t=CALM_AT)
         telling.direct(priority)
         entries += telling.entries
-    return merged([*entries, *looks(random)])
+    return merged([*entries, *looks(random), *asked(), *canceled(), *leased()])
+
+
+ASKED, CANCELED = "asked", "canceled"
+"""Workflows of which a client wanted more than that they run."""
+
+
+def asked() -> list[Entry]:
+    """A workflow that was started twice by its key, and paused; one of its nodes is to be skipped."""
+    telling = Telling(Random(0), ASKED, shard=7, t=CALM_AT + 100.0)
+    facts = {
+        "nodes": {"first": [], "skipped": ["first"], "after": ["first"]},
+        "levels": {"first": "p0", "after": "p2"},
+        "inputs": {"first": [], "after": ["first"]},
+        "meant": {"skipped": ["skipped"], "after": ["completed"]},
+        "most": MOST_ATTEMPTS,
+        "ends": ["completed"],
+    }
+    telling.note("client", Type.INVOKE, "submit", "key")
+    telling.note("client", Type.OK, "submit", "key", run=ASKED)
+    telling.note("client", Type.OK, "submit", "key", run=ASKED)
+    telling.note("client", Type.OK, "accept", ASKED, **facts)
+    telling.executed(f"{ASKED}:first", priority="p0", after=[])
+    telling.whole("client", "pause", ASKED)
+    telling.whole("client", "resume", ASKED)
+    telling.executed(f"{ASKED}:after", priority="p2", after=[f"token of {ASKED}:first"])
+    telling.note("reader", Type.OK, "result", f"{ASKED}:skipped", state="skipped", fence=0)
+    telling.note("client", Type.OK, "end", ASKED, state="completed")
+    telling.note("reader", Type.OK, "census", ASKED, state="completed", submitted="key")
+    telling.note("reader", Type.OK, "audit", "ledger", rows=4, wrong=[])
+    return telling.entries
+
+
+def canceled() -> list[Entry]:
+    """A workflow that was canceled after its first node."""
+    telling = Telling(Random(0), CANCELED, shard=8, t=CALM_AT + 200.0)
+    telling.note("client", Type.OK, "accept", CANCELED, nodes={"first": [], "second": ["first"]}, ends=["canceled"])
+    telling.executed(f"{CANCELED}:first")
+    telling.whole("client", "cancel", CANCELED)
+    telling.note("client", Type.OK, "end", CANCELED, state="canceled")
+    telling.note("reader", Type.OK, "census", CANCELED, state="canceled")
+    return telling.entries
+
+
+def leased() -> list[Entry]:
+    """A shard that goes from one dispatcher to another."""
+    telling = Telling(Random(0), "", shard=9, t=CALM_AT + 300.0)
+    for epoch, owner in enumerate(("one", "", "two"), 1):
+        telling.whole(owner, "lease", "shard-9", owner=owner, epoch=max(1, epoch - 1), version=telling.version)
+    return telling.entries
 
 
 def look(

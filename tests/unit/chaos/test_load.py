@@ -16,7 +16,7 @@ from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.result import Status
 from coditect.model.workflow.states import WorkflowState
 from dispatcher.chaos.load import Load
-from dispatcher.chaos.shapes import BROKEN, Pace, Shapes
+from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Pace, Shapes
 from dispatcher.chaos.work import MOST_ATTEMPTS
 from dispatcher.witness.history import Type
 
@@ -123,7 +123,8 @@ async def test_a_cancel_that_nobody_answers_is_no_end(only: Any) -> None:
 
     notes = await noted(run)
 
-    assert notes.lines == [(Type.INVOKE, "accept", "w"), (Type.OK, "accept", "w"), (Type.OK, "end", "w")]
+    assert [f for _, f, _ in notes.lines] == ["submit", "submit", "accept", "accept", "cancel", "cancel", "end"]
+    assert (notes.about("cancel"), notes.about("end")) == ([Type.INVOKE, Type.INFO], [Type.OK])
     assert (run.waited, notes.facts["ends"]) == ([7.0], ("canceled", "completed"))
 
 
@@ -138,7 +139,7 @@ async def test_what_fails_for_good_is_redriven_with_another_input_until_it_compl
     notes = await noted(run)  # it is not canceled: then nobody would redrive it
 
     assert [(node, value.get("broken")) for node, value in run.redriven] == [(BROKEN, None)]
-    assert notes.lines[2:] == [
+    assert notes.lines[4:] == [
         (Type.INVOKE, "redrive", f"w:{BROKEN}"),
         (Type.OK, "redrive", f"w:{BROKEN}"),
         (Type.OK, "end", "w"),
@@ -161,7 +162,11 @@ async def test_paused_workflow_is_resumed_also_when_nobody_answered_the_pause(on
 
     notes = await noted(run, replace(LEFT_ALONE, paused=1.0))
 
-    assert run.resumed == 1
+    assert (run.resumed, notes.about("pause"), notes.about("resume")) == (
+        1,
+        [Type.INVOKE, Type.INFO],
+        [Type.INVOKE, Type.OK],
+    )
     assert notes.facts["priorities"] == {}  # it waits on purpose, whatever its priority
 
 
@@ -186,11 +191,35 @@ async def test_task_that_may_be_lost_does_not_keep_the_next_from_beginning() -> 
 async def test_durable_task_is_noted_as_the_workflow_that_it_is() -> None:
     notes, _ = await task(replace(LEFT_ALONE, durable=1.0, patience_seconds=0.0))
 
-    assert notes.lines[0] == (Type.INVOKE, "accept", "w")
+    assert notes.lines[2] == (Type.INVOKE, "accept", "w")
     assert (notes.facts["nodes"], notes.facts["most"]) == ({"task": []}, MOST_ATTEMPTS)
 
 
-@pytest.mark.parametrize("shape", [Shapes.layers, Shapes.fan, Shapes.chain, Shapes.gate, Shapes.spread, Shapes.broken])
+async def test_key_that_is_asked_for_again_is_noted_with_what_it_means_each_time() -> None:
+    notes = await noted(FakeRun(WorkflowState.CANCELED), replace(PACE, asked_again=1.0))
+
+    assert (notes.about("submit"), notes.facts["run"]) == ([Type.INVOKE, Type.OK, Type.OK], "w")
+
+
+async def test_task_without_hope_is_meant_to_fail_after_few_attempts() -> None:
+    notes, _ = await task(replace(LEFT_ALONE, durable=0.0, hopeless=1.0, patience_seconds=0.0))
+
+    assert (notes.facts["ends"], notes.facts["most"]) == (("failed",), FEW_ATTEMPTS)
+
+
+EVERY_SHAPE = [
+    Shapes.layers,
+    Shapes.fan,
+    Shapes.chain,
+    Shapes.gate,
+    Shapes.spread,
+    Shapes.broken,
+    Shapes.choice,
+    Shapes.hopeless,
+]
+
+
+@pytest.mark.parametrize("shape", EVERY_SHAPE)
 def test_acceptance_names_every_task_that_is_executed_with_its_priority(shape: Any) -> None:
     shapes = Shapes(Random(1), PACE)
 
@@ -198,3 +227,5 @@ def test_acceptance_names_every_task_that_is_executed_with_its_priority(shape: A
 
     assert {before for after in told["nodes"].values() for before in after} <= set(told["nodes"])
     assert set(told["nodes"]) - set(told["priorities"]) <= {"gate"}
+    assert set(told["inputs"]) == set(told["priorities"])
+    assert set(told["meant"]) | set(told["few"]) <= set(told["nodes"])

@@ -1,0 +1,101 @@
+"""The promises about what a client asked for: keys, pauses, cancels, conditions, inputs and priorities."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from dispatcher.chaos.executions import used_up
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import Operation, Story
+
+
+def keys_once(story: Story) -> Judgement:
+    """One key means one workflow, however often it is asked for, and whatever became of the answers."""
+    meant: dict[str, set[str]] = defaultdict(set)
+    for one in story.of("submit"):
+        meant[one.key]
+        if one.happened:
+            meant[one.key].add(one.val["run"])
+    for one in story.of("census"):
+        if one.val.get("submitted"):
+            meant[one.val["submitted"]].add(one.key)
+    violations = [f"{key} means {', '.join(sorted(runs))}" for key, runs in meant.items() if len(runs) > 1]
+    return Judgement("one key, one workflow", "a key that comes again is the same work", len(meant), tuple(violations))
+
+
+def held(story: Story) -> Judgement:
+    """No node of a workflow is claimed for the first time while it is paused, nor any after it was canceled.
+
+    Paused it is from when the pause was answered until somebody asks for it to go on.
+    """
+    resumes = {key: [one.first for one in asked] for key, asked in story.by_key("resume")}
+    spans = {
+        one.key: (one.f, one.last, min((place for place in resumes.get(one.key, ()) if place > one.last), default=1e18))
+        for f in ("pause", "cancel")
+        for one in story.of(f)
+        if one.happened
+    }
+    violations = []
+    for node, claims in story.by_key("claim"):
+        span = spans.get(node.rpartition(":")[0])
+        if span is None:
+            continue
+        asked, since, until = span
+        new = claims[:1] if asked == "pause" else claims
+        late = (one for one in new if one.happened and since < one.first < until)
+        violations += [f"{node} was claimed at {one.begun:.3f}, after its workflow's {asked}" for one in late]
+    return Judgement("held when asked", "paused or canceled, nothing begins", len(spans), tuple(violations))
+
+
+def nodes_as_meant(story: Story) -> Judgement:
+    """A node ends as its condition, its attempts and its predecessors say, if its workflow was not canceled.
+
+    What is meant to be skipped never runs. Only faults that used all attempts up excuse another end.
+    """
+    checked, violations = 0, []
+    ends = {one.key: one.val["state"] for one in story.of("result")}
+    states = {one.key: one.val.get("state") for one in story.of("census")}
+    for work in story.accepted:
+        if states.get(work.key) not in ("completed", "failed"):
+            continue
+        excused = any(used_up(story, work, f"{work.key}:{name}") for name in work.val.get("nodes") or ())
+        for name, meant in (work.val.get("meant") or {}).items():
+            key = f"{work.key}:{name}"
+            checked += 1
+            if ends.get(key) not in meant and not excused:
+                violations.append(f"{key} ended {ends.get(key)}, it was meant to be {' or '.join(meant)}")
+            if "skipped" in meant and story.about("execute", key) and not excused:
+                violations.append(f"{key} ran, and was to be skipped")
+    return Judgement("nodes as meant", "conditions and failures decide", checked, tuple(violations))
+
+
+def given_as_asked(story: Story) -> Judgement:
+    """What is executed has the priority and the input that were asked for: an element its item, a successor the value.
+
+    The value is that of its predecessor's effect, which the agents' effects tell, not the ledger.
+    """
+    tokens = {one.key: one.val["token"] for one in story.of("effect")}
+    checked, violations = 0, []
+    for work in story.accepted:
+        for key, level, inputs in _asked(work, tokens):
+            for one in story.about("execute", key):
+                checked += 1
+                if level is not None and one.val.get("priority", level) != level:
+                    violations.append(f"{key} ran as {one.val['priority']}, it was asked for as {level}")
+                if inputs is not None and one.val.get("after", inputs) != inputs:
+                    violations.append(f"{key} was given {one.val['after']}, and should have been given {inputs}")
+    return Judgement("given as asked", "priority and input are those asked for", checked, tuple(violations))
+
+
+def _asked(work: Operation, tokens: dict[str, str]) -> Iterator[tuple[str, str | None, list[str] | None]]:
+    nodes = work.val.get("nodes")
+    if not nodes:
+        yield work.key, work.val.get("priority"), None
+        return
+    levels, inputs = work.val.get("levels") or {}, work.val.get("inputs") or {}
+    for name in nodes:
+        wanted = inputs.get(name)
+        if wanted is not None:
+            wanted = [tokens.get(f"{work.key}:{one}", one) for one in wanted]
+        yield f"{work.key}:{name}", levels.get(name), wanted

@@ -1,0 +1,158 @@
+"""An audit of the ledger: whether its rows, counts and indexes agree, whatever way they came to be.
+
+It reads every row and trusts none: what one says of another is looked up there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.layers.keyspace import (
+    APPROVALS,
+    DEAD,
+    DUE,
+    EDGES,
+    ENDED,
+    FLIGHTS,
+    KEYS,
+    LIVE,
+    OUTBOX,
+    PUBLISHED,
+    READY,
+    RUNS,
+    STATUSES,
+    TIMERS,
+    TODO,
+    WORKFLOWS,
+    unpack_row,
+)
+from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
+from dispatcher.store.keys import Space
+from dispatcher.store.transaction import Reads
+
+Name = tuple[str, str]
+"""A workflow and a node of it."""
+UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All that the ledger holds about workflows."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    """Of each workflow its idempotency key."""
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    nodes: dict[str, dict[str, NodeRow]] = field(default_factory=lambda: defaultdict(dict))
+
+
+def read_ledger(tr: Reads) -> Ledger:
+    """Every workflow with its nodes; uploads that were never accepted are left out."""
+    found = Ledger()
+    for key, row in tr.get_range(*RUNS.range()):
+        found.runs[RUNS.unpack(key)[0]] = RunRow.unpack(row)
+    for key, row in tr.get_range(*WORKFLOWS.range()):
+        workflow = WORKFLOWS.unpack(key)[0]
+        if workflow in found.runs:
+            found.keys[workflow] = WorkflowRow.unpack(row).key
+    for key, row in tr.get_range(*STATUSES.range()):
+        workflow, node = STATUSES.unpack(key)
+        if workflow in found.runs:
+            found.nodes[workflow][node] = NodeRow.unpack(row)
+    return found
+
+
+def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """What does not agree: a workflow or node, and what is wrong there."""
+    yield from _runs(tr, ledger)
+    yield from _indexes(tr, ledger)
+    yield from _timers(tr, ledger)
+    yield from _numbers(tr)
+    for key, row in tr.get_range(*KEYS.range()):
+        workflow = str(unpack_row(row)[0])
+        if ledger.keys.get(workflow) != KEYS.unpack(key)[0]:
+            yield workflow, "a key means it, and it does not have that key"
+
+
+def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    left = Counter(TODO.unpack(key)[1] for key, _ in tr.get_range(*TODO.range()))
+    inner = {EDGES.unpack(key)[:2] for key, _ in tr.get_range(*EDGES.range())}
+    live = {LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range())}
+    ended = {ENDED.unpack(key)[2] for key, _ in tr.get_range(*ENDED.range())}
+    for workflow, run in ledger.runs.items():
+        nodes = ledger.nodes[workflow]
+        states = Counter(row.state.value for row in nodes.values())
+        lasts = Counter(
+            row.state.value for name, row in nodes.items() if "[" not in name and (workflow, name) not in inner
+        )
+        open_ = sum(not row.state.terminal for row in nodes.values())
+        wrong = {
+            "its counts are not those of its nodes": Counter(run.counts) != states,
+            "it does not say how many of its nodes are open": run.open != open_,
+            "it does not say how much is left to do": run.todo != left[workflow],
+            "it has ended and nodes of it have not": run.state.terminal and open_ > 0,
+            "it is not listed as it is": (workflow in live, workflow in ended)
+            != (not run.state.terminal, run.state.terminal),
+            "it has ended otherwise than its last nodes": run.state.terminal and run.state is not _end_of(run, lasts),
+        }
+        yield from ((workflow, what) for what, is_so in wrong.items() if is_so)
+
+
+def _end_of(run: RunRow, lasts: Counter[str]) -> WorkflowState:
+    """How a workflow ends whose last nodes ended so."""
+    if run.canceling:
+        return WorkflowState.CANCELED
+    if lasts["failed"] or lasts["dead"]:
+        return WorkflowState.FAILED
+    if lasts["rejected"]:
+        return WorkflowState.REJECTED
+    return WorkflowState.CANCELED if lasts["canceled"] else WorkflowState.COMPLETED
+
+
+def _indexes(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Each index has exactly the nodes that belong there."""
+    paused = {workflow for workflow, run in ledger.runs.items() if run.state is WorkflowState.PAUSED}
+    nodes = {(workflow, name): row for workflow, rows in ledger.nodes.items() for name, row in rows.items()}
+    under_way = {place for place, row in nodes.items() if row.state in UNDER_WAY and row.publication}
+    ready = {place for place, row in nodes.items() if row.state is TaskState.READY}
+    waiting = {place for place in ready if place[0] not in paused}
+    for what, listed, least, most in (
+        ("under way", _places(tr, FLIGHTS, 1), under_way, under_way),
+        ("ready", _places(tr, READY, 4), waiting, ready),
+        ("dead", _places(tr, DEAD, 0), *2 * (_in(nodes, TaskState.DEAD),)),
+        ("asked about", _places(tr, APPROVALS, 1), *2 * (_in(nodes, TaskState.AWAITING_APPROVAL),)),
+    ):
+        yield from ((":".join(place), f"it is {what} and not listed") for place in sorted(least - listed))
+        yield from ((":".join(place), f"it is listed as {what} and is not") for place in sorted(listed - most))
+
+
+def _in(nodes: dict[Name, NodeRow], state: TaskState) -> set[Name]:
+    return {place for place, row in nodes.items() if row.state is state}
+
+
+def _places(tr: Reads, space: Space, at: int) -> set[Name]:
+    """The nodes of an index, whose names stand at this place of its keys."""
+    found = [space.unpack(key) for key, _ in tr.get_range(*space.range())]
+    return {(str(key[at]), str(key[at + 1])) for key in found}
+
+
+def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Each timer is due once, and none is left of a node that has ended."""
+    set_ = {(*TIMERS.unpack(key), unpack_row(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
+    due = Counter((*key[2:], key[1]) for key in (DUE.unpack(key) for key, _ in tr.get_range(*DUE.range())))
+    for workflow, node, kind, _ in sorted(set_ ^ due.keys()):
+        yield f"{workflow}:{node}", f"its timer {kind} and when that is due do not agree"
+    for workflow, node, kind, _ in sorted(set_):
+        row = ledger.nodes[workflow].get(node)
+        if row is not None and row.state.terminal:
+            yield f"{workflow}:{node}", f"it has ended, and its timer {kind} stands"
+
+
+def _numbers(tr: Reads) -> Iterator[tuple[str, str]]:
+    last = {PUBLISHED.unpack(key)[0]: int(unpack_row(row)[0]) for key, row in tr.get_range(*PUBLISHED.range())}
+    for key, row in tr.get_range(*OUTBOX.range()):
+        shard, publication = OUTBOX.unpack(key)
+        if publication > last.get(shard, 0):
+            yield ":".join(map(str, unpack_row(row)[:2])), "it is in the outbox under a number that was never given"

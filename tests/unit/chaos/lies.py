@@ -1,0 +1,242 @@
+"""Lies that can be told in a history, each with the invariant that finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dispatcher.witness.history import Entry, Type, merged
+from tests.unit.chaos.histories import (
+    ASKED,
+    CANCELED,
+    DYING,
+    MOST_ATTEMPTS,
+    STEADY,
+    added,
+    changed,
+    drop,
+    moved,
+)
+
+Lie = Callable[[list[Entry], str, str], list[Entry]]
+"""Makes a false history of a clean one, about a node and its workflow."""
+
+
+def a_completed_node(entries: list[Entry]) -> tuple[str, ...]:
+    """A node that completed, and its workflow: the last of them; empty when none did."""
+    keys = [
+        one.key
+        for one in entries
+        if one.f == "result" and one.val["state"] == "completed" and one.key.startswith("workflow")
+    ]
+    return (keys[-1], keys[-1].partition(":")[0]) if keys else ()
+
+
+def _first(entries: list[Entry], f: str, key: str) -> Entry:
+    return next(one for one in entries if (one.f, one.key) == (f, key))
+
+
+def _newest(entries: list[Entry], f: str, key: str) -> Entry:
+    return [one for one in entries if (one.f, one.key) == (f, key) and one.val][-1]
+
+
+def _successor_too_early(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    nodes = _first(entries, "accept", workflow).val["nodes"]
+    name = node.partition(":")[2]
+    later = changed(entries, f="accept", key=workflow, nodes={**nodes, "extra": [name]})
+    early = Entry(
+        _first(later, "execute", node).t - 0.00001, "agent-1", Type.INVOKE, "execute", f"{workflow}:extra", {}
+    )
+    return sorted([*later, early], key=lambda one: one.t)
+
+
+def _again(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    newest = _newest(entries, "state", node).val
+    return added(entries, proc="dispatcher-2", f="state", key=node, **{**newest, "state": "failed", "version": 10**12})
+
+
+def _fallen_fence(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    newest = _newest(entries, "claim", node).val
+    lower = {**newest, "fence": newest["fence"] - 1, "publication": 9_999, "version": 10**12}
+    return added(entries, proc="dispatcher-2", f="claim", key=node, **lower)
+
+
+def _same_fence(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    newest = _newest(entries, "claim", node).val
+    again = {**newest, "publication": 9_999, "version": 10**12}
+    return added(entries, proc="dispatcher-2", f="claim", key=node, **again)
+
+
+def _claimed_while_paused(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    paused = next(one.t for one in entries if one.f == "pause" and one.type is Type.OK)
+    key, facts = f"{ASKED}:early", {"shard": 7, "fence": 1, "publication": 99, "version": 10**12}
+    claim = [Entry(paused + 0.00001, "dispatcher-1", type_, "claim", key, facts) for type_ in (Type.INVOKE, Type.OK)]
+    return merged([*entries, *claim])
+
+
+def _reused_publication(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    newest = _newest(entries, "claim", node).val
+    return added(entries, proc="dispatcher-2", f="claim", key=f"{workflow}:other", **newest)
+
+
+def _unclaimed_publish(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    return added(entries, proc="dispatcher-1", f="publish", key=node, shard=0, fence=99, publication=77_777)
+
+
+def _acked_too_early(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    return moved(entries, f="ack", type_=Type.OK, key=node, to=_first(entries, "accept", workflow).t)
+
+
+def _ran_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    many = entries
+    for _ in range(40):  # more than there are faults
+        many = added(many, proc="agent-1", f="execute", key="task0", agent="agent-1", attempt=1, fence=1)
+    return many
+
+
+def _failed_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    """One attempt at its only node, and nothing that was done to anybody."""
+    facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
+    key, t = "workflow9:only", entries[-1].t + 100.0
+    return [
+        *entries,
+        Entry(t, "client", Type.OK, "accept", "workflow9", facts),
+        Entry(t + 1, "agent-1", Type.OK, "execute", key, {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        Entry(t + 2, "dispatcher-1", Type.OK, "state", key, {"state": "failed", "fence": 1, "version": 10**12}),
+        Entry(t + 3, "client", Type.OK, "end", "workflow9", {"state": "failed"}),
+    ]
+
+
+def _starved(priority: str, other: str) -> Lie:
+    """A task waits for all of the many that come after it."""
+
+    def tell(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+        t = entries[-1].t + 100.0
+        told = [Entry(t, "client", Type.OK, "accept", "starved", {"priority": priority})]
+        for number in range(200):
+            key, at = f"other{number}", t + 0.01 * (number + 1)
+            told.append(Entry(at, "client", Type.OK, "accept", key, {"priority": other}))
+            told.append(Entry(at, "agent-1", Type.OK, "execute", key, {}))
+        return [*entries, *told, Entry(t + 5.0, "agent-1", Type.OK, "execute", "starved", {})]
+
+    return tell
+
+
+LIES: dict[str, tuple[str, Lie]] = {
+    "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
+    "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
+    "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),
+    "a direct task failed for no reason": (
+        "ends as meant",
+        lambda all_, node, work: changed(all_, f="end", key="task0", state="failed"),
+    ),
+    "a node ends twice": ("one end each", _again),
+    "two attempts completed": (
+        "one completion",
+        lambda all_, node, work: changed(all_, f="result", key=node, completed=2),
+    ),
+    "an effect was made twice": (
+        "effects exactly once",
+        lambda all_, node, work: added(all_, proc="reader", f="effect", key=node, token="another"),
+    ),
+    "an effect is missing": ("effects exactly once", lambda all_, node, work: drop(all_, f="effect", key=node)),
+    "a node ran before its predecessor": ("DAG order", _successor_too_early),
+    "a fence fell": ("fences grow", _fallen_fence),
+    "a fence was given twice": ("fences grow", _same_fence),
+    "two executions had one fence": (
+        "fences grow",
+        lambda all_, node, work: added(all_, proc="agent-9", f="execute", key=f"{ASKED}:first", attempt=1, fence=1),
+    ),
+    "a shard changed hands under one epoch": (
+        "fences grow",
+        lambda all_, node, work: added(
+            all_, proc="three", f="lease", key="shard-9", owner="three", epoch=2, version=10**12
+        ),
+    ),
+    "a late value was recorded": ("no stale write", lambda all_, node, work: changed(all_, f="result", key=node, by=0)),
+    "a task ran for no reason": ("executions bounded", _ran_for_no_reason),
+    "attempts exceed what is allowed": (
+        "executions bounded",
+        lambda all_, node, work: changed(all_, f="execute", key=node, attempt=6),
+    ),
+    "a P0 waits for a backlog": ("P0 soon", _starved("p0", "p2")),
+    "a P2 is never its turn": ("P2 progress", _starved("p2", "p1")),
+    "a dead agent stays listed": (
+        "registry true",
+        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[STEADY, DYING]),
+    ),
+    "a living agent is not listed": (
+        "registry true",
+        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[]),
+    ),
+    "somebody unknown is there": (
+        "conservation",
+        lambda all_, node, work: added(all_, proc="reader", f="census", key="nobody", state="completed"),
+    ),
+    "somebody is missing": ("conservation", lambda all_, node, work: changed(all_, f="census", key=work, state=None)),
+    "an accepted workflow is unknown": (
+        "acceptance durable",
+        lambda all_, node, work: changed(all_, f="census", key=work, state=None),
+    ),
+    "the ledger knows of one that nobody submitted": (
+        "conservation",
+        lambda all_, node, work: added(
+            all_, proc="reader", f="census", key="nobody", state="completed", submitted="a key of nobody"
+        ),
+    ),
+    "the ledger does not agree with itself": (
+        "ledger balances",
+        lambda all_, node, work: changed(all_, f="audit", key="ledger", wrong=["w:n: it is ready and not listed"]),
+    ),
+    "a key means two workflows by what clients were told": (
+        "one key, one workflow",
+        lambda all_, node, work: added(all_, proc="client", f="submit", key="key", run="another"),
+    ),
+    "a key means two workflows in the ledger": (
+        "one key, one workflow",
+        lambda all_, node, work: added(
+            all_, proc="reader", f="census", key="another", state="completed", submitted="key"
+        ),
+    ),
+    "a paused workflow goes on": ("held when asked", _claimed_while_paused),
+    "a canceled workflow goes on": (
+        "held when asked",
+        lambda all_, node, work: added(
+            all_,
+            proc="dispatcher-1",
+            f="claim",
+            key=f"{CANCELED}:second",
+            shard=8,
+            fence=1,
+            publication=5,
+            version=10**12,
+        ),
+    ),
+    "a node ended although its condition did not hold": (
+        "nodes as meant",
+        lambda all_, node, work: changed(all_, f="result", key=f"{ASKED}:skipped", state="completed"),
+    ),
+    "a node ran although it was to be skipped": (
+        "nodes as meant",
+        lambda all_, node, work: added(all_, proc="agent-1", f="execute", key=f"{ASKED}:skipped", attempt=1, fence=1),
+    ),
+    "a node was skipped although its condition held": (
+        "nodes as meant",
+        lambda all_, node, work: changed(all_, f="result", key=f"{ASKED}:after", state="skipped"),
+    ),
+    "a task ran with another priority": (
+        "given as asked",
+        lambda all_, node, work: changed(all_, f="execute", key=f"{ASKED}:after", priority="p1"),
+    ),
+    "a task was given another input": (
+        "given as asked",
+        lambda all_, node, work: changed(all_, f="execute", key=f"{ASKED}:after", after=["token of another"]),
+    ),
+    "a direct task had too many attempts": (
+        "executions bounded",
+        lambda all_, node, work: changed(all_, f="execute", key="calm0", attempt=MOST_ATTEMPTS + 1),
+    ),
+    "a publication number was reused": ("publications unique", _reused_publication),
+    "something unclaimed was published": ("publications unique", _unclaimed_publish),
+    "a claim has no row": ("outbox kept", lambda all_, node, work: changed(all_, f="claim", key=node, row=False)),
+    "a result was acknowledged too early": ("recorded, then acked", _acked_too_early),
+}
