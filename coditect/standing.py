@@ -43,6 +43,8 @@ class Counts:
     """Results that a fence refused."""
     strange: int
     """Results of nodes that nobody knows."""
+    unrecorded: int
+    """Results that the ledger could not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +97,5 @@ def _shard(row: Mapping[str, Any]) -> ShardStanding:
 
 
 def _counted(figures: Mapping[str, Any]) -> tuple[str, Counts]:
-    names = ("under_way", "refused", "late", "strange")
+    names = ("under_way", "refused", "late", "strange", "unrecorded")
     return figures["owner"], Counts(*(int(figures.get(name, 0)) for name in names))

@@ -16,7 +16,7 @@ from dispatcher.commands import Began, Claimed, Finished, Heard, Lost
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.keyspace import FLIGHTS
 from dispatcher.layers.ledger import advance, claiming, limits
-from dispatcher.layers.ledger.attempts import DIED, UNDER_WAY, write_attempt
+from dispatcher.layers.ledger.attempts import DIED, UNDER_WAY, UNRECORDABLE, write_attempt
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
@@ -77,7 +77,7 @@ def _failed(book: Book, place: Place, row: NodeRow, command: Finished) -> None:
         _retry_later(book, place, row, delay_ms)
     else:
         state = TaskState.REJECTED if status is Status.REJECTED else TaskState.FAILED
-        if failure.reason == DIED.reason:
+        if failure.reason in (DIED.reason, UNRECORDABLE):
             state = TaskState.DEAD
         advance.fail(book, place, row, failure, state=state)
 

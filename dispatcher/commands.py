@@ -6,12 +6,14 @@ Each is idempotent by a natural key, since a transaction may be repeated and a m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from coditect.model.control import Started, Verb
-from coditect.model.result import Outcome
+from coditect.model.json import dumps
+from coditect.model.result import Failure, Outcome, Status
 from coditect.model.value import value
+from dispatcher.layers.ledger.attempts import MOST_MESSAGE, UNRECORDABLE
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.timers import Timer
 
@@ -29,6 +31,18 @@ class Finished:
     """When the capability's own policy would try again; None: not any more."""
     free: bool = False
     """Whether its agent would start another of its kind at once, and the broker has none for it."""
+
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether it stands for an end that could not be recorded."""
+        return self.outcome.failure is not None and self.outcome.failure.reason == UNRECORDABLE
+
+    def unrecorded(self, error: Exception) -> Finished:
+        """The same attempt, failed: how it ended cannot be recorded."""
+        fix = "look at the message in the queue `unrouted`, and at the dispatcher's log"
+        failure = Failure(UNRECORDABLE, type(error).__name__, str(error)[:MOST_MESSAGE], retryable=True, fix=fix)
+        outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
+        return replace(self, outcome=outcome, retry_ms=None, free=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,5 +13,7 @@ class Counters:
     """Commits that came too late: the shard was another's by then."""
     late: int = 0
     """Results that a fence refused."""
+    unrecorded: int = 0
+    """Results that the ledger could not take: their attempts have failed."""
     strange: int = 0
     """Results of nodes that nobody knows."""

@@ -22,7 +22,7 @@ from coditect.model.value import value
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.alarm import Alarm
-from dispatcher.commands import Command, Fill, GoOn, Lost, Proposed, Rebuild, Returned, Show
+from dispatcher.commands import Command, Fill, Finished, GoOn, Lost, Proposed, Rebuild, Returned, Show
 from dispatcher.counters import Counters
 from dispatcher.flights import Flights
 from dispatcher.later import Later
@@ -36,7 +36,7 @@ from dispatcher.outgoing import tell
 from dispatcher.overviews import Overviews
 from dispatcher.ports import Ports
 from dispatcher.sendings import Sendings
-from dispatcher.settling import NOTHING, Filled, Rebuilt, Settle
+from dispatcher.settling import NOTHING, Filled, Rebuilt, Refused, Settle
 from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
 from dispatcher.tries import Tries
@@ -51,6 +51,8 @@ CLOSE_SECONDS = 0.5
 IDLE_SECONDS = 0.2
 """After so long without a turn the outbox is cleared by one of its own."""
 MOST_FILL = 500
+MOST_TRIES = 5
+"""To record how an attempt ended, with pauses that grow: six seconds in all."""
 
 
 @value
@@ -60,6 +62,7 @@ class Entry:
     command: Command
     settle: Settle
     size_bytes: int = 0
+    tries: int = 0  # that were refused before
 
 
 class Desk:
@@ -86,6 +89,7 @@ class Desk:
         self._entries: deque[Entry] = deque()
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
+        self._apart = False  # whether that is so of the turn that is under way
         self._wake = asyncio.Event()
         self._later = Later(self._terms.set_aside, lambda: self.put(GoOn()))
         self._unsure = False
@@ -108,8 +112,6 @@ class Desk:
         self._counters = counters or Counters()
         self._lost = False
         """The shard is another's, by a commit that was refused: no other one is tried."""
-
-    # -- opening and closing ----------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Learns what is under way; what may not have been published is published anew."""
@@ -151,10 +153,9 @@ class Desk:
 
     async def _clear_last(self) -> None:
         """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
-        if self._lost:
-            return
-        await self._sendings.settled(CLOSE_SECONDS)
-        if self._confirmed:
+        if not self._lost:
+            await self._sendings.settled(CLOSE_SECONDS)
+        if self._confirmed and not self._lost:
             try:
                 await self._commit([])
             except LostLease as error:
@@ -191,14 +192,12 @@ class Desk:
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))
 
-    # -- turns ------------------------------------------------------------------------------------------
-
-    def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0) -> None:
+    def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
         """Lays a command on the desk."""
         if self.closed:
             settle.undone()
             return
-        self._entries.append(Entry(command, settle, size_bytes))
+        self._entries.append(Entry(command, settle, size_bytes, tries))
         self._wake.set()
 
     def hear(self, progress: Progress) -> None:
@@ -216,7 +215,8 @@ class Desk:
     def _batch(self) -> list[Entry]:
         batch: list[Entry] = []
         size_bytes = 0
-        most = 1 if self._singly else MOST_COMMANDS
+        self._apart = self._singly > 0
+        most = 1 if self._apart else MOST_COMMANDS
         self._singly = max(0, self._singly - 1)
         while self._entries and len(batch) < most:
             if batch and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
@@ -246,15 +246,25 @@ class Desk:
             self._refuse(batch, error)
 
     def _refuse(self, batch: list[Entry], error: Exception) -> None:
-        """Refuses the command that cannot be done; to find it, each of several gets a turn of its own."""
-        if len(batch) > 1:
+        """Refuses the command that cannot be done, alone either and without what would follow from it.
+
+        Whose end cannot be recorded, again and again, has failed; then its message is given up.
+        """
+        if len(batch) > 1 or not self._apart:
             self._entries.extendleft(reversed(batch))
             self._singly = len(batch)
             return
         log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self.shard})
-        for entry in batch:
-            refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
+        (entry,) = batch
+        refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
+        if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
             entry.settle.done(refusal)
+        elif entry.tries < MOST_TRIES:
+            again = partial(self.put, entry.command, entry.settle, size_bytes=entry.size_bytes, tries=entry.tries + 1)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS * 2**entry.tries, again)
+        else:
+            self._counters.unrecorded += 1
+            self.put(entry.command.unrecorded(error), Refused(entry.settle, refusal))
 
     def _refused(self, error: LostLease) -> None:
         self._lost = True
@@ -272,7 +282,7 @@ class Desk:
         commands = [entry.command for entry in batch]
         now_ms, chance = self._ports.clock.now_ms(), self._ports.clock.chance()
         room = self._ports.window.room()
-        tries = Tries(turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance))
+        tries = Tries(turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance, self._apart))
         try:
             done = await self._ports.database.run(tries)
         except BaseException as error:
@@ -281,7 +291,8 @@ class Desk:
             raise
         self._doubt(tries.count > 1)
         self._count(done.effects)
-        for entry, answer in zip(batch, done.answers, strict=True):
+        self._entries.extendleft(reversed(batch[len(done.answers) :]))
+        for entry, answer in zip(batch, done.answers, strict=False):
             entry.settle.done(answer)
         self._after(done.effects)
 
@@ -290,8 +301,6 @@ class Desk:
         if unsure:
             self._unsure = True
             self.overviews.clear()
-
-    # -- what follows -----------------------------------------------------------------------------------
 
     def _count(self, effects: Effects) -> None:
         """What is under way, and what waits: before anything is settled, which may free room for others."""

@@ -31,9 +31,9 @@ class Opening:
 def learn(tr: Reads, shard: int) -> Opening:
     """What is under way and what is left to do. Costs as much as is under way, not as much as waits."""
     flights = []
-    for key, routing_key in tr.get_range(*FLIGHTS.range((shard,))):
-        _, workflow, node = FLIGHTS.unpack(key)
-        packed = tr.get(STATUSES.pack((workflow, node)))
+    found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]
+    rows = tr.get_many([STATUSES.pack(place) for place, _ in found])
+    for ((workflow, node), routing_key), packed in zip(found, rows, strict=True):
         if packed is not None:
             row = NodeRow.unpack(packed)
             capability, level = parse_task_key(routing_key.decode())

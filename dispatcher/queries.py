@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +23,8 @@ from dispatcher.store.transaction import KeyValue, Reads
 
 PAGE = 200
 MOST = 1_000
+_AHEAD = 100
+"""Nodes whose attempts are read at once."""
 PAGE_BYTES = 256 * 1024
 """Of values; a larger one is a page of its own."""
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
@@ -96,23 +98,32 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
-    documents: dict[str, dict[str, Any]] = {}
+    found = [(Place(workflow, STATUSES.unpack(key)[1]), NodeRow.unpack(row)) for key, row in rows]
+    told = _nodes(tr, found)
+    return {"nodes": told, "next": following if len(told) == len(found) else told[-1]["name"]}
+
+
+def _nodes(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[dict[str, Any]]:
+    """What each of these nodes is and where it is, as far as their definitions are not too much for one answer."""
+    bases = [Place(place.workflow, place.node.partition("[")[0]) for place, _ in found]
+    defined = tuple(dict.fromkeys(bases))
+    reading = zip(defined, definitions.find_all(tr, defined), strict=True)
+    documents: dict[Place, dict[str, Any]] = {}
     told: list[dict[str, Any]] = []
     size_bytes = 0
-    for key, row in rows:
-        name = STATUSES.unpack(key)[1]
-        defined = name.partition("[")[0]
-        if defined not in documents:
-            definition = definitions.find(tr, Place(workflow, defined)) or b"{}"
-            size_bytes += len(definition)
+    messages = _messages(tr, found)
+    for (place, row), base, message in zip(found, bases, messages, strict=True):
+        if base not in documents:
+            _, definition = next(reading)
+            size_bytes += len(definition or b"")
             if told and size_bytes > MOST_DEFINITION_BYTES:
-                return {"nodes": told, "next": told[-1]["name"]}
-            documents[defined] = loads(definition)
-        told.append(_node(tr, Place(workflow, name), documents[defined], NodeRow.unpack(row)))
-    return {"nodes": told, "next": following}
+                break
+            documents[base] = loads(definition or b"{}")
+        told.append(_node(place, documents[base], row, message))
+    return told
 
 
-def _node(tr: Reads, place: Place, document: Mapping[str, Any], one: NodeRow) -> dict[str, Any]:
+def _node(place: Place, document: Mapping[str, Any], one: NodeRow, message: str) -> dict[str, Any]:
     name = place.node
     kind = next((kind for kind in _KINDS if kind in document), "task")
     element = "[" in name
@@ -135,13 +146,22 @@ def _node(tr: Reads, place: Place, document: Mapping[str, Any], one: NodeRow) ->
         "started_at": one.started_ms,
         "finished_at": one.finished_ms,
         "reason": one.reason,
-        "message": _message(tr, place) if one.state.terminal else "",
+        "message": message,
     }
 
 
-def _message(tr: Reads, place: Place) -> str:
-    body = values.get(tr, values.Place(place.workflow, place.node, FAILURE))
-    return "" if body is None else str(loads(body).get("message", ""))
+def _messages(tr: Reads, found: Iterable[tuple[Place, NodeRow]]) -> Iterator[str]:
+    """Why each of the nodes ended that ended without a value; empty for the others."""
+    nodes = list(found)
+    failed = [place for place, row in nodes if _has_failed(row)]
+    bodies = values.read_all(tr, [values.Place(*place, FAILURE) for place in failed])
+    for _, row in nodes:
+        body = next(bodies) if _has_failed(row) else None
+        yield "" if body is None else str(loads(body).get("message", ""))
+
+
+def _has_failed(row: NodeRow) -> bool:
+    return row.state.terminal and row.state is not TaskState.COMPLETED
 
 
 def attempts(tr: Reads, body: Body) -> dict[str, Any]:
@@ -153,23 +173,33 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
         status = tr.get(STATUSES.pack((workflow, node)))
         if status is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-        return {"attempts": _attempts(tr, workflow, node, NodeRow.unpack(status)), "next": None}
+        return {"attempts": _attempts(tr, [(Place(workflow, node), NodeRow.unpack(status))])[0], "next": None}
     rows, following = _page(tr, STATUSES, workflow, body)
+    found = [(Place(workflow, STATUSES.unpack(key)[1]), NodeRow.unpack(row)) for key, row in rows]
     told: list[dict[str, Any]] = []
-    for key, row in rows:
-        node = STATUSES.unpack(key)[1]
-        told += _attempts(tr, workflow, node, NodeRow.unpack(row))
-        if len(told) >= MOST:  # of few nodes, each with many; the next page may be empty
-            return {"attempts": told, "next": node}
+    for first in range(0, len(found), _AHEAD):
+        page = found[first : first + _AHEAD]
+        for (place, _), attempts_of_one in zip(page, _attempts(tr, page), strict=True):
+            told += attempts_of_one
+            if len(told) >= MOST:  # of few nodes, each with many; the next page may be empty
+                return {"attempts": told, "next": place.node}
     return {"attempts": told, "next": following}
 
 
-def _attempts(tr: Reads, workflow: str, node: str, row: NodeRow) -> list[dict[str, Any]]:
-    before = tr.get_range(*ATTEMPTS.range((workflow, node))) if row.fence > 1 else []
+def _attempts(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[list[dict[str, Any]]]:
+    """Those of each of the nodes."""
+    several = [place for place, row in found if row.fence > 1]
+    before = dict(zip(several, tr.get_ranges([ATTEMPTS.range(place) for place in several]), strict=True))
+    return [
+        _attempts_of(place.node, row, before.get(place, []), message)
+        for (place, row), message in zip(found, _messages(tr, found), strict=True)
+    ]
+
+
+def _attempts_of(node: str, row: NodeRow, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
     told = [_attempt(node, AttemptRow.unpack(one)) for _, one in before]
     if not row.publication or row.state not in _SAYS_ITS_ATTEMPT:
         return told
-    message = _message(tr, Place(workflow, node)) if row.state.terminal else ""
     times = (row.published_ms, row.started_ms, row.finished_ms)
     last = AttemptRow(
         row.attempt, row.fence, row.publication, row.agent, times[0], times[1], times[2], row.state.value,
@@ -231,17 +261,20 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
     if after:
         begin = NODES.pack((workflow, after)) + b"\0"
     rows = tr.get_range(begin, end, limit=MOST + 1)
+    names = [NODES.unpack(key)[1] for key, _ in rows[:MOST]]
+    edges = tr.get_ranges([EDGES.range((workflow, name)) for name in names], limit=1)
+    last = [name for name, following in zip(names, edges, strict=True) if not following]
+    bodies = values.read_all(tr, [values.Place(workflow, name, RESULT) for name in last])
     found: dict[str, Any] = {}
     size_bytes = 0
-    for key, _ in rows[:MOST]:
-        name = NODES.unpack(key)[1]
-        if not tr.get_range(*EDGES.range((workflow, name)), limit=1):
-            body = values.get(tr, values.Place(workflow, name, RESULT)) or b"null"
-            size_bytes += len(body)
-            if found and size_bytes > PAGE_BYTES:
-                return found, after
-            found[name] = loads(body)
+    for name, value in zip(last, bodies, strict=True):
+        body = value or b"null"
+        size_bytes += len(body)
+        if found and size_bytes > PAGE_BYTES:
+            return found, after
+        found[name] = loads(body)
         after = name
+    after = names[-1] if names else after
     return found, after if len(rows) > MOST else None
 
 
@@ -270,13 +303,13 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     after = body.get("after")
     begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]
     rows = tr.get_range(begin, APPROVALS.range()[1], limit=limit + 1)
-    told = []
-    for key, question in rows[:limit]:
-        since_ms, workflow, node = APPROVALS.unpack(key)
-        head, _ = rows_of(tr, workflow)
-        told.append(
-            {"workflow": workflow, "name": head.name, "node": node, "question": question.decode(), "since": since_ms}
-        )
+    asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows[:limit]]
+    heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
+    told = [
+        {"workflow": workflow, "name": WorkflowRow.unpack(head).name, "node": node, "question": question, "since": ms}
+        for (ms, workflow, node, question), head in zip(asked, heads, strict=True)
+        if head is not None
+    ]
     following = list(APPROVALS.unpack(rows[limit - 1][0])) if len(rows) > limit else None
     return {"approvals": told, "next": following}
 
@@ -288,17 +321,17 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
     begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
     rows = tr.get_range(begin, DEAD.range()[1], limit=limit + 1)
     places = [Place(*DEAD.unpack(key)) for key, _ in rows]
-    told: list[dict[str, Any]] = []
-    size_bytes = 0
-    for met, place in enumerate(places[:limit]):
-        row = tr.get(STATUSES.pack(place))
-        if row is None or tr.get(RUNS.pack((place.workflow,))) is None:  # it is being taken away
-            continue
-        definition = definitions.find(tr, Place(place.workflow, place.node.partition("[")[0])) or b"{}"
-        size_bytes += len(definition)
-        if told and size_bytes > MOST_DEFINITION_BYTES:
-            return {"dead": told, "next": list(places[met - 1])}
-        told.append({"workflow": place.workflow, **_node(tr, place, loads(definition), NodeRow.unpack(row))})
+    rows_of_them = tr.get_many([STATUSES.pack(place) for place in places[:limit]])
+    runs = tr.get_many([RUNS.pack((place.workflow,)) for place in places[:limit]])
+    found = [  # but for what is being taken away
+        (place, NodeRow.unpack(row))
+        for place, row, run in zip(places, rows_of_them, runs, strict=False)
+        if row is not None and run is not None
+    ]
+    nodes_of_them = _nodes(tr, found)
+    told = [{"workflow": place.workflow, **one} for (place, _), one in zip(found, nodes_of_them, strict=False)]
+    if len(told) < len(found):
+        return {"dead": told, "next": list(found[len(told) - 1][0])}
     return {"dead": told, "next": list(places[limit - 1]) if len(places) > limit else None}
 
 
@@ -310,8 +343,12 @@ def live(tr: Reads, shard: int) -> list[str]:
 def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
     """Those of the shard's workflows that have ended and are not forgotten."""
     ended = sorted({*workflows}.difference(live(tr, shard)))
-    runs = [(workflow, tr.get(RUNS.pack((workflow,)))) for workflow in ended]
-    return [workflow for workflow, row in runs if row is not None and RunRow.unpack(row).state.terminal]
+    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
+    return [
+        workflow
+        for workflow, row in zip(ended, runs, strict=True)
+        if row is not None and RunRow.unpack(row).state.terminal
+    ]
 
 
 def _limit(body: Body) -> int:

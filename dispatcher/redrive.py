@@ -135,9 +135,11 @@ def _planned(book: Book, place: Place) -> dict[str, Any]:
     found, waiting, looked = {place.node}, deque([place.node]), 0
     while waiting and looked < advance.MOST_STEPS:
         key = (place.workflow, waiting.popleft())
-        for edge, _ in book.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS):
+        edges = book.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS)
+        dependents = [EDGES.unpack(edge)[2] for edge, _ in edges]
+        book.expect(Place(place.workflow, dependent) for dependent in dependents)
+        for dependent in dependents:
             looked += 1
-            dependent = EDGES.unpack(edge)[2]
             row = book.node(Place(place.workflow, dependent))
             if dependent not in found and row is not None and row.state.terminal and row.reason == BY_OTHERS:
                 found.add(dependent)

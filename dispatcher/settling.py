@@ -84,6 +84,22 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Settles what was refused, once the ledger knows that it was."""
+
+    settle: Settle
+    refusal: CoditectError
+
+    def done(self, answer: Any) -> None:
+        """It does, or cannot."""
+        self.settle.done(self.refusal)
+
+    def undone(self) -> None:
+        """The shard is another's, which tries to do it."""
+        self.settle.undone()
+
+
+@dataclass(frozen=True, slots=True)
 class Filled:
     """Frees the room that was kept, and says whether there may be more to fill it with."""
 

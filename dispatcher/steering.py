@@ -9,7 +9,7 @@ from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.model.json import dumps
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import text
-from dispatcher.layers.ledger import advance
+from dispatcher.layers.ledger import advance, walks
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -42,7 +42,7 @@ def cancel(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     if not run.state.terminal and not run.canceling:
         run.canceling = True
         run.reason = str(body.get("reason") or "")[:MOST_COMMENT]
-        advance.begin_cancel(book, workflow)
+        walks.begin_cancel(book, workflow)
     return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}
 
 
@@ -64,7 +64,7 @@ def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     run = run_of(book, workflow)
     if run.state is WorkflowState.PAUSED:
         run.state = WorkflowState.RUNNING
-        advance.begin_resume(book, workflow)
+        walks.begin_resume(book, workflow)
         book.effects.say("workflow.resumed", workflow)
     return {"workflow": workflow, "state": run.state.value}
 

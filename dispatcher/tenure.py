@@ -283,5 +283,6 @@ class Tenure:
             "under_way": sum(len(desk.flights) for desk in self.desks.values()),
             "refused": self._counters.refused,
             "late": self._counters.late,
+            "unrecorded": self._counters.unrecorded,
             "strange": self._counters.strange,
         }

@@ -23,19 +23,26 @@ class Tries:
     over the piece that takes too long is set aside then, and the turn may be tried again: SetAside.
     """
 
-    __slots__ = ("_overdue", "_turn", "count")
+    __slots__ = ("_aged", "_overdue", "_turn", "count")
 
     def __init__(self, one: turn.Turn) -> None:
         self._turn = one
         self._overdue = 0
+        self._aged = False
+        """Whether the try before took so long that its commit may have been too late."""
         self.count = 0
 
     def __call__(self, tr: Transaction) -> turn.Done:
         """One try."""
         self.count += 1
+        self._overdue += self._aged
+        self._aged = False
         try:
             done = turn.run(tr, self._turn)
             tr.check_age()
+            self._aged = tr.is_aging
+            if self._overdue >= MOST_OVERDUE:
+                raise TransactionTooOld("Its commits come too late")
         except TransactionTooOld as error:
             self._overdue += 1
             if self._overdue < MOST_OVERDUE:

@@ -29,7 +29,7 @@ from dispatcher.commands import (
 )
 from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger import advance, anew, claiming, left_over
+from dispatcher.layers.ledger import advance, anew, claiming, left_over, walks
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Shown
 from dispatcher.store.errors import BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut
@@ -50,6 +50,8 @@ class Turn:
     room: Mapping[str, int]
     now_ms: int
     chance: float
+    apart: bool = False
+    """Whether what follows from it is left to later transactions: it was too much for one together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Done:
 
     effects: Effects
     answers: tuple[Any, ...]
-    """To each command, in order: what was asked for, or the CoditectError that refused it."""
+    """To each command, in order: what was asked for, or the CoditectError that refused it. Those behind the last
+    answer are left for another transaction."""
 
 
 def run(tr: Transaction, turn: Turn) -> Done:
@@ -71,11 +74,13 @@ def run(tr: Transaction, turn: Turn) -> Done:
     book = Book(tr, turn.terms, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
     book.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
     _read_ahead(book, turn.commands)
-    answers = []
+    answers: list[Any] = []
     for command in turn.commands:
+        if answers and tr.is_aging:
+            break
         answers.append(_answer(book, command))
-        if book.ended:
-            advance.follow(book)
+        if book.ended or book.unfit:
+            advance.follow(book, most=0 if turn.apart else None)
     return Done(book.close(), tuple(answers))
 
 
@@ -124,7 +129,7 @@ def show(book: Book, command: Show) -> tuple[str, ...]:
     if run is None:
         return ()
     if not command.nodes and not run.state.terminal:
-        advance.begin_show(book, command.workflow)
+        walks.begin_show(book, command.workflow)
     for number, node in enumerate(command.nodes):
         if number and book.is_full:  # a definition may have a MiB
             return command.nodes[number:]

@@ -187,7 +187,7 @@ class ScriptedPlane:
     def _status(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Two dispatchers share the shards, the second one answers; a third has none."""
         owner = "dispatcher-2" if "shard" not in body or body["shard"] % 2 else "dispatcher-1"
-        counted = {"under_way": 4, "refused": 1, "late": 2, "strange": 0}
+        counted = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "unrecorded": 0}
         figures = {"answered_by": {"owner": owner, "shards": [], **counted}}
         if "shard" in body:
             return figures

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
 
-COUNTS = ("under_way", "refused", "late", "strange")
+COUNTS = ("under_way", "refused", "late", "strange", "unrecorded")
 
 app = typer.Typer(no_args_is_help=True)
 

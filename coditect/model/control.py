@@ -83,9 +83,9 @@ class Verb(StrEnum):
     """`workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
     """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
-    "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "ended"}}`: of the dispatcher that
-    answers, since it began: how many commits a lease refused, how many results a fence, how many were of nodes that
-    nobody knows, and how many dispatchers it ended for holding up the store. With `shard` that one's owner answers,
+    "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded"}}`: of the dispatcher
+    that answers, since it began: how many commits a lease refused, how many results a fence, how many were of nodes
+    that nobody knows, and how many could not be recorded. With `shard` that one's owner answers,
     with `answered_by` alone."""
     REBUILD = "control.rebuild"
     """`shard`, `occasion` → what was made anew, by kind: queues, published, working, workflows, jobs; and

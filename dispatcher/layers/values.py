@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
@@ -12,6 +13,8 @@ from dispatcher.store.transaction import Reads, Transaction
 PIECE_BYTES = 90_000
 SMALL_BYTES = 60_000
 """Up to here a value lies beside its hash, in one key."""
+PAGE = 256
+"""Values that are asked for at once, of 15 MB at most."""
 LARGEST_BYTES = 1024 * 1024
 """As on the wire. A tenth of a transaction: what writes several puts each into its own."""
 
@@ -59,7 +62,22 @@ def get(tr: Reads, place: Place) -> bytes | None:
 
     Raises: DamagedValue.
     """
-    head = tr.get(VALUES.pack(place.key))
+    return _whole(tr, place, tr.get(VALUES.pack(place.key)))
+
+
+def read_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
+    """The values of the places, in their order, by one read for `PAGE` of them, and one for each that is large.
+
+    Raises: DamagedValue, at the one that is.
+    """
+    for first in range(0, len(places), PAGE):
+        page = places[first : first + PAGE]
+        heads = tr.get_many([VALUES.pack(place.key) for place in page])
+        for place, head in zip(page, heads, strict=True):
+            yield _whole(tr, place, head)
+
+
+def _whole(tr: Reads, place: Place, head: bytes | None) -> bytes | None:
     if head is None:
         return None
     size_bytes, digest, *small = unpack_row(head)

@@ -11,7 +11,7 @@ import asyncio
 import random
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -49,6 +49,8 @@ class Faults:
     """A transaction finds itself too old at its commit."""
     latency_seconds: tuple[float, float] = (0.0, 0.0)
     """Least and most of each of the three ways: to the reads, to the commit, and back."""
+    read_seconds: tuple[float, float] = (0.0, 0.0)
+    """Least and most of each read of what the transaction did not write itself; keys asked for at once are one."""
 
 
 NO_FAULTS = Faults()
@@ -111,15 +113,27 @@ class Disk:
 class View:
     """A `Backing`: the state of one instant with the transaction's own writes over it."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, read_seconds: Callable[[], float] | None = None) -> None:
         self._disk = disk
         self._own = Overlay()
+        self._read_seconds = read_seconds
+        self.waited_seconds = 0.0
+        """How long its reads would have taken: the transaction is that much older."""
         self.version = disk.version
         self.reads: list[KeyRange] = []
         self.mutations: list[Mutation] = []
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
         """See `Backing`."""
+        if key not in self._own.values:
+            self._wait()
+        return self._get(key, snapshot)
+
+    def _wait(self) -> None:
+        if self._read_seconds is not None:
+            self.waited_seconds += self._read_seconds()
+
+    def _get(self, key: bytes, snapshot: bool) -> bytes | None:
         if not snapshot:
             self.reads.append((key, key + b"\0"))
         return self._visible(key)
@@ -130,6 +144,10 @@ class View:
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         """See `Backing`."""
+        self._wait()
+        return self._range(begin, end, limit, reverse, snapshot)
+
+    def _range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         own = self._own.between(begin, end)
         keys = self._disk.between(begin, end)
         if own:
@@ -147,11 +165,15 @@ class View:
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
         """See `Backing`."""
-        return [self.get(key, snapshot) for key in keys]
+        if keys:
+            self._wait()
+        return [self._get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
         """See `Backing`."""
-        return [self.get_range(begin, end, limit, False, snapshot) for begin, end in ranges]
+        if ranges:
+            self._wait()
+        return [self._range(begin, end, limit, False, snapshot) for begin, end in ranges]
 
     def set(self, key: bytes, value: bytes) -> None:
         """See `Backing`."""
@@ -191,8 +213,16 @@ class MemoryDatabase:
     exclusive = False
 
     def __init__(
-        self, disk: Disk | None = None, *, faults: Faults = NO_FAULTS, seed: int = 0, run_seconds: float = RUN_SECONDS
+        self,
+        disk: Disk | None = None,
+        *,
+        faults: Faults = NO_FAULTS,
+        seed: int = 0,
+        run_seconds: float = RUN_SECONDS,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        """`sleep` spends the time of reads; one that returns at once only lets the transactions age by it."""
+        self._sleep = sleep
         self.disk = Disk() if disk is None else disk
         """Open a second database on it after a crash."""
         self.faults = faults
@@ -246,9 +276,16 @@ class MemoryDatabase:
 
     async def _attempt(self, body: Callable[[Transaction], Result]) -> Result:
         await self._travel()
-        view = View(self.disk)
-        transaction = Transaction(view, now=asyncio.get_running_loop().time)
-        result = call(body, transaction)
+        now = asyncio.get_running_loop().time
+        view = View(self.disk, self._read_seconds if any(self.faults.read_seconds) else None)
+        transaction = Transaction(view, now=lambda: now() + view.waited_seconds)
+        try:
+            result = call(body, transaction)
+        finally:
+            if view.waited_seconds:
+                over = now() + view.waited_seconds
+                await self._sleep(view.waited_seconds)
+                view.waited_seconds = max(0.0, over - now())
         if view.mutations:
             await self._travel()
             transaction.check_age()
@@ -271,6 +308,10 @@ class MemoryDatabase:
         self.disk.apply(view.mutations)
         if drawn < faults.unknown_committed:
             raise CommitUnknown("The fault that was asked for")
+
+    def _read_seconds(self) -> float:
+        low, high = self.faults.read_seconds
+        return low + (high - low) * self._chance.random()
 
     async def _travel(self) -> None:
         """The way to the database or back: others go on meanwhile, and it may end."""

@@ -7,6 +7,8 @@ there. So a node with 100,000 dependents holds up nobody.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from coditect.errors import InputError
 from coditect.expression import Account, Scope, condition_holds, element_inputs, node_input
 from coditect.model.json import dumps
@@ -14,9 +16,9 @@ from coditect.model.result import Failure
 from coditect.model.workflow.definition import Approval, Call, Each, OnFailure
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
-from dispatcher.layers import timers
+from dispatcher.layers import timers, values
 from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
-from dispatcher.layers.keyspace import APPROVALS, DEAD, EDGES, FLIGHTS, STATUSES, TODO
+from dispatcher.layers.keyspace import APPROVALS, DEAD, EDGES, FLIGHTS, TODO
 from dispatcher.layers.ledger import claiming, limits
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
@@ -27,7 +29,6 @@ from dispatcher.layers.ledger.scope import (
     INPUT,
     NOTHING,
     RESULT,
-    body_at,
     failure_of,
     gathered,
     has_expressions,
@@ -42,6 +43,8 @@ from dispatcher.layers.values import LARGEST_BYTES
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
 MOST_SHOWN = 500
+AHEAD = 100
+"""Nodes that are read before they are looked at, at once."""
 
 APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
@@ -68,15 +71,32 @@ def fail(book: Book, place: Place, row: NodeRow, failure: Failure, *, state: Tas
     end(book, place, row, state, reason=failure.reason)
 
 
-def follow(book: Book) -> None:
-    """Does what follows from the nodes that ended, as far as this transaction may; the rest is left in the store."""
-    left = MOST_STEPS
-    while book.ended:
+def follow(book: Book, *, most: int | None = None) -> None:
+    """Does what follows from the nodes that ended, as far as this transaction may; the rest is left in the store.
+
+    With `most` 0 all of it is left.
+    """
+    left, done = MOST_STEPS if most is None else most, 0
+    while book.ended or book.unfit:
+        if book.unfit:
+            _give_up(book, *book.unfit.popleft())
+            continue
+        if not done % AHEAD and len(book.ended) > 1 and left > 0:
+            book.expect_ends(islice(book.ended, AHEAD))
+        done += 1
         place = book.ended.popleft()
         if left <= 0 or book.is_full:
             leave(book, place, RELEASE, "")
             continue
         left -= release(book, place, "", left)
+
+
+def _give_up(book: Book, place: Place, failure: Failure) -> None:
+    """Nobody can be given the node: what it would run with is damaged."""
+    row = book.node(place)
+    if row is not None and not row.state.terminal:
+        call_off(book, place, row)
+        fail(book, place, row, failure)
 
 
 def leave(book: Book, place: Place, kind: str, cursor: str) -> None:
@@ -119,14 +139,17 @@ def release(book: Book, place: Place, after: str, most: int) -> int:
     edges = book.dependents(place, after, most + 1)
     if not edges and not after:
         _note_last(book, place)
+    dependents = [(Place(place.workflow, EDGES.unpack(key)[2]), _POLICIES[policy]) for key, policy in edges[:most]]
     told = 0
-    for found, policy in edges[:most]:
+    for dependent, policy in dependents:
+        if not told % AHEAD:
+            book.expect_all(of for of, _ in dependents[told : told + AHEAD])
         if told and book.is_full:  # each may record an input of a MiB
             break
-        _tell(book, Place(place.workflow, EDGES.unpack(found)[2]), place, _POLICIES[policy])
+        _tell(book, dependent, place, policy)
         told += 1
     if len(edges) > told:
-        leave(book, place, RELEASE, EDGES.unpack(edges[told - 1][0])[2])
+        leave(book, place, RELEASE, dependents[told - 1][0].node)
     return max(1, told)
 
 
@@ -237,10 +260,14 @@ def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
 
 def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
     """Makes the map's elements from the cursor on; how many."""
-    bodies = value_of(book.tr, place, INPUT)
     first = number = int(cursor)
     row = book.node(place)
     if row is None or row.state is not TaskState.WORKING:
+        return 1
+    try:
+        bodies = value_of(book.tr, place, INPUT)
+    except DamagedValue as error:
+        fail(book, place, row, failure_of(error))
         return 1
     may_exist = True
     while number < min(first + most, len(bodies)):
@@ -288,8 +315,12 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
         end(book, place, row, tally.worst, reason="element")
         return
     try:
-        results = (body_at(book.tr, _element(place, number), RESULT) or b"null" for number in range(tally.met))
+        places = [values.Place(*_element(place, number), RESULT) for number in range(tally.met)]
+        results = (body or b"null" for body in values.read_all(book.tr.snapshot, places))
         write(book, place, RESULT, list_of(gathered(results)))
+    except DamagedValue as error:
+        fail(book, place, row, failure_of(error))
+        return
     except ValueBeyondBound:
         message = f"The list of {tally.met} values has more than the {LARGEST_BYTES} bytes that are kept"
         fail(book, place, row, Failure("result_too_large", "TooLarge", message, fix="return references, not values"))
@@ -297,48 +328,7 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
     end(book, place, row, TaskState.COMPLETED)
 
 
-# -- the whole workflow -------------------------------------------------------------------------------------
-
-
-def begin_cancel(book: Book, workflow: str) -> None:
-    """Every node that has not ended ends canceled."""
-    walk(book, Place(workflow, ROOT), CANCEL, "", MOST_STEPS)
-
-
-def begin_resume(book: Book, workflow: str) -> None:
-    """Every node that is ready waits for its turn again."""
-    walk(book, Place(workflow, ROOT), RESUME, "", MOST_STEPS)
-
-
-def begin_show(book: Book, workflow: str) -> None:
-    """Every node is shown as it is, for a copy of the graph that lost them."""
-    walk(book, Place(workflow, ROOT), SHOW, "", MOST_SHOWN)
-
-
-def walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
-    """Goes over the workflow's nodes behind `after`; how many."""
-    start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
-    found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
-    met = 0
-    for key, stored in found[:most]:
-        if met and book.is_full:
-            break
-        met += 1
-        one = Place(place.workflow, STATUSES.unpack(key)[1])
-        row = book.met(one, stored)
-        if kind == SHOW:
-            book.show(one)
-        if row is None or row.state.terminal or kind == SHOW:
-            continue
-        if kind == CANCEL:
-            cancel_node(book, one, row)
-        elif row.state is TaskState.READY:
-            claiming.leave_backlog(book, one, row)
-            row.start_by_ms = None
-            claiming.offer(book, one, row)
-    if len(found) > met:
-        leave(book, place, kind, STATUSES.unpack(found[met - 1][0])[1])
-    return met
+# -- called off ----------------------------------------------------------------------------------------------
 
 
 def cancel_node(book: Book, place: Place, row: NodeRow) -> None:

@@ -14,6 +14,8 @@ so it is known of every end who has been told. A cancel makes all of it pointles
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coditect.model.workflow.definition import Call, Each, Node
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
@@ -147,11 +149,13 @@ def _tell(book: Book, place: Place, after: str, most: int) -> int:
     if after:
         start = EDGES.pack((place.workflow, place.node, after)) + b"\0"
     edges = book.tr.get_range(start, end, limit=max(1, most) + 1)
+    dependents = [Place(place.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
     told = 0
-    for key, _ in edges[: max(1, most)]:
+    for dependent in dependents:
+        if not told % advance.AHEAD:
+            book.expect_all(dependents[told : told + advance.AHEAD])
         if told and book.is_full:
             break
-        dependent = Place(place.workflow, EDGES.unpack(key)[2])
         row = book.node(dependent)
         if row is not None and row.state is TaskState.BLOCKED:
             _count_later(book, dependent)
@@ -159,8 +163,7 @@ def _tell(book: Book, place: Place, after: str, most: int) -> int:
             _take_back(book, dependent, row)
         told += 1
     if len(edges) > told:
-        cursor = EDGES.unpack(edges[told - 1][0])[2]
-        book.tr.set(AGAIN.pack((place.workflow, _TELL, place.node)), cursor.encode())
+        book.tr.set(AGAIN.pack((place.workflow, _TELL, place.node)), dependents[told - 1].node.encode())
     return max(1, told)
 
 
@@ -185,20 +188,22 @@ def _count(book: Book, place: Place, *, first: bool) -> int:
 def tally_of(book: Book, place: Place, node: Node) -> Tally:
     """The node's edges, by those ends that it has been told of."""
     tally = Tally.of(node)
-    for edge in node.after:
-        before = Place(place.workflow, edge.node)
-        row = book.node(before)
-        if row is not None and row.state.terminal and _was_told(book, before, place.node):
-            tally = tally.with_end(edge.on_failure, row.state)
+    rows = book.seen([Place(place.workflow, edge.node) for edge in node.after])
+    ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
+    for (edge, state), told in zip(ended, _were_told(book, place, [edge.node for edge, _ in ended]), strict=True):
+        if told:
+            tally = tally.with_end(edge.on_failure, state)
     return tally
 
 
-def _was_told(book: Book, before: Place, dependent: str) -> bool:
-    run = book.run(before.workflow)
+def _were_told(book: Book, place: Place, ended: Sequence[str]) -> list[bool]:
+    """Whether the node was told of the ends of these that it comes after, one by one."""
+    run = book.run(place.workflow)
     if run is None or not run.todo:
-        return True
-    cursor = book.tr.get(TODO.pack((book.shard, before.workflow, before.node, advance.RELEASE)))
-    return cursor is None or cursor.decode() >= dependent
+        return [True] * len(ended)
+    keys = [TODO.pack((book.shard, place.workflow, node, advance.RELEASE)) for node in ended]
+    cursors = book.tr.snapshot.get_many(keys)
+    return [cursor is None or cursor.decode() >= place.node for cursor in cursors]
 
 
 def _run_again(book: Book, place: Place, row: NodeRow, node: Node) -> None:

@@ -17,6 +17,8 @@ BY_OTHERS = "predecessor"
 MOST_MESSAGE = 2_000
 """Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
+UNRECORDABLE = "unrecordable_result"
+"""Why an attempt has failed whose end the ledger could not take."""
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
 

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from coditect.model.result import Failure
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import AGAIN, EDGES, ENDED, LIVE, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
 from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
@@ -60,6 +61,8 @@ class Book:
         """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
         self.ended: deque[Place] = deque()
         """Nodes that ended and whose dependents have not been looked at."""
+        self.unfit: deque[tuple[Place, Failure]] = deque()
+        """Nodes that nobody can be given, and why: they are about to end."""
         self.steps = 0
         """What the expressions of nodes, their definitions and their inputs cost so far."""
         self.follows_on = False
@@ -126,14 +129,46 @@ class Book:
     def expect(self, places: Iterable[Place]) -> None:
         """Reads the rows of these nodes at once: they are asked for soon, one by one."""
         unread = [place for place in dict.fromkeys(places) if place not in self._nodes]
+        if len(unread) < 2:  # it is as soon read when it is asked for
+            return
         rows = self.tr.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
         for place, row in zip(unread, rows, strict=True):
             if row is not None:
                 self._nodes[place] = (row, NodeRow.unpack(row))
 
+    def expect_all(self, places: Iterable[Place]) -> None:
+        """Reads at once where these nodes are and what they are."""
+        expected = tuple(places)
+        self.expect(expected)
+        self.expect_definitions(expected)
+
+    def expect_definitions(self, places: Iterable[Place]) -> None:
+        """Reads at once what the definitions of these nodes say that memory does not know: they are asked for soon.
+
+        Of those that are large each is read when it is asked for.
+        """
+        known = self.terms.definitions
+        base = dict.fromkeys(Place(place.workflow, place.node.partition("[")[0]) for place in places)
+        unread = [place for place in base if place not in self._definitions and known.get(place) is None]
+        if len(unread) < 2:
+            return
+        rows = self.tr.snapshot.get_many([NODES.pack((place.workflow, place.node)) for place in unread])
+        for place, row in zip(unread, rows, strict=True):
+            if row:
+                known.put(place, row)
+
+    def seen(self, places: Sequence[Place]) -> list[NodeRow | None]:
+        """Where these nodes are, however many, by one read; they are only looked at."""
+        unread = [place for place in places if place not in self._nodes]
+        rows = self.tr.snapshot.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
+        read = {place: NodeRow.unpack(row) for place, row in zip(unread, rows, strict=True) if row is not None}
+        return [self._nodes[place][1] if place in self._nodes else read.get(place) for place in places]
+
     def expect_ends(self, places: Iterable[Place]) -> None:
         """Reads what comes after these nodes of accepted workflows: they end soon, and their dependents are told."""
-        ending = [place for place in places if "[" not in place.node]
+        ending = [place for place in places if "[" not in place.node and place not in self._dependents]
+        if not ending:
+            return
         ranges = [EDGES.range((place.workflow, place.node)) for place in ending]
         found = self.tr.get_ranges(ranges, limit=MOST_AHEAD + 1)
         few = {place: edges for place, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}

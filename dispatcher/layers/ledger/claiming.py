@@ -17,13 +17,14 @@ from coditect.model.task import Owner, Task
 from coditect.model.workflow.definition import Call
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
+from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import FLIGHTS, READY
 from dispatcher.layers.ledger import limits
 from dispatcher.layers.ledger.attempts import DIED
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.layers.ledger.scope import body_of
+from dispatcher.layers.ledger.scope import body_of, failure_of
 
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
@@ -77,6 +78,11 @@ def backlog(book: Book, capability: str, most: int) -> list[Place]:
 def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
     """Gives the node a new publication and a new fence, and puts it into the outbox; `agent` as in `Publication`."""
     call = _call(book, place)
+    try:
+        body = body_of(book, place, row)
+    except DamagedValue as error:
+        book.unfit.append((place, failure_of(error)))
+        return
     limits.wait(book, place, row, call)
     row.fence += 1
     row.publication = book.next_number()
@@ -87,12 +93,11 @@ def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
     key = task_key(call.capability, call.priority)
     book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), key.encode())
     outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))
-    book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call), agent))
+    book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call, body), agent))
 
 
-def _task(book: Book, place: Place, row: NodeRow, call: Call) -> Task:
+def _task(book: Book, place: Place, row: NodeRow, call: Call, body: bytes) -> Task:
     task_id = TaskId(place.task_id)
-    body = body_of(book, place, row)
     return Task(
         call.capability,
         call.priority,

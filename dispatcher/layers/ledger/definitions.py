@@ -11,6 +11,7 @@ predecessors, lies in pieces among the values, and the row is empty: whoever rea
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 
 from coditect.model.json import loads
 from coditect.model.workflow.definition import Node
@@ -44,6 +45,16 @@ def find(tr: Reads, place: Place) -> bytes | None:
     """The node's definition; None when there is no such node. Raises: DamagedValue."""
     row = tr.get(NODES.pack((place.workflow, place.node)))
     return row if row != b"" else values.get(tr, values.Place(place.workflow, place.node, KIND))
+
+
+def find_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
+    """The definitions of the nodes, in their order, by one read and one for each that is large.
+
+    Raises: DamagedValue, at the one that is.
+    """
+    rows = tr.get_many([NODES.pack((place.workflow, place.node)) for place in places])
+    for place, row in zip(places, rows, strict=True):
+        yield row if row != b"" else values.get(tr, values.Place(place.workflow, place.node, KIND))
 
 
 class Definitions:

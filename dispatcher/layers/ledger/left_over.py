@@ -10,7 +10,7 @@ from typing import Any
 from coditect.errors import InputError, Retryable
 from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import TODO
-from dispatcher.layers.ledger import advance, again, anew
+from dispatcher.layers.ledger import advance, again, anew, walks
 from dispatcher.layers.ledger.advance import MOST_SHOWN, MOST_STEPS
 from dispatcher.layers.ledger.book import Book, Terms
 from dispatcher.layers.ledger.effects import Place
@@ -87,7 +87,7 @@ def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
 
 
 def _walked(kind: str, bound: int = MOST_STEPS) -> Callable[[Book, Place, str, int], int]:
-    return lambda book, place, after, most: advance.walk(book, place, kind, after, min(most, bound))
+    return lambda book, place, after, most: walks.walk(book, place, kind, after, min(most, bound))
 
 
 _CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyType(

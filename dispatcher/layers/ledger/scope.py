@@ -33,11 +33,16 @@ def scope_of(book: Book, place: Place, node: Node, account: Account) -> Scope:
 
     Raises: ValueBeyondBound, DamagedValue.
     """
+    before = [edge.node for edge in node.after]
+    rows = book.seen([Place(place.workflow, name) for name in before])
+    states = {name: row.state for name, row in zip(before, rows, strict=True) if row is not None}
+    having = [name for name, state in states.items() if state is TaskState.COMPLETED]
+    wanted = [(name, RESULT) for name in having] + [("", INPUT)]
+    bodies = values.read_all(book.tr.snapshot, [values.Place(place.workflow, *one) for one in wanted])
+    seen: list[Any] = []
     seen_bytes = 0
-
-    def seen(where: Place, kind: str) -> Any:
-        nonlocal seen_bytes
-        body = body_at(book.tr, where, kind) or b"null"
+    for found in bodies:
+        body = found or b"null"
         seen_bytes += len(body)
         if seen_bytes > MOST_SEEN_BYTES:
             fix = "return references in place of large values, or let the node come after fewer"
@@ -45,18 +50,9 @@ def scope_of(book: Book, place: Place, node: Node, account: Account) -> Scope:
                 "The node's expressions see too much", node=place.node, most_bytes=MOST_SEEN_BYTES, fix=fix
             )
         account.charge(len(body) // CHARACTERS_PER_STEP)
-        return loads(body)
-
-    results: dict[str, Any] = {}
-    states: dict[str, str] = {}
-    for edge in node.after:
-        before = Place(place.workflow, edge.node)
-        row = book.node(before)
-        if row is None:
-            continue
-        states[edge.node] = row.state.value
-        results[edge.node] = seen(before, RESULT) if row.state is TaskState.COMPLETED else None
-    return Scope(seen(Place(place.workflow, ""), INPUT), results, states)
+        seen.append(loads(body))
+    results = dict.fromkeys(states) | dict(zip(having, seen, strict=False))
+    return Scope(seen[-1], results, {name: state.value for name, state in states.items()})
 
 
 def failure_of(error: CoditectError) -> Failure:

@@ -84,7 +84,7 @@ def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
 def test_status_shows_every_dispatcher_with_what_it_counted_and_every_shard_with_its_owner(served: Terminal) -> None:
     document = served.run("dispatcher", "status", "--output", "json").json
 
-    counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0}
+    counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "unrecorded": 0}
     assert document["dispatchers"] == [
         {"owner": "dispatcher-1", "shards": [0, 2]} | counts,
         {"owner": "dispatcher-2", "shards": [1, 3]} | counts,
@@ -99,9 +99,18 @@ def test_status_is_two_tables(served: Terminal) -> None:
 
     assert told.code == 0
     dispatchers, shards = (block.splitlines() for block in told.out.split("\n\n"))
-    assert dispatchers[0].split() == ["DISPATCHER", "SHARDS", "UNDER", "WAY", "REFUSED", "LATE", "STRANGE"]
-    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0"]
-    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-"]
+    assert dispatchers[0].split() == [
+        "DISPATCHER",
+        "SHARDS",
+        "UNDER",
+        "WAY",
+        "REFUSED",
+        "LATE",
+        "STRANGE",
+        "UNRECORDED",
+    ]
+    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "0"]
+    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-"]
     assert len(shards) == 1 + SHARDS
 
 

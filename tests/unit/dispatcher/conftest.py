@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.ledger import Ledger, SlowStore
 from tests.unit.dispatcher.scene import Scene, open_scene
 
 
@@ -11,3 +13,17 @@ from tests.unit.dispatcher.scene import Scene, open_scene
 async def scene() -> AsyncIterator[Scene]:
     async with open_scene() as opened:
         yield opened
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    """A shard's ledger on a store whose reads take a millisecond or two, as those of a cluster."""
+    async with SlowStore() as database:
+        yield await Ledger.open(database)
+
+
+@pytest.fixture
+async def prompt_ledger() -> AsyncIterator[Ledger]:
+    """The same on a store whose reads take no time: for what is to happen in one transaction."""
+    async with MemoryDatabase() as database:
+        yield await Ledger.open(database)

@@ -25,9 +25,22 @@ from dispatcher.layers.ledger import advance, again, left_over
 from dispatcher.layers.ledger.book import Terms
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
-from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.memory import Faults, MemoryDatabase
 
 AGENT = AgentId("worker-1")
+READ_SECONDS = (0.0005, 0.002)
+"""Of a cluster that is not near; nobody waits for it here, but transactions age by it."""
+
+
+class SlowStore(MemoryDatabase):
+    """Each read takes as long as a cluster's."""
+
+    def __init__(self, read_seconds: tuple[float, float] = READ_SECONDS) -> None:
+        super().__init__(faults=Faults(read_seconds=read_seconds), sleep=_at_once)
+
+
+async def _at_once(_: float) -> None:
+    return None
 
 
 @dataclass
@@ -44,6 +57,8 @@ class Ledger:
     seen: list[Effects] = field(default_factory=list)
     goes_on: bool = True
     """Whether what is left over is done at once; otherwise the test says when."""
+    apart: bool = False
+    """Whether what follows from a command is left over."""
 
     @classmethod
     async def open(cls, database: MemoryDatabase, **terms: Any) -> Ledger:
@@ -53,13 +68,17 @@ class Ledger:
 
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
-        one = turn.Turn(self.lease, self.terms, commands, confirmed, self.room, self.now_ms, 0.5)
+        one = turn.Turn(self.lease, self.terms, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
         done = await self.database.run(lambda tr: turn.run(tr, one))
         self.published += done.effects.publications
         self.seen.append(done.effects)
         if done.effects.unfinished and self.goes_on:
-            await self.turn(GoOn())
-        return done.answers
+            await self.go_on()
+        left = commands[len(done.answers) :]
+        return (*done.answers, *await self.turn(*left)) if left else done.answers
+
+    async def go_on(self) -> None:
+        await self.turn(GoOn())
 
     async def start(
         self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,18 +18,11 @@ from dispatcher.commands import Asked
 from dispatcher.control import answer_message, identity_of
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.values import LARGEST_BYTES
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 WORKFLOW = {"workflow": "w"}
 NODE = {"workflow": "w", "node": "a"}
 GRANT = {"workflow": "w", "node": "gate", "granted": True, "by": "ada"}
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def start(ledger: Ledger) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-
-import pytest
 
 from coditect import Retry
 from coditect.agent.suspects import killed_its_process
@@ -13,15 +10,8 @@ from coditect.model.control import Started, Verdict
 from coditect.model.result import NOT_BEGUN
 from coditect.model.workflow.states import TaskState
 from dispatcher.commands import Began, Claimed, Lost
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.test_turn import claim_of, one_node
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 from coditect import From, Retry, Workflow
 from coditect.model.control import Verb
@@ -17,14 +14,7 @@ from dispatcher.layers.keyspace import DEAD
 from dispatcher.layers.ledger import removal
 from dispatcher.layers.ledger.attempts import DIED
 from dispatcher.queries import QUERIES
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 def died() -> Outcome:

@@ -10,20 +10,26 @@ from typing import Any, TypeVar
 
 import pytest
 
-from coditect import Workflow
+from coditect import Retry, Workflow
 from coditect.agent.events import Events
 from coditect.background import Background
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import SystemClock
 from coditect.errors import CoditectError
+from coditect.model.workflow.states import TaskState
 from dispatcher import turn
-from dispatcher.commands import GoOn, Proposed
+from dispatcher.commands import Due, Finished, GoOn, Proposed
 from dispatcher.desk import Desk
-from dispatcher.layers import shards
+from dispatcher.layers import shards, timers
 from dispatcher.layers.errors import LostLease
+from dispatcher.layers.keyspace import STATUSES
 from dispatcher.layers.ledger import advance, left_over
+from dispatcher.layers.ledger.attempts import UNRECORDABLE
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.rows import NodeRow
+from dispatcher.layers.ledger.scope import FAILURE, value_of
+from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.ports import Ports
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
@@ -32,8 +38,8 @@ from dispatcher.tries import MOST_OVERDUE
 from dispatcher.window import LEAST, Window
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
-from tests.unit.dispatcher.ledger import few_steps
-from tests.unit.dispatcher.lone_desk import open_desk, start_of
+from tests.unit.dispatcher.ledger import completed, few_steps
+from tests.unit.dispatcher.lone_desk import ONLY, open_desk, start_of
 
 Value = TypeVar("Value")
 
@@ -240,3 +246,29 @@ async def test_store_that_failed_for_good_closes_the_desk_and_what_is_on_it_goes
     assert settled.told == [("first", "undone"), ("second", "undone"), ("third", "undone")]
     assert lost == [desk.shard]
     assert "A shard is another's by now" not in caplog.text
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end_a_dead_letter(attempts: int) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="only", retry=Retry(max_attempts=attempts, first="1ms", cap="1ms"))
+    settled = Settled()
+    async with open_desk() as lone:
+        await lone.start(flow)
+        for attempt in range(1, attempts + 1):
+            await eventually(lambda attempt=attempt: len(lone.desk.flights) and lone.flight.publication == attempt)  # type: ignore[misc]
+            too_large = replace(completed(), body=b"1" * (LARGEST_BYTES + 1))
+            lone.desk.put(Finished(ONLY, 0, attempt, too_large), settled.of(f"attempt {attempt}"))
+            await eventually(lambda attempt=attempt: len(settled.told) == attempt)  # type: ignore[misc]
+            (due,) = await lone.database.read(lambda tr: timers.due(tr, 0, 2**50)) or (None,)
+            if due is not None:
+                lone.desk.put(Due(due))
+
+        row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
+        told = await lone.database.read(lambda tr: value_of(tr, ONLY, FAILURE))
+
+    assert row is not None
+    assert (NodeRow.unpack(row).state, NodeRow.unpack(row).attempt) == (TaskState.DEAD, attempts)
+    assert (told["reason"], told["type"]) == (UNRECORDABLE, "ValueBeyondBound")
+    assert settled.told == [(f"attempt {number}", "refused") for number in range(1, attempts + 1)]
+    assert lone.counters.unrecorded == attempts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -32,12 +32,6 @@ from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
 WORK = "work"
 FREE = AgentId("free-1")
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 def flow(*capabilities: str) -> Definition:

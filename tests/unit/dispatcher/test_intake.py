@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,17 +24,10 @@ from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.queries import nodes
 from dispatcher.store.errors import KeyTooLarge
 from dispatcher.store.limits import KEY_BYTES
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
 
 Body = dict[str, Any]
 MANY = [f"n{number}" for number in range(MOST_PREDECESSORS + 1)]
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def everything(ledger: Ledger) -> list[tuple[bytes, bytes]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,16 +19,9 @@ from dispatcher.layers.keyspace import AGAIN, TODO
 from dispatcher.layers.ledger.advance import EXPAND, MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.redrive import MOST_NAMED
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 NODES = 1_200
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same(ledger: Ledger) -> None:
@@ -55,7 +47,8 @@ def fan_behind_one() -> Workflow:
     return flow
 
 
-async def test_redrive_begins_while_the_node_s_end_is_told(ledger: Ledger) -> None:
+async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger) -> None:
+    ledger = prompt_ledger
     redrive = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
     await ledger.start(fan_behind_one().definition())
     (first,) = ledger.published
@@ -84,7 +77,8 @@ async def failed_fan(ledger: Ledger) -> None:
     assert await ledger.state() is WorkflowState.FAILED
 
 
-async def test_another_redrive_waits_until_ends_are_taken_back(ledger: Ledger) -> None:
+async def test_another_redrive_waits_until_ends_are_taken_back(prompt_ledger: Ledger) -> None:
+    ledger = prompt_ledger
     flow = fan_behind_one()
     flow.task("work", name="alone")
     await ledger.start(flow.definition())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +19,10 @@ from dispatcher.layers.keyspace import TIMERS
 from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.scope import FAILURE, value_of
 from dispatcher.layers.timers import Timer
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.test_turn import claim_of
 
 PLACE = Place("w", "one")
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def start(ledger: Ledger, **settings: Any) -> Publication:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from coditect import Retry, Workflow
@@ -13,14 +11,7 @@ from dispatcher.commands import Asked, Began, Claimed, Due, Lost
 from dispatcher.layers import outbox, timers
 from dispatcher.layers.ledger import advance
 from dispatcher.layers.ledger.effects import Publication
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def published(ledger: Ledger, *names: str) -> list[Publication]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,14 +14,8 @@ from coditect.model.workflow.states import WorkflowState
 from dispatcher.commands import Asked, Look, Proposed
 from dispatcher.layers.ledger.book import MOST_AHEAD
 from dispatcher.layers.ledger.effects import Place
-from dispatcher.store.memory import MemoryDatabase, View
+from dispatcher.store.memory import View
 from tests.unit.dispatcher.ledger import Ledger, completed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 def fans(sources: int, dependents: int) -> Definition:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from coditect import Retry, Workflow
@@ -16,14 +14,7 @@ from dispatcher.layers.ledger import anew, book
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.layers.ledger.rows import AttemptRow
 from dispatcher.queries import QUERIES
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 def fan(width: int) -> Workflow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,14 +21,7 @@ from dispatcher.layers.ledger.advance import MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
 from dispatcher.layers.ledger.scope import FAILURE, RESULT, value_of
 from dispatcher.layers.values import LARGEST_BYTES
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def take(ledger: Ledger) -> dict[str, Publication]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from coditect import Workflow
@@ -14,14 +12,7 @@ from dispatcher.commands import Asked
 from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import AGAIN, RUNS, VALUES
 from dispatcher.layers.ledger.scope import FAILURE, INPUT
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def failed_with_an_input(ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from coditect.model.owned_results import RESULTS_TYPE
 from coditect.model.workflow.states import TaskState
 from dispatcher import turn
 from dispatcher.arrivals import Arrivals
-from dispatcher.commands import Finished
+from dispatcher.commands import Finished, GoOn
 from dispatcher.layers.keyspace import STATUSES
 from dispatcher.layers.ledger.rows import NodeRow
 from tests.support import eventually
@@ -125,7 +125,8 @@ async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_
     monkeypatch.setattr(turn, "COMMANDS", {**turn.COMMANDS, Finished: fails})
 
     Arrivals(lone.desk).take(await brought(lone, dumps(rows(lone))))
-    await eventually(lambda: len(list(lone.desk.flights)) == 1)
+    await eventually(lambda: lone.counters.unrecorded)
+    await lone.say(GoOn())
 
     assert await states(lone) == [TaskState.PUBLISHED, TaskState.COMPLETED]
     assert await left(lone) == (0, 1)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-
-import pytest
 
 from coditect import Retry, Workflow
 from coditect.model.workflow.states import TaskState
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def fail(ledger: Ledger, retry: Retry | None, retry_ms: int | None, *, by_agent: bool = True) -> TaskState:

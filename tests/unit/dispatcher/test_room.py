@@ -167,12 +167,6 @@ async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> N
         assert scene.gauge.highest == {"slow": LEAST}
 
 
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
-
-
 async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
     await ledger.start(fan("work", 1, Priority.P1).definition())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,16 +17,9 @@ from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import MOST_RESULT_BYTES, JobState
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.showing import Showing
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 LONGEST = "x" * (MOST_RESULT_BYTES - 2)
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 async def shown(ledger: Ledger) -> MemoryTaskGraph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
@@ -26,12 +25,6 @@ from dispatcher.layers.ledger.effects import Place, Publication
 from dispatcher.layers.ledger.scope import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
-        yield await Ledger.open(database)
 
 
 def diamond() -> Definition:
