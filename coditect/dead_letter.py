@@ -18,6 +18,7 @@ from coditect.broker.port import Delivery
 from coditect.errors import InputError, InvalidTask
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
+from coditect.model.history import read_history
 from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.result import Failure
@@ -177,10 +178,9 @@ def _earlier(header: object) -> tuple[Mapping[str, object], ...]:
     if text is None:
         return ()
     try:
-        value = loads(text.encode())
+        return read_history(text)
     except InvalidTask:
         return ()
-    return tuple(entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else ()
 
 
 def _text(value: object) -> str | None:

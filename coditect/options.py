@@ -42,7 +42,7 @@ class Options:
     wanted: Wanted = ANYTHING
     """What the agent should have: for `best_match`, which is the strategy when only this is given."""
     max_attempts: int | None = None
-    """Attempts in all, 1 to 1,000; the capability's own when None."""
+    """Attempts in all, 1 to 1,000; the capability's own when None, and never more than those."""
     results: bool = True
     """Whether the result is wanted; without it nothing comes back, and nobody waits for it."""
     durable: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
@@ -49,7 +50,8 @@ class Context:
         """What the runtime does for this execution."""
         self._folder = folder
         self._workspace: Path | None = None
-        self._ordinal = 0
+        self._asked: Counter[tuple[str, int]] = Counter()
+        """How often it made each request: by capability and hash of the input."""
         self.task_id = task_id
         """The same over all attempts: an idempotency key for effects."""
         self.agent_id = agent_id
@@ -133,15 +135,19 @@ class Context:
         timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
         priority: Priority | None = None,
     ) -> Any:
-        """Asks another agent and waits without a slot; the child's id is the same whenever this task re-runs.
+        """Asks another agent and waits without a slot.
+
+        The child's id follows from what is asked, so a task that runs again finds its children, in whatever order it
+        asks; the same asked twice is two children.
 
         Raises: TaskFailed (or its kin) with the child's failure; ResultTimeout; UnknownCapability.
         """
-        self._ordinal += 1
+        body = encode_any(value)
+        self._asked[capability, hash(body)] += 1
         outcome = await self.services.request(
             capability,
-            encode_any(value),
-            ordinal=self._ordinal,
+            body,
+            ordinal=self._asked[capability, hash(body)],
             timeout_seconds=seconds(timeout),
             priority=priority or self.priority,
         )

@@ -20,6 +20,7 @@ from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
 
 _MAX_TRACEBACK = 8_000
+_LONGEST_MESSAGE = 2_000
 MOST_MS = round(LONGEST_DIRECT_SECONDS * 1000)
 KEEP_IT = (
     "submit(..., durable=True), or `coditect task submit --detach`; or give the task a timeout or deadline of its own"
@@ -184,12 +185,20 @@ def _failed(error: BaseException, reason: str) -> Ended:
     failure = Failure(
         reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
         type=getattr(error, "remote_type", type(error).__name__),
-        message=str(error)[:2_000],
+        message=said(error),
         traceback=getattr(error, "remote_traceback", None) or _shown(error),
         retryable=getattr(error, "retryable", True) is not False,
         fix=str(error.facts.get("fix", "")) if isinstance(error, CoditectError) else "",
     )
     return Ended(Status.FAILED, failure=failure, error=error)
+
+
+def said(error: BaseException) -> str:
+    """What an exception says of itself, if it can."""
+    try:
+        return str(error)[:_LONGEST_MESSAGE]
+    except Exception:  # noqa: BLE001 - a handler's own class may do anything
+        return "It has no message: its class cannot be printed"
 
 
 def _shown(error: BaseException) -> str:

@@ -11,15 +11,13 @@ from typing import Any
 from coditect.agent.suspects import Suspicion
 from coditect.broker.port import Delivery
 from coditect.model.result import Outcome
-from coditect.model.task import Task
+from coditect.model.task import ExecutionKey, Task
 
 REMEMBER_SECONDS = 600.0
 SWEEP_EVERY = 64
 """Outcomes between two looks for what is too old."""
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
-
-ExecutionKey = tuple[str, int, int, int]
 
 
 @dataclass(eq=False, slots=True)
@@ -89,6 +87,12 @@ class Execution:
         self.delivery.requeue()
         for _, delivery in self.attached or ():
             delivery.requeue()
+
+    def reject(self) -> None:
+        """All of them become dead letters, by the broker."""
+        self.delivery.reject()
+        for _, delivery in self.attached or ():
+            delivery.reject()
 
 
 @dataclass(eq=False, slots=True)

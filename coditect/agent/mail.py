@@ -1,4 +1,7 @@
-"""Reads an agent's mail: cancel, ping, drain, listen, broadcasts. At most once each, never in a task's way."""
+"""Reads an agent's mail: cancel, ping, drain, listen, broadcasts. At most once each, never in a task's way.
+
+A drain is for one agent: nobody ends all of them with one letter.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +67,10 @@ class Mailbox:
         except InvalidTask as error:
             log.warning("A letter was not readable", extra={"reason": str(error)})
         else:
-            self._read(message, content)
+            self._read(message, content, to_all=delivery.exchange == routing.BROADCAST)
         delivery.ack()
 
-    def _read(self, message: Message, content: Any) -> None:
+    def _read(self, message: Message, content: Any, *, to_all: bool) -> None:
         match message.type:
             case mail.CANCEL if isinstance(content, dict) and isinstance(content.get("task_id"), str):
                 publication = content.get("publication")
@@ -78,7 +81,7 @@ class Mailbox:
                 )
             case mail.PING:
                 self._background.start(self._pong(message, content), name="pong")
-            case mail.DRAIN:
+            case mail.DRAIN if not to_all:
                 self._drain()
             case mail.LISTEN:
                 self._events.unmute()

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended
+from coditect.agent.execute import Ended, said
 from coditect.agent.execution import Answer, Execution, Remembered
 from coditect.agent.owned import Owned
-from coditect.agent.settle import Settler, guarded, worth_another
+from coditect.agent.settle import Settler, guarded, not_settled, worth_another
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
-from coditect.errors import InputError, TooLarge, Unroutable
+from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
 from coditect.model import routing, wire
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
@@ -164,7 +164,7 @@ class Outcomes:
     async def _retried(self, execution: Execution, ended: Ended) -> bool:
         task = execution.task
         policy = self._capabilities[task.capability].retry
-        attempts = task.limits.max_attempts or policy.max_attempts
+        attempts = min(task.limits.max_attempts or policy.max_attempts, policy.max_attempts)
         if (
             ended.status is not Status.FAILED
             or ended.failure is None
@@ -187,22 +187,41 @@ class Outcomes:
             log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
             delivery.reject()
 
+    async def unsettled(self, execution: Execution, error: Exception) -> bool:
+        """Settles an attempt on which the runtime failed, as a failed one, so that it is counted. True when it is done.
+
+        What is wrong with the broker or the set-up is no fault of the task: it goes back as it is.
+        """
+        if isinstance(error, Retryable | SetupError | NotFound | Unroutable):
+            await not_settled(error, execution.delivery, execution)
+            return True
+        log.error("The runtime failed on a task", exc_info=error, extra={"task_id": execution.task.id})
+        failure = Failure("not_settled", type(error).__name__, said(error), retryable=True)
+        now = self._clock.now_ms()
+        ended = Ended(Status.FAILED, failure=failure, error=error)
+        await guarded(self.settle(execution, ended, now, now), execution.delivery, execution)
+        return True
+
     async def settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
         """The same for a task that never started here."""
         now = self._clock.now_ms()
         execution = Execution(task, delivery, task.execution_key)
-        await guarded(self.settle(execution, ended, now, now), delivery.requeue, task.id)
+        await guarded(self.settle(execution, ended, now, now), delivery)
 
     async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
         """Gives a repeated delivery the outcome that is known."""
-        await guarded(self._settler.reply(task, _for_another(outcome, task)), delivery.requeue, task.id)
-        delivery.ack()
+
+        async def tell() -> None:
+            await self._settler.reply(task, _for_another(outcome, task))
+            delivery.ack()
+
+        await guarded(tell(), delivery)
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
         """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
-        await guarded(self._bury_and_answer(delivery, failure), delivery.requeue, delivery.message.message_id)
+        await guarded(self._bury_and_answer(delivery, failure), delivery)
 
     async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
         message = delivery.message

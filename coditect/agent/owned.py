@@ -28,7 +28,7 @@ from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation
 from coditect.agent.reports import Reports
-from coditect.agent.settle import guarded
+from coditect.agent.settle import guarded, pause_seconds
 from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspicion, killed_its_process
 from coditect.broker.port import Delivery
@@ -42,7 +42,6 @@ from coditect.model.wire import OwnedResult
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 FULL_PAUSE_SECONDS = 1.0
 """Before a task goes back that may not wait without its slot, because too many do."""
@@ -233,7 +232,7 @@ class Owned:
             execution.attach(task, delivery)
             return
         with self._parked():
-            await guarded(self._rejoin(task, delivery, execution, known), delivery.requeue, task.id)
+            await guarded(self._rejoin(task, delivery, execution, known), delivery)
 
     async def _rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
@@ -361,18 +360,13 @@ class Owned:
             await self._publish(execution, outcome, None)
             execution.ack()
 
-        await guarded(tell(), execution.requeue, task.id)
+        await guarded(tell(), execution.delivery, execution)
 
 
 def owner_of(task: Task) -> Owner:
     """The owner of an owned task."""
     assert task.owner is not None, "only owned tasks come here"
     return task.owner
-
-
-def pause_seconds(delivery: Delivery) -> float:
-    """How long it rests before it goes back: twice as long each time, up to a minute."""
-    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(delivery.delivery_count, 10), LONGEST_PAUSE_SECONDS))
 
 
 def _grant(execution: Execution, claim: Claim) -> Task:

@@ -1,7 +1,7 @@
 """An agent at work: consume → execute → settle.
 
-Every delivery ends in exactly one settlement: acked after what follows from it was confirmed, or returned
-for somebody else. An error of the runtime itself returns the delivery, it never drops it.
+Every delivery is settled once: acked after what follows from it was confirmed, or returned for somebody else. An error
+of the runtime itself is a failed attempt; what cannot be settled at all is a dead letter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, unstartable
-from coditect.agent.execution import Answer, CanceledIds, Execution, ExecutionKey
+from coditect.agent.execution import Answer, CanceledIds, Execution
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
@@ -30,7 +30,6 @@ from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
 from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
-from coditect.agent.settle import RETURN_SECONDS, not_settled
 from coditect.agent.shifts import Shifts
 from coditect.agent.slots import Slots
 from coditect.agent.starts import Starts
@@ -46,12 +45,13 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.task import NO_LIMITS, Task
+from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.requests import Requests
 
 log = logging.getLogger(__name__)
 
 INBOX_GROUP = "inbox"
+RETURN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ class Runtime:
                         await self._run(execution, held)
             settled = True
         except Exception as error:  # noqa: BLE001 - told in full
-            await not_settled(error, execution.task.id)
+            settled = await self._outcomes.unsettled(execution, error)
         finally:
             if not execution.slot_passed_on:
                 self._intake.finished(held, None)
@@ -333,7 +333,7 @@ class Runtime:
                 await self._outcomes.answer_attached(execution, outcome)
             settled = True
         except Exception as error:  # noqa: BLE001 - told in full
-            await not_settled(error, execution.task.id)
+            settled = await self._outcomes.unsettled(execution, error)
         finally:
             self._end(execution, settled=settled)
 

@@ -90,7 +90,7 @@ class TaskServices:
         deadline = now + int(timeout_seconds * 1000)
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
-        child_id = child_task_id(self.task_id, ordinal)
+        child_id = child_task_id(self.task_id, capability, travels, ordinal)
         return Task(
             capability,
             priority,

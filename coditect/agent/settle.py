@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from coditect.agent.events import Events
 from coditect.agent.workers import RemoteError
-from coditect.broker.port import Broker, Promise
+from coditect.broker.port import Broker, Delivery, Promise
 from coditect.clock import Clock
-from coditect.errors import CoditectError, NotFound, Overloaded, Retryable, Unroutable
+from coditect.errors import CoditectError, InputError, NotFound, Overloaded, Retryable, SetupError, Unroutable
 from coditect.model import routing, wire
+from coditect.model.history import history_header
 from coditect.model.ids import AgentId
 from coditect.model.json import dumps
 from coditect.model.message import Message
@@ -29,8 +31,13 @@ from coditect.model.task import Task
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 60.0
-RETURN_SECONDS = 1.0
-"""Pause before a delivery on which the runtime itself failed goes back."""
+FIRST_RETURN_SECONDS = 1.0
+LONGEST_RETURN_SECONDS = 60.0
+"""Pause before a delivery that could not be settled goes back; doubled each time."""
+MOST_RETURNS = 8
+"""A delivery that came back so often, and still cannot be settled, becomes a dead letter."""
+REFUSED_SECONDS = 60.0
+"""For so long no reply is tried where the broker's permissions refused one: each refusal closes our channel."""
 SENT_BACK_SECONDS = 1.0
 FULL_REPLIES_SECONDS = 2.0
 FULL_PAUSE_SECONDS = 0.1
@@ -52,10 +59,12 @@ class Settler:
         self.unclaimed = 0
         """Replies that nobody could receive any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
+        self._refused_until = -math.inf
+        """Until then the default exchange is taken to be closed to us."""
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
         """Answers to the task's return address, if it has one, and tells the promise; errors are for `reply`."""
-        address = routing.reply_address(task.reply_to)
+        address = self._address(task)
         if address is None:
             promise.set_result(None)
             return
@@ -76,11 +85,11 @@ class Settler:
     async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 
-        A reply that no queue takes has no receiver any more: it is counted, told, and dropped. Raises what
-        `publish` raises while the broker as a whole cannot take it (retryable). `failed` is what became of the
-        first try, if there was one.
+        A reply that no queue takes, or that may not be sent there, has no receiver: it is counted, told, and
+        dropped. Raises what `publish` raises while the broker as a whole cannot take it (retryable), or none of ours.
+        `failed` is what became of the first try, if there was one.
         """
-        address = routing.reply_address(task.reply_to)
+        address = self._address(task)
         if address is None:
             return
         message = wire.result_message(outcome, capability=task.capability)
@@ -96,18 +105,35 @@ class Settler:
                     timeout_seconds=PUBLISH_SECONDS,
                     wait_when_full=False,
                 )
-            except Overloaded as error:
-                if self._broker.blocked:
-                    raise  # an alarm of the broker says nothing about the receiver
-                if self._may_wait(address):
+            except CoditectError as error:
+                if self._may_try_again(task, address, error):
                     await asyncio.sleep(FULL_PAUSE_SECONDS)
                     continue
-                self._unclaimed(task, error)
-            except (Unroutable, NotFound) as error:
-                self._unclaimed(task, error)
             else:
                 self._full_since.pop(address, None)
             return
+
+    def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
+        """Whether a reply is worth another try; if not, it is dropped. Raises: the error, if it is the broker's."""
+        match error:
+            case Overloaded() if not self._broker.blocked:  # an alarm of the broker says nothing about the receiver
+                if self._may_wait(address):
+                    return True
+            case SetupError() if not address.exchange:
+                self._refused_until = asyncio.get_running_loop().time() + REFUSED_SECONDS
+                log.warning("Only what `coditect.replies` takes is answered", extra={"reason": str(error)})
+            case Retryable() | SetupError():
+                raise error
+        self._unclaimed(task, error)
+        return False
+
+    def _address(self, task: Task) -> routing.Address | None:
+        """Where its answer goes; None when nobody wants one, or nobody may be sent one."""
+        address = routing.reply_address(task.reply_to)
+        if address is None or address.exchange or asyncio.get_running_loop().time() >= self._refused_until:
+            return address
+        self._unclaimed(task, SetupError("The broker's permissions do not allow it", entity=address.routing_key))
+        return None
 
     def _may_wait(self, address: routing.Address) -> bool:
         """A reply queue that is full is waited for only a moment, by all together.
@@ -161,7 +187,7 @@ class Settler:
             wire.DEAD_AT: self._clock.now_ms(),
         }
         if errors:
-            headers[wire.ERRORS] = wire.errors_header(tuple(errors))
+            headers[wire.ERRORS] = history_header(tuple(errors))
         await self._broker.publish(
             replace(message, headers=headers, expiration_ms=None),
             exchange=routing.DEAD,
@@ -217,26 +243,55 @@ def _carried_bytes(name: str, value: object) -> int:
     return len(name) + 10 if isinstance(value, bool | int | float) else 0
 
 
-async def guarded(work: Coroutine[Any, Any, None], give_back: Callable[[], None], task_id: str | None) -> None:
-    """The boundary of deliveries: whatever happens to the work on them, they are settled or go back."""
-    done = False
+class InHand(Protocol):
+    """One delivery, or all that want the outcome of one execution."""
+
+    def requeue(self) -> None:
+        """It goes back, for anybody."""
+
+    def reject(self) -> None:
+        """It becomes a dead letter, by the broker."""
+
+
+async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: InHand | None = None) -> None:
+    """Does the work that settles a delivery. If that fails, settles it by `not_settled`."""
     try:
         await work
-        done = True
     except Exception as error:  # noqa: BLE001 - told in full
-        await not_settled(error, task_id)
-    finally:
-        if not done:
-            give_back()
+        await not_settled(error, delivery, in_hand)
+    except BaseException:
+        (in_hand or delivery).requeue()
+        raise
 
 
-async def not_settled(error: Exception, task_id: str | None) -> None:
-    """Says why a delivery goes back; after an error of our own only in a moment, since it may come again."""
+async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | None = None) -> None:
+    """Settles what could not be settled: it goes back after a pause that doubles, at last it is a dead letter.
+
+    Trouble of the broker as a whole makes nothing a dead letter; what is wrong with the message itself does at once.
+    """
+    in_hand, returns = in_hand or delivery, delivery.delivery_count
+    facts = {"task_id": delivery.message.message_id, "reason": str(error), "returns": returns}
+    wrong_itself = isinstance(error, InputError) and not isinstance(error, NotFound | Unroutable)
     if isinstance(error, Retryable):
-        log.warning("A task could not be settled; it is returned", extra={"task_id": task_id, "reason": str(error)})
+        log.warning("A task could not be settled; it is returned", extra=facts)
+    elif wrong_itself or returns >= MOST_RETURNS:
+        log.error("A task cannot be settled; it becomes a dead letter", exc_info=error, extra=facts)
+        in_hand.reject()
+        return
     else:
-        log.error("The runtime failed on a delivery; it is returned", exc_info=error, extra={"task_id": task_id})
-        await asyncio.sleep(RETURN_SECONDS)
+        log.error("The runtime failed on a delivery; it is returned", exc_info=error, extra=facts)
+    try:
+        if returns or not isinstance(error, Retryable):
+            await asyncio.sleep(pause_seconds(delivery))
+    finally:
+        in_hand.requeue()
+
+
+def pause_seconds(delivery: Delivery) -> float:
+    """How long it rests before it goes back: twice as long each time, up to a minute; no time if it is lost."""
+    if delivery.lost:
+        return 0.0
+    return float(min(FIRST_RETURN_SECONDS * 2 ** min(delivery.delivery_count, 10), LONGEST_RETURN_SECONDS))
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:

@@ -85,11 +85,13 @@ def delivered_before(delivery: Delivery) -> bool:
 
 
 def mark_of(task: Task) -> str:
-    """The name of the task's mark: of this very execution, or of its content when it has no id."""
-    if task.execution_key is not None:
-        return " ".join(map(str, task.execution_key))
-    content = (task.key, task.correlation_id or "", task.reply_to or "", str(task.attempt))
-    return hashlib.sha256("\0".join(content).encode(errors="surrogatepass") + b"\0" + task.body).hexdigest()
+    """The name of the task's mark: of this very execution; of one without an id, of what else tells it from others."""
+    content: tuple[object, ...]
+    if task.id is None:
+        content = (task.key, task.correlation_id or "", task.reply_to or "", task.attempt)
+    else:
+        content = (task.key, task.id, task.publication, task.attempt, task.redrive)
+    return hashlib.sha256("\0".join(map(str, content)).encode(errors="surrogatepass") + b"\0" + task.body).hexdigest()
 
 
 Aside = Callable[[Coroutine[Any, Any, bool]], Awaitable[bool]]

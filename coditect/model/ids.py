@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import NewType
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -14,9 +15,13 @@ AgentId = NewType("AgentId", str)
 _CHILDREN = uuid5(NAMESPACE_OID, "coditect.child")
 
 
-def child_task_id(parent: TaskId, ordinal: int) -> TaskId:
-    """The id of the `ordinal`-th request that a task makes: the same whenever the parent runs again."""
-    return TaskId(str(uuid5(_CHILDREN, f"{parent}/{ordinal}")))
+def child_task_id(parent: TaskId, capability: str, body: bytes, ordinal: int) -> TaskId:
+    """The id of a request that a task makes: the same whenever the parent runs again, in whatever order it asks.
+
+    `ordinal` counts its requests that ask the same.
+    """
+    asked = sha256(body).hexdigest()
+    return TaskId(str(uuid5(_CHILDREN, f"{parent}/{capability}/{asked}/{ordinal}")))
 
 
 def is_uuid(text: str) -> bool:

@@ -41,6 +41,13 @@ class Failure:
     fix: str = ""
     """What to do about it, when that is known."""
 
+    def __post_init__(self) -> None:
+        """Escapes what has no UTF-8: a failure must be told, whatever a handler's exception says."""
+        for name in ("type", "message", "traceback", "fix"):
+            text = getattr(self, name)
+            if not text.isascii():
+                object.__setattr__(self, name, text.encode(errors="backslashreplace").decode())
+
     def as_json(self) -> dict[str, object]:
         """The body of a failed result."""
         return {

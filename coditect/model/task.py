@@ -9,14 +9,15 @@ task ≠ job (RQ's) ≠ message (AMQP's) ≠ delivery (a message in hand, settle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from coditect.model.capability import Priority
-from coditect.model.ids import AgentId, TaskId
+from coditect.model.ids import TaskId
 from coditect.model.routing import task_key
 from coditect.model.value import value
 
+ExecutionKey = tuple[str, int, int, int, str, int]
 DEFAULT_MAX_ATTEMPTS = 3
 MAX_DEPTH = 64
 """Deepest nesting of requests; a fleet that asks itself in a circle ends here."""
@@ -31,9 +32,9 @@ class Limits:
     start_by_ms: int | None = None
     """After it the task is not started any more."""
     timeout_ms: int | None = None
-    """Longest run of one attempt; the capability's own timeout when None."""
+    """Longest run of one attempt; the capability's own timeout when None, and never longer."""
     max_attempts: int | None = None
-    """Attempts in all; the capability's own when None."""
+    """Attempts in all; the capability's own when None, and never more."""
 
 
 NO_LIMITS = Limits()
@@ -69,8 +70,8 @@ class Task:
     depth: int = 0
     """How many tasks await it, one through the other: 0 for a client's, one more than its parent's for a child's."""
     published_at_ms: int | None = None
-    errors: tuple[Any, ...] = ()
-    """Earlier failed attempts, oldest first: objects of agent, attempt, type, message, at."""
+    errors: tuple[Mapping[str, Any], ...] = ()
+    """Earlier failed attempts, oldest first; see `model.history`."""
     owner: Owner | None = None
     claims: bytes | None = None
     """The body as it travels, where claims stand in it for large values; until they were fetched, it is the body."""
@@ -83,19 +84,12 @@ class Task:
         return task_key(self.capability, self.priority)
 
     @property
-    def execution_key(self) -> tuple[str, int, int, int] | None:
-        """What two deliveries of the same execution share; a retry or redrive is another execution."""
+    def execution_key(self) -> ExecutionKey | None:
+        """What two deliveries of the same execution share; a retry or redrive is another execution.
+
+        An id that comes with another question is another task: two publishers may have chosen the same. Only of use in
+        this process: the hash is one that nobody outside can foresee.
+        """
         if self.id is None:
             return None
-        return (self.id, self.publication, self.attempt, self.redrive)
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptError:
-    """One failed attempt, as it travels in the header `x-coditect-errors`."""
-
-    agent: AgentId
-    attempt: int
-    type: str
-    message: str
-    at_ms: int
+        return (self.id, self.publication, self.attempt, self.redrive, self.capability, hash(self.body))

@@ -34,8 +34,9 @@ from typing import Any
 
 from coditect.errors import InvalidTask, TooLarge
 from coditect.model.claim_check import CLAIM_TYPE, check_claims
+from coditect.model.history import HEADER, MOST_BYTES, history_header, read_history
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.json import dumps, loads
+from coditect.model.json import loads
 from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.target import CAPABILITY, target_of, task_target
@@ -56,7 +57,7 @@ RETRY_MS = PREFIX + "retry-ms"
 FREE = PREFIX + "free"
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
-ERRORS = PREFIX + "errors"
+ERRORS = HEADER
 PUBLISHED_AT = PREFIX + "published-at"
 WORKFLOW = PREFIX + "workflow"
 NODE = PREFIX + "node"
@@ -79,7 +80,6 @@ _STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAI
 _MAX_INSTANT = 2**53
 _MAX_EXPIRATION_MS = 2**32 - 1
 """RabbitMQ closes the channel of a publish with a longer one."""
-_MAX_ERRORS_BYTES = 16 * 1024
 
 
 def task_message(task: Task, *, first: bool = False) -> Message:
@@ -136,7 +136,7 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
     if task.depth:
         headers[DEPTH] = task.depth
     if task.errors:
-        headers[ERRORS] = errors_header(task.errors)
+        headers[ERRORS] = history_header(task.errors)
     if task.owner is not None:
         headers |= _owner_headers(task.owner)
     if task.claims is not None:
@@ -145,14 +145,6 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
 
 def _owner_headers(owner: Owner) -> dict[str, Any]:
     return {WORKFLOW: owner.workflow, NODE: owner.node, ORIGIN: owner.origin, FENCE: owner.fence}
-
-
-def errors_header(errors: tuple[Any, ...]) -> str:
-    """The history as JSON text of at most 16 KiB; the oldest go first when it does not fit."""
-    kept = errors
-    while len(text := dumps(list(kept))) > _MAX_ERRORS_BYTES and kept:
-        kept = kept[1:]
-    return text.decode()
 
 
 def read_task(message: Message, routing_key: str) -> Task:
@@ -252,13 +244,8 @@ def owner_of(message: Message) -> tuple[Owner, int] | None:
 
 
 def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
-    text = _text(headers, ERRORS, 2 * _MAX_ERRORS_BYTES)
-    if text is None:
-        return ()
-    errors = loads(text.encode(errors="surrogatepass"))
-    if not isinstance(errors, list):
-        raise InvalidTask("A header has the wrong shape", header=ERRORS, expected="a JSON list")
-    return tuple(errors)
+    text = _text(headers, ERRORS, 2 * MOST_BYTES)
+    return () if text is None else read_history(text)
 
 
 def _number(headers: HeaderTable, name: str, default: int | None, low: int, high: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from coditect.broker.memory.table import carried, carried_text
 from coditect.broker.port import ServerInfo
 from coditect.broker.topology import Binding, Queue, Topology
 from coditect.clock import Clock, SystemClock
-from coditect.errors import NotFound, TopologyMismatch
+from coditect.errors import NotFound, SetupError, TopologyMismatch
 from coditect.model.message import Message
 
 
@@ -72,6 +73,9 @@ class MemoryServer:
         self._running = True
         self._alarm = False
         self._confirms_to_lose = 0
+        self._forbidden: set[str] = set()
+        self.refusals: Counter[str] = Counter()
+        """How often a publish to each forbidden exchange was tried."""
 
     # Faults
 
@@ -117,6 +121,10 @@ class MemoryServer:
     def lose_next_confirms(self, count: int) -> None:
         """The next `count` messages are taken, but the publisher's connection breaks before the confirm."""
         self._confirms_to_lose += count
+
+    def forbid(self, exchange: str) -> None:
+        """The permissions let nobody publish to this exchange any more."""
+        self._forbidden.add(exchange)
 
     def cancel_consumers(self, queue: str) -> None:
         """Ends the queue's consumers with `basic.cancel`; what they have in hand stays theirs."""
@@ -209,9 +217,13 @@ class MemoryServer:
     def offer(self, session: Session, publication: Publication) -> asyncio.Future[Verdict]:
         """A publish with confirm and `mandatory`: the future is the broker's answer.
 
-        Raises: NotFound when there is no such exchange; InvalidTask when AMQP cannot carry it.
+        Raises: NotFound when there is no such exchange; SetupError when it is forbidden; InvalidTask when AMQP
+        cannot carry it.
         """
         publication = _on_the_wire(publication)
+        if publication.exchange in self._forbidden:
+            self.refusals[publication.exchange] += 1
+            raise SetupError("The broker's permissions do not allow it", entity=publication.exchange or "amq.default")
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         if self._alarm:
             session.open.clear()

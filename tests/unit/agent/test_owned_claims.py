@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coditect.agent import claims, owned
+from coditect.agent import claims, settle
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
 from coditect.model import routing
@@ -75,7 +75,7 @@ async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> 
 async def test_delivery_that_must_wait_goes_back_and_asks_again(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 0.01)
     works = Works(slots=1)
     answers = [Claim(Verdict.WAIT), Claim(Verdict.WAIT), Claim(Verdict.RUN, 4, 2)]
     owner.decide = lambda _: answers.pop(0)
@@ -138,7 +138,7 @@ async def test_drain_hands_back_what_waits_for_an_answer(scene: Scene, owner: Sc
 async def test_shard_without_queues_blocks_nobody_and_loses_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 0.05)
     monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
@@ -305,7 +305,7 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
 async def test_many_results_without_an_owner_leave_room_for_others(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owned, "FIRST_PAUSE_SECONDS", 30.0)
+    monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 30.0)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = ScriptedOwner(await scene.broker(), shard=5)

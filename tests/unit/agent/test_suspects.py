@@ -99,7 +99,7 @@ tasks = st.builds(
 
 @given(tasks, tasks)
 def test_mark_is_that_of_one_execution(one: Task, other: Task) -> None:
-    assert mark_of(one) == mark_of(replace(one, depth=5, errors=(1,)))
+    assert mark_of(one) == mark_of(replace(one, depth=5, errors=({"type": "E"},)))
     if one.id is not None and one.execution_key != other.execution_key:
         assert mark_of(one) != mark_of(other)
 

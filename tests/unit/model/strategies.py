@@ -39,6 +39,17 @@ limits = st.builds(
     max_attempts=st.none() | st.integers(1, 1_000),
 )
 owners = st.builds(Owner, workflow=short_text, node=short_text, origin=short_text, fence=instants)
+failed_attempts = st.fixed_dictionaries(
+    {},
+    optional={
+        "agent": short_text,
+        "attempt": counts,
+        "type": short_text,
+        "message": short_text,
+        "reason": short_text,
+        "at_ms": instants,
+    },
+)
 _any_tasks = st.builds(
     Task,
     capability=capabilities,
@@ -52,7 +63,7 @@ _any_tasks = st.builds(
     publication=instants,
     redrive=counts,
     published_at_ms=st.none() | instants,
-    errors=st.lists(st.dictionaries(short_text, json_values, max_size=4), max_size=3).map(tuple),
+    errors=st.lists(failed_attempts, max_size=3).map(tuple),
     owner=st.none() | owners,
     traceparent=st.none() | st.text(max_size=128),
     tracestate=st.none() | short_text,

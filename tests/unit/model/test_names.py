@@ -141,21 +141,28 @@ def test_any_reply_address_fits_the_wire_and_spares_the_task_queues(reply_to: st
     assert address is None or not address.routing_key.startswith(("tasks.", "agent.", "dead."))
 
 
-@given(st.text(max_size=40).map(TaskId), st.integers(0, 10_000))
-def test_child_has_the_same_id_whenever_its_parent_runs_again(parent: TaskId, ordinal: int) -> None:
-    child = child_task_id(parent, ordinal)
+@given(st.text(max_size=40).map(TaskId), st.binary(max_size=40), st.integers(0, 10_000))
+def test_child_has_the_same_id_whenever_its_parent_asks_the_same_again(
+    parent: TaskId, body: bytes, ordinal: int
+) -> None:
+    child = child_task_id(parent, "a.b", body, ordinal)
 
     assert is_uuid(child)
-    assert child == child_task_id(parent, ordinal)
-    assert child != child_task_id(parent, ordinal + 1)
-    assert child != child_task_id(TaskId(parent + "'"), ordinal)
+    assert child == child_task_id(parent, "a.b", body, ordinal)
+    others = {
+        child_task_id(parent, "a.b", body, ordinal + 1),
+        child_task_id(parent, "a.c", body, ordinal),
+        child_task_id(parent, "a.b", body + b"!", ordinal),
+        child_task_id(TaskId(parent + "'"), "a.b", body, ordinal),
+    }
+    assert len(others - {child}) == 4
 
 
 def test_child_id_is_pinned_over_versions() -> None:
-    assert child_task_id(TaskId("parent"), 1) == PINNED_CHILD
+    assert child_task_id(TaskId("parent"), "a.b", b"{}", 1) == PINNED_CHILD
 
 
-PINNED_CHILD = "03366a9d-524d-5881-ba5d-6fa600ddb875"
+PINNED_CHILD = "c987e28c-da4d-5257-97fb-359d8e7b611b"
 
 
 @pytest.mark.parametrize(
