@@ -241,7 +241,8 @@ def task_error(outcome: Outcome) -> TaskError:
         "message": failure.message,
         "fix": failure.fix,
     }
-    error = kind(f"The task was {outcome.status.value}", **{k: v for k, v in facts.items() if v})
+    how = "failed" if outcome.status is Status.FAILED else f"was {outcome.status.value}"
+    error = kind(f"The task {how}", **{k: v for k, v in facts.items() if v})
     error.retryable = failure.retryable
     if failure.traceback:
         error.add_note(f"At the agent:\n{failure.traceback}")

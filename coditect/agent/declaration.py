@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from coditect.agent.typed import Signature, signature
-from coditect.errors import SetupError
+from coditect.agent.signature import Signature, signature
+from coditect.errors import InputError, SetupError
+from coditect.model import arguments
 from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
 from coditect.model.duration import Duration, seconds
-from coditect.model.retry import Retry
+from coditect.model.retry import Retry, retry_of
 from coditect.model.strategy import Strategy
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+MOST_TEXT_BYTES = 10_000
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -64,18 +67,21 @@ class Agent:
         *,
         version: str = "0.0.0",
         slots: int = 8,
-        tags: Iterable[str] = (),
+        tags: Iterable[str] | str = (),
         description: str = "",
     ) -> None:
-        if _AGENT_NAME.fullmatch(name) is None:
-            raise SetupError("An agent's name is lower-case letters, digits, - and _", given=name)
-        if not 1 <= slots <= 10_000:
-            raise SetupError("An agent has between 1 and 10000 slots", given=slots)
-        self.name = name
-        self.version = version
-        self.slots = slots
-        self.tags = frozenset(tags)
-        self.description = description
+        """Raises: SetupError that names the parameter, and file and line."""
+        try:
+            if not isinstance(name, str) or _AGENT_NAME.fullmatch(name) is None:
+                fix = 'such as Agent("reviewer")'
+                arguments.refuse("name", "An agent's name is lower-case letters, digits, - and _", name, fix)
+            self.name = name
+            self.version = arguments.text("version", version)
+            self.slots = arguments.whole("slots", slots, 1, 10_000)
+            self.tags = arguments.texts("tags", tags)
+            self.description = arguments.text("description", description, longest=MOST_TEXT_BYTES)
+        except InputError as error:
+            raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}
         self._listeners: dict[str, Callable[..., Any]] = {}
 
@@ -94,10 +100,10 @@ class Agent:
         name: str,
         *,
         timeout: Duration = "5m",
-        retry: Retry | None = None,
+        retry: Retry | int | None = None,
         process: bool = False,
         description: str = "",
-        tags: Iterable[str] = (),
+        tags: Iterable[str] | str = (),
         cost: float = 1.0,
         strategy: Strategy | str | None = None,
     ) -> Callable[[Handler], Handler]:
@@ -108,44 +114,62 @@ class Agent:
         JSON Schema. An exception is a failed attempt; one whose `retryable` is False is the last. `strategy`
         is how clients pick the agent when a call does not say; without one the broker balances.
 
-        With a timeout above 10 minutes its tasks need an owner: clients send them through the control plane. A
-        task that comes without one all the same runs for at most 25 minutes.
+        `retry=3` is short for `Retry(max_attempts=3)`, and a text does for one tag or a strategy.
 
-        Raises: SetupError for a name taken twice, a timeout above 7 days, an unknown strategy or a wrong
-        signature.
+        With a timeout above 10 minutes it takes durable tasks, and those that bound themselves to 25 minutes.
+
+        Raises: SetupError, at the declaration, that names file and line, the parameter and what to write: for what is
+        not as it should be, a name taken twice, and a handler of another shape than `(task)` or `(task, ctx)`.
         """
-        check_capability_name(name)
-        limit = seconds(timeout)
-        if name in self._capabilities:
-            raise SetupError("An agent declares a capability once", capability=name)
-        if not 0 < limit <= LONGEST_SECONDS:
-            raise SetupError(
-                "A capability's timeout is at most 7d", capability=name, given=timeout, fix="split the work"
+        try:
+            check_capability_name(name)
+            if name in self._capabilities:
+                arguments.refuse("name", "An agent declares a capability once", name, "another name")
+            limit = seconds(arguments.span("timeout", timeout))
+            if not 0 < limit <= LONGEST_SECONDS:
+                arguments.refuse(
+                    "timeout", "A capability's timeout is above 0 and at most 7d", timeout, "split the work"
+                )
+            policy = retry_of(retry)
+            in_process = arguments.yes_or_no("process", process)
+            plain = CapabilitySpec(
+                name=name,
+                description=arguments.text("description", description, longest=MOST_TEXT_BYTES),
+                cost=arguments.number("cost", cost),
+                tags=arguments.texts("tags", tags),
+                timeout_seconds=limit,
+                strategy=None if strategy is None else arguments.choice("strategy", strategy, Strategy),
             )
-        asked = _strategy(name, strategy)
+        except InputError as error:
+            raise _refusal(error) from None
 
         def declare(handler: Handler) -> Handler:
             shape = signature(handler)
-            spec = CapabilitySpec(
-                name=name,
+            spec = replace(
+                plain,
                 description=description or _first_line(handler),
                 input_schema=shape.input.schema,
                 output_schema=shape.output.schema,
-                cost=cost,
-                tags=frozenset(tags),
-                timeout_seconds=limit,
-                strategy=asked,
             )
-            where = _where(handler, process=process)
-            self._capabilities[name] = Capability(spec, handler, shape, where, retry or Retry())
+            where = _where(handler, process=in_process)
+            self._capabilities[name] = Capability(spec, handler, shape, where, policy)
             return handler
 
         return declare
 
     def on_broadcast(self, topic: str) -> Callable[[Handler], Handler]:
-        """Declares a listener: called with the data of every broadcast of this topic, at most once each."""
+        """Declares a listener: called with the data of every broadcast of this topic, at most once each.
+
+        Raises: SetupError for a topic that is no text, and for what cannot be called.
+        """
+        try:
+            arguments.text("topic", topic, shortest=1)
+        except InputError as error:
+            raise _refusal(error) from None
 
         def declare(handler: Handler) -> Handler:
+            if not callable(handler):
+                raise SetupError("A listener is a function", given=arguments.shown(handler), at=_written_at())
             self._listeners[topic] = handler
             return handler
 
@@ -155,13 +179,16 @@ class Agent:
         return f"Agent({self.name!r}, capabilities={sorted(self._capabilities)})"
 
 
-def _strategy(name: str, given: Strategy | str | None) -> Strategy | None:
-    try:
-        return None if given is None else Strategy(given)
-    except ValueError as error:
-        raise SetupError(
-            "There is no such strategy", capability=name, given=given, fix=f"one of {', '.join(Strategy)}"
-        ) from error
+def _refusal(error: InputError) -> SetupError:
+    return SetupError(error.sentence, **error.facts, at=_written_at())
+
+
+def _written_at() -> str:
+    """File and line of the declaration that is being made."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _where(handler: Callable[..., Any], *, process: bool) -> Where:

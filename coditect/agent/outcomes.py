@@ -6,6 +6,7 @@ becomes a dead letter when they are used up; of an owned one its owner is told, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,10 @@ from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
+
+TRACEBACK_SECONDS = 1.0
+MOST_SHOWN = 500
+"""Characters of an exception's message in a log line."""
 
 
 class Outcomes:
@@ -48,6 +53,8 @@ class Outcomes:
         self._capabilities = capabilities
         self._settler = Settler(broker, events, clock, agent_id=agent_id)
         self._remembered = Remembered()
+        self._next_traceback: dict[str, float] = {}
+        """When the next one of a capability may be logged."""
         self.known = self._remembered.get
         """The outcome of this very execution, if it ended here with success in the last ten minutes."""
         self.completed = 0
@@ -119,6 +126,7 @@ class Outcomes:
             return
         if await self._retried(execution, ended):
             return
+        self._log_failure(task, ended)
         outcome = self._outcome(task, ended, started_ms, finished_ms)
         self.failed += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
@@ -158,6 +166,7 @@ class Outcomes:
             outcome = self.complete(execution, ended, started_ms, finished_ms)
         else:
             self.failed += 1
+            self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
         await self._owned.report(execution, outcome, retry_ms=retry_ms)
 
@@ -174,9 +183,25 @@ class Outcomes:
         ):
             return False
         self.failed += 1
-        await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
+        delay_ms = await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
+        self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
         return True
+
+    def _log_failure(self, task: Task, ended: Ended, **retry: int) -> None:
+        """One line for each failed attempt; a capability's tracebacks at most once a second."""
+        failure = ended.failure
+        if failure is None or ended.error is None or ended.status is not Status.FAILED:
+            return
+        error = f"{failure.type}: {failure.message[:MOST_SHOWN]}"
+        facts = {"task_id": task.id, "capability": task.capability, "attempt": task.attempt, **retry, "error": error}
+        if (now := asyncio.get_running_loop().time()) >= self._next_traceback.get(task.capability, 0.0):
+            self._next_traceback[task.capability] = now + TRACEBACK_SECONDS
+            facts["traceback"] = failure.traceback
+        if retry:
+            log.warning("An attempt failed; the task is tried again", extra=facts)
+        else:
+            log.error("A task failed", extra=facts)
 
     async def _bury(self, execution: Execution, failure: Failure) -> None:
         task, delivery = execution.task, execution.delivery

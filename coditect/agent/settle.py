@@ -151,14 +151,15 @@ class Settler:
         self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
         log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 
-    async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> None:
-        """Sends the task round through a rung of the retry ladder, one attempt further."""
+    async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> int:
+        """Sends the task round through a rung of the retry ladder, one attempt further; the delay in milliseconds."""
         delay_ms = rung_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
         errors = (*task.errors, self.history(task, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
         self._events.emit(
             "task.retrying", subject=task.id or "", attempt=task.attempt, delay_ms=delay_ms, error=failure.message
         )
+        return delay_ms
 
     async def send_back(self, task: Task, headers: Mapping[str, Any]) -> None:
         """Sends the task round unchanged: it could not be suspended."""

@@ -1,4 +1,4 @@
-"""A handler's types drive validation of its input, encoding of its output, and the published JSON Schemas."""
+"""Types drive validation of a handler's input, encoding of its output, and the published JSON Schemas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -108,33 +108,3 @@ def _encode(value: object) -> bytes:
 
 def _plain(value: object) -> Any:
     return loads(_encode(value))
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a handler takes and gives."""
-
-    input: Codec
-    output: Codec
-    wants_context: bool
-
-
-def signature(handler: Callable[..., Any]) -> Signature:
-    """The handler's signature: `(task)` or `(task, ctx)`; unannotated parts are plain JSON.
-
-    Raises: SetupError for any other shape.
-    """
-    parameters = list(inspect.signature(handler).parameters.values())
-    if not 1 <= len(parameters) <= 2:
-        raise SetupError("A handler takes the task's input and, if it wants, a Context", handler=handler.__qualname__)
-    try:
-        hints = get_type_hints(handler)
-    except NameError as error:
-        raise SetupError(
-            "A handler's annotation is unknown", handler=handler.__qualname__, reason=str(error)
-        ) from error
-    return Signature(
-        input=codec(hints.get(parameters[0].name, Any)),
-        output=codec(hints.get("return", Any)),
-        wants_context=len(parameters) == 2,
-    )

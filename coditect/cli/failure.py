@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from coditect.errors import (
     BrokerUnavailable,
     CoditectError,
@@ -15,6 +17,7 @@ from coditect.errors import (
     Unroutable,
 )
 
+_PLACE = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
     (BrokerUnavailable, "`coditect doctor` says what is unreachable; `coditect up` starts a private broker."),
     (
@@ -43,6 +46,13 @@ def describe(error: CoditectError) -> str:
     if way_out:
         lines.append(f"Fix: {way_out}")
     return "\n".join(lines)
+
+
+def raised_at(traceback: str) -> str:
+    """File, line and function where a handler's own code raised: the last place that is no library's."""
+    places = _PLACE.findall(traceback)
+    own = [one for one in places if "site-packages" not in one[0] and "/lib/python" not in one[0]]
+    return next((f"{file}:{line} in {name}" for file, line, name in (own or places)[-1:]), "")
 
 
 def _way_out(error: CoditectError) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
+from coditect.cli.failure import raised_at
 from coditect.cli.output import Output, OutputOption, printable, say, write_json
 from coditect.cli.waiting import checked
 from coditect.cli.why_not import why_not
@@ -84,7 +85,8 @@ def submit_task(
     work = _submit_durable if detach or key is not None else _submit
     task_id, outcome = run_loop(work(connections(context), order, until))
     if outcome is not None:
-        _tell(task_id, outcome, output)
+        whole = None if task_id.endswith(DURABLE) else f"coditect dead show {task_id} --capability {capability}"
+        _tell(task_id, outcome, output, whole=whole)
     elif output is Output.JSON:
         write_json({"task_id": task_id, "status": "submitted"})
     else:
@@ -126,14 +128,17 @@ def wait_for_task(
     _tell(task_id, run_loop(_wait(connections(context), task_id, wait)), output)
 
 
-def _tell(task_id: str, outcome: Outcome, output: Output) -> None:
+def _tell(task_id: str, outcome: Outcome, output: Output, *, whole: str | None = None) -> None:
     if output is Output.JSON:
         write_json(outcome_json(task_id, outcome))
         if outcome.status is not Status.COMPLETED:
             raise typer.Exit(failure_of(outcome).exit_code)
         return
     if outcome.status is not Status.COMPLETED:
-        raise failure_of(outcome)
+        failed = failure_of(outcome)
+        if outcome.failure is not None and (where := raised_at(outcome.failure.traceback)):
+            failed.facts |= {"where": where, "traceback": whole or f"coditect task wait {task_id} --output json"}
+        raise failed
     write_json(loads(outcome.body))
 
 

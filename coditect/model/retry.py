@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from coditect.errors import InputError
+from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
 
 RUNGS_MS: tuple[int, ...] = (
@@ -21,7 +21,10 @@ RUNGS_MS: tuple[int, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A capability's retry policy. Default: three attempts, 1 s, doubling up to 1 min."""
+    """A capability's retry policy. Default: three attempts, 1 s, doubling up to 1 min.
+
+    Raises: InputError that names the field.
+    """
 
     max_attempts: int = 3
     """Attempts in all, the first included; 1 means never again."""
@@ -30,14 +33,18 @@ class Retry:
     cap: Duration = "1m"
     """Upper bound of any delay; at most 1 h."""
     on: tuple[type[BaseException], ...] = (Exception,)
-    """Only these exceptions are tried again, and of them none whose `retryable` attribute is False."""
+    """Only these exceptions are tried again, and none whose `retryable` attribute is False. One alone will do."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_attempts <= 1_000:
-            raise InputError("max_attempts is between 1 and 1000", given=self.max_attempts)
-        seconds(self.first)  # what is no duration shows here, not when the first attempt failed
-        if seconds(self.cap) > RUNGS_MS[-1] / 1000:
-            raise InputError("A retry's cap is at most 1h", given=self.cap)
+        arguments.whole("max_attempts", self.max_attempts, 1, 1_000)
+        arguments.span("first", self.first)  # what is no duration shows here, not when the first attempt failed
+        if seconds(arguments.span("cap", self.cap)) > RUNGS_MS[-1] / 1000:
+            arguments.refuse("cap", "A retry's cap is at most 1h", self.cap, "1h or less")
+        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
+        for kind in kinds:
+            if not isinstance(kind, type) or not issubclass(kind, BaseException):
+                arguments.refuse("on", "This is no exception", kind, "such as (OSError, TimeoutError)")
+        object.__setattr__(self, "on", kinds)
 
     def ceiling_seconds(self, attempt: int) -> float:
         """The longest delay after that attempt (1 = the first)."""
@@ -50,6 +57,15 @@ class Retry:
     def allows(self, error: BaseException) -> bool:
         """Whether such a failure is worth another attempt at all."""
         return isinstance(error, self.on) and getattr(error, "retryable", True) is not False
+
+
+def retry_of(given: Retry | int | None) -> Retry:
+    """The policy that a declaration names: a whole number is that of so many attempts. Raises: InputError."""
+    if given is None or isinstance(given, Retry):
+        return given or Retry()
+    if isinstance(given, bool) or not isinstance(given, int):
+        arguments.refuse("retry", "This is no retry policy", given, "retry=3, or retry=Retry(max_attempts=3)")
+    return Retry(max_attempts=arguments.whole("retry", given, 1, 1_000))
 
 
 def rung_ms(delay_seconds: float, chance: float) -> int:

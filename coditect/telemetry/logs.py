@@ -38,8 +38,10 @@ class PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        facts = " ".join(f"{name}={value}" for name, value in _extra(record).items())
-        text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
+        extra = _extra(record)
+        trace = extra.pop("traceback", "")  # of a handler, perhaps of another process
+        facts = " ".join(f"{name}={value}" for name, value in extra.items())
+        text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {facts}\n{trace}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

@@ -33,10 +33,10 @@ def test_submit_prints_the_value_on_stdout_and_progress_on_stderr(terminal: Term
 @pytest.mark.parametrize(
     ("status", "reason", "code", "sentence"),
     [
-        (Status.FAILED, "handler_error", 1, "The task was failed"),
+        (Status.FAILED, "handler_error", 1, "The task failed"),
         (Status.CANCELED, "canceled", 1, "The task was canceled"),
         (Status.REJECTED, "invalid_input", 1, "The task was rejected"),
-        (Status.FAILED, "expired", 3, "The task was failed"),
+        (Status.FAILED, "expired", 3, "The task failed"),
     ],
 )
 def test_end_without_a_value_has_its_exit_code_and_fix(

@@ -1,0 +1,110 @@
+"""What a handler takes and gives, by its signature: `(task)` or `(task, ctx)`; nothing is guessed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_args, get_type_hints
+
+from coditect.agent.context import Context
+from coditect.agent.typed import Codec, codec
+from coditect.errors import SetupError
+from coditect.model.arguments import shown
+
+CONTEXT_NAMES = frozenset({"ctx", "context", "_ctx", "_context", "_"})
+"""What a second parameter without an annotation is called when it is the Context."""
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_TASK_AND_CONTEXT = "A handler takes the task's input and, if it wants, a Context"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a handler takes and gives."""
+
+    input: Codec
+    output: Codec
+    wants_context: bool
+
+
+def signature(handler: Callable[..., Any]) -> Signature:
+    """The handler's signature; unannotated parts are plain JSON.
+
+    Raises: SetupError, with the handler's file and line, for any other shape.
+    """
+    try:
+        if not inspect.isroutine(_function(handler)):
+            raise SetupError("A handler is a function", given=type(handler).__name__, fix="put the decorator above one")
+        return _signature(handler)
+    except SetupError as error:
+        error.facts |= {"handler": getattr(handler, "__qualname__", shown(handler)), "at": line_of(handler)}
+        raise
+
+
+def line_of(handler: object) -> str:
+    """File and line where a function begins; empty for what has none."""
+    code = getattr(_function(handler), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+
+
+def _function(handler: Any) -> Any:
+    """What is called in the end: within `functools.partial` and decorators."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    return inspect.unwrap(handler) if callable(handler) else handler
+
+
+def _signature(handler: Callable[..., Any]) -> Signature:
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise SetupError(
+            "A handler returns its value; this one yields", fix="return it, or tell ctx.progress meanwhile"
+        )
+    parameters = _parameters(handler)
+    hints = _hints(handler)
+    task, *others = parameters
+    if _is_context(hints.get(task.name)):
+        raise SetupError(_TASK_AND_CONTEXT, parameter=task.name, fix="write (task, ctx: Context)")
+    for other in others:
+        hint = hints.get(other.name, Any)
+        if not (_is_context(hint) or (hint is Any and other.name in CONTEXT_NAMES)):
+            fix = "write (task, ctx: Context); input of several parts is one model, a dataclass or a dict"
+            raise SetupError("The second parameter of a handler is its Context", parameter=other.name, fix=fix)
+    return Signature(
+        input=_codec(task.name, hints.get(task.name, Any)),
+        output=_codec("return", hints.get("return", Any)),
+        wants_context=bool(others),
+    )
+
+
+def _parameters(handler: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        parameters = list(inspect.signature(handler).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise SetupError("The handler's parameters are unknown", fix="write a function around it") from error
+    if not 1 <= len(parameters) <= 2 or any(one.kind not in _POSITIONAL for one in parameters):
+        names = [str(one) for one in parameters]
+        raise SetupError(_TASK_AND_CONTEXT, parameters=names, fix="write (task) or (task, ctx: Context)")
+    return parameters
+
+
+def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(_function(handler))
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        fix = "import what it names at the top of the file, not under TYPE_CHECKING"
+        raise SetupError("A handler's annotation is unknown", reason=str(error), fix=fix) from error
+
+
+def _is_context(hint: object) -> bool:
+    return any(isinstance(one, type) and issubclass(one, Context) for one in (hint, *get_args(hint)))
+
+
+def _codec(parameter: str, hint: Any) -> Codec:
+    try:
+        return codec(hint)
+    except SetupError as error:
+        error.facts["parameter"] = parameter
+        raise
+    except TypeError as error:  # an annotation that is no type, such as a dict with values
+        raise SetupError("The annotation is no type", parameter=parameter, fix="use a type, or none") from error

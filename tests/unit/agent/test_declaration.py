@@ -1,0 +1,189 @@
+"""What a decorator is given: it works as documented, or the import ends with one error that names line and fix."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from coditect import Agent, Context, Retry, Strategy, TaskFailed
+from coditect.errors import SetupError
+from coditect.model.duration import seconds
+from coditect.testing import TestFleet
+
+ANYTHING = some.one_of(
+    some.text(max_size=20),
+    some.integers(-5, 2_000),
+    some.floats(),
+    some.booleans(),
+    some.none(),
+    some.binary(max_size=5),
+    some.timedeltas(),
+    some.lists(some.one_of(some.text(max_size=5), some.integers()), max_size=3),
+    some.sets(some.text(max_size=5), max_size=3),
+    some.sampled_from([*Strategy, "Least_Busy", "5m", "8d", Retry(), Retry(on=(OSError,)), object(), len, Agent]),
+)
+PARAMETERS = ("name", "timeout", "retry", "process", "description", "tags", "cost", "strategy")
+
+
+def documented(parameter: str, asked: Any, agent: Agent) -> bool:
+    """Whether the declared capability is what the documentation says of such a value."""
+    (made,) = agent.capabilities
+    expected: dict[str, Callable[[], object]] = {
+        "name": lambda: asked,
+        "timeout": lambda: seconds(asked) or "above 0",
+        "retry": lambda: Retry(max_attempts=asked) if type(asked) is int else asked or Retry(),
+        "process": lambda: asked if isinstance(asked, bool) else "a truth value",
+        "description": lambda: asked or "Works.",
+        "tags": lambda: frozenset([asked] if isinstance(asked, str) else asked),
+        "cost": lambda: asked if not isinstance(asked, bool) and asked >= 0 else "a number",
+        "strategy": lambda: asked if asked is None else str(asked).lower(),
+    }
+    found = {
+        "name": made.name,
+        "timeout": made.timeout_seconds,
+        "retry": made.retry,
+        "process": made.where.value == "process",
+        "description": made.spec.description,
+        "tags": made.spec.tags,
+        "cost": made.spec.cost,
+        "strategy": made.spec.strategy,
+    }
+    return found[parameter] == expected[parameter]()
+
+
+@given(parameter=some.sampled_from(PARAMETERS), asked=ANYTHING)
+def test_a_declaration_works_as_documented_or_its_error_names_line_and_parameter(parameter: str, asked: Any) -> None:
+    agent = Agent("any")
+    given_name = {"name": "any.work"} | {parameter: asked}
+
+    def handler(task: int) -> None:
+        """Works."""
+
+    try:
+        agent.capability(**given_name)(handler)
+    except SetupError as error:
+        assert str(error.facts["at"]).startswith(__file__)
+        assert error.facts.get("fix") or parameter == "name"
+        assert agent.capabilities == ()
+    else:
+        assert documented(parameter, asked, agent)
+
+
+@given(parameter=some.sampled_from(["name", "version", "slots", "tags", "description"]), asked=ANYTHING)
+def test_an_agent_is_as_documented_or_its_error_names_line_and_parameter(parameter: str, asked: Any) -> None:
+    try:
+        agent = Agent(**{"name": "any"} | {parameter: asked})
+    except SetupError as error:
+        assert (error.facts["parameter"], str(error.facts["at"]).startswith(__file__)) == (parameter, True)
+        assert error.facts["fix"]
+    else:
+        expected = frozenset([asked] if isinstance(asked, str) else asked) if parameter == "tags" else asked
+        assert getattr(agent, parameter) == expected
+        assert not isinstance(asked, bool)
+
+
+def plain(task: int) -> int:
+    return task
+
+
+def with_context(task: int, ctx: Context) -> int:
+    return task
+
+
+def maybe(task: int, anything: Context | None = None) -> int:
+    return task
+
+
+def unannotated(task, ctx):  # type: ignore[no-untyped-def]
+    return task
+
+
+@pytest.mark.parametrize(
+    ("handler", "wants"),
+    [(plain, False), (with_context, True), (maybe, True), (unannotated, True), (functools.partial(plain), False)],
+)
+def test_a_handler_takes_the_input_and_perhaps_the_context(handler: Any, wants: bool) -> None:
+    agent = Agent("right")
+
+    agent.capability("right.one")(handler)
+
+    assert agent.capabilities[0].signature.wants_context is wants
+
+
+def two(a: int, b: int) -> None: ...
+def two_unannotated(a, b): ...  # type: ignore[no-untyped-def]
+def method(self, task): ...  # type: ignore[no-untyped-def]
+def default(task: int, limit: int = 5) -> None: ...
+def only_context(ctx: Context) -> None: ...
+def by_keyword(task: int, *, ctx: Context) -> None: ...
+def starred(*tasks: int) -> None: ...
+def keywords(**tasks: int) -> None: ...
+def no_type(task: [int]) -> None: ...  # type: ignore[valid-type]
+def not_a_type(task: 5) -> None: ...  # type: ignore[valid-type]
+def generator(task: int) -> Iterator[int]:
+    yield task
+
+
+async def generating(task: int) -> AsyncIterator[int]:
+    yield task
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        two, two_unannotated, method, default, only_context, by_keyword, starred, keywords, no_type, not_a_type,
+        generator, generating, int, 7, None, "handler",
+    ],
+)  # fmt: skip
+def test_what_is_no_handler_is_refused_where_it_stands(handler: Any) -> None:
+    agent = Agent("wrong")
+
+    with pytest.raises(SetupError) as raised:
+        agent.capability("wrong.one")(handler)
+
+    assert agent.capabilities == ()
+    assert raised.value.facts["fix"]
+    line = getattr(getattr(handler, "__code__", None), "co_firstlineno", None)
+    assert raised.value.facts["at"] == (f"{__file__}:{line}" if line else "")
+
+
+def test_a_decorator_without_a_name_is_refused() -> None:
+    with pytest.raises(SetupError, match="named by a text"):
+        Agent("wrong").capability(plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("on", "attempts"), [(ValueError, 3), ((OSError, ValueError), 3), (OSError, 1)])
+async def test_three_means_three_attempts(on: Any, attempts: int) -> None:
+    agent = Agent("tries")
+    tried: list[int] = []
+
+    @agent.capability("try.it", retry=Retry(3, on=on) if attempts == 1 or on is not ValueError else 3)
+    async def attempt(task: int) -> None:
+        tried.append(task)
+        raise ValueError("never")
+
+    async with TestFleet(agents=[agent]) as fleet:
+        with pytest.raises(TaskFailed):
+            await fleet.request("try.it", 1, timeout="1h")
+
+    assert len(tried) == attempts
+
+
+@pytest.mark.parametrize("on", [(), "ValueError", (ValueError, 3), ValueError(), object])
+def test_what_is_no_exception_is_not_tried_again(on: Any) -> None:
+    if on == ():
+        assert not Retry(on=on).allows(ValueError())
+        return
+    with pytest.raises(Exception, match="no exception"):
+        Retry(on=on)
+
+
+@pytest.mark.parametrize(("topic", "listener"), [("", plain), (5, plain), (None, plain), ("news", 5)])
+def test_what_is_no_listener_is_refused(topic: Any, listener: Any) -> None:
+    with pytest.raises(SetupError):
+        Agent("wrong").on_broadcast(topic)(listener)
