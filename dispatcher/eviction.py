@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from coditect.broker.management import Connection, Management, ManagementUnavailable
@@ -89,10 +90,13 @@ class ManagementEvictor:
         return asyncio.get_running_loop().time()
 
 
-async def close_owner(evict: Evictor | None, previous: str) -> int:
+async def close_owner(
+    evict: Evictor | None, previous: str, *, is_back: Callable[[], Awaitable[bool]] | None = None
+) -> int:
     """Closes what the former owner of a shard still has at the broker: it may sit on unsettled results.
 
     Gives how many connections there were. Never fails, but looks twice and may take 12 s: run it beside the take-over.
+    The second look is left out when the owner `is_back` by then.
     Without it, the broker's heartbeats end them after 10 to 15 s.
     """
     if evict is None or not previous:
@@ -100,6 +104,8 @@ async def close_owner(evict: Evictor | None, previous: str) -> int:
     closed = await _closed(evict, previous)
     if closed < len(connection_names(previous)):
         await asyncio.sleep(LISTED_SECONDS)
+        if is_back is not None and await is_back():
+            return closed
         closed += await _closed(evict, previous)
     if closed:
         log.warning("A former owner was evicted", extra={"owner": previous, "connections": closed})

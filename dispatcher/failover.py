@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from coditect.background import Background
+from coditect.errors import Retryable
 from coditect.registry.port import Registry
 from dispatcher.commands import Lost
 from dispatcher.desk import Desk
 from dispatcher.eviction import Evictor, close_owner
+from dispatcher.layers import leases
 from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.patrol import EARLY_ACK_MS
 from dispatcher.ports import Ports
+from dispatcher.store.port import Database
 
 
 @asynccontextmanager
@@ -46,15 +49,29 @@ def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
 
 
 class Predecessors:
-    """Evicts the former owners of shards, each of them once, beside the take-over."""
+    """Evicts the former owners of shards, beside the take-over: each of them once for all shards of one take-over."""
 
-    def __init__(self, evict: Evictor | None, background: Background) -> None:
-        self._close = partial(close_owner, evict)
+    def __init__(self, evict: Evictor | None, background: Background, database: Database) -> None:
+        self._evict = evict
         self._background = background
-        self._known: set[str] = set()
+        self._database = database
+        self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:
         """Begins to close what this owner has at the broker; does not wait for it."""
-        if previous not in self._known:
-            self._known.add(previous)
+        if previous not in self._closing:
+            self._closing.add(previous)
             self._background.start(self._close(previous), name=f"evict {previous}")
+
+    async def _close(self, previous: str) -> None:
+        try:
+            await close_owner(self._evict, previous, is_back=partial(self._lives, previous))
+        finally:
+            self._closing.discard(previous)
+
+    async def _lives(self, owner: str) -> bool:
+        """Whether the owner was healed meanwhile: what it has at the broker now is of the time after."""
+        try:
+            return owner in await self._database.read(leases.beats)
+        except Retryable:
+            return True

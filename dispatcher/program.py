@@ -111,7 +111,7 @@ async def running_dispatcher(
         window = Window(asyncio.get_running_loop().time)
         ports = Ports(broker, store, events, clock, background, window, options.ways, options.quorum)
         pings = await stack.enter_async_context(Pings(broker, name=f"patrol-{options.owner}"))
-        tenure, control = compose(ports, options, graph, pings, Predecessors(evict, background).evict)
+        tenure, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
@@ -266,6 +266,8 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
 
 def unready(broker: Broker, tenure: Tenure) -> str:
     """Why the dispatcher cannot work; empty when it can."""
+    if tenure.cut_off_from:
+        return f"the dispatcher is cut off from the {tenure.cut_off_from} and gave its shards up"
     return "" if broker.connected else "the broker's connection or a consumer is missing"
 
 

@@ -2,6 +2,10 @@
 
 Every step renews, takes and gives shards (`layers/shards.py`). A shard that came gets its queues and its desk; one that
 went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
+
+A dispatcher that had no broker, or no store, for as long as a lease lasts can do nothing for its shards: it gives them
+up, so that the others take them, and takes its share again when it is healed. In a store that is this process's alone
+nobody else could take them, and they are kept.
 """
 
 from __future__ import annotations
@@ -46,6 +50,8 @@ CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
 STEP_SECONDS = 0.2
 """How long the step that is under way is waited for before all shards are handed over."""
+GIVE_UP_SECONDS = 1.0
+"""How long the shards that are given up may take to close."""
 CANCEL_SECONDS = 0.1
 """How long the broker is waited for when a shard closes; what it still delivers goes back."""
 
@@ -87,12 +93,18 @@ class Tenure:
         self._beat = 0
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
+        self._missed = {"broker": 0.0, "store": 0.0}
+        """For how many seconds there was none of it, as far as this process ran."""
+        self.cut_off_from = ""
+        """Why the shards were given up: the broker or the store; empty when they were not."""
 
     async def __aenter__(self) -> Self:
         self._ports.broker.on_return(self.returned)
         self.count = await self._ports.database.run(self._begin)
         await self._step()
         self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
+        if not self._ports.database.exclusive:
+            self._ports.background.start(self._watch(), name=f"{TASK_PREFIX}{self.owner}, reachable")
         return self
 
     async def __aexit__(
@@ -143,10 +155,41 @@ class Tenure:
                 return
             except TimeoutError:
                 pass
+            if self.cut_off_from == "broker" and not self._ports.broker.connected:
+                continue
             try:
                 await self._step()
             except Retryable as error:
                 log.warning("A step of the leases did not come through", extra={"reason": str(error)})
+
+    async def _watch(self) -> None:
+        """Give the shards up when the broker or the store is missed for as long as a lease lasts."""
+        now = asyncio.get_running_loop().time
+        while not self._ending.is_set():
+            looked = now()
+            await asyncio.sleep(shards.STEP_MS / 1000)
+            passed = min(now() - looked, leases.TTL_MS / 1000 / leases.LOOKS_PER_TTL)  # more, and we stood still
+            self._missed["store"] += passed
+            self._missed["broker"] = 0.0 if self._ports.broker.connected else self._missed["broker"] + passed
+            gone = next((name for name, seconds in self._missed.items() if seconds * 1000 >= leases.TTL_MS), "")
+            if gone and not self.cut_off_from and not self._ending.is_set():
+                self.cut_off_from = gone
+                await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Close every shard; say so in the store if the store is there, so that nobody waits for the lease to lapse."""
+        facts = {"cut_off_from": self.cut_off_from, "shards": sorted(self.desks)}
+        log.warning("The dispatcher was cut off for as long as a lease lasts: it gives its shards up", extra=facts)
+        start = self._ports.background.start
+        closing = [start(self._close(shard), name=f"close shard {shard}") for shard in tuple(self.desks)]
+        if closing:
+            await asyncio.wait(closing, timeout=GIVE_UP_SECONDS)
+        if self.cut_off_from == "broker":
+            try:
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    await self._ports.database.run(lambda tr: leases.leave(tr, self.owner))
+            except (TimeoutError, CoditectError) as unsaid:
+                log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
         """Fix the number of shards; in a store that is this process's alone every other owner has ended."""
@@ -165,10 +208,12 @@ class Tenure:
         step = await self._ports.database.run(
             lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses, busy=busy)
         )
+        self._missed["store"], self.cut_off_from = 0.0, ""
         self._look(step.beats)
         owned = {int(lease.name[1]): lease for lease in step.owned}
         for shard in tuple(self.desks):
-            if shard not in owned or self.desks[shard].closed:
+            desk = self.desks.get(shard)
+            if desk is not None and (shard not in owned or desk.closed):
                 log.info("A shard is not worked for here any more", extra={"shard": shard})
                 await self._close(shard)
         for shard in step.to_give:

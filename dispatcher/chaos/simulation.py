@@ -15,6 +15,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from coditect.broker.memory import MemoryBroker
 from coditect.errors import NotFound
 from coditect.failpoints import Failpoints, Order
 from coditect.loop import plain_runner
@@ -174,6 +175,7 @@ class Scene:
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
+        self._ways: dict[str, tuple[MemoryBroker, MemoryDatabase]] = {}
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:
         self.notebook.of(proc)(type_, f, key, **val)
@@ -186,6 +188,7 @@ class Scene:
         note = self.notebook.of(f"{name}#{self._lives[name]}")
         reached = partial(self._reached, name, self._lives[name])
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=self._chance.getrandbits(32))
+        self._ways[name] = (broker, store)
         async with WitnessedDatabase(store, note, reached=reached) as database:
             ways = Ways(on_record=self._chance.random() < self._plan.on_record)
             options = Options(shards=self._plan.shards, owner=owner, ways=ways)
@@ -230,7 +233,7 @@ class Scene:
     async def _break(self) -> None:
         """One fault after the other, until the time is over."""
         acts = (self._kill_agent, self._stop_agent, self._kill_dispatcher, self._stop_dispatcher)
-        others = (self._wipe_redis, self._redis_away, self._cut, self._restart_broker)
+        others = (self._wipe_redis, self._redis_away, self._cut, self._part, self._restart_broker)
         now = asyncio.get_running_loop().time
         end = now() + self._plan.seconds
         async with asyncio.TaskGroup() as group:
@@ -301,6 +304,17 @@ class Scene:
         self._tell(Type.INVOKE, "cut", "broker", kind="broker.cut")
         self.fleet.drop_connections()
         self._tell(Type.OK, "cut", "broker")
+
+    async def _part(self) -> None:
+        """One dispatcher has no way to the broker, or to the store, for a while; everybody else has."""
+        name = self._chance.choice(self._names)
+        cut_off = self._chance.choice(self._ways[name])
+        self.faults += 1
+        self._tell(Type.INVOKE, "part", name, kind="dispatcher.part")
+        cut_off.cut_off()
+        await asyncio.sleep(self._chance.uniform(0.5, 8.0))
+        cut_off.heal()
+        self._tell(Type.OK, "part", name)
 
     async def _restart_broker(self) -> None:
         if self._broker_away:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dispatcher.witness.history import UNENDED, Entry, Type
 
-FAULTS = ("kill", "stop", "cut", "wipe", "restart")
+FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
 """What is done to a process or server; it ends when that is itself again."""
 TERMINAL = frozenset({"completed", "failed", "canceled", "rejected", "skipped", "dead"})
 

@@ -229,6 +229,8 @@ class MemoryDatabase:
         self._chance = random.Random(seed)  # noqa: S311  # not a secret: a test repeats it
         self._run_seconds = run_seconds
         self._open = False
+        self._reachable = asyncio.Event()
+        self._reachable.set()
         self._failure: asyncio.Future[StoreFailed] | None = None
         self.repeated = 0
         """Transactions that were begun again."""
@@ -246,6 +248,14 @@ class MemoryDatabase:
     def crash(self) -> None:
         """Stops at once, as a kill of the process does. What is on the disk stays."""
         self._open = False
+
+    def cut_off(self) -> None:
+        """Part the process from the store: no call is answered until `heal`."""
+        self._reachable.clear()
+
+    def heal(self) -> None:
+        """End what `cut_off` began: calls that wait are done now, if their time is not up."""
+        self._reachable.set()
 
     def fail(self, error: StoreFailed) -> None:
         """Stops for good, as a full disk does."""
@@ -317,6 +327,7 @@ class MemoryDatabase:
         """The way to the database or back: others go on meanwhile, and it may end."""
         low, high = self.faults.latency_seconds
         await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
+        await self._reachable.wait()
         if self._failure is not None and self._failure.done():
             raise self._failure.result()
         if not self._open:

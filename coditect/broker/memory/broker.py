@@ -93,6 +93,14 @@ class MemoryBroker:
         """Cuts the connection, as a network fault would. For tests."""
         self._link.drop()
 
+    def cut_off(self) -> None:
+        """Part the process from the broker until `heal`. For tests."""
+        self._link.cut_off()
+
+    def heal(self) -> None:
+        """End what `cut_off` began. For tests."""
+        self._link.heal()
+
     def vanish(self) -> None:
         """The process was killed: the connection breaks for good and nobody is told. For tests."""
         self._link.close()

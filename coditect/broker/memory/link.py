@@ -26,6 +26,7 @@ class Link:
         self._lost = lost
         self._up = asyncio.Event()
         self._closed = False
+        self._reachable = True
         self._context = copy_context()
         self.session = Session(closed=self._broken, process=process)
 
@@ -40,7 +41,12 @@ class Link:
         self._server.when_up(self._connect)
 
     def _connect(self) -> None:
-        if self._closed or self.up or not self._server.connect(self.session):
+        if self._closed or self.up:
+            return
+        if not self._reachable:
+            self._open_later()
+            return
+        if not self._server.connect(self.session):
             return
         try:
             self._restore()
@@ -59,6 +65,15 @@ class Link:
         if self.up:
             self._server.disconnect(self.session)
             self._broken()
+
+    def cut_off(self) -> None:
+        """Break the connection, and let none stand until `heal`: a partition of the network."""
+        self._reachable = False
+        self.drop()
+
+    def heal(self) -> None:
+        """End the partition: the connection stands again in a moment."""
+        self._reachable = True
 
     def _broken(self) -> None:
         self._up.clear()

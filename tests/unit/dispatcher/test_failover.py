@@ -12,9 +12,11 @@ from dispatcher.commands import Command, Lost
 from dispatcher.desk import Desk
 from dispatcher.failover import Predecessors, dispatch_again
 from dispatcher.flights import Flight
+from dispatcher.layers import leases
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.monitor import AgentGone
 from dispatcher.patrol import EARLY_ACK_MS
+from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 
 NOW_MS = 10_000_000
@@ -79,20 +81,21 @@ def test_what_a_rebuild_left_with_the_agent_is_published_anew_though_the_broker_
 
 
 class Counting:
-    def __init__(self) -> None:
+    def __init__(self, *, closes: int = 2) -> None:
         self.asked: list[str] = []
+        self._closes = closes
 
     async def evict(self, process: str) -> int:
         self.asked.append(process)
         await asyncio.sleep(1)
-        return 2
+        return self._closes
 
 
 @in_virtual_time
 async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_it() -> None:
     evict = Counting()
-    async with Background() as background:
-        predecessors = Predecessors(evict, background)
+    async with Background() as background, MemoryDatabase() as database:
+        predecessors = Predecessors(evict, background, database)
         began = asyncio.get_running_loop().time()
         for owner in ("ada", "ada", "bob", "ada"):
             await predecessors.evict(owner)
@@ -101,3 +104,20 @@ async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_
         await asyncio.sleep(10)
 
     assert evict.asked == ["ada", "bob"]
+
+
+@in_virtual_time
+async def test_former_owner_that_is_back_is_not_looked_for_again_until_it_is_lost_again() -> None:
+    evict = Counting(closes=0)
+    async with Background() as background, MemoryDatabase() as database:
+        predecessors = Predecessors(evict, background, database)
+        await predecessors.evict("ada")
+        await database.run(lambda tr: leases.renew(tr, "ada", 7))
+        await asyncio.sleep(20)
+        assert evict.asked == ["ada"]
+
+        await database.run(lambda tr: leases.leave(tr, "ada"))
+        await predecessors.evict("ada")
+        await asyncio.sleep(20)
+
+    assert evict.asked == ["ada"] * 3

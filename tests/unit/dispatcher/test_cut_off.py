@@ -1,0 +1,156 @@
+"""Dispatchers that are parted from the broker or the store: their shards move, and they come back by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from coditect import Agent, Context, Workflow
+from coditect.broker.memory import MemoryBroker
+from coditect.model.workflow.states import WorkflowState
+from coditect.testing import TestFleet
+from dispatcher.program import Dispatcher, Options, running_dispatcher, unready
+from dispatcher.store.memory import Disk, MemoryDatabase
+from tests.support import eventually
+
+SHARDS = 4
+MOVED_SECONDS = 5.0
+PARTED_SECONDS = 20.0
+
+
+@dataclass
+class Post:
+    """One dispatcher with its ways to the others."""
+
+    broker: MemoryBroker
+    store: MemoryDatabase
+    dispatcher: Dispatcher
+
+    @property
+    def shards(self) -> set[int]:
+        return set(self.dispatcher.tenure.desks)
+
+    @property
+    def unready(self) -> str:
+        return unready(self.broker, self.dispatcher.tenure)
+
+    def part(self, of: str) -> None:
+        (self.broker if of == "broker" else self.store).cut_off()
+
+    def heal(self, of: str) -> None:
+        (self.broker if of == "broker" else self.store).heal()
+
+
+@dataclass
+class Scene:
+    """Two dispatchers on one store, and agents."""
+
+    fleet: TestFleet
+    posts: list[Post]
+    executed: Counter[str] = field(default_factory=Counter)
+
+
+@asynccontextmanager
+async def scene(seed: int = 0) -> AsyncIterator[Scene]:
+    worker, executed = Agent("worker", slots=8), Counter[str]()
+
+    @worker.capability("work")
+    async def work(_: None, ctx: Context) -> None:
+        executed[ctx.task_id] += 1
+        await asyncio.sleep(0.3)
+
+    async with TestFleet([worker], replicas=2, seed=seed) as fleet, AsyncExitStack() as stack:
+        fleet.kill("dispatcher")
+        disk, posts = Disk(), []
+        for name in ("ada", "bob"):
+            store = await stack.enter_async_context(MemoryDatabase(disk))
+            broker = await stack.enter_async_context(MemoryBroker(fleet.server, name=name))
+            running = running_dispatcher(
+                broker=broker,
+                registry=fleet.registry,
+                clock=fleet._clock(name),
+                database=store,
+                evict=fleet.server,
+                options=Options(shards=SHARDS, owner=name),
+            )
+            posts.append(Post(broker, store, await stack.enter_async_context(running)))
+        await eventually(lambda: [len(post.shards) for post in posts] == [2, 2])
+        yield Scene(fleet, posts, executed)
+        for post in posts:
+            post.heal("broker")
+            post.heal("store")
+
+
+def chain(many: int) -> Workflow:
+    flow = Workflow("chain")
+    before = flow.task("work", name="n0")
+    for number in range(1, many):
+        before = flow.task("work", name=f"n{number}", after=[before])
+    return flow
+
+
+@pytest.mark.parametrize("of", ["broker", "store"])
+async def test_shards_of_a_dispatcher_that_is_cut_off_move_and_come_back_when_it_is_healed(of: str) -> None:
+    async with scene() as one:
+        ada, bob = one.posts
+        runs = [await one.fleet.start(chain(20)) for _ in range(12)]
+        await one.fleet.advance(1)
+
+        ada.part(of)
+        began = one.fleet.elapsed_seconds
+        await eventually(lambda: bob.shards == set(range(SHARDS)))
+        assert one.fleet.elapsed_seconds - began < MOVED_SECONDS
+        assert (ada.shards, bob.unready) == (set(), "")
+        assert of in ada.unready
+        done = sum(one.executed.values())
+        await one.fleet.advance(3)
+        assert sum(one.executed.values()) - done > 60, "all twelve chains go on"
+
+        await one.fleet.advance(PARTED_SECONDS)
+        ada.heal(of)
+        await eventually(lambda: [len(post.shards) for post in one.posts] == [2, 2])
+
+        assert ada.unready == ""
+        assert {await run.wait(timeout="5m") for run in runs} == {WorkflowState.COMPLETED}
+        assert max(one.executed.values()) <= 2
+
+
+@pytest.mark.parametrize("of", ["broker", "store"])
+async def test_cut_that_is_shorter_than_a_lease_moves_nothing_and_repeats_nothing(of: str) -> None:
+    async with scene() as one:
+        ada, bob = one.posts
+        before = ada.shards, bob.shards
+        runs = [await one.fleet.start(chain(10)) for _ in range(4)]
+        await one.fleet.advance(1)
+
+        ada.part(of)
+        await one.fleet.advance(1.5)
+        ada.heal(of)
+
+        assert {await run.wait(timeout="1m") for run in runs} == {WorkflowState.COMPLETED}
+        assert (ada.shards, bob.shards) == before
+        assert set(one.executed.values()) == {1}
+
+
+async def test_dispatcher_that_came_back_keeps_its_connections() -> None:
+    async with scene() as one:
+        ada, bob = one.posts
+        ada.part("broker")
+        await eventually(lambda: bob.shards == set(range(SHARDS)))
+        ada.heal("broker")
+        await eventually(lambda: len(ada.shards) == 2)
+        losses = 0
+
+        async def lost() -> None:
+            nonlocal losses
+            losses += 1
+
+        ada.broker.on_return(lost)
+        await one.fleet.advance(15)  # longer than a former owner is looked for
+
+        assert (losses, len(ada.shards)) == (0, 2)
