@@ -25,6 +25,7 @@ from coditect.errors import CoditectError, SetupError
 from coditect.loop import collect_rarely, run_loop
 from coditect.loop_watchdog import watched_loop
 from coditect.model import routing
+from coditect.reference_clock import following
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings, read_settings
@@ -105,6 +106,7 @@ async def running_dispatcher(
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Background())
+        clock = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
         events = Events(broker, background, clock, source="/dispatcher")
         await broker.declare(backbone() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FRESH_MS = 1_000
 """For so long after its publication a first delivery runs unasked."""
+MOST_AHEAD_MS = 500
+"""A delivery that comes so long before its publication says that the clocks differ, and nothing of its age."""
 ANSWER_SECONDS = 5.0
 """How long an answer is waited for before the next asking, and how long with the slot in hand."""
 FIRST_PAUSE_SECONDS = 0.5
@@ -67,7 +69,7 @@ class Claims:
         published = task.published_at_ms
         if delivered_before(delivery) or published is None or owner.origin in self._silent:
             return True
-        return self._clock.now_ms() - published > FRESH_MS
+        return not -MOST_AHEAD_MS <= self._clock.now_ms() - published <= FRESH_MS
 
     def silent(self, origin: str) -> bool:
         """Whether the shard left the last question, or the last result, without an answer."""

@@ -18,6 +18,7 @@ from coditect.model.capability import LONGEST_DIRECT_SECONDS
 from coditect.model.result import Failure, Status
 from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
+from coditect.reference_clock import ReferenceClock
 
 _MAX_TRACEBACK = 8_000
 _LONGEST_MESSAGE = 2_000
@@ -104,13 +105,18 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     return max(0.0, seconds)
 
 
-def unstartable(task: Task, now_ms: int, *, long: bool = False) -> Ended | None:
+def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> Ended | None:
     """How a task ends that comes after its time, or to a long capability without an owner; None when it may start."""
+    now_ms = clock.now_ms()
     if long and task.owner is None and (refused := _unkept(task, now_ms)) is not None:
         return refused
     for bound, name in ((task.limits.deadline_ms, "deadline"), (task.limits.start_by_ms, "start-by")):
         if bound is not None and bound <= now_ms:
             told = f"The task's {name} passed {now_ms - bound} ms before it started"
+            if task.published_at_ms is not None:
+                told += f", {(now_ms - task.published_at_ms) / 1000:.1f} s after its publication by its sender's clock"
+            if clock.doubt:
+                told += f"; {clock.doubt}"
             return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
     return None
 

@@ -21,7 +21,7 @@ from coditect.agent.health import health_server
 from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
-from coditect.agent.presence import Presence, Usage, load_sampler
+from coditect.agent.presence import TASK_PREFIX, Presence, Usage, load_sampler
 from coditect.agent.processes import PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
 from coditect.agent.slots import most_in_hand
@@ -38,6 +38,7 @@ from coditect.loop_watchdog import watched_loop
 from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
+from coditect.reference_clock import following
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.requests import Requests
@@ -119,23 +120,24 @@ async def running_agent(
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
+        reference = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)
         requests = await stack.enter_async_context(_requests(broker, settings, agent_id))
-        events = Events(broker, background, clock, source=f"/agents/{agent_id}")
+        events = Events(broker, background, reference, source=f"/agents/{agent_id}")
         runtime = Runtime(
             agent,
             agent_id,
             broker=broker,
             requests=requests,
             events=events,
-            clock=clock,
+            clock=reference,
             background=background,
             limits=_limits(settings, host, slots=slots),
             suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
-        described = registration(agent, agent_id, clock, slots=slots)
+        described = registration(agent, agent_id, reference, slots=slots)
         presence = _presence(registry, described, _with_usage(runtime.load, host.sample or load_sampler()), settings)
         await stack.enter_async_context(presence)
         mailbox = Mailbox(

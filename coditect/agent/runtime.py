@@ -23,6 +23,7 @@ from coditect.agent.events import Events
 from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, unstartable
 from coditect.agent.execution import Answer, CanceledIds, Execution
 from coditect.agent.feed import Held
+from coditect.agent.instants import by_our_clock
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
 from coditect.agent.large_values import fetch_input, put_value
@@ -38,7 +39,6 @@ from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import Workers
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
-from coditect.clock import Clock
 from coditect.errors import InputError, InvalidTask
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
@@ -46,6 +46,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
+from coditect.reference_clock import ReferenceClock
 from coditect.requests import Requests
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Runtime:
         broker: Broker,
         requests: Requests,
         events: Events,
-        clock: Clock,
+        clock: ReferenceClock,
         limits: Limits,
         background: Background,
         suspects: Suspects,
@@ -197,7 +198,7 @@ class Runtime:
     def _screen(self, delivery: Delivery) -> Task | None:
         """The task of a delivery that needs a slot; everything else is settled from here without one."""
         try:
-            task = wire.read_task(delivery.message, delivery.routing_key)
+            task = by_our_clock(wire.read_task(delivery.message, delivery.routing_key), delivery.message, self._clock)
         except InputError as error:
             self._beside(self._outcomes.refuse(delivery, error))
             return None
@@ -247,7 +248,7 @@ class Runtime:
         """Why it need not start; None when it does."""
         if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
-        ended = unstartable(task, self._clock.now_ms(), long=task.capability in self._long)
+        ended = unstartable(task, self._clock, long=task.capability in self._long)
         return ended or self._canceled_before(task)
 
     def _canceled_before(self, task: Task) -> Ended | None:

@@ -27,6 +27,10 @@ class _Entry:
     ends: float
 
 
+def _system_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class MemoryRegistry:
     """Keeps the agents as the documents that Redis would hold.
 
@@ -34,8 +38,9 @@ class MemoryRegistry:
     than CALL_SECONDS: it is written, and unavailable all the same), `wipe` loses everything.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        """`now` is the time in seconds by which leases lapse."""
+    def __init__(self, *, now: Callable[[], float] = time.monotonic, wall_ms: Callable[[], int] = _system_ms) -> None:
+        """`now` is the time in seconds by which leases lapse, `wall_ms` the time of day."""
+        self._wall_ms = wall_ms
         self.failing = False
         self.slow_seconds = 0.0
         self._now = now
@@ -106,6 +111,13 @@ class MemoryRegistry:
         """Every capability that a living agent offers."""
         records = await self.find(Search())
         return frozenset(offer.name for record in records for offer in record.registration.capabilities)
+
+    async def now_ms(self) -> int:
+        """The time of day that the registry was given."""
+        self._refuse_when_failing()
+        now_ms = self._wall_ms()
+        await self._answer()
+        return now_ms
 
     async def next_turn(self, name: str) -> int:
         """Grows by one with each call."""

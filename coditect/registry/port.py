@@ -76,6 +76,9 @@ class Registry(Protocol):
     async def capabilities(self) -> frozenset[str]:
         """Every capability that a living agent offers."""
 
+    async def now_ms(self) -> int:
+        """The registry's wall time, in milliseconds since the epoch: what the clocks of a fleet are compared with."""
+
     async def next_turn(self, name: str) -> int:
         """A number that grows by one with each call by anybody, for round robin."""
 

@@ -99,6 +99,11 @@ class RedisRegistry:
         names = await self._run("capabilities", self._capabilities)
         return frozenset(name.decode() for name in names)
 
+    async def now_ms(self) -> int:
+        """Redis' own wall time."""
+        seconds, microseconds = await self._bounded("now", self._redis.time())
+        return int(seconds) * 1_000 + int(microseconds) // 1_000
+
     async def next_turn(self, name: str) -> int:
         """Grows by one with each call by anybody; may skip some when a connection breaks."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))

@@ -77,13 +77,16 @@ class TestFleet:
         start: datetime = START,
         stuck_after: Duration = "5s",
         patience: Duration = "7d",
+        clocks_ahead_seconds: Mapping[str, float] | None = None,
     ) -> None:
         """`replicas` is the number of processes of each agent, or of those it names.
 
         `start` is the time of day at which virtual time begins. A plain handler's thread that takes longer
         than `stuck_after`, in real time, no longer holds virtual time up. After `patience`, in virtual time,
-        without anything that the test waits for, it is called stuck.
+        without anything that the test waits for, it is called stuck. `clocks_ahead_seconds` sets the clocks of
+        processes (by the id of one, or the name of an agent; `client` is the fleet's own) wrong; negative: behind.
         """
+        self._clocks_ahead_seconds = dict(clocks_ahead_seconds or {})
         self._declared = tuple(agents)
         self._added: list[Agent] = []
         self._seed = seed
@@ -131,7 +134,7 @@ class TestFleet:
         make = partial(MemoryServer, clock=self._clock("broker"), chance=self._random("consumers"))
         self.server: MemoryServer = broker.context().run(make)
         """The in-memory broker, with faults of its own: `stop`, `start`, `block`, `lose_next_confirms`."""
-        self.registry = MemoryRegistry(now=asyncio.get_running_loop().time)
+        self.registry = MemoryRegistry(now=asyncio.get_running_loop().time, wall_ms=self._clock("registry").now_ms)
         """The in-memory registry, with faults of its own: `failing`, `slow_seconds`."""
         self._crew = Crew(self.server, self._schedule)
         await asyncio.get_running_loop().create_task(self._observe(), context=observer.context())
@@ -214,7 +217,9 @@ class TestFleet:
         return Random(f"{self._seed}/{purpose}")  # noqa: S311 - it is to be foreseen
 
     def _clock(self, purpose: str) -> Clock:
-        return SeededClock(self._epoch_ms, lambda: self._timeline.now, self._random(purpose))
+        wrong = self._clocks_ahead_seconds
+        ahead_ms = round(1000 * wrong.get(purpose, wrong.get(purpose.rpartition("-")[0], 0.0)))
+        return SeededClock(self._epoch_ms + ahead_ms, lambda: self._timeline.now, self._random(purpose))
 
     def _replicas_of(self, agent: Agent) -> int:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,13 @@ async def test_registered_agent_is_read_back_as_it_was_written(registry: Registr
     assert record.load == load
     assert 29_000 < record.lease_ms <= 30_000
     assert record.free_slots == 1
+
+
+async def test_registry_tells_its_wall_time(registry: Registry) -> None:
+    before = time.time_ns() // 1_000_000
+    told = await registry.now_ms()
+
+    assert before - 1_000 <= told <= time.time_ns() // 1_000_000 + 1_000
 
 
 async def test_unknown_agent_is_none(registry: Registry) -> None:

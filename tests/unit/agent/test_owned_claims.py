@@ -48,6 +48,21 @@ async def test_task_that_is_not_fresh_is_claimed(scene: Scene, owner: ScriptedOw
     assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
 
 
+@pytest.mark.parametrize("behind_ms", [claims.MOST_AHEAD_MS + 500, 3_600_000])
+async def test_task_that_seems_to_come_before_its_publication_is_claimed(
+    scene: Scene, owner: ScriptedOwner, behind_ms: int
+) -> None:
+    """The agent's clock is behind: what it takes for fresh may be as old as its clock is wrong."""
+    works = Works()
+    owner.decide = granting(fence=2)
+    await scene.start(works.agent)
+
+    await owner.publish("work.do", 1, age_ms=-behind_ms)
+    await eventually(lambda: owner.results)
+
+    assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
+
+
 async def test_what_its_owner_lets_start_is_started_in_time(scene: Scene, owner: ScriptedOwner) -> None:
     works = Works()
     owner.decide = granting(fence=2)

@@ -238,7 +238,7 @@ async def test_urgent_chain_is_not_held_up_where_only_the_slot_is_left_that_is_k
     for number in range(5):
         before = [urgent.task(WORK, 0.02, name=f"n{number}", after=before, priority="p0")]
     async with TestFleet(agents=[agent]) as fleet:
-        await fleet.submit(WORK, 3600.0)
+        await fleet.submit(WORK, 3600.0, durable=True)
         await fleet.advance("100ms")
         began = fleet.elapsed_seconds
 
