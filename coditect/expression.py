@@ -68,16 +68,26 @@ class Scope:
 
 
 class Account:
-    """The steps of one node: whoever evaluates several of its expressions gives the same account to each."""
+    """The steps of one node: whoever evaluates several of its expressions gives the same account to each.
 
-    def __init__(self) -> None:
+    With a lower bound than `MOST_STEPS` one that is `overdrawn` says nothing of the expressions but that they take more
+    than that.
+    """
+
+    def __init__(self, most_steps: int = MOST_STEPS) -> None:
         self.spent = 0
+        self._most_steps = most_steps
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether more was asked of it than it holds."""
+        return self.spent > self._most_steps
 
     def charge(self, steps: int) -> None:
         """Raises: InputError when there are no more."""
         self.spent += steps
-        if self.spent > MOST_STEPS:
-            raise InputError("It takes too many steps", most_steps=MOST_STEPS)
+        if self.spent > self._most_steps:
+            raise InputError("It takes too many steps", most_steps=self._most_steps)
 
     def weigh(self, value: Any) -> None:
         """Charges for every value within, however often it is shared."""

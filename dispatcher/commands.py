@@ -15,6 +15,7 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.model.value import value
 from dispatcher.layers.ledger.attempts import MOST_MESSAGE, UNRECORDABLE
 from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.scope import Inputs
 from dispatcher.layers.timers import Timer
 
 
@@ -145,6 +146,15 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What a node's expressions say, or why they say nothing. Once per `token`, as `Effects.evaluations` gave it."""
+
+    place: Place
+    token: str
+    told: Inputs | Failure
+
+
+@dataclass(frozen=True, slots=True)
 class GoOn:
     """Work is left over from earlier transactions. Answered with False when the turn was full before any of it."""
 
@@ -163,5 +173,19 @@ class Rebuild:
 
 
 Command: TypeAlias = (
-    Finished | Began | Heard | Claimed | Asked | Due | Proposed | Fill | Returned | Lost | Show | GoOn | Rebuild | Look
+    Finished
+    | Began
+    | Heard
+    | Claimed
+    | Asked
+    | Due
+    | Proposed
+    | Fill
+    | Returned
+    | Lost
+    | Show
+    | Evaluated
+    | GoOn
+    | Rebuild
+    | Look
 )

@@ -24,6 +24,7 @@ from dispatcher import turn
 from dispatcher.alarm import Alarm
 from dispatcher.commands import Command, Fill, Finished, GoOn, Lost, Proposed, Rebuild, Returned, Show
 from dispatcher.counters import Counters
+from dispatcher.evaluations import Evaluations
 from dispatcher.flights import Flights
 from dispatcher.later import Later
 from dispatcher.layers.errors import LostLease
@@ -92,6 +93,8 @@ class Desk:
         self._apart = False  # whether that is so of the turn that is under way
         self._wake = asyncio.Event()
         self._later = Later(self._terms.set_aside, lambda: self.put(GoOn()))
+        aside, background = self._terms.set_aside, ports.background
+        self._evaluations = Evaluations(self.shard, ports.database, background, aside, self.put)
         self._unsure = False
         """A try may be committed of which memory knows nothing."""
         self._confirmed: list[int] = []
@@ -168,6 +171,7 @@ class Desk:
         self._unsent.clear()
         self.alarm.close()
         self._later.close()
+        self._evaluations.close()
         for handle in (self._flush, *self._tasks):
             if handle is not None:
                 handle.cancel()
@@ -325,6 +329,8 @@ class Desk:
                 self.put(Show(workflow))
         if effects.proposed:
             self.put(Proposed(tuple(effects.proposed)))
+        for evaluation in effects.evaluations:
+            self._evaluations.begin(*evaluation)
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:

@@ -9,7 +9,7 @@ from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.model.json import dumps
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import text
-from dispatcher.layers.ledger import advance, walks
+from dispatcher.layers.ledger import advance, approvals, walks
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
@@ -79,7 +79,7 @@ def answer(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     row = node_of(book, place)
     if row.state is not TaskState.AWAITING_APPROVAL:
         raise InputError("Nobody is asked here", workflow=place.workflow, node=place.node, state=row.state.value)
-    advance.close_approval(book, place, row)
+    approvals.close(book, place, row)
     row.agent = str(body.get("by") or "")[:255]
     told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")[:MOST_COMMENT]}
     write(book, place, RESULT, dumps(told))

@@ -12,7 +12,7 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import collect
 from dispatcher.commands import Due, Finished, Returned
 from dispatcher.layers import outbox, timers
-from dispatcher.layers.ledger import advance, claiming, limits
+from dispatcher.layers.ledger import advance, approvals, claiming, limits
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
@@ -50,7 +50,7 @@ def _answer(book: Book, place: Place, row: NodeRow, _: Timer) -> None:
     work = book.definition(place).work
     assert isinstance(work, Approval)
     granted = work.on_timeout is OnTimeout.GRANT
-    advance.close_approval(book, place, row)
+    approvals.close(book, place, row)
     row.agent = "timeout"
     write(book, place, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
     state = TaskState.COMPLETED if granted else TaskState.REJECTED
@@ -87,7 +87,7 @@ def _give_up(book: Book, place: Place, row: NodeRow, failure: Failure) -> None:
 _KINDS: Mapping[str, Callable[[Book, Place, NodeRow, Timer], None]] = MappingProxyType(
     {
         claiming.RETRY_TIMER: _try_again,
-        advance.APPROVAL_TIMER: _answer,
+        approvals.TIMER: _answer,
         limits.START_TIMER: _not_started,
         limits.TIMEOUT_TIMER: _not_told,
         limits.DEADLINE_TIMER: _not_ended,

@@ -14,9 +14,12 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from coditect.local.process import ended_if_stopped
 
@@ -24,9 +27,12 @@ log = logging.getLogger(__name__)
 
 PARENT = "CODITECT_PARENT_PID"
 """The environment variable that tells a process whom it ends with."""
+BEGAN = "CODITECT_BEGAN_FILE"
+"""The environment variable that names the file by which it says that it works."""
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 HEALTHY_SECONDS = 10.0
+"""Of work: a death after that is the first of a row."""
 MOST_DEATHS = 5
 
 
@@ -54,14 +60,12 @@ class Processes:
         return max(keeper.result() for keeper in keepers)
 
     async def _keep(self) -> int:
-        loop = asyncio.get_running_loop()
         deaths = 0
         while True:
-            began = loop.time()
-            code = await self._run_one()
+            code, worked_seconds = await self._run_one()
             if code == 0 or (self._stop.is_set() and code in (-signal.SIGTERM, -signal.SIGINT)):
                 return 0
-            deaths = 1 if loop.time() - began >= HEALTHY_SECONDS else deaths + 1
+            deaths = 1 if worked_seconds >= HEALTHY_SECONDS else deaths + 1
             if self._stop.is_set() or deaths >= MOST_DEATHS:
                 log.error("An agent process cannot be kept running", extra={"exit_code": code, "deaths": deaths})
                 self.stop()
@@ -70,8 +74,15 @@ class Processes:
             if await self._stopped_within(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (deaths - 1))):
                 return 0
 
-    async def _run_one(self) -> int:
-        process = await asyncio.create_subprocess_exec(*self._command, env={**os.environ, PARENT: str(os.getpid())})
+    async def _run_one(self) -> tuple[int, float]:
+        """Its exit code, and for how long it had worked: nothing if it never began to, however slowly it started."""
+        with TemporaryDirectory() as folder:
+            began = Path(folder) / "began"
+            env = {**os.environ, PARENT: str(os.getpid()), BEGAN: str(began)}
+            code = await self._wait_for(await asyncio.create_subprocess_exec(*self._command, env=env))
+            return code, time.time() - began.stat().st_mtime if began.exists() else 0.0
+
+    async def _wait_for(self, process: Process) -> int:
         self._running.add(process)
         try:
             if self._stop.is_set():  # the signal came while it was being started

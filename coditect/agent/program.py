@@ -22,7 +22,7 @@ from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
 from coditect.agent.presence import TASK_PREFIX, Presence, Usage, load_sampler
-from coditect.agent.processes import PARENT, keep_processes
+from coditect.agent.processes import BEGAN, PARENT, keep_processes
 from coditect.agent.runtime import Limits, Runtime
 from coditect.agent.slots import most_in_hand
 from coditect.agent.suspects import Suspects
@@ -272,10 +272,10 @@ def unready(broker: Broker) -> str:
 
 
 def _tell_ready() -> None:
-    """Creates the file that `CODITECT_READY_FILE` names, for whoever started us."""
-    name = os.environ.get("CODITECT_READY_FILE")
-    if name:
-        Path(name).touch()
+    """Creates the file that `CODITECT_READY_FILE` names, for whoever started us, and that of a parent."""
+    for name in (os.environ.get("CODITECT_READY_FILE"), os.environ.get(BEGAN)):
+        if name:
+            Path(name).touch()
 
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:

@@ -220,9 +220,14 @@ class MemoryDatabase:
         seed: int = 0,
         run_seconds: float = RUN_SECONDS,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        now: Callable[[], float] | None = None,
     ) -> None:
-        """`sleep` spends the time of reads; one that returns at once only lets the transactions age by it."""
+        """`sleep` spends the time of reads; one that returns at once only lets the transactions age by it.
+
+        By the clock `now` transactions age; by the loop's, if none is given.
+        """
         self._sleep = sleep
+        self._now = now
         self.disk = Disk() if disk is None else disk
         """Open a second database on it after a crash."""
         self.faults = faults
@@ -286,7 +291,7 @@ class MemoryDatabase:
 
     async def _attempt(self, body: Callable[[Transaction], Result]) -> Result:
         await self._travel()
-        now = asyncio.get_running_loop().time
+        now = self._now or asyncio.get_running_loop().time
         view = View(self.disk, self._read_seconds if any(self.faults.read_seconds) else None)
         transaction = Transaction(view, now=lambda: now() + view.waited_seconds)
         try:

@@ -6,6 +6,7 @@
     book.py      one transaction's view of one shard: rows read once, changed in place, written once
     effects.py   what follows from a transaction outside of the store
     advance.py   how a workflow goes on: what may run, what ends, what follows from that
+    approvals.py what waits for a person
     walks.py     every node of a workflow is gone over
     again.py     what ended without a value runs again, and what ended because of it waits again
     left_over.py long pieces of work go on in later transactions

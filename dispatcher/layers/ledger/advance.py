@@ -7,10 +7,11 @@ there. So a node with 100,000 dependents holds up nobody.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 from coditect.errors import InputError
-from coditect.expression import Account, Scope, condition_holds, element_inputs, node_input
+from coditect.expression import Account
 from coditect.model.json import dumps
 from coditect.model.result import Failure
 from coditect.model.workflow.definition import Approval, Call, Each, OnFailure
@@ -18,8 +19,8 @@ from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers import timers, values
 from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
-from dispatcher.layers.keyspace import APPROVALS, DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.layers.ledger import claiming, limits
+from dispatcher.layers.keyspace import DEAD, EDGES, FLIGHTS, TODO
+from dispatcher.layers.ledger import approvals, claiming, limits
 from dispatcher.layers.ledger.attempts import BY_OTHERS, begin_anew
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
@@ -27,27 +28,31 @@ from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import (
     FAILURE,
     INPUT,
-    NOTHING,
+    NO_EXPRESSIONS,
     RESULT,
+    Inputs,
+    before,
     failure_of,
     gathered,
     has_expressions,
+    inputs_of,
     list_of,
     scope_of,
     value_of,
     write,
 )
-from dispatcher.layers.timers import Timer
 from dispatcher.layers.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
 """Dependents that one transaction looks at."""
+MOST_STEPS_HERE = 50_000
+"""Of one node's expressions within a transaction, a twentieth of a second; what takes more is evaluated outside."""
 MOST_SHOWN = 500
 AHEAD = 100
 """Nodes that are read before they are looked at, at once."""
 
-APPROVAL_TIMER = "approval"
 RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
+EVALUATE = "evaluate"
 _POLICIES = {policy.value.encode(): policy for policy in OnFailure}
 ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
@@ -191,52 +196,80 @@ def may_run(book: Book, place: Place, row: NodeRow) -> None:
     if is_over(book.run(place.workflow)):
         end(book, place, row, TaskState.CANCELED, reason="canceled")
         return
-    node, account = book.definition(place), Account()
+    node = book.definition(place)
+    if not has_expressions(node):
+        _begin(book, place, row, NO_EXPRESSIONS)
+        return
+    account = Account(MOST_STEPS_HERE)
     try:
-        scope = scope_of(book, place, node, account) if has_expressions(node) else NOTHING
-        if condition_holds(node, scope, account):
-            _begin(book, place, row, scope, account)
-        else:
-            end(book, place, row, TaskState.SKIPPED, reason="condition")
+        rows = book.seen(before(node, place.workflow))
+        scope = scope_of(book.tr.snapshot, place, node, rows, account)
+        inputs = inputs_of(node, scope, account, has_elements=has_elements(book, place))
     except (InputError, DamagedValue) as error:
-        fail(book, place, row, failure_of(error))
+        if account.overdrawn:
+            evaluate_later(book, place)
+        else:
+            fail(book, place, row, failure_of(error))
+    else:
+        _begin(book, place, row, inputs)
     book.steps += account.spent
 
 
-def _begin(book: Book, place: Place, row: NodeRow, scope: Scope, account: Account) -> None:
-    node = book.definition(place)
-    match node.work:
+def evaluate_later(book: Book, place: Place, cursor: str = "", most: int = 1) -> int:
+    """The node's expressions are evaluated outside of transactions: they take longer than the others are to wait."""
+    token = cursor or f"{book.now_ms} {book.chance}"
+    leave(book, place, EVALUATE, token)
+    book.effects.evaluations.append((place, token))
+    return most
+
+
+def evaluated(book: Book, place: Place, token: str, told: Inputs | Failure) -> None:
+    """Takes what the node's expressions say, unless it was left to be evaluated anew meanwhile, or waits again."""
+    if book.tr.get(evaluation_key(book.shard, place)) != token.encode():
+        return
+    drop(book, place, EVALUATE)
+    row = book.node(place)
+    if row is None or row.state is not TaskState.BLOCKED or row.tally.decision is not TaskState.READY:
+        return
+    if is_over(book.run(place.workflow)):
+        end(book, place, row, TaskState.CANCELED, reason="canceled")
+    elif isinstance(told, Failure):
+        fail(book, place, row, told)
+    else:
+        _begin(book, place, row, told)
+
+
+def evaluation_key(shard: int, place: Place) -> bytes:
+    """Of what is left over of the node while its expressions are evaluated."""
+    return TODO.pack((shard, place.workflow, place.node, EVALUATE))
+
+
+def _begin(book: Book, place: Place, row: NodeRow, inputs: Inputs) -> None:
+    if not inputs.holds:
+        end(book, place, row, TaskState.SKIPPED, reason="condition")
+        return
+    try:
+        _begin_work(book, place, row, inputs.bodies)
+    except (InputError, DamagedValue) as error:
+        fail(book, place, row, failure_of(error))
+
+
+def _begin_work(book: Book, place: Place, row: NodeRow, bodies: Sequence[bytes] | None) -> None:
+    match book.definition(place).work:
         case Call():
-            if scope is not NOTHING:
-                write(book, place, INPUT, dumps(node_input(node, scope, account)))
+            if bodies is not None:
+                write(book, place, INPUT, bodies[0])
                 row.own_input = True
             claiming.offer(book, place, row)
         case Each():
-            if not has_elements(book, place):
-                bodies = gathered(map(dumps, element_inputs(node, scope, account)))
+            if not has_elements(book, place) and bodies is not None:
                 if bodies:
                     write(book, place, INPUT, list_of(bodies))
                 expand(book, place, row, len(bodies))
             else:  # they keep their inputs, though the list may be another one by now
                 expand(book, place, row, len(value_of(book.tr, place, INPUT)))
         case Approval() as approval:
-            _ask(book, place, row, approval)
-
-
-def _ask(book: Book, place: Place, row: NodeRow, approval: Approval) -> None:
-    row.ready_ms = book.now_ms
-    book.move(place, row, TaskState.AWAITING_APPROVAL)
-    book.tr.set(APPROVALS.pack((book.now_ms, place.workflow, place.node)), approval.question.encode())
-    if approval.timeout_ms is not None:
-        due_ms = book.now_ms + approval.timeout_ms
-        timers.put(book.tr, book.shard, Timer(place.workflow, place.node, APPROVAL_TIMER, due_ms))
-        book.effects.timers = True
-
-
-def close_approval(book: Book, place: Place, row: NodeRow) -> None:
-    """Nobody is asked any more."""
-    book.tr.clear(APPROVALS.pack((row.ready_ms or 0, place.workflow, place.node)))
-    timers.cancel(book.tr, place.workflow, place.node, APPROVAL_TIMER)
+            approvals.ask(book, place, row, approval)
 
 
 # -- maps ---------------------------------------------------------------------------------------------------
@@ -244,7 +277,7 @@ def close_approval(book: Book, place: Place, row: NodeRow) -> None:
 
 def has_elements(book: Book, place: Place) -> bool:
     """Whether any of the map's elements was made. They are made in order."""
-    return book.node(_element(place, 0)) is not None
+    return book.node(element_of(place, 0)) is not None
 
 
 def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
@@ -273,7 +306,7 @@ def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
     while number < min(first + most, len(bodies)):
         if number > first and book.is_full:
             break
-        element = _element(place, number)
+        element = element_of(place, number)
         child = book.node(element) if may_exist else None
         may_exist = child is not None  # behind one that was not made is none
         if child is None:
@@ -294,7 +327,8 @@ def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
     return max(1, number - first)
 
 
-def _element(place: Place, number: int) -> Place:
+def element_of(place: Place, number: int) -> Place:
+    """The map's element."""
     return Place(place.workflow, f"{place.node}[{number}]")
 
 
@@ -315,7 +349,7 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
         end(book, place, row, tally.worst, reason="element")
         return
     try:
-        places = [values.Place(*_element(place, number), RESULT) for number in range(tally.met)]
+        places = [values.Place(*element_of(place, number), RESULT) for number in range(tally.met)]
         results = (body or b"null" for body in values.read_all(book.tr.snapshot, places))
         write(book, place, RESULT, list_of(gathered(results)))
     except DamagedValue as error:
@@ -353,7 +387,7 @@ def withdraw(book: Book, place: Place, row: NodeRow) -> None:
         case TaskState.PUBLISHED | TaskState.WORKING if row.publication:
             book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))
         case TaskState.AWAITING_APPROVAL:
-            close_approval(book, place, row)
+            approvals.close(book, place, row)
         case TaskState.RETRY_WAIT:
             timers.cancel(book.tr, place.workflow, place.node, claiming.RETRY_TIMER)
         case _:

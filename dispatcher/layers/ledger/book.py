@@ -19,8 +19,8 @@ from dispatcher.store.transaction import KeyValue, Transaction
 
 MOST_BYTES = 4_000_000
 """Of a transaction; less than half of what the store takes."""
-MOST_STEPS = 2_000_000
-"""Of a transaction, beside those of the node that goes beyond: a second's work, where the store takes five."""
+MOST_STEPS = 500_000
+"""Of a transaction, beside those of the node that goes beyond: half a second's work, where the store takes five."""
 BYTES_PER_STEP = 16
 """Of a definition or an input that is read: what it says stays in memory until the transaction ends."""
 MOST_AHEAD = 16

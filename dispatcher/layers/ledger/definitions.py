@@ -57,6 +57,11 @@ def find_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
         yield row if row != b"" else values.get(tr, values.Place(place.workflow, place.node, KIND))
 
 
+def known(place: Place, row: bytes) -> Node:
+    """What the row of a node says."""
+    return known_node(place.node, loads(row))
+
+
 class Definitions:
     """So many bytes at most: beyond it those go that nobody asked for longest. Nodes that ended are let go."""
 
@@ -118,7 +123,7 @@ class Definitions:
             self._keep(place, node, row)
 
     def _take_in(self, place: Place, row: bytes) -> Node:
-        node = known_node(place.node, loads(row))
+        node = known(place, row)
         self._keep(place, node, row)
         return node
 

@@ -98,6 +98,8 @@ class Effects:
     """Results that a fence refused."""
     strange: int = 0
     """Results of nodes that nobody knows."""
+    evaluations: list[tuple[Place, str]] = field(default_factory=list)
+    """Nodes whose expressions are to be evaluated, with what is said of them when they are (`advance.evaluated`)."""
     unfinished: bool = False
     """There is work left over for another transaction."""
     timers: bool = False

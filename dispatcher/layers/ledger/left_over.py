@@ -94,6 +94,7 @@ _CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyT
     {
         advance.RELEASE: advance.release,
         advance.EXPAND: advance.continue_expansion,
+        advance.EVALUATE: advance.evaluate_later,
         advance.CANCEL: _walked(advance.CANCEL),
         advance.RESUME: _walked(advance.RESUME),
         advance.SHOW: _walked(advance.SHOW, MOST_SHOWN),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import CoditectError
-from coditect.expression import CHARACTERS_PER_STEP, Account, Scope, node_input
+from coditect.expression import (
+    CHARACTERS_PER_STEP,
+    Account,
+    Scope,
+    condition_holds,
+    element_inputs,
+    node_input,
+)
 from coditect.model.json import dumps, loads
 from coditect.model.result import Failure
-from coditect.model.workflow.definition import Node
+from coditect.model.workflow.definition import Call, Each, Node
 from coditect.model.workflow.states import TaskState
 from coditect.model.workflow.template import node_expressions
 from dispatcher.layers import values
@@ -28,17 +36,50 @@ MOST_SEEN_BYTES = 8 * 1024 * 1024
 _MESSAGE_CHARACTERS = 2_000
 
 
-def scope_of(book: Book, place: Place, node: Node, account: Account) -> Scope:
-    """The workflow's input, and how the node's predecessors ended; to read it costs steps, too.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a node's expressions say."""
 
-    Raises: ValueBeyondBound, DamagedValue.
+    holds: bool
+    """Its condition, if it has one."""
+    bodies: Sequence[bytes] | None = None
+    """What its task is called with; a map's tasks, one by one. None where no expression says it."""
+
+
+NO_EXPRESSIONS = Inputs(True)
+
+
+def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
+    """Evaluates the node's expressions; but for its elements' inputs where a map `has_elements`, which keep theirs.
+
+    Raises: InputError.
     """
-    before = [edge.node for edge in node.after]
-    rows = book.seen([Place(place.workflow, name) for name in before])
-    states = {name: row.state for name, row in zip(before, rows, strict=True) if row is not None}
+    if not condition_holds(node, scope, account):
+        return Inputs(False)
+    match node.work:
+        case Call():
+            return Inputs(True, (dumps(node_input(node, scope, account)),))
+        case Each() if not has_elements:
+            return Inputs(True, gathered(map(dumps, element_inputs(node, scope, account))))
+        case _:
+            return NO_EXPRESSIONS
+
+
+def before(node: Node, workflow: str) -> list[Place]:
+    """What the node comes after."""
+    return [Place(workflow, edge.node) for edge in node.after]
+
+
+def scope_of(tr: Reads, place: Place, node: Node, rows: Sequence[NodeRow | None], account: Account) -> Scope:
+    """The workflow's input, and how the node's predecessors, in order, ended; to read it costs steps, too.
+
+    Raises: ValueBeyondBound, DamagedValue; InputError when the account does not have so many.
+    """
+    names = [edge.node for edge in node.after]
+    states = {name: row.state for name, row in zip(names, rows, strict=True) if row is not None}
     having = [name for name, state in states.items() if state is TaskState.COMPLETED]
     wanted = [(name, RESULT) for name in having] + [("", INPUT)]
-    bodies = values.read_all(book.tr.snapshot, [values.Place(place.workflow, *one) for one in wanted])
+    bodies = values.read_all(tr, [values.Place(place.workflow, *one) for one in wanted])
     seen: list[Any] = []
     seen_bytes = 0
     for found in bodies:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from coditect.model.workflow.document import node_document
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher import turn
-from dispatcher.commands import Asked, Command, Due, Fill, Finished, GoOn
+from dispatcher.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
+from dispatcher.evaluations import evaluate
 from dispatcher.layers import leases, shards, timers
 from dispatcher.layers.keyspace import RUNS, STATUSES
 from dispatcher.layers.leases import Lease
@@ -39,6 +41,13 @@ class SlowStore(MemoryDatabase):
         super().__init__(faults=Faults(read_seconds=read_seconds), sleep=_at_once)
 
 
+class SlowMachine(MemoryDatabase):
+    """Transactions age as on a machine that is so many times slower than this one is when it has nothing else to do."""
+
+    def __init__(self, times: float = 10.0) -> None:
+        super().__init__(now=lambda: times * thread_time())
+
+
 async def _at_once(_: float) -> None:
     return None
 
@@ -57,6 +66,8 @@ class Ledger:
     seen: list[Effects] = field(default_factory=list)
     goes_on: bool = True
     """Whether what is left over is done at once; otherwise the test says when."""
+    evaluates: bool = True
+    """Whether expressions are evaluated that are left to be."""
     apart: bool = False
     """Whether what follows from a command is left over."""
 
@@ -72,6 +83,13 @@ class Ledger:
         done = await self.database.run(lambda tr: turn.run(tr, one))
         self.published += done.effects.publications
         self.seen.append(done.effects)
+        for place, token in done.effects.evaluations:
+            key = advance.evaluation_key(0, place)
+            self.terms.set_aside.add(key)
+            if not self.evaluates:
+                continue
+            await self.turn(Evaluated(place, token, await evaluate(self.database, place)))
+            self.terms.set_aside.discard(key)
         if done.effects.unfinished and self.goes_on:
             await self.go_on()
         left = commands[len(done.answers) :]

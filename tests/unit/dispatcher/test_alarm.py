@@ -23,7 +23,7 @@ from dispatcher.alarm import GRACE_SECONDS, Alarm
 from dispatcher.commands import Due
 from dispatcher.layers import timers
 from dispatcher.layers.ledger import limits
-from dispatcher.layers.ledger.advance import APPROVAL_TIMER
+from dispatcher.layers.ledger.approvals import TIMER as APPROVAL_TIMER
 from dispatcher.layers.ledger.claiming import RETRY_TIMER
 from dispatcher.layers.timers import Timer
 from dispatcher.ports import Ports

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coditect import Workflow
-from coditect.expression import MOST_STEPS
 from coditect.model.control import Verb
 from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.model.workflow.document import node_document
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
-from dispatcher.commands import Fill, Look, Proposed, Show
+from dispatcher.commands import Evaluated, Fill, Look, Proposed, Show
 from dispatcher.layers import values
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.keyspace import VALUES, pack_row
-from dispatcher.layers.ledger import book
+from dispatcher.layers.ledger import advance, book
 from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, gathered, value_of
+from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, Inputs, gathered, value_of
 from dispatcher.layers.values import LARGEST_BYTES
 from dispatcher.steering import MOST_COMMENT
-from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.ledger import Ledger, SlowMachine, completed
 
 MEGABYTE = "x" * 1_000_000
 
@@ -87,7 +88,16 @@ async def test_the_elements_of_a_map_share_one_account(ledger: Ledger) -> None:
     assert "too many steps" in told["message"]
 
 
-async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_within_its_account(ledger: Ledger) -> None:
+@pytest.fixture
+async def slow_machine() -> AsyncIterator[Ledger]:
+    async with SlowMachine() as database:
+        yield await Ledger.open(database)
+
+
+async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_within_its_account(
+    slow_machine: Ledger,
+) -> None:
+    ledger = slow_machine
     flow = Workflow("map")
     template = {f"f{number}": From(f"item.{name}") for number, name in enumerate("abcab")}
     flow.map("work", "input", template, limit=MOST_ELEMENTS, name="each")
@@ -95,6 +105,55 @@ async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_withi
     await ledger.start(flow.definition(), [{"a": 1, "b": "two", "c": [3, 4]}] * MOST_ELEMENTS)
 
     assert (await ledger.run()).counts == {"working": 1, "published": MOST_ELEMENTS}
+    assert ledger.database.repeated == 0
+
+
+@settings(max_examples=4, deadline=None)
+@given(numbers=st.integers(100, 60_000), nodes=st.integers(1, 4))
+async def test_whatever_is_within_the_account_is_evaluated_on_a_machine_ten_times_slower(
+    numbers: int, nodes: int
+) -> None:
+    flow = Workflow("conditions")
+    for number in range(nodes):
+        flow.task("work", {"n": From("length(input)")}, name=f"n{number}", when="length(input[?@ > `1`]) > `5`")
+    async with SlowMachine() as database:
+        ledger = await Ledger.open(database)
+
+        await ledger.start(flow.definition(), [*range(numbers)])
+        await ledger.play(lambda _: completed())
+
+        assert await ledger.state() is WorkflowState.COMPLETED
+        assert database.repeated == 0
+
+
+async def test_what_is_evaluated_meanwhile_may_be_canceled_or_left_to_the_next_owner(ledger: Ledger) -> None:
+    flow = Workflow("slow")
+    flow.task("work", name="slow", when="length(input[?@ > `1`]) > `5`")
+    ledger.evaluates = False
+    for workflow in ("canceled", "taken"):
+        await ledger.start(flow.definition(), [*range(30_000)], workflow=workflow)
+    await ledger.ask(Verb.CANCEL, {"workflow": "canceled"})
+    meanwhile = await ledger.state("canceled"), await ledger.state("taken")
+
+    ledger.terms.set_aside.clear()  # another process, which remembers nothing
+    ledger.evaluates = True
+    await ledger.go_on()
+
+    assert meanwhile == (WorkflowState.RUNNING, WorkflowState.RUNNING)
+    assert await ledger.state("canceled") is WorkflowState.CANCELED
+    assert (await ledger.states("taken"))["slow"] is TaskState.PUBLISHED
+    assert (await ledger.run("taken")).todo == 0
+
+
+async def test_what_was_evaluated_for_another_beginning_is_not_taken(ledger: Ledger) -> None:
+    flow = Workflow("slow")
+    flow.task("work", name="slow", when="length(input[?@ > `1`]) > `5`")
+    ledger.evaluates = False
+    await ledger.start(flow.definition(), [*range(30_000)])
+
+    await ledger.turn(Evaluated(Place("w", "slow"), "another", Inputs(False)))
+
+    assert (await ledger.states())["slow"] is TaskState.BLOCKED
 
 
 def gathering(width: int, **fields: str) -> Definition:
@@ -203,7 +262,7 @@ async def test_a_value_that_json_cannot_say_is_a_matter_of_the_expression(ledger
 
 
 def test_the_account_of_one_node_is_no_more_than_a_transaction_goes_beyond() -> None:
-    assert MOST_STEPS <= book.MOST_STEPS
+    assert advance.MOST_STEPS_HERE <= book.MOST_STEPS
 
 
 async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
