@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 TRANSFER_SECONDS = 60.0
 """How long writing or reading one value may take."""
+MOST_AT_ONCE = 16
+"""Transfers of one process at a time."""
 _SET_IT = "set CODITECT_BLOB_URL everywhere to a folder that all can reach, or pass a reference to where it lies"
 
 
@@ -67,6 +70,10 @@ class NoBlobs:
 NO_BLOBS = NoBlobs()
 
 
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MOST_AT_ONCE, "blobs")
+
+
 @dataclass(frozen=True, slots=True)
 class FolderBlobs:
     """A folder of a file system that fsspec can reach. `files` is fsspec's, which blocks: it is used in threads."""
@@ -77,6 +84,8 @@ class FolderBlobs:
     durable: bool = False
     """Whether it is a folder of this machine, where a file must be synced and put in place."""
     transfer_seconds: float = TRANSFER_SECONDS
+    threads: ThreadPoolExecutor = field(default_factory=_threads, compare=False, repr=False)
+    """Its own: where a folder hangs, nothing else waits for a thread (a name's look-up takes one of the loop's)."""
 
     async def put(self, body: bytes) -> ClaimCheck:
         """See `Blobs.put`."""
@@ -127,7 +136,7 @@ class FolderBlobs:
         """What it gives, from a thread, within its time; a thread that hangs is left behind."""
         try:
             async with asyncio.timeout(self.transfer_seconds):
-                return await asyncio.to_thread(transfer)
+                return await asyncio.get_running_loop().run_in_executor(self.threads, transfer)
         except ClaimBroken:
             raise
         except Exception as error:  # a file system of any vendor raises what it likes

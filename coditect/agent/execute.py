@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import traceback
 from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution import Execution
 from coditect.agent.time_limits import TimeLimits
+from coditect.agent.typed import LARGE_BYTES
 from coditect.agent.workers import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.capability import LONGEST_DIRECT_SECONDS
@@ -70,9 +73,11 @@ async def run_handler(
     execution.handling = True
     try:
         if capability.where is Where.LOOP and rooms.alone is None:
-            body = capability.signature.output.encode(
-                await capability.handler(*_arguments(capability, execution, context))
-            )
+            if len(execution.task.body) <= LARGE_BYTES:
+                given = _arguments(capability, execution, context)
+            else:
+                given = await asyncio.to_thread(_arguments, capability, execution, context)
+            body = capability.signature.output.encode(await capability.handler(*given))
         else:
             body = await _elsewhere(capability, execution, context, rooms)
     except asyncio.CancelledError as error:
@@ -172,12 +177,19 @@ def _arguments(capability: Capability, execution: Execution, context: Context | 
     return (value, context) if shape.wants_context else (value,)
 
 
+def _in_thread(capability: Capability, execution: Execution, context: Context | None) -> bytes:
+    """Run a plain handler, from its input's bytes to its value's. Raises: _BadInput; what the handler raises."""
+    value = capability.handler(*_arguments(capability, execution, context))
+    return capability.signature.output.encode(value)
+
+
 async def _elsewhere(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
     """Runs the handler in a process or thread."""
     if capability.where is Where.THREAD and rooms.alone is None:
-        arguments = _arguments(capability, execution, context)
-        execution.thread = rooms.loop.run_in_executor(rooms.threads, capability.handler, *arguments)
-        return capability.signature.output.encode(await asyncio.shield(execution.thread))
+        # In a copy of the context: a thread's own would keep what a task sets for the next one.
+        run = partial(copy_context().run, _in_thread, capability, execution, context)
+        execution.thread = rooms.loop.run_in_executor(rooms.threads, run)
+        return await asyncio.shield(execution.thread)
     assert context is not None, "a process is given the task's context"
     try:
         if rooms.alone is not None:

@@ -32,17 +32,19 @@ class Shifts:
         self._ready: deque[tuple[Execution, Held]] = deque()
         self._wait: set[str] = set()
         """Capabilities whose handlers waited."""
+        self._context = copy_context()
+        """Without what any handler set: an execution is often started by the end of another, in that one's context."""
         self._next: asyncio.Task[None] | None = None
         """The shift that will run what is ready."""
 
     def start(self, execution: Execution, held: Held) -> None:
         """Runs it soon; `execution.work` is its asyncio task from then on."""
         if execution.task.capability in self._wait:
-            execution.work = self._loop.create_task(self._perform(execution, held))
+            execution.work = self._loop.create_task(self._perform(execution, held), context=self._context.copy())
             return
         self._ready.append((execution, held))
         if self._next is None:
-            self._next = self._loop.create_task(self._run())
+            self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
     async def _run(self) -> None:
         """One shift. What becomes ready meanwhile is for the next, so that the event loop has its turn."""

@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.json import dumps, loads
 
+LARGE_BYTES = 256 * 1024
+"""Bodies over this are validated so that other threads have their turn."""
 _MAX_SHOWN = 5
 _SAID_BY_JSON = (dict, list, tuple, str, int, float)
 
@@ -51,7 +53,7 @@ def codec(type_: Any) -> Codec:
         schema = adapter.json_schema()
     except (PydanticUserError, TypeError, NameError) as error:
         raise SetupError("The type cannot be validated", type=str(type_), fix=_fix_of(error)) from error
-    return Codec(_decoder(adapter), _encoder(adapter), schema)
+    return Codec(_decoder(adapter, type_), _encoder(adapter), schema)
 
 
 def _fix_of(error: Exception) -> str:
@@ -60,16 +62,35 @@ def _fix_of(error: Exception) -> str:
     return "use a pydantic model, a dataclass or plain JSON"
 
 
-def _decoder(adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
     validate = adapter.validator.validate_json  # below the adapter's own method: half a microsecond less
 
     def decode(body: bytes) -> Any:
         try:
-            return validate(body)
+            return validate(body) if len(body) <= LARGE_BYTES else _interruptible(type_).validate_json(body)
         except ValidationError as error:
             raise InvalidTask("The body does not fit the schema", errors=_shown(error)) from error
 
     return decode
+
+
+@lru_cache(maxsize=100)
+def _interruptible(type_: Any) -> TypeAdapter[Any]:
+    """The same type, with a call into Python after each item of a list or value of a dict.
+
+    Validation keeps the interpreter's lock from its beginning to its end, so that a thread alone helps nobody: other
+    threads, the event loop's too, have their turn only in such calls. The items of an inner list do not have them.
+    """
+    outer, inner = get_origin(type_), get_args(type_)
+    if outer not in (list, dict):
+        return TypeAdapter(type_)
+    *before, item = inner
+    called: Any = Annotated
+    return TypeAdapter(outer[*before, called[item, AfterValidator(_unchanged)]])
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:

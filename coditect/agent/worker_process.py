@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
@@ -171,7 +172,7 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
     threading.Thread(target=link.read_all, name="link", daemon=True).start()
     link.send(Frame(Kind.READY))
     while (frame := link.tasks.get()) is not None:
-        link.send(_answer(capability, frame, link))
+        link.send(copy_context().run(_answer, capability, frame, link))  # what a task sets ends with it
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def add(numbers: Sum) -> int:
     return numbers.left + numbers.right
 
 
+_left_behind: ContextVar[str] = ContextVar("left_behind", default="nothing")
+
+
+@worker.capability("proc.context", process=True)
+def context_of(mine: str) -> str:
+    found = _left_behind.get()
+    _left_behind.set(mine)
+    return found
+
+
 @worker.capability("proc.pid", process=True)
 async def pid(_: None) -> int:
     return os.getpid()
@@ -41,7 +52,7 @@ def fail(kind: str) -> None:
     raise KeyError("wrong key")
 
 
-@worker.capability("proc.hang", process=True, timeout="1s", retry=ONCE)
+@worker.capability("proc.hang", process=True, timeout="4s", retry=ONCE)
 def hang(pids: str) -> None:
     child = subprocess.Popen(["sleep", "60"])
     Path(pids).write_text(f"{os.getpid()} {child.pid}")

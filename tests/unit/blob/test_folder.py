@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -165,3 +166,22 @@ def test_what_only_looks_like_a_claim_is_a_value(value: object) -> None:
     assert not has_claims(dumps({"in": [value]}))
     with pytest.raises(InvalidTask, match="no claim"):
         check_claims(dumps(value))
+
+
+async def test_folder_that_hangs_takes_nobody_elses_threads(blobs: FolderBlobs) -> None:
+    release = threading.Event()
+
+    class Hanging:
+        def cat_file(self, *_: object, **__: object) -> bytes:
+            release.wait(30)
+            return b""
+
+    hanging = replace(blobs, files=Hanging(), transfer_seconds=0.5)
+    waiting = [asyncio.create_task(hanging.get(claim_check_of(b"%d" % number))) for number in range(100)]
+    try:
+        await asyncio.wait_for(asyncio.to_thread(len, ""), 10)
+        for one in waiting:
+            with pytest.raises(BlobUnavailable):
+                await one
+    finally:
+        release.set()

@@ -1,0 +1,57 @@
+"""What a task sets in a context variable ends with it, wherever its handler runs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+
+import pytest
+
+from coditect import Agent
+from coditect.testing import TestFleet
+from tests.unit.agent.process_agent import worker
+from tests.unit.agent.scene import Scene
+
+left_behind: ContextVar[str] = ContextVar("left_behind", default="nothing")
+
+
+def setting() -> Agent:
+    """An agent of one slot whose handlers tell what they find, and leave something behind."""
+    agent = Agent("setting", slots=1)
+
+    @agent.capability("set.thread")
+    def in_a_thread(mine: str) -> str:
+        found = left_behind.get()
+        left_behind.set(mine)
+        return found
+
+    @agent.capability("set.quick")
+    async def waiting_for_nothing(mine: str) -> str:
+        found = left_behind.get()
+        left_behind.set(mine)
+        return found
+
+    @agent.capability("set.loop")
+    async def waiting(mine: str) -> str:
+        found = left_behind.get()
+        left_behind.set(mine)
+        await asyncio.sleep(0.01)
+        return found
+
+    return agent
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_tasks_find_nothing_of_each_other(seed: int) -> None:
+    async with TestFleet(agents=[setting()], seed=seed) as fleet:
+        kinds = ["set.thread", "set.quick", "set.loop"] * 10
+        handles = [await fleet.submit(kind, f"{kind} {number}") for number, kind in enumerate(kinds)]
+
+        assert {await handle.result(str, timeout="1m") for handle in handles} == {"nothing"}
+
+
+async def test_tasks_of_a_worker_process_find_nothing_of_each_other(scene: Scene) -> None:
+    client = await scene.client()
+    await scene.start(worker)
+
+    assert [await client.request("proc.context", f"task {n}", str, timeout="30s") for n in range(4)] == ["nothing"] * 4
