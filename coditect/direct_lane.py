@@ -92,7 +92,7 @@ class DirectLane:
     ) -> tuple[Handle, Awaitable[None]]:
         """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
         task = self._task(capability, body if claims is None else claims, options, claims)
-        reply = self._requests.expect(task.id or "") if options.results else None
+        reply = self._requests.expect(task.correlation_id or "") if options.results else None
         handle = Handle(task, self._requests, self._listening, self._broker, reply=reply)
         if pick is not None and reply is not None:
             reply.add_done_callback(pick.over)
@@ -128,7 +128,7 @@ class DirectLane:
             options.priority,
             body,
             id=task_id,
-            correlation_id=task_id if options.results else None,
+            correlation_id=self._requests.new_token() if options.results else None,
             reply_to=self._requests.reply_to if options.results else None,
             limits=_limits(options, now),
             published_at_ms=now,

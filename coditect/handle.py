@@ -181,7 +181,7 @@ class Handle:
 
     def forget(self) -> None:
         """Nobody will ask for the result: frees what waits for it."""
-        self._requests.forget(self.task_id)
+        self._requests.forget(self._task.correlation_id or "")
 
 
 async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:

@@ -2,13 +2,18 @@
 
 One per process. The reply queue is durable and keeps its name over reconnects, so a reply that was
 confirmed arrives even when the broker was restarted in between. The first reply counts.
+
+A reply is known by its correlation id alone, and everybody may have an agent write to our queue: so the correlation id
+of a request is a token that only those know who have the request, never an id that somebody could work out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import os
+from collections.abc import Awaitable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +32,17 @@ from coditect.model.wire import MAX_BODY_BYTES, read_result, task_message
 log = logging.getLogger(__name__)
 
 PREFETCH = 1_000
+_TOKEN_BYTES = 16
+_DRAWN_AT_ONCE = 256
+
+
+def tokens() -> Iterator[str]:
+    """Correlation ids that nobody can guess: 128 bits of the system's chance each."""
+    width = 2 * _TOKEN_BYTES
+    while True:
+        drawn = os.urandom(_DRAWN_AT_ONCE * _TOKEN_BYTES).hex()
+        for at in range(0, len(drawn), width):
+            yield drawn[at : at + width]
 
 
 class Requests:
@@ -40,8 +56,10 @@ class Requests:
         self._quorum = quorum
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._consumer: Consumer | None = None
+        self.new_token = partial(next, tokens())
+        """A correlation id for the next request."""
         self.strays = 0
-        """Replies that nobody waited for: late, or the second of two executions."""
+        """Replies that nobody waited for: late, forged, or the second of two executions."""
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(reply_queue(self.reply_to, quorum=self._quorum))

@@ -13,6 +13,7 @@ CODITECT_MAX_SUSPENDED         1000                        tasks that may await 
 CODITECT_DRAIN_SECONDS         30                          how long a drain waits for what runs
 CODITECT_WIRE                  direct                      direct frames, or plain: aiormq's own path
 CODITECT_REPLY_QUEUE           classic                     of replies and results: classic; quorum in a cluster
+CODITECT_ANSWER_QUEUES         answers*,*answers           queues of others that results may go to, as patterns
 CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
 CODITECT_STALL_SECONDS         10                          an event loop may stand still for, 0 (no bound) to 3600
@@ -44,6 +45,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coditect.errors import SetupError
+from coditect.return_addresses import ANSWER_QUEUES
 
 ENV_FILE = Path(".coditect") / "env"
 
@@ -62,6 +64,7 @@ class Settings:
     drain_seconds: float = 30.0
     wire: str = "direct"
     reply_queue: str = "classic"
+    answer_queues: str = ANSWER_QUEUES
     health_port: int | None = None
     health_host: str = "127.0.0.1"
     stall_seconds: float = 10.0
@@ -102,6 +105,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         drain_seconds=_number(values, "CODITECT_DRAIN_SECONDS", DEFAULTS.drain_seconds, 0, 86_400),
         wire=_choice(values, "CODITECT_WIRE", ("direct", "plain")),
         reply_queue=_choice(values, "CODITECT_REPLY_QUEUE", ("classic", "quorum")),
+        answer_queues=values.get("CODITECT_ANSWER_QUEUES", DEFAULTS.answer_queues),
         health_port=_optional(values, "CODITECT_HEALTH_PORT", 0, 65_535),
         health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
         stall_seconds=_number(values, "CODITECT_STALL_SECONDS", DEFAULTS.stall_seconds, 0, 3_600),

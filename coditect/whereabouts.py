@@ -76,13 +76,14 @@ class Whereabouts:
 
     async def _ask(self, task_id: str) -> tuple[list[Sighting], int]:
         """Asks every agent whether it works on the task, for ANSWER_SECONDS."""
-        name = f"reply.why-not-{token_hex(6)}"
+        name, token = f"reply.why-not-{token_hex(6)}", token_hex(16)
         answers: list[object] = []
         heard = asyncio.Event()
 
         def answered(delivery: Delivery) -> None:
             with suppress(InvalidTask):
-                answers.append(loads(delivery.message.body))
+                if delivery.message.correlation_id == token:
+                    answers.append(loads(delivery.message.body))
             delivery.ack()
             if any(_has_it(answer) for answer in answers):
                 heard.set()
@@ -91,7 +92,7 @@ class Whereabouts:
         consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
         try:
             with suppress(Unroutable, TimeoutError):  # no agent is there, or none has it
-                ping = mail.ping(task_id=task_id, reply_to=name)
+                ping = mail.ping(task_id=task_id, reply_to=name, correlation_id=token)
                 await self._broker.publish(ping, exchange=routing.BROADCAST, routing_key="", timeout_seconds=10.0)
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await heard.wait()

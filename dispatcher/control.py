@@ -11,13 +11,23 @@ from typing import Any, Protocol
 
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
-from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Retryable, TooLarge, Unroutable
+from coditect.errors import (
+    CoditectError,
+    InputError,
+    InvalidTask,
+    NotFound,
+    Retryable,
+    SetupError,
+    TooLarge,
+    Unroutable,
+)
 from coditect.model import routing
 from coditect.model.control import VERB, Claim, Verb, read_request
 from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.wire import MAX_BODY_BYTES, result_message
+from coditect.return_addresses import ReturnAddresses
 from dispatcher.asking import refusal_document
 from dispatcher.commands import Asked, Claimed, Command
 from dispatcher.intake import identity, number, text
@@ -58,7 +68,16 @@ class Desks(Protocol):
 class Control:
     """Takes requests in. At least once: a request is acked when it is answered or handed on, and may come again."""
 
-    def __init__(self, broker: Broker, database: Database, desks: Desks, background: Background) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        database: Database,
+        desks: Desks,
+        background: Background,
+        *,
+        addresses: ReturnAddresses,
+    ) -> None:
+        self._addresses = addresses
         self._broker = broker
         self._database = database
         self._desks = desks
@@ -184,9 +203,9 @@ class Control:
         self._background.start(self._send(delivery, answer), name="answer")
 
     async def _send(self, delivery: Delivery, answer: Any) -> None:
-        address = routing.reply_address(delivery.message.reply_to)
+        address = self._addresses.find(delivery.message.reply_to)
         try:
-            if address is not None:
+            if address is not None and self._addresses.reachable(address):
                 await self._broker.publish(
                     answer_message(delivery.message, answer),
                     exchange=address.exchange,
@@ -201,6 +220,10 @@ class Control:
             if not isinstance(answer, CoditectError):
                 await self._send(delivery, TooLarge("The answer is too large", fix="ask for less: one node, or a page"))
                 return
+        except SetupError as error:
+            assert address is not None, "it was refused"
+            if not self._addresses.refused(address, error):
+                log.error("No request can be answered", extra={"reason": str(error)})
         except CoditectError as error:
             log.info("An answer could not be sent; its request comes again", extra={"reason": str(error)})
             delivery.requeue()

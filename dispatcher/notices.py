@@ -27,7 +27,8 @@ from coditect.model.message import Message
 from coditect.model.routing import Address
 from coditect.model.wire import owner_of
 from coditect.registry.port import Registry
-from dispatcher.refusal import Refusal, answer_address, given_up, unrouted
+from coditect.return_addresses import ReturnAddresses
+from dispatcher.refusal import Refusal, given_up, unrouted
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,16 @@ class Notices:
     """
 
     def __init__(
-        self, broker: Broker, registry: Registry, events: Events, background: Background, clock: Clock
+        self,
+        broker: Broker,
+        registry: Registry,
+        events: Events,
+        background: Background,
+        clock: Clock,
+        *,
+        addresses: ReturnAddresses,
     ) -> None:
+        self._addresses = addresses
         self._clock = clock
         self._broker = broker
         self._registry = registry
@@ -137,7 +146,7 @@ class Notices:
         """
         message = delivery.message
         if (owned := owner_of(message)) is None:
-            address = answer_address(message)
+            address = self._addresses.find(message.reply_to)
             return None if address is None else (refusal.answer(message), address)
         owner, publication = owned
         if delivery.queue != routing.DEAD_NOTICES or not owner.origin.isdecimal():
@@ -151,6 +160,8 @@ class Notices:
         if delivery.redelivered and key in self._answered_keys:
             return
         try:
+            if not self._addresses.reachable(address):
+                raise SetupError("The broker's permissions do not allow it", entity=address.routing_key)
             await self._broker.publish(
                 answer,
                 exchange=address.exchange,
@@ -161,6 +172,7 @@ class Notices:
         except (Unroutable, NotFound, Overloaded, SetupError) as error:
             if isinstance(error, Overloaded) and self._broker.blocked:
                 raise  # an alarm of the broker says nothing about the receiver
+            self._addresses.refused(address, error)
             self.unclaimed += 1
             self._events.emit("task.unclaimed", subject=message.message_id or "", reply_to=message.reply_to)
             log.info("An answer has no receiver any more", extra=_facts(delivery, refusal) | {"error": str(error)})

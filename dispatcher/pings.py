@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
-from itertools import count
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +14,7 @@ from coditect.model import mail, routing
 from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.message import Message
+from coditect.requests import tokens
 
 ANSWER_SECONDS = 1.0
 SLACK_SECONDS = 0.5
@@ -42,7 +42,7 @@ class Pings:
     def __init__(self, broker: Broker, *, name: str) -> None:
         self._broker = broker
         self._reply_to = f"reply.{name}"
-        self._numbers = count(1)
+        self._tokens = tokens()
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._consumer: Consumer | None = None
 
@@ -60,11 +60,11 @@ class Pings:
     async def ask(self, agent: AgentId, *, task_id: str | None = None) -> Answer:
         """What the agent says within ANSWER_SECONDS, of the task if one is named. Never fails."""
         loop = asyncio.get_running_loop()
-        number = str(next(self._numbers))
+        token = next(self._tokens)
         answered: asyncio.Future[Answer] = loop.create_future()
-        self._waiting[number] = answered
+        self._waiting[token] = answered
         try:
-            await self._send(agent, number, task_id)
+            await self._send(agent, token, task_id)
             sent_at = loop.time()
             await asyncio.wait((answered,), timeout=ANSWER_SECONDS)
         except Unroutable:
@@ -72,15 +72,15 @@ class Pings:
         except CoditectError:
             return Answer.UNKNOWN
         finally:
-            del self._waiting[number]
+            del self._waiting[token]
         if answered.done():
             return answered.result()
         stood_still = loop.time() - sent_at > ANSWER_SECONDS + SLACK_SECONDS
         return Answer.UNKNOWN if stood_still or not self._broker.connected else Answer.SILENCE
 
-    async def _send(self, agent: AgentId, number: str, task_id: str | None) -> None:
+    async def _send(self, agent: AgentId, token: str, task_id: str | None) -> None:
         await self._broker.publish(
-            mail.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=number),
+            mail.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=token),
             exchange=routing.AGENTS,
             routing_key=routing.mail_key(agent),
             timeout_seconds=ANSWER_SECONDS,

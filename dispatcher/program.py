@@ -28,6 +28,7 @@ from coditect.model import routing
 from coditect.reference_clock import following
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
+from coditect.return_addresses import ReturnAddresses
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from dispatcher.control import Control
@@ -73,6 +74,8 @@ class Options:
     """How long after its end a workflow is kept."""
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""
+    addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
+    """Whom it may answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,9 @@ async def running_dispatcher(
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
-        notices = await stack.enter_async_context(Notices(broker, registry, events, background, clock))
+        notices = await stack.enter_async_context(
+            Notices(broker, registry, events, background, clock, addresses=options.addresses)
+        )
         stack.push_async_callback(tenure.hand_over)  # first of all: others wait for the shards
         yield Dispatcher(notices, tenure)
 
@@ -133,7 +138,7 @@ def compose(
 ) -> tuple[Tenure, Control]:
     """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
     tenure = Tenure(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
-    control = Control(ports.broker, ports.database, tenure, ports.background)
+    control = Control(ports.broker, ports.database, tenure, ports.background, addresses=options.addresses)
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     ports.background.start(proposing.run(), name="proposing")
@@ -155,6 +160,7 @@ async def serve(settings: Settings) -> None:
         shards=settings.shards,
         keep_days=settings.keep_days,
         quorum=settings.reply_queue == "quorum",
+        addresses=ReturnAddresses(settings.answer_queues),
     )
     broker = AmqpBroker(
         settings.amqp_url,

@@ -20,7 +20,6 @@ from coditect.model.capability import check_capability_name, nearest_names
 from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.routing import Address, reply_address
 from coditect.model.target import task_target
 from coditect.model.task import Owner
 
@@ -61,11 +60,6 @@ class Refusal:
             correlation_id=message.correlation_id,
             attempt=self.attempt,
         )
-
-
-def answer_address(message: Message) -> Address | None:
-    """Where the publisher wants its answer; None when it wants none."""
-    return reply_address(message.reply_to)
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:

@@ -97,7 +97,7 @@ class Mailbox:
             self._background.start(_call(listener, content), name="broadcast listener")
 
     async def _pong(self, message: Message, content: Any) -> None:
-        address = routing.reply_address(message.reply_to)
+        address = self._runtime.addresses.find(message.reply_to)
         if address is None:
             return
         load = self._runtime.load()

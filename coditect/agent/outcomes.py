@@ -25,6 +25,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
+from coditect.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,14 @@ class Outcomes:
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
         owned: Owned,
+        addresses: ReturnAddresses,
     ) -> None:
         self._owned = owned
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
         self._capabilities = capabilities
-        self._settler = Settler(broker, events, clock, agent_id=agent_id)
+        self._settler = Settler(broker, events, clock, agent_id=agent_id, addresses=addresses)
         self._remembered = Remembered()
         self._next_traceback: dict[str, float] = {}
         """When the next one of a capability may be logged."""
@@ -245,7 +247,12 @@ class Outcomes:
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
         """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
-        failure = Failure(reason, type(error).__name__, str(error), fix="see docs/wire.md for what a task may carry")
+        failure = Failure(
+            reason,
+            type(error).__name__,
+            str(error),
+            fix=str(error.facts.get("fix", "see docs/wire.md for what a task may carry")),
+        )
         await guarded(self._bury_and_answer(delivery, failure), delivery)
 
     async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:

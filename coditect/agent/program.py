@@ -18,12 +18,13 @@ from secrets import token_hex
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.limits import Limits
 from coditect.agent.loading import load_agent
 from coditect.agent.mail import Mailbox
 from coditect.agent.parent import die_with
 from coditect.agent.presence import TASK_PREFIX, Presence, Usage, load_sampler
 from coditect.agent.processes import BEGAN, PARENT, keep_processes
-from coditect.agent.runtime import Limits, Runtime
+from coditect.agent.runtime import Runtime
 from coditect.agent.slots import most_in_hand
 from coditect.agent.suspects import Suspects
 from coditect.background import Background
@@ -42,6 +43,7 @@ from coditect.reference_clock import following
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.requests import Requests
+from coditect.return_addresses import ReturnAddresses
 from coditect.settings import Settings
 from coditect.telemetry.logs import configure_logs
 
@@ -171,6 +173,7 @@ def _limits(settings: Settings, host: Host, *, slots: int) -> Limits:
         settings.workspace,
         source=host.source,
         processes=host.processes,
+        addresses=ReturnAddresses(settings.answer_queues),
     )
 
 

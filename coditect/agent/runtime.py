@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +26,7 @@ from coditect.agent.instants import by_our_clock
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
 from coditect.agent.large_values import fetch_input, put_value
+from coditect.agent.limits import Limits
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
 from coditect.agent.reports import Reports
@@ -55,20 +55,6 @@ INBOX_GROUP = "inbox"
 RETURN_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a process may take on."""
-
-    slots: int
-    max_suspended: int = 1_000
-    drain_seconds: float = 30.0
-    workspace: str | None = None
-    source: str | None = None
-    """The file or module that declares the agent, for handlers in processes of their own."""
-    processes: bool = True
-    """Whether suspects may run in such."""
-
-
 class Runtime:
     """One agent process's work. `async with` consumes; leaving drains."""
 
@@ -88,6 +74,7 @@ class Runtime:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self.agent_id = agent_id
+        self.addresses = limits.addresses
         self._broker = broker
         self._requests = requests
         self._blobs = requests.blobs
@@ -109,7 +96,13 @@ class Runtime:
             most_suspended=limits.max_suspended,
         )
         self._outcomes = Outcomes(
-            broker, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
+            broker,
+            events,
+            clock,
+            agent_id=agent_id,
+            capabilities=self._capabilities,
+            owned=self._owned,
+            addresses=self.addresses,
         )
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -199,6 +192,7 @@ class Runtime:
         """The task of a delivery that needs a slot; everything else is settled from here without one."""
         try:
             task = by_our_clock(wire.read_task(delivery.message, delivery.routing_key), delivery.message, self._clock)
+            self.addresses.check(task.reply_to)
         except InputError as error:
             self._beside(self._outcomes.refuse(delivery, error))
             return None

@@ -51,7 +51,7 @@ class TaskServices:
         child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
         if travels is not body:
             child = replace(child, claims=travels)
-        reply = self.requests.expect(child.id or "")
+        reply = self.requests.expect(child.correlation_id or "")
         self.intake.suspend(self.held)
         try:
             outcome = await self._exchange(child, reply, timeout_seconds)
@@ -75,7 +75,7 @@ class TaskServices:
         except Unroutable as error:
             raise UnknownCapability("Nobody offers this capability", capability=child.capability) from error
         finally:
-            self.requests.forget(child.id or "")
+            self.requests.forget(child.correlation_id or "")
 
     def _child(
         self,
@@ -96,7 +96,7 @@ class TaskServices:
             priority,
             travels,
             id=child_id,
-            correlation_id=child_id,
+            correlation_id=self.requests.new_token(),
             reply_to=self.requests.reply_to,
             limits=Limits(deadline_ms=deadline),
             depth=parent.depth + 1,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome
 from coditect.model.retry import Retry, rung_ms
 from coditect.model.task import Task
+from coditect.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ LONGEST_RETURN_SECONDS = 60.0
 """Pause before a delivery that could not be settled goes back; doubled each time."""
 MOST_RETURNS = 8
 """A delivery that came back so often, and still cannot be settled, becomes a dead letter."""
-REFUSED_SECONDS = 60.0
-"""For so long no reply is tried where the broker's permissions refused one: each refusal closes our channel."""
 SENT_BACK_SECONDS = 1.0
 FULL_REPLIES_SECONDS = 2.0
 FULL_PAUSE_SECONDS = 0.1
@@ -51,16 +49,17 @@ _BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", 
 class Settler:
     """Publishes replies, retries and dead letters for one agent process."""
 
-    def __init__(self, broker: Broker, events: Events, clock: Clock, *, agent_id: AgentId) -> None:
+    def __init__(
+        self, broker: Broker, events: Events, clock: Clock, *, agent_id: AgentId, addresses: ReturnAddresses
+    ) -> None:
         self._broker = broker
+        self._addresses = addresses
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
         self.unclaimed = 0
         """Replies that nobody could receive any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
-        self._refused_until = -math.inf
-        """Until then the default exchange is taken to be closed to us."""
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
         """Answers to the task's return address, if it has one, and tells the promise; errors are for `reply`."""
@@ -79,7 +78,7 @@ class Settler:
 
     def taken(self, task: Task) -> None:
         """A reply that was posted was confirmed: whoever gets it has room again."""
-        if self._full_since and (address := routing.reply_address(task.reply_to)) is not None:
+        if self._full_since and (address := self._addresses.find(task.reply_to)) is not None:
             self._full_since.pop(address, None)
 
     async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
@@ -119,8 +118,7 @@ class Settler:
             case Overloaded() if not self._broker.blocked:  # an alarm of the broker says nothing about the receiver
                 if self._may_wait(address):
                     return True
-            case SetupError() if not address.exchange:
-                self._refused_until = asyncio.get_running_loop().time() + REFUSED_SECONDS
+            case SetupError() if self._addresses.refused(address, error):
                 log.warning("Only what `coditect.replies` takes is answered", extra={"reason": str(error)})
             case Retryable() | SetupError():
                 raise error
@@ -129,8 +127,8 @@ class Settler:
 
     def _address(self, task: Task) -> routing.Address | None:
         """Where its answer goes; None when nobody wants one, or nobody may be sent one."""
-        address = routing.reply_address(task.reply_to)
-        if address is None or address.exchange or asyncio.get_running_loop().time() >= self._refused_until:
+        address = self._addresses.find(task.reply_to)
+        if address is None or self._addresses.reachable(address):
             return address
         self._unclaimed(task, SetupError("The broker's permissions do not allow it", entity=address.routing_key))
         return None

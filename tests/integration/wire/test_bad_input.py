@@ -192,23 +192,32 @@ async def test_task_published_again_after_it_failed_runs_again(fleet: Running, e
     assert again.status == "completed"
 
 
-@pytest.mark.parametrize("prefix", ["tasks.{}.p0", "dead.{}", "retry.100", "unrouted", "control", "results.0"])
-async def test_return_address_that_is_the_systems_own_gets_nothing_and_the_task_is_done(
+@pytest.mark.parametrize(
+    "prefix", ["tasks.{}.p0", "dead.{}", "retry.100", "unrouted", "control", "results.0", "somebodys.ledger"]
+)
+async def test_task_with_a_return_address_that_is_not_meant_for_results_is_refused(
     fleet: Running, echo: Echo, amqp_url: str, prefix: str
 ) -> None:
     reply_to = prefix.format(echo.capability)
 
     await blocking(foreign.publish, amqp_url, echo.capability, GOOD, reply_to=reply_to)
 
-    await eventually(lambda: fleet.runtime.load().completed == 1)
-    assert echo.started == ["good"]
-    assert await fleet.letters(f"dead.{echo.capability}") == []
+    letters: list[Letter] = []
+
+    async def dead() -> bool:
+        letters.extend(await fleet.letters(f"dead.{echo.capability}"))
+        return bool(letters)
+
+    await eventually(dead)
+    assert [letter.reason for letter in letters] == ["invalid_task"]
+    assert "CODITECT_ANSWER_QUEUES" in str(letters[0].headers["x-coditect-error"])
+    assert echo.started == []
 
 
 async def test_reply_queue_that_is_full_costs_its_own_answers_and_holds_up_nobody_for_long(
     fleet: Running, echo: Echo, amqp_url: str
 ) -> None:
-    full = Queue(f"full-{uuid4().hex}", QueueType.CLASSIC, max_length=1, expires_ms=60_000)
+    full = Queue(f"answers-full-{uuid4().hex}", QueueType.CLASSIC, max_length=1, expires_ms=60_000)
     await fleet.broker.declare(Topology(queues=(full,)))
     await blocking(foreign.publish, amqp_url, echo.capability, *[GOOD] * 50, reply_to=full.name)
 

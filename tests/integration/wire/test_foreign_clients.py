@@ -152,7 +152,9 @@ async def test_task_without_a_return_address_is_done_and_answers_nobody(
 
 
 async def test_answer_that_nobody_waits_for_any_more_holds_up_nobody(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    await blocking(foreign.publish, amqp_url, echo.capability, b'{"say": "late"}', reply_to=f"gone-{uuid4().hex}")
+    await blocking(
+        foreign.publish, amqp_url, echo.capability, b'{"say": "late"}', reply_to=f"answers-gone-{uuid4().hex}"
+    )
 
     answer = await blocking(foreign.ask, amqp_url, echo.capability, b'{"say": "next"}')
 

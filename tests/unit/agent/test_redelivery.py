@@ -241,17 +241,17 @@ async def test_reply_queue_that_was_full_long_ago_is_waited_for_again() -> None:
     gated = Gated()
     gated.gate.set()
     async with TestFleet(agents=[gated.agent]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
-        await stranger.declare(Topology(queues=(Queue("mine", QueueType.CLASSIC, max_length=1),)))
+        await stranger.declare(Topology(queues=(Queue("my.answers", QueueType.CLASSIC, max_length=1),)))
 
         async def fill() -> None:
-            await stranger.publish(Message(b"{}"), exchange="", routing_key="mine")
+            await stranger.publish(Message(b"{}"), exchange="", routing_key="my.answers")
 
         async def ask(task_id: str) -> None:
-            task = Message(b'"x"', message_id=task_id, reply_to="mine", type=TASK_TYPE)
+            task = Message(b'"x"', message_id=task_id, reply_to="my.answers", type=TASK_TYPE)
             await stranger.publish(task, exchange=routing.TASKS, routing_key="gate.pass.p1")
 
         async def taken() -> str | None:
-            delivery = await stranger.get("mine")
+            delivery = await stranger.get("my.answers")
             assert delivery is not None
             delivery.ack()
             return delivery.message.correlation_id

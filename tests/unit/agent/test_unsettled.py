@@ -19,6 +19,7 @@ from coditect.model import routing
 from coditect.model.message import Message
 from coditect.model.result import Failure
 from coditect.model.wire import PREFIX
+from coditect.return_addresses import REFUSED_SECONDS
 from coditect.testing import FleetCrashed, TestFleet
 from tests.unit.agent.scene import replies
 
@@ -93,7 +94,7 @@ async def test_reply_that_the_permissions_refuse_is_dropped_and_not_tried_for_ot
         assert fleet.server.refusals[""] <= 4, "those that were under way at once"
         assert await fleet.dead_letters("try.it") == ()
 
-        await fleet.advance(settle.REFUSED_SECONDS)
+        await fleet.advance(REFUSED_SECONDS)
         await publish(stranger, reply_to=ANSWERS)
         await fleet.settled()
         assert fleet.server.refusals[""] <= 5, "it is tried again in a minute"

@@ -10,11 +10,12 @@ import pytest
 
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
-from coditect.errors import Overloaded, TooLarge
+from coditect.errors import NotFound, Overloaded, SetupError, TooLarge
 from coditect.model.control import Verb, request
 from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.wire import read_result
+from coditect.return_addresses import ReturnAddresses
 from dispatcher.commands import Asked, Command
 from dispatcher.control import Control
 from dispatcher.settling import Settle
@@ -53,7 +54,9 @@ class Request:
 async def answered(broker: Narrow, answer: Any) -> Request:
     request = Request()
     async with Background() as background:
-        control = Control(cast("Broker", broker), cast("Any", None), cast("Any", None), background)
+        control = Control(
+            cast("Broker", broker), cast("Any", None), cast("Any", None), background, addresses=ReturnAddresses()
+        )
         control.answer(cast("Delivery", request), answer)
         await eventually(lambda: request.settled)
     return request
@@ -97,7 +100,9 @@ ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
     broker, desks, messages = Narrow(), Desks(), []
     async with Background() as background:
-        control = Control(cast("Broker", broker), cast("Any", None), cast("Any", desks), background)
+        control = Control(
+            cast("Broker", broker), cast("Any", None), cast("Any", desks), background, addresses=ReturnAddresses()
+        )
         for workflow in (given, ID):
             body = {"workflow": workflow, "name": "one"}
             messages.append(Request(request(Verb.START, body, reply_to="reply.me", correlation_id="c")))
@@ -134,7 +139,9 @@ async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_to
         control.arrived(cast("Delivery", Request(message)))
 
     async with Background() as background:
-        control = Control(cast("Broker", broker), cast("Any", None), cast("Any", desks), background)
+        control = Control(
+            cast("Broker", broker), cast("Any", None), cast("Any", desks), background, addresses=ReturnAddresses()
+        )
         for _ in range(3):
             asked(control, "one")
         await eventually(lambda: desks.occasions)
@@ -147,3 +154,26 @@ async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_to
 
     assert [loads(one.body)["jobs"] for one in broker.published[:4]] == [1] * 4
     assert desks.occasions == ["one", "one", "two"], "what is over is not kept"
+
+
+@pytest.mark.parametrize("reply_to", ["my.answers", "reply.me"])
+@pytest.mark.parametrize("error", [SetupError("The permissions do not allow it"), NotFound("No such exchange")])
+async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_to: str, error: Exception) -> None:
+    tried: list[str] = []
+
+    class Closed(Narrow):
+        async def publish(self, message: Message, **_: Any) -> None:
+            tried.append(message.body.decode())
+            raise error
+
+    requests = [Request(Message(b"{}", message_id=str(number), reply_to=reply_to)) for number in range(3)]
+    async with Background() as background:
+        control = Control(
+            cast("Broker", Closed()), cast("Any", None), cast("Any", None), background, addresses=ReturnAddresses()
+        )
+        for one in requests:
+            control.answer(cast("Delivery", one), {})
+            await eventually(lambda one=one: one.settled)  # type: ignore[misc]
+
+    assert [one.settled for one in requests] == [["ack"]] * 3
+    assert len(tried) == (1 if reply_to == "my.answers" and isinstance(error, SetupError) else 3)

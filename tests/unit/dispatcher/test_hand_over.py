@@ -109,7 +109,7 @@ async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a
         )
         desks = (await ending.enter_async_context(plane)).tenure.desks
         await other.declare(capability_queues(CAPABILITY))
-        await other.publish(Message(b"{}", reply_to="me"), exchange=routing.TASKS, routing_key="no.such.p1")
+        await other.publish(Message(b"{}", reply_to="my.answers"), exchange=routing.TASKS, routing_key="no.such.p1")
         await registry.asked.wait()
         server.block()
         for workflow in (f"w{number}" for number in range(100)):

@@ -142,20 +142,20 @@ async def test_task_that_wants_no_answer_or_names_a_queue_of_the_system_gets_non
 async def test_answer_that_nobody_can_receive_any_more_is_acked_and_counted(scene: Scene) -> None:
     dispatcher = await scene.dispatcher()
 
-    await scene.publish("no.body", reply_to="gone")
+    await scene.publish("no.body", reply_to="gone.answers")
 
     await eventually(lambda: dispatcher.unclaimed == 1)
     assert scene.ready(routing.UNROUTED_NOTICES) == 0
 
 
 async def test_answer_to_a_full_queue_is_unclaimed_and_holds_up_nobody(scene: Scene) -> None:
-    full = Queue("full", delivery_limit=1, max_length=1)
+    full = Queue("full.answers", delivery_limit=1, max_length=1)
     await scene.publisher.declare(Topology(queues=(full,)))
-    await scene.publish("full", exchange="", reply_to=None)
+    await scene.publish("full.answers", exchange="", reply_to=None)
     dispatcher = await scene.dispatcher()
 
     for _ in range(2 * notices.PREFETCH):
-        await scene.publish("no.body", reply_to="full")
+        await scene.publish("no.body", reply_to="full.answers")
     await scene.publish("no.body")
 
     await scene.answer()
