@@ -179,6 +179,7 @@ def _tags_missing(record: AgentRecord, question: Question) -> tuple[Obstacle, st
 def _no_slot(record: AgentRecord, priority: Priority) -> tuple[Obstacle, str] | None:
     slots, load = record.registration.slots, record.load
     suspended = f", and {load.suspended} suspended that resume first" if load.suspended else ""
+    suspended += _ownerless(record)
     if record.free_slots == 0:
         return Obstacle.NO_FREE_SLOT, f"all {slots} slots are in use{suspended}"
     if record.free_slots == 1 and slots > 1 and priority is not Priority.P0:
@@ -187,7 +188,17 @@ def _no_slot(record: AgentRecord, priority: Priority) -> tuple[Obstacle, str] | 
 
 
 def _free(record: AgentRecord) -> str:
-    return f"would take it now: {record.free_slots} of {record.registration.slots} slots are free"
+    free = f"would take it now: {record.free_slots} of {record.registration.slots} slots are free"
+    return free + _ownerless(record)
+
+
+def _ownerless(record: AgentRecord) -> str:
+    waiting = record.load.awaiting_owner
+    return (
+        f"; {_counted(waiting, 'task')} of workflows wait there for a dispatcher that does not answer"
+        if waiting
+        else ""
+    )
 
 
 def _without_registry(asked: QueueSeen) -> Verdict:

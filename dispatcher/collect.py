@@ -157,7 +157,9 @@ def claimed(book: Book, command: Claimed) -> Claim:
     """
     place = command.place
     row, run = book.node(place), book.run(place.workflow)
-    if row is None or run is None or row.state not in UNDER_WAY or command.publication < row.publication:
+    if row is None or run is None:
+        return Claim(Verdict.STALE, known=False)
+    if row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
     if limits.too_late(book, row):
         _leave_flight(book, place)

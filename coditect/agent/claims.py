@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from coditect.agent.suspects import delivered_before
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.model import routing
 from coditect.model.control import Claim, Verb, claim_body, request
 from coditect.model.ids import AgentId
@@ -36,6 +36,16 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 GIVE_UP_SECONDS = 600.0
 """Then the delivery goes back: the broker would take it after 30 minutes, with everything else of its channel."""
+
+
+class NoOwner(InvalidTask):
+    """What a task names as its owner does not exist: neither would anybody say that it may run, nor how it ended."""
+
+
+def no_owner(sentence: str, **named: str) -> NoOwner:
+    """The error for a task that names such an owner."""
+    fix = "publish it without x-coditect-workflow; or run the dispatcher that owns it, and redrive"
+    return NoOwner(sentence, **named, fix=fix)
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +71,9 @@ class Claims:
         self._clock = clock
         self._agent_id = agent_id
         self._silent: set[str] = set()
+        """Shards that are there, and left the last question, or the last result, without an answer."""
+        self._heard: set[str] = set()
+        """Shards that answered or took something, some time: each has a queue, so nobody can make them many."""
         self.closed = False
         """Nothing is asked any more; what was asked may be answered still."""
 
@@ -75,8 +88,17 @@ class Claims:
         """Whether the shard left the last question, or the last result, without an answer."""
         return origin in self._silent
 
-    def mute(self, origin: str) -> None:
-        """Nobody takes what is sent to this shard: its tasks do not run unasked until it answers."""
+    def heard(self, origin: str) -> None:
+        """This shard exists: it took a result."""
+        self._heard.add(origin)
+
+    def missed(self, origin: str, error: Unroutable) -> None:
+        """This shard has no queue: its tasks do not run unasked until it answers.
+
+        Raises: NoOwner when it never had one, as far as this process knows.
+        """
+        if origin not in self._heard:
+            raise no_owner("The task names a shard that does not exist", origin=origin) from error
         self._silent.add(origin)
 
     def question(self, task: Task, owner: Owner, *, running: bool = False) -> Question:
@@ -91,10 +113,10 @@ class Claims:
         self._requests.forget(question.id)
 
     async def ask(self, question: Question, *, pause_seconds: float = 0.0) -> Claim | None:
-        """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one.
+        """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one now.
 
         It lies in its queue for no longer than until the next one, after that and the pause: nobody finds what an agent
-        asked that is gone.
+        asked that is gone. Raises: NoOwner.
         """
         if self.closed:
             return None
@@ -111,6 +133,9 @@ class Claims:
                 return self._read(question)
         except TimeoutError:
             self._unanswered(question, "no answer in time")
+        except Unroutable as error:
+            self.missed(question.origin, error)
+            self._unanswered(question, str(error))
         except CoditectError as error:
             self._unanswered(question, str(error))
         return None
@@ -144,6 +169,7 @@ class Claims:
         if outcome.failure is not None:
             raise CoditectError("The claim was refused", reason=outcome.failure.reason, message=outcome.failure.message)
         claim = Claim.read(loads(outcome.body))
+        self._heard.add(question.origin)
         self._silent.discard(question.origin)
         return claim
 

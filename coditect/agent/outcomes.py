@@ -11,12 +11,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+from coditect.agent.claims import NoOwner
 from coditect.agent.declaration import Capability
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, said
+from coditect.agent.execute import Ended, SentBack, said
 from coditect.agent.execution import Answer, Execution, Remembered
 from coditect.agent.owned import Owned
-from coditect.agent.settle import Settler, guarded, not_settled, worth_another
+from coditect.agent.settle import SENT_BACK_SECONDS, Settler, guarded, not_settled, worth_another
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
 from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
@@ -29,6 +30,8 @@ from coditect.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 
+OWNER_SECONDS = 10.0
+"""Within it, on average, a task comes back for which too many wait for a word of the same owner."""
 TRACEBACK_SECONDS = 1.0
 MOST_SHOWN = 500
 """Characters of an exception's message in a log line."""
@@ -68,9 +71,9 @@ class Outcomes:
         """Replies that nobody could receive any more."""
         return self._settler.unclaimed
 
-    async def send_back(self, execution: Execution) -> None:
+    async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
         """The task goes round unchanged: it could not be suspended."""
-        await self._settler.send_back(execution.task, execution.delivery.message.headers)
+        await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
     def complete(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
@@ -93,7 +96,11 @@ class Outcomes:
 
     def posted(self, answer: Answer) -> None:
         """The reply was confirmed: its delivery is done with."""
-        self._settler.taken(answer.execution.task)
+        task = answer.execution.task
+        if task.owner is None:
+            self._settler.taken(task)
+        else:
+            self._owned.taken(task.owner)
         answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
@@ -214,11 +221,18 @@ class Outcomes:
             log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
             delivery.reject()
 
-    async def unsettled(self, execution: Execution, error: Exception) -> bool:
+    async def unsettled(self, execution: Execution, error: Exception | SentBack) -> bool:
         """Settles an attempt on which the runtime failed, as a failed one, so that it is counted. True when it is done.
 
         What is wrong with the broker or the set-up is no fault of the task: it goes back as it is.
         """
+        if isinstance(error, SentBack):  # an owned one, which waits for its owner's word
+            work = self.send_back(execution, within_seconds=OWNER_SECONDS)
+            await guarded(work, execution.delivery, execution)
+            return True
+        if isinstance(error, NoOwner):
+            await guarded(self._disown(execution, error), execution.delivery, execution)
+            return True
         if isinstance(error, Retryable | SetupError | NotFound | Unroutable):
             await not_settled(error, execution.delivery, execution)
             return True
@@ -228,6 +242,14 @@ class Outcomes:
         ended = Ended(Status.FAILED, failure=failure, error=error)
         await guarded(self.settle(execution, ended, now, now), execution.delivery, execution)
         return True
+
+    async def _disown(self, execution: Execution, error: NoOwner) -> None:
+        """Nobody can be told how it ended, or whether it may begin: a dead letter."""
+        self.failed += 1
+        log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
+        failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
+        await self._bury(execution, failure)
+        execution.ack()
 
     async def settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
         """The same for a task that never started here."""

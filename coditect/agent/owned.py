@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
-from coditect.agent.claims import Claims, Question
+from coditect.agent.claims import Claims, Question, no_owner
+from coditect.agent.execute import SentBack
 from coditect.agent.execution import Answer, Execution
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
@@ -43,8 +45,8 @@ from coditect.model.wire import OwnedResult
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
-FULL_PAUSE_SECONDS = 1.0
-"""Before a task goes back that may not wait without its slot, because too many do."""
+SHARE = 4
+"""The tasks that wait for one shard take at most this part of the places for those without a slot."""
 LAST_ANSWER_SECONDS = 1.0
 """For so long a drain waits for answers: whoever leaves without one may have been given an attempt by it."""
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
@@ -84,6 +86,8 @@ class Owned:
         self._asking: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         """Who waits for room."""
+        self._waiting_for: Counter[str] = Counter()
+        """How many wait for an answer of each shard, without a slot."""
         self._leaving = asyncio.Event()
 
     # -- before it runs -----------------------------------------------------------------------------------
@@ -159,6 +163,8 @@ class Owned:
             self._undecided.discard(execution)
         if claim is None:
             execution.requeue()
+        elif not claim.known:
+            raise no_owner("The task names a node that does not exist", workflow=owner.workflow, node=owner.node)
         elif claim.verdict is Verdict.STALE:
             log.info("A stale delivery is dropped", extra={"task_id": execution.task.id})
             execution.ack()
@@ -168,12 +174,15 @@ class Owned:
     async def _waited(self, execution: Execution, held: Held, question: Question, claim: Claim | None) -> Claim | None:
         """Waits without the slot, for an answer or until it may go back; None when it is to go back.
 
-        What was granted has still no slot: this agent has it, and says so while it waits for one.
+        Those that wait for one shard take a share of the places at most, the others are sent round. What was granted
+        has still no slot: this agent has it, and says so while it waits for one.
         """
-        if not self._intake.may_suspend(held, self._most_suspended):
-            await self._rest(FULL_PAUSE_SECONDS)
-            return None
+        origin = question.origin
+        full = self._waiting_for[origin] >= max(1, self._most_suspended // SHARE)
+        if full or not self._intake.may_suspend(held, self._most_suspended):
+            raise SentBack
         self._intake.suspend(held)
+        self._waiting_for[origin] += 1
         try:
             if claim is None:
                 claim = await self._claims.insist(question, held.delivery)
@@ -183,9 +192,16 @@ class Owned:
         except BaseException:
             self._intake.abandon(held)
             raise
+        finally:
+            self._waiting_for[origin] -= 1
         if claim is None or claim.verdict is Verdict.STALE:
             self._intake.abandon(held)
         return claim
+
+    @property
+    def waiting_for_owner(self) -> int:
+        """Tasks that wait for a word of their owner, without a slot."""
+        return self._waiting_for.total()
 
     async def _give_back(self, execution: Execution, held: Held) -> None:
         """It was granted when its delivery was not ours any more.
@@ -275,6 +291,10 @@ class Owned:
         free = self._intake.is_free(routing.task_queue(task.capability, task.priority))
         self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
 
+    def taken(self, owner: Owner) -> None:
+        """A result that was posted was confirmed."""
+        self._claims.heard(owner.origin)
+
     async def report(
         self,
         execution: Execution,
@@ -285,9 +305,9 @@ class Owned:
     ) -> None:
         """Tells the owner, then lets the deliveries go. Raises what `publish` raises; they are not settled then.
 
-        A shard that nobody ever had takes no result: the task goes back, in a while. One whose delivery went
-        early cannot go back: its result is offered until it is taken. `retry_ms` is what the capability's own policy
-        says of a failed attempt; `failed` is what became of the first try, if there was one.
+        A shard that has no queue takes no result: the task goes back, in a while; NoOwner is raised if it never had
+        one. The result of a task whose delivery went early is offered until it is taken. `retry_ms` is what the
+        capability's own policy says of a failed attempt; `failed` is what became of the first try, if there was one.
         """
         self._starts.ended(execution)
         self._reports.forget(owner_of(execution.task))
@@ -298,12 +318,13 @@ class Owned:
                     error, failed = failed, None
                     raise error
                 await self._publish(execution, outcome, retry_ms)
-            except Unroutable:
-                self._nobody_there(execution)
+            except Unroutable as error:
+                self._nobody_there(execution, error)
             except Retryable:
                 if not execution.let_go:
                     raise
             else:
+                self._claims.heard(owner_of(execution.task).origin)
                 execution.ack()
                 return
             with self._parked():
@@ -340,9 +361,9 @@ class Owned:
             told = outcome if outcome.fence == fence else replace(outcome, fence=fence, attempt=task.attempt)
             await self._reports.result(OwnedResult(owner, task.publication, told, task.capability, retry_ms))
 
-    def _nobody_there(self, execution: Execution) -> None:
+    def _nobody_there(self, execution: Execution, error: Unroutable) -> None:
         owner = owner_of(execution.task)
-        self._claims.mute(owner.origin)
+        self._claims.missed(owner.origin, error)
         log.warning(
             "A result has no owner: no dispatcher has declared the queue of its shard",
             extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},

@@ -166,6 +166,7 @@ class Runtime:
             status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,
             running=self._slots.in_use,
             suspended=self._intake.suspended,
+            awaiting_owner=self._owned.waiting_for_owner,
             latency_ms=round(self._mean_ms, 3),
             completed=self._outcomes.completed,
             failed=self._outcomes.failed,
@@ -279,7 +280,7 @@ class Runtime:
                     async with self._isolation.around(held) as execution.suspicion:
                         await self._run(execution, held)
             settled = True
-        except Exception as error:  # noqa: BLE001 - told in full
+        except (Exception, SentBack) as error:  # noqa: BLE001 - told in full
             settled = await self._outcomes.unsettled(execution, error)
         finally:
             if not execution.slot_passed_on:

@@ -159,9 +159,9 @@ class Settler:
         )
         return delay_ms
 
-    async def send_back(self, task: Task, headers: Mapping[str, Any]) -> None:
-        """Sends the task round unchanged: it could not be suspended."""
-        await self._round(task, headers, rung_ms(SENT_BACK_SECONDS * 2 * self._clock.chance(), self._clock.chance()))
+    async def send_back(self, task: Task, headers: Mapping[str, Any], within_seconds: float) -> None:
+        """Sends the task round unchanged, for so long on average: it could not be suspended."""
+        await self._round(task, headers, rung_ms(2 * within_seconds * self._clock.chance(), self._clock.chance()))
 
     async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
         message = wire.task_message(task)

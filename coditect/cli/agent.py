@@ -219,6 +219,7 @@ def agent_json(record: AgentRecord) -> dict[str, object]:
         "load": {
             "running": load.running,
             "suspended": load.suspended,
+            "awaiting_owner": load.awaiting_owner,
             "cpu_percent": load.cpu_percent,
             "resident_bytes": load.resident_bytes,
             "latency_ms": load.latency_ms,

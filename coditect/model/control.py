@@ -112,6 +112,8 @@ class Claim:
     attempt: int = 1
     suspect: bool = False
     """Run it in a process of its own: it may have killed the agent that had it."""
+    known: bool = True
+    """Whether there is such a node; what names another is stale, and no delivery of ours."""
 
     def as_json(self) -> dict[str, Any]:
         """The body of the answer."""
@@ -120,13 +122,15 @@ class Claim:
             "fence": self.fence,
             "attempt": self.attempt,
             "suspect": self.suspect,
+            "known": self.known,
         }
 
     @classmethod
     def read(cls, value: Any) -> Self:
         """The claim in an answer. Raises: InvalidTask."""
         try:
-            return cls(Verdict(value["verdict"]), int(value["fence"]), int(value["attempt"]), value["suspect"] is True)
+            verdict, fence, attempt = Verdict(value["verdict"]), int(value["fence"]), int(value["attempt"])
+            return cls(verdict, fence, attempt, value["suspect"] is True, value.get("known") is not False)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidTask("The answer is no claim", reason=repr(error)[:200]) from error
 

@@ -49,7 +49,7 @@ class Load:
     running: int = 0
     """Slots in use."""
     suspended: int = 0
-    """Tasks that await another agent and hold no slot."""
+    """Tasks that await another agent, or a word of their owner, and hold no slot."""
     cpu_percent: float = 0.0
     """Of one core, since the last heartbeat."""
     resident_bytes: int = 0
@@ -58,6 +58,8 @@ class Load:
     completed: int = 0
     """Since the process started."""
     failed: int = 0
+    awaiting_owner: int = 0
+    """How many of the suspended wait for their owner: a dispatcher that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)

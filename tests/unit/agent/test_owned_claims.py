@@ -150,15 +150,28 @@ async def test_drain_hands_back_what_waits_for_an_answer(scene: Scene, owner: Sc
     assert (works.runs, scene.ready_tasks("work.do")) == ([], 1)
 
 
-async def test_shard_without_queues_blocks_nobody_and_loses_nothing(
+async def gone_owner(scene: Scene, works: Works) -> ScriptedOwner:
+    """The owner of a shard that took a result, and has lost its queues since."""
+    gone = ScriptedOwner(await scene.broker(), shard=5)
+    await gone.open()
+    await gone.publish("work.do", "first")
+    await eventually(lambda: gone.results)
+    await asyncio.sleep(0)
+    await gone.leave()
+    works.runs.clear()
+    gone.results.clear()
+    return gone
+
+
+async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 0.05)
     monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
-    nobody = ScriptedOwner(await scene.broker(), shard=5)
-    await nobody.publish("work.do", "early")
+    nobody = await gone_owner(scene, works)
+    await nobody.publish("work.do", "early", publication=2)
     await eventually(lambda: works.runs)
     client = await scene.client()
 
@@ -323,7 +336,7 @@ async def test_many_results_without_an_owner_leave_room_for_others(
     monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 30.0)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
-    nobody = ScriptedOwner(await scene.broker(), shard=5)
+    nobody = await gone_owner(scene, works)
     for number in range(60):
         await nobody.publish("work.do", number, node=f"n{number}")
     await eventually(lambda: agent.runtime.load().suspended == 60)

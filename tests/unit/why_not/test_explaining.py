@@ -38,6 +38,7 @@ def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord
         (make_record("a", running=3), QUESTION, Obstacle.KEPT_FOR_P0, "last free slot of 4 is kept for P0"),
         (make_record("a", running=4), QUESTION, Obstacle.NO_FREE_SLOT, "all 4 slots are in use"),
         (make_record("a", running=9, suspended=2), QUESTION, Obstacle.NO_FREE_SLOT, "2 suspended"),
+        (make_record("a", awaiting_owner=3), QUESTION, None, "3 tasks of workflows wait there for a dispatcher"),
         (make_record("a", lease_ms=0), QUESTION, Obstacle.OFFLINE, "lease lapsed"),
         (make_record("a", status=AgentStatus.OFFLINE), QUESTION, Obstacle.OFFLINE, "is offline"),
         (make_record("a", status=AgentStatus.STARTING), QUESTION, Obstacle.STARTING, "still starting"),
