@@ -18,7 +18,7 @@ from coditect.agent.execute import Ended, SentBack, said
 from coditect.agent.execution import Answer, Execution, Remembered
 from coditect.agent.owned import Owned
 from coditect.agent.settle import SENT_BACK_SECONDS, Settler, guarded, not_settled, worth_another
-from coditect.broker.port import Broker, Delivery
+from coditect.broker.port import Delivery
 from coditect.clock import Clock
 from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
 from coditect.model import routing, wire
@@ -26,7 +26,6 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import dumps
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
-from coditect.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +41,20 @@ class Outcomes:
 
     def __init__(
         self,
-        broker: Broker,
+        settler: Settler,
         events: Events,
         clock: Clock,
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
         owned: Owned,
-        addresses: ReturnAddresses,
     ) -> None:
         self._owned = owned
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
         self._capabilities = capabilities
-        self._settler = Settler(broker, events, clock, agent_id=agent_id, addresses=addresses)
+        self._settler = settler
         self._remembered = Remembered()
         self._next_traceback: dict[str, float] = {}
         """When the next one of a capability may be logged."""

@@ -31,6 +31,7 @@ from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
 from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
+from coditect.agent.settle import Settler
 from coditect.agent.shifts import Shifts
 from coditect.agent.slots import Slots
 from coditect.agent.starts import Starts
@@ -87,22 +88,15 @@ class Runtime:
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._suspects = suspects if limits.processes else None
         self._reports = Reports(broker, background, clock)
+        claims = Claims(broker, requests, clock, agent_id=agent_id)
+        starts = Starts(self._reports, background, clock, agent_id=agent_id)
+        apart = self._isolation if limits.processes else None
         self._owned = Owned(
-            Claims(broker, requests, clock, agent_id=agent_id),
-            Starts(self._reports, background, clock, agent_id=agent_id),
-            self._reports,
-            intake=self._intake,
-            isolation=self._isolation if limits.processes else None,
-            most_suspended=limits.max_suspended,
+            claims, starts, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
+        settler = Settler(broker, events, clock, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
-            broker,
-            events,
-            clock,
-            agent_id=agent_id,
-            capabilities=self._capabilities,
-            owned=self._owned,
-            addresses=self.addresses,
+            settler, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
         )
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
