@@ -143,7 +143,7 @@ class Client:
             for owned in self._owned:
                 await opening.enter_async_context(owned)
             await opening.enter_async_context(self._background)
-            await self._broker.declare(backbone())
+            await self._broker.declare(backbone(), lazily=True)
             opening.push_async_callback(self._remove_reply_queue)
             await opening.enter_async_context(self._requests)
             self._stack = opening.pop_all()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from coditect.broker.port import Broker
-from coditect.errors import RegistryUnavailable, UnknownCapability
+from coditect.errors import RegistryUnavailable, UnknownCapability, Unroutable
 from coditect.model import routing
 from coditect.model.capability import Priority, nearest_names
 from coditect.registry.port import Registry
@@ -37,12 +37,20 @@ class Offers:
             name for name in names if await self._broker.stats(routing.task_queue(name, Priority.P1)) is None
         ])  # fmt: skip
 
-    async def unknown(self, capability: str, **facts: object) -> UnknownCapability:
-        """The refusal of a capability that nobody offers, with the nearest names."""
+    async def unknown(self, capability: str, **facts: object) -> UnknownCapability | Unroutable:
+        """Why a task for this capability came back: nobody offers it, or the way to who does is gone."""
+        offered = await self.registered()
+        if capability in offered or not await self.missing((capability,)):
+            return Unroutable(
+                "The capability is there, but nothing leads to its queue",
+                capability=capability,
+                **facts,
+                fix=f"coditect topology apply --capability {capability}",
+            )
         return UnknownCapability(
             "Nobody offers this capability",
             capability=capability,
             **facts,
-            nearest=nearest_names(capability, await self.registered()),
+            nearest=nearest_names(capability, offered),
             fix="start an agent that declares it: coditect agent run FILE",
         )

@@ -19,7 +19,7 @@ from typing import Self
 
 from coditect.blob import NO_BLOBS, Blobs
 from coditect.broker.port import Broker, Consumer, Delivery
-from coditect.broker.topology import reply_queue
+from coditect.broker.topology import INBOX_LOOK_SECONDS, reply_queue
 from coditect.errors import InvalidTask, Overloaded, TooLarge, Unroutable
 from coditect.model import routing
 from coditect.model.ids import AgentId
@@ -32,6 +32,7 @@ from coditect.model.wire import MAX_BODY_BYTES, read_result, task_message
 log = logging.getLogger(__name__)
 
 PREFETCH = 1_000
+MOST_LOOKED_AT = 10_000
 _TOKEN_BYTES = 16
 _DRAWN_AT_ONCE = 256
 
@@ -58,6 +59,8 @@ class Requests:
         self._consumer: Consumer | None = None
         self.new_token = partial(next, tokens())
         """A correlation id for the next request."""
+        self._looked_at: dict[AgentId, float] = {}
+        """When an agent's inbox was last seen, on the event loop's clock."""
         self.strays = 0
         """Replies that nobody waited for: late, forged, or the second of two executions."""
 
@@ -124,6 +127,8 @@ class Requests:
             )
 
     async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:
+        if not await self._has_inbox(pin):
+            return False
         try:
             await self._broker.publish(
                 pinned_message(message, task),
@@ -134,4 +139,17 @@ class Requests:
             )
         except (Unroutable, Overloaded):
             return False
+        return True
+
+    async def _has_inbox(self, pin: AgentId) -> bool:
+        """Whether the agent's inbox is there, and stays while the task is in it: it was looked at not long ago."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
+            return True
+        if await self._broker.stats(routing.inbox_queue(pin)) is None:
+            self._looked_at.pop(pin, None)
+            return False
+        if len(self._looked_at) >= MOST_LOOKED_AT:
+            self._looked_at.clear()
+        self._looked_at[pin] = now
         return True

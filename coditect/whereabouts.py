@@ -6,7 +6,7 @@ What cannot be found this way is said in `sightings.UNSEEN`: nobody keeps a reco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
 
@@ -43,7 +43,7 @@ class Whereabouts:
         """
         sightings, asked = await self._ask(task_id)
         looked, cut = [], []
-        for queue in _queues(waiting, dead):
+        for queue in _queues(tuple(waiting), dead):
             stats = await self._broker.stats(queue)
             if stats is None:
                 continue
@@ -102,8 +102,9 @@ class Whereabouts:
         return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
 
 
-def _queues(waiting: Iterable[str], dead: Iterable[str]) -> Sequence[str]:
+def _queues(waiting: Collection[str], dead: Iterable[str]) -> Sequence[str]:
     names = [routing.task_queue(name, level) for name in waiting for level in Priority]
+    names += [routing.retry_back_queue(name) for name in waiting]
     names += [routing.retry_queue(delay_ms) for delay_ms in RUNGS_MS]
     return [*names, *(routing.dead_queue(name) for name in sorted(set(dead))), routing.UNROUTED_QUEUE]
 

@@ -85,8 +85,9 @@ class Settler:
         """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
 
         A reply that no queue takes, or that may not be sent there, has no receiver: it is counted, told, and
-        dropped. Raises what `publish` raises while the broker as a whole cannot take it (retryable), or none of ours.
-        `failed` is what became of the first try, if there was one.
+        dropped. One that finds no exchange is kept until it is there again. Raises what `publish` raises while the
+        broker as a whole cannot take it (retryable), or none of ours. `failed` is what became of the
+        first try, if there was one.
         """
         address = self._address(task)
         if address is None:
@@ -118,6 +119,9 @@ class Settler:
             case Overloaded() if not self._broker.blocked:  # an alarm of the broker says nothing about the receiver
                 if self._may_wait(address):
                     return True
+            case NotFound() if address.exchange:
+                log.error("An answer waits for the exchange of the replies", extra={"reason": str(error)})
+                return True  # `publish` has waited already; it is there again when somebody makes it
             case SetupError() if self._addresses.refused(address, error):
                 log.warning("Only what `coditect.replies` takes is answered", extra={"reason": str(error)})
             case Retryable() | SetupError():

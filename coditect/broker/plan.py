@@ -184,7 +184,7 @@ _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL
 
 
 def parse_difference(text: str) -> Difference:
-    """Reads RabbitMQ's 406 text, such as ``inequivalent arg 'x-message-ttl' for queue 'retry.100' in vhost
+    """Reads RabbitMQ's 406 text, such as ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost
     '/': received the value '100' of type 'signedint' but current is none``.
     """
     match = _INEQUIVALENT.search(text)

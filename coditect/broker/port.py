@@ -134,10 +134,12 @@ class Broker(Protocol):
     def blocked(self) -> bool:
         """Whether the broker has told us to stop publishing (an alarm)."""
 
-    async def declare(self, topology: Topology) -> None:
-        """Makes the entities exist; idempotent. They are declared again after a broker lost them.
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
+        """Makes the entities exist; idempotent. They are declared again after a broker lost them, bindings every few
+        seconds.
 
-        A queue that is `once` is not: its absence tells.
+        A queue that is `once` is not: its absence tells. With `lazily` it is made when something of it turns out to be
+        missing: for what others made long ago.
 
         Raises: TopologyMismatch when one exists with other arguments; BrokerUnavailable.
         """
@@ -160,11 +162,12 @@ class Broker(Protocol):
         """Done when the broker has taken the message; at least once, the same `message_id` if repeated.
 
         Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is
-        False) and the confirm window. Order between concurrent calls is not promised.
+        False), the confirm window, and for 15 s at most for an exchange that this process declared and for the owner
+        of a queue that is there and not bound. Order between concurrent calls is not promised.
 
         Raises: Unroutable (nothing was taken); Overloaded (nothing was taken, retryable);
         PublishUnconfirmed (unknown, retryable); BrokerUnavailable (nothing was sent, retryable); TooLarge
-        (over the broker's own limit, far above ours; nothing was taken).
+        (over the broker's own limit, far above ours; nothing was taken); NotFound (there is no such exchange).
         """
 
     def post(

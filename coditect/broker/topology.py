@@ -9,7 +9,9 @@
     coditect.replies    direct     <reply queue>             reply.<process>
     coditect.events     topic      task.completed, ...       whoever binds
     coditect.broadcast  fanout     -                         every agent's mail
-    coditect.retry.<ms> fanout     the task's key            retry.<ms> -> coditect.tasks
+    coditect.retry.after.<ms>
+                        fanout     the task's key            retry.after.<ms> -> coditect.retry.back
+    coditect.retry.back topic, AE  the task's key            retry.back.<capability> -> coditect.tasks
     coditect.dead       topic      the task's key            dead.<capability>, dead.notices
     coditect.unrouted   fanout     -                         unrouted, unrouted.notices
     coditect.results    direct     <shard>                   results.<shard>
@@ -39,6 +41,11 @@ DEAD_DELIVERY_LIMIT = 1_000_000
 REPLY_EXPIRES_MS = 600_000
 MAIL_EXPIRES_MS = 60_000
 INBOX_TTL_MS = 1_000
+INBOX_EXPIRES_MS = 3_600_000
+"""How long an agent's own queues outlive it where nobody removes them. What is in a queue then is gone with it."""
+INBOX_LOOK_SECONDS = INBOX_EXPIRES_MS / 4_000
+"""Who pins to an agent looks that often whether its inbox is there; to look at a queue keeps it from expiring."""
+BACK_TTL_MS = 1
 NOTICES_MS = 3_600_000
 """How long a notice waits for a dispatcher, and its queue for the next one."""
 MOST_NOTICES = 10_000
@@ -190,13 +197,19 @@ def backbone() -> Topology:
 
 
 def _retry_ladder() -> Topology:
-    ladder = Topology()
+    """The rungs are shared, the way out of them is not.
+
+    RabbitMQ hands over but a few dozen dead letters of a queue at once, and waits while their target refuses them.
+    So a rung leads to a queue of the capability, which is never full; there a task waits, and holds up its like alone.
+    A capability whose agents declare no such queue has its tasks at the door at once.
+    """
+    ladder = Topology((Exchange(routing.RETRY_BACK, ExchangeType.TOPIC, alternate=routing.TASKS),))
     for delay_ms in RUNGS_MS:
         exchange = Exchange(routing.retry_exchange(delay_ms), ExchangeType.FANOUT)
         queue = Queue(
             routing.retry_queue(delay_ms),
             delivery_limit=TASK_DELIVERY_LIMIT,
-            dead_letter_exchange=routing.TASKS,
+            dead_letter_exchange=routing.RETRY_BACK,
             message_ttl_ms=delay_ms,
         )
         ladder += Topology((exchange,), (queue,), (Binding(exchange.name, queue.name),))
@@ -204,11 +217,18 @@ def _retry_ladder() -> Topology:
 
 
 def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:
-    """The queues of one capability: its dead letters first, then one per priority level."""
+    """The queues of one capability: its dead letters and returning tasks first, then one per priority level."""
     dead = Queue(routing.dead_queue(capability), delivery_limit=DEAD_DELIVERY_LIMIT)
-    queues = [dead]
-    bindings = [Binding(routing.DEAD, dead.name, f"{capability}.{level.value}") for level in Priority]
-    bindings.append(Binding(routing.DEAD, dead.name, capability))
+    back = Queue(
+        routing.retry_back_queue(capability),
+        delivery_limit=TASK_DELIVERY_LIMIT,
+        dead_letter_exchange=routing.TASKS,
+        message_ttl_ms=BACK_TTL_MS,
+    )
+    queues = [dead, back]
+    keys = [routing.task_key(capability, level) for level in Priority]
+    bindings = [Binding(routing.DEAD, dead.name, key) for key in (*keys, capability)]
+    bindings += [Binding(routing.RETRY_BACK, back.name, key) for key in keys]
     for level in Priority:
         queue = Queue(
             routing.task_queue(capability, level),
@@ -234,6 +254,7 @@ def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
         delivery_limit=TASK_DELIVERY_LIMIT,
         dead_letter_exchange=routing.TASKS,
         message_ttl_ms=INBOX_TTL_MS,
+        expires_ms=INBOX_EXPIRES_MS,
         max_length=2 * slots,
     )
     following = replace(inbox, name=routing.next_queue(agent_id), type=QueueType.CLASSIC)

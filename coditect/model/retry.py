@@ -16,7 +16,7 @@ from coditect.model.duration import Duration, seconds
 RUNGS_MS: tuple[int, ...] = (
     100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000,
 )  # fmt: skip
-"""The delays that exist, in milliseconds; each is an exchange `coditect.retry.<delay>` and its queue."""
+"""The delays that exist, in milliseconds; each is an exchange `coditect.retry.after.<delay>` and its queue."""
 
 
 @dataclass(frozen=True, slots=True)

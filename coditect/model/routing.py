@@ -6,7 +6,8 @@
     coditect.agents      <agent>, mail.<agent>  -> agent.<agent>.tasks, agent.<agent>.mail
                          next.<agent>           -> agent.<agent>.next
     coditect.replies     <reply queue>          -> reply.<process>
-    coditect.retry.<ms>  (fanout)               -> retry.<ms> -> coditect.tasks
+    coditect.retry.after.<ms>  (fanout)         -> retry.after.<ms> -> coditect.retry.back
+    coditect.retry.back  <capability>.<level>   -> retry.back.<capability> -> coditect.tasks
     coditect.dead        <capability>.<level>   -> dead.<capability>
     coditect.results     <shard>                -> results.<shard>
     coditect.control     <shard>, any           -> control.<shard>, control
@@ -31,6 +32,7 @@ EVENTS = "coditect.events"
 BROADCAST = "coditect.broadcast"
 DEAD = "coditect.dead"
 UNROUTED = "coditect.unrouted"
+RETRY_BACK = "coditect.retry.back"
 
 UNROUTED_QUEUE = "unrouted"
 UNROUTED_NOTICES = "unrouted.notices"
@@ -80,6 +82,25 @@ def queue_key(queue: str) -> str | None:
     return queue.removeprefix("tasks.") if queue.startswith("tasks.") else None
 
 
+def queue_for(exchange: str, key: str) -> str | None:
+    """The queue that a key of this exchange is for, if it is for one: there must be a binding when there is the queue.
+
+    None where that depends on who listens, or where a fanout leads.
+    """
+    if exchange in (SUBMIT, TASKS):
+        capability, level = parse_task_key(key or "-")
+        return task_queue(capability, level)
+    if exchange == REPLIES:
+        return key
+    if exchange == RESULTS:
+        return f"results.{key}"
+    if exchange == CONTROL:
+        return CONTROL_QUEUE if key == "any" else f"control.{key}"
+    if exchange == DEAD:
+        return dead_queue(parse_task_key(key or "-")[0])
+    return None
+
+
 def dead_queue(capability: str) -> str:
     """The dead letters of one capability."""
     return f"dead.{capability}"
@@ -127,12 +148,17 @@ def control_queue(shard: int) -> str:
 
 def retry_exchange(delay_ms: int) -> str:
     """The exchange of one rung of the retry ladder."""
-    return f"coditect.retry.{delay_ms}"
+    return f"coditect.retry.after.{delay_ms}"
 
 
 def retry_queue(delay_ms: int) -> str:
     """The queue of one rung of the retry ladder."""
-    return f"retry.{delay_ms}"
+    return f"retry.after.{delay_ms}"
+
+
+def retry_back_queue(capability: str) -> str:
+    """Where a capability's tasks come out of the retry ladder; there they wait while they are not taken."""
+    return f"retry.back.{capability}"
 
 
 @lru_cache(maxsize=4096)

@@ -100,13 +100,13 @@ def _bindings() -> Iterable[tuple[str, ...]]:
 
 def _name(name: str) -> str:
     """One name for all rungs of the retry ladder."""
-    return re.sub(r"retry\.\d+$", "retry.<delay>", name.replace(str(SHARD), "<shard>"))
+    return re.sub(r"retry\.after\.\d+$", "retry.after.<delay>", name.replace(str(SHARD), "<shard>"))
 
 
 def _value(name: str, value: str | int, queue: str) -> str:
     if value == 2 * SLOTS:
         return "twice the slots"
-    if name == "x-message-ttl" and queue.startswith("retry."):
+    if name == "x-message-ttl" and queue.startswith("retry.after."):
         return "<delay>"
     return _name(str(value))
 

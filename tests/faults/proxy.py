@@ -18,6 +18,7 @@ from yarl import URL
 
 CHUNK_BYTES = 65_536
 HANDSHAKE_BYTES = 4_096
+PROTOCOL_HEADER_BYTES, FRAME_BYTES = 8, 8
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -44,6 +45,18 @@ class Pipe:
     def is_for(self, word: bytes) -> bool:
         """Whether the client's first bytes hold this word, for example its connection name."""
         return word in self._handshake
+
+    @property
+    def calls(self) -> list[tuple[int, int]]:
+        """The methods, as class and number, that the client sent with its first bytes; those that connect left out."""
+        found, at, said = [], PROTOCOL_HEADER_BYTES, self._handshake
+        while at + FRAME_BYTES + 4 <= len(said):
+            kind, _, size = struct.unpack_from(">BHI", said, at)
+            method = struct.unpack_from(">HH", said, at + 7)
+            if kind == 1 and method[0] != 10:
+                found.append(method)
+            at += FRAME_BYTES + size
+        return found
 
     def swallow(self, *ways: Way) -> None:
         """From now on bytes vanish; both ways is a black hole."""

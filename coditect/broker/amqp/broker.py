@@ -19,6 +19,7 @@ from coditect.background import Background
 from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.direct.path import DirectPath, is_tested
+from coditect.broker.amqp.entities import Entities
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.inlet import Group, Subscription
 from coditect.broker.amqp.link import Link
@@ -38,6 +39,7 @@ from coditect.broker.port import (
 from coditect.broker.topology import Exchange, Queue, Topology
 from coditect.cancellation import heeded
 from coditect.errors import NotFound
+from coditect.model import routing
 from coditect.model.message import Message
 
 log = logging.getLogger(__name__)
@@ -68,9 +70,8 @@ class AmqpBroker:
         self._background = Background()
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
-        self._only_check = not declare
         self._looks = rare.Looks()
-        self._topology = Topology()
+        self._entities = Entities(only_check=not declare)
         self._groups: dict[str, Group] = {}
         self._check: Callable[[], Awaitable[None]] | None = None
         self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
@@ -79,7 +80,7 @@ class AmqpBroker:
         publishes, consumes = connection_names(name)
         self._outgoing = Link(url, name=publishes, path=new_path(), restore=self._restore_outgoing)
         self._incoming = Link(url, name=consumes, path=new_path(), restore=self._restore_incoming)
-        self._publisher = Publisher(self._outgoing, self._background, window=window)
+        self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)
         self._browsing: PlainInlet | None = None
 
     async def __aenter__(self) -> Self:
@@ -93,7 +94,7 @@ class AmqpBroker:
             await self._background.close()
             raise
         self._background.start(
-            watch_consumers(self._groups, self._look_at, self._looks.close, seconds=self._watch_seconds),
+            watch_consumers(self._groups, self._look_at, self._end_round, seconds=self._watch_seconds),
             name="watch consumers",
         )
         return self
@@ -124,31 +125,33 @@ class AmqpBroker:
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
         """Publishing waits for the topology, so that nothing is refused for want of it."""
-        if self._topology.exchanges or self._topology.queues:
-            await rare.declare(connection, self._topology, only_check=self._only_check)
+        await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
 
     async def _restore_incoming(self, connection: AbstractConnection) -> None:
-        if self._topology.exchanges or self._topology.queues:
-            await rare.declare(connection, self._topology, only_check=self._only_check)
+        await self._entities.restore(connection)
         for group in self._groups.values():
             await group.restore(connection)
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """See `Broker.declare`."""
-        await self._rarely(lambda link: rare.declare(link, topology, only_check=self._only_check))
-        self._topology += topology.lasting
+        await self._rarely(lambda link: self._entities.declare(link, topology, lazily=lazily))
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
         """See `Broker.on_return`."""
         self._check = check
 
-    async def _declare_again(self, connection: AbstractConnection, queue: str) -> None:
-        """A queue of ours that somebody deleted is made again, with its bindings."""
-        lost = self._topology.only_queue(queue)
-        if lost.queues:
-            await rare.declare(connection, lost, only_check=self._only_check)
+    async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
+        """See `Ways` of the publisher."""
+        if not exists:
+            ours = self._entities.has_exchange(exchange)
+        elif not (ours := self._entities.binds(exchange, routing_key)):
+            queue = routing.queue_for(exchange, routing_key)
+            return queue is not None and await self.stats(queue) is not None
+        if ours:
+            await self._entities.mend(self._rarely)
+        return ours
 
     def publish(
         self,
@@ -202,7 +205,7 @@ class AmqpBroker:
         shared = self._groups.get(group)
         if shared is None:
             shared = self._groups[group] = Group(
-                group, self._background, path=self._incoming.path, declare_again=self._declare_again
+                group, self._background, path=self._incoming.path, declare_again=self._entities.restore_queue
             )
         subscription = Subscription(shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive)
 
@@ -256,6 +259,12 @@ class AmqpBroker:
     async def _look_at(self, queue: str) -> QueueStats | None:
         return await self._rarely(lambda link: self._looks.stats(link, queue))
 
+    async def _end_round(self) -> None:
+        """The consumers were looked at."""
+        shared = self._looks.consumers
+        await self._looks.close()
+        await self._rarely(lambda link: self._entities.bind(link, shared))
+
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Compares an entity with what the broker holds, and changes nothing."""
         return await self._rarely(lambda link: rare.probe(link, entity))
@@ -264,7 +273,7 @@ class AmqpBroker:
         """See `Broker.delete_queue`."""
         await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty, classic=classic))
         if not if_empty:
-            self._topology = self._topology.without_queue(queue)
+            self._entities.forget_queue(queue)
 
     def drop(self) -> None:
         """Cuts both connections, as a network fault would. For tests."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from aiormq.abc import AbstractConnection
@@ -16,71 +17,93 @@ from coditect.broker.port import QueueStats
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.errors import SetupError
 
+AT_ONCE = 50
+"""How many entities are sent before the broker is asked whether they are made."""
+_NAMED = re.compile(r"(?:exchange|queue) '([^']*)'")
 _PRIVATE = re.compile(
     r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$|control$|(control|results)\.\d+$"
 )
 """What one process, or one role, alone consumes. How many shards there are, only the dispatchers' ledger knows."""
 
 
+def is_private(queue: str) -> bool:
+    """Whether one process, or one role, alone consumes it."""
+    return _PRIVATE.match(queue) is not None
+
+
 async def declare(connection: AbstractConnection, topology: Topology, *, only_check: bool) -> None:
-    """Makes the entities exist; with `only_check` just the process's own queues, the rest must be there."""
+    """Makes the entities exist; with `only_check` just the process's own queues, the rest must be there.
+
+    All of it is sent at once, the broker is asked but now and then whether it is done. Raises: our error when the
+    broker refuses one; the library's when the connection is lost.
+    """
     channel = await open_channel(connection)
     try:
-        for exchange in topology.exchanges:
-            await _one(channel, exchange, passive=only_check)
-        for queue in topology.queues:
-            await _one(channel, queue, passive=only_check and not _PRIVATE.match(queue.name))
-        for binding in topology.bindings:
-            if not only_check or _PRIVATE.match(binding.queue):
-                await _bind(channel, binding)
+        for count, (entity, passive) in enumerate(_in_order(topology, only_check=only_check), 1):
+            await _send(channel, entity, passive=passive)
+            if count % AT_ONCE == 0:
+                await channel.flow(True, timeout=CALL_SECONDS)
+        await channel.flow(True, timeout=CALL_SECONDS)
+    except LOST as error:
+        raise _refused(channel, error, only_check=only_check) from error
     finally:
         await close_quietly(channel)
 
 
-async def _one(channel: Channel, entity: Exchange | Queue, *, passive: bool) -> None:
-    try:
-        await _declare_entity(channel, entity, passive=passive)
-    except LOST as error:
-        if passive and isinstance(error, ChannelNotFoundEntity):
-            raise SetupError(
-                "The broker lacks what this process needs and CODITECT_DECLARE is false",
-                missing=entity.name,
-                fix="coditect topology apply",
-            ) from error
-        refused = refusal(error, entity=entity.name)
-        if refused is None:
-            raise
-        raise refused from error
+def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
+    """What is to be said to the broker, and of what it is only asked whether it is there."""
+    for exchange in topology.exchanges:
+        yield exchange, only_check
+    for queue in topology.queues:
+        yield queue, only_check and not is_private(queue.name)
+    for binding in topology.bindings:
+        if not only_check or is_private(binding.queue):
+            yield binding, False
 
 
-async def _declare_entity(channel: Channel, entity: Exchange | Queue, *, passive: bool) -> None:
+async def _send(channel: Channel, entity: Exchange | Queue | Binding, *, passive: bool) -> None:
+    if isinstance(entity, Binding):
+        await channel.queue_bind(entity.queue, entity.exchange, entity.key, nowait=True, timeout=CALL_SECONDS)
+    else:
+        await _send_entity(channel, entity, passive=passive)
+
+
+def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
+    """Why the broker closed the channel: what was sent without waiting is refused by its end."""
+    error = _ended_by(channel, error)
+    named = _NAMED.search(str(error))
+    entity = named[1] if named else ""
+    if only_check and isinstance(error, ChannelNotFoundEntity) and entity:
+        return SetupError(
+            "The broker lacks what this process needs and CODITECT_DECLARE is false",
+            missing=entity,
+            fix="coditect topology apply",
+        )
+    return refusal(error, entity=entity) or error
+
+
+def _ended_by(channel: Channel, error: BaseException) -> BaseException:
+    """Why the channel is closed: the call that notices it may not be the one that is to blame."""
+    closing = channel.closing
+    return (closing.exception() or error) if closing.done() and not closing.cancelled() else error
+
+
+async def _send_entity(channel: Channel, entity: Exchange | Queue, *, passive: bool) -> None:
+    arguments: dict[str, Any] = dict(entity.arguments)
     if isinstance(entity, Exchange):
         await channel.exchange_declare(
             entity.name,
             exchange_type=entity.type.value,
             passive=passive,
             durable=True,
-            arguments=_arguments(entity),
+            nowait=True,
+            arguments=arguments,
             timeout=CALL_SECONDS,
         )
     else:
         await channel.queue_declare(
-            entity.name, passive=passive, durable=True, arguments=_arguments(entity), timeout=CALL_SECONDS
+            entity.name, passive=passive, durable=True, nowait=True, arguments=arguments, timeout=CALL_SECONDS
         )
-
-
-def _arguments(entity: Exchange | Queue) -> dict[str, Any]:
-    return dict(entity.arguments)
-
-
-async def _bind(channel: Channel, binding: Binding) -> None:
-    try:
-        await channel.queue_bind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
-    except LOST as error:
-        refused = refusal(error, entity=binding.exchange) or refusal(error, entity=binding.queue)
-        if refused is None:
-            raise
-        raise refused from error
 
 
 async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:
@@ -88,11 +111,15 @@ async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Pro
     for passive in (True, False):
         channel = await open_channel(connection)
         try:
-            await _declare_entity(channel, entity, passive=passive)
-        except ChannelNotFoundEntity:
-            return MISSING
-        except ChannelPreconditionFailed as error:
-            return Probe.differs(str(error))
+            await _send_entity(channel, entity, passive=passive)
+            await channel.flow(True, timeout=CALL_SECONDS)
+        except LOST as error:
+            reason = _ended_by(channel, error)
+            if isinstance(reason, ChannelNotFoundEntity):
+                return MISSING
+            if not isinstance(reason, ChannelPreconditionFailed):
+                raise
+            return Probe.differs(str(reason))
         finally:
             await close_quietly(channel)
     return SAME
@@ -114,6 +141,8 @@ class Looks:
     """
 
     def __init__(self) -> None:
+        self.consumers: dict[str, int] = {}
+        """Of the queues that were looked at in this round."""
         self._channel: Channel | None = None
         self._connection: AbstractConnection | None = None
 
@@ -129,6 +158,7 @@ class Looks:
         except BaseException:
             await self.close()  # an answer may still come on it
             raise
+        self.consumers[queue] = reply.consumer_count or 0
         return QueueStats(messages=reply.message_count or 0, consumers=reply.consumer_count or 0)
 
     async def _opened(self, connection: AbstractConnection) -> Channel:
@@ -139,6 +169,7 @@ class Looks:
     async def close(self) -> None:
         """Gives the channel back; may raise what a call on a lost connection raises."""
         channel, self._channel = self._channel, None
+        self.consumers = {}
         if channel is not None:
             await close_quietly(channel)
 

@@ -7,9 +7,11 @@ first, is repeated by a coroutine until it is known or too late.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from coditect.background import Background
 from coditect.broker.amqp.faults import LOST, canceled_by_us, oversize, refusal
@@ -17,12 +19,27 @@ from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.path import Late, Outlet, Refused, Returned
 from coditect.broker.amqp.window import Window
 from coditect.broker.port import Promise
-from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
+
+log = logging.getLogger(__name__)
 
 _FAILED: tuple[type[BaseException], ...] = (Refused, Returned, *LOST)
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
+ASTRAY_SECONDS = 15.0
+"""How long a publish waits for whoever owns a missing binding: each binds again every few seconds."""
+ASTRAY_PAUSE_SECONDS = 0.25
+
+
+class Ways(Protocol):
+    """Knows what leads where at the broker."""
+
+    async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
+        """Whether a publish that came back, or found no exchange (`exists` is False), is worth another try.
+
+        Makes again what this process owns of the way. Raises: a CoditectError when that cannot be done now.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +62,9 @@ class _Attempt:
     unknown: bool = False
     refusals: int = 0
     blocked: bool = False
+    astray: CoditectError | None = None
+    """Why it did not get anywhere: it came back, or there is no exchange."""
+    astray_until: float = math.inf
 
     def taken(self) -> None:
         """The broker has it."""
@@ -72,6 +92,8 @@ class _Attempt:
         facts = {"exchange": self.exchange, "routing_key": self.routing_key}
         if self.in_flight or self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
+        if self.astray is not None:
+            return self.astray
         if self.refusals or self.blocked:
             return Overloaded("The broker takes no more messages for now", **facts)
         return BrokerUnavailable("The broker could not be reached in time", **facts)
@@ -86,7 +108,8 @@ class _Attempt:
 class Publisher:
     """Publishes over one link: at most `window` unconfirmed at once, repeated until it is known or too late."""
 
-    def __init__(self, link: Link, background: Background, *, window: int) -> None:
+    def __init__(self, link: Link, background: Background, *, window: int, ways: Ways) -> None:
+        self._ways = ways
         self._link = link
         self._background = background
         self.window = Window(window)
@@ -179,8 +202,11 @@ class Publisher:
         """Returns when it is worth another try; else raises the verdict."""
         if isinstance(error, Late):
             raise attempt.verdict() from error
+        attempt.astray = None
         if isinstance(error, Returned):
-            raise attempt.unroutable() from error
+            attempt.in_flight = False
+            self._go_astray(attempt, attempt.unroutable())
+            return
         if isinstance(error, Refused):
             attempt.in_flight = False
             attempt.refusals += 1
@@ -190,9 +216,30 @@ class Publisher:
         about_us = refusal(error, entity=attempt.exchange or "amq.default") or oversize(
             error, size=len(attempt.message.body)
         )
+        if isinstance(about_us, NotFound):
+            attempt.in_flight = False
+            self._go_astray(attempt, about_us)
+            return
         if about_us is not None:
             raise about_us from error
         attempt.lose()
+
+    def _go_astray(self, attempt: _Attempt, why: CoditectError) -> None:
+        """It is for a way that is not there; whether there should be one, `_found_way` finds out."""
+        attempt.astray = why
+        attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
+
+    async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
+        """Returns when there should be a way by now, or soon; else raises why there is none."""
+        exists = not isinstance(why, NotFound)
+        try:
+            worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)
+        except CoditectError as error:
+            log.info("A missing exchange or binding cannot be made yet", extra={"reason": str(error)})
+            worth = True
+        if not worth or self._now() > attempt.astray_until:
+            raise why
+        await asyncio.sleep(ASTRAY_PAUSE_SECONDS)
 
     # -- with patience ----------------------------------------------------------------------------------
 
@@ -259,6 +306,9 @@ class Publisher:
             return self._outlet
 
     async def _pause(self, attempt: _Attempt) -> None:
+        if attempt.astray is not None:
+            await self._find_way(attempt, attempt.astray)
+            return
         pause = FIRST_PAUSE_SECONDS * 2 ** min(attempt.refusals, 8)
         await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 

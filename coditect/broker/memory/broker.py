@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -16,13 +17,17 @@ from coditect.broker.memory.link import Link
 from coditect.broker.memory.server import MemoryServer, Publication, Verdict
 from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
 from coditect.broker.topology import Topology
-from coditect.errors import BrokerUnavailable, CoditectError, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.model import routing
 from coditect.model.message import Message
 
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 15.0
 PAUSE_SECONDS = 0.01
+ASTRAY_SECONDS = 15.0
+"""How long a publish waits for whoever owns a missing binding."""
+ASTRAY_PAUSE_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -34,12 +39,17 @@ class _Attempt:
     unknown: bool = False
     held_back: bool = False
     """Refused by a full queue or stopped by an alarm: not taken."""
+    astray: CoditectError | None = None
+    """Why it did not get anywhere."""
+    astray_until: float = math.inf
 
     def error(self) -> CoditectError:
         """What to say when the time is over."""
         facts = {"exchange": self.publication.exchange, "routing_key": self.publication.routing_key}
         if self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
+        if self.astray is not None:
+            return self.astray
         if self.held_back:
             return Overloaded("The broker refused the message until the time was over", **facts)
         return BrokerUnavailable("The broker could not be reached in time", **facts)
@@ -57,7 +67,7 @@ class MemoryBroker:
         self._background = Background()
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._link = Link(server, process=name, restore=self._restore, lost=self._lost)
+        self._link = Link(server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again)
 
     async def __aenter__(self) -> Self:
         self._link.open()
@@ -106,6 +116,9 @@ class MemoryBroker:
         self._link.close()
         self._let_go(tell=False)
 
+    def _declare_again(self) -> None:
+        self._server.declare(self._topology)
+
     def _restore(self) -> None:
         self._server.declare(self._topology)
         for consumer in self._consumers:
@@ -139,7 +152,7 @@ class MemoryBroker:
         except TimeoutError as error:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """See `Broker.declare`."""
         await self._standing()
         self._server.declare(topology)
@@ -201,7 +214,11 @@ class MemoryBroker:
         """One try; False when another one is worth it."""
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
-        answer = self._server.offer(self._link.session, attempt.publication)
+        attempt.astray = None
+        try:
+            answer = self._server.offer(self._link.session, attempt.publication)
+        except NotFound as error:
+            return await self._found_way(attempt, error)
         before, attempt.unknown = attempt.unknown, True
         verdict = await asyncio.shield(answer)
         match verdict:
@@ -211,11 +228,10 @@ class MemoryBroker:
             case Verdict.LOST:
                 return False
             case Verdict.UNROUTABLE:
-                raise Unroutable(
-                    "No queue is bound to this key; nothing was taken",
-                    exchange=attempt.publication.exchange,
-                    routing_key=attempt.publication.routing_key,
-                )
+                attempt.unknown = before
+                facts = {"exchange": attempt.publication.exchange, "routing_key": attempt.publication.routing_key}
+                why = Unroutable("No queue is bound to this key; nothing was taken", **facts)
+                return await self._found_way(attempt, why)
             case Verdict.REFUSED:
                 attempt.unknown, attempt.held_back = before, True
                 if not attempt.wait_when_full:
@@ -223,6 +239,26 @@ class MemoryBroker:
                 return False
             case _:
                 assert_never(verdict)
+
+    async def _found_way(self, attempt: _Attempt, why: CoditectError) -> bool:
+        """False when there should be a way by now: whoever owns it has made it again. Else raises why there is none."""
+        now = asyncio.get_running_loop().time()
+        attempt.astray, attempt.astray_until = why, min(attempt.astray_until, now + ASTRAY_SECONDS)
+        publication = attempt.publication
+        if isinstance(why, NotFound):
+            worth = any(one.name == publication.exchange for one in self._topology.exchanges)
+        else:
+            queue = routing.queue_for(publication.exchange, publication.routing_key)
+            worth = queue is not None and self._server.find(queue) is not None
+            worth = worth or self._binds(publication.exchange, publication.routing_key)
+        if not worth or now > attempt.astray_until:
+            raise why
+        await asyncio.sleep(ASTRAY_PAUSE_SECONDS)
+        self._server.restore_all()
+        return False
+
+    def _binds(self, exchange: str, key: str) -> bool:
+        return any(one.exchange == exchange and one.key in ("", key) for one in self._topology.bindings)
 
     async def consume(
         self,

@@ -36,6 +36,15 @@ class Exchanges:
         """
         self._bindings_of(binding.exchange)[binding] = None
 
+    def unbind(self, binding: Binding) -> None:
+        """That is over; idempotent."""
+        self._bindings.get(binding.exchange, {}).pop(binding, None)
+
+    def delete(self, name: str) -> None:
+        """Removes an exchange and its bindings; idempotent."""
+        self._exchanges.pop(name, None)
+        self._bindings.pop(name, None)
+
     def unbind_queue(self, queue: str) -> None:
         """Forgets every binding of a deleted queue."""
         for bindings in self._bindings.values():

@@ -19,7 +19,13 @@ class Link:
     """`restore` runs on every new connection before anybody uses it, `lost` when it breaks."""
 
     def __init__(
-        self, server: MemoryServer, *, process: str, restore: Callable[[], None], lost: Callable[[], None]
+        self,
+        server: MemoryServer,
+        *,
+        process: str,
+        restore: Callable[[], None],
+        lost: Callable[[], None],
+        declare: Callable[[], None],
     ) -> None:
         self._server = server
         self._restore = restore
@@ -28,7 +34,7 @@ class Link:
         self._closed = False
         self._reachable = True
         self._context = copy_context()
-        self.session = Session(closed=self._broken, process=process)
+        self.session = Session(closed=self._broken, process=process, declare=declare)
 
     @property
     def up(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from coditect.broker.memory.table import carried, carried_text
 from coditect.broker.port import ServerInfo
 from coditect.broker.topology import Binding, Queue, Topology
 from coditect.clock import Clock, SystemClock
-from coditect.errors import NotFound, SetupError, TopologyMismatch
+from coditect.errors import CoditectError, NotFound, SetupError, TopologyMismatch
 from coditect.model.message import Message
+
+log = logging.getLogger(__name__)
 
 
 class Verdict(Enum):
@@ -49,6 +52,8 @@ class Session:
     """Called when the broker goes away, or closes it."""
     process: str = ""
     """The name of the process."""
+    declare: Callable[[], None] = lambda: None
+    """Has the process make again what it declared."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared while it knows of an alarm; the broker tells whoever publishes."""
 
@@ -175,6 +180,22 @@ class MemoryServer:
             self._declare_queue(queue)
         for binding in topology.bindings:
             self._bind(binding)
+
+    def restore_all(self) -> None:
+        """Everybody who is connected makes again what is theirs, as each does every few seconds at RabbitMQ."""
+        for session in tuple(self._sessions):
+            try:
+                session.declare()
+            except CoditectError as error:
+                log.info("A process cannot make again what it declared", extra={"reason": str(error)})
+
+    def delete_exchange(self, name: str) -> None:
+        """Removes it with its bindings; idempotent."""
+        self._exchanges.delete(name)
+
+    def unbind(self, binding: Binding) -> None:
+        """Removes the binding; idempotent."""
+        self._exchanges.unbind(binding)
 
     def _declare_queue(self, queue: Queue) -> None:
         known = self._queues.get(queue.name)

@@ -9,8 +9,8 @@ import pytest
 
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import Topology
-from tests.contract.broker.scene import FaultyBroker, Scene, new_prefix
+from coditect.broker.topology import Binding, Topology, backbone
+from tests.contract.broker.scene import EntityFaults, FaultyBroker, Scene, new_prefix
 from tests.support import WIRES
 
 
@@ -18,12 +18,12 @@ class _RecordingBroker(AmqpBroker):
     """Remembers what it declared, so that the test can remove it."""
 
     def __init__(self, url: str, *, name: str, wire: str, declared: list[Topology]) -> None:
-        super().__init__(url, name=name, wire=wire)
+        super().__init__(url, name=name, wire=wire, watch_seconds=1.0)
         self._declared = declared
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         self._declared.append(topology)
-        await super().declare(topology)
+        await super().declare(topology, lazily=lazily)
 
 
 async def _remove(url: str, declared: list[Topology]) -> None:
@@ -31,10 +31,44 @@ async def _remove(url: str, declared: list[Topology]) -> None:
     channel = await connection.channel()
     for topology in declared:
         for queue in topology.queues:
-            await channel.queue_delete(queue.name)
+            if queue not in backbone().queues:  # those are everybody's, as are their exchanges
+                await channel.queue_delete(queue.name)
         for exchange in topology.exchanges:
-            await channel.exchange_delete(exchange.name)
+            if exchange not in backbone().exchanges:
+                await channel.exchange_delete(exchange.name)
     await connection.close()
+
+
+def _faults(side: Side, server: MemoryServer) -> EntityFaults:
+    return _ByAmqp(side.url) if side.url else _ByHand(server)
+
+
+class _ByHand:
+    """Of the in-memory server."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    async def delete_exchange(self, name: str) -> None:
+        self._server.delete_exchange(name)
+
+    async def unbind(self, binding: Binding) -> None:
+        self._server.unbind(binding)
+
+
+class _ByAmqp:
+    """Of RabbitMQ, by a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def delete_exchange(self, name: str) -> None:
+        async with await aiormq.connect(self._url) as connection:
+            await (await connection.channel()).exchange_delete(name)
+
+    async def unbind(self, binding: Binding) -> None:
+        async with await aiormq.connect(self._url) as connection:
+            await (await connection.channel()).queue_unbind(binding.queue, binding.exchange, binding.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +103,7 @@ async def scene(side: Side) -> AsyncIterator[Scene]:
                 return await stack.enter_async_context(broker)
             return await stack.enter_async_context(MemoryBroker(server, name=prefix))
 
-        yield Scene(prefix, connect)
+        yield Scene(prefix, connect, _faults(side, server))
 
 
 @pytest.fixture

@@ -19,6 +19,16 @@ class FaultyBroker(Broker, Protocol):
         """Cuts its connections, as a network fault would."""
 
 
+class EntityFaults(Protocol):
+    """Takes away what others declared."""
+
+    async def delete_exchange(self, name: str) -> None:
+        """With its bindings."""
+
+    async def unbind(self, binding: Binding) -> None:
+        """Just that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One test's brokers, queues and exchanges; they are removed after it."""
@@ -26,6 +36,7 @@ class Scene:
     prefix: str
     connect: Callable[[], Awaitable[FaultyBroker]]
     """Another process, connected."""
+    faults: EntityFaults
 
     def name(self, short: str) -> str:
         """A name that no other test has."""

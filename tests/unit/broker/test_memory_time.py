@@ -12,6 +12,7 @@ from coditect.broker.memory.dead_letter import Reason, is_cycle
 from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, Topology, backbone
+from coditect.model import routing
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -38,7 +39,7 @@ async def test_retry_ladder_brings_a_task_back_at_its_delay() -> None:
         await broker.consume(tasks.name, lambda one: back.append((round(loop.time(), 3), one.routing_key)), prefetch=10)
 
         for delay in (300_000, 1_000, 100):
-            await broker.publish(Message(b"x"), exchange=f"coditect.retry.{delay}", routing_key="a.p1")
+            await broker.publish(Message(b"x"), exchange=routing.retry_exchange(delay), routing_key="a.p1")
         await asyncio.sleep(301)
 
     assert back == [(0.1, "a.p1"), (1.0, "a.p1"), (300.0, "a.p1")]

@@ -87,10 +87,10 @@ def test_every_binding_and_dead_letter_exchange_is_declared_with_it() -> None:
     assert {one.alternate for one in topology.exchanges} - {None} <= exchanges
 
 
-def test_only_the_foreign_door_has_an_alternate_exchange() -> None:
+def test_what_comes_from_no_client_of_ours_has_an_alternate_exchange() -> None:
     alternates = {one.name: one.alternate for one in t.backbone().exchanges if one.alternate}
 
-    assert alternates == {routing.TASKS: routing.UNROUTED}
+    assert alternates == {routing.TASKS: routing.UNROUTED, routing.RETRY_BACK: routing.TASKS}
 
 
 def test_retry_ladder_has_a_fanout_and_a_queue_of_its_delay_per_rung() -> None:
@@ -99,11 +99,11 @@ def test_retry_ladder_has_a_fanout_and_a_queue_of_its_delay_per_rung() -> None:
     queues = {one.name: one for one in topology.queues}
 
     for delay in RUNGS_MS:
-        assert exchanges[f"coditect.retry.{delay}"].type is ExchangeType.FANOUT
-        assert queues[f"retry.{delay}"].message_ttl_ms == delay
-        assert queues[f"retry.{delay}"].dead_letter_exchange == routing.TASKS
-        assert queues[f"retry.{delay}"].dead_letter_routing_key is None
-        assert Binding(f"coditect.retry.{delay}", f"retry.{delay}") in topology.bindings
+        assert exchanges[f"coditect.retry.after.{delay}"].type is ExchangeType.FANOUT
+        assert queues[f"retry.after.{delay}"].message_ttl_ms == delay
+        assert queues[f"retry.after.{delay}"].dead_letter_exchange == routing.RETRY_BACK
+        assert queues[f"retry.after.{delay}"].dead_letter_routing_key is None
+        assert Binding(f"coditect.retry.after.{delay}", f"retry.after.{delay}") in topology.bindings
 
 
 @given(capabilities)
@@ -112,6 +112,7 @@ def test_dead_letters_of_a_capability_are_declared_before_the_queues_that_send_t
 
     assert [one.name for one in topology.queues] == [
         f"dead.{capability}",
+        f"retry.back.{capability}",
         *(f"tasks.{capability}.{level.value}" for level in Priority),
     ]
 
@@ -133,7 +134,7 @@ def test_agents_own_queue_hands_on_what_it_did_not_take(name: str, kind: QueueTy
 
     assert (inbox.type, routing.hands_on(inbox.name)) == (kind, True)
     assert (inbox.message_ttl_ms, inbox.max_length, inbox.dead_letter_exchange) == (1_000, 8, routing.TASKS)
-    assert (inbox.dead_letter_routing_key, inbox.expires_ms) == (None, None)
+    assert (inbox.dead_letter_routing_key, inbox.expires_ms) == (None, 3_600_000)
 
 
 @pytest.mark.parametrize("quorum", [False, True])
@@ -160,3 +161,11 @@ def test_results_have_dead_letters_and_requests_have_none() -> None:
         ("control.3", None, None),
         ("results.3", routing.UNROUTED, "results.3"),
     }
+
+
+@pytest.mark.parametrize("quorum", [False, True])
+def test_what_belongs_to_one_process_expires(quorum: bool) -> None:
+    """A process that is killed removes nothing, and nobody else may be there to do it."""
+    of_one = t.agent_queues(AGENT, slots=1) + t.reply_queue("reply.x", quorum=quorum) + t.event_queue("events.x", ())
+
+    assert [one.name for one in of_one.queues if one.expires_ms is None] == []

@@ -8,7 +8,7 @@ from coditect.broker.plan import Difference, Probe, Verdict, parse_difference
 from coditect.broker.topology import DEAD_DELIVERY_LIMIT, Queue, Topology
 from tests.unit.cli.scene import Terminal
 
-QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.100' in vhost '/': "
+QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': "
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,16 @@ def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
 def test_difference_says_argument_values_and_the_way_out(
     terminal: Terminal, received: str, current: str, policy: bool
 ) -> None:
-    terminal.connections.probes["retry.100"] = Probe.differs(QUEUE_TTL + received)
+    terminal.connections.probes["retry.after.100"] = Probe.differs(QUEUE_TTL + received)
 
     ran = terminal.run("topology", "plan")
 
     assert ran.code == 1
     assert f"x-message-ttl is {current}" in ran.out
-    assert "rabbitmqctl delete_queue retry.100" in ran.out
-    assert ("set_policy --apply-to queues retry.100 '^retry\\.100$' '{\"message-ttl\":100}'" in ran.out) is policy
+    assert "rabbitmqctl delete_queue retry.after.100" in ran.out
+    assert (
+        "set_policy --apply-to queues retry.after.100 '^retry\\.after\\.100$' '{\"message-ttl\":100}'" in ran.out
+    ) is policy
 
 
 def test_exchange_of_another_kind_is_deleted_and_applied(terminal: Terminal) -> None:

@@ -102,7 +102,7 @@ def test_name_that_is_none_is_a_usage_error(terminal: Terminal) -> None:
     ("exchange", "place", "queue"),
     [
         (routing.TASKS, "waiting", "tasks.code.review.p1"),
-        (routing.retry_exchange(60_000), "retrying", "retry.60000"),
+        (routing.retry_exchange(60_000), "retrying", "retry.after.60000"),
         (routing.DEAD, "dead", "dead.code.review"),
         (routing.UNROUTED, "unrouted", "unrouted"),
     ],

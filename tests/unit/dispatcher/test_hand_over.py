@@ -54,10 +54,10 @@ class Frozen(MemoryBroker):
         self.thawed.set()
         self.declaring = 0
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         self.declaring += not self.thawed.is_set()
         await self.thawed.wait()
-        await super().declare(topology)
+        await super().declare(topology, lazily=lazily)
 
 
 @in_virtual_time

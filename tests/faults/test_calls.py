@@ -1,0 +1,31 @@
+"""How much is said to the broker before anything is published: a fleet of clients opens and returns at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import backbone
+from coditect.client import Client
+from tests.faults.proxy import FaultProxy
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+OPENED_WITH, BACK_WITH = 9, 16
+
+
+def calls(proxy: FaultProxy) -> int:
+    return sum(len(pipe.calls) for pipe in proxy.pipes())
+
+
+async def test_client_opens_and_returns_with_a_few_calls(proxy: FaultProxy, observer: AmqpBroker, wire: str) -> None:
+    await observer.declare(backbone())
+    async with AmqpBroker(proxy.url, wire=wire, watch_seconds=60) as broker, Client(broker) as client:
+        opened, pipes = calls(proxy), proxy.pipes()
+
+        broker.drop()
+        await eventually(lambda: broker.connected and not set(pipes) & set(proxy.pipes()), seconds=15)
+
+        assert client.name
+        assert opened <= OPENED_WITH
+        assert calls(proxy) <= BACK_WITH
