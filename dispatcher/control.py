@@ -122,7 +122,7 @@ class Control:
     async def _get(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Where the workflow is, by the ledger; whoever asks again is answered from memory."""
         workflow = text(body, "workflow")
-        head, run = await self._database.read(lambda tr: rows_of(tr, workflow))
+        head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
         overviews = self._desks.overviews(workflow)
         if overviews is not None and not run.state.terminal:
             overviews.follow(workflow, head)
@@ -171,7 +171,7 @@ class Control:
             if verb is Verb.GET:
                 answer: Any = await self._get(body)
             else:
-                answer = await self._database.read(lambda tr: QUERIES[verb](tr, body))
+                answer = await self._database.ask(lambda tr: QUERIES[verb](tr, body))
             if verb is Verb.STATUS:
                 answer["answered_by"] = self._desks.figures()
         except CoditectError as error:

@@ -12,7 +12,19 @@ from coditect.model.json import loads
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import number, text
 from dispatcher.layers import values
-from dispatcher.layers.keyspace import APPROVALS, ATTEMPTS, DEAD, EDGES, LIVE, NODES, RUNS, STATUSES, WORKFLOWS
+from dispatcher.layers.keyspace import (
+    APPROVALS,
+    ATTEMPTS,
+    DEAD,
+    EDGES,
+    INDEXED,
+    LIVE,
+    NODES,
+    RUNS,
+    STATES,
+    STATUSES,
+    WORKFLOWS,
+)
 from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
@@ -70,27 +82,24 @@ def overview(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
 
 
 def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Workflows, the latest first: their ids begin with the time."""
+    """Workflows, the latest first: their ids begin with the time. A page may have fewer than there are behind it."""
     limit, after = _limit(body), str(body.get("after") or "")
-    wanted = body.get("state")
-    state = WorkflowState(wanted) if wanted else None
-    begin, end = RUNS.range()
-    if after:
-        end = RUNS.pack((after,))
-    found: list[dict[str, Any]] = []
-    while len(found) < limit:
-        rows = tr.get_range(begin, end, limit=MOST, reverse=True)
-        for key, row in rows:
-            workflow = RUNS.unpack(key)[0]
-            run = RunRow.unpack(row)
-            if state is None or run.state is state:
-                found.append(overview(workflow, rows_of(tr, workflow)[0], run))
-                if len(found) == limit:
-                    return {"workflows": found, "next": workflow}
-        if len(rows) < MOST:
-            break
-        end = rows[-1][0]
-    return {"workflows": found, "next": None}
+    state = WorkflowState(body["state"]) if body.get("state") else None
+    if state is not None and tr.get(INDEXED.pack()) == b"":
+        space, most = STATES[state.value], limit
+    else:  # of a store whose index is being built so many are looked through
+        space, most = RUNS, limit if state is None else MOST
+    begin, end = space.range()
+    rows = tr.get_range(begin, space.pack((after,)) if after else end, limit=most, reverse=True)
+    workflows = [str(space.unpack(key)[0]) for key, _ in rows]
+    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in workflows])
+    known = [(one, RunRow.unpack(row)) for one, row in zip(workflows, runs, strict=True) if row is not None]
+    wanted = [(workflow, run) for workflow, run in known if state in (None, run.state)][:limit]
+    heads = tr.get_many([WORKFLOWS.pack((workflow,)) for workflow, _ in wanted])
+    found = zip(wanted, heads, strict=True)
+    told = [overview(workflow, WorkflowRow.unpack(head), run) for (workflow, run), head in found if head is not None]
+    last = wanted[-1][0] if len(wanted) == limit else workflows[-1] if len(rows) == most else None
+    return {"workflows": told, "next": last}
 
 
 def nodes(tr: Reads, body: Body) -> dict[str, Any]:

@@ -11,6 +11,8 @@ an idempotency key                          a week after its workflow was accept
 what a request was told                     a day after it
 ==========================================  ==============================================================
 
+In a store that is older than the index of workflows by state it builds that first, a thousand workflows at a time.
+
 Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages
 others have their turn. RQ's jobs go first: while Redis does not answer, nothing is taken away whose jobs would stay.
 """
@@ -75,6 +77,8 @@ class Sweeper:
             return False
         if lease is None:
             return False
+        while await self._run(lease, removal.index):
+            pass
         now_ms = self._ports.clock.now_ms()
         await self._keys(lease, now_ms)
         await self._condemn(lease, now_ms - self._keep_ms)

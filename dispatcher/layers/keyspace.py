@@ -21,6 +21,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "run"         (workflow)                                          → its row: state, counts
     ├── "live"        (shard, workflow)                                   → nothing; until the workflow is terminal
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
+    ├── "state"       (state, workflow)                                   → nothing; ids begin with the time
+    ├── "indexed"     ()                                                  → how far "state" was built; empty when whole
     ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
     ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes;
     │                                                                       nothing when it is a "value"
@@ -68,6 +70,8 @@ WORKFLOWS = ROOT["workflow"]
 RUNS = ROOT["run"]
 LIVE = ROOT["live"]
 ENDED = ROOT["ended"]
+STATES = ROOT["state"]
+INDEXED = ROOT["indexed"]
 UPLOADS = ROOT["upload"]
 NODES = ROOT["node"]
 EDGES = ROOT["edge"]

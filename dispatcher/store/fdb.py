@@ -111,6 +111,10 @@ class FdbDatabase:
         """See `Database.read`."""
         return await self.run(lambda tr: body(tr.snapshot))
 
+    async def ask(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.ask`."""
+        return await self.read(body)
+
     async def failure(self) -> errors.StoreFailed:
         """Never returns: a cluster that does not answer may answer again."""
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()

@@ -289,6 +289,10 @@ class MemoryDatabase:
         """See `Database.read`."""
         return await self.run(lambda tr: body(tr.snapshot))
 
+    async def ask(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.ask`."""
+        return await self.read(body)
+
     async def _attempt(self, body: Callable[[Transaction], Result]) -> Result:
         await self._travel()
         now = self._now or asyncio.get_running_loop().time

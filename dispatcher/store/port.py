@@ -67,6 +67,12 @@ class Database(Protocol):
         Raises: as `run`.
         """
 
+    async def ask(self, body: Callable[[Reads], Value]) -> Value:
+        """As `read`, for somebody's question: the program's own reads do not wait for it.
+
+        Raises: as `run`.
+        """
+
     async def failure(self) -> StoreFailed:
         """Returns when the store has stopped for good, and never otherwise: the program ends then."""
 

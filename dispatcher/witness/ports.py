@@ -150,6 +150,10 @@ class WitnessedDatabase:
         """See `Database.read`."""
         return await self._database.read(body)
 
+    async def ask(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.ask`."""
+        return await self._database.ask(body)
+
     async def failure(self) -> StoreFailed:
         """See `Database.failure`."""
         return await self._database.failure()

@@ -10,7 +10,7 @@ from coditect.model.result import Failure
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
-from dispatcher.layers.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATUSES, TODO, WORKFLOWS
+from dispatcher.layers.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
 from dispatcher.layers.ledger import definitions
 from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
@@ -72,6 +72,8 @@ class Book:
         """Nodes whose claims this transaction granted: nobody was told yet."""
         self._workflows: dict[str, WorkflowRow] = {}
         self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
+        self._states: dict[str, WorkflowState] = {}
+        """Of the runs, as they were read."""
         self._nodes: dict[Place, tuple[bytes, NodeRow]] = {}
         self._dependents: dict[Place, list[KeyValue]] = {}
         self._definitions: dict[Place, Node] = {}
@@ -101,7 +103,10 @@ class Book:
         """Where it is; None when it was never accepted."""
         if workflow not in self._runs:
             row = self.tr.get(RUNS.pack((workflow,)))
-            self._runs[workflow] = (row, None if row is None else RunRow.unpack(row))
+            run = None if row is None else RunRow.unpack(row)
+            self._runs[workflow] = (row, run)
+            if run is not None:
+                self._states[workflow] = run.state
         return self._runs[workflow][1]
 
     def begin_run(self, workflow: str) -> RunRow:
@@ -314,6 +319,7 @@ class Book:
             if run is not None:
                 self._end_of(workflow, run)
                 self._write(RUNS.pack((workflow,)), before, run.pack())
+                self._index(workflow, run.state)
                 self.effects.runs.append((workflow, run))
         for place, (before, row) in self._nodes.items():
             self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
@@ -345,6 +351,13 @@ class Book:
         after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
         timeout_ms = call.timeout_ms if call is not None else None
         return Shown(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
+
+    def _index(self, workflow: str, state: WorkflowState) -> None:
+        before = self._states.get(workflow)
+        if before is not state:
+            if before is not None:
+                self.tr.clear(STATES.pack((before.value, workflow)))
+            self.tr.set(STATES.pack((state.value, workflow)), b"")
 
     def _write(self, key: bytes, before: bytes | None, after: bytes) -> None:
         if before != after:

@@ -15,9 +15,11 @@ from dispatcher.layers.keyspace import (
     DEAD,
     EDGES,
     ENDED,
+    INDEXED,
     KEY_EXPIRIES,
     NODES,
     RUNS,
+    STATES,
     STATUSES,
     UPLOADS,
     VALUES,
@@ -57,11 +59,26 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     if not run.state.terminal or run.finished_ms is None or run.finished_ms >= before_ms:
         return False
     tr.clear(RUNS.pack((workflow,)))
+    tr.clear(STATES.pack((run.state.value, workflow)))
     tr.clear(ENDED.pack((row.shard, run.finished_ms, workflow)))
     if row.key:
         idempotency.forget(tr, row.key, workflow)
     tr.set(UPLOADS.pack((workflow,)), pack_row(0, 0, 0))
     return True
+
+
+def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
+    """Builds the next page of the index by state, for a store that is older than the index; whether there is more."""
+    cursor = tr.get(INDEXED.pack())
+    if cursor == b"":
+        return False
+    begin, end = RUNS.range()
+    rows = tr.get_range(cursor or begin, end, limit=limit)
+    for key, row in rows:
+        tr.set(STATES.pack((RunRow.unpack(row).state.value, RUNS.unpack(key)[0])), b"")
+    more = len(rows) == limit
+    tr.set(INDEXED.pack(), rows[-1][0] + b"\0" if more else b"")
+    return more
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import sqlite3
 import threading
@@ -17,11 +18,13 @@ from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import repeated
-from dispatcher.store.sqlite.file import connect, failure, prepare, roll_back, tune
+from dispatcher.store.sqlite.file import check_whole, connect, failure, prepare, roll_back, tune
 from dispatcher.store.sqlite.lock import FileLock
 from dispatcher.store.sqlite.statements import Statements
 from dispatcher.store.sqlite.writer import Writer
 from dispatcher.store.transaction import Reads, Transaction, call
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -34,8 +37,9 @@ TRY_SECONDS = 0.1
 class SqliteDatabase:
     """A database in one file on a local disk; `:memory:` and network file systems will not do.
 
-    One thread writes, two read. One process owns the file, by a lock that the kernel frees when the process ends:
-    opening it waits `wait_seconds` for another owner to end. `on_wait` is called once when there is one.
+    One thread writes, two read, and two more answer questions. One process owns the file, by a lock that the kernel
+    frees when the process ends: opening it waits `wait_seconds` for another owner to end. `on_wait` is called once
+    when there is one.
     """
 
     exclusive = True
@@ -60,7 +64,7 @@ class SqliteDatabase:
     async def __aenter__(self) -> Self:
         lock = await self._owned()
         try:
-            connection = await asyncio.to_thread(self._open)
+            connection, whole = await asyncio.to_thread(self._open)
         except BaseException:
             lock.close()
             raise
@@ -71,7 +75,12 @@ class SqliteDatabase:
                 failed.set_result(error)
 
         writer = Writer(connection, self._path, on_failure=fail)
-        self._opened = _Opened(connection, lock, writer, _Readers(self._path, self._connecting), failed)
+        readers = _Readers(self._path, self._connecting, "store-reader")
+        questions = _Readers(self._path, self._connecting, "store-question")
+        self._opened = _Opened(connection, lock, writer, (readers, questions), failed)
+        if not whole:
+            log.info("The store was not closed in order; it is checked beside the work")
+            questions.check(fail)
         return self
 
     async def __aexit__(
@@ -93,13 +102,20 @@ class SqliteDatabase:
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
         """See `Database.read`. At most two run at a time; a long one keeps the log from being shortened."""
+        return await self._read(self._now_open.readers, body)
+
+    async def ask(self, body: Callable[[Reads], Result]) -> Result:
+        """See `Database.ask`. At most two run at a time."""
+        return await self._read(self._now_open.questions, body)
+
+    async def _read(self, readers: _Readers, body: Callable[[Reads], Result]) -> Result:
         opened = self._now_open
         loop = asyncio.get_running_loop()
 
         async def attempt() -> Result:
             if opened.failed.done():
                 raise opened.failed.result()
-            return await loop.run_in_executor(opened.readers.pool, opened.readers.read, body)
+            return await loop.run_in_executor(readers.pool, readers.read, body)
 
         try:
             return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
@@ -148,7 +164,10 @@ class SqliteDatabase:
             raise
         return lock
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, bool]:
+        """A connection, and whether the file was closed in order: the last connection takes the log away."""
+        log_file = self._path.with_name(self._path.name + "-wal")
+        whole = not (log_file.exists() and log_file.stat().st_size)
         try:
             connection = self._connecting(self._path)
         except sqlite3.Error as error:
@@ -158,7 +177,7 @@ class SqliteDatabase:
         except BaseException:
             connection.close()
             raise
-        return connection
+        return connection, whole
 
 
 class _Opened:
@@ -169,18 +188,19 @@ class _Opened:
         connection: sqlite3.Connection,
         lock: FileLock,
         writer: Writer,
-        readers: _Readers,
+        readers: tuple[_Readers, _Readers],
         failed: asyncio.Future[StoreFailed],
     ) -> None:
         self.connection = connection
         self.lock = lock
         self.writer = writer
-        self.readers = readers
+        self.readers, self.questions = readers
         self.failed = failed
 
     def close(self) -> None:
         """The last connection that closes copies the log into the file."""
         self.readers.close()
+        self.questions.close()
         self.connection.close()
         self.lock.close()
 
@@ -188,12 +208,14 @@ class _Opened:
 class _Readers:
     """Threads with a connection each."""
 
-    def __init__(self, path: Path, connecting: Callable[[Path], sqlite3.Connection]) -> None:
+    def __init__(self, path: Path, connecting: Callable[[Path], sqlite3.Connection], name: str) -> None:
         self._path = path
         self._connecting = connecting
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self.pool = ThreadPoolExecutor(READERS, thread_name_prefix=name)
+        self._checking: sqlite3.Connection | None = None
+        self._closing = False
 
     def read(self, body: Callable[[Reads], Result]) -> Result:
         """Runs it on one state of the file; in a thread of the pool."""
@@ -212,8 +234,29 @@ class _Readers:
             raise statements.broken
         return result
 
+    def check(self, on_failure: Callable[[StoreFailed], None]) -> None:
+        """Reads every page of the file beside the work; tells of damage."""
+        loop = asyncio.get_running_loop()
+
+        def checked() -> None:
+            self._checking = self._connection()
+            try:
+                check_whole(self._checking, self._path)
+            except StoreFailed as error:
+                loop.call_soon_threadsafe(on_failure, error)
+            except sqlite3.Error as error:
+                if not self._closing:
+                    log.warning("The store could not be checked", extra={"reason": str(error)})
+            finally:
+                self._checking = None
+
+        self.pool.submit(checked)
+
     def close(self) -> None:
-        """Waits for those that run."""
+        """Waits for those that run; a check is broken off."""
+        self._closing = True
+        if (checking := self._checking) is not None:
+            checking.interrupt()
         self.pool.shutdown()
         for connection in self._connections:
             connection.close()

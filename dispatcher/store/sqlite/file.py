@@ -50,7 +50,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Makes the connection durable, and the file a whole store of this version. This process owns the file.
 
     Raises: StoreMisconfigured for a foreign file, a newer schema, or a file system without shared memory;
-    StoreFailed for a damaged file; StoreLocked.
+    StoreFailed for a file whose header is damaged; StoreLocked.
     """
     try:
         tune(connection)
@@ -58,7 +58,6 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         if _number(connection, "PRAGMA user_version") != SCHEMA_VERSION:
             _create(connection, path)
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        _check_whole(connection, path)
     except sqlite3.Error as error:
         raise failure(error, path) from error
 
@@ -112,8 +111,11 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """The quick check reads every page. The full one only compares indexes besides, and there are none."""
+def check_whole(connection: sqlite3.Connection, path: Path) -> None:
+    """Reads every page of the file: seconds for each GB. The full check only compares indexes besides; there are none.
+
+    Raises: StoreFailed when it is damaged; sqlite3.Error.
+    """
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise StoreFailed("The store is damaged: restore its file from a backup", path=str(path), reason=verdict)

@@ -31,7 +31,7 @@ from dispatcher.sweeper import DAY_MS, UPLOAD_MS, Sweeper
 from dispatcher.window import Window
 from tests.unit.dispatcher.ledger import Ledger, completed
 
-KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry"}
+KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed"}
 """What is there without any workflow."""
 
 

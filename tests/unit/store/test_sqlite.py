@@ -139,21 +139,6 @@ async def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Pa
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
-async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    async with SqliteDatabase(path) as database:
-        for number in range(20):
-            await database.run(lambda tr, number=number: tr.set(b"%d" % number, bytes(2000)))  # type: ignore[misc]
-    content = bytearray(path.read_bytes())
-    page = 4096
-    for start in range(3 * page, len(content) - page, page):
-        content[start : start + 100] = b"\xab" * 100
-    path.write_bytes(content)
-
-    with pytest.raises(errors.StoreFailed, match="damaged"):
-        await SqliteDatabase(path).__aenter__()
-
-
 async def test_callers_share_a_sync(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
         async with _occupied(database) as first:

@@ -1,0 +1,123 @@
+"""Workflows by state: an index that follows every change, and what a store has to do that is older than it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coditect import Workflow
+from coditect.model.control import Verb
+from coditect.model.workflow.states import WorkflowState
+from dispatcher import queries
+from dispatcher.layers.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
+from dispatcher.layers.ledger import removal
+from dispatcher.layers.ledger.rows import RunRow, WorkflowRow
+from dispatcher.queries import QUERIES
+from dispatcher.store.transaction import Reads, Transaction
+from tests.unit.dispatcher.ledger import Ledger, completed, failed
+
+
+async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_change(ledger: Ledger) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="only")
+    ids = [f"w{number:02}" for number in range(30)]
+    for workflow in ids:
+        await ledger.start(flow.definition(), workflow=workflow)
+    await ledger.database.run(removal.index)
+    expected = dict.fromkeys(ids, "running")
+    for number, publication in enumerate(list(ledger.published)):
+        workflow = publication.place.workflow
+        if number % 4 == 0:
+            await ledger.turn(ledger.finished(publication, completed(1)))
+            expected[workflow] = "completed"
+        elif number % 4 == 1:
+            await ledger.turn(ledger.finished(publication, failed()))
+            expected[workflow] = "failed"
+            if number % 8 == 1:
+                await ledger.ask(Verb.RESUME, {"workflow": workflow})
+                expected[workflow] = "running"
+        elif number % 4 == 2:
+            await ledger.ask(Verb.PAUSE, {"workflow": workflow})
+            expected[workflow] = "paused"
+
+    for state in ("running", "completed", "failed", "paused", "canceled"):
+        listed = [one["workflow"] for one in await every_page(ledger, state=state, limit=4)]
+        assert listed == sorted((one for one, its in expected.items() if its == state), reverse=True)
+    assert await index_of(ledger) == {(its, one) for one, its in expected.items()}
+
+
+async def test_an_older_store_is_looked_through_until_its_index_is_built(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "MOST", 7)
+    flow = Workflow("one")
+    flow.task("work", name="only")
+    ids = [f"w{number:02}" for number in range(30)]
+    for workflow in ids:
+        await ledger.start(flow.definition(), workflow=workflow)
+    for publication in ledger.published[::10]:
+        await ledger.turn(ledger.finished(publication, completed(1)))
+    whole = await index_of(ledger)
+    await ledger.database.run(lambda tr: tr.clear_range(*STATES.range()))
+
+    before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
+    while await ledger.database.run(lambda tr: removal.index(tr, limit=4)):
+        await ledger.database.read(lambda tr: QUERIES[Verb.LIST](tr, {"state": "completed"}))
+    after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
+
+    assert before == after == ["w20", "w10", "w00"]
+    assert await index_of(ledger) == whole
+
+
+async def test_a_state_is_listed_by_as_much_as_is_asked_for_however_many_are_kept(ledger: Ledger) -> None:
+    def many(tr: Transaction) -> None:
+        head, run = WorkflowRow(0, "one", "", "", 1, 1).pack(), RunRow(WorkflowState.COMPLETED).pack()
+        for number in range(5_000):
+            tr.set(WORKFLOWS.pack((f"w{number:04}",)), head)
+            tr.set(RUNS.pack((f"w{number:04}",)), run)
+            tr.set(STATES.pack(("completed", f"w{number:04}")), b"")
+        tr.set(INDEXED.pack(), b"")
+
+    await ledger.database.run(many)
+    read: list[int] = []
+
+    def counted(tr: Reads) -> object:
+        told = QUERIES[Verb.LIST](Counted(tr, read), {"state": "completed", "limit": 3})
+        return [one["workflow"] for one in told["workflows"]]
+
+    assert await ledger.database.read(counted) == ["w4999", "w4998", "w4997"]
+    assert sum(read) <= 3 * 3 + 1
+
+
+class Counted:
+    """Counts the rows that a read brings."""
+
+    def __init__(self, tr: Reads, read: list[int]) -> None:
+        self._tr = tr
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        def reading(*given: Any, **how: Any) -> Any:
+            found = getattr(self._tr, name)(*given, **how)
+            self._read.append(len(found) if isinstance(found, list) else 1)
+            return found
+
+        return reading
+
+
+async def every_page(ledger: Ledger, **body: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        asked = body | {"after": after}
+        page = await ledger.database.read(lambda tr, asked=asked: QUERIES[Verb.LIST](tr, asked))  # type: ignore[misc]
+        found += page["workflows"]
+        after = page["next"]
+        if after is None:
+            return found
+
+
+async def index_of(ledger: Ledger) -> set[tuple[str, str]]:
+    rows = await ledger.database.read(lambda tr: tr.get_range(*STATES.range()))
+    return {(str(state), str(workflow)) for state, workflow in (STATES.unpack(key) for key, _ in rows)}
