@@ -340,13 +340,14 @@ class Client:
         except (Unroutable, Overloaded):
             log.debug("Nobody listens to an event", extra={"event_type": type_})
 
-    def events(self, pattern: str = "#") -> EventStream:
-        """Events whose type matches the topic pattern (`task.*`, `agent.online`, `#`).
+    def events(self, pattern: str = "#", *, of: str | None = None) -> EventStream:
+        """Events whose type matches the topic pattern (`task.*`, `agent.online`, `#`); those about one subject, such
+        as the id of a task, with `of`: others do not even come here.
 
         `async with client.events("task.*") as events: async for event in events`. What happens after the
         block was entered is heard; a listener more than 10,000 events behind misses the oldest.
         """
-        return self._listening.stream(pattern)
+        return self._listening.stream(pattern, of=() if of is None else (of,))
 
 
 class SyncClient(SyncContext[Client]):

@@ -155,12 +155,11 @@ class Handle:
         now = asyncio.get_running_loop().time
         last = math.inf
         reply = self._reply or asyncio.get_running_loop().create_future()
-        async with self._listening.stream("task.*") as stream:
+        async with self._listening.stream("task.*", of=(self.task_id,)) as stream:
             while now() < last and (event := await _next_event(stream, reply)) is not None:
-                if event.subject == self.task_id:
-                    yield event
-                    if event.type in ENDINGS:
-                        return
+                yield event
+                if event.type in ENDINGS:
+                    return
                 if reply.done():
                     last = min(last, now() + LAST_EVENT_SECONDS)
 

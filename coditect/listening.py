@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Collection
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.model import mail, routing
-from coditect.model.event import Event, read_event
+from coditect.model.event import Event, read_event, subject_key
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +24,22 @@ ANNOUNCE_SECONDS = 5.0
 
 
 class EventStream:
-    """Events of some patterns, from the moment the block is entered."""
+    """Events of some patterns, or those of them about some subjects, from the moment the block is entered."""
 
-    def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...]) -> None:
+    def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
         self._broker = broker
         self._queue = queue
-        self._patterns = patterns
+        keys = [subject_key(pattern, subject) for pattern in patterns for subject in subjects]
+        followed = [key for key in keys if key is not None]
+        # a subject without a key of its own is found among all
+        self._keys = tuple(followed) if subjects and len(followed) == len(keys) else patterns
+        self._subjects = subjects
         self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
         self._arrived = asyncio.Event()
         self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
-        await self._broker.declare(event_queue(self._queue, self._patterns))
+        await self._broker.declare(event_queue(self._queue, self._keys))
         self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
         await self._announce()
         return self
@@ -43,7 +48,7 @@ class EventStream:
         """Agents mute what nobody listened to; they hear that somebody does now."""
         try:
             await self._broker.publish(
-                mail.mail(mail.LISTEN),
+                mail.listen(self._subjects),
                 exchange=routing.BROADCAST,
                 routing_key="",
                 timeout_seconds=ANNOUNCE_SECONDS,
@@ -63,8 +68,10 @@ class EventStream:
 
     def _take(self, delivery: Delivery) -> None:
         try:
-            self._events.append(read_event(delivery.message))
-            self._arrived.set()
+            event = read_event(delivery.message)
+            if not self._subjects or event.subject in self._subjects:
+                self._events.append(event)
+                self._arrived.set()
         except InvalidTask as error:
             log.warning("An event was not readable", extra={"reason": str(error)})
         delivery.ack()
@@ -99,6 +106,7 @@ class Listening:
         self._name = name
         self._numbers = count(1)
 
-    def stream(self, *patterns: str) -> EventStream:
-        """A stream of its own queue: what matches any of the topic patterns."""
-        return EventStream(self._broker, f"events.{self._name}.{next(self._numbers)}", patterns)
+    def stream(self, *patterns: str, of: Collection[str] = ()) -> EventStream:
+        """A stream of its own queue: what matches any of the topic patterns, or of that what is about some subjects."""
+        queue = f"events.{self._name}.{next(self._numbers)}"
+        return EventStream(self._broker, queue, patterns, tuple(of))

@@ -274,20 +274,19 @@ class Run:
 
     async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
         """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
-        async with self._listening.stream(*patterns) as stream:
+        async with self._listening.stream(*patterns, of=subjects) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
             late = asyncio.ensure_future(asyncio.Event().wait())
             try:
                 ending: Event | None = None
                 while ending is None and (event := await stream.next_before(ended)) is not None:
-                    if event.subject in subjects and event.type in ENDINGS:
+                    if event.type in ENDINGS:
                         ending = event
-                    elif event.subject in subjects:
+                    else:
                         yield event
                 late.get_loop().call_later(LATE_EVENT_SECONDS, late.cancel)
                 while (event := await stream.next_before(late)) is not None:
-                    if event.subject in subjects:
-                        yield event
+                    yield event
                 yield ending or _ending_event(ended.result())
             finally:
                 ended.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from coditect.agent.events import Events
 from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import Binding, Topology, event_queue
+from coditect.errors import InvalidTask
 from coditect.model import mail, routing
+from coditect.model.json import loads
 
 PREFETCH = 100
 
@@ -20,7 +22,8 @@ async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> As
 
     def arrived(delivery: Delivery) -> None:
         if delivery.message.type == mail.LISTEN:
-            events.unmute()
+            with suppress(InvalidTask):
+                events.unmute(mail.listened(loads(delivery.message.body)))
         delivery.ack()
 
     await broker.declare(event_queue(queue, ()) + Topology(bindings=(Binding(routing.BROADCAST, queue),)))

@@ -59,7 +59,7 @@ def tell(ports: Ports, effects: Effects) -> None:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:
         type_ = TYPES[moved.state]
-        if ports.events.heard(type_):
+        if ports.events.heard(type_, moved.place.workflow):
             facts = {"node": moved.place.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
             ports.events.emit(type_, subject=moved.place.workflow, state=moved.state.value, **facts)
     for place, publication in effects.cancels:

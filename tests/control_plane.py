@@ -6,14 +6,14 @@ What it keeps outlives the event loop that it is served in, as a store would.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import backbone, capability_queues, control_plane
-from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
+from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Unroutable
 from coditect.model import routing
 from coditect.model.control import Verb, read_request
 from coditect.model.event import Event, event_message
@@ -112,9 +112,10 @@ class ScriptedPlane:
             await consumer.cancel()
 
     async def tell(self, broker: Broker, kind: str, workflow: str, **data: Any) -> None:
-        """Publishes an event of a workflow; somebody must listen."""
+        """Publishes an event of a workflow, whether anybody listens to it or not."""
         event = Event(kind, "/dispatcher", "event", NOW, workflow, data)
-        await broker.publish(event_message(event), exchange=routing.EVENTS, routing_key=kind)
+        with suppress(Unroutable):
+            await broker.publish(event_message(event), exchange=routing.EVENTS, routing_key=kind)
 
     async def _answer(self, broker: Broker, delivery: Delivery) -> None:
         message = delivery.message

@@ -84,7 +84,7 @@ class Mailbox:
             case mail.DRAIN if not to_all:
                 self._drain()
             case mail.LISTEN:
-                self._events.unmute()
+                self._events.unmute(mail.listened(content))
             case mail.BROADCAST:
                 self._listen(message, content)
             case _:

@@ -158,7 +158,7 @@ class Outcomes:
 
     def _tell(self, task: Task, status: Status) -> None:
         ending = ENDED_AS[status]
-        if self._events.heard(ending):
+        if self._events.heard(ending, task.id or ""):
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
 
     async def _report(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:

@@ -341,7 +341,7 @@ class Runtime:
     def _handled(self, execution: Execution, held: Held, now_ms: int) -> Awaitable[Ended]:
         task = execution.task
         capability = self._capabilities[task.capability]
-        if self._events.heard("task.started"):
+        if self._events.heard("task.started", task.id or ""):
             self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE

@@ -12,7 +12,7 @@ from coditect.broker.plan import PlannedBroker
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration
 from coditect.model.event import Event
-from coditect.model.ids import AgentId
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import Outcome
 from coditect.registry.port import Registry
 from coditect.settings import read_settings
@@ -47,14 +47,15 @@ class TaskClient(Protocol):
         timeout: Duration | None,
         deadline: Duration | None,
         pin: AgentId | None,
+        task_id: TaskId | None = None,
     ) -> Handle:
         """Publishes a task."""
 
     async def cancel(self, task_id: str) -> None:
         """Asks every agent to end it."""
 
-    def events(self, pattern: str) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Every event that matches, from when the block is entered."""
+    def events(self, pattern: str, *, of: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Every event that matches, or of those what is about one subject, from when the block is entered."""
 
 
 class Connections(Protocol):

@@ -17,11 +17,12 @@ from coditect.cli.output import Output, OutputOption, printable, say, write_json
 from coditect.cli.waiting import checked
 from coditect.cli.why_not import why_not
 from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes
+from coditect.clock import SystemClock
 from coditect.errors import CoditectError
 from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.event import Event
-from coditect.model.ids import AgentId
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import loads
 from coditect.model.result import ENDINGS, Outcome, Status
 from coditect.model.workflow.rows import AttemptRow, NodeRow
@@ -158,7 +159,8 @@ def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(m
 
 async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
     async with opened.client() as client, AsyncExitStack() as stack:
-        listening = None if wait is None else await stack.enter_async_context(client.events("task.*"))
+        task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
+        listening = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
         handle = await client.submit(
             order.capability,
             order.body,
@@ -166,6 +168,7 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
             timeout=order.timeout,
             deadline=order.deadline,
             pin=order.pin,
+            task_id=task_id,
         )
         if wait is None or listening is None:
             return handle.task_id, None

@@ -13,6 +13,7 @@ from coditect.model.message import Message
 
 TYPE_PREFIX = "dev.coditect."
 TYPE_SUFFIX = ".v1"
+MOST_KEY_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,19 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+def subject_key(type_: str, subject: str) -> str | None:
+    """The second routing key of an event, `<type>.<subject>`: a listener who follows one subject binds nothing else.
+
+    Of a pattern, what such a listener binds. None where AMQP has no room for it.
+    """
+    key = f"{type_}.{subject}"
+    return key if subject and len(key.encode(errors="replace")) <= MOST_KEY_BYTES else None
+
+
 def event_message(event: Event) -> Message:
-    """The message of an event: type ``dev.coditect.<type>.v1``."""
+    """The message of an event: type ``dev.coditect.<type>.v1``, routed by its type and by that with its subject."""
     moment = datetime.fromtimestamp(event.time_ms / 1000, UTC)
-    headers = {
+    headers: dict[str, Any] = {
         "ce-specversion": "1.0",
         "ce-id": event.id,
         "ce-type": f"{TYPE_PREFIX}{event.type}{TYPE_SUFFIX}",
@@ -42,6 +52,8 @@ def event_message(event: Event) -> Message:
     }
     if event.subject:
         headers["ce-subject"] = event.subject
+    if (key := subject_key(event.type, event.subject)) is not None:
+        headers["CC"] = [key]
     return Message(body=dumps(dict(event.data)), headers=headers)
 
 

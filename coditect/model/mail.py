@@ -16,10 +16,12 @@ PING = "coditect.ping.v1"
 DRAIN = "coditect.drain.v1"
 """Finish what runs, return the rest, end. Never by broadcast."""
 LISTEN = "coditect.listen.v1"
-"""Somebody listens to events now: muted ones are sent again."""
+"""Somebody listens to events now: muted ones are sent again, or with `{"subjects": [...]}` those about these."""
 BROADCAST = "coditect.broadcast.v1"
 """Data for every agent: the topic in `x-coditect-topic`, who shall ignore it in `x-coditect-except`."""
 
+MOST_SUBJECTS = 100
+"""Of one letter; more are not read."""
 TOPIC = "x-coditect-topic"
 EXCEPT = "x-coditect-except"
 
@@ -36,6 +38,17 @@ def cancel(task_id: str, *, reason: str = "", publication: int | None = None) ->
     """
     content: dict[str, Any] = {"task_id": task_id, "reason": reason}
     return mail(CANCEL, content if publication is None else {**content, "publication": publication})
+
+
+def listen(subjects: tuple[str, ...] = ()) -> Message:
+    """Tells who publishes events that somebody listens to all, or to those about these subjects."""
+    return mail(LISTEN, {"subjects": list(subjects)} if subjects else None)
+
+
+def listened(content: Any) -> tuple[str, ...]:
+    """The subjects in the content of a `LISTEN` letter; none when it is about all."""
+    subjects = content.get("subjects") if isinstance(content, dict) else None
+    return tuple(one for one in subjects[:MOST_SUBJECTS] if isinstance(one, str)) if isinstance(subjects, list) else ()
 
 
 def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:

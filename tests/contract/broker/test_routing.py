@@ -147,3 +147,18 @@ async def test_message_refused_by_one_full_queue_stays_in_the_other(scene: Scene
             await broker.publish(Message(b"x"), exchange=source.name, routing_key="", wait_when_full=False)
 
     assert (await ready(broker, full.name), await ready(broker, free.name)) == (1, 2)
+
+
+async def test_an_event_comes_once_to_each_listener_whose_pattern_matches_any_of_its_keys(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    source = scene.exchange("events")
+    patterns = {"all": "#", "type": "task.*", "one": "task.*.id:task", "other": "task.*.other"}
+    queues = {name: scene.queue(name, QueueType.CLASSIC) for name in patterns}
+    bound = [Binding(source.name, queues[name].name, pattern) for name, pattern in patterns.items()]
+    await broker.declare(topology(source, *queues.values(), *bound))
+
+    event = Message(b"x", {"CC": ["task.done.id:task"]})
+    await broker.publish(event, exchange=source.name, routing_key="task.done")
+
+    assert [await empty(broker, queues[name].name) for name in patterns] == [[b"x"], [b"x"], [b"x"], []]

@@ -21,7 +21,7 @@ from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import CapabilitySpec, Priority
 from coditect.model.duration import Duration
 from coditect.model.event import Event
-from coditect.model.ids import AgentId
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.result import Outcome, Status
 from coditect.registry.memory import MemoryRegistry
@@ -106,6 +106,7 @@ class ScriptedClient:
         timeout: Duration | None,
         deadline: Duration | None,
         pin: AgentId | None,
+        task_id: TaskId | None = None,
     ) -> ScriptedHandle:
         if self.refusal is not None:
             raise self.refusal
@@ -116,14 +117,14 @@ class ScriptedClient:
             "pin": pin,
         }
         self.orders.append(Ordered(capability, value, options))
-        task_id = f"task-{len(self.orders)}"
-        return ScriptedHandle(task_id, self.end(task_id), self.happenings)
+        own_id = f"task-{len(self.orders)}"
+        return ScriptedHandle(own_id, self.end(own_id), self.happenings)
 
     async def cancel(self, task_id: str) -> None:
         self.canceled.append(task_id)
 
     @asynccontextmanager
-    async def events(self, pattern: str) -> AsyncIterator[AsyncIterator[Event]]:
+    async def events(self, pattern: str, *, of: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
         yield ScriptedHandle("", None, self.happenings).events()
 
 

@@ -38,6 +38,7 @@ def test_event_on_the_wire_is_a_cloud_event() -> None:
         "ce-source": "/agents/a",
         "ce-time": "2026-01-01T00:00:00.001Z",
         "ce-subject": "task-1",
+        "CC": ["task.completed.task-1"],
     }
     assert message.body == b'{"n":1}'
 
