@@ -163,6 +163,12 @@ class SetupError(CoditectError):
     """Something around the program must change."""
 
 
+def missing_extra(extra: str) -> SetupError:
+    """The refusal of what needs an extra of the package that is not installed."""
+    fix = f"pip install 'coditect[{extra}]'"
+    return SetupError("This needs a part of Coditect that is not installed", extra=extra, fix=fix)
+
+
 class TopologyMismatch(SetupError):
     """The broker holds an exchange or queue of this name with other arguments."""
 

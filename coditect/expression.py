@@ -24,14 +24,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import jmespath
-from jmespath.functions import Functions
-from jmespath.visitor import Options, TreeInterpreter
-
-from coditect.errors import InputError, InvalidWorkflow, Problem
+from coditect.errors import InputError, InvalidWorkflow, Problem, missing_extra
 from coditect.model.workflow import fields
 from coditect.model.workflow.definition import Definition, Each, Node
 from coditect.model.workflow.template import FROM, Path, fill, node_expressions
+
+try:
+    import jmespath
+    from jmespath.functions import Functions
+    from jmespath.visitor import Options, TreeInterpreter
+except ModuleNotFoundError as _missing:
+    raise missing_extra("workflow") from _missing
 
 MOST_DEPTH = 64
 MOST_STEPS = 2_000_000

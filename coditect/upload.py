@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from coditect.errors import InvalidWorkflow, TooLarge
-from coditect.expression import check_expressions
+from coditect.errors import InvalidWorkflow, Problem, SetupError, TooLarge
 from coditect.model.json import dumps
 from coditect.model.wire import MAX_BODY_BYTES
 from coditect.model.workflow.definition import MOST_NODES, Definition, Node
 from coditect.model.workflow.document import node_document, to_document
 from coditect.model.workflow.graph import graph_of
+from coditect.model.workflow.template import node_expressions
 
 MOST_NODES_OF_A_CHUNK = 1_000
 MOST_EDGES_OF_A_CHUNK = 5_000
@@ -54,7 +54,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
     InvalidTask for what JSON cannot say.
     """
     graph = graph_of(definition)
-    if problems := check_expressions(definition):
+    if problems := _in_expressions(definition):
         raise InvalidWorkflow.of(problems, workflow=definition.name)
     head: dict[str, Any] = {
         "workflow": workflow,
@@ -65,6 +65,17 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
     }
     ordered = replace(definition, nodes=tuple(graph.nodes[name] for name in graph.order))
     return Upload(head, value, ordered, _cuts(ordered, head, len(dumps({"input": value}))))
+
+
+def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
+    """What is wrong with its expressions; nothing where JMESPath is not installed: the control plane looks, too."""
+    if not any(True for node in definition.nodes for _ in node_expressions(node)):
+        return ()
+    try:
+        from coditect.expression import check_expressions  # noqa: PLC0415 - optional: the extra `workflow`
+    except SetupError:
+        return ()
+    return check_expressions(definition)
 
 
 def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tuple[int, ...]:

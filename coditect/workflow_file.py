@@ -14,14 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
-from coditect.errors import InvalidWorkflow, NotFound, Problem
+from coditect.errors import InvalidWorkflow, NotFound, Problem, missing_extra
 from coditect.expression import check_expressions
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.document import from_document, to_document
 from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.template import Path as Place
+
+try:
+    import yaml
+except ModuleNotFoundError as _missing:
+    raise missing_extra("workflow") from _missing
 
 MOST_BYTES = 8_000_000
 MOST_LEVELS = 200

@@ -4,6 +4,13 @@
 line runs `main`, and `TestFleet` enters `running_dispatcher`.
 """
 
+from importlib.util import find_spec
+
+from coditect.errors import missing_extra
+
+if any(find_spec(name) is None for name in ("fdb", "jmespath", "rq", "yaml")):
+    raise missing_extra("dispatcher")
+
 from dispatcher.program import main, running_dispatcher
 
 __all__ = ["main", "running_dispatcher"]

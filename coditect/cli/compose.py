@@ -15,6 +15,12 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings
 
 
+async def sign_in(url: str) -> None:
+    """Signs in to the broker at this address and leaves. Raises: BrokerUnavailable, SetupError with the way out."""
+    async with AmqpBroker(url, name="coditect doctor", declare=False):
+        pass
+
+
 class RealConnections:
     """The servers that the settings name."""
 

@@ -99,11 +99,13 @@ def doctor_command(
     Example: coditect doctor
     """
     from coditect import local
+    from coditect.cli.compose import sign_in
 
     if rebuild:
         _rebuild(context, output)
         return
 
+    connections(context)  # libraries are silent from then on
     settings = read_settings()
     checks = local.doctor(
         _up_folder(Path.cwd()),
@@ -111,6 +113,7 @@ def doctor_command(
         amqp_url=_named(settings.amqp_url, Settings().amqp_url),
         redis_url=_named(settings.redis_url, Settings().redis_url),
         management_url=settings.management_url,
+        sign_in=sign_in,
     )
     if output is Output.JSON:
         write_json([{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks])
@@ -194,10 +197,14 @@ def _plan(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str
 def _control_plane() -> list[Program]:
     """The installed control planes; the entry point names a module that `python -m` runs."""
     from importlib.metadata import entry_points
+    from importlib.util import find_spec
 
     from coditect import local
     from coditect.cli.dispatcher import GROUP
 
+    if find_spec("rq") is None:
+        say("The control plane is not installed, and not started: pip install 'coditect[dispatcher]'")
+        return []
     return [
         local.Program(one.name, (sys.executable, "-m", one.value), announces_ready=True)
         for one in entry_points(group=GROUP)

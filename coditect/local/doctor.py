@@ -26,6 +26,7 @@ REDIS_AT_LEAST = (7, 0)
 FREE_BYTES_AT_LEAST = 1_000_000_000
 
 VersionOf = Callable[[str], Awaitable[str]]
+SignIn = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,12 @@ def doctor(
     amqp_url: str | None = None,
     redis_url: str | None = None,
     management_url: str | None = None,
+    sign_in: SignIn | None = None,
 ) -> list[Check]:
     """Look at everything that `up` and the programs need. Starts, stops and changes nothing.
 
-    Without an address, the one of a running `up` in `folder` is looked at; without that, none. Runs its own
-    event loop.
+    Without an address, the one of a running `up` in `folder` is looked at; without that, none. The broker is found
+    where `sign_in`, if it is given, raises nothing. Runs its own event loop.
     """
     files = UpFolder(folder)
     state = read_state(files)
@@ -65,7 +67,7 @@ def doctor(
         _check_redis_installed(binaries, needed=redis_url is None),
         check_disk(folder),
         check_up(files, state),
-        run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST)),
+        run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST, sign_in=sign_in)),
         run_loop(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
         run_loop(check_eviction(management_url)),
     ]
@@ -108,14 +110,20 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
     return Check("up", not behind, ", ".join([detail, *behind]), fix)
 
 
-async def check_server(name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...]) -> Check:
-    """Whether a server that we support answers at this address."""
+async def check_server(
+    name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...], *, sign_in: SignIn | None = None
+) -> Check:
+    """Whether a server that we support answers at this address, and lets us in."""
     if url is None:
         return Check(name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL")
     try:
         version = await version_of(url)
+        if sign_in is not None:
+            await sign_in(url)
     except ServerUnreachable as error:
         return Check(name, False, str(error), "Start it, or run `coditect up` for a private one")
+    except CoditectError as error:
+        return Check(name, False, error.sentence, str(error.facts.get("fix", "")))
     supported = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= at_least
     needed = ".".join(map(str, at_least))
     return Check(name, supported, f"version {version}", "" if supported else f"Install version {needed} or newer")

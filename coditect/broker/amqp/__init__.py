@@ -4,6 +4,12 @@
 acknowledgements, `declare` makes the topology, `faults` turns the library's errors into ours.
 """
 
+import logging
+
 from coditect.broker.amqp.broker import AmqpBroker
+
+# Where nobody set up logging, Python prints warnings to stderr: the libraries' tracebacks of lost connections, too.
+for _library in ("aiormq", "pamqp"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 __all__ = ["AmqpBroker"]

@@ -11,6 +11,7 @@ from aiormq.exceptions import (
     ChannelAccessRefused,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 from yarl import URL
@@ -41,6 +42,12 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         return SetupError(
             "The broker refused the user or password", url=shown, fix="check the user in CODITECT_AMQP_URL"
+        )
+    if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # in place of OpenOk; it says no more
+        return BrokerUnavailable(
+            "The broker refuses the virtual host: there is none of this name, or this user may not enter it",
+            url=shown,
+            fix="check the last part of CODITECT_AMQP_URL, and `rabbitmqctl list_vhosts` and `list_permissions`",
         )
     if error is not None and isinstance(error.__cause__, ssl.SSLCertVerificationError):
         return SetupError(

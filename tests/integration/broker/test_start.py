@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from yarl import URL
 
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.cli.compose import sign_in
 from coditect.errors import BrokerUnavailable, SetupError
+from coditect.local.doctor import check_server
+from coditect.local.probe import broker_version
 from coditect.model.message import Message
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
@@ -62,11 +66,59 @@ async def test_port_that_never_answers_is_unavailable_within_the_connect_time(am
 
 
 async def test_unknown_vhost_is_unavailable_and_named(amqp_url: str) -> None:
-    with pytest.raises((BrokerUnavailable, SetupError)) as caught:
-        async with AmqpBroker(str(URL(amqp_url) / "nowhere"), connect_seconds=1.0):
+    with pytest.raises(BrokerUnavailable, match="virtual host") as caught:
+        async with AmqpBroker(str(URL(amqp_url).with_path("/nowhere")), connect_seconds=1.0):
             pass
 
     assert "nowhere" in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"password": "wrong"}, {"path": "/nowhere"}, {}])
+async def test_doctor_finds_a_broker_only_where_it_lets_us_in(amqp_url: str, wrong: dict[str, str]) -> None:
+    url = URL(amqp_url)
+    url = url.with_password(wrong["password"]) if "password" in wrong else url
+    url = url.with_path(wrong["path"]) if "path" in wrong else url
+
+    found = await check_server("broker", str(url), broker_version, (3, 10), sign_in=sign_in)
+
+    assert found.ok is (not wrong)
+    assert bool(found.fix) is bool(wrong)
+
+
+UNLOGGED = """
+import asyncio, sys
+from coditect.broker.amqp import AmqpBroker
+from coditect.errors import CoditectError
+from tests.faults.proxy import fault_proxy
+from tests.support import eventually
+
+async def main():
+    async with fault_proxy(sys.argv[1]) as between, AmqpBroker(between.url) as broker:
+        for _ in range(3):
+            for pipe in between.pipes():
+                pipe.cut()
+            await eventually(lambda: not broker.connected)
+            await eventually(lambda: broker.connected)
+    try:
+        async with AmqpBroker(sys.argv[2], connect_seconds=1.0):
+            pass
+    except CoditectError:
+        print("refused")
+
+asyncio.run(main())
+"""
+
+
+async def test_lost_connections_print_no_traceback_where_no_logging_is_set_up(amqp_url: str) -> None:
+    wrong = str(URL(amqp_url).with_password("wrong"))
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", UNLOGGED, amqp_url, wrong, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await program.communicate()
+
+    assert out == b"refused\n", err
+    assert b"Traceback" not in err
+    assert b"aiormq" not in err
 
 
 @pytest.fixture(scope="module")
