@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -83,7 +82,7 @@ def _hunted(mutant: Mutant, seeds: Sequence[int]) -> Iterator[Hunted]:
     async def play_all() -> list[dict[str, Any]]:
         return [told async for told in play_seeds(mutant.name, seeds[0], seeds[-1], sorted(mutant.invariants))]
 
-    for told in asyncio.run(play_all()):
+    for told in run_loop(play_all()):
         yield Hunted(mutant, told["seed"], told["broken"])
 
 

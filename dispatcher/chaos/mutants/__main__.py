@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from coditect.loop import run_loop
 from dispatcher.chaos.mutants.hunt import Catch, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import MUTANTS, read_mutant
@@ -32,7 +33,7 @@ async def hunt_all(mutants: Sequence[Mutant]) -> list[Catch]:
 def main(names: Sequence[str]) -> int:
     """The exit code. Raises: SetupError for a mutant that there is not."""
     mutants = [read_mutant(name) for name in names] or list(MUTANTS.values())
-    caught = sum(bool(catch.by) for catch in asyncio.run(hunt_all(mutants)))
+    caught = sum(bool(catch.by) for catch in run_loop(hunt_all(mutants)))
     sys.stdout.write(f"{caught} of {len(mutants)} mutants were caught\n")
     return 0 if caught == len(mutants) else 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -77,10 +78,14 @@ async def test_a_text_is_taken_for_a_priority(scene: Scene, level: Any) -> None:
 
 @pytest.mark.parametrize(
     ("deadline", "left_ms"),
-    [("90s", 90_000), (timedelta(seconds=90), 90_000), (datetime.now(UTC) + timedelta(hours=1), 3_600_000)],
+    [
+        (lambda: "90s", 90_000),
+        (lambda: timedelta(seconds=90), 90_000),
+        (lambda: datetime.now(UTC) + timedelta(hours=1), 3_600_000),
+    ],
 )
-async def test_a_deadline_is_a_span_or_an_instant(scene: Scene, deadline: Any, left_ms: int) -> None:
-    await scene.client.submit(CAPABILITY, 1, deadline=deadline)
+async def test_a_deadline_is_a_span_or_an_instant(scene: Scene, deadline: Callable[[], Any], left_ms: int) -> None:
+    await scene.client.submit(CAPABILITY, 1, deadline=deadline())
 
     delivery = await scene.broker.get(f"tasks.{CAPABILITY}.p1")
     assert delivery is not None
