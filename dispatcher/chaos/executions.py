@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.strangers import PREFIX
+from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import UNENDED, post_of
 
 SUSPECT_ATTEMPTS = 2
@@ -48,21 +50,32 @@ def executions(story: Story) -> Judgement:
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
     and the last execution; the fault of an agent only if the task ever ran there. So does a hand-over of its shard. And
-    attempts never exceed those that the work allows.
+    attempts never exceed those that the work allows. What a stranger sent is executed a few times at most.
     """
-    most = _most_attempts(story)
+    most, nodes = _most_attempts(story), story.nodes
     checked, violations = 0, []
     for key, runs in story.by_key("execute"):
         checked += 1
         failed = sum(one.outcome == "fail" for one in runs)
         touched = _touches(story, key, runs, until=runs[-1].begun) if len(runs) > 1 + failed else 0
+        if key.startswith(PREFIX):  # nobody promised a stranger anything, but that it costs others little
+            touched = _touches(story, key, runs, until=runs[-1].begun)
+            if len(runs) > TASK_ATTEMPTS + touched:
+                violations.append(f"a stranger's {key} ran {len(runs)} times, {touched} faults touched it")
+            continue
         if len(runs) > 1 + failed + touched:
             violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
         attempts = max(int(one.val.get("attempt", 1)) for one in runs)
-        touched = _touches(story, key, runs, until=runs[-1].begun) if attempts > most.get(key, attempts) else 0
-        if attempts > most.get(key, attempts) + (SUSPECT_ATTEMPTS if touched else 0):
+        spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(story, runs) else 0
+        if attempts > most.get(key, attempts) + spared:
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
     return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _killed(story: Story, runs: Sequence[Operation]) -> bool:
+    """Whether an agent that ran it was killed: a task without an owner is given more attempts then."""
+    posts = {post_of(one.proc) for one in runs}
+    return any(one.key.startswith("agent") and _holds(posts, one.key) for one in story.of("kill"))
 
 
 def _most_attempts(story: Story) -> dict[str, int]:

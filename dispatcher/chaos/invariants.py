@@ -237,6 +237,13 @@ def balance(story: Story) -> Judgement:
     )
 
 
+def nothing_left(story: Story) -> Judgement:
+    """When all work has ended the tasks' queues are empty, and nobody holds any of it: strangers' messages, too."""
+    looks = story.of("left")
+    violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
+    return Judgement("nothing left over", "in the end the queues are empty", len(looks), violations)
+
+
 def durable_acceptance(story: Story) -> Judgement:
     """I9: a workflow whose acceptance was told is known for ever."""
     accepted = [work for work in story.accepted if not _is_direct(work)]
@@ -272,6 +279,7 @@ CHECKS: tuple[Callable[[Story], Judgement], ...] = (
     live_set,
     conservation,
     balance,
+    nothing_left,
     durable_acceptance,
     publications,
     outbox_kept,

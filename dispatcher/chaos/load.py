@@ -154,7 +154,7 @@ class Load:
         self._over(run.id, None if state is None else state.value)
 
     async def _soon(self) -> None:
-        await asyncio.sleep(self._random.randint(*self._pace.milliseconds) / 1000)
+        await asyncio.sleep(self._random.randint(*self._pace.soon_milliseconds) / 1000)
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """Asks until there is an answer; None when nothing is to be begun any more and nobody can answer."""

@@ -54,7 +54,7 @@ class Order:
     kinds: Sequence[str] = tuple(faults.KINDS)
     mutant: str = ""
     """One that is put into every process; empty for none."""
-    pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(20, 1_500))  # noqa: RUF009 - it is frozen
+    pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000))  # noqa: RUF009 - it is frozen
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
@@ -15,6 +16,8 @@ from coditect.model.workflow.definition import Definition, Each, Node
 from coditect.model.workflow.flow import TaskOptions
 from dispatcher.chaos.work import CAPABILITY
 
+SHORT = 3
+"""How much shorter tasks outnumber longer ones: the power of the draw. Of five orders a third is below 1.5 ms."""
 MOST_ATTEMPTS = 12
 """Of a node: a run kills faster than three attempts can bear."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
@@ -55,7 +58,9 @@ class Pace:
     width: int
     """Nodes side by side, and in a row."""
     milliseconds: tuple[int, int]
-    """Shortest and longest task."""
+    """Shortest and longest task. Most are short: their lengths are spread over the orders of magnitude between."""
+    soon_milliseconds: tuple[int, int] = (5, 1_500)
+    """How long after its start a workflow is paused or canceled, and goes on."""
     flaky: float = 0.05
     """The share of tasks whose first attempt fails."""
     durable: float = 0.1
@@ -114,7 +119,13 @@ class Shapes:
     def work(self) -> dict[str, Any]:
         """The input of a task."""
         flaky = self._random.random() < self._pace.flaky
-        return {"milliseconds": self._random.randint(*self._pace.milliseconds), "fails": int(flaky)}
+        return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
+
+    def _milliseconds(self) -> int:
+        shortest, longest = self._pace.milliseconds
+        least = max(1, shortest)
+        orders: float = self._random.random() ** SHORT
+        return min(longest, round(math.exp(math.log(least) + orders * math.log(max(least, longest) / least))))
 
     def layers(self) -> Workflow:
         """Layers of nodes, each after some of the layer before."""

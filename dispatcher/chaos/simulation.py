@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
 
 from coditect.broker.memory import MemoryBroker
-from coditect.errors import NotFound
 from coditect.failpoints import Failpoints, Order
 from coditect.loop import plain_runner
+from coditect.model import routing
+from coditect.model.capability import Priority
 from coditect.model.registration import AgentStatus
 from coditect.testing import TestFleet
 from coditect.testing.member import State
@@ -28,7 +29,9 @@ from dispatcher.chaos.load import Load
 from dispatcher.chaos.looking import Crew, keep_looking
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.shapes import Pace
-from dispatcher.chaos.work import EffectTable, working_agent
+from dispatcher.chaos.simulated_breaking import KINDS, SimulatedBreaking, Target
+from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
@@ -41,7 +44,10 @@ STORE_FAULTS = Faults(
 )
 
 
-PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(5, 1_500), wait_seconds=500.0, task_seconds=40.0)
+PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=1_000.0)
+LONGEST_MILLISECONDS = 100_000
+LONG_EVERY = 7
+"""Of so many seeds one draws tasks over five orders of magnitude; it lasts three times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Plan:
     """Of virtual time, with faults."""
     calm_seconds: float = 0.0
     """So long after the last fault the load goes on: in 8 there is something for what is promised of calm times."""
-    settle_seconds: float = 600.0
+    settle_seconds: float = 1_200.0
     """How long what was begun may take after that."""
     dispatchers: int = 2
     agents: int = 3
@@ -70,7 +76,7 @@ class Plan:
     pace: Pace = PACE
 
 
-MUTATED = Plan(settle_seconds=120.0)
+MUTATED = Plan(settle_seconds=400.0)
 """How a seed is played that has a mutant in it: that may keep work from ending, and is not waited for so long."""
 
 
@@ -126,6 +132,8 @@ def play(seed: int, plan: Plan | None = None) -> Played:
 
 
 async def _play(seed: int, plan: Plan) -> Played:
+    if seed % LONG_EVERY == 0:
+        plan = replace(plan, pace=replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS)))
     scene = Scene(seed, plan)
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)  # everything breaks, and each time somebody says so
@@ -162,13 +170,11 @@ class Scene:
         self._disk = Disk()
         self._graph = MemoryTaskGraph()
         self.entries: list[Entry] = []
-        self.faults = 0
-        self._calm, self._broker_away = True, False
-        self._starting: list[asyncio.Task[Any]] = []
+        self._calm = True
         self._at_work = ""
         orders = [] if plan.die_at is None else [plan.die_at]
         self._failpoints = Failpoints(
-            orders, strike=lambda order: self._kill(self._at_work, f"dispatcher.kill at {order.point}")
+            orders, strike=lambda order: self._breaking.kill(self._at_work, f"dispatcher.kill at {order.point}")
         )
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
         self.fleet = SimulatedFleet([agent], seed=seed, replicas=plan.agents)
@@ -176,6 +182,13 @@ class Scene:
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
         self._ways: dict[str, tuple[MemoryBroker, MemoryDatabase]] = {}
+        target = Target(self.fleet, self._graph, self._names, self._lives, self._ways)
+        self._breaking = SimulatedBreaking(target, self.notebook.of("chaos"), self._chance, plan.wiped)
+
+    @property
+    def faults(self) -> int:
+        """How many there were."""
+        return self._breaking.faults
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:
         self.notebook.of(proc)(type_, f, key, **val)
@@ -213,129 +226,12 @@ class Scene:
         self._at_work = name
         self._failpoints.reached(point)
         if self._plan.die_at is None and self._chance.random() < self._plan.die_at_a_call:
-            self._kill(name, f"dispatcher.kill at {point}")
-
-    def _kill(self, name: str, kind: str) -> None:
-        with suppress(NotFound):
-            for member in self.fleet.kill(name):
-                self._tell(Type.INVOKE, "kill", self._proc(member.id, member.name), kind=kind)
-                self.faults += 1
-                if member.name == name:
-                    self._lives[name] += 1
-
-    def _tell(self, type_: Type, f: str, key: str, **val: Any) -> None:
-        self.notebook.of("chaos")(type_, f, key, **val)
-
-    @staticmethod
-    def _proc(id_: str, name: str) -> str:
-        return id_ if name == "agent" else name
-
-    async def _break(self) -> None:
-        """One fault after the other, until the time is over."""
-        acts = (self._kill_agent, self._stop_agent, self._kill_dispatcher, self._stop_dispatcher)
-        others = (self._wipe_redis, self._redis_away, self._cut, self._part, self._restart_broker)
-        now = asyncio.get_running_loop().time
-        end = now() + self._plan.seconds
-        async with asyncio.TaskGroup() as group:
-            while now() + (pause := self._chance.uniform(*self._plan.between_seconds)) < end:
-                await asyncio.sleep(pause)
-                for _ in range(self._chance.randrange(20)):
-                    await asyncio.sleep(0)  # somewhere within the instant
-                self._revive()
-                if self._plan.die_at is None:
-                    group.create_task(self._chance.choice(acts * 2 + others)())
-
-    def _revive(self) -> None:
-        """Whoever died is started again; it may die in that, too."""
-        living = {member.name for member in self.fleet.processes if member.lives}
-        for name in self._names:
-            if name not in living:
-                self._restart(name, name)
-        dead = [one for one in self.fleet.processes if one.name == "agent" and not one.lives and not one.replaced]
-        for member in dead:
-            self._restart(member.id, member.id)
-
-    def _restart(self, target: str, post: str) -> None:
-        self._starting.append(asyncio.ensure_future(self.fleet.restart(target)))
-        self._tell(Type.OK, "kill", post)
-
-    async def _kill_agent(self) -> None:
-        if self.fleet.agents:
-            self._kill(self._chance.choice(self.fleet.agents).id, "agent.kill")
-
-    async def _stop_agent(self) -> None:
-        if self.fleet.agents:
-            await self._stop(self._chance.choice(self.fleet.agents).id, "agent.stop")
-
-    async def _kill_dispatcher(self) -> None:
-        self._kill(self._chance.choice(self._names), "dispatcher.kill")
-
-    async def _stop_dispatcher(self) -> None:
-        await self._stop(self._chance.choice(self._names), "dispatcher.stop")
-
-    async def _stop(self, target: str, kind: str) -> None:
-        with suppress(NotFound):
-            for member in self.fleet.pause(target):
-                proc = self._proc(member.id, member.name)
-                self.faults += 1
-                self._tell(Type.INVOKE, "stop", proc, kind=kind)
-                await asyncio.sleep(self._chance.uniform(0.5, 8.0))
-                with suppress(NotFound):
-                    self.fleet.resume(member.id)
-                self._tell(Type.OK, "stop", proc)
-
-    async def _wipe_redis(self) -> None:
-        self.faults += 1
-        self._tell(Type.INVOKE, "wipe", "redis", kind="redis.wipe")
-        self.fleet.wipe_registry()
-        self._graph.wipe()
-        self._tell(Type.OK, "wipe", "redis")
-
-    async def _redis_away(self) -> None:
-        self.faults += 1
-        self._tell(Type.INVOKE, "kill", "redis", kind="redis.kill")
-        self.fleet.registry.failing = self._graph.failing = True
-        await asyncio.sleep(self._chance.uniform(0.1, 3.0))
-        self.fleet.registry.failing = self._graph.failing = False
-        self._tell(Type.OK, "kill", "redis")
-
-    async def _cut(self) -> None:
-        self.faults += 1
-        self._tell(Type.INVOKE, "cut", "broker", kind="broker.cut")
-        self.fleet.drop_connections()
-        self._tell(Type.OK, "cut", "broker")
-
-    async def _part(self) -> None:
-        """One dispatcher has no way to the broker, or to the store, for a while; everybody else has."""
-        name = self._chance.choice(self._names)
-        cut_off = self._chance.choice(self._ways[name])
-        self.faults += 1
-        self._tell(Type.INVOKE, "part", name, kind="dispatcher.part")
-        cut_off.cut_off()
-        await asyncio.sleep(self._chance.uniform(0.5, 8.0))
-        cut_off.heal()
-        self._tell(Type.OK, "part", name)
-
-    async def _restart_broker(self) -> None:
-        if self._broker_away:
-            return
-        self.faults += 1
-        self._broker_away = True
-        wiped = self._chance.random() < self._plan.wiped
-        act = "wipe" if wiped else "kill"
-        self._tell(Type.INVOKE, act, "broker", kind=f"broker.{act}")
-        self.fleet.server.stop()
-        await asyncio.sleep(self._chance.uniform(0.1, 3.0))
-        self.fleet.server.start(lose_messages=wiped)
-        self._broker_away = False
-        self._tell(Type.OK, act, "broker")
+            self._breaking.kill(name, f"dispatcher.kill at {point}")
 
     def _crew(self) -> Crew:
         running = {one.id: one.load.status for one in self.fleet.agents if one.state is not State.PAUSED}
         at_work = (name for name, status in running.items() if status is not AgentStatus.STARTING)
         return Crew(frozenset(running), frozenset(at_work))
-
-    # -- the run ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """The load and the faults; then everybody is well, and what was begun comes to its end."""
@@ -346,9 +242,12 @@ class Scene:
             keep_looking(self.fleet.registry, self._crew, note, name_of=lambda record: record.agent_id)
         )
         self._calm = False
-        await self._break()
+        async with MemoryBroker(self.fleet.server, name="stranger") as broker:
+            kinds = KINDS if self._plan.die_at is None else ()
+            strangers = Strangers(broker, note, self._chance)
+            await self._breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
         self._calm = True
-        self._revive()
+        self._breaking.revive()
         await asyncio.sleep(self._plan.calm_seconds)
         load.closed.set()
         await asyncio.wait([working], timeout=self._plan.settle_seconds)
@@ -356,8 +255,10 @@ class Scene:
         if not working.done():
             working.cancel()
             await asyncio.wait([working])
-        for starting in self._starting:
-            starting.cancel()  # those who were killed before they were ready
+        self._breaking.end()
+        for queue in (routing.task_queue(CAPABILITY, level) for level in Priority):
+            found = self.fleet.server.queue(queue)
+            note(Type.OK, "left", queue, messages=found.stats.messages + found.in_hand)
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
         self.entries = merged(self.notebook.entries)

@@ -25,7 +25,7 @@ class Work(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    milliseconds: int = Field(ge=0, le=60_000)
+    milliseconds: int = Field(ge=0, le=1_800_000)
     fails: int = 0
     """So many first attempts fail."""
     broken: bool = False
@@ -108,7 +108,7 @@ def working_agent(name: str, *, note: Note, effects: Effects, slots: int = 8) ->
     agent = Agent(name, version="1.0.0", slots=slots, tags=frozenset({"test"}))
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
-    @agent.capability(CAPABILITY, timeout="30s", retry=retry, description="Waits, fails as often as it is told, works.")
+    @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")
     async def work(task: Work, ctx: Context) -> Done:
         """Wait, then make the effect of this task's id."""
         said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}

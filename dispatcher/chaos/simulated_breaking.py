@@ -1,0 +1,235 @@
+"""Breaks a simulated fleet: everything that chaos does to processes and servers, and what only a simulation can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from coditect.errors import NotFound
+from coditect.testing import TestFleet
+from dispatcher.chaos.strangers import Strangers
+from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.witness.history import Note, Type
+
+STOP_SECONDS = (0.5, 8.0)
+AWAY_SECONDS = (0.1, 3.0)
+STALL_SECONDS = (0.1, 4.0)
+PART_SECONDS = (0.5, 8.0)
+"""A partition may be longer than any lease."""
+MOST_CONFIRMS = 20
+AGENT = "agent"
+
+
+class Way(Protocol):
+    """What a process reaches something by."""
+
+    def cut_off(self) -> None:
+        """Nothing gets through any more."""
+
+    def heal(self) -> None:
+        """Everything does again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is broken."""
+
+    fleet: TestFleet
+    graph: MemoryTaskGraph
+    dispatchers: Sequence[str]
+    lives: dict[str, int]
+    """Of each dispatcher, which life it has."""
+    ways: Mapping[str, Sequence[Way]]
+    """Of each dispatcher, its ways to the broker and to the store."""
+
+
+class SimulatedBreaking:
+    """One seed's faults. Each lasts beside the others."""
+
+    def __init__(self, target: Target, note: Note, chance: Random, wiped: float) -> None:
+        """`wiped` is the share of the broker's deaths after which its data is gone."""
+        self._target = target
+        self._fleet = target.fleet
+        self._note = note
+        self._chance = chance
+        self._wiped = wiped
+        self._starting: list[asyncio.Task[Any]] = []
+        self._broker_away = False
+        self.faults = 0
+
+    async def run(
+        self, kinds: Sequence[str], seconds: float, between_seconds: tuple[float, float], strangers: Strangers
+    ) -> None:
+        """One fault after the other, until the time is over; without kinds only the dead are started again."""
+        acts = [ACTS[kind] for kind in kinds]
+        now = asyncio.get_running_loop().time
+        end = now() + seconds
+        async with asyncio.TaskGroup() as group:
+            while now() + (pause := self._chance.uniform(*between_seconds)) < end:
+                await asyncio.sleep(pause)
+                for _ in range(self._chance.randrange(20)):
+                    await asyncio.sleep(0)  # somewhere within the instant
+                self.revive()
+                if acts:
+                    group.create_task(self._chance.choice(acts)(self, strangers))
+
+    def end(self) -> None:
+        """Those who were killed before they were ready do not start any more."""
+        for starting in self._starting:
+            starting.cancel()
+
+    # -- processes --------------------------------------------------------------------------------------
+
+    def revive(self) -> None:
+        """Whoever died is started again; it may die in that, too."""
+        living = {member.name for member in self._fleet.processes if member.lives}
+        for name in self._target.dispatchers:
+            if name not in living:
+                self._restart(name, name)
+        dead = [one for one in self._fleet.processes if one.name == AGENT and not one.lives and not one.replaced]
+        for member in dead:
+            self._restart(member.id, member.id)
+
+    def _restart(self, target: str, post: str) -> None:
+        self._starting.append(asyncio.ensure_future(self._fleet.restart(target)))
+        self._note(Type.OK, "kill", post)
+
+    def kill(self, name: str, kind: str) -> None:
+        """Kills a process, or every one of the name."""
+        with suppress(NotFound):
+            for member in self._fleet.kill(name):
+                self._begin("kill", member.id if member.name == AGENT else member.name, kind)
+                if member.name == name:
+                    self._target.lives[name] += 1
+
+    async def _stop(self, target: str, kind: str) -> None:
+        with suppress(NotFound):
+            for member in self._fleet.pause(target):
+                post = member.id if member.name == AGENT else member.name
+                self._begin("stop", post, kind)
+                await asyncio.sleep(self._chance.uniform(*STOP_SECONDS))
+                with suppress(NotFound):
+                    self._fleet.resume(member.id)
+                self._note(Type.OK, "stop", post)
+
+    async def _part(self, post: str, way: Way, kind: str) -> None:
+        """It is cut off from the broker or the store alone; everybody else is not."""
+        self._begin("part", post, kind)
+        way.cut_off()
+        await asyncio.sleep(self._chance.uniform(*PART_SECONDS))
+        way.heal()
+        self._note(Type.OK, "part", post)
+
+    async def _kill_agent(self, _: Strangers) -> None:
+        if self._fleet.agents:
+            self.kill(self._agent(), "agent.kill")
+
+    async def _stop_agent(self, _: Strangers) -> None:
+        if self._fleet.agents:
+            await self._stop(self._agent(), "agent.stop")
+
+    async def _part_agent(self, _: Strangers) -> None:
+        if self._fleet.agents:
+            agent = self._chance.choice(self._fleet.agents)
+            await self._part(agent.id, agent.broker, "agent.part")
+
+    def _agent(self) -> str:
+        return self._chance.choice(self._fleet.agents).id
+
+    async def _kill_dispatcher(self, _: Strangers) -> None:
+        self.kill(self._chance.choice(self._target.dispatchers), "dispatcher.kill")
+
+    async def _stop_dispatcher(self, _: Strangers) -> None:
+        await self._stop(self._chance.choice(self._target.dispatchers), "dispatcher.stop")
+
+    async def _part_dispatcher(self, _: Strangers) -> None:
+        name = self._chance.choice(self._target.dispatchers)
+        await self._part(name, self._chance.choice(self._target.ways[name]), "dispatcher.part")
+
+    # -- servers ----------------------------------------------------------------------------------------
+
+    def _begin(self, act: str, post: str, kind: str) -> None:
+        self.faults += 1
+        self._note(Type.INVOKE, act, post, kind=kind)
+
+    async def _wipe_redis(self, _: Strangers) -> None:
+        self._begin("wipe", "redis", "redis.wipe")
+        self._fleet.wipe_registry()
+        self._target.graph.wipe()
+        self._note(Type.OK, "wipe", "redis")
+
+    async def _redis_away(self, _: Strangers) -> None:
+        self._begin("kill", "redis", "redis.kill")
+        self._fleet.registry.failing = self._target.graph.failing = True
+        await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
+        self._fleet.registry.failing = self._target.graph.failing = False
+        self._note(Type.OK, "kill", "redis")
+
+    async def _drop_connections(self, _: Strangers) -> None:
+        self._begin("cut", "broker", "broker.cut")
+        self._fleet.drop_connections()
+        self._note(Type.OK, "cut", "broker")
+
+    async def _restart_broker(self, _: Strangers) -> None:
+        if self._broker_away:
+            return
+        self._broker_away = True
+        wiped = self._chance.random() < self._wiped
+        act = "wipe" if wiped else "kill"
+        self._begin(act, "broker", f"broker.{act}")
+        self._fleet.server.stop()
+        await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
+        self._fleet.server.start(lose_messages=wiped)
+        self._broker_away = False
+        self._note(Type.OK, act, "broker")
+
+    async def _stall_broker(self, _: Strangers) -> None:
+        """It takes no message for a while, and confirms none; what it has it delivers."""
+        if self._broker_away:
+            return
+        self._broker_away = True
+        self._begin("stop", "broker", "broker.stop")
+        self._fleet.server.block()
+        await asyncio.sleep(self._chance.uniform(*STALL_SECONDS))
+        self._fleet.server.unblock()
+        self._broker_away = False
+        self._note(Type.OK, "stop", "broker")
+
+    async def _lose_confirms(self, _: Strangers) -> None:
+        """What comes from the broker is lost: messages are taken, and nobody is told."""
+        self._begin("cut", "broker", "broker.mute")
+        self._fleet.server.lose_next_confirms(self._chance.randint(1, MOST_CONFIRMS))
+        self._note(Type.OK, "cut", "broker")
+
+    async def _strangers(self, strangers: Strangers) -> None:
+        self._begin("send", "stranger", "stranger.send")
+        await strangers.send()
+        self._note(Type.OK, "send", "stranger")
+
+
+Act = Callable[[SimulatedBreaking, Strangers], Coroutine[Any, Any, None]]
+ACTS: Mapping[str, Act] = MappingProxyType(
+    {
+        "agent.kill": SimulatedBreaking._kill_agent,
+        "agent.stop": SimulatedBreaking._stop_agent,
+        "agent.part": SimulatedBreaking._part_agent,
+        "dispatcher.kill": SimulatedBreaking._kill_dispatcher,
+        "dispatcher.stop": SimulatedBreaking._stop_dispatcher,
+        "dispatcher.part": SimulatedBreaking._part_dispatcher,
+        "redis.wipe": SimulatedBreaking._wipe_redis,
+        "redis.kill": SimulatedBreaking._redis_away,
+        "broker.cut": SimulatedBreaking._drop_connections,
+        "broker.kill": SimulatedBreaking._restart_broker,
+        "broker.stop": SimulatedBreaking._stall_broker,
+        "broker.mute": SimulatedBreaking._lose_confirms,
+        "stranger.send": SimulatedBreaking._strangers,
+    }
+)
+"""Every kind of fault of a simulated fleet. A broker that is killed may lose its data, too."""
+KINDS = tuple(kind for kind in ACTS for _ in range(2 if kind.startswith(("agent.", "dispatcher.")) else 1))
+"""How often each comes beside the others: processes twice."""

@@ -1,0 +1,117 @@
+"""What a stranger may write to the exchange that is open to everybody: messages that no client of ours would send.
+
+Each costs its sender only: it is answered, refused or given up after few attempts, and whatever it says of others is
+not believed. What is left of them in the queues when a run has ended is a promise broken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError
+from coditect.model import routing, wire
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from dispatcher.chaos.work import CAPABILITY
+from dispatcher.witness.history import Note, Type
+
+PREFIX = "stranger-"
+SENT_SECONDS = 5.0
+DEEP = 400
+LONG_BYTES = 30_000
+HANDS_FULL = 12
+"""Messages of one sending."""
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message of a stranger."""
+
+    body: bytes = b'{"milliseconds": 1}'
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    reply_to: str | None = None
+    capability: str = CAPABILITY
+
+
+def _garbage(_: Random) -> Letter:
+    return Letter(body=b'\xff{"milliseconds": ')
+
+
+def _deep_errors(_: Random) -> Letter:
+    return Letter(body=b'{"milliseconds": 1, "fails": 99}', headers={wire.ERRORS: "[" * DEEP + "]" * DEEP})
+
+
+def _many_errors(_: Random) -> Letter:
+    return Letter(headers={wire.ERRORS: json.dumps([{}] * (LONG_BYTES // 4))})
+
+
+def _refused_reply(random: Random) -> Letter:
+    queue = routing.task_queue(CAPABILITY, Priority.P1)
+    return Letter(reply_to=random.choice((queue, "control", "amq.rabbitmq.trace", "reply.nobody", "no such queue")))
+
+
+def _forged_owner(random: Random) -> Letter:
+    workflow = f"00000000-0000-7000-8000-{random.getrandbits(48):012x}"
+    owner = {wire.WORKFLOW: workflow, wire.NODE: "n", wire.ORIGIN: "0", wire.FENCE: 1, wire.PUBLICATION: 1}
+    return Letter(headers=owner)
+
+
+def _odd_numbers(random: Random) -> Letter:
+    odd = random.choice((-1, 0, 2**63 - 1, "many", True))
+    return Letter(headers={wire.ATTEMPT: odd, wire.MAX_ATTEMPTS: odd, wire.DEADLINE: odd})
+
+
+def _unknown(random: Random) -> Letter:
+    return Letter(capability=random.choice(("no.such.capability", "chaos", "*", "a" * 200)))
+
+
+DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
+    {
+        "garbage": _garbage,
+        "deep errors": _deep_errors,
+        "many errors": _many_errors,
+        "refused reply": _refused_reply,
+        "forged owner": _forged_owner,
+        "odd numbers": _odd_numbers,
+        "unknown capability": _unknown,
+    }
+)
+"""Every kind of message."""
+
+
+class Strangers:
+    """Sends such messages over a connection of their own."""
+
+    def __init__(self, broker: Broker, note: Note, random: Random) -> None:
+        self._broker = broker
+        self._note = note
+        self._random = random
+        self._sent = 0
+
+    async def send(self) -> None:
+        """Some of each kind; what the broker does not take is not sent."""
+        for _ in range(HANDS_FULL):
+            kind = self._random.choice(tuple(DRAWN))
+            letter = DRAWN[kind](self._random)
+            self._sent += 1
+            name = f"{PREFIX}{self._sent}-{self._random.getrandbits(32):x}"
+            message = Message(letter.body, headers=dict(letter.headers), message_id=name, reply_to=letter.reply_to)
+            self._note(Type.INVOKE, "stranger", name, what=kind)
+            try:
+                await self._broker.publish(
+                    message,
+                    exchange=routing.TASKS,
+                    routing_key=f"{letter.capability}.{self._random.choice(tuple(Priority)).value}",
+                    timeout_seconds=SENT_SECONDS,
+                )
+            except CoditectError:
+                self._note(Type.INFO, "stranger", name)
+            else:
+                self._note(Type.OK, "stranger", name)
