@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from coditect.broker.amqp import AmqpBroker
 from coditect.client import Client
+from coditect.model import routing
+from coditect.model.capability import Priority
 from coditect.registry.redis import RedisRegistry
 from coditect.settings import Settings
 from dispatcher.chaos import faults
@@ -27,9 +30,9 @@ from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.stage import Stage, private_stage
 from dispatcher.chaos.story import Story
-from dispatcher.chaos.work import EffectFolder
+from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.store.sqlite import SqliteDatabase
-from dispatcher.witness.history import SUFFIX, Scribe, read_histories
+from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
 
 STORE = "ledger.db"
 CALM_SECONDS = 15.0
@@ -163,6 +166,7 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        broker = await stack.enter_async_context(AmqpBroker(settings.amqp_url, name="chaos"))
         pace = replace(order.pace, wait_seconds=order.seconds + CALM_SECONDS + SETTLE_SECONDS)
         load = Load(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
@@ -178,6 +182,9 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
         for task in (working, looking, telling):
             task.cancel()
         await asyncio.wait([working, looking, telling])
+        for queue in (routing.task_queue(CAPABILITY, level) for level in Priority):
+            if (found := await broker.stats(queue)) is not None:
+                scribe.note(Type.OK, "left", queue, messages=found.messages)
 
 
 async def _tell(load: Load, say: Say) -> None:

@@ -21,7 +21,8 @@ AWAY_SECONDS = (0.1, 3.0)
 STALL_SECONDS = (0.1, 4.0)
 PART_SECONDS = (0.5, 8.0)
 """A partition may be longer than any lease."""
-MOST_CONFIRMS = 20
+MOST_CONFIRMS = 10
+CONFIRM_SECONDS = 0.1
 AGENT = "agent"
 
 
@@ -203,7 +204,9 @@ class SimulatedBreaking:
     async def _lose_confirms(self, _: Strangers) -> None:
         """What comes from the broker is lost: messages are taken, and nobody is told."""
         self._begin("cut", "broker", "broker.mute")
-        self._fleet.server.lose_next_confirms(self._chance.randint(1, MOST_CONFIRMS))
+        for _lost in range(self._chance.randint(1, MOST_CONFIRMS)):
+            self._fleet.server.lose_next_confirms(1)
+            await asyncio.sleep(CONFIRM_SECONDS)
         self._note(Type.OK, "cut", "broker")
 
     async def _strangers(self, strangers: Strangers) -> None:

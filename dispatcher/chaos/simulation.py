@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from coditect.broker.memory import MemoryBroker
+from coditect.broker.memory.queue import MemoryQueue
 from coditect.failpoints import Failpoints, Order
 from coditect.loop import plain_runner
 from coditect.model import routing
@@ -36,7 +37,7 @@ from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
-from dispatcher.witness.history import Entry, Notebook, Type, merged
+from dispatcher.witness.history import Entry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
 STORE_FAULTS = Faults(
@@ -44,8 +45,11 @@ STORE_FAULTS = Faults(
 )
 
 
-PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=1_000.0)
+PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=60.0)
 LONGEST_MILLISECONDS = 100_000
+LONGEST_TASK_SECONDS = 500.0
+LEFT_SECONDS = 200
+"""For so long after the end of the work a queue may not be empty yet."""
 LONG_EVERY = 7
 """Of so many seeds one draws tasks over five orders of magnitude; it lasts three times as long."""
 
@@ -133,7 +137,9 @@ def play(seed: int, plan: Plan | None = None) -> Played:
 
 async def _play(seed: int, plan: Plan) -> Played:
     if seed % LONG_EVERY == 0:
-        plan = replace(plan, pace=replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS)))
+        plan = replace(
+            plan, pace=replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
+        )
     scene = Scene(seed, plan)
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)  # everything breaks, and each time somebody says so
@@ -256,9 +262,21 @@ class Scene:
             working.cancel()
             await asyncio.wait([working])
         self._breaking.end()
-        for queue in (routing.task_queue(CAPABILITY, level) for level in Priority):
-            found = self.fleet.server.queue(queue)
-            note(Type.OK, "left", queue, messages=found.stats.messages + found.in_hand)
+        await self._look_at_what_is_left(note)
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
         self.entries = merged(self.notebook.entries)
+
+    async def _look_at_what_is_left(self, note: Note) -> None:
+        """What runs for the second time, or came from a stranger, may end a while after the work has."""
+        queues = [self.fleet.server.queue(routing.task_queue(CAPABILITY, level)) for level in Priority]
+        for _ in range(LEFT_SECONDS):
+            if not any(_left(queue) for queue in queues):
+                break
+            await asyncio.sleep(1.0)
+        for queue in queues:
+            note(Type.OK, "left", queue.declared.name, messages=_left(queue))
+
+
+def _left(queue: MemoryQueue) -> int:
+    return queue.stats.messages + queue.in_hand

@@ -35,6 +35,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``result``     reader       node                 `state`, `fence`, `completed` (attempts), `by` (the fence whose value
                                                  was recorded) and `maker` (by which agent), `token` (of the
                                                  effect that it tells of)
+``left``       chaos        queue                `messages` that are in it at the end, or in somebody's hand
+``stranger``   chaos        message              `what` a stranger sent
 ``kill`` ...   chaos        who was hit          `kind`; ``stop``, ``wipe``, ``restart`` and ``cut`` likewise. They
                                                  begin when it is hit, and end when it is itself again
 =============  ===========  ===================  ==================================================================

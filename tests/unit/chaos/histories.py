@@ -154,6 +154,7 @@ def clean_history(random: Random) -> list[Entry]:
     return merged([*entries, *looks(random), *asked(), *canceled(), *leased()])
 
 
+QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
 ASKED, CANCELED = "asked", "canceled"
 """Workflows of which a client wanted more than that they run."""
 
@@ -181,6 +182,9 @@ def asked() -> list[Entry]:
     telling.note("client", Type.OK, "end", ASKED, state="completed")
     telling.note("reader", Type.OK, "census", ASKED, state="completed", submitted="key")
     telling.note("reader", Type.OK, "audit", "ledger", rows=4, wrong=[])
+    telling.note("chaos", Type.OK, "left", QUEUE, messages=0)
+    telling.note("chaos", Type.INVOKE, "stranger", STRANGER, what="deep errors")
+    telling.whole("agent-1", "execute", STRANGER, agent="agent-1", attempt=1, fence=1)
     return telling.entries
 
 

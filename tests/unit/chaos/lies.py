@@ -10,7 +10,9 @@ from tests.unit.chaos.histories import (
     CANCELED,
     DYING,
     MOST_ATTEMPTS,
+    QUEUE,
     STEADY,
+    STRANGER,
     added,
     changed,
     drop,
@@ -71,6 +73,12 @@ def _claimed_while_paused(entries: list[Entry], node: str, workflow: str) -> lis
     key, facts = f"{ASKED}:early", {"shard": 7, "fence": 1, "publication": 99, "version": 10**12}
     claim = [Entry(paused + 0.00001, "dispatcher-1", type_, "claim", key, facts) for type_ in (Type.INVOKE, Type.OK)]
     return merged([*entries, *claim])
+
+
+def _looping(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    for _ in range(10):
+        entries = added(entries, proc="agent-1", f="execute", key=STRANGER, attempt=1, fence=1)
+    return entries
 
 
 def _reused_publication(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
@@ -187,6 +195,11 @@ LIES: dict[str, tuple[str, Lie]] = {
         "ledger balances",
         lambda all_, node, work: changed(all_, f="audit", key="ledger", wrong=["w:n: it is ready and not listed"]),
     ),
+    "a message is left in a queue": (
+        "nothing left over",
+        lambda all_, node, work: changed(all_, f="left", key=QUEUE, messages=1),
+    ),
+    "a stranger's message is executed again and again": ("executions bounded", _looping),
     "a key means two workflows by what clients were told": (
         "one key, one workflow",
         lambda all_, node, work: added(all_, proc="client", f="submit", key="key", run="another"),
@@ -233,7 +246,7 @@ LIES: dict[str, tuple[str, Lie]] = {
     ),
     "a direct task had too many attempts": (
         "executions bounded",
-        lambda all_, node, work: changed(all_, f="execute", key="calm0", attempt=MOST_ATTEMPTS + 1),
+        lambda all_, node, work: changed(all_, f="execute", key="calm0", attempt=MOST_ATTEMPTS + 3),
     ),
     "a publication number was reused": ("publications unique", _reused_publication),
     "something unclaimed was published": ("publications unique", _unclaimed_publish),
