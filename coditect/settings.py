@@ -18,6 +18,7 @@ CODITECT_HEALTH_PORT           none                        /livez and /readyz on
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
 CODITECT_STALL_SECONDS         10                          an event loop may stand still for, 0 (no bound) to 3600
 CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR
+CODITECT_TRACEBACKS            true                        results of failed tasks carry their tracebacks
 CODITECT_WORKSPACE             the system's temp folder    where `ctx.workspace` folders are made
 CODITECT_BLOB_URL              none                        where values over 1 MiB lie: an fsspec URL
 CODITECT_BLOB_MAX_BYTES        67108864                    the largest such value, 1048576 to 1073741824
@@ -45,6 +46,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coditect.errors import SetupError
+from coditect.own_files import is_own
 from coditect.return_addresses import ANSWER_QUEUES
 
 ENV_FILE = Path(".coditect") / "env"
@@ -69,6 +71,7 @@ class Settings:
     health_host: str = "127.0.0.1"
     stall_seconds: float = 10.0
     log_level: str = "INFO"
+    tracebacks: bool = True
     workspace: str | None = None
     blob_url: str | None = None
     blob_max_bytes: int = 64 * 1024 * 1024
@@ -110,6 +113,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
         stall_seconds=_number(values, "CODITECT_STALL_SECONDS", DEFAULTS.stall_seconds, 0, 3_600),
         log_level=_choice(values, "CODITECT_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        tracebacks=_flag(values, "CODITECT_TRACEBACKS", default=True),
         workspace=values.get("CODITECT_WORKSPACE"),
         blob_url=values.get("CODITECT_BLOB_URL") or None,
         blob_max_bytes=_whole(values, "CODITECT_BLOB_MAX_BYTES", DEFAULTS.blob_max_bytes, 2**20, 2**30),
@@ -127,11 +131,8 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
 
 
 def find_env_file(folder: Path) -> Path | None:
-    """The nearest `.coditect/env` in the folder or above it."""
-    for place in (folder, *folder.parents):
-        if (place / ENV_FILE).is_file():
-            return place / ENV_FILE
-    return None
+    """The nearest `.coditect/env` in the folder or above it that is this user's own (`own_files`)."""
+    return next((place / ENV_FILE for place in (folder, *folder.parents) if is_own(place / ENV_FILE)), None)
 
 
 def _env_file(folder: Path) -> dict[str, str]:

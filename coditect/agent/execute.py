@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Awaitable
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -238,3 +239,11 @@ def _rejected(error: InvalidTask) -> Ended:
         "invalid_input", "InvalidTask", str(error), fix="publish a body that fits the capability's input schema"
     )
     return Ended(Status.REJECTED, failure=failure, error=error)
+
+
+async def tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
+    """The handling; its folder goes with it."""
+    try:
+        return await handling
+    finally:
+        context.remove_workspace()

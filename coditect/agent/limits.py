@@ -21,3 +21,5 @@ class Limits:
     """Whether suspects may run in such."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
     """Whom it may answer."""
+    tracebacks: bool = True
+    """Whether results carry them."""

@@ -49,6 +49,8 @@ class Outcomes:
         capabilities: Mapping[str, Capability],
         owned: Owned,
     ) -> None:
+        self.tracebacks = True
+        """Whether results carry them."""
         self._owned = owned
         self._events = events
         self._clock = clock
@@ -142,9 +144,12 @@ class Outcomes:
         await self.answer(execution, outcome)
 
     def _outcome(self, task: Task, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+        failure = ended.failure
+        if failure is not None and not self.tracebacks:
+            failure = replace(failure, traceback="")  # its log and its dead letter have it
         return Outcome(
             ended.status,
-            ended.body if ended.failure is None else _body(ended.failure),
+            ended.body if failure is None else _body(failure),
             task.id,
             task.correlation_id or task.id,
             self._agent_id,
@@ -152,7 +157,7 @@ class Outcomes:
             task.owner.fence if task.owner is not None else None,
             started_ms,
             finished_ms,
-            ended.failure,
+            failure,
             ended.claims,
         )
 

@@ -174,6 +174,7 @@ def _limits(settings: Settings, host: Host, *, slots: int) -> Limits:
         source=host.source,
         processes=host.processes,
         addresses=ReturnAddresses(settings.answer_queues),
+        tracebacks=settings.tracebacks,
     )
 
 

@@ -19,7 +19,7 @@ from coditect.agent.claims import Claims
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, unstartable
+from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, tidied, unstartable
 from coditect.agent.execution import Answer, CanceledIds, Execution
 from coditect.agent.feed import Held
 from coditect.agent.instants import by_our_clock
@@ -78,7 +78,6 @@ class Runtime:
         self.addresses = limits.addresses
         self._broker = broker
         self._requests = requests
-        self._blobs = requests.blobs
         self._events = events
         self._clock = clock
         self._limits = limits
@@ -98,6 +97,7 @@ class Runtime:
         self._outcomes = Outcomes(
             settler, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
         )
+        self._outcomes.tracebacks = limits.tracebacks
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
@@ -286,10 +286,12 @@ class Runtime:
         """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         try:
-            ended = self._not_any_more(held.task) or (held.task.claims and await fetch_input(self._blobs, execution))
+            ended = self._not_any_more(held.task) or (
+                held.task.claims and await fetch_input(self._requests.blobs, execution)
+            )
             ended = ended or await self._handled(execution, held, started_ms)
             if len(ended.body) > wire.MAX_BODY_BYTES:
-                ended = await put_value(self._blobs, ended)
+                ended = await put_value(self._requests.blobs, ended)
         except SentBack:
             await self._outcomes.send_back(execution)
             return
@@ -349,7 +351,7 @@ class Runtime:
             return run_handler(capability, execution, None, self._rooms, limit_seconds=seconds)
         context = self._context(held)
         run = run_apart if apart else run_handler
-        return _tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
+        return tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
 
     def _context(self, held: Held) -> Context:
         task = held.task
@@ -379,11 +381,3 @@ class Runtime:
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
             thread.add_done_callback(lambda _: self._intake.finished(held, ran))
         return somebody_waits
-
-
-async def _tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
-    """The handling; its folder goes with it."""
-    try:
-        return await handling
-    finally:
-        context.remove_workspace()

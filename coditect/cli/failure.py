@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from coditect.addresses import without_passwords
 from coditect.errors import (
     BrokerUnavailable,
     CoditectError,
@@ -45,7 +46,7 @@ def describe(error: CoditectError) -> str:
     way_out = _way_out(error)
     if way_out:
         lines.append(f"Fix: {way_out}")
-    return "\n".join(lines)
+    return without_passwords("\n".join(lines))
 
 
 def raised_at(traceback: str) -> str:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coditect.addresses import without_passwords
 from coditect.cli.connections import connections
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.errors import InputError
 from coditect.loop import run_loop
+from coditect.own_files import is_own
 from coditect.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
@@ -151,7 +153,7 @@ def _named(url: str, default: str) -> str | None:
 def _up_folder(start: Path) -> Path:
     """The nearest folder, here or above, in which something was brought up; else the one of this folder."""
     places = (place / FOLDER for place in (start, *start.parents))
-    return next((place for place in places if (place / "up.json").exists()), start / FOLDER)
+    return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 
 
 def _fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
@@ -229,8 +231,8 @@ def _show(state: UpState, output: Output) -> None:
             {
                 "phase": state.phase.value,
                 "pid": state.supervisor.pid,
-                "amqp_url": state.amqp_url,
-                "redis_url": state.redis_url,
+                "amqp_url": without_passwords(state.amqp_url),
+                "redis_url": without_passwords(state.redis_url),
                 "programs": [
                     {
                         "name": child.name,
@@ -244,7 +246,8 @@ def _show(state: UpState, output: Output) -> None:
             }
         )
         return
-    write_fields({"broker": state.amqp_url, "registry": state.redis_url})
+    addresses = {"broker": state.amqp_url, "registry": state.redis_url}
+    write_fields({name: without_passwords(url) for name, url in addresses.items()})
     rows = [
         (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
         for child in state.children

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from coditect.local.errors import AlreadyUp
 from coditect.local.process import ProcessId, is_running
+from coditect.own_files import read_own
 
 
 class Phase(StrEnum):
@@ -123,10 +124,11 @@ def write_state(folder: UpFolder, state: UpState) -> None:
 
 
 def read_state(folder: UpFolder) -> UpState | None:
-    """What the last `up` wrote, running or not; None if nothing did, or nothing readable."""
+    """What this user's last `up` wrote, running or not; None if nothing did, or nothing readable."""
+    text = read_own(folder.state)
     try:
-        return TypeAdapter(UpState).validate_json(folder.state.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None if text is None else TypeAdapter(UpState).validate_json(text)
+    except ValidationError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr when it is a pipe, plain words on a terminal. Payloads never."""
+"""Logs: one JSON object a line on stderr when it is a pipe, plain words on a terminal. Payloads and passwords never."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+from coditect.addresses import without_passwords
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _NOISY = ("aiormq", "asyncio")
@@ -29,7 +31,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return without_passwords(json.dumps(line, default=str))
 
 
 class PlainLines(logging.Formatter):
@@ -42,7 +44,8 @@ class PlainLines(logging.Formatter):
         trace = extra.pop("traceback", "")  # of a handler, perhaps of another process
         facts = " ".join(f"{name}={value}" for name, value in extra.items())
         text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {facts}\n{trace}".rstrip()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        told = f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return without_passwords(told)
 
 
 def configure_logs(level: str) -> None:

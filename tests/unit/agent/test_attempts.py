@@ -19,6 +19,7 @@ from coditect.model.ids import AgentId
 from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.options import Options
+from coditect.settings import Settings
 from coditect.testing import TestFleet
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, replies
@@ -352,3 +353,22 @@ async def test_ping_is_answered_and_strange_letters_are_ignored(scene: Scene) ->
     await eventually(lambda: arrived)
     assert loads(arrived[0].message.body) == {"agent_id": agent.agent_id, "status": "idle", "running": 0}
     assert client is not None
+
+
+@pytest.mark.parametrize("tracebacks", [True, False])
+async def test_tracebacks_go_to_submitters_only_where_that_is_set(tracebacks: bool) -> None:
+    agent = Agent("failing")
+
+    @agent.capability("fail.now", retry=Retry(max_attempts=1))
+    async def fail(_: object) -> None:
+        raise ValueError("inside")
+
+    async with TestFleet(agents=[agent], settings=Settings(tracebacks=tracebacks)) as fleet:
+        handle = await fleet.submit("fail.now")
+        outcome = await handle.outcome(timeout="1m")
+        (letter,) = await fleet.dead_letters("fail.now")
+
+    assert outcome.failure is not None and letter.error is not None
+    assert ("test_attempts.py" in outcome.failure.traceback) == tracebacks
+    assert "test_attempts.py" in letter.error.traceback
+    assert outcome.failure.message == "inside"

@@ -1,0 +1,69 @@
+"""What is found upwards from a folder is believed only when nobody else could have written it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from coditect.cli.local import _up_folder
+from coditect.local.process import ProcessId
+from coditect.local.state import Phase, UpFolder, UpState, read_state, write_env, write_state
+from coditect.settings import Settings, find_env_file, read_settings
+
+URL = "amqp://somebody:secret@192.0.2.1/"
+
+
+@pytest.fixture
+def brought_up(tmp_path: Path) -> UpFolder:
+    """The files of an `up` two folders above."""
+    folder = UpFolder(tmp_path / ".coditect")
+    write_env(folder, amqp_url=URL, redis_url="redis://192.0.2.1/")
+    write_state(folder, UpState("marker", Phase.READY, ProcessId(1, "never"), URL, "redis://192.0.2.1/"))
+    return folder
+
+
+@pytest.fixture
+def below(tmp_path: Path) -> Path:
+    place = tmp_path / "project" / "inner"
+    place.mkdir(parents=True)
+    return place
+
+
+def test_own_files_are_believed(brought_up: UpFolder, below: Path) -> None:
+    assert read_settings({}, folder=below).amqp_url == URL
+    assert read_state(brought_up) is not None
+    assert _up_folder(below) == brought_up.path
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o606, 0o666])
+def test_files_that_others_can_write_are_not_believed(
+    mode: int, brought_up: UpFolder, below: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    brought_up.env.chmod(mode)
+    brought_up.state.chmod(mode)
+
+    assert read_settings({}, folder=below) == Settings()
+    assert read_state(brought_up) is None
+    assert _up_folder(below) == below / ".coditect"
+    assert {"path", "fix"} <= vars(caplog.records[0]).keys()
+
+
+def test_files_of_another_user_are_not_believed(
+    brought_up: UpFolder, below: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    somebody_else = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody_else)
+
+    assert read_settings({}, folder=below) == Settings()
+    assert read_state(brought_up) is None
+
+
+def test_own_file_further_up_is_believed_past_a_strangers(brought_up: UpFolder, below: Path) -> None:
+    strangers = below / ".coditect" / "env"
+    strangers.parent.mkdir()
+    strangers.write_text("CODITECT_AMQP_URL=amqp://evil/\n")
+    strangers.chmod(0o666)
+
+    assert find_env_file(below) == brought_up.env
