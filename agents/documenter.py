@@ -8,6 +8,7 @@ from pathlib import Path
 import griffe
 from pydantic import BaseModel, ConfigDict, Field
 
+from agents.confined import confined
 from agents.markdown import public_objects, render_module
 from agents.sources import Source, find_sources, read_source
 from agents.summarizer import Summary, SummaryRequest
@@ -58,7 +59,7 @@ async def generate(task: DocsRequest, ctx: Context) -> Docs:
     Raises:
         InputError: not retryable; nothing is there, a file does not parse, or the reference is too long.
     """
-    sources = await asyncio.to_thread(find_sources, task.path, task.globs)
+    sources = await asyncio.to_thread(find_sources, confined(task.path), task.globs)
     await ctx.progress(0.2, f"reading {len(sources)} modules")
     docs = await asyncio.to_thread(_write, task, sources)
     if task.summary:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agents.confined import confined
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 
@@ -38,7 +39,7 @@ class ReleaseRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    folder: str = Field(min_length=1, description="where releases are put, on the agent's machine; made if missing")
+    folder: str = Field(min_length=1, description="where releases are put, in the fleet's folder; made if missing")
     name: str = Field("", pattern=rf"^$|{_NAME}", description="the release's own folder in it; default: after the task")
     pages: list[Page] = Field(max_length=1_000)
     facts: dict[str, Any] = Field({}, description="what the manifest is to say beside the files")
@@ -68,7 +69,7 @@ class Release(BaseModel):
     "release.publish",
     timeout="1m",
     retry=Retry(max_attempts=3, first="1s", cap="1m"),
-    description="Writes a release folder: pages and a manifest. Idempotent by the task's id.",
+    description="Writes files: a release folder of pages and a manifest. Idempotent by the task's id.",
     tags=frozenset({"release"}),
     cost=1.0,
 )
@@ -80,7 +81,7 @@ def publish(task: ReleaseRequest, ctx: Context) -> Release:
         OSError: retryable; the folder cannot be written.
     """
     name = task.name or re.sub(r"[^A-Za-z0-9._-]", "-", f"release-{ctx.task_id}")
-    place = Path(task.folder) / name
+    place = Path(confined(task.folder)) / name
     release = Release(
         task_id=ctx.task_id,
         name=name,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agents.confined import confined
 from agents.diff import parse_diff, write_hunks
 from agents.findings import Finding, Severity, worst_first
 from agents.lint import lint
@@ -75,7 +76,7 @@ def packages(task: PackagesRequest) -> list[str]:
     Raises:
         InputError: not retryable; a folder does not exist here, or there is no package.
     """
-    return find_packages(task.roots)
+    return find_packages([confined(root) for root in task.roots])
 
 
 @reviewer.capability(
@@ -106,7 +107,7 @@ async def review(task: ReviewRequest, ctx: Context) -> Review:
 def _collect(task: ReviewRequest, ctx: Context) -> list[Source]:
     if task.diff is not None:
         return write_hunks(parse_diff(task.diff), ctx.workspace)
-    return find_sources(task.path or "", task.globs)
+    return find_sources(confined(task.path or ""), task.globs)
 
 
 def _all_smells(sources: Sequence[Source]) -> tuple[list[Finding], list[str]]:

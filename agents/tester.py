@@ -1,7 +1,8 @@
 """The agent that runs pytest: in a process group of its own, within limits, without the agent's secrets.
 
-It is a fence against accidents (endless loops, memory, floods of output), not a sandbox: the tests run as the
-agent's user. Give it only code that this user may run.
+It executes code: whoever may submit tasks and write files in the fleet's folder can have it run anything, as the
+agent's user. So `coditect up` starts it only when it is named. The limits are a fence against accidents (endless loops,
+memory, floods of output), no sandbox.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from agents.child import Exit, run_child
+from agents.confined import confined
 from agents.junit import Case, JUnitReport, read_junit
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError, SetupError
@@ -85,7 +87,7 @@ class TestsReport(BaseModel):
     "tests.run",
     timeout="5m",
     retry=Retry(max_attempts=2, first="1s", cap="1m"),
-    description="Runs pytest in a subprocess with time, processor and memory limits.",
+    description="Executes code on the agent's machine: runs pytest, with time, processor and memory limits.",
     tags=frozenset({"python", "pytest"}),
     cost=5.0,
 )
@@ -123,7 +125,7 @@ def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, s
 
 
 def _check_paths(task: TestsRequest) -> Path:
-    root = Path(task.root).resolve()
+    root = Path(confined(task.root)).resolve()
     if not root.is_dir():
         raise InputError("no such folder on the agent's machine; give one that the agent can read", root=task.root)
     for path in task.paths:

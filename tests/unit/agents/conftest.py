@@ -36,6 +36,12 @@ class FakeContext:
         return cast(Context, self)
 
 
+@pytest.fixture(autouse=True)
+def fleet_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of these tests may name any path."""
+    monkeypatch.setenv("CODITECT_FLEET_ROOT", "/")
+
+
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeContext:
     workspace = tmp_path / "workspace"
