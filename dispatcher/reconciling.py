@@ -20,7 +20,7 @@ from coditect.errors import CoditectError
 from dispatcher.commands import Look, Show
 from dispatcher.desk import Desk
 from dispatcher.graph.errors import TaskGraphUnavailable
-from dispatcher.graph.port import BATCH, Job, TaskGraph
+from dispatcher.graph.port import BATCH, Job, Key, TaskGraph
 from dispatcher.layers.keyspace import STATUSES
 from dispatcher.layers.ledger.effects import Place, Shown
 from dispatcher.queries import live, over
@@ -34,8 +34,13 @@ log = logging.getLogger(__name__)
 ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
 """Between the two looks."""
-PAUSE_SECONDS = 2.0
-"""Between two pages: a comparison takes the desk some 10 to 20 ms, so about a hundredth of its time."""
+SHARE = 0.02
+"""Of the time that comparing may take: a page is followed by a pause that is so much longer than it took."""
+LONGEST_PAUSE_SECONDS = 30.0
+FEW = 64
+"""Nodes of each of several workflows that are asked for at once."""
+TOGETHER = 32
+"""Workflows whose first nodes are asked for at once."""
 
 
 class Reconciling:
@@ -86,8 +91,7 @@ class Reconciling:
                 for workflow in workflows:
                     desk.put(Show(workflow))
                 continue
-            for workflow in workflows:
-                await self._workflow(desk, desk.showing, workflow)
+            await self._workflows(desk, desk.showing, workflows)
         return self.mended - before
 
     async def ended(self) -> int:
@@ -100,24 +104,30 @@ class Reconciling:
             if desk.showing is None:
                 continue
             await desk.showing.told()  # what has just ended is not to be looked at
-            if not (found := await self._graph.unfinished(desk.shard)):
-                continue
-            for workflow in await self._database.read(partial(over, shard=desk.shard, workflows=found)):
-                await self._workflow(desk, desk.showing, workflow)
+            began = _now()
+            found = (await self._graph.unfinished(desk.shard)).workflows
+            await _rest(began)
+            if found:
+                ended = await self._database.read(partial(over, shard=desk.shard, workflows=found))
+                await self._workflows(desk, desk.showing, ended)
         return self.mended - before
 
-    async def _workflow(self, desk: Desk, showing: Showing, workflow: str) -> None:
-        after = ""
-        while not desk.closed:
-            nodes = await self._database.read(partial(_names, workflow=workflow, after=after))
-            await self._page(desk, showing, [Place(workflow, node) for node in nodes])
-            if len(nodes) < BATCH:
+    async def _workflows(self, desk: Desk, showing: Showing, workflows: Sequence[str]) -> None:
+        """Compares these workflows, pages of all of them together, with one pass over the shard's queues."""
+        if not workflows:
+            return
+        began = _now()
+        queued = (await self._graph.unfinished(desk.shard)).queued
+        async for places in _pages(self._database, workflows):
+            if desk.closed:
                 return
-            after = nodes[-1]
-            await asyncio.sleep(PAUSE_SECONDS)
+            wrong = await _differing(desk, showing, self._graph, places, queued)
+            await _rest(began)
+            await self._mend(desk, showing, wrong)
+            began = _now()
 
-    async def _page(self, desk: Desk, showing: Showing, places: Sequence[Place]) -> None:
-        wrong = await _standing(desk, showing, self._graph, await _differing(desk, showing, self._graph, places))
+    async def _mend(self, desk: Desk, showing: Showing, first: Collection[Job]) -> None:
+        wrong = await _standing(desk, showing, self._graph, first)
         if wrong:
             self.mended += len(wrong)
             log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(wrong)})
@@ -136,8 +146,9 @@ async def drift(
     """
     now = asyncio.get_running_loop().time
     waiting = deque[tuple[float, set[Job]]]()
+    queued = (await graph.unfinished(desk.shard)).queued
     async for places in _pages(database, workflows):
-        if wrong := await _differing(desk, showing, graph, places):
+        if wrong := await _differing(desk, showing, graph, places, queued):
             waiting.append((now() + AGAIN_SECONDS, wrong))
         while waiting and waiting[0][0] <= now():
             yield await _still(desk, showing, graph, waiting.popleft()[1])
@@ -147,18 +158,34 @@ async def drift(
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[Place]]:
+    """Their nodes, by the page; of small workflows many are read at once."""
     page: list[Place] = []
-    for workflow in workflows:
-        after: str | None = ""
-        while after is not None:
-            nodes = await database.read(partial(_names, workflow=workflow, after=after))
+    for at in range(0, len(workflows), TOGETHER):
+        together = workflows[at : at + TOGETHER]
+        for workflow, nodes in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
             page += [Place(workflow, node) for node in nodes]
-            after = nodes[-1] if len(nodes) == BATCH else None
-            if len(page) >= BATCH:
-                yield page[:BATCH]
-                del page[:BATCH]
+            after = nodes[-1] if len(nodes) == FEW else None
+            while after is not None:
+                others = await database.read(partial(_names, workflow=workflow, after=after))
+                page += [Place(workflow, node) for node in others]
+                after = others[-1] if len(others) == BATCH else None
+                while len(page) >= BATCH:
+                    yield page[:BATCH]
+                    del page[:BATCH]
+        while len(page) >= BATCH:
+            yield page[:BATCH]
+            del page[:BATCH]
     if page:
         yield page
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _rest(began: float) -> None:
+    """Leaves the rest of the time to others."""
+    await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
 async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
@@ -174,11 +201,13 @@ async def _still(desk: Desk, showing: Showing, graph: TaskGraph, first: Collecti
     return second.intersection(first)
 
 
-async def _differing(desk: Desk, showing: Showing, graph: TaskGraph, places: Sequence[Place]) -> set[Job]:
+async def _differing(
+    desk: Desk, showing: Showing, graph: TaskGraph, places: Sequence[Place], queued: Collection[Key] = ()
+) -> set[Job]:
     """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
     jobs = [showing.job(one) for one in await _seen(desk, tuple(places))]
     await showing.told()
-    found = await graph.difference(jobs)
+    found = await graph.difference(jobs, queued)
     wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
     return {job for job in jobs if (job.workflow, job.node) in wrong}
 
@@ -202,6 +231,11 @@ async def _show(desk: Desk, workflow: str, nodes: tuple[str, ...]) -> None:
         answer: Answer[tuple[str, ...]] = Answer()
         desk.put(Show(workflow, nodes), answer)
         nodes = await answer.future
+
+
+def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
+    found = tr.get_ranges([STATUSES.range((workflow,)) for workflow in workflows], limit=FEW)
+    return [[str(STATUSES.unpack(key)[1]) for key, _ in rows] for rows in found]
 
 
 def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:

@@ -119,6 +119,7 @@ def _reopen(book: Book, workflow: str, run: RunRow) -> None:
     if run.finished_ms is not None:
         book.tr.clear(ENDED.pack((book.shard, run.finished_ms, workflow)))
         book.tr.set(LIVE.pack((book.shard, workflow)), b"")
+        book.effects.unshown.append(workflow)  # RQ may have forgotten it
     run.finished_ms, run.reason, run.canceling = None, "", False
     if run.state is not WorkflowState.PAUSED:  # what got ready meanwhile waits for the resume
         run.state = WorkflowState.RUNNING

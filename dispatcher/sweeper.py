@@ -7,6 +7,7 @@ an upload that was not finished             an hour after its first chunk
 a workflow that has ended, with its         `CODITECT_KEEP_DAYS` after its end (7)
 values, its attempts, its idempotency key
 and its jobs in RQ
+a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
 an idempotency key                          a week after its workflow was accepted, but not before it ended
 what a request was told                     a day after it
 ==========================================  ==============================================================
@@ -26,7 +27,7 @@ from functools import partial
 from typing import TypeVar
 
 from coditect.errors import CoditectError
-from dispatcher.graph.port import BATCH, TaskGraph
+from dispatcher.graph.port import TaskGraph
 from dispatcher.layers import answers, idempotency, leases, shards
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
@@ -40,6 +41,10 @@ NAME: leases.Name = ("leader", "sweep")
 SWEEP_SECONDS = 60.0
 """Between two rounds."""
 UPLOAD_MS = 3_600_000
+SHOWN_MS = 60_000
+"""How long RQ's tools show a workflow that has ended."""
+SHOWN_FAILED_MS = 3_600_000
+"""The same of one that failed, or was rejected: somebody may want to look."""
 KEY_AHEAD_MS = 24 * 3_600_000
 """Keys of live workflows are kept so long before they would expire."""
 MOST_ENDED = 100
@@ -81,6 +86,8 @@ class Sweeper:
             pass
         now_ms = self._ports.clock.now_ms()
         await self._keys(lease, now_ms)
+        await self._forget_jobs(lease, now_ms - SHOWN_MS, failed=False)
+        await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
         await self._condemn(lease, now_ms - self._keep_ms)
         await self._uploads(lease, now_ms - UPLOAD_MS)
         return True
@@ -91,6 +98,25 @@ class Sweeper:
             expired = removal.MOST_ROWS
             while expired == removal.MOST_ROWS:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
+
+    async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
+        """RQ keeps what lives: a node that has ended takes 3 kB of Redis."""
+        if self._graph is None:
+            return
+        read = self._ports.database.read
+        for shard in range(await read(shards.fixed_count)):
+            next_ones = partial(removal.shown, shard=shard, before_ms=before_ms, failed=failed)
+            while (found := await read(next_ones)).cursor is not None:
+                for workflow in found.workflows:
+                    await self._forget_jobs_of(self._graph, workflow)
+                note = partial(removal.note_shown, shard=shard, cursor=found.cursor, failed=failed)
+                await self._run(lease, note)
+
+    async def _forget_jobs_of(self, graph: TaskGraph, workflow: str) -> None:
+        after = ""
+        while nodes := await self._ports.database.read(partial(removal.nodes_of, workflow=workflow, after=after)):
+            await graph.remove(workflow, nodes)
+            after = nodes[-1]
 
     async def _condemn(self, lease: Lease, before_ms: int) -> None:
         read = self._ports.database.read
@@ -114,7 +140,7 @@ class Sweeper:
         while left:
             left = await self._run(lease, lambda tr: removal.take_apart(tr, workflow, before_ms=before_ms))
         while True:
-            nodes = await self._ports.database.read(lambda tr: removal.nodes_of(tr, workflow, BATCH))
+            nodes = await self._ports.database.read(partial(removal.nodes_of, workflow=workflow))
             if nodes and self._graph is not None:
                 await self._graph.remove(workflow, nodes)
             await self._run(lease, partial(removal.forget, workflow=workflow, nodes=nodes, before_ms=before_ms))

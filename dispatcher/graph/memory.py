@@ -22,6 +22,7 @@ from dispatcher.graph.port import (
     Proposal,
     Request,
     RequestKind,
+    Unfinished,
     looks,
 )
 from dispatcher.graph.records import MOST_DEPENDENCIES, change_to
@@ -179,7 +180,7 @@ class MemoryTaskGraph:
         ]
         return found[:BATCH]
 
-    async def difference(self, expected: Sequence[Job]) -> Difference:
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
         """Compares the jobs with what is here."""
         self._check("difference")
         found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
@@ -188,11 +189,12 @@ class MemoryTaskGraph:
             tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
         )
 
-    async def unfinished(self, shard: int) -> Collection[str]:
-        """Workflows with jobs that have not ended, and are not asked for."""
+    async def unfinished(self, shard: int) -> Unfinished:
+        """What has not ended, and is not asked for."""
         self._check("unfinished")
         entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
-        return {one.job.workflow for one in entries if _asked(one.state, one.told) is None}
+        queued = {Key(one.job.workflow, one.job.node) for one in entries if one.state is JobState.QUEUED}
+        return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
 
     async def remember(self, shard: int) -> None:
         """Notes the shard."""

@@ -142,6 +142,16 @@ class Difference:
         return len(self.missing) + len(self.changes)
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What has not ended, as RQ has it."""
+
+    workflows: Collection[str]
+    """Those with such jobs; what is among the `requests` does not count."""
+    queued: Collection[Key]
+    """Jobs in queues; one that was moved meanwhile may be missing."""
+
+
 class TaskGraph(Protocol):
     """RQ, as far as the dispatcher needs it; an async context manager (opening it needs no server).
 
@@ -181,11 +191,15 @@ class TaskGraph(Protocol):
     async def requests(self, shards: Collection[int]) -> list[Request]:
         """What people did with stock tools since the jobs were last told their states; at most `BATCH`."""
 
-    async def difference(self, expected: Sequence[Job]) -> Difference:
-        """Compares these jobs, as the ledger has them, with RQ: hash, queue, registries and executions."""
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+        """Compares these jobs, as the ledger has them, with RQ: hash, queue, registries and executions.
 
-    async def unfinished(self, shard: int) -> Collection[str]:
-        """Workflows with jobs that have not ended, as RQ has them. What is among the `requests` does not count."""
+        `queued` are those that were seen in their queues just now. Of the others so many are looked for in queues, and
+        of the predecessors of each job, as costs Redis a few milliseconds: it says nothing of the rest.
+        """
+
+    async def unfinished(self, shard: int) -> Unfinished:
+        """What RQ has of the shard that has not ended: one pass over its queues and registries, in small steps."""
 
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""

@@ -44,24 +44,23 @@ return found
 """
 
 DIFFERENCE = r"""
--- ARGV: rows of id, queue, state; returns the numbers of the missing and of the others that differ
-local missing, differing, queued = {}, {}, {}
-local function waiting(queue)
-  if not queued[queue] then
-    local ids = {}
-    for _, id in ipairs(redis.call('LRANGE', 'rq:queue:' .. queue, 0, -1)) do ids[id] = true end
-    queued[queue] = ids
-  end
-  return queued[queue]
-end
+-- ARGV: rows of id, queue, state, whether it is known to be in its queue; returns the numbers of the missing and of the
+-- others that differ. What it looks at is bounded: few that may not be in their queues, which are long, and few of the
+-- predecessors of each job, others the next time.
+local missing, differing, looks = {}, {}, 16
 local function registered(id)
-  for _, parent in ipairs(redis.call('SMEMBERS', 'rq:job::' .. id .. ':dependencies')) do
+  for _, parent in ipairs(redis.call('SRANDMEMBER', 'rq:job::' .. id .. ':dependencies', 8)) do
     if redis.call('SISMEMBER', 'rq:job:' .. parent .. ':dependents', id) == 0 then return false end
   end
   return true
 end
-local function placed(id, queue, state)
-  if state == 'queued' then return waiting(queue)[id] end
+local function waits(id, queue, known)
+  if known == 1 or looks == 0 then return true end
+  looks = looks - 1
+  return redis.call('LPOS', 'rq:queue:' .. queue, id)
+end
+local function placed(id, queue, state, known)
+  if state == 'queued' then return waits(id, queue, known) end
   if state == 'started' then
     local execution = redis.call('ZRANGE', 'rq:executions:' .. id, 0, 0)[1]
     return execution and redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution)
@@ -73,7 +72,7 @@ for number, row in ipairs(cjson.decode(ARGV[1])) do
   local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'coditect_state')
   if not job[1] then
     missing[#missing + 1] = number - 1
-  elseif job[1] ~= state or job[2] ~= state or not placed(id, queue, state) then
+  elseif job[1] ~= state or job[2] ~= state or not placed(id, queue, state, row[4]) then
     differing[#differing + 1] = number - 1
   end
 end
@@ -82,9 +81,9 @@ return {missing, differing}
 
 UNFINISHED = r"""
 -- ARGV: queues, the first of their jobs to look at, how many of each place; returns the numbers of the queues that may
--- have more, and the workflows of our jobs
+-- have more, the workflows of our jobs, and what is queued
 local first, most = tonumber(ARGV[2]), tonumber(ARGV[3])
-local found, workflows, full = {}, {}, {}
+local found, workflows, full, queued = {}, {}, {}, {}
 -- What we failed or canceled, and somebody took out of that registry, is a request.
 local function asked(id, queue, told)
   return (told == 'failed' or told == 'canceled') and not redis.call('ZSCORE', 'rq:' .. told .. ':' .. queue, id)
@@ -102,12 +101,15 @@ for number, queue in ipairs(cjson.decode(ARGV[1])) do
   local more = false
   local function go_over(command, place)
     local members = redis.call(command, 'rq:' .. place .. ':' .. queue, first, first + most - 1)
-    for _, member in ipairs(members) do look(string.match(member, '^[^:]*'), queue) end
+    for _, member in ipairs(members) do
+      look(string.match(member, '^[^:]*'), queue)
+      if place == 'queue' then queued[#queued + 1] = member end
+    end
     more = more or #members == most
   end
   go_over('LRANGE', 'queue')
   for _, registry in ipairs({'wip', 'deferred', 'scheduled'}) do go_over('ZRANGE', registry) end
   if more then full[#full + 1] = number - 1 end
 end
-return {full, workflows}
+return {full, workflows, queued}
 """

@@ -25,9 +25,11 @@ from dispatcher.graph.port import (
     Difference,
     Job,
     JobState,
+    Key,
     Proposal,
     Request,
     RequestKind,
+    Unfinished,
     looks,
 )
 from dispatcher.graph.records import (
@@ -44,6 +46,8 @@ from dispatcher.graph.records import (
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.9
+LOOKED_AT = 200
+"""Jobs of each queue and registry that one round trip of a pass over them looks at: a millisecond or two of Redis."""
 MOST_DEPENDENTS = 1_000
 """Dependents that one round trip looks at; a job with more has them released in several."""
 COUNTED = (
@@ -158,27 +162,37 @@ class RedisTaskGraph:
         asked = [(RequestKind(kind.decode()), identity(job.decode(errors="replace"))) for kind, job in kinds]
         return [Request(*job, kind) for kind, job in asked if job is not None]
 
-    async def difference(self, expected: Sequence[Job]) -> Difference:
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
         """Compares the jobs with RQ, `BATCH` in a round trip."""
         missing: list[Job] = []
         changes: list[Change] = []
         for page in _pages(expected):
-            rows = [[job_id(job.workflow, job.node), queue_name(job.level, job.shard), job.state] for job in page]
+            rows = [
+                [
+                    job_id(job.workflow, job.node),
+                    queue_name(job.level, job.shard),
+                    job.state,
+                    int(Key(job.workflow, job.node) in queued),
+                ]
+                for job in page
+            ]
             absent, differing = await self._run("difference", self._difference, json.dumps(rows))
             missing += [page[number] for number in absent]
             changes += [change_to(page[number]) for number in differing]
         return Difference(tuple(missing), tuple(changes))
 
-    async def unfinished(self, shard: int) -> Collection[str]:
-        """Goes over the shard's queues and registries, `BATCH` of each in a round trip."""
+    async def unfinished(self, shard: int) -> Unfinished:
+        """Goes over the shard's queues and registries, `LOOKED_AT` of each in a round trip."""
         queues, first = [queue_name(level, shard) for level in Priority], 0
         workflows: set[str] = set()
+        queued: set[Key] = set()
         while queues:
-            given = (json.dumps(queues), first, BATCH)
-            full, found = await self._run("unfinished", self._unfinished, *given)
+            given = (json.dumps(queues), first, LOOKED_AT)
+            full, found, waiting = await self._run("unfinished", self._unfinished, *given)
             workflows |= {workflow.decode(errors="replace") for workflow in found}
-            queues, first = [queues[number] for number in full], first + BATCH
-        return workflows
+            queued |= {key for job in waiting if (key := identity(job.decode(errors="replace"))) is not None}
+            queues, first = [queues[number] for number in full], first + LOOKED_AT
+        return Unfinished(workflows, queued)
 
     async def remember(self, shard: int) -> None:
         """Writes this dispatcher's name as the shard's epoch."""

@@ -23,6 +23,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
     ├── "state"       (state, workflow)                                   → nothing; ids begin with the time
     ├── "indexed"     ()                                                  → how far "state" was built; empty when whole
+    ├── "shown"       (shard, which)                                      → finished_ms, workflow: RQ has none of those
+    │                                                                       that ended before; which: all, failed
     ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
     ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes;
     │                                                                       nothing when it is a "value"
@@ -72,6 +74,7 @@ LIVE = ROOT["live"]
 ENDED = ROOT["ended"]
 STATES = ROOT["state"]
 INDEXED = ROOT["indexed"]
+SHOWN = ROOT["shown"]
 UPLOADS = ROOT["upload"]
 NODES = ROOT["node"]
 EDGES = ROOT["edge"]

@@ -89,7 +89,8 @@ class Effects:
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     unshown: list[str] = field(default_factory=list)
-    """Those of them that came in several pieces: all of their nodes are to be shown by later transactions."""
+    """Those of them that came in several pieces, and those that begin again after their end: all of their nodes are to
+    be shown by later transactions."""
     runs: list[tuple[str, RunRow]] = field(default_factory=list)
     """The rows of workflows, as they are by now."""
     cancels: list[tuple[Place, int]] = field(default_factory=list)

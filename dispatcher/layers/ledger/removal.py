@@ -8,7 +8,9 @@ row goes last, so whatever is interrupted goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from coditect.model.workflow.states import WorkflowState
 from dispatcher.layers import idempotency, timers
 from dispatcher.layers.keyspace import (
     ATTEMPTS,
@@ -19,6 +21,7 @@ from dispatcher.layers.keyspace import (
     KEY_EXPIRIES,
     NODES,
     RUNS,
+    SHOWN,
     STATES,
     STATUSES,
     UPLOADS,
@@ -31,8 +34,11 @@ from dispatcher.layers.ledger.rows import RunRow, WorkflowRow
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads, Transaction
 
+_FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
 MOST_ROWS = 1_000
 """That one transaction takes away."""
+MOST_NODES = 500
+"""That one read names."""
 MOST_VALUES = 40
 """Of them at most so many that may be large."""
 PARTS: tuple[tuple[Space, int], ...] = (
@@ -48,6 +54,43 @@ def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
     """The shard's workflows that ended before an instant, the oldest first."""
     rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
     return [str(ENDED.unpack(key)[2]) for key, _ in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Workflows that ended, for RQ's copy of them."""
+
+    workflows: tuple[str, ...]
+    """Those that RQ is to forget."""
+    cursor: tuple[int, str] | None
+    """The last that was looked at; None when there is none."""
+
+
+def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> Ended:
+    """The next of the shard's workflows that ended before the instant: those that failed, or all the others."""
+    stored = tr.get(SHOWN.pack((shard, _which(failed))))
+    begin, _ = ENDED.range((shard,))
+    if stored is not None:
+        begin = ENDED.pack((shard, *unpack_row(stored))) + b"\0"
+    stop = ENDED.pack((shard, before_ms))
+    rows = tr.get_range(begin, stop, limit=limit) if begin < stop else []
+    ended = [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
+    runs = tr.get_many([RUNS.pack((workflow,)) for _, workflow in ended])
+    wanted = [
+        workflow
+        for (_, workflow), run in zip(ended, runs, strict=True)
+        if run is not None and (RunRow.unpack(run).state in _FAILED) is failed
+    ]
+    return Ended(tuple(wanted), ended[-1] if ended else None)
+
+
+def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
+    """RQ has none of those up to the cursor any more."""
+    tr.set(SHOWN.pack((shard, _which(failed))), pack_row(*cursor))
+
+
+def _which(failed: bool) -> str:
+    return "failed" if failed else "all"
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
@@ -89,9 +132,12 @@ def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_
     return found, str(UPLOADS.unpack(rows[-1][0])[0]) if len(rows) == limit else ""
 
 
-def nodes_of(tr: Reads, workflow: str, limit: int) -> list[str]:
-    """The first nodes of a workflow that are still there."""
-    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(*STATUSES.range((workflow,)), limit=limit)]
+def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
+    """The next nodes of a workflow that are still there."""
+    begin, end = STATUSES.range((workflow,))
+    if after:
+        begin = STATUSES.pack((workflow, after)) + b"\0"
+    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(begin, end, limit=limit)]
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:

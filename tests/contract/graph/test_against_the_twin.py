@@ -66,7 +66,7 @@ async def seen(scene: Scene) -> object:
     difference = await scene.graph.difference(everywhere)
     wrong = {(change.node, change.state) for change in difference.changes}
     missing = {(job.node, job.state) for job in difference.missing}
-    unfinished = {*await scene.graph.unfinished(scene.shard)}
+    unfinished = {*(await scene.graph.unfinished(scene.shard)).workflows}
     return await scene.counts(), wrong, missing, len(await scene.requests()), unfinished
 
 

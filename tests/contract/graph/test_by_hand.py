@@ -67,9 +67,9 @@ async def test_job_that_a_person_changed_is_a_request_and_not_unfinished(hands: 
     await scene.create(scene.job("a", state=JobState.FAILED))
     hands.requeue("a")
 
-    assert not await scene.graph.unfinished(scene.shard)
+    assert not (await scene.graph.unfinished(scene.shard)).workflows
     await scene.tell(JobState.QUEUED, "a")
-    assert [*await scene.graph.unfinished(scene.shard)] == [scene.workflow]
+    assert [*(await scene.graph.unfinished(scene.shard)).workflows] == [scene.workflow]
 
 
 @pytest.mark.parametrize("adopted", [False, True], ids=["queued", "adopted"])

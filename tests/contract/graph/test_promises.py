@@ -299,12 +299,12 @@ async def test_workflow_is_unfinished_as_long_as_one_of_its_jobs_is(scene: Scene
     other = other_of_its_shard(scene)
     await scene.create(scene.job("a", state=state), scene.job("b", "a", state=DEFERRED), scene.job("a", shard=1))
     await other.create(other.job("a", level=Priority.P0))
-    assert {*await scene.graph.unfinished(scene.shard)} == {scene.workflow, other.workflow}
+    assert {*(await scene.graph.unfinished(scene.shard)).workflows} == {scene.workflow, other.workflow}
 
     await scene.tell(CANCELED, "b")
 
     unfinished = set() if state in (FINISHED, FAILED, CANCELED) else {scene.workflow}
-    assert {*await scene.graph.unfinished(scene.shard)} == unfinished | {other.workflow}
+    assert {*(await scene.graph.unfinished(scene.shard)).workflows} == unfinished | {other.workflow}
 
 
 async def test_unfinished_jobs_are_found_behind_many(scene: Scene) -> None:
@@ -312,7 +312,7 @@ async def test_unfinished_jobs_are_found_behind_many(scene: Scene) -> None:
     await scene.create(*[scene.job(f"n{at}") for at in range(2 * BATCH)])
     await other.create(other.job("z"))
 
-    assert {*await scene.graph.unfinished(scene.shard)} == {scene.workflow, other.workflow}
+    assert {*(await scene.graph.unfinished(scene.shard)).workflows} == {scene.workflow, other.workflow}
 
 
 async def test_shard_is_known_once_it_was_remembered(scene: Scene) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -21,7 +21,7 @@ from dispatcher.desk import Desk
 from dispatcher.graph import projection
 from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Difference, Job, JobState
+from dispatcher.graph.port import Difference, Job, JobState, Key, Unfinished
 from dispatcher.layers.ledger import book
 from dispatcher.layers.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
@@ -37,18 +37,32 @@ class Lagging(MemoryTaskGraph):
 
     late = False
 
-    async def difference(self, expected: Sequence[Job]) -> Difference:
+    def __init__(self) -> None:
+        super().__init__()
+        self.compared: list[int] = []
+        """How many jobs each comparison was of."""
+        self.passes = 0
+
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+        self.compared.append(len(expected))
         if self.late:
             self.late = False
             return Difference(tuple(expected), ())
-        return await super().difference(expected)
+        return await super().difference(expected, queued)
+
+    async def unfinished(self, shard: int) -> Unfinished:
+        self.passes += 1
+        return await super().unfinished(shard)
 
 
 class Scene:
     """A dispatcher with RQ in memory, and a workflow that waits for a person."""
 
-    def __init__(self, dispatcher: Dispatcher, database: MemoryDatabase, graph: Lagging, run: Run) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, database: MemoryDatabase, graph: Lagging, run: Run, client: Client
+    ) -> None:
         self.dispatcher = dispatcher
+        self.client = client
         self.graph = graph
         self.run = run
         self.reconciling = Reconciling(database, dispatcher.tenure.desks, graph)
@@ -65,7 +79,7 @@ class Scene:
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(reconciling, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(reconciling, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(reconciling, "SHARE", 1.0)
     monkeypatch.setattr(reconciling, "BATCH", 3)
     server, registry, graph = MemoryServer(), MemoryRegistry(), Lagging()
     flow = Workflow("asks")
@@ -89,13 +103,48 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
         await mine.declare(backbone() + capability_queues("work"))
         run = await client.start(flow)
-        found = Scene(dispatcher, database, graph, run)
+        found = Scene(dispatcher, database, graph, run, client)
         await eventually(lambda: found.state("n7") is JobState.DEFERRED and found.state("gate") is JobState.SCHEDULED)
         yield found
 
 
 async def test_what_is_as_it_should_be_is_left_alone(scene: Scene) -> None:
     assert await scene.reconciling.round() == 0
+
+
+async def test_small_workflows_are_compared_together_and_the_queues_are_gone_over_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "BATCH", 100)
+    flow = Workflow("small")
+    flow.approval("Go on?", name="gate")
+    runs = [await scene.client.start(flow) for _ in range(40)]
+    await eventually(lambda: all(scene.graph.state(run.id, "gate") is JobState.SCHEDULED for run in runs))
+    scene.graph.compared.clear()
+    scene.graph.passes = 0
+
+    assert await scene.reconciling.round() == 0
+
+    own = len(scene.dispatcher.tenure.desks)
+    assert sum(scene.graph.compared) == 40 + 9
+    assert len(scene.graph.compared) <= own
+    assert scene.graph.passes <= own
+
+
+async def test_comparing_takes_its_share_of_the_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    now = asyncio.get_running_loop().time()
+
+    await reconciling._rest(now - 0.1)
+    await reconciling._rest(now - 100.0)
+
+    assert 0.1 / (0.1 + slept[0]) <= reconciling.SHARE + 0.001
+    assert slept[1] == reconciling.LONGEST_PAUSE_SECONDS
 
 
 async def test_jobs_that_are_missing_are_mended(scene: Scene) -> None:
@@ -139,7 +188,11 @@ async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
         waits.set()
         await told()
 
+    async def nothing(_: int) -> Unfinished:
+        return Unfinished((), ())
+
     monkeypatch.setattr(showing, "told", wait)
+    monkeypatch.setattr(scene.graph, "unfinished", nothing)  # the last that was answered
     scene.graph.failing = True
     desk.put(Show(scene.run.id))
     await eventually(lambda: showing.waiting)

@@ -15,7 +15,7 @@ _LINE = re.compile(r'├── "(\w+)"|└── "(\w+)"')
 _SHAPE = re.compile(r"\(([^()]*)\)\s*→")
 LEDGER = {
     "workflow", "run", "live", "ended", "upload", "node", "edge", "status", "attempt", "ready", "flight", "approval",
-    "todo", "again", "dead", "state", "indexed",
+    "todo", "again", "dead", "state", "indexed", "shown",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
 LATER = {"format", "marker"}
