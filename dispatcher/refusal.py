@@ -64,7 +64,11 @@ class Refusal:
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
     """What a task without a queue ended as; `known` are the capabilities of the living agents."""
-    name = _name(delivery)
+    name, known = _name(delivery), frozenset(known)
+    if name in known:
+        message = f"Agents offer {name}, but no queue was bound to its key when the task came"
+        fix = "publish it again; when that stays so: coditect topology apply"
+        return Refusal(name, Status.REJECTED, Failure("unrouted", "Unroutable", message, retryable=True, fix=fix))
     try:
         check_capability_name(name)
     except InputError as error:
@@ -80,8 +84,8 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 
 def given_up(delivery: Delivery) -> Refusal | None:
     """What a task ended as that the broker gave up; None for an agent's dead letter."""
-    reason = broker_reason(delivery.message)
-    if reason is None and wire.UNDECODABLE not in delivery.message.headers:
+    reason, headers = broker_reason(delivery.message), delivery.message.headers
+    if reason is None and (wire.UNDECODABLE not in headers or wire.REASON in headers):
         return None
     letter = read_dead_letter(delivery)
     status, failure = _verdict(reason)

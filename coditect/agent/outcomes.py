@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from coditect.agent.claims import NoOwner
@@ -292,8 +293,9 @@ class Outcomes:
             task_id = TaskId(message.message_id or "")
             task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])
             now = self._clock.now_ms()
-            await self.settle(Execution(task, delivery, None), Ended(Status.REJECTED, failure=failure), now, now)
-            return
+            with suppress(NoOwner):  # then it is a dead letter as anybody's
+                await self.settle(Execution(task, delivery, None), Ended(Status.REJECTED, failure=failure), now, now)
+                return
         try:
             await self._settler.bury(message, key, failure, attempt=1, errors=())
         except Unroutable:

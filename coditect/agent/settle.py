@@ -277,7 +277,11 @@ async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | No
     wrong_itself = isinstance(error, InputError) and not isinstance(error, NotFound | Unroutable)
     if isinstance(error, Retryable):
         log.warning("A task could not be settled; it is returned", extra=facts)
-    elif wrong_itself or returns >= MOST_RETURNS:
+    elif wrong_itself:
+        log.warning("A task cannot be settled; it becomes a dead letter", extra=facts)
+        in_hand.reject()
+        return
+    elif returns >= MOST_RETURNS:
         log.error("A task cannot be settled; it becomes a dead letter", exc_info=error, extra=facts)
         in_hand.reject()
         return

@@ -56,6 +56,31 @@ async def test_key_that_names_no_capability_is_answered_with_what_a_key_is(scene
     assert "<capability>.<p0|p1|p2>" in outcome.failure.fix
 
 
+async def test_unrouted_task_of_a_capability_that_agents_offer_says_so(scene: Scene) -> None:
+    await scene.know()
+    await scene.dispatcher()
+
+    await scene.publish(DEAD_KEY)
+
+    outcome = await scene.answer()
+    assert outcome.failure is not None
+    assert (outcome.failure.reason, outcome.failure.retryable) == ("unrouted", True)
+    assert outcome.failure.message.startswith(f"Agents offer {CAPABILITY}")
+    assert "nearest" not in outcome.failure.message
+    assert "coditect topology apply" in outcome.failure.fix
+
+
+async def test_undecodable_letter_of_an_agent_was_answered_by_the_agent(scene: Scene) -> None:
+    await scene.offer()
+    dispatcher = await scene.dispatcher()
+    headers = {wire.UNDECODABLE: "not UTF-8: message_id", wire.REASON: "invalid_task"}
+
+    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers=headers)
+
+    await eventually(lambda: dispatcher.ignored == 1)
+    assert scene.answers == []
+
+
 async def test_original_of_an_unrouted_task_stays_where_it_was(scene: Scene) -> None:
     await scene.dispatcher()
 
