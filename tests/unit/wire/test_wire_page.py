@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from coditect.model import mail
-from dispatcher.chaos.faults import AGENT_KILL, AGENT_STOP
 from tests.integration.wire.schemas import names, schema
 from tests.servers import ROOT
 
@@ -42,9 +41,9 @@ def test_every_reason_that_the_code_gives_is_in_the_schema() -> None:
 
 
 def test_every_event_that_the_code_sends_is_on_the_page() -> None:
-    sources = [path.read_text(encoding="utf-8") for room in ("coditect", "dispatcher") for path in _python(room)]
-    faults = {AGENT_KILL, AGENT_STOP}  # of a chaos run
-    sent = {kind for text in sources for kind in re.findall(r"\"((?:task|agent)\.[a-z]+)\"", text)} - faults
+    files = [path for room in ("coditect", "dispatcher") for path in _python(room) if "chaos" not in path.parts]
+    sources = [path.read_text(encoding="utf-8") for path in files]  # what chaos names so are faults
+    sent = {kind for text in sources for kind in re.findall(r"\"((?:task|agent)\.[a-z]+)\"", text)}
 
     assert sent >= {"task.started", "task.dead", "agent.online"}
     assert sent <= TOLD
