@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
+from coditect.errors import SetupError
 from coditect.loop_thread import LoopThread
 
 READ_SECONDS = 2.0
@@ -39,7 +40,12 @@ async def health_server(ready: Check, *, host: str, port: int) -> AsyncIterator[
 @asynccontextmanager
 async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) -> AsyncIterator[None]:
     """The server, on the loop of its thread; `bound` gets its port."""
-    server = await asyncio.start_server(probes.answer, host, port, limit=MOST_REQUEST_BYTES)
+    try:
+        server = await asyncio.start_server(probes.answer, host, port, limit=MOST_REQUEST_BYTES)
+    except OSError as error:
+        fix = "CODITECT_HEALTH_PORT or --health-port: another one, or 0 for any that is free"
+        reason = error.strerror or str(error)
+        raise SetupError("The health port cannot be opened", host=host, port=port, reason=reason, fix=fix) from error
     try:
         bound.set_result(int(server.sockets[0].getsockname()[1]))
         yield

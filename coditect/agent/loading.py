@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 from types import ModuleType
 
 from coditect.agent.declaration import Agent
-from coditect.errors import SetupError
+from coditect.errors import CoditectError, SetupError
+
+_LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+"""Where code lies that is not the user's."""
 
 
 def load_agents(target: str) -> tuple[Agent, ...]:
@@ -16,7 +21,7 @@ def load_agents(target: str) -> tuple[Agent, ...]:
 
     A file inside a package is imported under its package's name, the package's parent being put on the path.
 
-    Raises: SetupError when there is none.
+    Raises: SetupError when there is none, and for whatever the import raises, with file and line.
     """
     place, _, name = target.partition(":")
     module = _import(place)
@@ -60,8 +65,22 @@ def _import(place: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(place)
-    except ImportError as error:
-        raise SetupError("The agent cannot be imported", target=place, reason=str(error)) from error
+    except CoditectError as error:
+        error.facts.setdefault("at", _line_of(error)[0])
+        raise
+    except Exception as error:
+        at, line = _line_of(error)
+        reason = f"{type(error).__name__}: {getattr(error, 'msg', '') or error}"
+        raise SetupError("The agent cannot be imported", target=place, at=at, line=line, reason=reason) from error
+
+
+def _line_of(error: BaseException) -> tuple[str, str]:
+    """Where the error lies in the user's own code, and the line itself: the last place that is no library's."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}", (error.text or "").strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if not one.filename.startswith((*_LIBRARIES, "<"))]
+    return (f"{own[-1].filename}:{own[-1].lineno}", own[-1].line or "") if own else ("", "")
 
 
 def _module_name(path: Path) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 
+from coditect.addresses import without_passwords
 from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
@@ -253,8 +254,20 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         _on_signal(stop.set)
         collect_rarely()
         _tell_ready()
-        log.info("The agent is ready", extra={"agent_id": runtime.agent_id})
+        _log_ready(agent, runtime.agent_id, settings)
         await stop.wait()
+
+
+def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:
+    facts = {
+        "agent_id": agent_id,
+        "capabilities": ",".join(one.name for one in agent.capabilities),
+        "slots": settings.slots or agent.slots,
+        "broker": without_passwords(settings.amqp_url),
+    }
+    log.info("The agent is ready", extra=facts)
+    if not agent.capabilities:
+        log.warning("The agent has no capability: nothing is sent to it", extra={"agent_id": agent_id})
 
 
 def publish_window(agent: Agent, settings: Settings) -> int:

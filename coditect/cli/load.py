@@ -15,7 +15,7 @@ from coditect.cli.connections import Connections, connections
 from coditect.cli.load_drive import Counts, Load, drive
 from coditect.cli.load_report import Effect, Ending, LoadReport, parse_effects, report_json, summarize
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
-from coditect.cli.waiting import checked
+from coditect.cli.waiting import checked, going_on
 from coditect.errors import InputError
 from coditect.loop import run_loop
 from coditect.model.capability import Priority
@@ -96,8 +96,10 @@ def read_effects(log: Path, counts: Counts) -> dict[str, list[Effect]] | None:
 
 
 async def _run(opened: Connections, load: Load, counts: Counts) -> None:
+    see = f"coditect task why-not {load.capability}; coditect agent list"
     async with opened.client() as client, _progress(load, counts):
-        await drive(client, load, counts)
+        with going_on(f"What was submitted goes on; nobody waits for the results any more. To see it: {see}"):
+            await drive(client, load, counts)
 
 
 @asynccontextmanager

@@ -51,7 +51,10 @@ def up_command(
     Example: coditect up --detach agents/reviewer.py=2 agents/tester.py
     """
     from coditect import local
+    from coditect.agent.loading import load_agents
 
+    for target in _fleet(agents, Path.cwd()) if agents and not no_agents else ():
+        load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
     programs = () if no_agents else (*_control_plane(), *_fleet_programs(agents or [], Path.cwd()))
     plan = _plan(programs, Path.cwd(), os.environ)
     if detach:
@@ -67,6 +70,7 @@ def up_command(
         say("Ready. Ctrl-C stops it.")
 
     local.up(plan, environ=os.environ, say=say, ready=ready)
+    say(f"Stopped. What waits stays in {plan.folder}: `coditect up` goes on with it.")
 
 
 @app.command("down")

@@ -14,11 +14,11 @@ from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.failure import raised_at
 from coditect.cli.output import Output, OutputOption, printable, say, write_json
-from coditect.cli.waiting import checked
-from coditect.cli.why_not import why_not
+from coditect.cli.waiting import checked, going_on
+from coditect.cli.why_not import whereabouts, why_not
 from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes
 from coditect.clock import SystemClock
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, NotFound
 from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.event import Event
@@ -26,6 +26,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.json import loads
 from coditect.model.result import ENDINGS, Outcome, Status
 from coditect.model.workflow.rows import AttemptRow, NodeRow
+from coditect.sightings import Place, task_verdict
 
 LAST_EVENTS_SECONDS = 0.5
 """The events of an end may come a moment after the result."""
@@ -147,14 +148,22 @@ def _tell(task_id: str, outcome: Outcome, output: Output, *, whole: str | None =
 def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Ask every agent to end this task, or not to start it; best effort, remembered for ten minutes.
 
-    A durable task (its id ends in :task) is canceled by the control plane, which does not forget.
+    A durable task (its id ends in :task) is canceled by the control plane, which does not forget. Exits 4 when there is
+    no such task to cancel, as far as agents and queues tell.
 
     \b
     Example: coditect task cancel 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    run_loop(_cancel(connections(context), task_id))
+    opened = connections(context)
     durable = task_id.endswith(DURABLE)
+    seen = None if durable else run_loop(whereabouts(opened, task_id))
+    run_loop(_cancel(opened, task_id))
     say(f"{task_id}: cancel was {'accepted by the control plane' if durable else 'sent to every agent'}.")
+    if seen is not None and (
+        seen.best is None or seen.best.place not in (Place.WORKING, Place.WAITING, Place.RETRYING)
+    ):
+        told = task_verdict(task_id, seen, None, named=True)
+        raise NotFound("No such task waits or runs", task_id=task_id, seen=told.sentence, fix=told.fix)
 
 
 async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
@@ -174,8 +183,10 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
             return handle.task_id, None
         say(f"{handle.task_id} submitted to {order.capability}")
         watching = asyncio.create_task(_show_progress(listening, handle.task_id))
+        where = f"coditect task why-not {handle.task_id} --capability {order.capability}"
         try:
-            return handle.task_id, await handle.outcome(timeout=wait)
+            with going_on(f"The task goes on. Where it is: {where}; to end it: coditect task cancel {handle.task_id}"):
+                return handle.task_id, await handle.outcome(timeout=wait)
         finally:
             await asyncio.wait([watching], timeout=LAST_EVENTS_SECONDS)
             watching.cancel()
@@ -201,10 +212,14 @@ async def _submit_durable(opened: Connections, order: _Order, wait: str | None) 
         say("A durable task prefers no agent; --agent is left out.")
     async with opened.fleet() as client:
         handle = await client.submit_durable(order.capability, order.body, options=options)
+        if not handle.run.new:
+            say(f"{handle.task_id} has this key already; nothing new was submitted.")
+        elif wait is not None:
+            say(f"{handle.task_id} accepted for {order.capability}")
         if wait is None:
             return handle.task_id, None
-        say(f"{handle.task_id} accepted for {order.capability}")
-        return handle.task_id, await handle.outcome(timeout=wait)
+        with going_on(f"The task goes on. Its value: coditect task wait {handle.task_id}"):
+            return handle.task_id, await handle.outcome(timeout=wait)
 
 
 async def _get(opened: Connections, task_id: str) -> tuple[NodeRow, list[AttemptRow], Outcome | None]:
@@ -217,7 +232,8 @@ async def _get(opened: Connections, task_id: str) -> tuple[NodeRow, list[Attempt
 
 async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
     async with opened.fleet() as client:
-        return await client.task(task_id).outcome(timeout=wait)
+        with going_on(f"The task goes on. Where it is: coditect task get {task_id}"):
+            return await client.task(task_id).outcome(timeout=wait)
 
 
 async def _cancel(opened: Connections, task_id: str) -> None:

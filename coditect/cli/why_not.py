@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,6 +24,7 @@ from coditect.whereabouts import Whereabouts
 from coditect.why_not import Explanation, Question, QueueSeen, Verdict, explain
 
 DEFAULT_MOST = 1_000
+LOOK_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,19 @@ async def _of_task(opened: Connections, task_id: str, given: Question | None, mo
     verdict = task_verdict(task_id, found, explanation, named=given is not None)
     perhaps = () if found.sightings else unseen(found, named=given is not None)
     return _Answer(verdict, explanation, task_id, found, perhaps)
+
+
+async def whereabouts(opened: Connections, task_id: str) -> Found:
+    """Where a direct task is: looked for at the agents, and in the queues of all that they offer."""
+    fleet = await _fleet(opened)
+    offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
+    async with opened.broker() as broker:
+        for pause in (LOOK_AGAIN_SECONDS, 0.0):
+            found = await Whereabouts(broker).find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
+            if found.sightings:
+                break
+            await asyncio.sleep(pause)  # on its way to a slot it is nowhere
+    return found
 
 
 async def _fleet(opened: Connections) -> tuple[AgentRecord, ...] | None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from coditect.agent.health import health_server
 from coditect.agent.loading import load_agents
 from coditect.agent.program import run
-from coditect.errors import SetupError
+from coditect.errors import CoditectError, SetupError
 from coditect.settings import Settings
 
 TWO = "from coditect import Agent\nfirst = Agent('first')\nsecond = Agent('second')\nagain = first\n"
@@ -64,3 +66,58 @@ def test_several_agents_in_a_file_need_a_name(tmp_path: Path) -> None:
 
     with pytest.raises(SetupError, match=r"name one.*several_agents.py:\w+"):
         run(str(file), Settings())
+
+
+BROKEN = {
+    "syntax": ("x = 1\ndef review(:\n", 2, "SyntaxError"),
+    "name": ("x = 1\n\ny = agnet\n", 3, "NameError: name 'agnet' is not defined"),
+    "keyword": ('from coditect import Agent\na = Agent("a", slot=3)\n', 2, "TypeError"),
+    "module": ("import no_such_module_at_all\n", 1, "ModuleNotFoundError"),
+    "policy": ("from coditect import Retry\n\nr = Retry(max_attempts='3')\n", 3, None),
+    "decorator": (
+        "from coditect import Agent\na = Agent('a')\n@a.capability('a.b', retry='3')\ndef b(t): ...\n",
+        3,
+        None,
+    ),
+    "deep": ("import json\n\njson.loads('{')\n", 3, "JSONDecodeError"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_with_a_mistake_names_its_line(kind: str, tmp_path: Path) -> None:
+    text, line, reason = BROKEN[kind]
+    file = tmp_path / f"mistaken_{kind}.py"
+    file.write_text(text)
+
+    with pytest.raises(CoditectError) as raised:
+        load_agents(str(file))
+
+    assert raised.value.facts["at"] == f"{file}:{line}"
+    assert reason is None or reason in str(raised.value.facts["reason"])
+
+
+@pytest.mark.parametrize("command", [("agent", "run"), ("up",)])
+def test_a_command_tells_of_the_mistake_and_starts_nothing(command: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "misspelt.py"
+    file.write_text("agent = Agnet('a')\n")
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "coditect", *command, str(file)],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert ran.returncode == 1
+    assert f"{file}:1" in ran.stderr
+    assert "Agnet" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / ".coditect").exists()
+
+
+async def test_a_port_that_is_taken_is_a_setup_error_with_the_way_out() -> None:
+    async with health_server(lambda: "", host="127.0.0.1", port=0) as port:
+        with pytest.raises(SetupError) as raised:
+            async with health_server(lambda: "", host="127.0.0.1", port=port):
+                pass
+
+    assert raised.value.facts["port"] == port
+    assert "--health-port" in str(raised.value.facts["fix"])

@@ -32,6 +32,7 @@ def test_key_makes_it_durable_and_the_value_is_waited_for(terminal: Terminal, pl
     second = terminal.run("task", "submit", "code.review", "--key", "k", "--output", "json")
 
     assert (first.code, first.json) == (0, {"node": "task"})
+    assert ("already" in first.err, "already" in second.err) == (False, True)
     assert (second.json["status"], second.json["agent"]) == ("completed", "worker-00000001")
     assert len(plane.kept) == 1
 

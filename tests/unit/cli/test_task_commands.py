@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from coditect.broker.plan import PlannedBroker
+from coditect.broker.topology import backbone, capability_queues
+from coditect.cli import waiting
 from coditect.errors import UnknownCapability
+from coditect.handle import Handle
+from coditect.model import routing
 from coditect.model.ids import AgentId
+from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.wire import MAX_BODY_BYTES
-from tests.unit.cli.scene import Terminal, happening
+from tests.unit.cli.scene import ScriptedHandle, Terminal, happening
 
 
 def ends(terminal: Terminal, status: Status, reason: str) -> None:
@@ -104,11 +111,40 @@ def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
     assert "coditect agent list" in ran.err
 
 
-def test_cancel_asks_the_fleet(terminal: Terminal) -> None:
-    ran = terminal.run("task", "cancel", "task-9")
+def test_cancel_asks_the_fleet_and_says_whether_there_is_such_a_task(terminal: Terminal) -> None:
+    terminal.register()
+    task = Message(b"null", message_id="task-9")
 
-    assert ran.code == 0
-    assert terminal.connections.scripted.canceled == ["task-9"]
+    async def put(broker: PlannedBroker) -> None:
+        await broker.declare(backbone() + capability_queues("code.review"))
+        await broker.publish(task, exchange=routing.SUBMIT, routing_key="code.review.p2")
+
+    terminal.broker(put)
+    known = terminal.run("task", "cancel", "task-9")
+    unknown = terminal.run("task", "cancel", "task-8")
+
+    assert (known.code, unknown.code) == (0, 4)
+    assert "task-8 was not found" in unknown.err
+    assert terminal.connections.scripted.canceled == ["task-9", "task-8"]
+
+
+@pytest.mark.parametrize(
+    "words", [("submit", "code.review"), ("submit", "code.review", "--key", "k"), ("wait", "w:task")]
+)
+def test_ctrl_c_says_what_goes_on(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    async def interrupted(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(ScriptedHandle, "outcome", interrupted)
+    monkeypatch.setattr(Handle, "outcome", interrupted)
+    said: list[str] = []
+    monkeypatch.setattr(waiting, "say", said.append)
+
+    with pytest.raises(asyncio.CancelledError):
+        terminal.run("task", *words)
+
+    assert "The task goes on" in said[0]
+    assert "coditect task " in said[0]
 
 
 def test_events_are_followed_up_to_the_count(terminal: Terminal) -> None:
