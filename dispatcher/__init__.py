@@ -1,7 +1,7 @@
 """The control plane: a process beside the agents, one file per verb.
 
 `program` puts the process together. The entry point `coditect.control_plane` names this package: of it the command
-line runs `main`, and `TestFleet` enters `running_dispatcher`.
+line runs `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`.
 """
 
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ from coditect.errors import missing_extra
 if any(find_spec(name) is None for name in ("fdb", "jmespath", "rq", "yaml")):
     raise missing_extra("dispatcher")
 
+from dispatcher.backup import backup, restore
 from dispatcher.program import main, running_dispatcher
 
-__all__ = ["main", "running_dispatcher"]
+__all__ = ["backup", "main", "restore", "running_dispatcher"]

@@ -177,7 +177,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
         row.attempt += 1
         row.suspect = True
     book.granted.add(place)
-    row.fence += 1
+    book.advance_fence(row)
     row.agent, row.started_ms = command.agent, book.now_ms
     book.move(place, row, TaskState.WORKING)
     return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)

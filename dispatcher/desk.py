@@ -86,7 +86,7 @@ class Desk:
         self._on_lost = on_lost
         self._nudge = nudge
         self.showing = showing
-        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum)
+        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
         self._entries: deque[Entry] = deque()
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""

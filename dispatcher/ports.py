@@ -35,5 +35,7 @@ class Ports:
     background: Background
     window: Window
     ways: Ways = field(default_factory=Ways)
+    floor: int = 0
+    """What this dispatcher's fences and publication numbers are above: see `layers/incarnation.py`."""
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""

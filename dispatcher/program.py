@@ -31,6 +31,7 @@ from coditect.registry.redis import RedisRegistry
 from coditect.return_addresses import ReturnAddresses
 from coditect.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
+from dispatcher import incarnations
 from dispatcher.control import Control
 from dispatcher.ears import hearing_listeners
 from dispatcher.eviction import Evictor, evictor
@@ -114,7 +115,8 @@ async def running_dispatcher(
         await broker.declare(backbone() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Window(asyncio.get_running_loop().time)
-        ports = Ports(broker, store, events, clock, background, window, options.ways, options.quorum)
+        begun = await incarnations.begin(store, graph, clock, background)
+        ports = Ports(broker, store, events, clock, background, window, options.ways, begun.floor, options.quorum)
         pings = await stack.enter_async_context(Pings(broker, name=f"patrol-{options.owner}"))
         tenure, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
         await stack.enter_async_context(tenure)

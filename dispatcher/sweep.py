@@ -70,7 +70,7 @@ def _not_told(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:
     if row.state is TaskState.WORKING and row.fence == timer.fence:
         book.effects.cancels.append((place, row.publication))
         collect.finished(book, Finished(place, row.fence, row.publication, limits.overdue(row)))
-        row.fence += 1  # what its agent may still tell is late
+        book.advance_fence(row)  # what its agent may still tell is late
 
 
 def _not_ended(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
@@ -29,6 +30,12 @@ class Program(Protocol):
 
     def main(self, settings: Settings) -> int:
         """Runs it until SIGTERM or SIGINT; gives the exit code."""
+
+    def backup(self, settings: Settings, target: Path) -> None:
+        """Copies the store into a new file while it is in use."""
+
+    def restore(self, settings: Settings, source: Path) -> Path | None:
+        """Puts a copy in the store's place; where the former file is kept, if there was one."""
 
 
 @app.command("run")
@@ -63,7 +70,7 @@ def run_dispatcher(
     """
     given: dict[str, Any] = {"store": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
     settings = replace(read_settings(), **{name: one for name, one in given.items() if one is not None})
-    raise typer.Exit(_installed().main(settings))
+    raise typer.Exit(installed().main(settings))
 
 
 @app.command("status")
@@ -101,7 +108,7 @@ def _counts(one: DispatcherStanding) -> dict[str, int | None]:
     return dict.fromkeys(COUNTS) if one.counts is None else asdict(one.counts)
 
 
-def _installed() -> Program:
+def installed() -> Program:
     """The installed control plane. Raises: ControlPlaneRequired when there is none, or it cannot be loaded."""
     from importlib.metadata import entry_points
 

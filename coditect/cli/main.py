@@ -40,6 +40,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "load": Branch("load", "Put the fleet under load and report what it did."),
         "chaos": Branch("chaos", "Break a private fleet by a seed, and see that nothing is lost."),
         "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
+        "store": Branch("store", "Back the control plane's ledger up, and restore it."),
         "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
         "task": Branch("task", "Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."),
         "workflow": Branch("workflow", "Check, draw, run, look at and steer workflows."),

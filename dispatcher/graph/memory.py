@@ -53,6 +53,7 @@ class MemoryTaskGraph:
         self._dependents: dict[Key, dict[Key, None]] = {}
         self._queues: dict[str, list[Key]] = {}
         self._known: set[int] = set()
+        self._incarnations: dict[str, int] = {}
         self._turn = 0
 
     async def __aenter__(self) -> Self:
@@ -201,6 +202,13 @@ class MemoryTaskGraph:
         self._check("remember")
         self._known.add(shard)
 
+    async def incarnation(self, store: str, begun: int = 0) -> int:
+        """Keeps the highest until the next wipe."""
+        self._check("incarnation")
+        before = self._incarnations.get(store, 0)
+        self._incarnations[store] = max(before, begun)
+        return before
+
     async def known(self, shards: Collection[int]) -> Collection[int]:
         """Those that were noted since the last wipe."""
         self._check("known")
@@ -221,6 +229,7 @@ class MemoryTaskGraph:
         self._dependents.clear()
         self._queues.clear()
         self._known.clear()
+        self._incarnations.clear()
 
     def lose(self, workflow: str, node: str) -> None:
         """Loses one job's hash, as with `DEL rq:job:<key>`."""

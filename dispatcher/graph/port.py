@@ -204,5 +204,11 @@ class TaskGraph(Protocol):
     async def remember(self, shard: int) -> None:
         """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""
 
+    async def incarnation(self, store: str, begun: int = 0) -> int:
+        """Raise what Redis remembers of a store's incarnation to the one `begun`; what it remembered before, 0 of none.
+
+        See `dispatcher.layers.incarnation`. What is remembered never falls but by a wipe.
+        """
+
     async def known(self, shards: Collection[int]) -> Collection[int]:
         """Of which shards that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""

@@ -198,6 +198,14 @@ class RedisTaskGraph:
         """Writes this dispatcher's name as the shard's epoch."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
+    async def incarnation(self, store: str, begun: int = 0) -> int:
+        """Keeps the highest as the score of the store in a sorted set, in one transaction."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zscore(_STORES_KEY, store)
+            pipeline.zadd(_STORES_KEY, {store: begun}, gt=True)
+            before, _ = await self._connection.bounded("incarnation", pipeline.execute())
+        return int(before or 0)
+
     async def known(self, shards: Collection[int]) -> Collection[int]:
         """The shards whose epoch is this dispatcher's name."""
         if not shards:
@@ -259,6 +267,9 @@ def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
         seen.add(key)
     if begin < len(changes):
         yield changes[begin:]
+
+
+_STORES_KEY = "coditect:stores"
 
 
 def _epoch_key(shard: int) -> str:

@@ -9,6 +9,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
     ("coditect",)
     ├── "format"      ()                                                  → version of this layout
     ├── "shards"      ()                                                  → how many shards there are; never changes
+    ├── "store"       ()                                                  → its identity, incarnation (incarnation.py)
     │
     │   who works on what (leases.py, shards.py)
     ├── "beat"        (owner)                                             → number that grows while it lives
@@ -63,6 +64,7 @@ ROOT = Space(("coditect",))
 
 FORMAT = ROOT["format"]
 SHARDS = ROOT["shards"]
+STORE = ROOT["store"]
 
 BEATS = ROOT["beat"]
 LEASES = ROOT["lease"]

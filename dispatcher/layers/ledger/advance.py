@@ -375,7 +375,7 @@ def call_off(book: Book, place: Place, row: NodeRow) -> None:
     """Withdraws the node; an agent that may run it is told."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         book.effects.cancels.append((place, row.publication))
-        row.fence += 1  # what its agent may still tell is late
+        book.advance_fence(row)  # what its agent may still tell is late
     withdraw(book, place, row)
 
 

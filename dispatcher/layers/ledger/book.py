@@ -38,6 +38,8 @@ class Terms:
     """Whether what becomes ready is claimed at once while there is room."""
     follow_on: bool = True
     """Whether it goes straight to the agent that is free by the end of what comes before it."""
+    floor: int = 0
+    """What fences and publication numbers are above: see `layers/incarnation.py`."""
     definitions: Definitions = field(default_factory=Definitions)
     set_aside: set[bytes] = field(default_factory=set)
     """Keys of what was left over and could not be done.
@@ -260,7 +262,8 @@ class Book:
     def last_number(self) -> int:
         """The last publication number that was given; 0 when none ever was."""
         if not self._last_number:
-            self._first_number = self._last_number = outbox.last_number(self.tr, self.shard)
+            self._first_number = outbox.last_number(self.tr, self.shard)
+            self._last_number = max(self._first_number, self.terms.floor)
         return self._last_number
 
     def next_number(self) -> int:
@@ -268,6 +271,10 @@ class Book:
         self.last_number()
         self._last_number += 1
         return self._last_number
+
+    def advance_fence(self, row: NodeRow) -> None:
+        """Give the node a fence that none of its attempts had, in no incarnation of the store."""
+        row.fence = max(row.fence, self.terms.floor) + 1
 
     def has_backlog(self, capability: str) -> bool:
         """Whether nodes that call it are ready and have not been claimed."""

@@ -84,7 +84,7 @@ def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
         book.unfit.append((place, failure_of(error)))
         return
     limits.wait(book, place, row, call)
-    row.fence += 1
+    book.advance_fence(row)
     row.publication = book.next_number()
     row.published_ms = book.now_ms
     row.started_ms, row.agent = None, ""

@@ -54,7 +54,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """
     try:
         tune(connection)
-        _refuse_foreign(connection, path)
+        refuse_foreign(connection, path)
         if _number(connection, "PRAGMA user_version") != SCHEMA_VERSION:
             _create(connection, path)
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -97,7 +97,8 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     connection.executescript(_SCHEMA)
 
 
-def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises: StoreMisconfigured for a file that is no store, or one of a newer version."""
     owner, schema = _number(connection, "PRAGMA application_id"), _number(connection, "PRAGMA user_version")
     empty = not _number(connection, "SELECT count(*) FROM sqlite_master")
     if owner != APPLICATION_ID and not (empty and owner == schema == 0):

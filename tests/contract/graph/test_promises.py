@@ -324,6 +324,15 @@ async def test_shard_is_known_once_it_was_remembered(scene: Scene) -> None:
     assert not await scene.graph.known([scene.shard + 1])
 
 
+async def test_highest_incarnation_of_a_store_is_remembered(scene: Scene) -> None:
+    store = f"store-{scene.workflow}"
+
+    told = [await scene.graph.incarnation(store, begun) for begun in (0, 3, 7, 5, 0)]
+
+    assert told == [0, 0, 3, 7, 7]
+    assert await scene.graph.incarnation(f"other-{scene.workflow}") == 0
+
+
 async def test_nodes_of_a_map_are_jobs_of_their_own(scene: Scene) -> None:
     names = ["build[0]", "build[1]", "build"]
     await scene.create(*[scene.job(name) for name in names], scene.job("end", *names))

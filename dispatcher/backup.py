@@ -1,0 +1,60 @@
+"""Backs a store up while it is in use, and restores it: what `coditect store` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import datetime
+from pathlib import Path
+
+from coditect.errors import SetupError
+from coditect.settings import Settings
+from dispatcher.layers import incarnation
+from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.store.sqlite.backup import copy, replacing
+
+log = logging.getLogger(__name__)
+
+
+def backup(settings: Settings, target: Path) -> None:
+    """Write the state of the settings' store into a new file; a dispatcher that uses the store goes on.
+
+    The copy says of itself that it is one, so it may also be copied into the store's place by hand.
+
+    Raises: SetupError for a store that is no SQLite file; StoreMisconfigured, StoreFailed.
+    """
+    copy(_file_of(settings), target)
+    _mark(target)
+
+
+def restore(settings: Settings, source: Path) -> Path | None:
+    """Put a copy in the place of the settings' store; where the former file is kept now, if there was one.
+
+    Raises: StoreLocked while a dispatcher owns the store; SetupError, StoreMisconfigured, StoreFailed.
+    """
+    store = _file_of(settings)
+    kept = store.with_name(f"{store.name}.before-{datetime.now():%Y%m%d-%H%M%S}")
+    had_one = store.exists()
+    with replacing(store, lambda _: kept) as filled:
+        copy(source, filled)
+        _mark(filled)
+    return kept if had_one else None
+
+
+def _mark(path: Path) -> None:
+    async def mark() -> None:
+        async with SqliteDatabase(path) as database:
+            now_ms = round(time.time() * 1000)
+            await database.run(lambda tr: incarnation.restore(tr, now_ms))
+
+    asyncio.run(mark())
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+
+
+def _file_of(settings: Settings) -> Path:
+    kind, _, place = settings.store.partition(":")
+    if kind != "sqlite" or not place:
+        fix = "FoundationDB has tools of its own: fdbbackup and fdbrestore"
+        raise SetupError("Only a SQLite store is backed up here", given=settings.store, fix=fix)
+    return Path(place)
