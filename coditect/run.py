@@ -328,9 +328,9 @@ class Run:
         return await self._control.ask(Verb.REDRIVE, asked)
 
     async def answer(self, node: str, *, granted: bool, by: str, comment: str = "") -> None:
-        """Answers an approval. The first answer counts.
+        """Answers an approval; `by` is who says so, kept with the answer. The first answer counts.
 
-        Raises: NotFound when the node is no approval that waits.
+        Raises: InvalidTask without a `by`; NotFound when the node is no approval that waits.
         """
         asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
         await self._control.ask(Verb.ANSWER, asked)

@@ -15,6 +15,7 @@ from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.layers.ledger.scope import RESULT, write
 
+MOST_NAME = 255
 MOST_COMMENT = 2_000
 """Characters of what somebody says to an answer, or to a cancel."""
 
@@ -70,17 +71,18 @@ def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
-    """An approval is granted or denied, once: the first answer counts."""
+    """An approval is granted or denied, once: the first answer counts, and is kept with who gave it."""
     place = Place(text(body, "workflow"), text(body, "node"))
     granted = body.get("granted")
     if not isinstance(granted, bool):
         raise InvalidTask("An answer says granted: true or false", field="granted")
+    by = text(body, "by")[:MOST_NAME]
     run_of(book, place.workflow)
     row = node_of(book, place)
     if row.state is not TaskState.AWAITING_APPROVAL:
         raise InputError("Nobody is asked here", workflow=place.workflow, node=place.node, state=row.state.value)
     approvals.close(book, place, row)
-    row.agent = str(body.get("by") or "")[:255]
+    row.agent = by
     told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")[:MOST_COMMENT]}
     write(book, place, RESULT, dumps(told))
     state = TaskState.COMPLETED if granted else TaskState.REJECTED

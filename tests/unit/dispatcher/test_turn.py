@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Retry, Workflow
-from coditect.errors import InputError, NotFound
+from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.model.control import Claim, Verb, Verdict
 from coditect.model.json import loads
 from coditect.model.result import Outcome, Status
@@ -243,17 +243,21 @@ async def test_approval_is_granted_denied_or_times_out_once(ledger: Ledger) -> N
     for workflow in ("granted", "denied", "late"):
         await ledger.start(flow.definition(), workflow=workflow)
 
+    for nobody in ({}, {"by": ""}, {"by": 7}):
+        with pytest.raises(InvalidTask):
+            await ledger.ask(Verb.ANSWER, {"workflow": "granted", "node": "gate", "granted": True, **nobody})
     await ledger.ask(Verb.ANSWER, {"workflow": "granted", "node": "gate", "granted": True, "by": "ada"})
-    await ledger.ask(Verb.ANSWER, {"workflow": "denied", "node": "gate", "granted": False})
+    await ledger.ask(Verb.ANSWER, {"workflow": "denied", "node": "gate", "granted": False, "by": "bob"})
     with pytest.raises(InputError, match="Nobody is asked"):
-        await ledger.ask(Verb.ANSWER, {"workflow": "denied", "node": "gate", "granted": True})
+        await ledger.ask(Verb.ANSWER, {"workflow": "denied", "node": "gate", "granted": True, "by": "ada"})
     await ledger.pass_time(3_601)
     await ledger.play(lambda _: completed())
 
     assert await ledger.state("granted") is WorkflowState.COMPLETED
     assert await ledger.state("denied") is WorkflowState.REJECTED
     assert await ledger.state("late") is WorkflowState.REJECTED
-    assert (await ledger.node("gate", "granted")).agent == "ada"
+    answered = [(await ledger.node("gate", workflow)).agent for workflow in ("granted", "denied", "late")]
+    assert answered == ["ada", "bob", "timeout"]
 
 
 async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> None:

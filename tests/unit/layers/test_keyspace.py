@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
-from dispatcher.layers import answers, idempotency, keyspace, leases, outbox, shards, timers, values
+from dispatcher.layers import answers, idempotency, incarnation, keyspace, leases, outbox, shards, timers, values
 from dispatcher.layers import errors as layer_errors
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Transaction
@@ -43,6 +43,7 @@ def spaces() -> dict[str, Space]:
 
 def everything(tr: Transaction) -> None:
     shards.fix_count(tr)
+    incarnation.begin(tr, "s", known=0)
     leases.renew(tr, "a", 1)
     leases.acquire(tr, ("leader", "sweep"), "a")
     timers.put(tr, 0, timers.Timer("w", "n", "start", 1_000))

@@ -129,6 +129,16 @@ def test_an_expression_that_would_grow_without_bound_is_stopped(expression: str)
     assert "too many steps" in refused(expression)
 
 
+def test_what_is_evaluated_for_each_of_many_values_counts_more_than_what_is_copied() -> None:
+    many = {"numbers": list(range(60_000))}
+    wide, narrow = (Scope({"numbers": many["numbers"][:length]}, {}, {}) for length in (60_000, 20_000))
+    one = node("deploy", work=Call("deploy.release", []), when="input.numbers[?@ > `5`]")
+
+    assert condition_holds(one, narrow)
+    with pytest.raises(InvalidWorkflow, match="too many steps"):
+        condition_holds(one, wide)
+
+
 def test_the_account_is_one_for_all_expressions_of_a_node() -> None:
     with pytest.raises(InvalidWorkflow, match="too many steps"):
         node_input(given_input([{"$from": "input.numbers"}] * 30), SCOPE)
