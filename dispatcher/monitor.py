@@ -32,8 +32,9 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError, RegistryUnavailable
 from coditect.model import routing
 from coditect.model.ids import AgentId
-from coditect.registry.port import Registry, Search
+from coditect.registry.port import Registry
 from dispatcher.eviction import Evictor
+from dispatcher.fleet import Fleet
 from dispatcher.layers import leases
 from dispatcher.layers.leases import Lease
 from dispatcher.pings import Answer, Pings
@@ -85,6 +86,7 @@ class Monitor:
         self._owner = owner
         self._evict = evict
         self._on_gone = on_gone
+        self._fleet = Fleet(registry)
         self._roll = Roll()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Background()
@@ -125,7 +127,7 @@ class Monitor:
 
     async def _look(self) -> None:
         try:
-            records = await self._registry.find(Search())
+            records = await self._fleet.look()
         except RegistryUnavailable as error:
             log.debug("The registry does not answer: nobody is taken for dead", extra={"reason": str(error)})
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -98,6 +98,13 @@ class MemoryRegistry:
         records = [self._record(entry) for _, entry in sorted(self._living().items())]
         await self._answer()
         return tuple(filter(search.matches, records))
+
+    async def leases(self) -> Mapping[AgentId, int]:
+        """The living agents with what is left of their leases, in milliseconds."""
+        self._refuse_when_failing()
+        found = {agent_id: round((entry.ends - self._now()) * 1000) for agent_id, entry in self._living().items()}
+        await self._answer()
+        return found
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
         """One living agent."""

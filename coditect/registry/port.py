@@ -6,7 +6,7 @@ nothing else: execution goes on, and every agent's next heartbeat puts it back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +69,9 @@ class Registry(Protocol):
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
         """The living agents that match, by agent id."""
+
+    async def leases(self) -> Mapping[AgentId, int]:
+        """The living agents with what is left of their leases, in milliseconds; nothing else of them is read."""
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
         """One living agent."""

@@ -8,7 +8,7 @@ hash tag, such as ``{coditect}:``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -46,6 +46,7 @@ class RedisRegistry:
         self._deregister = self._redis.register_script(scripts.DEREGISTER)
         self._find = self._redis.register_script(scripts.FIND)
         self._get = self._redis.register_script(scripts.GET)
+        self._leases = self._redis.register_script(scripts.LEASES)
         self._capabilities = self._redis.register_script(scripts.CAPABILITIES)
         self._mark_start = self._redis.register_script(scripts.MARK_START)
         self._clear_start = self._redis.register_script(scripts.CLEAR_START)
@@ -89,6 +90,12 @@ class RedisRegistry:
             term = scripts.tag_term(search.tag)
         records = self._records(await self._run("find", self._find, term))
         return tuple(sorted(filter(search.matches, records), key=lambda record: record.agent_id))
+
+    async def leases(self) -> Mapping[AgentId, int]:
+        """The living agents with what is left of their leases, in milliseconds; one round trip."""
+        now, found = await self._run("leases", self._leases)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {AgentId(agent.decode(errors="surrogateescape")): round(float(ends)) - now for agent, ends in pairs}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
         """One living agent."""

@@ -128,6 +128,9 @@ return found
 GET = _SHARED + "local found = {}\ndescribe(ARGV[1], found)\nreturn found\n"
 """ARGV: agent id. Answers like FIND."""
 
+LEASES = _SHARED + "return {now, redis.call('ZRANGE', LEASES, 0, -1, 'WITHSCORES')}\n"
+"""No ARGV. Answers the time, then agent id, end of its lease, agent id..."""
+
 CAPABILITIES = (
     _SHARED
     + r"""

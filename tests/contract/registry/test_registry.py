@@ -50,6 +50,19 @@ async def test_registry_tells_its_wall_time(registry: Registry) -> None:
     assert before - 1_000 <= told <= time.time_ns() // 1_000_000 + 1_000
 
 
+async def test_leases_are_those_of_the_living_and_what_is_left_of_them(registry: Registry) -> None:
+    await register(registry, A, lease_seconds=30)
+    await register(registry, B, lease_seconds=0.05)
+    both = await registry.leases()
+    await asyncio.sleep(0.1)
+
+    left = await registry.leases()
+
+    assert set(both) >= {A}
+    assert set(left) == {A}
+    assert 25_000 < left[A] <= 30_000
+
+
 async def test_unknown_agent_is_none(registry: Registry) -> None:
     await register(registry)
 
