@@ -64,8 +64,7 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
     events = _json_events if is_json else _yaml_events
     try:
         definition = from_document(_Builder().build(events(text)))
-        graph_of(definition, capabilities=capabilities)
-        if problems := check_expressions(definition):
+        if problems := (*_in_graph(definition, capabilities), *check_expressions(definition)):
             raise InvalidWorkflow.of(problems, workflow=definition.name)
     except InvalidWorkflow as error:
         if any(problem.line for problem in error.problems):
@@ -77,6 +76,14 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
         told = {name: fact for name, fact in error.facts.items() if name == "workflow"}
         raise InvalidWorkflow.of(tuple(sorted(located, key=lambda one: one.line or 0)), **told) from None
     return definition
+
+
+def _in_graph(definition: Definition, capabilities: Collection[str] | None) -> tuple[Problem, ...]:
+    try:
+        graph_of(definition, capabilities=capabilities)
+    except InvalidWorkflow as error:
+        return error.problems
+    return ()
 
 
 def write_yaml(definition: Definition) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from coditect.addresses import without_passwords
 from coditect.errors import (
@@ -13,11 +15,13 @@ from coditect.errors import (
     PublishUnconfirmed,
     RegistryUnavailable,
     ResultTimeout,
+    SetupError,
     TopologyMismatch,
     UnknownCapability,
     Unroutable,
 )
 
+AMQP, REDIS = "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"
 _PLACE = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
     (BrokerUnavailable, "`coditect doctor` says what is unreachable; `coditect up` starts a private broker."),
@@ -40,6 +44,8 @@ def describe(error: CoditectError) -> str:
     facts = {name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())}
     lines = [f"Error: {error.sentence}."]
     lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
+    if isinstance(error, BrokerUnavailable | RegistryUnavailable | SetupError) and "url" in facts:
+        lines.append(f"  address from: {_source(REDIS if isinstance(error, RegistryUnavailable) else AMQP)}")
     log = getattr(error, "log", "")
     if log:
         lines.append(str(log))
@@ -47,6 +53,18 @@ def describe(error: CoditectError) -> str:
     if way_out:
         lines.append(f"Fix: {way_out}")
     return without_passwords("\n".join(lines))
+
+
+def _source(variable: str) -> str:
+    """Where the address of a server came from."""
+    from coditect.settings import ENV_FILE, find_env_file
+
+    if os.environ.get(variable):
+        return f"{variable} in the environment"
+    file = find_env_file(Path.cwd())
+    if file is not None and variable in file.read_text():
+        return f"{variable} in {file}"
+    return f"nowhere: {variable} is not set and there is no {ENV_FILE} here or above, so localhost was tried"
 
 
 def raised_at(traceback: str) -> str:

@@ -78,6 +78,29 @@ def test_error_is_told_with_facts_and_the_way_out_once() -> None:
     assert told == "Error: It broke.\n  given: a, b\nFix: Mend it"
 
 
+def test_an_address_that_failed_is_told_with_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    gone = errors.BrokerUnavailable("The broker cannot be reached", url="amqp://me:secret@localhost/")
+
+    nowhere = describe(gone)
+    (tmp_path / ".coditect").mkdir(mode=0o700)
+    file = tmp_path / ".coditect" / "env"
+    file.write_text("CODITECT_AMQP_URL=amqp://me:secret@localhost/\n")
+    file.chmod(0o600)
+    of_file = describe(gone)
+    monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://me:secret@localhost/")
+    of_environment = describe(gone)
+
+    assert "CODITECT_AMQP_URL is not set" in nowhere
+    assert f"address from: CODITECT_AMQP_URL in {file}" in of_file
+    assert "address from: CODITECT_AMQP_URL in the environment" in of_environment
+    assert "secret" not in nowhere + of_file + of_environment
+
+
 def test_fleet_comes_from_the_command_line_or_the_project(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.coditect.fleet]\n"agents/reviewer.py" = 2\n')
 

@@ -90,6 +90,24 @@ def test_every_problem_is_told_in_the_order_of_the_lines() -> None:
     assert lines == ["line 4", "line 5", "line 7", "line 8", "line 9"]
 
 
+def test_faults_of_the_graph_and_of_expressions_are_told_at_once() -> None:
+    text = b"""name: two
+nodes:
+  a:
+    task: code.review
+    after: [nowhere]
+  b:
+    task: code.review
+    when: "input.["
+"""
+
+    with pytest.raises(InvalidWorkflow) as raised:
+        read_workflow(text)
+
+    assert [problem.path[1] for problem in raised.value.problems] == ["a", "b"]
+    assert all(problem.line for problem in raised.value.problems)
+
+
 def test_json_has_lines_too() -> None:
     text = (
         '{\n  "name": "flow",\n  "nodes": {\n    "a": {"task": "x.y", "input": "{[,\\"\\n"},\n    "b":\n {"tsak": 1}}}'
