@@ -29,6 +29,7 @@ from coditect.agent.large_values import fetch_input, put_value
 from coditect.agent.limits import Limits
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
+from coditect.agent.pacing import Pacing, for_another
 from coditect.agent.reports import Reports
 from coditect.agent.services import TaskServices
 from coditect.agent.settle import Settler
@@ -109,7 +110,7 @@ class Runtime:
         self._settling: set[asyncio.Task[Any]] = set()
         self._end_of_one: asyncio.Future[None] | None = None
         """What a drain waits for."""
-        self._mean_ms = 0.0
+        self._mean_ms, self._pacing = 0.0, Pacing()
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -164,6 +165,7 @@ class Runtime:
             latency_ms=round(self._mean_ms, 3),
             completed=self._outcomes.completed,
             failed=self._outcomes.failed,
+            trouble=self._pacing.trouble,
         )
 
     def cancel(self, task_id: str, reason: str, publication: int | None = None) -> None:
@@ -195,6 +197,9 @@ class Runtime:
             self._not_ours(delivery, task)
             return None
         if self._joined(task, task.execution_key, delivery):
+            return None
+        if for_another(task, delivery, self.agent_id):
+            delivery.requeue()
             return None
         ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
         if ended is not None:
@@ -296,7 +301,7 @@ class Runtime:
             await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        if self._pass_on_slot(execution, held, began) and held.feed.slow:
+        if self._pass_on_slot(execution, held, began, self._pacing.pause_seconds(ended)) and held.feed.slow:
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         if not post or execution.let_go or ended.status is not Status.COMPLETED:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
@@ -369,15 +374,21 @@ class Runtime:
         )
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
-    def _pass_on_slot(self, execution: Execution, held: Held, began: float) -> bool:
+    def _pass_on_slot(self, execution: Execution, held: Held, began: float, pause: float) -> bool:
         """Whether somebody who waited may have got it."""
         somebody_waits = self._intake.waiting > 0
         ran = self._now() - began
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         execution.slot_passed_on = True
         thread = execution.thread
-        if thread is None or thread.done():
+        if pause:
+            self._loop.call_later(pause, self._keep_no_more, held, ran)
+        elif thread is None or thread.done():
             self._intake.finished(held, ran)
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
             thread.add_done_callback(lambda _: self._intake.finished(held, ran))
         return somebody_waits
+
+    def _keep_no_more(self, held: Held, ran: float) -> None:
+        self._pacing.over()
+        self._intake.finished(held, ran)

@@ -189,7 +189,7 @@ def _row(record: AgentRecord) -> tuple[object, ...]:
     load = record.load
     return (
         record.agent_id,
-        load.status.value,
+        f"{load.status.value}: {load.trouble}" if load.trouble else load.status.value,
         load.running,
         record.registration.slots,
         [spec.name for spec in record.registration.capabilities],
@@ -225,6 +225,7 @@ def agent_json(record: AgentRecord) -> dict[str, object]:
             "latency_ms": load.latency_ms,
             "completed": load.completed,
             "failed": load.failed,
+            "trouble": load.trouble,
         },
         "capabilities": [
             {

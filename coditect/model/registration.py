@@ -60,6 +60,8 @@ class Load:
     failed: int = 0
     awaiting_owner: int = 0
     """How many of the suspended wait for their owner: a dispatcher that does not answer."""
+    trouble: str = ""
+    """Why tasks fail here for a reason of the agent's own, such as too many open files; empty while they do not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ def encode_load(load: Load) -> bytes:
             "latency_ms": round(load.latency_ms, 3),
             "completed": load.completed,
             "failed": load.failed,
+            "trouble": load.trouble,
         }
     )
 
@@ -86,6 +87,7 @@ def decode_load(text: bytes) -> Load:
             latency_ms=float(values.get("latency_ms", 0)),
             completed=int(values.get("completed", 0)),
             failed=int(values.get("failed", 0)),
+            trouble=str(values.get("trouble", ""))[:200],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidTask("This is not a load", reason=repr(error)[:200]) from error
