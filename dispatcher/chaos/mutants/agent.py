@@ -4,4 +4,80 @@ from __future__ import annotations
 
 from dispatcher.chaos.mutants.mutant import Mutant
 
-MUTANTS: tuple[Mutant, ...] = ()
+MUTANTS = (
+    Mutant(
+        "unasked",
+        "coditect.agent.claims",
+        "        if delivered_before(delivery) or published is None or",
+        "        if published is None or",
+        "a task that came back runs without a claim",
+        ("tests/unit/agent/test_owned_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
+    ),
+    Mutant(
+        "stale_runs",
+        "coditect.agent.owned",
+        '        elif claim.verdict is Verdict.STALE:\n            log.info("A stale delivery is dropped"',
+        '        elif claim.verdict is Verdict.WAIT:\n            log.info("A stale delivery is dropped"',
+        "a task runs although its claim was refused",
+        ("tests/unit/agent/test_owned_claims.py::test_stale_delivery_is_dropped",),
+    ),
+    Mutant(
+        "granted_fence_unused",
+        "coditect.agent.owned",
+        "    task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)\n",
+        "    task, owner = execution.task, owner_of(execution.task)\n",
+        "a result is told under the fence of the publication, not of the grant",
+        ("tests/unit/agent/test_owned_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
+    ),
+    Mutant(
+        "late_grant_runs",
+        "coditect.agent.owned",
+        "            if execution.lost:\n",
+        "            if execution.let_go:\n",
+        "a task runs although its delivery has gone to another agent",
+        (
+            "tests/unit/agent/test_owned_claims.py::test_what_is_granted_when_its_delivery_is_with_another_is_given_back",
+        ),
+    ),
+    Mutant(
+        "ack_before_reply",
+        "coditect.agent.outcomes",
+        "        await self._settler.reply(execution.task, outcome, failed)\n        execution.delivery.ack()\n",
+        "        execution.delivery.ack()\n        await self._settler.reply(execution.task, outcome, failed)\n",
+        "a direct task is acknowledged before its answer is confirmed",
+        ("tests/unit/agent/test_redelivery.py::test_alarm_that_outlasts_the_patience_drops_no_reply",),
+    ),
+    Mutant(
+        "acked_unconfirmed",
+        "coditect.agent.outcomes",
+        "            self._settler.post_reply(answer.execution.task, answer.outcome, answer)\n",
+        "            answer.execution.delivery.ack()\n"
+        "            self._settler.post_reply(answer.execution.task, answer.outcome, answer)\n",
+        "a direct task is acknowledged when its answer was sent, not when it was confirmed",
+        ("tests/unit/agent/test_redelivery.py::test_task_is_acked_only_after_its_reply_is_confirmed",),
+    ),
+    Mutant(
+        "direct_attempt_too_many",
+        "coditect.agent.outcomes",
+        "            or task.attempt >= attempts\n",
+        "            or task.attempt > attempts\n",
+        "a direct task is tried once more than it may be",
+        ("tests/unit/agent/test_attempts.py::test_used_up_attempts_end_in_a_dead_letter_with_the_history",),
+    ),
+    Mutant(
+        "direct_retry_uncounted",
+        "coditect.agent.settle",
+        "replace(task, attempt=task.attempt + 1, errors",
+        "replace(task, attempt=task.attempt, errors",
+        "a retry of a direct task is not counted as an attempt",
+        ("tests/unit/agent/test_attempts.py::test_failed_attempt_is_tried_again",),
+    ),
+    Mutant(
+        "bulk_starves",
+        "coditect.agent.slots",
+        "        best = max(eligible, key=lambda level: (self._turn[level], WEIGHTS[level]))\n",
+        "        best = max(eligible, key=lambda level: WEIGHTS[level])\n",
+        "a P2 starts only when nothing else waits",
+        ("tests/unit/agent/test_slots.py::test_one_slot_serves_all_levels_by_weight",),
+    ),
+)
