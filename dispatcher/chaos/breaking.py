@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from coditect.local.errors import LocalError
+from coditect.local.servers import BROKER as BROKER_PROCESS
+from coditect.local.servers import REDIS as REDIS_PROCESS
 from dispatcher.chaos.faults import Fault
 from dispatcher.chaos.stage import Post, Stage
+from dispatcher.chaos.strangers import Strangers
 from dispatcher.witness.history import Note, Type
 
 BROKER, REDIS = "broker", "redis"
@@ -20,8 +24,9 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 class Breaking:
     """One run's faults. Each lasts beside the others; nobody is hit while something is being done to it."""
 
-    def __init__(self, stage: Stage, note: Note) -> None:
+    def __init__(self, stage: Stage, note: Note, strangers: Strangers) -> None:
         self._stage = stage
+        self._strangers = strangers
         self._note = note
         self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS)}
         self.missed = 0
@@ -40,6 +45,10 @@ class Breaking:
         match fault.role:
             case "agent" | "dispatcher":
                 await self._hit(fault)
+            case "stranger":
+                self._note(Type.INVOKE, fault.act, "stranger", kind=fault.kind)
+                await self._strangers.send()
+                self._note(Type.OK, fault.act, "stranger")
             case "redis":
                 await self._serve(fault, REDIS, self._redis(fault))
             case _:
@@ -96,6 +105,8 @@ class Breaking:
             await asyncio.sleep(fault.seconds)
             await servers.start_redis()
 
+        if fault.act == "stop":
+            return lambda: self._stall(REDIS_PROCESS, fault.seconds)
         return servers.wipe_redis if fault.act == "wipe" else kill
 
     def _broker(self, fault: Fault) -> Callable[[], Awaitable[None]]:
@@ -106,4 +117,15 @@ class Breaking:
             await asyncio.sleep(fault.seconds)
             await servers.start_broker()
 
-        return down_and_up
+        return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
+
+    async def _stall(self, name: str, seconds: float) -> None:
+        """The server stands still: its connections stand, and nothing comes through them."""
+        process = self._stage.servers.processes.get(name)
+        if process is None:
+            return
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)

@@ -13,7 +13,8 @@ from types import MappingProxyType
 AGENT_KILL, AGENT_STOP = "agent.kill", "agent.stop"
 DISPATCHER_KILL, DISPATCHER_STOP = "dispatcher.kill", "dispatcher.stop"
 REDIS_KILL, REDIS_WIPE = "redis.kill", "redis.wipe"
-BROKER_KILL, BROKER_WIPE = "broker.kill", "broker.wipe"
+BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.stop"
+REDIS_STOP, STRANGER_SEND = "redis.stop", "stranger.send"
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -25,12 +26,24 @@ KINDS: Mapping[str, str] = MappingProxyType(
         REDIS_WIPE: "Redis loses everything (FLUSHALL)",
         BROKER_KILL: "RabbitMQ is killed with -9 and started again on its data",
         BROKER_WIPE: "RabbitMQ is killed with -9, its data removed, and started again",
+        BROKER_STOP: "RabbitMQ is stopped, and continued: its connections stand, and it is silent",
+        REDIS_STOP: "Redis is stopped, and continued",
+        STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
     }
 )
 """Every kind of fault, and what it does."""
 
 WEIGHTS: Mapping[str, int] = MappingProxyType(
-    {AGENT_KILL: 4, AGENT_STOP: 3, DISPATCHER_KILL: 3, DISPATCHER_STOP: 1, REDIS_KILL: 1, REDIS_WIPE: 2}
+    {
+        AGENT_KILL: 4,
+        AGENT_STOP: 3,
+        DISPATCHER_KILL: 3,
+        DISPATCHER_STOP: 1,
+        REDIS_KILL: 1,
+        REDIS_WIPE: 2,
+        REDIS_STOP: 1,
+        STRANGER_SEND: 1,
+    }
 )
 """How often each comes, beside the others. Who is stopped is away for long, and most are to be at work; yet only
 who comes back has late results to tell.
@@ -39,11 +52,11 @@ The broker has a rhythm of its own: it takes seconds to start.
 """
 QUICK_SECONDS = (0.3, 1.1)
 """Between two faults of processes and Redis."""
-BROKER_SECONDS = (12.0, 20.0)
+BROKER_SECONDS = (9.0, 15.0)
 """Between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
 STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {AGENT_STOP: (2.0, 10.0), DISPATCHER_STOP: (1.5, 6.0)}
+    {AGENT_STOP: (2.0, 10.0), DISPATCHER_STOP: (1.5, 6.0), BROKER_STOP: (0.5, 6.0), REDIS_STOP: (0.2, 3.0)}
 )
 """An agent's lease lasts 3 s, a dispatcher's 2.5 s. A few come back before anybody has noticed."""
 BACK_SECONDS = (0.0, 1.0)
@@ -63,12 +76,12 @@ class Fault:
 
     @property
     def role(self) -> str:
-        """Who is hit: agent, dispatcher, redis, broker."""
+        """Who is hit: agent, dispatcher, redis, broker; or who does it: stranger."""
         return self.kind.partition(".")[0]
 
     @property
     def act(self) -> str:
-        """What is done: kill, stop, wipe."""
+        """What is done: kill, stop, wipe, send."""
         return self.kind.partition(".")[2]
 
 
@@ -76,7 +89,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
     """The faults of a run that lasts so long, in order of time. The same seed gives the same."""
     random = Random(f"{seed}/faults")  # noqa: S311 - it is to be foreseen
     quick = [kind for kind in WEIGHTS if kind in kinds]
-    slow = [kind for kind in (BROKER_KILL, BROKER_WIPE) if kind in kinds]
+    slow = [kind for kind in (BROKER_KILL, BROKER_WIPE, BROKER_STOP) if kind in kinds]
     random.shuffle(slow)
     faults = [*_quick(random, seconds, quick), *_slow(random, seconds, slow)]
     return sorted(faults, key=lambda fault: fault.at_seconds)
@@ -97,5 +110,6 @@ def _quick(random: Random, seconds: float, kinds: Sequence[str]) -> Iterator[Fau
 def _slow(random: Random, seconds: float, kinds: Sequence[str]) -> Iterator[Fault]:
     at, number = random.uniform(*FIRST_BROKER_SECONDS), 0
     while kinds and at < seconds:
-        yield Fault(at, kinds[number % len(kinds)], random.random(), random.uniform(*BACK_SECONDS))
+        kind = kinds[number % len(kinds)]
+        yield Fault(at, kind, random.random(), random.uniform(*STOP_SECONDS.get(kind, BACK_SECONDS)))
         at, number = at + random.uniform(*BROKER_SECONDS), number + 1

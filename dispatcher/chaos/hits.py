@@ -83,7 +83,7 @@ def toll(story: Story, kinds: Sequence[str], *, seconds: float) -> Toll:
                 return agents[fault.key].open_at(fault.begun) if fault.key in agents else 0
             case "dispatcher":
                 return claimed.open_at(fault.begun)
-            case "redis":
+            case "redis" | "stranger":
                 return work.open_at(fault.begun)
             case _:
                 return everywhere.open_at(fault.begun)
@@ -92,7 +92,7 @@ def toll(story: Story, kinds: Sequence[str], *, seconds: float) -> Toll:
 
 
 def _of_kind(kind: str, story: Story, met: Callable[[Operation], int]) -> Hits:
-    counts = [met(fault) for fault in story.faults if fault.val.get("kind") == kind]
+    counts = [met(fault) for fault in (*story.faults, *story.of("send")) if fault.val.get("kind") == kind]
     return Hits(kind, len(counts), sum(count > 0 for count in counts), sum(counts))
 
 

@@ -30,6 +30,7 @@ from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.stage import Stage, private_stage
 from dispatcher.chaos.story import Story
+from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
@@ -57,7 +58,7 @@ class Order:
     kinds: Sequence[str] = tuple(faults.KINDS)
     mutant: str = ""
     """One that is put into every process; empty for none."""
-    pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000))  # noqa: RUF009 - it is frozen
+    pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), task_seconds=60.0)  # noqa: RUF009 - it is frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,8 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
         working = asyncio.create_task(load.keep_coming())
         looking = asyncio.create_task(keep_looking(registry, stage.crew, scribe.note, name_of=stage.life_of))
         telling = asyncio.create_task(_tell(load, say))
-        await Breaking(stage, scribe.note).run(faults.schedule(order.seed, order.seconds, order.kinds))
+        strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
+        await Breaking(stage, scribe.note, strangers).run(faults.schedule(order.seed, order.seconds, order.kinds))
         await stage.start()
         say("the faults are over; the load goes on for a while")
         await asyncio.sleep(CALM_SECONDS)

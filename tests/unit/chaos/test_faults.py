@@ -5,7 +5,16 @@ from statistics import quantiles
 import pytest
 
 from coditect.registry.port import LEASE_SECONDS
-from dispatcher.chaos.faults import AGENT_STOP, BROKER_KILL, BROKER_WIPE, DISPATCHER_STOP, KINDS, WEIGHTS, schedule
+from dispatcher.chaos.faults import (
+    AGENT_STOP,
+    BROKER_KILL,
+    BROKER_STOP,
+    BROKER_WIPE,
+    DISPATCHER_STOP,
+    KINDS,
+    WEIGHTS,
+    schedule,
+)
 from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
 from dispatcher.chaos.story import Story
 from dispatcher.layers.leases import TTL_MS
@@ -17,7 +26,7 @@ def test_seed_alone_decides_what_is_broken_and_every_kind_comes(seed: int) -> No
     faults = schedule(seed, 60.0, tuple(KINDS))
 
     assert faults == schedule(seed, 60.0, tuple(KINDS))
-    assert {fault.kind for fault in faults} == set(KINDS) == {*WEIGHTS, BROKER_KILL, BROKER_WIPE}
+    assert {fault.kind for fault in faults} == set(KINDS) == {*WEIGHTS, BROKER_KILL, BROKER_WIPE, BROKER_STOP}
     assert all(0 < fault.at_seconds < 60 for fault in faults)
     assert len(faults) / 60 > 1.5 * FEWEST_PER_SECOND
 
