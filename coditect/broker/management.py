@@ -17,6 +17,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from coditect.broker.topology import Binding
 from coditect.errors import InvalidTask, Retryable, SetupError
 from coditect.model import json
 
@@ -56,6 +57,21 @@ class Management:
         if not isinstance(rows, list):
             raise ManagementUnavailable("The management API lists no connections", answer=str(rows)[:200])
         return tuple(_connection(row) for row in rows if isinstance(row, dict) and "name" in row)
+
+    async def bindings(self, vhost: str) -> frozenset[Binding]:
+        """Every queue's bindings in this virtual host; each is bound to the default exchange, too, by its own name.
+
+        Raises: ManagementUnavailable.
+        """
+        columns = "source,destination,destination_type,routing_key"
+        rows = await self._ask("GET", f"bindings/{quote(vhost, safe='')}?columns={columns}")
+        if not isinstance(rows, list):
+            raise ManagementUnavailable("The management API lists no bindings", answer=str(rows)[:200])
+        return frozenset(
+            Binding(str(row.get("source")), str(row.get("destination")), str(row.get("routing_key")))
+            for row in rows
+            if isinstance(row, dict) and row.get("destination_type") == "queue"
+        )
 
     async def close(self, connection: Connection, *, reason: str) -> bool:
         """Closes it; what it held unsettled goes back to its queues at once. False when it is not there any more.

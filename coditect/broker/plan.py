@@ -1,8 +1,8 @@
 """What differs between the broker and the code, what to do about it, and the topology for others to import.
 
 AMQP can create an entity but not change one, and it cannot list bindings. So a plan says of each exchange
-and queue: the same, missing (apply creates it) or different (with the way out), and bindings are simply
-declared again by apply, which is idempotent.
+and queue: the same, missing (apply creates it) or different (with the way out). Which bindings are missing it says
+where the management API lists them; apply declares all of them again, which is idempotent.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from enum import Enum, StrEnum
 from typing import Protocol
 
 from coditect.broker.port import Broker
-from coditect.broker.topology import Exchange, Queue, Topology
+from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_queues, reply_queue
+from coditect.model.ids import AgentId
 from coditect.model.routing import UNROUTED_QUEUE
 
-BINDINGS_NOTE = "AMQP cannot read bindings: apply declares all of them again, which changes nothing that is there."
+BINDINGS_NOTE = (
+    "AMQP cannot read bindings: set CODITECT_MANAGEMENT_URL to compare them. Apply declares all of them again, which "
+    "changes nothing that is there."
+)
 
 
 class Verdict(Enum):
@@ -98,6 +102,8 @@ class Plan:
     steps: tuple[Step, ...]
     bindings: int
     """How many apply declares again."""
+    unbound: tuple[Binding, ...] | None = None
+    """Those that the broker lacks, also of living agents and clients; None when nobody lists them."""
 
     def of(self, verdict: Verdict) -> tuple[Step, ...]:
         """The steps with this verdict."""
@@ -105,17 +111,30 @@ class Plan:
 
     @property
     def clean(self) -> bool:
-        """Whether the broker holds every exchange and queue as wanted."""
-        return all(step.verdict is Verdict.SAME for step in self.steps)
+        """Whether the broker holds every exchange, queue and, as far as that is known, binding as wanted."""
+        return not self.unbound and all(step.verdict is Verdict.SAME for step in self.steps)
 
 
-async def make_plan(broker: TopologyProbe, topology: Topology) -> Plan:
-    """Compares every exchange and queue with the broker; changes nothing."""
+async def make_plan(broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None) -> Plan:
+    """Compares every exchange and queue with the broker, and the bindings with those that it has; changes nothing."""
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:
         steps.append(_step(entity, await broker.probe(entity)))
-    return Plan(tuple(steps), len(topology.bindings))
+    unbound = None if bound is None else _unbound(topology, bound)
+    return Plan(tuple(steps), len(topology.bindings), unbound)
+
+
+def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
+    """What is not bound of what is wanted, and of what belongs to an agent or client whose queues are there."""
+    queues = {one.queue for one in bound if not one.exchange}
+    wanted = list(topology.bindings)
+    for queue in sorted(queues):
+        if queue.startswith("reply."):
+            wanted += reply_queue(queue).bindings
+        elif queue.startswith("agent.") and queue.endswith(".mail"):
+            wanted += agent_queues(AgentId(queue.removeprefix("agent.").removesuffix(".mail")), slots=1).bindings
+    return tuple(one for one in dict.fromkeys(wanted) if one.queue in queues and one not in bound)
 
 
 async def apply_topology(broker: PlannedBroker, topology: Topology) -> Plan:

@@ -6,9 +6,12 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from urllib.parse import unquote, urlsplit
 
 from coditect.broker.amqp import AmqpBroker
+from coditect.broker.management import Management
 from coditect.broker.plan import PlannedBroker
+from coditect.broker.topology import Binding
 from coditect.client import Client
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
@@ -38,6 +41,13 @@ class RealConnections:
         """RabbitMQ; always allowed to declare, since only a person asks this program to."""
         settings = self._settings
         return AmqpBroker(settings.amqp_url, name="coditect cli", window=settings.window, wire=settings.wire)
+
+    async def bindings(self) -> frozenset[Binding] | None:
+        """By the management API, where there is one."""
+        if self._settings.management_url is None:
+            return None
+        vhost = unquote(urlsplit(self._settings.amqp_url.partition(",")[0]).path.removeprefix("/")) or "/"
+        return await Management(self._settings.management_url).bindings(vhost)
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Redis."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import typer
 
 from coditect.broker.plan import PlannedBroker
+from coditect.broker.topology import Binding
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration
 from coditect.model.event import Event
@@ -67,6 +68,9 @@ class Connections(Protocol):
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         """The broker. Raises: BrokerUnavailable."""
+
+    async def bindings(self) -> frozenset[Binding] | None:
+        """Those of the broker; None without its management API. Raises: ManagementUnavailable."""
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """The registry."""

@@ -15,7 +15,7 @@ from coditect.broker.plan import (
     export_definitions,
     make_plan,
 )
-from coditect.broker.topology import Topology, backbone, capability_queues
+from coditect.broker.topology import Binding, Topology, backbone, capability_queues
 from coditect.cli.capabilities import known_capabilities
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json, write_table
@@ -84,7 +84,7 @@ def export_topology(
 async def _plan(opened: Connections, named: list[str]) -> Plan:
     topology = _topology(await known_capabilities(opened, named))
     async with opened.broker() as broker:
-        return await make_plan(broker, topology)
+        return await make_plan(broker, topology, bound=await opened.bindings())
 
 
 async def _apply(opened: Connections, named: list[str]) -> Plan:
@@ -106,16 +106,32 @@ def _write(plan: Plan, output: Output, *, missing: str) -> None:
             {
                 "clean": plan.clean,
                 "steps": [_step_json(step) for step in plan.steps],
-                "bindings": {"declared_again_by_apply": plan.bindings, "note": BINDINGS_NOTE},
+                "bindings": _bindings_json(plan),
             }
         )
         return
     changes = [step for step in plan.steps if step.verdict is not Verdict.SAME]
-    write_table(("kind", "name", "state"), [(step.kind, step.name, _state(step, missing)) for step in changes])
+    rows = [(str(step.kind), step.name, _state(step, missing)) for step in changes]
+    rows += [("binding", _way(one), missing) for one in plan.unbound or ()]
+    write_table(("kind", "name", "state"), rows)
     for step in plan.of(Verdict.DIFFERS):
         typer.echo(f"\n{step.kind} {step.name}: {step.fix}")
     same = len(plan.steps) - len(changes)
-    say(f"{same} of {len(plan.steps)} are as the code wants them. {BINDINGS_NOTE} ({plan.bindings})")
+    note = (
+        f"{BINDINGS_NOTE} ({plan.bindings})" if plan.unbound is None else f"{len(plan.unbound)} bindings are missing."
+    )
+    say(f"{same} of {len(plan.steps)} are as the code wants them. {note}")
+
+
+def _way(binding: Binding) -> str:
+    return f"{binding.exchange} -> {binding.queue} ({binding.key or 'everything'})"
+
+
+def _bindings_json(plan: Plan) -> dict[str, object]:
+    if plan.unbound is None:
+        return {"declared_again_by_apply": plan.bindings, "note": BINDINGS_NOTE}
+    missing = [{"exchange": one.exchange, "queue": one.queue, "key": one.key} for one in plan.unbound]
+    return {"declared_again_by_apply": plan.bindings, "missing": missing}
 
 
 def _state(step: Step, missing: str) -> str:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.plan import MISSING, SAME, PlannedBroker, Probe
-from coditect.broker.topology import Exchange, Queue
+from coditect.broker.topology import Binding, Exchange, Queue
 from coditect.cli.connections import TaskClient
 from coditect.cli.main import app
 from coditect.client import Client
@@ -142,6 +142,10 @@ class MemoryConnections:
     probes: dict[str, Probe] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     plane: ScriptedPlane = field(default_factory=ScriptedPlane)
+    bound: frozenset[Binding] | None = None
+
+    async def bindings(self) -> frozenset[Binding] | None:
+        return self.bound
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         return ProbedBroker(self.server, self.probes)

@@ -5,8 +5,17 @@ import json
 import pytest
 
 from coditect.broker.plan import Difference, Probe, Verdict, parse_difference
-from coditect.broker.topology import DEAD_DELIVERY_LIMIT, Queue, Topology
-from tests.unit.cli.scene import Terminal
+from coditect.broker.topology import (
+    DEAD_DELIVERY_LIMIT,
+    Binding,
+    Queue,
+    Topology,
+    agent_queues,
+    backbone,
+    capability_queues,
+    reply_queue,
+)
+from tests.unit.cli.scene import AGENT, Terminal
 
 QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': "
 
@@ -130,3 +139,22 @@ def test_export_is_a_definitions_document(terminal: Terminal) -> None:
         and binding["source"] == "coditect.tasks"
     ).items()  # fmt: skip
     assert all(exchange["durable"] for exchange in document["exchanges"])
+
+
+def test_binding_that_somebody_needs_and_the_broker_lacks_is_a_difference(terminal: Terminal) -> None:
+    terminal.register()
+    terminal.run("topology", "apply")
+    mine = backbone() + capability_queues("code.review") + reply_queue("reply.cli") + agent_queues(AGENT, slots=1)
+    queues = {Binding("", one.queue, one.queue) for one in mine.bindings}
+    terminal.connections.bound = frozenset(mine.bindings) | queues
+    whole = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")
+    lost = {reply_queue("reply.cli").bindings[0], Binding("coditect.submit", "tasks.code.review.p1", "code.review.p1")}
+    lost.add(Binding("coditect.broadcast", f"agent.{AGENT}.mail"))
+
+    terminal.connections.bound -= lost
+    lacking = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")
+
+    assert (whole.code, lacking.code, lacking.json["clean"]) == (0, 1, False)
+    found = {Binding(one["exchange"], one["queue"], one["key"]) for one in lacking.json["bindings"]["missing"]}
+    assert found == lost
+    assert "coditect.submit -> tasks.code.review.p1" in terminal.run("topology", "plan", "-c", "code.review").out
