@@ -13,8 +13,7 @@ import pytest
 from coditect import Workflow
 from coditect.local import PrivateServers
 from coditect.model.workflow.states import WorkflowState
-from dispatcher.layers import shards
-from dispatcher.store.sqlite import SqliteDatabase
+from coditect.standing import standing
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
@@ -29,12 +28,6 @@ async def run(fleet: Fleet) -> subprocess.Popen[bytes]:
     return await fleet.run("coditect", "dispatcher", "run", "--store", store, "--shards", str(SHARDS))
 
 
-async def owners(ledger: Path) -> set[str]:
-    """Who has the shards: the names of those that live."""
-    async with SqliteDatabase(ledger) as database:
-        return set((await database.read(lambda tr: shards.owners(tr, SHARDS))).values())
-
-
 async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
     managed: PrivateServers, tmp_path: Path
 ) -> None:
@@ -43,7 +36,8 @@ async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
     async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
         process = await run(fleet)
-        (owner,) = await owners(tmp_path / LEDGER)
+        (owner,) = {one.owner for one in (await standing(client._broker)).shards}
+        assert owner is not None
 
         state = await (await client.start(flow)).wait(timeout=60)
         process.send_signal(signal.SIGTERM)
