@@ -118,6 +118,14 @@ async def test_task_s_own_number_of_attempts_counts(scene: Scene) -> None:
     assert unlucky.attempts == [1, 2]
 
 
+async def test_task_s_own_number_of_attempts_raises_nothing(scene: Scene) -> None:
+    unlucky = Unlucky()
+
+    await failed(scene, unlucky, max_attempts=1_000)
+
+    assert unlucky.attempts == [1, 2, 3]
+
+
 async def test_deadline_of_two_days_that_passes_between_attempts_ends_the_task() -> None:
     unlucky = Unlucky(luck=1_000, retry=Retry(max_attempts=1_000, first="1h", cap="1h"))
     async with TestFleet(agents=[unlucky.agent]) as fleet:

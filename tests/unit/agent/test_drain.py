@@ -174,3 +174,15 @@ async def test_letter_asks_for_the_drain(scene: Scene) -> None:
 
     await eventually(agent.drain.is_set)
     assert scene.ready(routing.mail_queue(AgentId(agent.agent_id))) == 0
+
+
+async def test_drain_letter_to_everybody_ends_nobody(scene: Scene) -> None:
+    gate, started = asyncio.Event(), list[int]()
+    gate.set()
+    agent = await scene.start(gated(gate, started))
+    broker, client = await scene.broker(), await scene.client()
+
+    await broker.publish(mail.mail(mail.DRAIN), exchange=routing.BROADCAST, routing_key="")
+
+    assert await (await client.submit("gate.pass", 1)).result(timeout="5s") == 1
+    assert not agent.drain.is_set()
