@@ -15,5 +15,6 @@ def adapters(settings: Settings) -> tuple[AmqpBroker, RedisRegistry]:
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
+        heartbeat_seconds=settings.heartbeat_seconds,
     )
     return broker, RedisRegistry(settings.redis_url)

@@ -3,8 +3,9 @@
 =============================  ==========================  ==============================================
 variable                       default                     meaning
 =============================  ==========================  ==============================================
-CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS
-CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://` for TLS
+CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS; several with commas
+CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://`, `redis+sentinel://`
+CODITECT_HEARTBEAT_SECONDS     5                           AMQP's heartbeat, 2 to 60
 CODITECT_MANAGEMENT_URL        none                        RabbitMQ's management API, to evict who died
 CODITECT_DECLARE               true                        declare what is missing, or only check
 CODITECT_SLOTS                 the agent's own             slots of an agent process, 1 to 10000
@@ -58,6 +59,7 @@ class Settings:
 
     amqp_url: str = "amqp://localhost:5672/"
     redis_url: str = "redis://localhost:6379/0"
+    heartbeat_seconds: int = 5
     management_url: str | None = None
     declare: bool = True
     slots: int | None = None
@@ -100,6 +102,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
     return Settings(
         amqp_url=values.get("CODITECT_AMQP_URL", DEFAULTS.amqp_url),
         redis_url=values.get("CODITECT_REDIS_URL", DEFAULTS.redis_url),
+        heartbeat_seconds=_whole(values, "CODITECT_HEARTBEAT_SECONDS", DEFAULTS.heartbeat_seconds, 2, 60),
         management_url=values.get("CODITECT_MANAGEMENT_URL") or None,
         declare=_flag(values, "CODITECT_DECLARE", default=True),
         slots=_optional(values, "CODITECT_SLOTS", 1, 10_000),

@@ -170,6 +170,7 @@ async def serve(settings: Settings) -> None:
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,
+        heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,
     )
     readiness = Readiness()

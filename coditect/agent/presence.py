@@ -143,6 +143,8 @@ class Presence:
         load = self._load()
         if self._status is not None:
             load = replace(load, status=self._status)
+        if load.status is AgentStatus.OFFLINE and self._registered:
+            return  # the broker does not answer it: its lease ends, and the control plane looks after its tasks
         try:
             forgotten = await self._renew_or_register(load)
         except RegistryUnavailable as error:

@@ -140,8 +140,8 @@ async def running_agent(
             limits=_limits(settings, host, slots=slots),
             suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
-        described = registration(agent, agent_id, reference, slots=slots)
-        presence = _presence(registry, described, _with_usage(runtime.load, host.sample or load_sampler()), settings)
+        load = _completed(runtime.load, host.sample or load_sampler(), broker)
+        presence = _presence(registry, registration(agent, agent_id, reference, slots=slots), load, settings)
         await stack.enter_async_context(presence)
         mailbox = Mailbox(
             runtime,
@@ -194,12 +194,17 @@ def _presence(registry: Registry, described: Registration, load: Callable[[], Lo
     )
 
 
-def _with_usage(load: Callable[[], Load], sample: Callable[[], Usage]) -> Callable[[], Load]:
-    """The runtime's load with what the process uses of the machine."""
+def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Broker) -> Callable[[], Load]:
+    """The runtime's load with what the process uses of the machine.
+
+    One that the broker does not answer is offline, and renews its lease no more, so that the control plane may have its
+    tasks given to others.
+    """
 
     def complete() -> Load:
-        usage = sample()
-        return replace(load(), cpu_percent=usage.cpu_percent, resident_bytes=usage.resident_bytes)
+        usage, carried = sample(), load()
+        status = carried.status if broker.answering else AgentStatus.OFFLINE
+        return replace(carried, status=status, cpu_percent=usage.cpu_percent, resident_bytes=usage.resident_bytes)
 
     return complete
 
@@ -230,6 +235,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         window=publish_window(agent, settings),
         declare=settings.declare,
         wire=settings.wire,
+        heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,
     )
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:

@@ -131,6 +131,10 @@ class Broker(Protocol):
         """Whether both connections stand and every consumer is active."""
 
     @property
+    def answering(self) -> bool:
+        """False while the connection that consumes stands, and was silent for two seconds although it was asked."""
+
+    @property
     def blocked(self) -> bool:
         """Whether the broker has told us to stop publishing (an alarm)."""
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
 
@@ -26,6 +28,8 @@ VENDOR_ERRORS = (RedisError, RedisClusterException, ChildDeadlockedError, OSErro
 parser's when the server speaks something else."""
 
 CONNECTIONS = 8
+SENTINELS = ("redis+sentinel://", "rediss+sentinel://")
+SENTINEL_PORT = 26_379
 
 
 class RedisConnection:
@@ -57,16 +61,46 @@ class RedisConnection:
 
 def _client(url: str, timeout_seconds: float) -> Redis:
     try:
+        if url.startswith(SENTINELS):
+            return _watched(urlsplit(url), timeout_seconds)
         pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=timeout_seconds,
-            protocol=2,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 1),  # a pooled connection may be stale: once more, on a new one
+            url, max_connections=CONNECTIONS, timeout=timeout_seconds, **_each(timeout_seconds)
         )
     except ValueError:
         sentence = "CODITECT_REDIS_URL is not a URL of Redis, such as redis://localhost:6379/0"
-        raise SetupError(sentence) from None  # what urllib says may hold the password
+        fix = "with Sentinel: redis+sentinel://one:26379,two:26379/NAME_OF_THE_MASTER/0"
+        raise SetupError(sentence, fix=fix) from None  # what urllib says may hold the password
     return Redis.from_pool(pool)
+
+
+def _each(timeout_seconds: float) -> dict[str, Any]:
+    """What holds of each connection."""
+    return {
+        "protocol": 2,
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 1),  # a pooled connection may be stale: once more, on a new one
+    }
+
+
+def _watched(url: SplitResult, timeout_seconds: float) -> Redis:
+    """The master that the sentinels name; asked for again with each new connection."""
+    signed, _, places = url.netloc.rpartition("@")
+    hosts = [place.partition(":") for place in places.split(",")]
+    name, _, database = url.path.strip("/").partition("/")
+    if not name or not all(host for host, _, _ in hosts):
+        raise ValueError(url.path)
+    user, _, password = signed.partition(":")
+    sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py says no types here
+        [(host, int(port or SENTINEL_PORT)) for host, _, port in hosts],
+        sentinel_kwargs={"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds},
+    )
+    master: Redis = sentinel.master_for(
+        name,
+        db=int(database or 0),
+        username=unquote(user) or None,
+        password=unquote(password) or None,
+        ssl=url.scheme.startswith("rediss"),
+        **_each(timeout_seconds),
+    )
+    return master

@@ -49,6 +49,15 @@ class Node:
             with suppress(psutil.NoSuchProcess):  # killed meanwhile
                 broker.resume()
 
+    @asynccontextmanager
+    async def silent(self, queue: str) -> AsyncIterator[None]:
+        """A quorum queue that answers nothing for as long as the block lasts: its only member stands still."""
+        await self.control("eval", f"sys:suspend('%2F_{queue}').")
+        try:
+            yield
+        finally:
+            await self.control("eval", f"sys:resume('%2F_{queue}').")
+
     def _stands_still(self) -> bool:
         """Each thread stops when it next looks up, and until then may confirm a message."""
         threads = Path(f"/proc/{self.pid}/task").glob("*/stat")

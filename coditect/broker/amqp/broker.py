@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -52,8 +53,8 @@ T = TypeVar("T")
 class AmqpBroker:
     """RabbitMQ 3.10 or newer. See `Broker` of the port.
 
-    `name` is this process's in the broker's connection list, and what it is evicted by: an agent's id, a dispatcher's
-    owner name.
+    `url` may name several hosts, separated by commas. `name` is this process's in the broker's connection list, and
+    what it is evicted by: an agent's id, a dispatcher's owner name.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class AmqpBroker:
         connect_seconds: float = 10.0,
         watch_seconds: float = 5.0,
         wire: str = DIRECT,
+        heartbeat_seconds: int | None = None,
     ) -> None:
         self._background = Background()
         self._connect_seconds = connect_seconds
@@ -78,8 +80,9 @@ class AmqpBroker:
         """The wire path in use."""
         new_path = DirectPath if self.wire == DIRECT else PlainPath
         publishes, consumes = connection_names(name)
-        self._outgoing = Link(url, name=publishes, path=new_path(), restore=self._restore_outgoing)
-        self._incoming = Link(url, name=consumes, path=new_path(), restore=self._restore_incoming)
+        new_link = partial(Link, url, heartbeat_seconds=heartbeat_seconds)
+        self._outgoing = new_link(name=publishes, path=new_path(), restore=self._restore_outgoing)
+        self._incoming = new_link(name=consumes, path=new_path(), restore=self._restore_incoming)
         self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)
         self._browsing: PlainInlet | None = None
 
@@ -114,9 +117,14 @@ class AmqpBroker:
 
     @property
     def connected(self) -> bool:
-        """Whether both connections stand and every consumer is active."""
+        """Whether both connections stand and are answered, and every consumer is active."""
         links = self._incoming.up and self._outgoing.up
         return links and all(one.active for group in self._groups.values() for one in group.subscriptions)
+
+    @property
+    def answering(self) -> bool:
+        """See `Broker.answering`."""
+        return self._incoming.answering
 
     @property
     def blocked(self) -> bool:

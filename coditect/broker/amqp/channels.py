@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
+from coditect.broker.amqp.faults import LOST, canceled_by_us
 from coditect.cancellation import heeded
+
+log = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0
 RARE_FRAMES = 10
@@ -28,3 +34,25 @@ async def close_quietly(channel: Channel) -> None:
     """Closes a channel that may be closed already."""
     if not channel.is_closed:
         await channel.close(timeout=CALL_SECONDS)
+
+
+async def give_up(channel: Channel) -> None:
+    """Closes it, whatever comes of that, and so ends what is under way on it."""
+    try:
+        await close_quietly(channel)
+    except asyncio.CancelledError:
+        if canceled_by_us():
+            raise
+    except LOST as error:
+        log.debug("Closing a channel failed", extra={"reason": repr(error)})
+
+
+def is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has told us to stop publishing. Taking a wait's first step asks that without a timer."""
+    wait = connection.ready()
+    try:
+        wait.send(None)
+    except StopIteration:
+        return False
+    wait.close()
+    return True

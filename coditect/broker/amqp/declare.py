@@ -37,13 +37,14 @@ async def declare(connection: AbstractConnection, topology: Topology, *, only_ch
     All of it is sent at once, the broker is asked but now and then whether it is done. Raises: our error when the
     broker refuses one; the library's when the connection is lost.
     """
+    entities = tuple(_in_order(topology, only_check=only_check))
+    if not entities:
+        return
     channel = await open_channel(connection)
     try:
-        for count, (entity, passive) in enumerate(_in_order(topology, only_check=only_check), 1):
-            await _send(channel, entity, passive=passive)
-            if count % AT_ONCE == 0:
-                await channel.flow(True, timeout=CALL_SECONDS)
-        await channel.flow(True, timeout=CALL_SECONDS)
+        for count, (entity, passive) in enumerate(entities, 1):
+            answered = count % AT_ONCE == 0 or count == len(entities)
+            await _send(channel, entity, passive=passive, answered=answered)
     except LOST as error:
         raise _refused(channel, error, only_check=only_check) from error
     finally:
@@ -61,11 +62,16 @@ def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchang
             yield binding, False
 
 
-async def _send(channel: Channel, entity: Exchange | Queue | Binding, *, passive: bool) -> None:
-    if isinstance(entity, Binding):
-        await channel.queue_bind(entity.queue, entity.exchange, entity.key, nowait=True, timeout=CALL_SECONDS)
-    else:
+async def _send(channel: Channel, entity: Exchange | Queue | Binding, *, passive: bool, answered: bool) -> None:
+    """Says it; with `answered` returns when it, and all before it, is done."""
+    if not isinstance(entity, Binding):
         await _send_entity(channel, entity, passive=passive)
+        if answered:
+            await channel.flow(True, timeout=CALL_SECONDS)
+    elif answered:
+        await channel.queue_bind(entity.queue, entity.exchange, entity.key, timeout=CALL_SECONDS)
+    else:
+        await channel.queue_bind(entity.queue, entity.exchange, entity.key, nowait=True, timeout=CALL_SECONDS)
 
 
 def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:

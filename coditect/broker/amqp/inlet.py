@@ -13,7 +13,7 @@ from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare as rare
-from coditect.broker.amqp.channels import CALL_SECONDS, close_quietly
+from coditect.broker.amqp.channels import CALL_SECONDS, give_up
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.faults import LOST, canceled_by_us, refusal
 from coditect.broker.amqp.path import Inlet, WirePath
@@ -209,7 +209,7 @@ class Group:
                     await self._start_when_there(subscription, self._connection)
         except BaseException:  # nobody would watch a channel that has but some of its subscriptions
             self._lose()
-            self._background.start(_give_up(inlet.channel), name=f"give up {self._name}")
+            self._background.start(give_up(inlet.channel), name=f"give up {self._name}")
             raise
         inlet.start(self._background)
         self._background.start(self._watch(inlet), name=f"watch {self._name}")
@@ -272,14 +272,3 @@ class Group:
                 log.warning(
                     "A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)}
                 )
-
-
-async def _give_up(channel: Channel) -> None:
-    """Closes it, and so ends the consumers that it has."""
-    try:
-        await close_quietly(channel)
-    except asyncio.CancelledError:
-        if canceled_by_us():
-            raise
-    except LOST as error:
-        log.debug("Closing a channel failed", extra={"reason": repr(error)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiormq.abc import AbstractConnection
@@ -54,6 +55,16 @@ class Publish(Protocol):
         """Refused, Returned or Late, or the channel is lost. After `Late` another call may follow."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """A publish that is under way."""
+
+    number: int
+    """Of its outlet: from 1, in order."""
+    exchange: str
+    routing_key: str
+
+
 class Outlet(Protocol):
     """A channel that publishes with confirms and `mandatory`."""
 
@@ -68,6 +79,20 @@ class Outlet(Protocol):
     @property
     def ready(self) -> bool:
         """Whether `begin` may be called now."""
+
+    @property
+    def held_up(self) -> bool:
+        """Whether the broker told us to stop, or takes the bytes more slowly than they come."""
+
+    @property
+    def oldest(self) -> Unconfirmed | None:
+        """The publish that waits longest for its confirm."""
+
+    async def give_back(self, exchange: str, routing_key: str) -> None:
+        """Ends what is under way on it, as if the channel were lost; where it can, not what goes there."""
+
+    async def close(self) -> None:
+        """Closes the channel; never fails."""
 
     async def gate(self) -> bool:
         """Waits while the broker says `connection.blocked`; False after a while, for another look."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, NoReturn
+from itertools import count
+from typing import NoReturn
 
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.exceptions import DeliveryError, PublishError
 
 from coditect.background import Background
-from coditect.broker.amqp.channels import CALL_SECONDS, HOT_FRAMES, open_channel
+from coditect.broker.amqp.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery, Source
 from coditect.broker.amqp.faults import LOST, canceled_by_us
-from coditect.broker.amqp.path import Publish, Receiver, Refused, Returned
+from coditect.broker.amqp.path import Publish, Receiver, Refused, Returned, Unconfirmed
 from coditect.broker.amqp.properties import UNSPEAKABLE, from_properties, to_properties
 from coditect.broker.amqp.settle import Settlements, Verdict
 from coditect.errors import InvalidTask
@@ -45,7 +45,29 @@ class PlainOutlet:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._numbers = count(1)
+        self._pending: dict[int, tuple[str, str]] = {}
         self.connection = channel.connection
+
+    @property
+    def held_up(self) -> bool:
+        """See `Outlet.held_up`."""
+        return is_blocked(self.connection)
+
+    @property
+    def oldest(self) -> Unconfirmed | None:
+        """See `Outlet.oldest`."""
+        for number, goes_to in self._pending.items():
+            return Unconfirmed(number, *goes_to)
+        return None
+
+    async def give_back(self, exchange: str, routing_key: str) -> None:
+        """See `Outlet.give_back`: everything, also what goes there."""
+        await self.close()
+
+    async def close(self) -> None:
+        """See `Outlet.close`."""
+        await give_up(self._channel)
 
     @property
     def closed(self) -> bool:
@@ -54,7 +76,7 @@ class PlainOutlet:
 
     async def gate(self) -> bool:
         """Waits while the broker says `connection.blocked`; aiormq itself would go on sending."""
-        if _ends_at_once(self.connection.ready()):
+        if not is_blocked(self.connection):
             return True
         try:
             async with asyncio.timeout(GATE_SECONDS):
@@ -65,6 +87,8 @@ class PlainOutlet:
 
     async def send(self, message: Message, *, exchange: str, routing_key: str) -> None:
         """See `Outlet.send`."""
+        number = next(self._numbers)
+        self._pending[number] = (exchange, routing_key)
         try:
             await self._channel.basic_publish(
                 message.body,
@@ -80,6 +104,8 @@ class PlainOutlet:
             raise Refused from error
         except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
+        finally:
+            del self._pending[number]
 
     def begin(self, publish: Publish) -> NoReturn:
         """Never: it is not `ready`."""
@@ -165,13 +191,3 @@ def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Set
         delivered.header.properties,
         delivered.body,
     )
-
-
-def _ends_at_once(wait: Coroutine[Any, Any, None]) -> bool:
-    """Whether there is nothing to wait for. Taking its first step asks that without a timer per message."""
-    try:
-        wait.send(None)
-    except StopIteration:
-        return True
-    wait.close()
-    return False

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from coditect.background import Background
 from coditect.broker.amqp.faults import LOST, canceled_by_us, oversize, refusal
+from coditect.broker.amqp.lanes import Lane, Lanes
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.path import Late, Outlet, Refused, Returned
 from coditect.broker.amqp.window import Window
@@ -56,8 +57,8 @@ class _Attempt:
     promise: Promise
     """Who is told, where it was sent at once."""
     returned: bool = False
-    placed: bool = False
-    """Whether it holds a place of the window."""
+    placed: Window | None = None
+    """The window in which it has a place."""
     in_flight: bool = False
     unknown: bool = False
     refusals: int = 0
@@ -78,9 +79,9 @@ class _Attempt:
 
     def leave(self) -> None:
         """Its place is free. Idempotent."""
-        if self.placed:
-            self.placed = False
-            self.publisher.window.leave()
+        if self.placed is not None:
+            window, self.placed = self.placed, None
+            window.leave()
 
     def lose(self) -> None:
         """The connection went: if it was sent, nobody knows whether it arrived."""
@@ -112,9 +113,7 @@ class Publisher:
         self._ways = ways
         self._link = link
         self._background = background
-        self.window = Window(window)
-        self._outlet: Outlet | None = None
-        self._opening = asyncio.Lock()
+        self._lanes = Lanes(link, background, window=window)
         self._gated = 0
         self._closed = False
 
@@ -122,6 +121,8 @@ class Publisher:
         """To be called on the event loop that publishes, before anybody does."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
+        self._link.on_silence = self._lanes.accuse
+        self._background.start(self._lanes.watch(self._link.answers), name="watch publishes")
 
     def close(self) -> None:
         """What comes to nothing from now on is not repeated. Nobody is left waiting."""
@@ -138,7 +139,7 @@ class Publisher:
         """See `Broker.publish`."""
         future = self._loop.create_future()
         attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, future)
-        return future if self._begun(attempt) else self._patiently(attempt)
+        return future if self._begun(attempt) else self._repeat(attempt, pause_first=False)
 
     def post(
         self,
@@ -153,16 +154,17 @@ class Publisher:
         """See `Broker.post`."""
         attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise)
         if not self._begun(attempt):
-            self._go_on(attempt, self._patiently(attempt))
+            self._go_on(attempt, self._repeat(attempt, pause_first=False))
 
     # -- at once ----------------------------------------------------------------------------------------
 
     def _begun(self, attempt: _Attempt) -> bool:
         """Sends it, if nothing holds it up."""
-        outlet = self._outlet
-        if outlet is None or not outlet.ready or not self.window.enter_at_once():
+        lane = self._lanes.of(attempt.exchange, attempt.routing_key)
+        outlet = lane.outlet
+        if outlet is None or not outlet.ready or not lane.window.enter_at_once():
             return False
-        attempt.placed = attempt.in_flight = True
+        attempt.placed, attempt.in_flight = lane.window, True
         try:
             outlet.begin(attempt)
         except CoditectError as error:
@@ -174,20 +176,15 @@ class Publisher:
         return True
 
     def rescue(self, attempt: _Attempt, error: BaseException) -> None:
-        """The first try came to nothing: says so, or goes on trying while somebody wants to know.
-
-        One that is late keeps its place: its confirm may still come.
-        """
+        """The first try came to nothing: says so, or goes on trying while somebody wants to know."""
+        attempt.leave()
         if attempt.promise.done():
-            attempt.leave()
             return
         try:
             self._judge(attempt, error)
             if self._closed:
                 raise attempt.verdict()
         except CoditectError as verdict:
-            if not isinstance(error, Late):
-                attempt.leave()
             attempt.promise.set_exception(verdict)
         else:
             self._go_on(attempt, self._repeat(attempt))
@@ -243,17 +240,6 @@ class Publisher:
 
     # -- with patience ----------------------------------------------------------------------------------
 
-    async def _patiently(self, attempt: _Attempt) -> None:
-        try:
-            async with asyncio.timeout_at(attempt.until):
-                await self.window.enter()
-        except TimeoutError as error:
-            raise attempt.verdict() from error
-        try:
-            await self._repeat(attempt, pause_first=False)
-        finally:
-            self.window.leave()
-
     async def _repeat(self, attempt: _Attempt, *, pause_first: bool = True) -> None:
         try:
             async with asyncio.timeout_at(attempt.until):
@@ -268,21 +254,26 @@ class Publisher:
         raise attempt.verdict()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """One try; False when another one is worth it."""
+        """One try; False when another one is worth it. It has a place of its lane's window meanwhile."""
+        lane = self._lanes.of(attempt.exchange, attempt.routing_key)
+        await lane.window.enter()
+        attempt.placed = lane.window
         try:
-            return await self._tried(attempt)
+            return await self._tried(attempt, lane)
         except asyncio.CancelledError:
             if canceled_by_us():
                 raise
             attempt.lose()
         except _FAILED as error:
             self._judge(attempt, error)
+        finally:
+            attempt.leave()
         return False
 
-    async def _tried(self, attempt: _Attempt) -> bool:
-        outlet = self._outlet
+    async def _tried(self, attempt: _Attempt, lane: Lane) -> bool:
+        outlet = lane.outlet
         if outlet is None or outlet.closed or not self._link.up:
-            outlet = await self._open()
+            outlet = await lane.opened(self._link)
         if not await self._open_gate(outlet):
             attempt.blocked = True
             return False
@@ -297,13 +288,6 @@ class Publisher:
             return await outlet.gate()
         finally:
             self._gated -= 1
-
-    async def _open(self) -> Outlet:
-        async with self._opening:
-            connection = await self._link.connection()
-            if self._outlet is None or self._outlet.closed or self._outlet.connection is not connection:
-                self._outlet = await self._link.path.outlet(connection)
-            return self._outlet
 
     async def _pause(self, attempt: _Attempt) -> None:
         if attempt.astray is not None:

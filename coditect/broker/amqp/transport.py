@@ -23,20 +23,22 @@ Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes] | None]
 class Transport(TransportFactory):
     """Opens the streams of one link, the newest of which it remembers."""
 
-    def __init__(self, url: URL, *, tap: Tap) -> None:
+    def __init__(self, *, tap: Tap) -> None:
         self._tap = tap
-        self._ordinary = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        self._url = url
         self._options: dict[str, Any] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._heard_at = 0.0
 
     async def create(self, url: URL, **kwargs: Any) -> Streams:
         """Opens a stream pair, as aiormq asks for it."""
-        self._url, self._options = url, kwargs
-        reader, self._writer = await self._ordinary.create(url, **kwargs)
+        self._options = kwargs
+        reader, self._writer = await self._factory(url).create(url, **kwargs)
         self._listen(reader, self._writer)
         return reader, self._writer
+
+    @staticmethod
+    def _factory(url: URL) -> TransportFactory:
+        return TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
 
     def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         feed, taken_by = reader.feed_data, self._tap(writer)
@@ -55,11 +57,11 @@ class Transport(TransportFactory):
         """How long nothing came from the broker."""
         return time.monotonic() - self._heard_at
 
-    async def is_greeted_anew(self) -> bool:
-        """Whether the broker answers the first words of a new connection."""
+    async def is_greeted_anew(self, url: URL) -> bool:
+        """Whether a broker at this address answers the first words of a new connection."""
         try:
             async with asyncio.timeout(GREETING_SECONDS):
-                reader, writer = await self._ordinary.create(self._url, **self._options)
+                reader, writer = await self._factory(url).create(url, **self._options)
                 try:
                     writer.write(ProtocolHeader().marshal())
                     await reader.readexactly(1)

@@ -95,6 +95,11 @@ class MemoryBroker:
         return self._link.up and all(one.active for one in self._consumers if not one.ended)
 
     @property
+    def answering(self) -> bool:
+        """Always: a connection stands or is broken here, it is never silent."""
+        return True
+
+    @property
     def blocked(self) -> bool:
         """Whether the broker has told us to stop publishing."""
         return self._link.up and not self._link.session.open.is_set()

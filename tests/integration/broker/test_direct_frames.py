@@ -12,6 +12,7 @@ from coditect.broker.amqp import AmqpBroker, link
 from coditect.broker.amqp.direct import path as direct_path
 from coditect.broker.amqp.direct.outlet import DirectOutlet
 from coditect.broker.amqp.direct.path import TESTED, DirectPath
+from coditect.broker.amqp.lanes import Lane
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
@@ -33,8 +34,13 @@ def publish(broker: AmqpBroker, queue: str, name: str = "", *, seconds: float = 
     return asyncio.ensure_future(broker.publish(message, exchange="", routing_key=queue, timeout_seconds=seconds))
 
 
+def lane_of(broker: AmqpBroker) -> Lane:
+    """Of what is published to a queue itself."""
+    return broker._publisher._lanes.of("", "any")
+
+
 def outlet_of(broker: AmqpBroker) -> DirectOutlet:
-    outlet = broker._publisher._outlet
+    outlet = lane_of(broker).outlet
     assert isinstance(outlet, DirectOutlet)
     return outlet
 
@@ -315,7 +321,7 @@ async def test_publishes_that_are_given_up_leave_their_places(scene: Scene) -> N
             await asyncio.wait(hasty)
 
         await asyncio.gather(*(publish(broker, queue) for _ in range(50)))
-        await eventually(lambda: broker._publisher.window._free == 10)
+        await eventually(lambda: lane_of(broker).window._free == 10)
 
 
 async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Scene, broker: AmqpBroker) -> None:
@@ -327,7 +333,7 @@ async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Sce
     with pytest.raises(InvalidTask):
         await wrong
     await publish(broker, queue)
-    await eventually(lambda: broker._publisher.window._free == 500)
+    await eventually(lambda: lane_of(broker).window._free == 500)
 
 
 @pytest.mark.parametrize("version", [*sorted(TESTED), "7.2.99", "8.0.0"])

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -226,3 +227,25 @@ def test_sampler_sees_work_of_one_core_since_the_sample_before() -> None:
 
     assert 10 < usage.cpu_percent <= 100 * (os.cpu_count() or 1) * 1.5
     assert usage.resident_bytes > 10_000_000
+
+
+async def test_agent_whose_broker_does_not_answer_lets_its_lease_end_and_is_back_when_it_does() -> None:
+    registry, status = MemoryRegistry(), [AgentStatus.IDLE]
+    described = make_registration()
+
+    async def leased() -> bool:
+        record = await registry.get(described.agent_id)
+        return record is not None and record.lease_ms > 0
+
+    async with Presence(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=0.2):
+        before = await leased()
+        status[0] = AgentStatus.OFFLINE
+        await eventually(lambda: _not(leased))
+        status[0] = AgentStatus.BUSY
+        await eventually(leased)
+
+    assert before
+
+
+async def _not(condition: Callable[[], Awaitable[bool]]) -> bool:
+    return not await condition()

@@ -14,10 +14,11 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
 
+from coditect.broker.amqp.channels import give_up
 from coditect.broker.amqp.direct.fields import read_message
 from coditect.broker.amqp.direct.frames import Contents, publish_frames, read_return
 from coditect.broker.amqp.direct.stream import Stream
-from coditect.broker.amqp.path import Late, Publish, Refused, Returned
+from coditect.broker.amqp.path import Late, Publish, Refused, Returned, Unconfirmed
 from coditect.broker.amqp.properties import UNSPEAKABLE
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
@@ -77,6 +78,31 @@ class DirectOutlet:
     def ready(self) -> bool:
         """Whether nothing holds a publish up."""
         return self._stream.open and not self._going
+
+    @property
+    def held_up(self) -> bool:
+        """See `Outlet.held_up`."""
+        return self._stream.blocked or self._stream.congested
+
+    @property
+    def oldest(self) -> Unconfirmed | None:
+        """See `Outlet.oldest`."""
+        for number, one in self._pending.items():
+            return Unconfirmed(number, one.exchange, one.routing_key)
+        return None
+
+    async def give_back(self, exchange: str, routing_key: str) -> None:
+        """See `Outlet.give_back`: what goes there stays under way, and may still be confirmed."""
+        error = ChannelInvalidStateError("The channel waits for a queue")
+        for number, one in tuple(self._pending.items()):
+            if (one.exchange, one.routing_key) != (exchange, routing_key):
+                del self._pending[number]
+                one.failed(error)
+
+    async def close(self) -> None:
+        """See `Outlet.close`."""
+        self._go()
+        await give_up(self._channel)
 
     async def gate(self) -> bool:
         """Waits while the broker says `connection.blocked` or takes the bytes more slowly than they come."""

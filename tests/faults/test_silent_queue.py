@@ -1,0 +1,81 @@
+"""A quorum queue stops answering: what is published elsewhere goes on, whatever lies before the silent one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import backbone, capability_queues
+from coditect.errors import PublishUnconfirmed
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from tests.faults.node import Node
+
+pytestmark = pytest.mark.servers
+AROUND_SECONDS = 12.0
+"""Three to notice it, one of grace, and a slow machine."""
+
+
+@pytest.fixture
+async def capabilities(observer: AmqpBroker) -> AsyncIterator[tuple[str, str]]:
+    """Two, the first of which will fall silent."""
+    names = (f"silent{uuid4().hex[:8]}", f"other{uuid4().hex[:8]}")
+    made = [capability_queues(name) for name in names]
+    await observer.declare(backbone() + made[0] + made[1])
+    yield names
+    for queue in (one for topology in made for one in topology.queues):
+        await observer.delete_queue(queue.name)
+
+
+@pytest.fixture
+async def broker(node: Node, wire: str) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(node.url, name="patient", wire=wire, window=500) as connected:
+        yield connected
+
+
+def submit(broker: AmqpBroker, capability: str, body: bytes, *, timeout_seconds: float = 60.0) -> asyncio.Future[None]:
+    key = routing.task_key(capability, Priority.P1)
+    published = broker.publish(Message(body), exchange=routing.SUBMIT, routing_key=key, timeout_seconds=timeout_seconds)
+    return asyncio.ensure_future(published)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new to the channel", "known to the channel"])
+async def test_silent_queue_stops_no_publish_to_another(
+    node: Node, broker: AmqpBroker, capabilities: tuple[str, str], known: bool
+) -> None:
+    silent, other = capabilities
+    if known:
+        await submit(broker, silent, b"before")
+
+    async with node.silent(routing.task_queue(silent, Priority.P1)):
+        stuck = [submit(broker, silent, b"%d" % number) for number in range(10)]
+        late = submit(broker, silent, b"late", timeout_seconds=1.0)
+        async with asyncio.timeout(AROUND_SECONDS):
+            await asyncio.gather(*(submit(broker, other, b"%d" % number) for number in range(20)))
+            await broker.publish(Message(b""), exchange=routing.DEAD, routing_key=f"{other}.p1")
+            with pytest.raises(PublishUnconfirmed):
+                await late
+        unconfirmed = [one for one in stuck if not one.done()]
+
+    await asyncio.gather(*stuck)
+    assert unconfirmed == stuck
+
+
+async def test_hundreds_before_a_silent_queue_stop_no_publish_to_another(
+    node: Node, broker: AmqpBroker, capabilities: tuple[str, str]
+) -> None:
+    """More than RabbitMQ takes from a connection while one of its channels waits for a queue."""
+    silent, other = capabilities
+    await submit(broker, silent, b"before")
+
+    async with node.silent(routing.task_queue(silent, Priority.P1)):
+        stuck = [submit(broker, silent, b"%d" % number) for number in range(490)]
+        async with asyncio.timeout(2 * AROUND_SECONDS):
+            await submit(broker, other, b"mine")
+
+    await asyncio.gather(*stuck)
