@@ -23,6 +23,11 @@ def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
     assert played.faults >= 4
 
 
+@pytest.mark.parametrize("seed", range(9, 31))
+def test_no_promise_is_broken_by_another_seed(seed: int) -> None:
+    assert play(seed).violations == ()
+
+
 def test_every_promise_has_something_that_could_break_it() -> None:
     played = [play(seed, Plan(calm_seconds=8.0)) for seed in (7, 8)]
 
