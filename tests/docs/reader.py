@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         for name in ("agents", "examples"):
-            (self.folder / name).symlink_to(ROOT / name)
+            shutil.copytree(ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     @property
     def _environment(self) -> dict[str, str]:
