@@ -41,7 +41,7 @@ def plan_topology(
     Example: coditect topology plan --capability code.review
     """
     plan = run_loop(_plan(connections(context), capability or []))
-    _write(plan, output, missing="missing: apply creates it")
+    _write(plan, output, missing="missing: apply creates it", applied=False)
     if not plan.clean:
         raise typer.Exit(1)
 
@@ -56,7 +56,7 @@ def apply_plan(
     Example: coditect topology apply --capability code.review --capability tests.run
     """
     plan = run_loop(_apply(connections(context), capability or []))
-    _write(plan, output, missing="created")
+    _write(plan, output, missing="created", applied=True)
     differing = plan.of(Verdict.DIFFERS)
     if differing:
         raise TopologyMismatch(
@@ -100,7 +100,7 @@ def _topology(capabilities: tuple[str, ...]) -> Topology:
     return whole
 
 
-def _write(plan: Plan, output: Output, *, missing: str) -> None:
+def _write(plan: Plan, output: Output, *, missing: str, applied: bool) -> None:
     if output is Output.JSON:
         write_json(
             {
@@ -116,7 +116,7 @@ def _write(plan: Plan, output: Output, *, missing: str) -> None:
     write_table(("kind", "name", "state"), rows)
     for step in plan.of(Verdict.DIFFERS):
         typer.echo(f"\n{step.kind} {step.name}: {step.fix}")
-    same = len(plan.steps) - len(changes)
+    same = len(plan.steps) - len(plan.of(Verdict.DIFFERS) if applied else changes)
     note = (
         f"{BINDINGS_NOTE} ({plan.bindings})" if plan.unbound is None else f"{len(plan.unbound)} bindings are missing."
     )
