@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from datetime import datetime
 from pathlib import Path
 
 from coditect.errors import SetupError
+from coditect.loop import run_loop
 from coditect.settings import Settings
 from dispatcher.layers import incarnation
 from dispatcher.store.sqlite import SqliteDatabase
@@ -48,7 +48,7 @@ def _mark(path: Path) -> None:
             now_ms = round(time.time() * 1000)
             await database.run(lambda tr: incarnation.restore(tr, now_ms))
 
-    asyncio.run(mark())
+    run_loop(mark())
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
 
 

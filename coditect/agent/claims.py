@@ -89,7 +89,7 @@ class Claims:
         return origin in self._silent
 
     def heard(self, origin: str) -> None:
-        """This shard exists: it took a result."""
+        """This shard exists: it took a result, or a word about a task that runs."""
         self._heard.add(origin)
 
     def missed(self, origin: str, error: Unroutable) -> None:

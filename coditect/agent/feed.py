@@ -27,6 +27,8 @@ PATIENCE_SECONDS = 0.02
 MOST_LANES = 8
 STARVING_SECONDS = 0.01
 """The same where there is none."""
+ACK_SECONDS = 0.05
+"""How much longer where an acknowledgement is due that brings some."""
 
 
 @dataclass(eq=False, slots=True)
@@ -125,19 +127,19 @@ class Feed:
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
         """Whether for a while it may have received more, or less, than what could start, by a factor of two.
 
-        Quick tasks may be in hand before their slots are free, up to `most`. Where something has ended,
-        its acknowledgement is on the way and brings another delivery.
+        Quick tasks may be in hand before their slots are free, up to `most`. Where something has ended, its
+        acknowledgement is probably on the way and brings another delivery; not for ever: it may wait for its owner.
         """
-        unused, credit = self.unused, sum(lane.prefetch for lane in self.lanes)
+        unused, credit, coming = self.unused, sum(lane.prefetch for lane in self.lanes), False
         if free and credit and self.is_quick(now, lag):
             self.missing = most - credit
             fits = unused > 0 or credit >= most
         else:
             self.missing = free - unused
             coming = sum(lane.unsettled for lane in self.lanes) > self.open + len(self.waiting)
-            fits = unused <= 2 * free and (free <= 2 * unused or coming)
+            fits = unused <= 2 * free and free <= 2 * unused
         since = self.misfit_since or now
-        patience = (PATIENCE_SECONDS if unused else STARVING_SECONDS) + 2 * lag
+        patience = (PATIENCE_SECONDS if unused else STARVING_SECONDS) + coming * ACK_SECONDS + 2 * lag
         over = not fits and now - since >= patience
         self.misfit_since = None if fits or over else since
         return over

@@ -324,7 +324,6 @@ class Owned:
                 if not execution.let_go:
                     raise
             else:
-                self._claims.heard(owner_of(execution.task).origin)
                 execution.ack()
                 return
             with self._parked():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from coditect.background import Background
 from coditect.broker.port import Broker, Promise
@@ -69,7 +69,9 @@ class Together:
 class Reports:
     """What one agent process says to the owners of its tasks."""
 
-    def __init__(self, broker: Broker, background: Background, clock: Clock) -> None:
+    def __init__(self, broker: Broker, background: Background, clock: Clock, *, heard: Callable[[str], None]) -> None:
+        """`heard` is called with a shard that took something: it exists."""
+        self._heard = heard
         self._broker = broker
         self._background = background
         self._clock = clock
@@ -131,6 +133,7 @@ class Reports:
         await self._broker.publish(
             message, exchange=routing.RESULTS, routing_key=origin, timeout_seconds=within_seconds
         )
+        self._heard(origin)
 
     def progress(self, owner: Owner, share: float, note: str) -> None:
         """How far a task is. At most once; of what is said within a second only the last of each task is sent."""

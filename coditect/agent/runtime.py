@@ -88,8 +88,8 @@ class Runtime:
         self._intake = Intake(broker, self._slots, background, self._executions, screen=self._screen, start=self._start)
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._suspects = suspects if limits.processes else None
-        self._reports = Reports(broker, background, clock)
         claims = Claims(broker, requests, clock, agent_id=agent_id)
+        self._reports = Reports(broker, background, clock, heard=claims.heard)
         starts = Starts(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
         self._owned = Owned(

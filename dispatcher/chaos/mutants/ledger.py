@@ -16,7 +16,7 @@ MUTANTS = (
     Mutant(
         "granted_fence_reused",
         "dispatcher.collect",
-        "    row.fence += 1\n    row.agent, row.started_ms = command.agent",
+        "    book.advance_fence(row)\n    row.agent, row.started_ms = command.agent",
         "    row.agent, row.started_ms = command.agent",
         "a claim is granted under the fence that somebody else has",
         ("fences grow",),
@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "published_fence_reused",
         "dispatcher.layers.ledger.claiming",
-        "    row.fence += 1\n    row.publication",
+        "    book.advance_fence(row)\n    row.publication",
         "    row.fence = max(1, row.fence)\n    row.publication",
         "a node is published anew under the fence that it had",
         ("fences grow",),
@@ -154,7 +154,7 @@ MUTANTS = (
     Mutant(
         "fence_of_canceled_kept",
         "dispatcher.layers.ledger.advance",
-        "        row.fence += 1  # what its agent may still tell is late\n",
+        "        book.advance_fence(row)  # what its agent may still tell is late\n",
         "",
         "what is told of a node that was called off counts",
         ("tests/unit/dispatcher/test_turn.py::test_cancel_ends_everything_and_tells_the_agents",),

@@ -88,10 +88,12 @@ async def test_what_nobody_took_is_told_again_each_by_itself(
     scene: Scene, owner: ScriptedOwner, caplog: pytest.LogCaptureFixture
 ) -> None:
     gated = Gated(3)
-    await scene.start(gated.agent)
+    await gated.end(scene, owner, ["this shard exists"])
+    gated.gate.clear()
+    owner.results.clear()
     for number in range(3):
         await owner.publish("work.do", number, node=f"n{number}")
-    await eventually(lambda: gated.begun == 3)
+    await eventually(lambda: gated.begun == 4)
     await owner.leave()
 
     gated.gate.set()
@@ -101,4 +103,4 @@ async def test_what_nobody_took_is_told_again_each_by_itself(
 
     await eventually(lambda: len(owner.results) == 3, seconds=20)
     assert sorted((one.owner.node, one.owner.fence) for one in owner.results) == [("n0", 5), ("n1", 5), ("n2", 5)]
-    assert gated.begun == 3
+    assert gated.begun == 4
