@@ -41,11 +41,10 @@ def shard() -> int:
 
 
 @asynccontextmanager
-async def owner_of(shard: int, settings: Settings, *, listens: bool = True) -> AsyncIterator[ScriptedOwner]:
+async def owner_of(shard: int, settings: Settings) -> AsyncIterator[ScriptedOwner]:
     async with AmqpBroker(settings.amqp_url, name="owner", wire=settings.wire) as broker:
         owner = ScriptedOwner(broker, shard)
-        if listens:
-            await owner.open()
+        await owner.open()
         yield owner
         await owner.leave()
 
@@ -145,7 +144,7 @@ async def test_stale_delivery_is_dropped(servers: Servers, settings: Settings, c
         assert (gated.runs, owner.results) == ([], [])
 
 
-async def test_result_of_a_shard_that_nobody_has_is_not_lost(
+async def test_result_of_a_shard_that_nobody_has_any_more_is_not_lost(
     servers: Servers, settings: Settings, capability: str, shard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.1)
@@ -153,9 +152,13 @@ async def test_result_of_a_shard_that_nobody_has_is_not_lost(
     gated.gate.set()
     async with (
         running(gated.agent, servers, settings=settings) as fleet,
-        owner_of(shard, settings, listens=False) as owner,
+        owner_of(shard, settings) as owner,
     ):
-        await owner.publish(capability, "early")
+        await owner.publish(capability, "first", node="first")
+        await eventually(lambda: owner.results, seconds=20)
+        await owner.leave()
+        owner.results.clear()
+        await owner.publish(capability, "early", node="early")
         await eventually(lambda: fleet.runtime.load().suspended == 1, seconds=20)
         assert await fleet.client.request(capability, "direct", timeout="10s") == "direct"
 
@@ -164,7 +167,7 @@ async def test_result_of_a_shard_that_nobody_has_is_not_lost(
         await eventually(lambda: owner.results, seconds=20)
 
         assert (owner.values, owner.results[0].owner.fence) == (["early"], 2)
-        assert [wanted for wanted, _, _ in gated.runs] == ["early", "direct"]
+        assert [wanted for wanted, _, _ in gated.runs] == ["first", "early", "direct"]
 
 
 async def test_cancel_reaches_it(servers: Servers, settings: Settings, capability: str, shard: int) -> None:
