@@ -98,7 +98,7 @@ async def main():
             for pipe in between.pipes():
                 pipe.cut()
             await eventually(lambda: not broker.connected)
-            await eventually(lambda: broker.connected)
+            await eventually(lambda: broker.connected, seconds=20)
     try:
         async with AmqpBroker(sys.argv[2], connect_seconds=1.0):
             pass
