@@ -20,6 +20,7 @@ from coditect.registry.memory import MemoryRegistry
 from dispatcher import desk as desk_module
 from dispatcher.commands import Finished
 from dispatcher.layers import leases, shards
+from dispatcher.layers.keyspace import INDEXED
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
@@ -33,6 +34,10 @@ def take_over(tr: Transaction, owner: str) -> None:
     leases.leave(tr, owner)
     leases.renew(tr, "other", 1)
     assert leases.acquire(tr, shards.lease_name(0), "other") is not None
+
+
+async def is_indexed(database: MemoryDatabase) -> bool:
+    return await database.read(lambda tr: tr.get(INDEXED.pack())) == b""
 
 
 async def test_late_commit_is_refused_counted_and_said(
@@ -53,6 +58,7 @@ async def test_late_commit_is_refused_counted_and_said(
         mine = await enter(MemoryBroker(server, name="client"))
         client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
         run = await client.start(flow)
+        await eventually(lambda: is_indexed(database))  # else the sweeper writes that beside us
         await database.run(lambda tr: take_over(tr, tenure.owner))
         before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
 
