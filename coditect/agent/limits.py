@@ -23,5 +23,3 @@ class Limits:
     """Whom it may answer."""
     tracebacks: bool = True
     """Whether results carry them."""
-    reserve: int = 1
-    """How many slots are kept for P0."""
