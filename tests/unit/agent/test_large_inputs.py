@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -69,22 +68,14 @@ async def test_loop_turns_while_a_large_list_is_validated(type_: object) -> None
     items = [{"numbers": [1, 2, 3], "more": [4, 5, 6]}] * 60_000
     raw = dumps(items if type_ == list[dict[str, list[int]]] else {str(n): one for n, one in enumerate(items)})
     decode = codec(type_).decode
-    began = time.perf_counter()
-    assert len(decode(raw)) == len(items)
-    whole = time.perf_counter() - began
+    turns = 0
+    decoding = asyncio.create_task(asyncio.to_thread(decode, raw))
+    while not decoding.done():
+        await asyncio.sleep(0.001)
+        turns += 1
 
-    async def longest_pause() -> float:
-        longest = 0.0
-        decoding = asyncio.create_task(asyncio.to_thread(decode, raw))
-        while not decoding.done():
-            last = time.perf_counter()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.perf_counter() - last)
-        assert len(await decoding) == len(items)
-        return longest
-
-    # the best of three: a busy machine makes pauses of its own
-    assert min([await longest_pause() for _ in range(3)]) < 0.7 * whole
+    assert len(await decoding) == len(items)
+    assert turns >= 6, "validation in one piece leaves the loop two or three turns"
 
 
 def test_large_list_is_judged_as_a_small_one_is() -> None:
