@@ -67,10 +67,17 @@ class Agent:
         *,
         version: str = "0.0.0",
         slots: int = 8,
+        reserve: int = 1,
         tags: Iterable[str] | str = (),
         description: str = "",
     ) -> None:
-        """Raises: SetupError that names the parameter, and file and line."""
+        """`slots` is how many tasks a process runs at once.
+
+        With two slots or more, `reserve` of them are kept for P0: `slots=8` runs seven tasks of P1 and P2. With
+        `reserve=0` any level may have them all, and P0 waits for the next slot that frees.
+
+        Raises: SetupError that names the parameter, and file and line.
+        """
         try:
             if not isinstance(name, str) or _AGENT_NAME.fullmatch(name) is None:
                 fix = 'such as Agent("reviewer")'
@@ -78,6 +85,7 @@ class Agent:
             self.name = name
             self.version = arguments.text("version", version)
             self.slots = arguments.whole("slots", slots, 1, 10_000)
+            self.reserve = arguments.whole("reserve", reserve, 0, max(1, slots - 1))
             self.tags = arguments.texts("tags", tags)
             self.description = arguments.text("description", description, longest=MOST_TEXT_BYTES)
         except InputError as error:

@@ -1,4 +1,4 @@
-"""One queue as an agent consumes it: its lanes (consumers), what is in hand, and when it will be done.
+"""One queue as an agent consumes it: its lanes (consumers), what is in hand, and how long its tasks take.
 
 A lane is a consumer with a fixed prefetch. More credit is another lane, less is a canceled one: a consumer's
 prefetch cannot change, and what a canceled one delivered stays ours without counting any more.
@@ -8,10 +8,27 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 
-from coditect.broker.port import Consumer, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.model.capability import Priority
 from coditect.model.task import Task
+
+MOST_HAND_BACKS = 3
+"""So often a task goes back for an idle peer; the agent that has it then keeps it for its next slot."""
+QUICK_SECONDS = 0.025
+"""A run below it ends within a round trip or a few: what is asked for meanwhile has a slot when it comes."""
+UNKNOWN_SECONDS = 1.0
+"""What a run is taken for before there was one."""
+FORGETTING = 0.9
+"""By how much less the longest run counts with each that follows: 30 minutes are forgotten after a hundred."""
+PATIENCE_SECONDS = 0.02
+"""Credit that does not fit for so long is made to fit."""
+MOST_LANES = 8
+STARVING_SECONDS = 0.01
+"""The same where there is none."""
+ACK_SECONDS = 0.05
+"""How much longer where an acknowledgement is due that brings some."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,99 +47,117 @@ class Held:
     """Its handler ended."""
 
 
-AHEAD_SECONDS = 0.045
-"""How far ahead the end of what runs is guessed: what is fetched for it waits about so long."""
-SLOW_SECONDS = 0.025
-"""From here on a run is long beside a round trip, so that credit is given for each one anew."""
-MOST_AT_EACH_LOOK = 100
-IDLE_LOOK_SECONDS = 0.0001
-"""The time between two looks at an idle feed, where there are more than those, for each of them."""
-_STRAGGLER = 3
-_WEIGHT = 0.1
-
-
 class Feed:
     """The lanes of one queue and the deliveries that wait for a slot."""
 
-    def __init__(self, queue: str, level: Priority, *, group: str, passes_on: bool = False) -> None:
-        """`passes_on`: what it gives back is for others, and only its dead letters come to them."""
+    def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
+        """`own`: no other agent consumes it; `passes_on`: what it gives back is for others, by its dead letters."""
         self.queue = queue
         self.level = level
         self.group = group
-        """The channel of its lanes."""
-        self._passes_on = passes_on
+        self.own = own
+        self.passes_on = passes_on
         self.waiting: deque[Held] = deque()
         self.lanes: list[Consumer] = []
-        self.reserved = 0
-        """Slots taken for deliveries that a new lane is fetching."""
-        self.paused = False
-        """Its unstarted deliveries were handed back; there is more in the queue."""
+        self.hungry = False
+        """Its queue holds more, and nothing comes by itself."""
+        self.doubtful = False
+        """Its queue may hold more: it is asked when a slot is free."""
         self.changing = False
-        """A lane is being opened or closed."""
-        self.slack_since: float | None = None
-        """Since when it may receive more than could start."""
+        """It is being asked, or a lane opened or closed."""
+        self.empty_at = -inf
+        """When it was last asked and found empty."""
+        self.missing = 0
+        """How much credit it lacks, `misfit_since` then; below 0, how much it has too much."""
+        self.misfit_since: float | None = None
+        self.reserved = 0
+        """Slots taken for what a new lane brings in a moment."""
+        self.slots = 0
+        """Slots that its tasks have."""
+        self.open = 0
+        """How many of its tasks were started and have not ended; some may wait without a slot."""
         self._running: dict[Held, float] = {}
-        self._mean_run_seconds: float | None = None
+        self._longest_seconds = UNKNOWN_SECONDS
 
-    @property
-    def slow(self) -> bool:
-        """Whether its runs are long beside a round trip."""
-        return self._mean_run_seconds is not None and self._mean_run_seconds >= SLOW_SECONDS
+    # -- how long its tasks take ------------------------------------------------------------------------
 
-    def give_back(self, delivery: Delivery) -> None:
-        """It was not begun: whoever can takes it."""
-        if self._passes_on:
-            delivery.reject()
-        else:
-            delivery.requeue()
-
-    def started(self, held: Held, now: float) -> None:
-        """One of its tasks took a slot."""
+    def began(self, held: Held, now: float) -> None:
+        """The handler of one of its tasks begins, or goes on."""
         self._running[held] = now
+
+    def took_slot(self, held: Held) -> None:
+        """It may begin, or go on."""
+        held.slot = True
+        self.slots += 1
 
     def stopped(self, held: Held) -> None:
         """It gave its slot back."""
+        self.slots -= 1
         self._running.pop(held, None)
 
     def ran(self, seconds: float) -> None:
         """One run took so long."""
-        mean = seconds if self._mean_run_seconds is None else self._mean_run_seconds
-        self._mean_run_seconds = mean + _WEIGHT * (seconds - mean)
+        self._longest_seconds = max(seconds, FORGETTING * self._longest_seconds)
 
-    def soon(self, now: float) -> int:
-        """How many of its running tasks will probably end within `AHEAD_SECONDS`; stragglers are not counted on."""
-        mean = self._mean_run_seconds
-        if mean is None:
-            return 0
-        if mean < AHEAD_SECONDS:
-            return len(self._running)
-        due, late = now + AHEAD_SECONDS - mean, now - _STRAGGLER * mean
-        count = 0
-        for since in self._running.values():  # in order of their start
-            if since > due:
-                break
-            count += since >= late
-        return count
+    def is_quick(self, now: float, lag: float = 0.0) -> bool:
+        """Whether its tasks are known to be short: the longest of the recent runs, and whatever runs now.
 
-    @property
-    def lively(self) -> bool:
-        """Whether something of it runs, waits, or is to be fetched, or it has no credit."""
-        return bool(self._running or self.waiting or self.paused or not self.lanes)
+        `lag` is how late the event loop is: all runs, and all round trips, are as much longer.
+        """
+        bound = QUICK_SECONDS + 4 * lag
+        oldest = next(iter(self._running.values()), now)
+        return self._longest_seconds < bound and now - oldest < bound
 
-    @property
-    def wants_a_slot(self) -> bool:
-        """Whether it has something to start, in hand or to fetch."""
-        return bool(self.waiting) or (self.paused and not self.changing)
+    # -- credit -----------------------------------------------------------------------------------------
 
     @property
     def unused(self) -> int:
-        """How many deliveries may still come; with none the queue may hold more than we hear of."""
+        """How many deliveries may still come by themselves."""
         return sum(max(0, lane.prefetch - lane.unsettled) for lane in self.lanes)
 
+    def is_lively(self) -> bool:
+        """Whether something of it runs or waits, or it has no credit."""
+        return bool(self.slots or self.waiting or not self.unused)
+
     @property
-    def credit(self) -> int:
-        """What its lanes may hold."""
-        return sum(lane.prefetch for lane in self.lanes)
+    def wants_a_slot(self) -> bool:
+        """Whether it has something to start, in hand or perhaps in its queue."""
+        return bool(self.waiting) or ((self.hungry or self.doubtful) and not self.changing)
+
+    def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
+        """Whether for a while it may have received more, or less, than what could start, by a factor of two.
+
+        Quick tasks may be in hand before their slots are free, up to `most`. Where something has ended, its
+        acknowledgement is probably on the way and brings another delivery; not for ever: it may wait for its owner.
+        Tasks that await others use credit up and start nothing.
+        """
+        unused, credit, coming = self.unused, sum(lane.prefetch for lane in self.lanes), False
+        if free and credit and self.is_quick(now, lag):
+            self.missing = most + self.open - self.slots - credit
+            fits = unused > 0 or self.missing <= 0
+        else:
+            self.missing = free - unused
+            coming = sum(lane.unsettled for lane in self.lanes) > self.open + len(self.waiting)
+            fits = unused <= 2 * free and free <= 2 * unused
+        since = self.misfit_since or now
+        patience = (PATIENCE_SECONDS if unused else STARVING_SECONDS) + coming * ACK_SECONDS + 2 * lag
+        over = not fits and now - since >= patience
+        self.misfit_since = None if fits or over else since
+        return over
+
+    async def widen(self, broker: Broker, arrived: OnDelivery, many: int) -> None:
+        """Opens another lane; where there are many already, in their place. Raises: NotFound, BrokerUnavailable."""
+        if len(self.lanes) >= MOST_LANES:
+            await self.close_lanes()
+        self.lanes.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
+
+    async def close_lanes(self) -> None:
+        """What they delivered stays in hand and does not count any more."""
+        lanes, self.lanes = self.lanes, []
+        for lane in lanes:
+            await lane.cancel()
+
+    # -- what waits -------------------------------------------------------------------------------------
 
     def next_waiting(self) -> Held | None:
         """The oldest delivery that waits and is still ours."""
@@ -132,32 +167,13 @@ class Feed:
                 return held
         return None
 
+    def give_back(self, delivery: Delivery) -> None:
+        """It was not begun: whoever can takes it."""
+        if self.passes_on:
+            delivery.reject()
+        else:
+            delivery.requeue()
 
-class Rounds:
-    """Which feeds a look of the patrol visits: the lively ones each time, the others as often as their number allows.
-
-    An agent may offer a thousand capabilities: three thousand feeds, most of them idle.
-    """
-
-    def __init__(self) -> None:
-        self.feeds: list[Feed] = []
-        self.by_queue: dict[str, Feed] = {}
-        self._lively: dict[Feed, None] = {}
-        self._next_full = 0.0
-
-    def add(self, feed: Feed) -> None:
-        """One more."""
-        self.feeds.append(feed)
-        self.by_queue[feed.queue] = feed
-
-    def touch(self, feed: Feed) -> None:
-        """Something happens in it."""
-        self._lively[feed] = None
-
-    def due(self, now: float) -> list[Feed]:
-        """Those to look at now."""
-        if now >= self._next_full or len(self.feeds) <= MOST_AT_EACH_LOOK:
-            self._next_full = now + len(self.feeds) * IDLE_LOOK_SECONDS
-            self._lively = {feed: None for feed in self.feeds if feed.lively}
-            return self.feeds
-        return list(self._lively)
+    def returnable(self, since: float = inf) -> list[Held]:
+        """What waits since then, or longer, and may go back: the broker counts how often it did."""
+        return [one for one in self.waiting if one.since <= since and one.delivery.delivery_count < MOST_HAND_BACKS]

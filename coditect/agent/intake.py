@@ -1,23 +1,22 @@
 """Consume: how much an agent takes in hand, and who of it starts next.
 
-An agent holds nothing that it cannot start. It asks for as many deliveries as slots are free or will
-probably be within a round trip; one that waited `HAND_BACK_SECONDS` all the same goes back with the others of
-its queue, and the queue is consumed again when a slot frees. A task that awaits another agent gives its slot
-away (`suspend`) and takes one before anything new when it goes on (`resume`).
+An agent holds nothing that it cannot start. Each of its queues has credit for what its level could start: the
+slots that are free, and those where what runs is known to be quick. When a level can start nothing any more, lanes that
+could still receive something are closed, and a slot that frees asks their queues one by one, in the levels' turns.
+What comes all the same goes back for an idle peer, at most three times in its life. See `docs/adr/0004`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterable, Sized
 from functools import partial
-from typing import Any
+from itertools import islice
 
-from coditect.agent.feed import Feed, Held, Rounds
-from coditect.agent.slots import Slots, Turns, most_in_hand
+from coditect.agent.feed import Feed, Held
+from coditect.agent.slots import Slots, most_in_hand
 from coditect.background import Background
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
@@ -26,17 +25,20 @@ from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
 
-HAND_BACK_SECONDS = 0.05
-FETCH_SECONDS = 0.025
+HAND_BACK_SECONDS = 0.02
+"""What has no slot for so long goes back; three times that is still but a moment."""
 PATROL_SECONDS = 0.01
+ASK_AGAIN_SECONDS = 0.02
+FETCH_SECONDS = 0.025
+"""What a queue holds arrives within it at a new consumer."""
+MANY = 4
+"""So many free slots are cheaper to fill by a consumer than by asking for each."""
+EMPTY_SECONDS = 0.1
+"""For so long after a queue was found empty it gets a consumer rather than another question."""
 RETRY_SECONDS = 0.5
-SLACK_SECONDS = 0.5
-MOST_LANES = 8
-MOST_SHRINKING = 32
-"""Feeds of which one look takes credit back; each costs the broker two calls."""
-
-Screen = Callable[[Delivery], Task | None]
-"""Reads a delivery; None when it was dealt with and needs no slot."""
+MOST_AT_EACH_LOOK = 32
+MOST_CLOSED = 64
+"""Feeds that are closed for want of slots: as many as can be asked, or opened again, in a moment."""
 
 
 class Intake:
@@ -47,23 +49,32 @@ class Intake:
         broker: Broker,
         slots: Slots,
         background: Background,
+        unsettled: Sized,
         *,
-        screen: Screen,
+        screen: Callable[[Delivery], Task | None],
         start: Callable[[Held], None],
     ) -> None:
+        """`screen` reads a delivery, None when it needs no slot; `unsettled` is what was started and not settled."""
         self._broker = broker
         self._slots = slots
         self._background = background
         self._screen = screen
         self._start = start
+        self._unsettled = unsettled
         self._loop = asyncio.get_running_loop()
-        self._rounds = Rounds()
+        self._feeds: dict[str, Feed] = {}
+        self._lively: dict[Feed, None] = {}
+        """Every look of the patrol visits them; of the others some in turn, `_unvisited` until it rests."""
+        self._others: deque[Feed] = deque()
+        self._unvisited = 0
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
-        self._resuming: deque[tuple[asyncio.Future[None], Priority]] = deque()
+        self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
+        self._closed: dict[Feed, None] = {}
+        """Feeds without a lane."""
         self._suspended: Counter[int] = Counter()
         self._parked = 0
-        self._turns = Turns()
         self._patrol: asyncio.TimerHandle | None = None
+        self._lag = 0.0
         self.waiting = 0
         """Deliveries in hand that have no slot yet."""
         self.closed = False
@@ -73,21 +84,16 @@ class Intake:
         """How many tasks await others, without a slot."""
         return self._suspended.total() + self._parked
 
-    async def open(self, queue: str, level: Priority, *, group: str | None = None, passes_on: bool = False) -> None:
-        """Starts to consume a queue whose tasks count to this level; `passes_on` as in `Feed`.
-
-        Raises: NotFound, BrokerUnavailable.
-        """
-        feed = Feed(queue, level, group=group or level.value, passes_on=passes_on)
-        self._rounds.add(feed)
-        await self._add_lane(feed, max(1, self._slots.startable(level)))
+    async def open(self, feed: Feed) -> None:
+        """Starts to consume a queue. Raises: NotFound, BrokerUnavailable."""
+        self._feeds[feed.queue] = feed
+        self._others.append(feed)
+        await self._widen(feed, max(1, self._slots.startable(feed.level)))
 
     def is_free(self, queue: str) -> bool:
         """Whether another task like those of that queue would start here at once as a P1, and it holds none."""
-        feed = None if self.closed else self._rounds.by_queue.get(queue)
+        feed = None if self.closed else self._feeds.get(queue)
         return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(Priority.P1) > 0
-
-    # -- arrivals ---------------------------------------------------------------------------------------
 
     def _arrived(self, feed: Feed, delivery: Delivery) -> None:
         if self.closed:
@@ -96,15 +102,14 @@ class Intake:
         task = self._screen(delivery)
         if task is None:
             return
-        now = self._loop.time()
-        held = Held(delivery, task, feed, now)
-        self._rounds.touch(feed)
+        held = Held(delivery, task, feed, self._loop.time())
+        self._lively[feed] = None
         if feed.reserved:
             feed.reserved -= 1
-            self._go(held, now)
+            self._go(held)
         elif self._nobody_waits and self._slots.startable(feed.level):
             self._slots.take(feed.level)
-            self._go(held, now)
+            self._go(held)
         else:
             feed.waiting.append(held)
             self.waiting += 1
@@ -114,87 +119,102 @@ class Intake:
 
     @property
     def _nobody_waits(self) -> bool:
-        urgent, normal, bulk = self._candidates.values()
-        return not (self._resuming or urgent or normal or bulk)
+        return not any(self._candidates.values()) and not any(self._resuming.values())
 
-    def _go(self, held: Held, now: float) -> None:
-        self._occupy(held, now)
+    def _go(self, held: Held) -> None:
+        held.feed.took_slot(held)
+        held.feed.open += 1
         self._start(held)
         self._watch()
 
-    @staticmethod
-    def _occupy(held: Held, now: float) -> None:
-        held.slot = True
-        held.feed.started(held, now)
-
-    # -- admission --------------------------------------------------------------------------------------
-
     def _admit(self) -> None:
-        """Gives free slots away: to what resumes first, then by weight."""
-        while self._resuming and self._slots.free > 0:
-            turn, its_level = self._resuming.popleft()
-            if not turn.done():
-                self._slots.take(its_level)
+        """Gives free slots away: the levels by weight, in each to what resumes first, then its queues in turn."""
+        asked: Counter[Feed] = Counter()
+        waiting = dict.fromkeys(Priority, ()) if self.closed else self._candidates
+        while (
+            level := self._slots.choose([one for one in Priority if waiting[one] or self._resuming[one]])
+        ) is not None:
+            self._slots.take(level)
+            turns = self._resuming[level]
+            if turns and (turn := turns.popleft()) and not turn.done():
                 turn.set_result(None)
-        fetches: dict[Feed, int] = {}
-        while not self.closed and (level := self._slots.choose([p for p, c in self._candidates.items() if c])):
-            self._serve(level, fetches)
-        for feed, many in fetches.items():
-            self._change(feed, self._fetch(feed, many))
+            elif turns or not self._serve(level, asked):
+                self._slots.give_back(level)
+        for feed, many in asked.items():
+            feed.changing = True
+            self._background.start(self._ask(feed, many), name=f"ask {feed.queue}")
 
-    def _serve(self, level: Priority, fetches: dict[Feed, int]) -> None:
+    def _serve(self, level: Priority, asked: Counter[Feed]) -> bool:
+        """Starts what waits in hand, or has the queue asked; whether the slot is taken by that."""
         candidates = self._candidates[level]
+        if self.closed or not candidates:
+            return False
         feed = next(iter(candidates))
         del candidates[feed]
-        held = feed.next_waiting()
-        self.waiting = sum(len(one.waiting) for one in self._rounds.feeds) if held is None else self.waiting - 1
+        before, held = len(feed.waiting), feed.next_waiting()
+        self.waiting -= before - len(feed.waiting)
+        taken = held is not None or feed.wants_a_slot
         if held is not None:
-            self._slots.take(level)
-            self._go(held, self._loop.time())
-        elif feed.paused and not feed.changing:
-            self._slots.take(level)
-            feed.reserved += 1
-            fetches[feed] = fetches.get(feed, 0) + 1
+            self._go(held)
+        elif taken:
+            asked[feed] += 1
         if feed.wants_a_slot:
             candidates[feed] = None  # behind the others: queues of one level take turns
+        return taken
 
-    async def _fetch(self, feed: Feed, many: int) -> None:
-        """Consumes a paused queue again, with the slots that were reserved for it."""
-        feed.paused = False
-        self._candidates[feed.level].pop(feed, None)
+    async def _ask(self, feed: Feed, many: int) -> None:
+        """Takes so many tasks from its queue, or what it holds; for each a slot is reserved."""
         try:
-            await self._add_lane(feed, many)
-            await asyncio.sleep(FETCH_SECONDS)  # what the queue holds arrives within a round trip
+            while 0 < many < MANY and (delivery := await self._broker.get(feed.queue)) is not None:
+                feed.hungry = not feed.lanes
+                if self.closed:
+                    feed.give_back(delivery)
+                elif (task := self._screen(delivery)) is not None:
+                    many -= 1
+                    self._go(Held(delivery, task, feed, self._loop.time()))
+            if many >= MANY:
+                feed.hungry, wanted, many = False, many, 0
+                feed.reserved += wanted
+                self._loop.call_later(FETCH_SECONDS, self._release, feed)
+                await self._widen(feed, wanted)
+            elif many:
+                feed.hungry, feed.empty_at = False, self._loop.time()
         except CoditectError as error:
-            log.warning("A queue cannot be consumed yet", extra={"queue": feed.queue, "reason": str(error)})
-            self._loop.call_later(RETRY_SECONDS, self._pause, feed)
+            log.warning("A queue cannot be asked yet", extra={"queue": feed.queue, "reason": str(error)})
+            feed.hungry = False
+            self._loop.call_later(RETRY_SECONDS, self._doubt, feed)
         finally:
-            feed.changing = False
-            for _ in range(feed.reserved):
-                self._slots.give_back(feed.level)
-            feed.reserved = 0
-            self._admit()
-            self._watch()
+            feed.changing = feed.doubtful = False
+            feed.reserved += many
+            self._release(feed) if many else self._reconsider(feed)
 
-    def _pause(self, feed: Feed) -> None:
-        feed.paused = True
-        self._candidates[feed.level][feed] = None
-        self._admit()
+    def _release(self, feed: Feed) -> None:
+        for _ in range(feed.reserved):
+            self._slots.give_back(feed.level)
+        feed.reserved = 0
+        self._reconsider(feed)
 
-    async def _add_lane(self, feed: Feed, prefetch: int) -> None:
-        lane = await self._broker.consume(feed.queue, partial(self._arrived, feed), prefetch=prefetch, group=feed.group)
-        if self.closed:
-            await lane.cancel()
+    def _doubt(self, feed: Feed) -> None:
+        """Has its queue asked when a slot is free."""
+        feed.doubtful = True
+        self._reconsider(feed)
+
+    def _reconsider(self, feed: Feed) -> None:
+        """It changed: whether it is a candidate may have, too."""
+        self._lively[feed] = None
+        if feed.wants_a_slot:
+            self._candidates[feed.level][feed] = None
         else:
-            feed.lanes.append(lane)
-
-    # -- what a running task does -----------------------------------------------------------------------
+            self._candidates[feed.level].pop(feed, None)
+        self._admit()
+        self._watch()
 
     def finished(self, held: Held, ran_seconds: float | None) -> None:
         """Its handler ended: the slot is free, the delivery still has to be settled."""
         if ran_seconds is not None:
             held.feed.ran(ran_seconds)
         held.over = True
+        held.feed.open -= 1
         if held.awaiting:
             self._suspended[held.task.depth] -= 1
         self._give_back(held)
@@ -204,14 +224,27 @@ class Intake:
             held.slot = False
             held.feed.stopped(held)
             self._free(held.feed.level)
-            if held.feed.slow and not self.waiting:
-                self._hurry()
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
+        if self._closed:
+            self._doubt_closed()
         if not self._nobody_waits:
             self._admit()
         self._watch()
+
+    def _doubt_closed(self) -> None:
+        """A slot is free: what was closed for want of one may hold something meanwhile."""
+        since = self._loop.time() - ASK_AGAIN_SECONDS
+        for feed in self._closed:
+            if not (feed.hungry or feed.changing) and feed.empty_at <= since and self._has_room(feed.level):
+                feed.doubtful = True
+                self._candidates[feed.level][feed] = None
+
+    def _has_room(self, level: Priority) -> bool:
+        """Whether something of this level could start, and not too much is unsettled already."""
+        most = most_in_hand(self._slots.total) + self.suspended
+        return self._slots.startable(level) > 0 and len(self._unsettled) < most
 
     def may_suspend(self, held: Held, most: int) -> bool:
         """Whether it may await somebody without a slot.
@@ -229,7 +262,7 @@ class Intake:
             self._give_back(held)
 
     async def resume(self, held: Held) -> None:
-        """An await is over; after the last of them it takes the next slot that frees, before anything new.
+        """An await is over; after the last of them it takes the next slot of its level, before anything new of it.
 
         While it still awaits others it goes on without a slot: with one it could keep them from theirs.
         """
@@ -243,11 +276,11 @@ class Intake:
         if taken and (held.awaiting or held.over):
             self._free(level)
         elif taken:
-            self._occupy(held, self._loop.time())
+            held.feed.took_slot(held)
+            held.feed.began(held, self._loop.time())
 
     async def _next_slot(self, level: Priority) -> None:
-        turn = self._loop.create_future()
-        self._resuming.append((turn, level))
+        self._resuming[level].append(turn := self._loop.create_future())
         self._admit()
         try:
             await turn
@@ -267,133 +300,99 @@ class Intake:
         self._parked += many
         self._watch()
 
-    # -- the patrol -------------------------------------------------------------------------------------
-
     def _watch(self) -> None:
-        """Looks again in a moment, while there is something to look after."""
+        """Looks in a moment, and as long as there is something to look after."""
+        self._unvisited = len(self._others)
         if self._patrol is None and not self.closed:
             self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
 
-    def _hurry(self) -> None:
-        """Looks again at once: a slot is free and nothing is in hand for it."""
-        if self._patrol is not None and not self.closed:
-            self._patrol.cancel()
-            self._patrol = self._loop.call_later(0, self._look)
-
     def _look(self) -> None:
-        self._patrol = None
-        if self.closed:
+        patrol, self._patrol, now = self._patrol, None, self._loop.time()
+        if self.closed or patrol is None:
             return
-        now = self._loop.time()
-        feeds = self._rounds.due(now)
-        soon = sum(feed.soon(now) for feed in feeds)
-        for feed in feeds:
-            if feed.changing:
-                continue
-            if self._overdue(feed, now, soon):
-                if feed.unused:
-                    self._change(feed, self._hand_back(feed))
-                else:
-                    self._return_waiting(feed, since=now - HAND_BACK_SECONDS)  # nothing of it can come back here
-            elif feed.slow and feed.lanes and not feed.unused:
-                self._change(feed, self._replace_lanes(feed, 0))  # else every ack would bring another delivery
-        self._balance(feeds, now, soon)
-        if self.waiting or self._slots.in_use or len(feeds) < len(self._rounds.feeds):
+        self._lag = lag = max(now - patrol.when(), 0.8 * self._lag)
+        some = min(MOST_AT_EACH_LOOK, len(self._others))
+        self._unvisited -= some
+        self._others.rotate(-some)
+        feeds = dict.fromkeys([*filter(Feed.is_lively, self._lively), *islice(self._others, some)])
+        self._lively = feeds
+        soon = sum(feed.slots for feed in feeds if feed.slots and feed.is_quick(now, lag))
+        rivals = sum(feed.hungry or not (feed.unused or feed in self._closed) for feed in feeds) > 1
+        overdue = now - HAND_BACK_SECONDS - 2 * lag
+        changes = False
+        for feed in [one for one in feeds if not one.changing]:
+            returns = () if soon else feed.returnable(overdue)
+            if returns and feed.passes_on:
+                self._give_back_all(feed, returns)
+            elif returns or not self._fits(feed, now, soon, rivals=rivals):
+                changes = True
+                feed.changing = True
+                self._background.start(self._fit(feed, returns=bool(returns)), name=f"fit {feed.queue}")
+        if self.waiting or soon or changes or any(feed.misfit_since for feed in feeds):
             self._watch()
+        elif self._unvisited > 0:
+            self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
 
-    def _change(self, feed: Feed, work: Coroutine[Any, Any, None]) -> None:
-        """Opens or closes lanes of a feed; one change at a time."""
-        feed.changing = True
-        self._background.start(work, name=f"change {feed.queue}")
+    def _fits(self, feed: Feed, now: float, soon: int, *, rivals: bool) -> bool:
+        """Whether its credit may stay as it is; else it lacks what `feed.missing` says.
 
-    def _overdue(self, feed: Feed, now: float, soon: int) -> bool:
-        """Whether what waits has waited long enough to go back; a little more when slots are about to free."""
-        patience = HAND_BACK_SECONDS if soon < self.waiting else 2 * HAND_BACK_SECONDS
-        return bool(feed.waiting) and feed.waiting[0].since <= now - patience
+        Where several queues hold more than could start, no acknowledgement may bring something: they are asked in turn.
+        """
+        free = self._slots.startable(feed.level) + soon
+        if feed.hungry or feed.doubtful:
+            return True
+        if rivals and feed.lanes and not (free or feed.unused):
+            feed.hungry, feed.missing = True, 0
+            return False
+        can_close = not feed.own and len(self._closed) < MOST_CLOSED
+        if (free or can_close) and feed.misfits(free, most_in_hand(self._slots.total) + self._parked, now, self._lag):
+            if feed.unused or feed.is_quick(now, self._lag) or now - feed.empty_at < EMPTY_SECONDS:
+                return False
+            if self._has_room(feed.level):
+                self._doubt(feed)
+        return True
 
-    def _balance(self, feeds: list[Feed], now: float, soon: int) -> None:
-        """Gives every feed the credit that its level could start: more where it is short, less where it idles."""
-        short: dict[Priority, list[tuple[Feed, int]]] = {}
-        shrinking = 0
-        for feed in feeds:
-            if feed.changing or feed.paused:
-                continue
-            wanted, unused = self._slots.startable(feed.level) + soon, feed.unused
-            if wanted > 2 * unused and (not unused or not self._slots.in_use):
-                short.setdefault(feed.level, []).append((feed, wanted - unused - len(feed.waiting)))
-            feed.slack_since = (feed.slack_since or now) if unused > wanted else None
-            slack = feed.slack_since is not None and now - feed.slack_since >= SLACK_SECONDS
-            if slack and shrinking < MOST_SHRINKING:
-                shrinking += 1
-                feed.slack_since = None
-                self._change(feed, self._replace_lanes(feed, wanted))
-        shares = self._shared(self._slots.free + soon - self.waiting, list(short))
-        for level, wanting in short.items():
-            for feed, missing in wanting:
-                share = max(shares[level] // len(wanting), 0 if feed.lanes else 1)
-                room = most_in_hand(self._slots.total) + self.suspended - feed.credit
-                many = min(missing, share, room)
-                if many > 0:
-                    self._change(feed, self._widen(feed, many))
+    async def _fit(self, feed: Feed, *, returns: bool) -> None:
+        """Gives it more credit, or closes its lanes and gives it less.
 
-    def _shared(self, spare: int, levels: list[Priority]) -> Counter[Priority]:
-        """How much of the spare credit each level gets, by weight."""
-        if len(levels) == 1:
-            return Counter({levels[0]: spare})
-        return Counter(self._turns.choose(levels, levels) for _ in range(spare if levels else 0))
-
-    async def _hand_back(self, feed: Feed) -> None:
-        """Returns what the feed holds unstarted and stops listening until a slot frees."""
-        lanes, feed.lanes = feed.lanes, []
+        With `returns` it has none for now, so that what waits can go back without coming again.
+        """
         try:
-            for lane in lanes:
-                await lane.cancel()
-        finally:
-            feed.changing = False
-            self._return_waiting(feed)
-            self._pause(feed)
-
-    def _return_waiting(self, feed: Feed, *, since: float = math.inf) -> None:
-        """Returns what arrived before that moment, in order."""
-        while feed.waiting and feed.waiting[0].since <= since:
-            feed.give_back(feed.waiting.popleft().delivery)
-            self.waiting -= 1
-        if not feed.wants_a_slot:
-            self._candidates[feed.level].pop(feed, None)
-
-    async def _widen(self, feed: Feed, many: int) -> None:
-        if len(feed.lanes) >= MOST_LANES:
-            await self._replace_lanes(feed, feed.unused + many)
-            return
-        try:
-            await self._add_lane(feed, many)
-        except CoditectError as error:
-            log.warning("A queue cannot be consumed further", extra={"queue": feed.queue, "reason": str(error)})
-        finally:
-            feed.changing = False
-            self._watch()
-
-    async def _replace_lanes(self, feed: Feed, prefetch: int) -> None:
-        """Closes the feed's lanes; what they delivered stays in hand and does not count any more."""
-        lanes, feed.lanes = feed.lanes, []
-        try:
-            for lane in lanes:
-                await lane.cancel()
-            if prefetch:
-                await self._add_lane(feed, prefetch)
+            if feed.missing > 0 and not returns:
+                await self._widen(feed, feed.missing)
+                return
+            left = feed.unused + feed.missing
+            self._closed[feed] = None
+            await feed.close_lanes()
+            if returns:
+                feed.hungry = True
+                self._give_back_all(feed, feed.returnable())
+            elif left > 0:
+                await self._widen(feed, left)
         except CoditectError as error:
             log.warning("A queue cannot be consumed again yet", extra={"queue": feed.queue, "reason": str(error)})
+            await asyncio.sleep(RETRY_SECONDS)
         finally:
             feed.changing = False
-            self._watch()
+            self._reconsider(feed)
+
+    def _give_back_all(self, feed: Feed, waiting: Iterable[Held]) -> None:
+        for held in tuple(waiting):
+            feed.waiting.remove(held)
+            self.waiting -= 1
+            feed.give_back(held.delivery)
+
+    async def _widen(self, feed: Feed, many: int) -> None:
+        await feed.widen(self._broker, partial(self._arrived, feed), many)
+        if self.closed:
+            await feed.close_lanes()
+        self._closed.pop(feed, None)
 
     async def close(self) -> None:
         """Takes nothing more; returns what has not started."""
         self.closed = True
         if self._patrol is not None:
             self._patrol.cancel()
-        for feed in self._rounds.feeds:
-            lanes, feed.lanes = feed.lanes, []
-            for lane in lanes:
-                await lane.cancel()
-            self._return_waiting(feed)
+        for feed in self._others:
+            await feed.close_lanes()
+            self._give_back_all(feed, feed.waiting)

@@ -23,3 +23,5 @@ class Limits:
     """Whom it may answer."""
     tracebacks: bool = True
     """Whether results carry them."""
+    reserve: int = 1
+    """How many slots are kept for P0."""

@@ -137,7 +137,7 @@ async def running_agent(
             events=events,
             clock=reference,
             background=background,
-            limits=_limits(settings, host, slots=slots),
+            limits=_limits(settings, host, slots=slots, reserve=agent.reserve),
             suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
@@ -166,7 +166,7 @@ def _requests(broker: Broker, settings: Settings, agent_id: AgentId) -> Requests
     return Requests(broker, name=agent_id, quorum=settings.reply_queue == "quorum", blobs=blobs)
 
 
-def _limits(settings: Settings, host: Host, *, slots: int) -> Limits:
+def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> Limits:
     return Limits(
         slots,
         settings.max_suspended,
@@ -176,6 +176,7 @@ def _limits(settings: Settings, host: Host, *, slots: int) -> Limits:
         processes=host.processes,
         addresses=ReturnAddresses(settings.answer_queues),
         tracebacks=settings.tracebacks,
+        reserve=reserve,
     )
 
 

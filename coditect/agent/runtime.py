@@ -21,7 +21,7 @@ from coditect.agent.declaration import Agent
 from coditect.agent.events import Events
 from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, tidied, unstartable
 from coditect.agent.execution import Answer, CanceledIds, Execution
-from coditect.agent.feed import Held
+from coditect.agent.feed import Feed, Held
 from coditect.agent.instants import by_our_clock
 from coditect.agent.intake import Intake
 from coditect.agent.isolation import Isolation, run_apart
@@ -83,8 +83,9 @@ class Runtime:
         self._clock = clock
         self._limits = limits
         self._background = background
-        self._slots = Slots(limits.slots)
-        self._intake = Intake(broker, self._slots, background, screen=self._screen, start=self._start)
+        self._slots = Slots(limits.slots, reserve=limits.reserve)
+        self._executions: set[Execution] = set()
+        self._intake = Intake(broker, self._slots, background, self._executions, screen=self._screen, start=self._start)
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._suspects = suspects if limits.processes else None
         claims = Claims(broker, requests, clock, agent_id=agent_id)
@@ -104,7 +105,6 @@ class Runtime:
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._shifts = Shifts(self._execute, self._loop)
-        self._executions: set[Execution] = set()
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
@@ -117,10 +117,10 @@ class Runtime:
     async def __aenter__(self) -> Self:
         for name in self._capabilities:
             for level in Priority:
-                await self._intake.open(routing.task_queue(name, level), level)
-        await self._intake.open(routing.inbox_queue(self.agent_id), Priority.P1, group=INBOX_GROUP)
-        following = routing.next_queue(self.agent_id)
-        await self._intake.open(following, Priority.P1, group=INBOX_GROUP, passes_on=True)
+                await self._intake.open(Feed(routing.task_queue(name, level), level, group=level.value))
+        own = partial(Feed, level=Priority.P1, group=INBOX_GROUP, own=True)
+        await self._intake.open(own(routing.inbox_queue(self.agent_id)))
+        await self._intake.open(own(routing.next_queue(self.agent_id), passes_on=True))
         return self
 
     async def __aexit__(
@@ -290,6 +290,7 @@ class Runtime:
     async def _run(self, execution: Execution, held: Held, *, post: bool = False) -> None:
         """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
+        held.feed.began(held, began)
         try:
             ended = self._not_any_more(held.task) or (
                 held.task.claims and await fetch_input(self._requests.blobs, execution)
@@ -301,7 +302,8 @@ class Runtime:
             await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        if self._pass_on_slot(execution, held, began, self._pacing.pause_seconds(ended)) and held.feed.slow:
+        somebody_waits = self._pass_on_slot(execution, held, began, self._pacing.pause_seconds(ended))
+        if somebody_waits and not held.feed.is_quick(self._now()):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         if not post or execution.let_go or ended.status is not Status.COMPLETED:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)

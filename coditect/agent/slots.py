@@ -1,8 +1,8 @@
 """Who may start next: weighted fair admission of the three priority levels to an agent's slots.
 
 8:4:1 by smooth weighted round robin (as nginx balances its upstreams), over the levels that have something
-to start. With two slots or more one is kept for P0 until a P0 task runs; a P0 start there counts against
-P0's share like any other.
+to start. With two slots or more one is kept for P0 until a P0 task runs, unless the agent has `reserve=0`; a
+P0 start there counts against P0's share like any other.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class Turns:
 class Slots:
     """Counts slots and decides whose turn it is."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, reserve: int = 1) -> None:
+        """`reserve` is how many are kept for P0; with a single slot none is."""
         self.total = total
+        self._reserve = min(reserve, total - 1)
         self._taken = dict.fromkeys(Priority, 0)
         self._in_use = 0
         self._turns = Turns()
@@ -55,14 +57,9 @@ class Slots:
         """Slots taken."""
         return self._in_use
 
-    @property
-    def free(self) -> int:
-        """Slots not taken; negative while resumed tasks overshoot."""
-        return self.total - self._in_use
-
     def startable(self, level: Priority) -> int:
         """How many tasks of this level could start now."""
-        kept = 1 if level is not Priority.P0 and self.total > 1 and not self._taken[Priority.P0] else 0
+        kept = 0 if level is Priority.P0 else max(0, self._reserve - self._taken[Priority.P0])
         return max(0, self.total - self._in_use - kept)
 
     def take(self, level: Priority) -> None:

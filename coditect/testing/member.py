@@ -101,7 +101,12 @@ class InProcess(Agent):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(
-            agent.name, version=agent.version, slots=agent.slots, tags=agent.tags, description=agent.description
+            agent.name,
+            version=agent.version,
+            slots=agent.slots,
+            reserve=agent.reserve,
+            tags=agent.tags,
+            description=agent.description,
         )
         self._agent = agent
 

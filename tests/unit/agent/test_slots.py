@@ -53,6 +53,16 @@ def test_single_slot_is_kept_for_nobody() -> None:
     assert Slots(1).startable(P2) == 1
 
 
+@given(total=st.integers(1, 32), reserve=st.integers(0, 31))
+def test_as_many_are_kept_for_p0_as_the_agent_says(total: int, reserve: int) -> None:
+    slots = Slots(total, reserve=reserve)
+    while (level := slots.choose({P1, P2})) is not None:
+        slots.take(level)
+
+    assert slots.in_use == max(1, total - reserve)
+    assert slots.startable(P0) == total - slots.in_use
+
+
 def test_running_p0_task_is_what_was_kept_for() -> None:
     slots = Slots(2)
     slots.take(P0)

@@ -1,0 +1,308 @@
+"""Tasks of very different lengths in the same queues, in virtual time: who gets them, and how often they go back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import inf
+
+import pytest
+
+from coditect import Agent, Context, Priority
+from coditect.broker.memory.delivery import MemoryDelivery
+from coditect.testing import TestFleet
+
+AWAITS = -1.0
+"""Instead of seconds: the task awaits another agent's until the gate opens, without a slot."""
+MOMENT = 0.1
+"""Seconds for which a slot may be idle beside work, and for which work may wait for an idle slot."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One execution."""
+
+    name: str
+    agent: str
+    level: Priority
+    began: float
+    ended: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """One task."""
+
+    name: str
+    capability: str
+    level: Priority
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """One agent process: what it offers, on how many slots, and until when it lives."""
+
+    capabilities: frozenset[str]
+    slots: int
+    until: float = inf
+
+    def startable(self, busy: Counter[Priority], level: Priority) -> int:
+        """As `Slots.startable`."""
+        kept = 1 if level is not Priority.P0 and self.slots > 1 and not busy[Priority.P0] else 0
+        return self.slots - busy.total() - kept
+
+
+@dataclass
+class Works:
+    """What was submitted and started. A task is its name and how many seconds it takes."""
+
+    runs: list[Run] = field(default_factory=list)
+    submitted: list[Submitted] = field(default_factory=list)
+    staff: dict[str, Staff] = field(default_factory=dict)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def agent(self, name: str, capabilities: Iterable[str], *, slots: int) -> Agent:
+        agent = Agent(name, slots=slots)
+        for capability in capabilities:
+            agent.capability(capability, timeout="10m")(self._work)
+        return agent
+
+    async def _work(self, task: tuple[str, float], ctx: Context) -> None:
+        name, seconds = task
+        loop = asyncio.get_running_loop()
+        run = Run(name, ctx.agent_id, ctx.priority, loop.time())
+        self.runs.append(run)
+        if seconds != AWAITS:
+            await asyncio.sleep(seconds)
+        run.ended = loop.time()
+        if seconds == AWAITS:
+            await ctx.request("gate.open")
+
+    def keeper(self) -> Agent:
+        """Whom the tasks that await are awaiting."""
+        agent = Agent("keeper", slots=1_000)
+
+        @agent.capability("gate.open")
+        async def wait(_: None) -> None:
+            await self.gate.wait()
+
+        return agent
+
+    async def add(self, fleet: TestFleet, agent: Agent) -> str:
+        """Starts a process of it; its id."""
+        [member] = await fleet.add(agent)
+        self.staff[member.id] = Staff(frozenset(one.name for one in agent.capabilities), agent.slots)
+        return member.id
+
+    def kill(self, fleet: TestFleet, agent_id: str) -> None:
+        """Ends a process; what it ran has ended for it."""
+        fleet.kill(agent_id)
+        now = fleet.elapsed_seconds
+        self.staff[agent_id] = replace(self.staff[agent_id], until=now)
+        for run in self.runs:
+            if run.agent == agent_id:
+                run.ended = min(run.ended, now)
+
+    async def submit(
+        self, fleet: TestFleet, capability: str, seconds: float, level: Priority = Priority.P1
+    ) -> asyncio.Future[None]:
+        name = f"{capability} {level.value} {len(self.submitted)}"
+        self.submitted.append(Submitted(name, capability, level, fleet.elapsed_seconds))
+        handle = await fleet.submit(capability, (name, seconds), priority=level)
+        return asyncio.ensure_future(handle.result(timeout="6d"))
+
+    # -- what is to be proven ---------------------------------------------------------------------------
+
+    def waits(self) -> list[tuple[Submitted, float, float]]:
+        """When which task waited: until it began, and until it began elsewhere after its agent was killed."""
+        found = []
+        for task in self.submitted:
+            runs = [run for run in self.runs if run.name == task.name]
+            since = [task.at, *(run.ended for run in runs)]
+            found += [(task, start, run.began) for start, run in zip(since, runs, strict=False)]
+        return found
+
+    def idle(self, agent_id: str, level: Priority) -> list[tuple[float, float]]:
+        """When something of this level could have started there."""
+        staff = self.staff[agent_id]
+        runs = [run for run in self.runs if run.agent == agent_id]
+        changes = sorted([(run.began, 1, run.level) for run in runs] + [(run.ended, -1, run.level) for run in runs])
+        busy: Counter[Priority] = Counter()
+        spans, since = [], 0.0
+        for at, step, its_level in [*changes, (staff.until, 0, level)]:
+            if at > since and staff.startable(busy, level) > 0:
+                spans.append((since, at))
+            busy[its_level] += step
+            since = max(since, at)
+        return spans
+
+    def idle_beside_work(self) -> list[str]:
+        """Which tasks waited for more than a moment, in hand or in their queue, while a slot for them was idle."""
+        found = []
+        spans = {(one, level): self.idle(one, level) for one in self.staff for level in Priority}
+        for task, since, until in self.waits():
+            for agent_id, staff in self.staff.items():
+                for start, end in spans[agent_id, task.level] if task.capability in staff.capabilities else ():
+                    if min(end, until) - max(start, since) > MOMENT:
+                        found.append(f"{task.name} from {max(start, since):.3f} to {min(end, until):.3f}: {agent_id}")
+        return found
+
+    def late_urgent(self) -> list[str]:
+        """Which P0 tasks waited for more than the first slot that freed, though no other P0 task was there."""
+        urgent = [(task, since, until) for task, since, until in self.waits() if task.level is Priority.P0]
+        there = [(since, until) for _, since, until in urgent]
+        there += [(run.began, run.ended) for run in self.runs if run.level is Priority.P0]
+        found = []
+        for task, since, until in urgent:
+            if sum(start <= until and since < end for start, end in there) > 2:  # itself, waiting and then running
+                continue
+            ends = [
+                run.ended
+                for run in self.runs
+                if task.capability in self.staff[run.agent].capabilities
+                and since < run.ended < self.staff[run.agent].until
+            ]
+            if until > min(ends, default=inf) + MOMENT:
+                found.append(f"{task.name} from {since:.3f} to {until:.3f}, a slot was free at {min(ends):.3f}")
+        return found
+
+
+@pytest.fixture
+def hand_backs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each task was handed back to its queue."""
+    counted: Counter[str] = Counter()
+    requeue = MemoryDelivery.requeue
+
+    def count(self: MemoryDelivery) -> None:
+        if self.queue.startswith("tasks.") and not self.lost:
+            counted[str(self.message.message_id)] += 1
+        requeue(self)
+
+    monkeypatch.setattr(MemoryDelivery, "requeue", count)
+    return counted
+
+
+async def test_task_behind_a_long_one_is_not_worn_out_by_hand_backs(hand_backs: Counter[str]) -> None:
+    """One slot: 60 s, then 175 s, which is within three times the mean; the third waits for both."""
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("one", ["long.work"], slots=1))
+        results = [await works.submit(fleet, "long.work", seconds) for seconds in (60, 175, 1)]
+
+        await asyncio.gather(*results)
+
+        assert fleet.elapsed_seconds == pytest.approx(236, abs=1)
+    assert max(hand_backs.values(), default=0) <= 3
+    assert works.idle_beside_work() == []
+
+
+async def test_two_minute_tasks_on_a_full_fleet_stay_where_they_are(hand_backs: Counter[str]) -> None:
+    works, chance = Works(), random.Random(1)
+    async with TestFleet(seed=1) as fleet:
+        for _ in range(10):
+            await works.add(fleet, works.agent("ten", ["long.work"], slots=4))
+        results = [await works.submit(fleet, "long.work", chance.uniform(60, 180)) for _ in range(190)]
+
+        await asyncio.gather(*results)
+
+    assert max(hand_backs.values(), default=0) <= 3
+    assert works.idle_beside_work() == []
+
+
+async def test_urgent_and_bulk_work_share_the_slots_by_weight_however_long_it_takes(hand_backs: Counter[str]) -> None:
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("one", ["long.work"], slots=8))
+        for level in (Priority.P2, Priority.P0):
+            for _ in range(150):
+                await works.submit(fleet, "long.work", 0.3, level)
+        await fleet.advance("6s")
+
+    starts = Counter(run.level for run in works.runs)
+    assert starts.total() >= 8 * 6 / 0.3 - 16
+    assert starts[Priority.P0] >= 8 / 13 * starts.total()
+    assert starts[Priority.P2] >= 1 / 13 * starts.total() - 2
+    assert max(hand_backs.values(), default=0) <= 3
+
+
+async def test_tasks_that_await_others_use_up_no_credit() -> None:
+    """Quick tasks have credit before their slots are free; two hundred that await must not use up all of it."""
+    works = Works()
+    async with TestFleet(agents=[works.keeper()]) as fleet:
+        await works.add(fleet, works.agent("mixed", ["mixed.work"], slots=8))
+        await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
+        awaiting = [await works.submit(fleet, "mixed.work", AWAITS) for _ in range(200)]
+
+        await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
+
+        works.gate.set()
+        await asyncio.gather(*awaiting)
+
+
+def draw_seconds(chance: random.Random) -> float:
+    """From a millisecond to minutes, each order of magnitude as often."""
+    return round(10 ** chance.uniform(-3, 2.6), 3)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.endurance) for seed in range(10, 100))]
+)
+async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_out(
+    seed: int, hand_backs: Counter[str]
+) -> None:
+    works, chance = Works(), random.Random(seed)
+    names = [f"mixed.c{number}" for number in range(chance.choice([1, 1, 2, 5]))]
+    async with TestFleet(seed=seed) as fleet:
+        for _ in range(chance.choice([1, 2, 3, 5, 20])):
+            offered = names if chance.random() < 0.7 else [names[0]]
+            await works.add(fleet, works.agent("mixed", offered, slots=chance.choice([1, 2, 4, 8])))
+        last = await works.add(fleet, works.agent("mixed", names, slots=chance.choice([1, 2, 4])))
+        results = []
+        for _ in range(chance.choice([40, 120])):
+            level = chance.choice(list(Priority))
+            results.append(await works.submit(fleet, chance.choice(names), draw_seconds(chance), level))
+            if chance.random() < 0.3:
+                await fleet.advance(chance.choice([0.001, 0.03, 0.3, 3, 30]))
+            alive = [one for one, staff in works.staff.items() if staff.until == inf and one != last]
+            if alive and chance.random() < 0.02:
+                works.kill(fleet, chance.choice(alive))
+
+        await asyncio.gather(*results)
+
+    assert max(hand_backs.values(), default=0) <= 3
+    assert works.idle_beside_work() == []
+    assert works.late_urgent() == []
+
+
+async def test_urgent_task_does_not_wait_behind_parents_that_go_on() -> None:
+    """Four slots, a dozen parents of P1 whose children all end at once, and each then needs a slot for ten seconds."""
+    began: list[float] = []
+    agent = Agent("parents", slots=4)
+    children = Agent("children", slots=20)
+
+    @agent.capability("parent.run", timeout="10m")
+    async def parent(_: None, ctx: Context) -> None:
+        await ctx.request("child.run", priority=Priority.P1)
+        await asyncio.sleep(10)
+
+    @agent.capability("urgent.run")
+    async def urgent(_: None) -> None:
+        began.append(asyncio.get_running_loop().time())
+
+    @children.capability("child.run")
+    async def child(_: None) -> None:
+        await asyncio.sleep(5)
+
+    async with TestFleet(agents=[agent, children]) as fleet:
+        parents = [await fleet.submit("parent.run") for _ in range(12)]
+        await fleet.advance("6s")
+        submitted = fleet.elapsed_seconds
+        await (await fleet.submit("urgent.run", priority=Priority.P0)).result()
+
+        await asyncio.gather(*(one.result() for one in parents))
+
+    assert began[0] - submitted < MOMENT
