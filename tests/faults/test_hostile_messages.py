@@ -1,0 +1,63 @@
+"""Hostile messages on a real broker that lets agents answer through their own exchange alone (403 for any other)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from yarl import URL
+
+from coditect.broker.amqp import AmqpBroker
+from coditect.broker.topology import Queue, QueueType, Topology
+from coditect.model import routing
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from coditect.model.wire import PREFIX
+from tests.faults.node import Node
+from tests.fleet import running
+from tests.integration.wire.agent import Echo
+from tests.servers import Servers
+from tests.support import eventually
+from tests.unit.wire.hostile import nested
+
+pytestmark = pytest.mark.servers
+
+MANY = 40
+NEVER_DEFAULT = r"^(?!amq\.default$).*"
+
+
+@pytest.mark.timeout(120)
+async def test_refused_answers_and_nested_histories_end_beside_a_fleets_own_work(node: Node, servers: Servers) -> None:
+    user, echo = f"user-{uuid4().hex[:8]}", Echo(f"echo.{uuid4().hex[:8]}")
+    await node.control("add_user", user, "secret")
+    await node.control("set_permissions", user, ".*", NEVER_DEFAULT, ".*")
+    own = replace(servers, amqp_url=str(URL(node.url).with_user(user).with_password("secret")))
+    answers = Queue(f"answers-{uuid4().hex}", QueueType.CLASSIC, expires_ms=60_000)
+    async with AmqpBroker(node.url, name="stranger") as stranger, running(echo.agent(), own) as fleet:
+        await stranger.declare(Topology(queues=(answers,)))
+        closed = fleet.agents_broker
+
+        for number in range(MANY):
+            headers = (
+                {PREFIX + "errors": nested(400)} if number % 2 else {PREFIX + "workflow": "w", PREFIX + "node": "n"}
+            )
+            body = b'{"fail": true}' if number % 2 else b'{"say": "x"}'
+            reply_to = answers.name if number % 4 else None
+            message = Message(body, headers, message_id=f"h-{number}", reply_to=reply_to)
+            await stranger.publish(message, exchange=routing.TASKS, routing_key=echo.capability)
+        handles = [await fleet.client.submit(echo.capability, {"say": str(number)}) for number in range(MANY)]
+
+        for handle in handles:
+            await handle.result(timeout="30s")
+        for level in Priority:
+            await eventually(lambda level=level: fleet.drained(routing.task_queue(echo.capability, level)))  # type: ignore[misc]
+        dead = routing.dead_queue(echo.capability)
+        buried = MANY // 2 + MANY // 4  # what failed, and what named an owner and nobody to answer
+        await eventually(lambda: fleet.holds(dead, buried), seconds=30)
+        await eventually(lambda: fleet.runtime.load().running == 0)
+
+        letters = await fleet.letters(dead)
+        assert {letter.reason for letter in letters} == {"handler_error", "no_owner"}
+        assert closed.connected
+        assert await fleet.holds(answers.name, 0), "the permissions let nobody be answered there"
