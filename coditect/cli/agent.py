@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from coditect.cli.capability import spec_json
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import (
     Output,
@@ -227,16 +228,5 @@ def agent_json(record: AgentRecord) -> dict[str, object]:
             "failed": load.failed,
             "trouble": load.trouble,
         },
-        "capabilities": [
-            {
-                "name": spec.name,
-                "description": spec.description,
-                "cost": spec.cost,
-                "tags": sorted(spec.tags),
-                "timeout_seconds": spec.timeout_seconds,
-                "input_schema": dict(spec.input_schema),
-                "output_schema": dict(spec.output_schema),
-            }
-            for spec in registration.capabilities
-        ],
+        "capabilities": [spec_json(spec) for spec in registration.capabilities],
     }

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from coditect.cli.capabilities import known_capabilities
+from coditect.broker.management import ManagementUnavailable
+from coditect.cli.capability import known_capabilities
 from coditect.cli.connections import Connections, connections
 from coditect.cli.dead_node import dead_nodes, dead_row, redrive_node
 from coditect.cli.output import Output, OutputOption, agree, instant, say, write_fields, write_json, write_table
@@ -17,6 +18,7 @@ from coditect.dead_letter import DeadLetter
 from coditect.dead_letters import DeadLetters, DeadQueue, Selection, Settled
 from coditect.errors import CoditectError, NotFound
 from coditect.loop import run_loop
+from coditect.model import routing
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -199,7 +201,21 @@ async def _settle(
 
 async def _queues(opened: Connections, letters: DeadLetters, capability: str | None) -> tuple[DeadQueue, ...]:
     names = await known_capabilities(opened, [capability] if capability else [])
-    return await letters.queues(names)
+    return await letters.queues(names if capability else {*names, *await _had_letters(opened)})
+
+
+async def _had_letters(opened: Connections) -> list[str]:
+    """The capabilities with a queue of dead letters, whether an agent offers them now or not."""
+    try:
+        bindings = await opened.bindings()
+    except ManagementUnavailable as error:
+        say(f"Queues of capabilities that no agent offers now are unknown: {error}")
+        return []
+    if bindings is None:
+        say("Without CODITECT_MANAGEMENT_URL only --capability finds letters of what no agent offers now.")
+    prefix = routing.dead_queue("")
+    queues = {binding.queue for binding in bindings or () if binding.queue.startswith(prefix)}
+    return [queue.removeprefix(prefix) for queue in queues - {routing.DEAD_NOTICES}]
 
 
 def _selection(

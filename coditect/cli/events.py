@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, instant, printable, write_json_line
+from coditect.cli.output import Output, OutputOption, instant, printable, readable, write_json_line
 from coditect.loop import run_loop
 from coditect.model.event import Event
 
@@ -57,5 +57,5 @@ def _write(event: Event, output: Output) -> None:
             }
         )
     else:
-        text = f"{moment}  {event.type}  {event.subject or event.source}  {dict(event.data) or ''}"
+        text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {dict(event.data) or ''}"
         typer.echo(printable(text.rstrip()))

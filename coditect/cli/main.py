@@ -42,6 +42,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
         "store": Branch("store", "Back the control plane's ledger up, and restore it."),
         "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
+        "capability": Branch("capability", "See what the fleet offers, and how to ask for it."),
         "task": Branch("task", "Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."),
         "workflow": Branch("workflow", "Check, draw, run, look at and steer workflows."),
         "approval": Branch("approval", "Answer the questions that workflows wait for."),

@@ -46,7 +46,7 @@ def write_json_line(value: object) -> None:
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
     """The answer as a table: drawn on a terminal, aligned plain text without colour in a pipe."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[readable(value) for value in row] for row in rows]
     if not cells:
         if empty:
             say(empty)
@@ -74,7 +74,7 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 def write_fields(fields: Mapping[str, object]) -> None:
     """The answer as one thing with its fields; what is empty is left out."""
-    shown = {name: _cell(value) for name, value in fields.items() if value not in (None, "", (), [], {})}
+    shown = {name: readable(value) for name, value in fields.items() if value not in (None, "", (), [], {})}
     width = max((len(name) for name in shown), default=0)
     for name, text in shown.items():
         first, *more = text.splitlines() or [""]
@@ -83,7 +83,8 @@ def write_fields(fields: Mapping[str, object]) -> None:
             typer.echo(" " * (width + 2) + line)
 
 
-def _cell(value: object) -> str:
+def readable(value: object) -> str:
+    """A value as people read it, without control characters."""
     match value:
         case None:
             return "-"
@@ -91,6 +92,8 @@ def _cell(value: object) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:.1f}"
+        case Moment() if sys.stdout.isatty():
+            return value.short
         case tuple() | list() | frozenset() | set():
             return ", ".join(sorted(str(one) for one in value)) or "-"
         case _:
@@ -102,12 +105,27 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
+class Moment(str):
+    """An instant in ISO 8601 and UTC, for programs and pipes; on a terminal a table shows its `short` form."""
+
+    __slots__ = ()
+
+    @property
+    def short(self) -> str:
+        """By the clock of this machine: the time of today, else the day with it."""
+        try:
+            local = datetime.fromisoformat(self).astimezone()
+        except OverflowError:  # of the last day of the year 9999
+            return str(self)
+        return f"{local:%H:%M:%S}" if local.date() == datetime.now(local.tzinfo).date() else f"{local:%Y-%m-%d %H:%M}"
+
+
 def instant(ms: int | None) -> str | None:
-    """Milliseconds since the epoch as ISO 8601 in UTC."""
+    """Milliseconds since the epoch as an instant; as they are where no calendar has it."""
     if ms is None:
         return None
     try:
-        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+        return Moment(datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds"))
     except (OverflowError, ValueError, OSError):
         return str(ms)
 

@@ -16,7 +16,7 @@ from coditect.broker.plan import (
     make_plan,
 )
 from coditect.broker.topology import Binding, Topology, backbone, capability_queues
-from coditect.cli.capabilities import known_capabilities
+from coditect.cli.capability import known_capabilities
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json, write_table
 from coditect.errors import TopologyMismatch

@@ -20,6 +20,7 @@ COMMANDS = (
     ("chaos",),
     *(("dispatcher", verb) for verb in ("run", "status")),
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
+    *(("capability", verb) for verb in ("list", "show")),
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
     *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),

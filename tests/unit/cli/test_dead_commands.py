@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from coditect.broker.plan import PlannedBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import Binding, backbone, capability_queues
 from coditect.model import routing
-from tests.unit.cli.scene import Terminal
+from tests.unit.cli.scene import AGENT, Terminal
 from tests.unit.dead_letters.scene import DEAD, TASKS, letter
 
 
@@ -101,6 +103,20 @@ def test_list_goes_on_without_a_registry(buried: Terminal) -> None:
     assert unnamed.json["letters"] == []
     assert "registry does not answer" in unnamed.err
     assert len(named.json["letters"]) == 3
+
+
+def test_letters_of_a_capability_whose_agents_are_gone_are_found_by_the_broker(buried: Terminal) -> None:
+    asyncio.run(buried.connections.directory.deregister(AGENT))
+    unknown = buried.run("dead", "list", "--output", "json")
+    buried.connections.bound = frozenset({Binding("", DEAD, DEAD), Binding(routing.DEAD, routing.DEAD_NOTICES, "#")})
+
+    listed = buried.run("dead", "list", "--output", "json")
+
+    assert unknown.json["letters"] == []
+    assert "CODITECT_MANAGEMENT_URL" in unknown.err
+    assert [one["id"] for one in listed.json["letters"]] == ["one", "two", "three"]
+    assert set(listed.json["queues"]) == {DEAD, "unrouted"}
+    assert buried.run("dead", "show", "two").code == 0
 
 
 def test_show_gives_body_traceback_and_history(buried: Terminal) -> None:

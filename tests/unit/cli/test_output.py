@@ -1,0 +1,62 @@
+"""Times as they are written: short and local on a terminal, whole in a pipe."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.cli.output import Moment, instant, write_fields, write_json, write_table
+
+NOON = int(datetime(2030, 6, 1, 12, tzinfo=UTC).timestamp() * 1000)
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def _in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_a_pipe_gets_whole_instants(capsys: pytest.CaptureFixture[str]) -> None:
+    write_fields({"at": instant(NOON)})
+    write_json({"at": instant(NOON)})
+
+    assert (
+        capsys.readouterr().out == 'at  2030-06-01T12:00:00.000+00:00\n{\n  "at": "2030-06-01T12:00:00.000+00:00"\n}\n'
+    )
+
+
+@pytest.mark.usefixtures("_in_india")
+def test_a_terminal_gets_local_short_ones_and_json_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr("sys.stdout", screen)
+    write_fields({"at": instant(NOON)})
+    write_table(("at", "now"), [(instant(NOON), instant(round(time.time() * 1000)))])
+    write_json(instant(NOON))
+
+    fields, _, table, document = screen.getvalue().splitlines()
+    assert fields == "at  2030-06-01 17:30"
+    assert table.startswith("2030-06-01 17:30")
+    assert len(table.split()[-1]) == len("17:30:00")
+    assert document == '"2030-06-01T12:00:00.000+00:00"'
+
+
+@given(st.integers())
+def test_any_number_of_milliseconds_is_written(ms: int) -> None:
+    told = instant(ms)
+
+    assert told
+    assert not isinstance(told, Moment) or told.short
