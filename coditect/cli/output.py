@@ -35,13 +35,19 @@ def agree(question: str, *, yes: bool) -> None:
 
 def write_json(value: object) -> None:
     """The answer as one JSON document."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    typer.echo(_document(value, indent=2))
 
 
 def write_json_line(value: object) -> None:
     """One of many answers, on a line of its own (JSON Lines)."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+    typer.echo(_document(value))
     sys.stdout.flush()
+
+
+def _document(value: object, indent: int | None = None) -> str:
+    """JSON in UTF-8; what a command line or a stranger gave that is none is escaped as JSON escapes it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:

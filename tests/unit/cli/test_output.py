@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.cli.output import Moment, instant, write_fields, write_json, write_table
+from tests.unit.cli.scene import Terminal
 
 NOON = int(datetime(2030, 6, 1, 12, tzinfo=UTC).timestamp() * 1000)
 
@@ -52,6 +53,12 @@ def test_a_terminal_gets_local_short_ones_and_json_does_not(monkeypatch: pytest.
     assert table.startswith("2030-06-01 17:30")
     assert len(table.split()[-1]) == len("17:30:00")
     assert document == '"2030-06-01T12:00:00.000+00:00"'
+
+
+def test_what_is_no_utf_8_is_escaped_in_json(terminal: Terminal) -> None:
+    ran = terminal.run("topology", "export", "--capability", "a.b", "--vhost", "\udcff")
+
+    assert ran.json["queues"][0]["vhost"] == "\udcff"
 
 
 @given(st.integers())
