@@ -22,6 +22,7 @@ from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Owner, Task
+from coditect.model.wire import SENT_AGAIN
 from coditect.requests import Requests
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class Claims:
         """Whether the task may not run unasked."""
         published = task.published_at_ms
         if delivered_before(delivery) or published is None or owner.origin in self._silent:
+            return True
+        if SENT_AGAIN in delivery.message.headers:  # the other copy runs unasked
             return True
         return not -MOST_AHEAD_MS <= self._clock.now_ms() - published <= FRESH_MS
 

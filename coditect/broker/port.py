@@ -165,6 +165,8 @@ class Broker(Protocol):
     ) -> Awaitable[None]:
         """Done when the broker has taken the message; at least once, the same `message_id` if repeated.
 
+        What is sent again although the broker may have taken it carries `wire.SENT_AGAIN`.
+
         Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is
         False), the confirm window, and for 15 s at most for an exchange that this process declared and for the owner
         of a queue that is there and not bound. Order between concurrent calls is not promised.

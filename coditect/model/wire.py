@@ -28,7 +28,7 @@ JSON Schemas of all of it: ``docs/wire/``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +55,8 @@ ATTEMPT = PREFIX + "attempt"
 PUBLICATION = PREFIX + "publication"
 RETRY_MS = PREFIX + "retry-ms"
 FREE = PREFIX + "free"
+SENT_AGAIN = PREFIX + "sent-again"
+"""Put there by the adapter: nobody knows whether the broker took the message before, so there may be two of it."""
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
 ERRORS = HEADER
@@ -104,6 +106,11 @@ def task_message(task: Task, *, first: bool = False) -> Message:
         type=TASK_TYPE,
         expiration_ms=_expires_ms(task) if first and task.limits is not NO_LIMITS else None,
     )
+
+
+def sent_again(message: Message) -> Message:
+    """The same message, marked as one that the broker may have taken before."""
+    return replace(message, headers={**message.headers, SENT_AGAIN: True})
 
 
 def _expires_ms(task: Task) -> int | None:

@@ -72,15 +72,6 @@ def executions(story: Story) -> Judgement:
     return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
 
 
-def published_twice(story: Story, key: str, since: float, until: float) -> bool:
-    """Whether a fault may have had one publication of the node taken twice: its confirm was lost, and it was sent anew.
-
-    Both are fresh then, and run under one fence: nobody can tell them apart.
-    """
-    cuts = [one for one in story.faults if one.key == "broker" or one.f == "part"]
-    return bool(story.about("publish", key)) and any(_met(one, since, until) for one in cuts)
-
-
 def _killed(story: Story, runs: Sequence[Operation]) -> bool:
     """Whether an agent that ran it was killed: a task without an owner is given more attempts then."""
     posts = {post_of(one.proc) for one in runs}

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from dispatcher.chaos.asked import given_as_asked, held, keys_once, nodes_as_meant
-from dispatcher.chaos.executions import as_meant, dag_order, executions, published_twice
+from dispatcher.chaos.executions import as_meant, dag_order, executions
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.live_set import live_set
 from dispatcher.chaos.story import TERMINAL, Operation, Story
@@ -121,15 +121,9 @@ def fences(story: Story) -> Judgement:
     nodes = story.nodes
     for key, runs in story.by_key("execute"):
         fences = Counter(one.val.get("fence") for one in runs) if key in nodes else Counter[Any]()
-        repeated = [(fence, many) for fence, many in fences.items() if many > 1 and not _sent_twice(story, key, fence)]
+        repeated = [(fence, many) for fence, many in fences.items() if many > 1]
         violations += [f"{key} was executed {many} times under fence {fence}" for fence, many in repeated]
     return Judgement("fences grow", "each publication and execution has its own", checked, tuple(violations))
-
-
-def _sent_twice(story: Story, key: str, fence: int | None) -> bool:
-    claims = [one for one in story.about("claim", key) if one.possible and one.val["fence"] == fence]
-    runs = [one for one in story.about("execute", key) if one.val.get("fence") == fence]
-    return bool(claims) and published_twice(story, key, claims[0].begun, runs[-1].begun)
 
 
 def _epochs(story: Story) -> tuple[int, list[str]]:

@@ -22,6 +22,7 @@ from coditect.broker.amqp.window import Window
 from coditect.broker.port import Promise
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
+from coditect.model.wire import sent_again
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +279,8 @@ class Publisher:
             attempt.blocked = True
             return False
         attempt.in_flight = True
-        await outlet.send(attempt.message, exchange=attempt.exchange, routing_key=attempt.routing_key)
+        message = sent_again(attempt.message) if attempt.unknown else attempt.message
+        await outlet.send(message, exchange=attempt.exchange, routing_key=attempt.routing_key)
         return True
 
     async def _open_gate(self, outlet: Outlet) -> bool:

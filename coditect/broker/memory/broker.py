@@ -20,6 +20,7 @@ from coditect.broker.topology import Topology
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model import routing
 from coditect.model.message import Message
+from coditect.model.wire import sent_again
 
 log = logging.getLogger(__name__)
 
@@ -220,8 +221,11 @@ class MemoryBroker:
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
         attempt.astray = None
+        publication = attempt.publication
+        if attempt.unknown:
+            publication = replace(publication, message=sent_again(publication.message))
         try:
-            answer = self._server.offer(self._link.session, attempt.publication)
+            answer = self._server.offer(self._link.session, publication)
         except NotFound as error:
             return await self._found_way(attempt, error)
         before, attempt.unknown = attempt.unknown, True

@@ -14,6 +14,15 @@ MUTANTS = (
         ("tests/unit/agent/test_owned_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
     ),
     Mutant(
+        "sent_again_unasked",
+        "coditect.agent.claims",
+        "        if SENT_AGAIN in delivery.message.headers:  # the other copy runs unasked\n            return True\n",
+        "",
+        "a task that was sent twice for want of a confirm runs twice under one fence",
+        ("fences grow",),
+        seed=64,
+    ),
+    Mutant(
         "stale_runs",
         "coditect.agent.owned",
         '        elif claim.verdict is Verdict.STALE:\n            log.info("A stale delivery is dropped"',
@@ -71,6 +80,14 @@ MUTANTS = (
         "replace(task, attempt=task.attempt, errors",
         "a retry of a direct task is not counted as an attempt",
         ("tests/unit/agent/test_attempts.py::test_failed_attempt_is_tried_again",),
+    ),
+    Mutant(
+        "awaiting_uses_up_credit",
+        "coditect.agent.feed",
+        "            self.missing = most + self.open - self.slots - credit\n",
+        "            self.missing = most - credit\n",
+        "tasks that await others use up an agent's credit for good",
+        ("tests/unit/agent/test_credit.py::test_tasks_that_await_others_use_up_no_credit",),
     ),
     Mutant(
         "bulk_starves",

@@ -28,6 +28,8 @@ class Mutant:
     """What goes wrong by it, as a sentence."""
     caught_by: tuple[str, ...]
     """Invariants that the simulation finds violated, or the tests that fail."""
+    seed: int = 1
+    """Of the simulation: the one that caught it last, played before all others."""
 
     @property
     def invariants(self) -> frozenset[str]:
@@ -38,6 +40,11 @@ class Mutant:
     def tests(self) -> tuple[str, ...]:
         """The tests that fail with it."""
         return tuple(one for one in self.caught_by if "::" in one)
+
+    @property
+    def told(self) -> str:
+        """What catches it, and the seed, for a person."""
+        return "; ".join(self.caught_by) + (f", seed {self.seed}" if self.invariants else "")
 
     def applied(self, source: str) -> str:
         """The module's source with the mistake in it. Raises: SetupError when the words are not there once."""

@@ -37,6 +37,23 @@ async def test_task_that_came_back_runs_as_it_was_granted(scene: Scene, owner: S
     assert result.publication == 5
 
 
+async def test_task_that_was_sent_again_is_claimed_and_the_copy_before_it_is_not(
+    scene: Scene, owner: ScriptedOwner
+) -> None:
+    """A confirm was lost: both are fresh, and would run under one fence."""
+    one, other = Works(slots=1), Works(slots=1)
+    owner.decide = granting(fence=2)
+    for works in (one, other):
+        await scene.start(works.agent)
+    scene.server.lose_next_confirms(1)
+
+    await owner.publish("work.do", "wait")
+    await eventually(lambda: len(one.runs + other.runs) == 2)
+
+    assert len(owner.claims) == 1
+    assert sorted(one.runs + other.runs) == [("wait", 1, 1), ("wait", 2, 1)]
+
+
 async def test_task_that_is_not_fresh_is_claimed(scene: Scene, owner: ScriptedOwner) -> None:
     works = Works()
     owner.decide = granting(fence=2)

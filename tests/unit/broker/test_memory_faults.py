@@ -10,6 +10,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import BrokerUnavailable, Overloaded, PublishUnconfirmed
+from coditect.model import wire
 from coditect.model.message import Message
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -206,7 +207,13 @@ async def test_lost_confirm_publishes_the_same_message_again() -> None:
         await put(broker, b"id-1")
         await put(broker, b"id-2")
 
-        assert await empty(broker) == [b"id-1", b"id-1", b"id-1", b"id-2"]
+        sent = [await broker.get("queue") for _ in range(4)]
+        assert [(one.message.body, wire.SENT_AGAIN in one.message.headers) for one in sent if one is not None] == [
+            (b"id-1", False),
+            (b"id-1", True),
+            (b"id-1", True),
+            (b"id-2", False),
+        ]
 
 
 @in_virtual_time

@@ -92,22 +92,6 @@ def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there(
     assert judge(sorted([*accepted, *what], key=lambda one: one.t))[0].passed == excused
 
 
-@pytest.mark.parametrize(("at", "excused"), [(4.5, True), (1.0, False)], ids=["its confirm was lost", "long before"])
-def test_publication_that_was_sent_twice_by_a_fault_runs_twice_under_one_fence(at: float, excused: bool) -> None:
-    facts = {"shard": 0, "fence": 1, "publication": 1, "version": 1}
-    told = [
-        Entry(0.5, "client", Type.OK, "accept", "w", {"nodes": {"n": []}}),
-        Entry(4.0, "dispatcher-1", Type.OK, "claim", "w:n", facts),
-        Entry(4.1, "dispatcher-1", Type.INVOKE, "publish", "w:n", facts),
-        *(Entry(6.0 + one, "agent-1", Type.OK, "execute", "w:n", {"fence": 1}) for one in range(2)),
-        Entry(at, "chaos", Type.OK, "cut", "broker", {"kind": "broker.mute"}),
-    ]
-
-    (judgement,) = (one for one in judge(sorted(told, key=lambda one: one.t)) if one.invariant == "fences grow")
-
-    assert judgement.passed == excused
-
-
 def test_judgement_tells_how_sure_one_may_be() -> None:
     passed = Judgement("nothing lost", "accepted work ends", 1_000)
     failed = Judgement("nothing lost", "accepted work ends", 1_000, tuple("abcdefg"))
