@@ -84,7 +84,7 @@ chaos: setup ## Break a private fleet by three seeds of five minutes (a quarter 
 simulate: setup ## Play three hundred seeds of the simulation (two minutes)
 	@$(VENV)/bin/coditect chaos --simulate --seed $(SEED) --seeds 300
 
-mutants: setup ## Catch every mutant by the simulation, or by a test (some minutes)
+mutants: setup ## Catch every mutant by the simulation, or by a test (ten minutes; what was caught is not hunted again)
 	@$(PYTHON) -m dispatcher.chaos.mutants $(MUTANTS)
 
 up: setup ## Start private servers and the reference fleet in the foreground

@@ -1,6 +1,7 @@
 """``python -m dispatcher.chaos.mutants [NAME ...]``: catches every mutant, or those that are named, as the table says.
 
-Ends with 1 when one was not caught. Mutants are hunted side by side, one for each processor.
+Ends with 1 when one was not caught. Mutants are hunted side by side, one for each processor. Those that were caught
+are written down: the next time only the others are hunted, unless something of the code has changed since.
 """
 
 from __future__ import annotations
@@ -8,33 +9,76 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
 
 from coditect.loop import run_loop
-from dispatcher.chaos.mutants.hunt import Catch, hunt
+from dispatcher.chaos.mutants.hunt import ROOT, Catch, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import MUTANTS, read_mutant
 
+CAUGHT = ROOT / ".coditect" / "mutants"
+CODE = ("coditect", "dispatcher", "tests")
 
-async def hunt_all(mutants: Sequence[Mutant]) -> list[Catch]:
+
+def fingerprint(root: Path) -> str:
+    """Of all code that decides about what catches a mutant."""
+    digest = sha256()
+    for file in sorted(one for folder in CODE for one in (root / folder).rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+class Progress:
+    """Which mutants were caught in this very code. A line of the file for each, behind the code's fingerprint."""
+
+    def __init__(self, file: Path, code: str) -> None:
+        self._file = file
+        written = file.read_text().split() if file.exists() else []
+        self.caught = set(written[1:]) if written[:1] == [code] else set[str]()
+        if not self.caught:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{code}\n")
+
+    def add(self, name: str) -> None:
+        """It was caught."""
+        self.caught.add(name)
+        with self._file.open("a") as file:
+            file.write(f"{name}\n")
+
+
+async def hunt_all(mutants: Sequence[Mutant], progress: Progress) -> list[Catch]:
     """Hunts all of them, and says of each what caught it."""
-    places = asyncio.Semaphore(os.cpu_count() or 1)
+    places, done = asyncio.Semaphore(os.cpu_count() or 1), 0
 
     async def one(mutant: Mutant) -> Catch:
+        nonlocal done
         async with places:
             catch = await hunt(mutant)
-        sys.stdout.write(f"{catch.line}\n")
-        sys.stdout.flush()
+        done += 1
+        if catch.by:
+            progress.add(mutant.name)
+        _say(f"{done:>3} of {len(mutants)}  {catch.line}")
         return catch
 
     return await asyncio.gather(*map(one, mutants))
 
 
-def main(names: Sequence[str]) -> int:
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main(names: Iterable[str]) -> int:
     """The exit code. Raises: SetupError for a mutant that there is not."""
-    mutants = [read_mutant(name) for name in names] or list(MUTANTS.values())
-    caught = sum(bool(catch.by) for catch in run_loop(hunt_all(mutants)))
-    sys.stdout.write(f"{caught} of {len(mutants)} mutants were caught\n")
+    progress = Progress(CAUGHT, fingerprint(ROOT))
+    named = [read_mutant(name) for name in names]
+    mutants = named or [one for one in MUTANTS.values() if one.name not in progress.caught]
+    if not named and progress.caught:
+        _say(f"{len(progress.caught)} were caught before, in the same code; to hunt all again: rm {CAUGHT}")
+    caught = sum(bool(catch.by) for catch in run_loop(hunt_all(mutants, progress)))
+    _say(f"{caught} of {len(mutants)} mutants were caught")
     return 0 if caught == len(mutants) else 1
 
 

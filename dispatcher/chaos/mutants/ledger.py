@@ -20,6 +20,7 @@ MUTANTS = (
         "    row.agent, row.started_ms = command.agent",
         "a claim is granted under the fence that somebody else has",
         ("fences grow",),
+        seed=30,
     ),
     Mutant(
         "lost_attempt_uncounted",
@@ -43,7 +44,7 @@ MUTANTS = (
         "    row.attempt += 1\n    row.start_by_ms = None\n",
         "    row.start_by_ms = None\n",
         "a retry is not counted as an attempt",
-        ("nothing lost",),
+        ("tests/unit/dispatcher/test_turn.py::test_failed_attempt_is_retried_after_its_delay_then_the_node_fails",),
     ),
     Mutant(
         "lost_whoever_has_it",
@@ -102,6 +103,7 @@ MUTANTS = (
         "    if run.canceling:\n",
         "what waits in the backlog is published although its workflow is paused",
         ("held when asked",),
+        seed=5,
     ),
     Mutant(
         "priority_dropped",
@@ -126,6 +128,7 @@ MUTANTS = (
         "    if condition_holds(node, scope, account):\n",
         "a node runs when its condition does not hold",
         ("nodes as meant",),
+        seed=2,
     ),
     Mutant(
         "released_twice",
@@ -134,6 +137,7 @@ MUTANTS = (
         "    if row is None or row.state.terminal:\n        return\n    decision",
         "a node that runs is released again by the next of its predecessors",
         ("executions bounded",),
+        seed=43,
     ),
     Mutant(
         "first_element_for_all",
@@ -142,6 +146,7 @@ MUTANTS = (
         "dumps(bodies[first]), first=True)",
         "every element of a map gets the input of the first",
         ("given as asked",),
+        seed=2,
     ),
     Mutant(
         "map_ends_early",
@@ -150,6 +155,7 @@ MUTANTS = (
         "    row.tally = Tally(count, max(count - 1, 0))\n",
         "a map ends when all of its elements but one have",
         ("DAG order",),
+        seed=17,
     ),
     Mutant(
         "fence_of_canceled_kept",
@@ -231,7 +237,7 @@ MUTANTS = (
         "        walks.begin_cancel(book, workflow)\n",
         "",
         "a canceled workflow runs to its end",
-        ("held when asked",),
+        ("tests/unit/dispatcher/test_turn.py::test_cancel_ends_everything_and_tells_the_agents",),
     ),
     Mutant(
         "key_unread",

@@ -11,6 +11,7 @@ import pytest
 
 from coditect.errors import SetupError
 from dispatcher.chaos.invariants import judge
+from dispatcher.chaos.mutants.__main__ import Progress, fingerprint
 from dispatcher.chaos.mutants.hunt import ROOT, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.mutated import command
@@ -57,6 +58,27 @@ async def test_mutant_that_breaks_other_promises_only_is_not_caught() -> None:
     catch = await hunt(mutant, most_seeds=1)
 
     assert (catch.by, "outbox kept" in catch.where) == ("", True)
+
+
+def test_what_was_caught_is_not_hunted_again_until_the_code_changes(tmp_path: Path) -> None:
+    file = tmp_path / "caught"
+    Progress(file, "code").add("one")
+    Progress(file, "code").add("other")
+
+    assert Progress(file, "code").caught == {"one", "other"}
+    assert Progress(file, "changed").caught == set()
+    assert Progress(file, "code").caught == set()
+
+
+def test_code_is_told_from_another_by_each_of_its_bytes(tmp_path: Path) -> None:
+    code = tmp_path / "coditect" / "module.py"
+    code.parent.mkdir()
+    code.write_text("one = 1\n")
+    before = fingerprint(tmp_path)
+
+    code.write_text("one = 2\n")
+
+    assert fingerprint(tmp_path) != before
 
 
 def test_unknown_mutant_and_changed_module_are_refused() -> None:
