@@ -1,4 +1,4 @@
-"""How far a workflow is, while it runs: a bar on a terminal, a line for each change elsewhere. All of it to stderr."""
+"""How far a workflow or a task is: a bar on a terminal, a line for each change elsewhere. All of it to stderr."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coditect.cli.output import printable, say
+from coditect.model.event import Event
 from coditect.model.workflow.rows import WorkflowRow
 from coditect.model.workflow.states import TaskState
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 1.0
 """At most one line in that time, however much happens."""
 BAR_WIDTH = 40
+PROGRESS = "task.progress"
 _STYLES = {
     TaskState.COMPLETED: "green",
     TaskState.WORKING: "cyan",
@@ -67,6 +69,52 @@ def counted(row: WorkflowRow) -> str:
     """How many nodes are in which state."""
     states = ", ".join(f"{row.counts[state]} {state.value}" for state in TaskState if row.counts.get(state))
     return f"{row.state.value}: {row.ended} of {row.total} ended" + (f" ({states})" if states else "")
+
+
+@contextmanager
+def shown_events() -> Iterator[Callable[[Event], None]]:
+    """Shows what happens to one task, until the block is left."""
+    if not sys.stderr.isatty():
+        yield lambda event: say(told(event))
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=8) as live:
+        begun = time.monotonic()
+
+        def show(event: Event) -> None:
+            if event.type == PROGRESS:
+                live.update(_bar(event, time.monotonic() - begun))
+            else:
+                live.console.print(told(event), markup=False, highlight=False)
+
+        yield show
+
+
+def told(event: Event) -> str:
+    """One event of a task as a line."""
+    if event.type == PROGRESS:
+        return printable(f"  {_share(event):4.0%}  {event.data.get('note') or ''}".rstrip())
+    facts = ", ".join(f"{name} {value}" for name, value in event.data.items() if value not in (None, ""))
+    return printable(f"  {event.type}  {facts}".rstrip())
+
+
+def _share(event: Event) -> float:
+    share = event.data.get("share")
+    return min(1.0, max(0.0, float(share))) if isinstance(share, int | float) else 0.0
+
+
+def _bar(event: Event, seconds: float) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Table.grid(padding=(0, 2))
+    note: Any = event.data.get("note") or ""
+    state = Text(printable(f"{_share(event):.0%}  {seconds:.0f} s  {note}"))
+    line.add_row(ProgressBar(total=1.0, completed=_share(event), width=BAR_WIDTH), state)
+    return line
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import typer
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.failure import raised_at
-from coditect.cli.output import Output, OutputOption, printable, say, write_json
+from coditect.cli.output import Output, OutputOption, say, write_json
+from coditect.cli.progress import shown_events
 from coditect.cli.waiting import checked, going_on
 from coditect.cli.why_not import whereabouts, why_not
 from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes
@@ -195,11 +196,12 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
 
 async def _show_progress(events: AsyncIterator[Event], task_id: str) -> None:
     """What happens to the task, to its end; listened to from before it was submitted."""
-    async for event in events:
-        if event.subject == task_id:
-            say(printable(f"  {event.type}  {dict(event.data) or ''}".rstrip()))
-            if event.type in ENDINGS:
-                return
+    with shown_events() as show:
+        async for event in events:
+            if event.subject == task_id:
+                show(event)
+                if event.type in ENDINGS:
+                    return
 
 
 async def _submit_durable(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,25 +15,30 @@ import typer
 
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, say, write_json
+from coditect.cli.output import Output, OutputOption, printable, say, write_fields, write_json
 from coditect.cli.progress import LINE_SECONDS, shown_progress
 from coditect.cli.waiting import checked
 from coditect.cli.workflow_tables import (
     MOST_NAMED,
     WITHOUT_A_VALUE,
+    first_cause,
     row_json,
     say_what_is_not_run,
     write_nodes,
     write_workflow,
 )
-from coditect.errors import TaskError
+from coditect.errors import CoditectError, TaskError
 from coditect.loop import run_loop
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.rows import NodeRow, WorkflowRow
-from coditect.model.workflow.states import WorkflowState
+from coditect.model.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:
+    from coditect.client import Client
     from coditect.run import Run
+
+MOST_SHOWN = 10_000
+"""Characters of a value on a terminal or in a pipe; JSON has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +47,6 @@ class _Order:
     input: bytes
     key: str | None
     wait: str | None
-    values: bool
-    """Whether its value is shown, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def run_workflow(
     ] = "1h",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start a workflow, show how far it is, and list its nodes with states and times when it has ended.
+    """Start a workflow, show how far it is and whom it waits for, and list its nodes and its value when it has ended.
 
     Exits 0 when it completed, 1 when it did not, 2 when the file is no workflow, 3 when it did not end in time.
 
@@ -89,7 +94,7 @@ def run_workflow(
     """
     from coditect.workflow_file import load_workflow
 
-    order = _Order(load_workflow(file), read_body(body), key, None if detach else wait, output is Output.JSON)
+    order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
     say_what_is_not_run(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, _Accepted):
@@ -112,7 +117,7 @@ async def _run(opened: Connections, order: _Order) -> _Ran | _Accepted:
             say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
         _say_known(accepted)
         try:
-            return await _followed(run, order.wait, value=order.values)
+            return await _followed(client, run, order.wait)
         except asyncio.CancelledError:
             say(f"It goes on. See it: coditect workflow show {run.id}; end it: coditect workflow cancel {run.id}")
             raise
@@ -125,12 +130,54 @@ def _say_known(accepted: _Accepted) -> None:
         say(f"already accepted as {accepted.id}, {where}")
 
 
-async def _followed(run: Run, wait: str, *, value: bool) -> _Ran:
+async def _followed(client: Client, run: Run, wait: str) -> _Ran:
     with shown_progress() as show:
-        state = await run.wait(timeout=wait, seen=show)
+        questions = _Questions(client, run.id)
+
+        def seen(row: WorkflowRow | None) -> None:
+            show(row)
+            questions.look(row)
+
+        telling = asyncio.create_task(questions.tell())
+        try:
+            state = await run.wait(timeout=wait, seen=seen)
+        finally:
+            telling.cancel()
+            await asyncio.wait([telling])
     nodes = [node async for node in run.nodes()]
-    told = await run.result() if value and state is WorkflowState.COMPLETED else None
-    return _Ran(await run.overview(), nodes, told)
+    value = await run.result() if state is WorkflowState.COMPLETED else None
+    return _Ran(await run.overview(), nodes, value)
+
+
+class _Questions:
+    """Says which questions of a workflow wait for a person, each once, and which command answers."""
+
+    def __init__(self, client: Client, workflow: str) -> None:
+        self._client = client
+        self._workflow = workflow
+        self._counts: Mapping[TaskState, int] = {}
+        self._news = asyncio.Event()
+        self._told: set[str] = set()
+
+    def look(self, row: WorkflowRow | None) -> None:
+        """A look at the workflow: where something waits and anything changed, it is asked what."""
+        if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
+            self._counts = row.counts
+            self._news.set()
+
+    async def tell(self) -> None:
+        """Tells until it is canceled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                async for asked in self._client.approvals():
+                    if asked.workflow == self._workflow and asked.node not in self._told:
+                        self._told.add(asked.node)
+                        answer = f"coditect approval grant {self._workflow} {shlex.quote(asked.node)}"
+                        say(printable(f"{asked.node} waits for an answer: {asked.question}\n  {answer}   (or: deny)"))
+            except CoditectError:
+                self._counts = {}  # the next look asks again
 
 
 def _uploading() -> Callable[[int, int], None]:
@@ -157,6 +204,11 @@ def _tell(ran: _Ran, output: Output) -> None:
     write_workflow(ran.row)
     if ran.row.state is not WorkflowState.COMPLETED:
         raise _end_without_a_value(ran)
+    typer.echo()
+    value = json.dumps(ran.value, indent=2, ensure_ascii=False)
+    write_fields({"value": value[:MOST_SHOWN]})
+    if len(value) > MOST_SHOWN:
+        say(f"{MOST_SHOWN} characters shown of {len(value)}; --output json has them all.")
 
 
 def _end_without_a_value(ran: _Ran) -> TaskError:
@@ -164,7 +216,8 @@ def _end_without_a_value(ran: _Ran) -> TaskError:
     named = (*ended[:MOST_NAMED], "…") if len(ended) > MOST_NAMED else tuple(ended)
     again = f"coditect workflow resume {ran.row.workflow}"
     return TaskError(
-        f"The workflow was {ran.row.state.value}",
+        f"The workflow {'failed' if ran.row.state is WorkflowState.FAILED else f'was {ran.row.state.value}'}",
+        cause=first_cause(ran.nodes),
         workflow=ran.row.workflow,
         reason=ran.row.reason,
         nodes=named,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from coditect.cli.output import instant, say, write_fields, write_table
@@ -17,6 +18,12 @@ MOST_ROWS = 200
 WIDEST_CELL = 60
 _WORST_FIRST = (TaskState.DEAD, TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED)
 WITHOUT_A_VALUE = frozenset(_WORST_FIRST)
+_NEVER_RAN = frozenset({"predecessor", "canceled"})
+_CONSEQUENCES = _NEVER_RAN | {"element"}
+"""Reasons of nodes that ended without a value because others did."""
+_ENDED: Mapping[TaskState, str] = MappingProxyType(
+    {TaskState.FAILED: "failed", TaskState.DEAD: "was given up", TaskState.REJECTED: "was rejected"}
+)
 
 
 def row_json(row: WorkflowRow | NodeRow | AttemptRow | ApprovalRow) -> dict[str, Any]:
@@ -40,6 +47,22 @@ def write_workflow(row: WorkflowRow) -> None:
             "nodes": [f"{count} {state.value}" for state, count in row.counts.items()],
         }
     )
+
+
+def first_cause(rows: Sequence[NodeRow]) -> str:
+    """What failed first, and for how many it stands: `fetch[12] failed: no such file; 4 nodes did not run`."""
+    failed = [row for row in rows if row.state in _ENDED and row.reason not in _CONSEQUENCES]
+    if not failed:
+        return ""
+    first = min(failed, key=lambda row: (row.finished_at_ms or 0, row.name))
+    others = len(failed) - 1
+    idle = sum(row.reason in _NEVER_RAN and not row.fence for row in rows)
+    parts = [
+        f"{first.name} {_ENDED[first.state]}: {first.message or first.reason}",
+        f"{others} more failed by themselves" if others else "",
+        f"{idle} {'node' if idle == 1 else 'nodes'} did not run" if idle else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def say_what_is_not_run(definition: Definition) -> None:
@@ -104,7 +127,8 @@ def _workflow(row: WorkflowRow) -> tuple[object, ...]:
 
 
 def _node(row: NodeRow) -> tuple[object, ...]:
-    why = _why(row.reason, row.message)
+    asked = row.question if row.state is TaskState.AWAITING_APPROVAL else ""
+    why = _why(row.reason, row.message or asked)
     begun_ms = row.started_at_ms if row.fence else row.ready_at_ms  # maps and approvals are published to nobody
     return (
         row.name,

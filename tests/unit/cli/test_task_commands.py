@@ -26,13 +26,13 @@ def ends(terminal: Terminal, status: Status, reason: str) -> None:
 
 
 def test_submit_prints_the_value_on_stdout_and_progress_on_stderr(terminal: Terminal) -> None:
-    terminal.connections.scripted.happenings = [happening("task.progress", "task-1", fraction=0.5)]
+    terminal.connections.scripted.happenings = [happening("task.progress", "task-1", share=0.5, note="half")]
 
     ran = terminal.run("task", "submit", "code.review", '{"path": "src"}', "-p", "p0", "--agent", "me")
 
     (order,) = terminal.connections.scripted.orders
     assert (ran.code, ran.json) == (0, {"ok": True})
-    assert "task.progress" in ran.err
+    assert "   50%  half\n" in ran.err
     assert order.value == b'{"path": "src"}'
     assert (order.options["priority"], order.options["pin"]) == ("p0", "me")
 

@@ -56,9 +56,50 @@ def test_a_wait_that_is_no_duration_starts_nothing(terminal: Terminal, file: Pat
     assert plane.asked == []
 
 
-def test_the_table_needs_no_value(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
-    assert terminal.run("workflow", "run", str(file)).code == 0
-    assert Verb.RESULT not in plane.verbs()
+def test_run_ends_with_the_value(terminal: Terminal, file: Path) -> None:
+    ran = terminal.run("workflow", "run", str(file))
+
+    assert ran.code == 0
+    assert ran.out.split("\n\n")[-1].split() == ["value", "{", '"node":', '"b"', "}"]
+
+
+def test_run_shows_the_beginning_of_a_long_value_and_says_so(
+    terminal: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.cli.workflow_run.MOST_SHOWN", 5)
+
+    ran = terminal.run("workflow", "run", str(file))
+
+    assert "5 characters shown of 17; --output json has them all." in ran.err
+
+
+def test_run_names_each_question_that_waits_once_and_the_command_that_answers(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.at_once = False
+    looks = iter([*["working"] * 2, *["awaiting_approval"] * 4])
+
+    def look(lines: Lines, row: WorkflowRow) -> None:
+        state = next(looks, None)
+        if state is None:
+            plane.only.end()
+        else:
+            plane.only.nodes["gate"]["state"] = state
+
+    monkeypatch.setattr("coditect.cli.progress.Lines.show", look)
+
+    ran = terminal.run("workflow", "run", str(file))
+
+    (run,) = plane.kept
+    assert ran.code == 0
+    assert ran.err.count("gate waits for an answer: Ship it?") == 1
+    assert f"coditect approval grant {run} gate " in ran.err
+
+
+def test_show_has_the_question_of_a_node_that_waits(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    plane.only.nodes["gate"]["state"] = "awaiting_approval"
+
+    assert "Ship it?" in terminal.run("workflow", "show", started).out
 
 
 def test_run_follows_to_the_end_and_lists_every_node(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
@@ -121,9 +162,27 @@ def test_run_that_does_not_complete_exits_1_and_names_the_nodes_and_the_way_on(
     told = terminal.run("workflow", "run", str(file))
 
     assert told.code == 1
-    assert f"Error: The workflow was {end}." in told.err
+    assert f"Error: The workflow {'failed' if end == 'failed' else 'was canceled'}." in told.err
     assert "nodes: gate, b" in told.err
     assert f"coditect workflow resume {plane.only.head['workflow']}" in told.err
+
+
+def test_run_that_failed_names_the_first_cause_first(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.at_once = False
+
+    def fail(lines: Lines, row: WorkflowRow) -> None:
+        kept = plane.only
+        kept.end("failed", gate="canceled")
+        kept.nodes["gate"] |= {"reason": "predecessor", "fence": 0}
+        kept.nodes["b"] |= {"reason": "predecessor", "fence": 0, "message": "", "finished_at": 1}
+
+    monkeypatch.setattr("coditect.cli.progress.Lines.show", fail)
+
+    told = terminal.run("workflow", "run", str(file)).err
+
+    assert "Error: The workflow failed.\n  cause: a failed: no such file; 2 nodes did not run\n" in told
 
 
 def test_run_that_takes_too_long_exits_3_and_goes_on(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
