@@ -1,8 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.control_plane import ScriptedPlane
 from tests.unit.cli.scene import Served, Terminal
+
+FLOW = """
+name: good
+nodes:
+  a: {task: code.review, input: {path: {$from: input.path}}}
+  gate: {approval: Ship it?, after: [a]}
+  b: {map: tests.run, over: results.a, limit: 3, after: [a, gate]}
+"""
 
 
 @pytest.fixture
@@ -14,3 +25,22 @@ def terminal() -> Terminal:
 def served(terminal: Terminal) -> Terminal:
     terminal.connections = Served()
     return terminal
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "flow.yaml"
+    path.write_text(FLOW)
+    return path
+
+
+@pytest.fixture
+def plane(terminal: Terminal) -> ScriptedPlane:
+    return terminal.connections.plane
+
+
+@pytest.fixture
+def started(terminal: Terminal, file: Path, plane: ScriptedPlane) -> str:
+    """A workflow that runs."""
+    plane.at_once = False
+    return terminal.run("workflow", "run", str(file), "--detach").out.strip()
