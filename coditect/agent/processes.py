@@ -3,7 +3,7 @@
 One that is alive and does nothing ends itself (`loop_watchdog`), or is ended from here when it stands stopped.
 
 A process that was drained by itself (`coditect agent drain`) ends with 0 and stays away. One that dies is
-started again after a growing pause; one that dies `MOST_DEATHS` times in a row ends the whole with its exit
+started again after a growing pause; one that dies five times in a row (`POLICY`) ends the whole with its exit
 code, so that whoever supervises the parent sees it. The processes end with the parent, also when that is
 killed (`parent.py`).
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from coditect.local.process import ended_if_stopped
+from coditect.local.restarts import RestartPolicy
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +30,16 @@ PARENT = "CODITECT_PARENT_PID"
 """The environment variable that tells a process whom it ends with."""
 BEGAN = "CODITECT_BEGAN_FILE"
 """The environment variable that names the file by which it says that it works."""
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
-HEALTHY_SECONDS = 10.0
-"""Of work: a death after that is the first of a row."""
-MOST_DEATHS = 5
+POLICY = RestartPolicy(start_attempts=5)
 
 
 class Processes:
     """Keeps `count` processes of one command."""
 
-    def __init__(self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0) -> None:
+    def __init__(
+        self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0, policy: RestartPolicy = POLICY
+    ) -> None:
+        self._policy = policy
         self._stall_seconds = stall_seconds
         self._command = command
         self._count = count
@@ -65,13 +65,13 @@ class Processes:
             code, worked_seconds = await self._run_one()
             if code == 0 or (self._stop.is_set() and code in (-signal.SIGTERM, -signal.SIGINT)):
                 return 0
-            deaths = 1 if worked_seconds >= HEALTHY_SECONDS else deaths + 1
-            if self._stop.is_set() or deaths >= MOST_DEATHS:
+            deaths = self._policy.deaths_in_a_row(deaths, worked_seconds=worked_seconds)
+            if self._stop.is_set() or deaths >= self._policy.start_attempts:
                 log.error("An agent process cannot be kept running", extra={"exit_code": code, "deaths": deaths})
                 self.stop()
                 return code if code > 0 else 128 - code
             log.warning("An agent process died and is started again", extra={"exit_code": code, "deaths": deaths})
-            if await self._stopped_within(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (deaths - 1))):
+            if await self._stopped_within(self._policy.delay(deaths)):
                 return 0
 
     async def _run_one(self) -> tuple[int, float]:

@@ -10,6 +10,7 @@ import typer
 
 from coditect.cli.capability import spec_json
 from coditect.cli.connections import Connections, connections
+from coditect.cli.failure import AMQP, REDIS, say_guesses
 from coditect.cli.output import (
     Output,
     OutputOption,
@@ -52,6 +53,7 @@ def run_agent(
     Example: coditect agent run agents/reviewer.py --processes 2
     """
     from coditect.agent import program
+    from coditect.agent.processes import PARENT
 
     if processes > 1 and health_port:
         raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")
@@ -60,6 +62,8 @@ def run_agent(
         os.environ["CODITECT_SLOTS"] = str(slots)
     if health_port is not None:
         os.environ["CODITECT_HEALTH_PORT"] = str(health_port)
+    if PARENT not in os.environ:
+        say_guesses(AMQP, REDIS)
     raise typer.Exit(program.run(target, read_settings(), processes=processes))
 
 

@@ -12,6 +12,7 @@ from coditect.broker.amqp import AmqpBroker
 from coditect.broker.management import Management
 from coditect.broker.plan import PlannedBroker
 from coditect.broker.topology import Binding
+from coditect.cli.failure import AMQP, REDIS, say_guesses
 from coditect.client import Client
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
@@ -29,6 +30,7 @@ class RealConnections:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._said: set[str] = set()
         # What libraries say of themselves is for whoever debugs; a command tells errors by itself.
         logging.basicConfig(level=settings.log_level if os.environ.get("CODITECT_DEBUG") else logging.CRITICAL)
 
@@ -39,6 +41,7 @@ class RealConnections:
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         """RabbitMQ; always allowed to declare, since only a person asks this program to."""
+        self._say_guesses(AMQP)
         settings = self._settings
         return AmqpBroker(settings.amqp_url, name="coditect cli", window=settings.window, wire=settings.wire)
 
@@ -51,6 +54,7 @@ class RealConnections:
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Redis."""
+        self._say_guesses(REDIS)
         return RedisRegistry(self._settings.redis_url)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
@@ -59,4 +63,10 @@ class RealConnections:
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
         """The public client."""
+        self._say_guesses(AMQP, REDIS)
         return Client.from_env()
+
+    def _say_guesses(self, *variables: str) -> None:
+        """Each once, however often a command connects."""
+        say_guesses(*(one for one in variables if one not in self._said))
+        self._said.update(variables)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 import typer
 
 from coditect.cli.connections import Connections, connections
+from coditect.cli.failure import AMQP, REDIS, say_guesses
 from coditect.cli.output import Output, OutputOption, write_json, write_table
 from coditect.errors import ControlPlaneRequired
 from coditect.loop import run_loop
@@ -70,6 +71,7 @@ def run_dispatcher(
     """
     given: dict[str, Any] = {"store": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
     settings = replace(read_settings(), **{name: one for name, one in given.items() if one is not None})
+    say_guesses(AMQP, REDIS)
     raise typer.Exit(installed().main(settings))
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from coditect.addresses import without_passwords
+from coditect.cli.output import say
 from coditect.errors import (
     BrokerUnavailable,
     CoditectError,
@@ -45,7 +46,8 @@ def describe(error: CoditectError) -> str:
     lines = [f"Error: {error.sentence}."]
     lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
     if isinstance(error, BrokerUnavailable | RegistryUnavailable | SetupError) and "url" in facts:
-        lines.append(f"  address from: {_source(REDIS if isinstance(error, RegistryUnavailable) else AMQP)}")
+        variable = REDIS if isinstance(error, RegistryUnavailable) else AMQP
+        lines.append(f"  address from: {_source(variable) or f'nowhere: {_unset(variable)}, so localhost was tried'}")
     log = getattr(error, "log", "")
     if log:
         lines.append(str(log))
@@ -55,16 +57,32 @@ def describe(error: CoditectError) -> str:
     return without_passwords("\n".join(lines))
 
 
-def _source(variable: str) -> str:
-    """Where the address of a server came from."""
-    from coditect.settings import ENV_FILE, find_env_file
+def say_guesses(*variables: str) -> None:
+    """Says of each address that is named nowhere that localhost is tried, and what to do."""
+    from coditect.settings import DEFAULTS
+
+    guesses = {AMQP: DEFAULTS.amqp_url, REDIS: DEFAULTS.redis_url}
+    for variable in variables:
+        if _source(variable) is None:
+            say(f"{_unset(variable)}: {guesses[variable]} is tried. Set it, or let `coditect up` start servers.")
+
+
+def _source(variable: str) -> str | None:
+    """Where the address of a server came from; None when nobody named one."""
+    from coditect.settings import find_env_file
 
     if os.environ.get(variable):
         return f"{variable} in the environment"
     file = find_env_file(Path.cwd())
     if file is not None and variable in file.read_text():
         return f"{variable} in {file}"
-    return f"nowhere: {variable} is not set and there is no {ENV_FILE} here or above, so localhost was tried"
+    return None
+
+
+def _unset(variable: str) -> str:
+    from coditect.settings import ENV_FILE
+
+    return f"{variable} is not set, and no {ENV_FILE} here or above names it"
 
 
 def raised_at(traceback: str) -> str:

@@ -23,35 +23,13 @@ from coditect.local import watchdog
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
 from coditect.local.process import ProcessId, ended_if_stopped, identify
+from coditect.local.restarts import RestartPolicy
 from coditect.local.state import ChildState, Phase
 
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 """Takes one line for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """How soon a child that died is started again, and when its first start has failed.
-
-    The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; a child
-    that lived for `healthy_seconds` starts from 0 again. A child that dies `start_attempts` times before it
-    was ever ready has failed to start. One that stands stopped for `stopped_seconds` is killed, and started again.
-    """
-
-    first_seconds: float = 0.5
-    cap_seconds: float = 5.0
-    healthy_seconds: float = 10.0
-    start_attempts: int = 3
-    settle_seconds: float = 1.0
-    stopped_seconds: float = 10.0
-
-    def delay(self, deaths_in_a_row: int) -> float:
-        """Seconds to wait after this many deaths without a healthy life between them."""
-        if deaths_in_a_row <= 1:
-            return 0.0
-        return float(min(self.cap_seconds, self.first_seconds * 2 ** min(deaths_in_a_row - 2, 16)))
 
 
 @dataclass(slots=True)
@@ -63,6 +41,7 @@ class _Post:
     running: RunningChild | None = None
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     was_ready: bool = False
+    ready_at: float | None = None
     deaths: int = 0
     failure: StartFailed | None = None
 
@@ -147,7 +126,7 @@ class Supervisor:
 
     async def _keep(self, post: _Post) -> None:
         while not post.leave.is_set():
-            began = time.monotonic()
+            began, post.ready_at = time.monotonic(), None
             post.running = spawn(post.child, marker=self._marker, log_folder=self._log_folder)
             self._note(
                 post,
@@ -162,7 +141,8 @@ class Supervisor:
             if post.leave.is_set():
                 return
             await asyncio.to_thread(post.running.kill)
-            await self._after_death(post, code, lived_seconds=time.monotonic() - began)
+            now = time.monotonic()
+            await self._after_death(post, code, worked_seconds=0.0 if post.ready_at is None else now - post.ready_at)
 
     async def _until_ready(self, post: _Post, began: float) -> None:
         """Returns when the child is ready, dead, told to leave, or killed for being late."""
@@ -171,7 +151,7 @@ class Supervisor:
         while running.exit_code is None and not post.leave.is_set():
             elapsed = time.monotonic() - began
             if await self._is_ready(post.child, elapsed) and running.exit_code is None:
-                post.was_ready = True
+                post.was_ready, post.ready_at = True, time.monotonic()
                 self._note(post, phase=Phase.READY)
                 self._say(f"{post.child.name} is ready after {elapsed:.1f} s")
                 return
@@ -186,8 +166,8 @@ class Supervisor:
             return elapsed >= self._policy.settle_seconds
         return await child.ready()
 
-    async def _after_death(self, post: _Post, code: int, *, lived_seconds: float) -> None:
-        post.deaths = 1 if lived_seconds >= self._policy.healthy_seconds else post.deaths + 1
+    async def _after_death(self, post: _Post, code: int, *, worked_seconds: float) -> None:
+        post.deaths = self._policy.deaths_in_a_row(post.deaths, worked_seconds=worked_seconds)
         if post.deaths >= self._policy.start_attempts:
             self._fail_first_start(post, f"ended with exit code {code}")
         delay = self._policy.delay(post.deaths)

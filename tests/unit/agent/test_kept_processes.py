@@ -6,20 +6,15 @@ import asyncio
 import sys
 from pathlib import Path
 
-import pytest
-
-from coditect.agent import processes
-from coditect.agent.processes import BEGAN, MOST_DEATHS, Processes
+from coditect.agent.processes import BEGAN, Processes
+from coditect.local.restarts import RestartPolicy
 from tests.support import eventually
 
 SLOW_START = "import sys, time; open(sys.argv[1], 'a').write('x'); time.sleep(0.3); sys.exit(3)"
 WORKS_AND_DIES = f"import os, pathlib; pathlib.Path(os.environ['{BEGAN}']).touch(); {SLOW_START}"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(processes, "HEALTHY_SECONDS", 0.2)
+QUICK = RestartPolicy(first_seconds=0.001, healthy_seconds=0.2, start_attempts=4)
 
 
 def lives(path: Path) -> int:
@@ -29,17 +24,17 @@ def lives(path: Path) -> int:
 async def test_process_that_starts_slowly_and_never_works_is_given_up(tmp_path: Path) -> None:
     told = tmp_path / "lives"
 
-    code = await Processes([sys.executable, "-c", SLOW_START, str(told)], 1).run()
+    code = await Processes([sys.executable, "-c", SLOW_START, str(told)], 1, policy=QUICK).run()
 
-    assert (code, lives(told)) == (3, MOST_DEATHS)
+    assert (code, lives(told)) == (3, QUICK.start_attempts)
 
 
 async def test_process_that_worked_before_it_died_is_started_again(tmp_path: Path) -> None:
     told = tmp_path / "lives"
-    kept = Processes([sys.executable, "-c", WORKS_AND_DIES, str(told)], 1)
+    kept = Processes([sys.executable, "-c", WORKS_AND_DIES, str(told)], 1, policy=QUICK)
 
     running = asyncio.create_task(kept.run())
-    await eventually(lambda: lives(told) > MOST_DEATHS, seconds=60)
+    await eventually(lambda: lives(told) > QUICK.start_attempts, seconds=60)
     kept.stop()
 
     await running

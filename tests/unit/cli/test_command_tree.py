@@ -3,13 +3,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from coditect import errors
 from coditect.cli import local
+from coditect.cli.compose import RealConnections
 from coditect.cli.failure import describe
 from coditect.errors import CoditectError, InputError
+from coditect.settings import read_settings
 from tests.unit.cli.scene import Terminal
 
 COMMANDS = (
@@ -100,6 +103,57 @@ def test_an_address_that_failed_is_told_with_where_it_came_from(
     assert f"address from: CODITECT_AMQP_URL in {file}" in of_file
     assert "address from: CODITECT_AMQP_URL in the environment" in of_environment
     assert "secret" not in nowhere + of_file + of_environment
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where no server is named."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_a_command_says_once_that_it_guesses_the_address(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    guessing = RealConnections(read_settings())
+    for _ in range(2):
+        guessing.broker()
+        guessing.fleet()
+    guessed = capsys.readouterr()
+    monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://me:secret@there/")
+    half = RealConnections(read_settings())
+    half.client()
+    half_told = capsys.readouterr().err
+
+    assert guessed.out == ""
+    assert guessed.err.splitlines() == [
+        f"{name} is not set, and no .coditect/env here or above names it: {url} is tried. "
+        "Set it, or let `coditect up` start servers."
+        for name, url in (
+            ("CODITECT_AMQP_URL", "amqp://localhost:5672/"),
+            ("CODITECT_REDIS_URL", "redis://localhost:6379/0"),
+        )
+    ]
+    assert "CODITECT_REDIS_URL" in half_told
+    assert "AMQP" not in half_told
+
+
+@pytest.mark.parametrize("words", [("agent", "run", "agent.py"), ("dispatcher", "run")], ids=" ".join)
+def test_a_program_says_that_it_guesses_the_addresses(
+    terminal: Terminal, nowhere: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("coditect.agent.program.run", lambda *_, **__: 0)
+    monkeypatch.setattr("coditect.cli.dispatcher.installed", lambda: SimpleNamespace(main=lambda _: 0))
+
+    told = terminal.run(*words).err
+    monkeypatch.setenv("CODITECT_PARENT_PID", "1")
+    by_a_parent = terminal.run("agent", "run", "agent.py").err
+
+    assert told.count("is tried.") == 2
+    assert by_a_parent == ""
 
 
 def test_fleet_comes_from_the_command_line_or_the_project(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from coditect.local.child import Child, last_lines, spawn
 from coditect.local.errors import StartFailed
 from coditect.local.process import ProcessId, is_running
+from coditect.local.restarts import RestartPolicy
 from coditect.local.state import ChildState, Phase
-from coditect.local.supervisor import RestartPolicy, Supervisor
+from coditect.local.supervisor import Supervisor
 from coditect.local.watchdog import marked
 
 PATIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)"
@@ -156,6 +157,20 @@ async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_o
 
     assert caught.value.facts["program"] == "bad"
     assert marked(marker) == []
+
+
+async def test_child_that_starts_slowly_and_never_works_is_given_up(tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    child = a_child("import sys, time; print('gone', flush=True); time.sleep(0.3); sys.exit(3)", tmp_path, ready=never)
+    policy = RestartPolicy(first_seconds=0.01, cap_seconds=0.02, healthy_seconds=0.2, start_attempts=4)
+    supervisor = Supervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy)
+
+    with pytest.raises(StartFailed, match="exit code 3"):
+        await asyncio.wait_for(supervisor.run(stop=asyncio.Event()), 18)
+
+    assert (tmp_path / "one.log").read_text().count("gone") in (4, 5)
 
 
 async def test_child_that_is_not_ready_in_time_fails(tmp_path: Path) -> None:
