@@ -16,6 +16,8 @@ from coditect.model.task import Task
 
 MOST_HAND_BACKS = 3
 """So often a task goes back for an idle peer; the agent that has it then keeps it for its next slot."""
+HAND_BACK_SECONDS = 0.01
+"""After so long without a slot the first time, each time twice as long: full peers close their lanes meanwhile."""
 QUICK_SECONDS = 0.025
 """A run below it ends within a round trip or a few: what is asked for meanwhile has a slot when it comes."""
 UNKNOWN_SECONDS = 1.0
@@ -60,9 +62,7 @@ class Feed:
         self.waiting: deque[Held] = deque()
         self.lanes: list[Consumer] = []
         self.hungry = False
-        """Its queue holds more, and nothing comes by itself."""
-        self.doubtful = False
-        """Its queue may hold more: it is asked when a slot is free."""
+        """Its queue holds more, or may, and nothing comes by itself: it is asked when a slot is free."""
         self.changing = False
         """It is being asked, or a lane opened or closed."""
         self.empty_at = -inf
@@ -71,7 +71,7 @@ class Feed:
         """How much credit it lacks, `misfit_since` then; below 0, how much it has too much."""
         self.misfit_since: float | None = None
         self.reserved = 0
-        """Slots taken for what a new lane brings in a moment."""
+        """Slots taken for what its queue is being asked for."""
         self.slots = 0
         """Slots that its tasks have."""
         self.open = 0
@@ -122,7 +122,7 @@ class Feed:
     @property
     def wants_a_slot(self) -> bool:
         """Whether it has something to start, in hand or perhaps in its queue."""
-        return bool(self.waiting) or ((self.hungry or self.doubtful) and not self.changing)
+        return bool(self.waiting) or (self.hungry and not self.changing)
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
         """Whether for a while it may have received more, or less, than what could start, by a factor of two.
@@ -174,6 +174,11 @@ class Feed:
         else:
             delivery.requeue()
 
-    def returnable(self, since: float = inf) -> list[Held]:
-        """What waits since then, or longer, and may go back: the broker counts how often it did."""
-        return [one for one in self.waiting if one.since <= since and one.delivery.delivery_count < MOST_HAND_BACKS]
+    def returnable(self, overdue: float = inf) -> list[Held]:
+        """What may go back, and could not start until then: the broker counts how often it did."""
+        return [
+            one
+            for one in self.waiting
+            if (times := one.delivery.delivery_count) < MOST_HAND_BACKS
+            and one.since + HAND_BACK_SECONDS * 2**times <= overdue
+        ]

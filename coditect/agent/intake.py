@@ -25,8 +25,6 @@ from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
 
-HAND_BACK_SECONDS = 0.02
-"""What has no slot for so long goes back; three times that is still but a moment."""
 PATROL_SECONDS = 0.01
 ASK_AGAIN_SECONDS = 0.02
 FETCH_SECONDS = 0.025
@@ -129,7 +127,7 @@ class Intake:
 
     def _admit(self) -> None:
         """Gives free slots away: the levels by weight, in each to what resumes first, then its queues in turn."""
-        asked: Counter[Feed] = Counter()
+        asked: dict[Feed, None] = {}
         waiting = dict.fromkeys(Priority, ()) if self.closed else self._candidates
         while (
             level := self._slots.choose([one for one in Priority if waiting[one] or self._resuming[one]])
@@ -140,11 +138,11 @@ class Intake:
                 turn.set_result(None)
             elif turns or not self._serve(level, asked):
                 self._slots.give_back(level)
-        for feed, many in asked.items():
+        for feed in asked:
             feed.changing = True
-            self._background.start(self._ask(feed, many), name=f"ask {feed.queue}")
+            self._background.start(self._ask(feed), name=f"ask {feed.queue}")
 
-    def _serve(self, level: Priority, asked: Counter[Feed]) -> bool:
+    def _serve(self, level: Priority, asked: dict[Feed, None]) -> bool:
         """Starts what waits in hand, or has the queue asked; whether the slot is taken by that."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
@@ -157,46 +155,38 @@ class Intake:
         if held is not None:
             self._go(held)
         elif taken:
-            asked[feed] += 1
+            feed.reserved += 1
+            asked[feed] = None
         if feed.wants_a_slot:
             candidates[feed] = None  # behind the others: queues of one level take turns
         return taken
 
-    async def _ask(self, feed: Feed, many: int) -> None:
-        """Takes so many tasks from its queue, or what it holds; for each a slot is reserved."""
+    async def _ask(self, feed: Feed) -> None:
+        """Takes a task for each slot that is reserved from its queue, or what it holds."""
         try:
-            while 0 < many < MANY and (delivery := await self._broker.get(feed.queue)) is not None:
+            if feed.reserved >= MANY:
+                feed.hungry = False
+                await self._widen(feed, feed.reserved)
+                await asyncio.sleep(FETCH_SECONDS)
+            while feed.reserved and (delivery := await self._broker.get(feed.queue)) is not None:
                 feed.hungry = not feed.lanes
-                if self.closed:
-                    feed.give_back(delivery)
-                elif (task := self._screen(delivery)) is not None:
-                    many -= 1
-                    self._go(Held(delivery, task, feed, self._loop.time()))
-            if many >= MANY:
-                feed.hungry, wanted, many = False, many, 0
-                feed.reserved += wanted
-                self._loop.call_later(FETCH_SECONDS, self._release, feed)
-                await self._widen(feed, wanted)
-            elif many:
+                self._arrived(feed, delivery)
+            if feed.reserved:
                 feed.hungry, feed.empty_at = False, self._loop.time()
         except CoditectError as error:
             log.warning("A queue cannot be asked yet", extra={"queue": feed.queue, "reason": str(error)})
             feed.hungry = False
             self._loop.call_later(RETRY_SECONDS, self._doubt, feed)
         finally:
-            feed.changing = feed.doubtful = False
-            feed.reserved += many
-            self._release(feed) if many else self._reconsider(feed)
-
-    def _release(self, feed: Feed) -> None:
-        for _ in range(feed.reserved):
-            self._slots.give_back(feed.level)
-        feed.reserved = 0
-        self._reconsider(feed)
+            feed.changing = False
+            for _ in range(feed.reserved):
+                self._slots.give_back(feed.level)
+            feed.reserved = 0
+            self._reconsider(feed)
 
     def _doubt(self, feed: Feed) -> None:
         """Has its queue asked when a slot is free."""
-        feed.doubtful = True
+        feed.hungry = True
         self._reconsider(feed)
 
     def _reconsider(self, feed: Feed) -> None:
@@ -238,7 +228,7 @@ class Intake:
         since = self._loop.time() - ASK_AGAIN_SECONDS
         for feed in self._closed:
             if not (feed.hungry or feed.changing) and feed.empty_at <= since and self._has_room(feed.level):
-                feed.doubtful = True
+                feed.hungry = True
                 self._candidates[feed.level][feed] = None
 
     def _has_room(self, level: Priority) -> bool:
@@ -318,7 +308,7 @@ class Intake:
         self._lively = feeds
         soon = sum(feed.slots for feed in feeds if feed.slots and feed.is_quick(now, lag))
         rivals = sum(feed.hungry or not (feed.unused or feed in self._closed) for feed in feeds) > 1
-        overdue = now - HAND_BACK_SECONDS - 2 * lag
+        overdue = now - 2 * lag
         changes = False
         for feed in [one for one in feeds if not one.changing]:
             returns = () if soon else feed.returnable(overdue)
@@ -339,7 +329,7 @@ class Intake:
         Where several queues hold more than could start, no acknowledgement may bring something: they are asked in turn.
         """
         free = self._slots.startable(feed.level) + soon
-        if feed.hungry or feed.doubtful:
+        if feed.hungry:
             return True
         if rivals and feed.lanes and not (free or feed.unused):
             feed.hungry, feed.missing = True, 0
