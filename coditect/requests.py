@@ -20,8 +20,8 @@ from typing import Self
 from coditect.blob import NO_BLOBS, Blobs
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import INBOX_LOOK_SECONDS, reply_queue
-from coditect.errors import InvalidTask, Overloaded, TooLarge, Unroutable
-from coditect.model import routing
+from coditect.errors import CoditectError, InvalidTask, Overloaded, TooLarge, Unroutable
+from coditect.model import mail, routing
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PREFETCH = 1_000
 MOST_LOOKED_AT = 10_000
+WITHDRAW_SECONDS = 10.0
 _TOKEN_BYTES = 16
 _DRAWN_AT_ONCE = 256
 
@@ -119,6 +120,16 @@ class Requests:
         return self._broker.publish(
             message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=timeout_seconds
         )
+
+    async def withdraw(self, task: Task) -> None:
+        """Has agents end a task that was sent, or not start it: who asked for it has ended. At most once."""
+        letter = mail.cancel(task.id or "", reason="who asked for it has ended", correlation_id=task.correlation_id)
+        try:
+            await self._broker.publish(
+                letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=WITHDRAW_SECONDS
+            )
+        except CoditectError as error:
+            log.info("A request could not be withdrawn", extra={"task_id": task.id, "reason": str(error)})
 
     async def _send_pinned(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> None:
         if not await self._sent_to_inbox(message, task, pin, timeout_seconds):

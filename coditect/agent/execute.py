@@ -149,7 +149,7 @@ def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds
         raise error
     _go_on()
     if execution.canceled is None:
-        return _timed_out(limit_seconds)
+        return _timed_out(execution, limit_seconds)
     return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
 
 
@@ -228,9 +228,13 @@ def _shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
 
 
-def _timed_out(limit_seconds: float) -> Ended:
-    error = TimeoutError("The handler did not end within its time")
-    failure = Failure("timeout", "TimeoutError", f"{error} ({limit_seconds:g} s)", retryable=True)
+def _timed_out(execution: Execution, limit_seconds: float) -> Ended:
+    if execution.by_clock:
+        told = "The task did not end by its deadline, or within what a task may last, its waits included"
+    else:
+        told = f"The handler did not end within its time ({limit_seconds:g} s)"
+    error = TimeoutError(told)
+    failure = Failure("timeout", "TimeoutError", told, retryable=True)
     return Ended(Status.FAILED, failure=failure, error=error)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from coditect.agent.suspects import Suspicion
 from coditect.broker.port import Delivery
+from coditect.model.mail import Cancel
 from coditect.model.result import Outcome
 from coditect.model.task import ExecutionKey, Task
 
@@ -35,6 +36,8 @@ class Execution:
     """Why it was asked to cancel; None when it was not."""
     overdue: bool = False
     """Its time is over, and it was told."""
+    by_clock: bool = False
+    """It was told because of its deadline, or of how long a task may last at most, waits included."""
     handling: bool = False
     """The handler runs, so a cancellation reaches it."""
     thread: asyncio.Future[Any] | None = None
@@ -48,6 +51,10 @@ class Execution:
     posted: bool = False
     """Its reply is on the way, and `work` does not wait for it."""
 
+    def wanted_by(self, cancel: Cancel) -> bool:
+        """Whether all who want its outcome are meant."""
+        return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
+
     def cancel(self, reason: str) -> None:
         """Asks it to end; has no effect once its handler has ended."""
         if self.canceled is None and self.handling and self.work is not None:
@@ -59,6 +66,11 @@ class Execution:
         if self.handling and self.work is not None:
             self.overdue = True
             self.work.cancel()
+
+    def expire_by_clock(self) -> None:
+        """Its time is over whether it ran or awaited others: as `expire`."""
+        self.by_clock = True
+        self.expire()
 
     @property
     def asked_to_end(self) -> bool:
@@ -161,12 +173,12 @@ class CanceledIds:
     """
 
     def __init__(self) -> None:
-        self.reasons: OrderedDict[str, tuple[float, str, int | None]] = OrderedDict()
-        """When, and why, and up to which publication; the oldest first."""
+        self.reasons: OrderedDict[str, tuple[float, Cancel]] = OrderedDict()
+        """When, and what; the oldest first."""
 
-    def put(self, task_id: str, reason: str, now: float, publication: int | None = None) -> None:
+    def put(self, cancel: Cancel, now: float) -> None:
         """Remembers a request."""
-        self.reasons[task_id] = (now, reason, publication)
+        self.reasons[cancel.task_id] = (now, cancel)
         while self.reasons:
             since = next(iter(self.reasons.values()))[0]
             if len(self.reasons) <= MOST_REMEMBERED and now - since <= REMEMBER_SECONDS:
@@ -178,7 +190,5 @@ class CanceledIds:
         found = self.reasons.get(task.id or "")
         if found is None or now - found[0] > REMEMBER_SECONDS:
             return None
-        _, reason, publication = found
-        if task.owner is not None and (publication is None or publication < task.publication):
-            return None
-        return reason
+        cancel = found[1]
+        return cancel.reason if cancel.means(task) and (task.owner is None or cancel.publication is not None) else None

@@ -64,21 +64,15 @@ class Mailbox:
         message = delivery.message
         try:
             content = loads(message.body) if message.body else None
+            self._read(message, content, to_all=delivery.exchange == routing.BROADCAST)
         except InvalidTask as error:
             log.warning("A letter was not readable", extra={"reason": str(error)})
-        else:
-            self._read(message, content, to_all=delivery.exchange == routing.BROADCAST)
         delivery.ack()
 
     def _read(self, message: Message, content: Any, *, to_all: bool) -> None:
         match message.type:
-            case mail.CANCEL if isinstance(content, dict) and isinstance(content.get("task_id"), str):
-                publication = content.get("publication")
-                self._runtime.cancel(
-                    content["task_id"],
-                    str(content.get("reason") or "canceled on request")[:500],
-                    publication if isinstance(publication, int) else None,
-                )
+            case mail.CANCEL:
+                self._runtime.cancel(mail.Cancel.read(content))
             case mail.PING:
                 self._background.start(self._pong(message, content), name="pong")
             case mail.DRAIN if not to_all:

@@ -31,7 +31,7 @@ from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
 from coditect.agent.pacing import Pacing, for_another
 from coditect.agent.reports import Reports
-from coditect.agent.services import TaskServices
+from coditect.agent.services import Means, TaskServices
 from coditect.agent.settle import Settler
 from coditect.agent.shifts import Shifts
 from coditect.agent.slots import Slots
@@ -45,6 +45,7 @@ from coditect.errors import InputError, InvalidTask
 from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.model.mail import Cancel
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
@@ -78,10 +79,8 @@ class Runtime:
         self.agent_id = agent_id
         self.addresses = limits.addresses
         self._broker = broker
-        self._requests = requests
-        self._events = events
-        self._clock = clock
-        self._limits = limits
+        self._requests, self._events = requests, events
+        self._clock, self._limits = clock, limits
         self._background = background
         self._slots = Slots(limits.slots, reserve=limits.reserve)
         self._executions: set[Execution] = set()
@@ -104,6 +103,7 @@ class Runtime:
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
+        self._means = Means(requests, events, self._intake, self._reports, self._rooms, clock, background, limits)
         self._shifts = Shifts(self._execute, self._loop)
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -168,16 +168,15 @@ class Runtime:
             trouble=self._pacing.trouble,
         )
 
-    def cancel(self, task_id: str, reason: str, publication: int | None = None) -> None:
+    def cancel(self, cancel: Cancel) -> None:
         """Cancels a task that runs here, or that will arrive within ten minutes.
 
-        Of an owned task only what was published up to that number; without one only what runs here.
+        Of an owned task only what was published up to a number; without one only what runs here.
         """
-        self._canceled.put(task_id, reason, self._now(), publication)
+        self._canceled.put(cancel, self._now())
         for execution in self._executions:
-            task = execution.task
-            if task.id == task_id and (publication is None or task.publication <= publication):
-                execution.cancel(reason)
+            if execution.wanted_by(cancel):
+                execution.cancel(cancel.reason)
 
     def task(self, task_id: str) -> Task | None:
         """The task of this id, if it runs here."""
@@ -356,24 +355,14 @@ class Runtime:
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
             return run_handler(capability, execution, None, self._rooms, limit_seconds=seconds)
-        context = self._context(held)
+        context = self._context(execution, held)
         run = run_apart if apart else run_handler
         return tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
 
-    def _context(self, held: Held) -> Context:
+    def _context(self, execution: Execution, held: Held) -> Context:
         task = held.task
         task_id = task.id or self._clock.new_id()
-        services = TaskServices(
-            held,
-            task_id,
-            self._requests,
-            self._events,
-            self._intake,
-            self._clock,
-            self._limits.max_suspended,
-            self._loop,
-            self._reports,
-        )
+        services = TaskServices(execution, held, task_id, self._means)
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
     def _pass_on_slot(self, execution: Execution, held: Held, began: float, pause: float) -> bool:

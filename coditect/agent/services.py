@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coditect.agent.events import Events
-from coditect.agent.execute import SentBack
+from coditect.agent.execute import Rooms, SentBack
+from coditect.agent.execution import Execution
 from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
+from coditect.agent.limits import Limits as Bounds
 from coditect.agent.reports import Reports
+from coditect.background import Background
 from coditect.blob import fetched
 from coditect.clock import Clock
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
-from coditect.model.capability import Priority, check_capability_name
+from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority, check_capability_name
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
@@ -23,59 +26,93 @@ from coditect.requests import Requests
 
 
 @dataclass(frozen=True, slots=True)
-class TaskServices:
-    """See `context.Services`."""
+class Means:
+    """What the services of all handlers of an agent process are made of."""
 
-    held: Held
-    task_id: TaskId
     requests: Requests
     events: Events
     intake: Intake
-    clock: Clock
-    max_suspended: int
-    loop: asyncio.AbstractEventLoop
     reports: Reports
+    rooms: Rooms
+    clock: Clock
+    background: Background
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class TaskServices:
+    """See `context.Services`."""
+
+    execution: Execution
+    held: Held
+    task_id: TaskId
+    means: Means
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
     ) -> Outcome:
-        """See `Context.request`. At the bound of suspended tasks this one goes back to its queue instead."""
+        """See `Context.request`. At the bound of suspended tasks this one goes back to its queue instead.
+
+        Canceled, it has the child canceled: nobody else asked for it. Not while the agent drains: who runs this task
+        next asks for the same child again.
+        """
+        requests, intake = self.means.requests, self.means.intake
         check_capability_name(capability)
         if self.held.task.depth >= MAX_DEPTH:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
-        travels = body if len(body) <= MAX_BODY_BYTES else (await self.requests.blobs.put(body)).document
-        if not self.intake.may_suspend(self.held, self.max_suspended):
+        travels = body if len(body) <= MAX_BODY_BYTES else (await requests.blobs.put(body)).document
+        if not intake.may_suspend(self.held, self.means.bounds.max_suspended):
             raise SentBack
         child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
         if travels is not body:
             child = replace(child, claims=travels)
-        reply = self.requests.expect(child.correlation_id or "")
-        self.intake.suspend(self.held)
+        reply = requests.expect(child.correlation_id or "")
+        intake.suspend(self.held)
+        if self.held.task.owner is None or self.held.task.limits.timeout_ms is None:  # else the owner counts it
+            self.means.rooms.limits.pause(self.execution, self._most_seconds())
         try:
             outcome = await self._exchange(child, reply, timeout_seconds)
         except asyncio.CancelledError:
-            self.intake.abandon(self.held)
+            intake.abandon(self.held)
             raise
         except BaseException:
-            await self.intake.resume(self.held)
+            await intake.resume(self.held)
             raise
-        await self.intake.resume(self.held)
-        return outcome
+        else:
+            await intake.resume(self.held)
+            return outcome
+        finally:
+            if not self.held.awaiting:
+                self.means.rooms.limits.go_on(self.execution)
+
+    def _most_seconds(self) -> float:
+        """How long the task may last from now on by the clock, whatever it waits for."""
+        task, most = self.held.task, LONGEST_SECONDS
+        if task.owner is None:  # its delivery stays unacknowledged
+            most = self.held.since + LONGEST_DIRECT_SECONDS - self.means.rooms.loop.time()
+        if task.limits.deadline_ms is not None:
+            most = min(most, (task.limits.deadline_ms - self.means.clock.now_ms()) / 1000)
+        return max(0.0, most)
 
     async def _exchange(self, child: Task, reply: asyncio.Future[Outcome], timeout_seconds: float) -> Outcome:
+        requests = self.means.requests
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self.requests.send(child, timeout_seconds=timeout_seconds)
+                await requests.send(child, timeout_seconds=timeout_seconds)
                 outcome = await asyncio.shield(reply)
-                return await fetched(self.requests.blobs, outcome) if outcome.claims else outcome
+                return await fetched(requests.blobs, outcome) if outcome.claims else outcome
+        except asyncio.CancelledError:
+            if not reply.done() and (self.execution.asked_to_end or not self.means.intake.closed):
+                self.means.background.start(requests.withdraw(child), name="withdraw a request")
+            raise
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
         except Unroutable as error:
             raise UnknownCapability("Nobody offers this capability", capability=child.capability) from error
         finally:
-            self.requests.forget(child.correlation_id or "")
+            requests.forget(child.correlation_id or "")
 
     def _child(
         self,
@@ -86,7 +123,7 @@ class TaskServices:
         ordinal: int,
         priority: Priority,
     ) -> Task:
-        now, parent = self.clock.now_ms(), self.held.task
+        requests, parent, now = self.means.requests, self.held.task, self.means.clock.now_ms()
         deadline = now + int(timeout_seconds * 1000)
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
@@ -96,8 +133,8 @@ class TaskServices:
             priority,
             travels,
             id=child_id,
-            correlation_id=self.requests.new_token(),
-            reply_to=self.requests.reply_to,
+            correlation_id=requests.new_token(),
+            reply_to=requests.reply_to,
             limits=Limits(deadline_ms=deadline),
             depth=parent.depth + 1,
             published_at_ms=now,
@@ -109,14 +146,14 @@ class TaskServices:
         """An event about this task; of an owned one its owner is told."""
         owner = self.held.task.owner
         if owner is not None:
-            self.reports.progress(owner, share, note)
+            self.means.reports.progress(owner, share, note)
             return
-        self.events.emit("task.progress", subject=self.task_id, share=share, note=note)
+        self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
         """The same from a handler's thread."""
-        self.loop.call_soon_threadsafe(self.progress, share, note)
+        self.means.rooms.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """An event of the handler's own."""
-        self.events.emit(type_, subject=subject, **data)
+        self.means.events.emit(type_, subject=subject, **data)

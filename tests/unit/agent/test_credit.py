@@ -15,8 +15,8 @@ from coditect import Agent, Context, Priority
 from coditect.broker.memory.delivery import MemoryDelivery
 from coditect.testing import TestFleet
 
-AWAITS = -1.0
-"""Instead of seconds: the task awaits another agent's until the gate opens, without a slot."""
+GATE = -1.0
+"""Instead of seconds that a task awaits another agent's, without a slot: until the gate opens."""
 MOMENT = 0.1
 """Seconds for which a slot may be idle beside work, and for which work may wait for an idle slot."""
 
@@ -30,6 +30,9 @@ class Run:
     level: Priority
     began: float
     ended: float = inf
+    """When it gave its slot back: it ended, began to await, or its agent was killed."""
+    over: float = inf
+    """The same, its wait and what it does after that included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,14 @@ class Staff:
 
 @dataclass
 class Works:
-    """What was submitted and started. A task is its name and how many seconds it takes."""
+    """What was submitted and started. A task is its name, how many seconds it takes, and how many it then awaits."""
 
     runs: list[Run] = field(default_factory=list)
     submitted: list[Submitted] = field(default_factory=list)
     staff: dict[str, Staff] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: dict[str, float] = field(default_factory=dict)
+    """When what a task awaited ended."""
 
     def agent(self, name: str, capabilities: Iterable[str], *, slots: int) -> Agent:
         agent = Agent(name, slots=slots)
@@ -71,24 +76,32 @@ class Works:
             agent.capability(capability, timeout="10m")(self._work)
         return agent
 
-    async def _work(self, task: tuple[str, float], ctx: Context) -> None:
-        name, seconds = task
+    async def _work(self, task: tuple[str, float, float], ctx: Context) -> None:
+        """One that awaits works as long again when it goes on."""
+        name, seconds, awaits = task
+        run = await self._ran(name, seconds, ctx)
+        if awaits:
+            await ctx.request("gate.open", (name, awaits), timeout="20m")
+            await self._ran(_resumed(name), seconds, ctx)
+        run.over = asyncio.get_running_loop().time()
+
+    async def _ran(self, name: str, seconds: float, ctx: Context) -> Run:
         loop = asyncio.get_running_loop()
         run = Run(name, ctx.agent_id, ctx.priority, loop.time())
         self.runs.append(run)
-        if seconds != AWAITS:
-            await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)
         run.ended = loop.time()
-        if seconds == AWAITS:
-            await ctx.request("gate.open")
+        return run
 
     def keeper(self) -> Agent:
         """Whom the tasks that await are awaiting."""
         agent = Agent("keeper", slots=1_000)
 
-        @agent.capability("gate.open")
-        async def wait(_: None) -> None:
-            await self.gate.wait()
+        @agent.capability("gate.open", timeout="10m")
+        async def wait(task: tuple[str, float]) -> None:
+            name, seconds = task
+            await (self.gate.wait() if seconds == GATE else asyncio.sleep(seconds))
+            self.answered[name] = asyncio.get_running_loop().time()
 
         return agent
 
@@ -105,25 +118,28 @@ class Works:
         self.staff[agent_id] = replace(self.staff[agent_id], until=now)
         for run in self.runs:
             if run.agent == agent_id:
-                run.ended = min(run.ended, now)
+                run.ended, run.over = min(run.ended, now), min(run.over, now)
 
     async def submit(
-        self, fleet: TestFleet, capability: str, seconds: float, level: Priority = Priority.P1
+        self, fleet: TestFleet, capability: str, seconds: float, level: Priority = Priority.P1, *, awaits: float = 0
     ) -> asyncio.Future[None]:
         name = f"{capability} {level.value} {len(self.submitted)}"
         self.submitted.append(Submitted(name, capability, level, fleet.elapsed_seconds))
-        handle = await fleet.submit(capability, (name, seconds), priority=level)
+        handle = await fleet.submit(capability, (name, seconds, awaits), priority=level)
         return asyncio.ensure_future(handle.result(timeout="6d"))
 
     # -- what is to be proven ---------------------------------------------------------------------------
 
-    def waits(self) -> list[tuple[Submitted, float, float]]:
-        """When which task waited: until it began, and until it began elsewhere after its agent was killed."""
+    def waits(self) -> list[tuple[Submitted, float, float, str]]:
+        """When which task waited, and for whom: until it began, or elsewhere after a kill, and until it went on."""
         found = []
         for task in self.submitted:
             runs = [run for run in self.runs if run.name == task.name]
-            since = [task.at, *(run.ended for run in runs)]
-            found += [(task, start, run.began) for start, run in zip(since, runs, strict=False)]
+            since = [task.at, *(run.over for run in runs)]
+            found += [(task, start, run.began, "") for start, run in zip(since, runs, strict=False)]
+            for again in (run for run in self.runs if run.name == _resumed(task.name)):
+                asked = max(run.ended for run in runs if run.agent == again.agent and run.ended <= again.began)
+                found.append((task, max(asked, self.answered[task.name]), again.began, again.agent))
         return found
 
     def idle(self, agent_id: str, level: Priority) -> list[tuple[float, float]]:
@@ -144,18 +160,19 @@ class Works:
         """Which tasks waited for more than a moment, in hand or in their queue, while a slot for them was idle."""
         found = []
         spans = {(one, level): self.idle(one, level) for one in self.staff for level in Priority}
-        for task, since, until in self.waits():
-            for agent_id, staff in self.staff.items():
-                for start, end in spans[agent_id, task.level] if task.capability in staff.capabilities else ():
+        for task, since, until, only in self.waits():
+            offering = [one for one, staff in self.staff.items() if task.capability in staff.capabilities]
+            for agent_id in [only] if only else offering:
+                for start, end in spans[agent_id, task.level]:
                     if min(end, until) - max(start, since) > MOMENT:
                         found.append(f"{task.name} from {max(start, since):.3f} to {min(end, until):.3f}: {agent_id}")
         return found
 
     def late_urgent(self) -> list[str]:
         """Which P0 tasks waited for more than the first slot that freed, though no other P0 task was there."""
-        urgent = [(task, since, until) for task, since, until in self.waits() if task.level is Priority.P0]
+        urgent = [(task, since, until) for task, since, until, _ in self.waits() if task.level is Priority.P0]
         there = [(since, until) for _, since, until in urgent]
-        there += [(run.began, run.ended) for run in self.runs if run.level is Priority.P0]
+        there += [(run.began, run.over) for run in self.runs if run.level is Priority.P0]
         found = []
         for task, since, until in urgent:
             if sum(start <= until and since < end for start, end in there) > 2:  # itself, waiting and then running
@@ -169,6 +186,11 @@ class Works:
             if until > min(ends, default=inf) + MOMENT:
                 found.append(f"{task.name} from {since:.3f} to {until:.3f}, a slot was free at {min(ends):.3f}")
         return found
+
+
+def _resumed(name: str) -> str:
+    """What a task that awaited does afterwards."""
+    return f"{name}, resumed"
 
 
 @pytest.fixture
@@ -235,7 +257,7 @@ async def test_tasks_that_await_others_use_up_no_credit() -> None:
     async with TestFleet(agents=[works.keeper()]) as fleet:
         await works.add(fleet, works.agent("mixed", ["mixed.work"], slots=8))
         await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
-        awaiting = [await works.submit(fleet, "mixed.work", AWAITS) for _ in range(200)]
+        awaiting = [await works.submit(fleet, "mixed.work", 0, awaits=GATE) for _ in range(200)]
 
         await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
 
@@ -256,15 +278,18 @@ async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_ou
 ) -> None:
     works, chance = Works(), random.Random(seed)
     names = [f"mixed.c{number}" for number in range(chance.choice([1, 1, 2, 5]))]
-    async with TestFleet(seed=seed) as fleet:
+    async with TestFleet(agents=[works.keeper()], seed=seed) as fleet:
         for _ in range(chance.choice([1, 2, 3, 5, 20])):
             offered = names if chance.random() < 0.7 else [names[0]]
             await works.add(fleet, works.agent("mixed", offered, slots=chance.choice([1, 2, 4, 8])))
         last = await works.add(fleet, works.agent("mixed", names, slots=chance.choice([1, 2, 4])))
+        parents = chance.choice([0, 0.1, 0.5])
         results = []
         for _ in range(chance.choice([40, 120])):
             level = chance.choice(list(Priority))
-            results.append(await works.submit(fleet, chance.choice(names), draw_seconds(chance), level))
+            awaits = draw_seconds(chance) if chance.random() < parents else 0
+            seconds = draw_seconds(chance) / (10 if awaits else 1)
+            results.append(await works.submit(fleet, chance.choice(names), seconds, level, awaits=awaits))
             if chance.random() < 0.3:
                 await fleet.advance(chance.choice([0.001, 0.03, 0.3, 3, 30]))
             alive = [one for one, staff in works.staff.items() if staff.until == inf and one != last]

@@ -163,7 +163,7 @@ async def test_cancel_that_comes_again_disturbs_neither_a_clean_up_nor_a_newer_p
     await eventually(lambda: len(running) == 2)
 
     for _ in range(2):
-        agent.runtime.cancel(task_id, "enough", 3)
+        agent.runtime.cancel(mail.Cancel(task_id, "enough", 3))
         await eventually(lambda: cancels)
     gate.set()
     await eventually(lambda: len(owner.results) == 2)
@@ -180,7 +180,7 @@ async def test_cancel_is_remembered_for_what_was_published_before_it(
 ) -> None:
     works = Works()
     agent = await scene.start(works.agent)
-    agent.runtime.cancel(f"{WORKFLOW}:work", "enough", letter)
+    agent.runtime.cancel(mail.Cancel(f"{WORKFLOW}:work", "enough", letter))
 
     await owner.publish("work.do", 1, publication=publication)
     await eventually(lambda: owner.results)

@@ -218,7 +218,7 @@ async def test_timed_out_suspended_task_leaks_no_slot(scene: Scene) -> None:
     gate = asyncio.Event()
     agent = Agent("parent", slots=1)
 
-    @agent.capability("parent.run", timeout="100ms", retry=Retry(max_attempts=1))
+    @agent.capability("parent.run", retry=Retry(max_attempts=1))
     async def run(number: int, ctx: Context) -> int:
         return int(await ctx.request("child.run", number))
 
@@ -229,10 +229,10 @@ async def test_timed_out_suspended_task_leaks_no_slot(scene: Scene) -> None:
 
     running = await scene.start(agent)
     client = await scene.client()
-    handle = await client.submit("parent.run", 1)
+    handle = await client.submit("parent.run", 1, deadline="1s")
 
     with pytest.raises(TaskFailed, match="timeout"):
-        await handle.result(timeout="5s")
+        await handle.result(timeout="15s")
 
     gate.set()
     await accounts_are_even(running)

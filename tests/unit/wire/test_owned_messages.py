@@ -72,3 +72,4 @@ async def test_everything_about_an_owned_task_fits_its_schema(scene: Scene) -> N
 
 def test_cancel_of_an_owned_task_fits_its_schema() -> None:
     assert complaints("letter", _as_json(mail.cancel("flow:one", reason="enough", publication=4))) == []
+    assert complaints("letter", _as_json(mail.cancel("one", correlation_id="a" * 32))) == []
