@@ -42,4 +42,4 @@ class _Effects:
         return EffectFolder(_folder() / EFFECTS).all()
 
 
-worker = working_agent(os.environ.get(NAME_VARIABLE, "chaos"), note=_note, effects=_Effects(), slots=4)
+worker = working_agent(os.environ.get(NAME_VARIABLE, "chaos"), note=_note, effects=_Effects())

@@ -95,6 +95,15 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
     return sorted(faults, key=lambda fault: fault.at_seconds)
 
 
+def lone(seed: int, kinds: Sequence[str]) -> list[Fault]:
+    """One fault to come by itself, after all others: of it one can say how long it was felt."""
+    random = Random(f"{seed}/lone")  # noqa: S311 - it is to be foreseen
+    if not kinds:
+        return []
+    kind = random.choice([*kinds])
+    return [Fault(0.0, kind, random.random(), random.uniform(*STOP_SECONDS.get(kind, BACK_SECONDS)))]
+
+
 def _quick(random: Random, seconds: float, kinds: Sequence[str]) -> Iterator[Fault]:
     bag: list[str] = []
     at = random.uniform(*QUICK_SECONDS) if kinds else seconds

@@ -72,7 +72,7 @@ class Spans:
 
 def toll(story: Story, kinds: Sequence[str], *, seconds: float) -> Toll:
     """What each of these kinds of faults hit, during so many seconds."""
-    runs = _runs(story)
+    runs = executed_spans(story)
     everywhere = Spans([span for spans in runs.values() for span in spans])
     agents = {proc: Spans(spans) for proc, spans in runs.items()}
     work, claimed = Spans(_work(story)), Spans(_claimed(story))
@@ -96,7 +96,7 @@ def _of_kind(kind: str, story: Story, met: Callable[[Operation], int]) -> Hits:
     return Hits(kind, len(counts), sum(count > 0 for count in counts), sum(counts))
 
 
-def _runs(story: Story) -> dict[str, list[tuple[float, float]]]:
+def executed_spans(story: Story) -> dict[str, list[tuple[float, float]]]:
     """When which agent executed; one that was killed executes no more."""
     deaths: dict[str, list[float]] = {}
     for fault in story.of("kill"):

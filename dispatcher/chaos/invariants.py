@@ -14,6 +14,7 @@ from dispatcher.chaos.asked import given_as_asked, held, keys_once, nodes_as_mea
 from dispatcher.chaos.executions import as_meant, dag_order, executions
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.live_set import live_set
+from dispatcher.chaos.recovery import recovered
 from dispatcher.chaos.story import TERMINAL, Operation, Story
 from dispatcher.chaos.waiting import p0_soon, p2_progress
 from dispatcher.witness.history import Entry
@@ -278,6 +279,7 @@ CHECKS: tuple[Callable[[Story], Judgement], ...] = (
     held,
     keys_once,
     live_set,
+    recovered,
     conservation,
     balance,
     nothing_left,

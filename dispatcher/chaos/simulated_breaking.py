@@ -19,6 +19,8 @@ from dispatcher.witness.history import Note, Type
 STOP_SECONDS = (0.5, 8.0)
 AWAY_SECONDS = (0.1, 3.0)
 STALL_SECONDS = (0.1, 4.0)
+BACK_SECONDS = 1.2
+"""After so long whoever died is started again, if no other fault came before."""
 PART_SECONDS = (0.5, 8.0)
 """A partition may be longer than any lease."""
 MOST_CONFIRMS = 10
@@ -72,7 +74,9 @@ class SimulatedBreaking:
         end = now() + seconds
         async with asyncio.TaskGroup() as group:
             while now() + (pause := self._chance.uniform(*between_seconds)) < end:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(pause, BACK_SECONDS))
+                self.revive()
+                await asyncio.sleep(pause - min(pause, BACK_SECONDS))
                 for _ in range(self._chance.randrange(20)):
                     await asyncio.sleep(0)  # somewhere within the instant
                 self.revive()

@@ -52,6 +52,10 @@ LEFT_SECONDS = 200
 """For so long after the end of the work a queue may not be empty yet."""
 LONG_EVERY = 7
 """Of so many seeds one draws tasks over five orders of magnitude; it lasts three times as long."""
+LONE_EVERY = 10
+"""Of so many seeds one has faults that come alone: of these it is known how long each was felt."""
+LONE_SECONDS = (8.0, 10.0)
+LONE_PLAN_SECONDS = 22.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ async def _play(seed: int, plan: Plan) -> Played:
         plan = replace(
             plan, pace=replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         )
+    if seed % LONE_EVERY == 0 and plan.die_at is None:
+        plan = replace(plan, seconds=LONE_PLAN_SECONDS, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
     scene = Scene(seed, plan)
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)  # everything breaks, and each time somebody says so
@@ -182,7 +188,7 @@ class Scene:
         self._failpoints = Failpoints(
             orders, strike=lambda order: self._breaking.kill(self._at_work, f"dispatcher.kill at {order.point}")
         )
-        agent = working_agent("agent", note=self._note_of_agent, effects=self._effects, slots=4)
+        agent = working_agent("agent", note=self._note_of_agent, effects=self._effects)
         self.fleet = SimulatedFleet([agent], seed=seed, replicas=plan.agents)
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}

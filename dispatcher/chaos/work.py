@@ -18,6 +18,8 @@ from dispatcher.witness.history import Note, Type
 
 CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5
+SLOTS = 4
+"""Of each agent."""
 
 
 class Work(BaseModel):
@@ -103,9 +105,9 @@ class EffectTable:
         yield from self._tokens.items()
 
 
-def working_agent(name: str, *, note: Note, effects: Effects, slots: int = 8) -> Agent:
+def working_agent(name: str, *, note: Note, effects: Effects) -> Agent:
     """An agent that works, notes what it does and leaves effects. `note` is told the agent's id as `proc`."""
-    agent = Agent(name, version="1.0.0", slots=slots, tags=frozenset({"test"}))
+    agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}))
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
     @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")

@@ -151,11 +151,11 @@ def clean_history(random: Random) -> list[Entry]:
         telling = Telling(random, f"calm{number}", shard=99, t=CALM_AT)
         telling.direct(priority)
         entries += telling.entries
-    return merged([*entries, *looks(random), *asked(), *canceled(), *leased()])
+    return merged([*entries, *looks(random), *asked(), *canceled(), *leased(), *struck("agent.kill")])
 
 
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
-ASKED, CANCELED = "asked", "canceled"
+ASKED, CANCELED, STRUCK = "asked", "canceled", "struck"
 """Workflows of which a client wanted more than that they run."""
 
 
@@ -205,6 +205,26 @@ def leased() -> list[Entry]:
     for epoch, owner in enumerate(("one", "", "two"), 1):
         telling.whole(owner, "lease", "shard-9", owner=owner, epoch=max(1, epoch - 1), version=telling.version)
     return telling.entries
+
+
+def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list[Entry]:
+    """A node that one fault alone met: both so many seconds after it began."""
+    t, key = CALM_AT + 500.0, f"{STRUCK}:only"
+    post, _, act = kind.partition(".")
+    post = f"{STRUCK}-agent" if post == "agent" else post
+    facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
+    claim = {"shard": 10, "fence": 1, "publication": 1, "row": True, "version": 10**9}
+    ran = {"agent": "agent-1", "attempt": 1, "fence": 1}
+    return [
+        Entry(t - 1.0, "client", Type.OK, "accept", STRUCK, facts),
+        *look(t - 0.5, [STEADY], running=[STEADY], at_work=[STEADY]),
+        Entry(t, "chaos", Type.INVOKE, act, post, {"kind": kind}),
+        Entry(t + 0.5, "chaos", Type.OK, act, post),
+        Entry(t + published, "dispatcher-1", Type.OK, "claim", key, claim),
+        Entry(t + executed, "agent-1", Type.OK, "execute", key, ran),
+        Entry(t + executed, "client", Type.OK, "end", STRUCK, {"state": "completed"}),
+        Entry(t + executed, "reader", Type.OK, "census", STRUCK, {"state": "completed"}),
+    ]
 
 
 def look(

@@ -13,10 +13,12 @@ from tests.unit.chaos.histories import (
     QUEUE,
     STEADY,
     STRANGER,
+    STRUCK,
     added,
     changed,
     drop,
     moved,
+    struck,
 )
 
 Lie = Callable[[list[Entry], str, str], list[Entry]]
@@ -129,7 +131,24 @@ def _starved(priority: str, other: str) -> Lie:
     return tell
 
 
+def _late_after(kind: str, *, published: float) -> Lie:
+    """A node is executed long after the one fault that met it, and was published so long after the fault."""
+    return lambda entries, node, workflow: merged(
+        [*(one for one in entries if not one.key.startswith(STRUCK)), *struck(kind, published=published, executed=13.0)]
+    )
+
+
 LIES: dict[str, tuple[str, Lie]] = {
+    "a dead agent's task begins late": ("recovered in time", _late_after("agent.kill", published=-0.1)),
+    "a stopped agent's task begins late": ("recovered in time", _late_after("agent.stop", published=-0.1)),
+    "a task begins late after the broker is back": (
+        "recovered in time",
+        _late_after("broker.kill", published=0.2),
+    ),
+    "a dispatcher died, and a task begins late": (
+        "recovered in time",
+        _late_after("dispatcher.kill", published=2.0),
+    ),
     "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
     "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
     "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),

@@ -13,6 +13,7 @@ from dispatcher.chaos.faults import (
     DISPATCHER_STOP,
     KINDS,
     WEIGHTS,
+    lone,
     schedule,
 )
 from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
@@ -33,6 +34,14 @@ def test_seed_alone_decides_what_is_broken_and_every_kind_comes(seed: int) -> No
 
 def test_schedules_of_two_seeds_differ() -> None:
     assert schedule(1, 30.0, tuple(KINDS)) != schedule(2, 30.0, tuple(KINDS))
+
+
+@pytest.mark.parametrize("kinds", [(), ("redis.wipe",), tuple(KINDS)])
+def test_fault_that_comes_alone_is_one_of_the_kinds(kinds: tuple[str, ...]) -> None:
+    found = {fault.kind for seed in range(200) for fault in lone(seed, kinds)}
+
+    assert found == set(kinds)
+    assert lone(1, kinds) == lone(1, kinds)
 
 
 def test_only_what_is_asked_for_is_broken() -> None:

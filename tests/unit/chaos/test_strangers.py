@@ -27,7 +27,7 @@ async def test_what_a_stranger_sends_ends_after_few_attempts_and_leaves_the_othe
     def note(type_: Type, f: str, key: str = "", **val: object) -> None:
         notebook.of("agent")(type_, f, key, **val)
 
-    agent = working_agent("agent", note=note, effects=EffectTable(), slots=4)
+    agent = working_agent("agent", note=note, effects=EffectTable())
     async with TestFleet([agent], seed=3) as fleet, MemoryBroker(fleet.server, name="stranger") as broker:
         await Strangers(broker, notebook.of("chaos"), Random(1)).send()
         ours = await fleet.request(CAPABILITY, {"milliseconds": 1}, timeout="10s")

@@ -1,0 +1,135 @@
+"""The promise about recovery: after a fault the work that it held up goes on elsewhere within a stated time.
+
+Judged is a wait that one fault alone met: what several of them hold up together has no stated time. A wait begins when
+a task could be executed, or when the fault took its execution away, and ends when it is executed or over. On a machine
+that is slow in calm times, recovery may take as much longer.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dispatcher.chaos.hits import Spans, executed_spans
+from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.work import SLOTS
+from dispatcher.witness.history import UNENDED, post_of
+
+BEGINS: Mapping[str, float] = MappingProxyType(
+    {"agent.kill": 2.0, "agent.stop": 6.0, "agent.part": 6.0, "dispatcher.kill": 6.0}
+)
+"""Seconds from the beginning of a fault of this kind until its victims' work has begun elsewhere, at the latest.
+
+Of a hundred 99 take 1 s after an agent's death, 5 s after it was stopped or cut off, 4 s after a dispatcher's death.
+"""
+ENDS_SECONDS = 6.0
+"""The same for all others, from the end of the fault: who waits for an answer that it lost asks again after 5 s."""
+APART_SECONDS = 6.0
+"""Faults that are closer together than that are not judged: what one of them left may be held up by the other."""
+MOST_SLOWER_SECONDS = 5.0
+"""By so much the machine may be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A task that could be executed and was not."""
+
+    key: str
+    since: float
+    until: float
+
+
+def recovered(story: Story) -> Judgement:
+    """What one fault held up has begun, or is over, when the time is up that is promised for its kind."""
+    faults = [one for one in story.faults if one.f != "restart"]
+    runs = sorted(span for spans in executed_spans(story).values() for span in spans)
+    places, begun = Spans(runs), [since for since, _ in runs]
+    waits = sorted(_waits(story), key=lambda one: one.since)
+    slow = min(
+        MOST_SLOWER_SECONDS, max((one.until - one.since for one in waits if not _near(faults, one)), default=0.0)
+    )
+    checked, violations = 0, []
+    for one in waits:
+        near = _near(faults, one)
+        if len(near) != 1 or one.since > (deadline := _deadline(near[0])) or _is_full(story, places, begun, one):
+            continue
+        checked += 1
+        late = one.until - deadline - slow
+        if late > 0:
+            waited = one.until - one.since
+            violations.append(f"{one.key} waited {waited:.1f} s, {late:.1f} s too long after {_kind(near[0])}")
+    return Judgement("recovered in time", "what a fault held up goes on soon", checked, tuple(violations))
+
+
+def _kind(fault: Operation) -> str:
+    return str(fault.val.get("kind", fault.f)).partition(" at ")[0]
+
+
+def _deadline(fault: Operation) -> float:
+    seconds = BEGINS.get(_kind(fault))
+    return fault.ended + ENDS_SECONDS if seconds is None else fault.begun + seconds
+
+
+def _near(faults: Sequence[Operation], wait: Held) -> list[Operation]:
+    """The faults that may have to do with it, and with those."""
+    since, until = wait.since - APART_SECONDS, wait.until
+    return [one for one in faults if one.begun <= until and one.ended >= since]
+
+
+def _is_full(story: Story, places: Spans, begun: Sequence[float], wait: Held) -> bool:
+    """Whether at some time of it the agents may have had no slot for it; one of them may be the fault's victim."""
+    looks = [one for one in story.of("look") if one.begun <= wait.until]
+    fewest = min((len(one.val["at_work"]) for one in looks if one.begun >= wait.since - APART_SECONDS), default=0)
+    within = begun[bisect_left(begun, wait.since) : bisect_right(begun, wait.until)]
+    most = max(places.open_at(instant) for instant in (wait.since, *within))
+    return most >= max(1, fewest - 1) * (SLOTS - 1)
+
+
+def _waits(story: Story) -> Iterator[Held]:
+    """Of every accepted task that nobody held on purpose."""
+    held = {one.key for f in ("pause", "cancel", "redrive", "grant") for one in story.of(f)}
+    for work in story.accepted:
+        nodes = work.val.get("nodes")
+        if not nodes:
+            yield from _executed(story, work.key, [work.ended])
+        elif work.key not in held:
+            special = {*(work.val.get("joins") or {}), *(work.val.get("meant") or {})}
+            for name in nodes:
+                key = f"{work.key}:{name}"
+                published = [one for one in story.about("claim", key) if one.happened]
+                yield from _executed(story, key, [one.ended for one in published])
+                if name not in special and key not in held:
+                    yield from _recorded(story, work, name)
+
+
+def _executed(story: Story, key: str, ready: Sequence[float]) -> Iterator[Held]:
+    """From when somebody could execute it, or the fault took its execution away, until somebody did or it was over."""
+    runs = story.about("execute", key)
+    over = [one.begun for one in story.about("state", key) if one.possible and one.val["state"] in TERMINAL]
+    ends = sorted([*over, *(one.begun for one in story.about("end", key)), *(one.begun for one in runs)])
+    taken = [(one.begun, run.ended) for run in runs for one in _taken(story, run) if run.begun < one.begun < run.ended]
+    for since, at_most in (*((one, UNENDED) for one in ready), *taken):
+        after = bisect_right(ends, since)
+        until = min(ends[after] if after < len(ends) else UNENDED, at_most)
+        if until < UNENDED:
+            yield Held(key, since, until)
+
+
+def _recorded(story: Story, work: Operation, name: str) -> Iterator[Held]:
+    """From the end of its last predecessor until the ledger has it as ready, or further."""
+    done = [
+        [one.ended for one in story.about("execute", f"{work.key}:{before}") if one.happened]
+        for before in work.val["nodes"][name]
+    ]
+    known = [one.ended for one in story.about("state", f"{work.key}:{name}") if one.happened]
+    if all(len(ends) == 1 for ends in done) and known:
+        yield Held(f"{work.key}:{name}", max(work.ended, *(ends[0] for ends in done), 0.0), known[0])
+
+
+def _taken(story: Story, run: Operation) -> Iterator[Operation]:
+    """What may have taken an execution away: who had it was killed, stopped or cut off."""
+    for f in ("kill", "stop", "part"):
+        yield from story.about(f, post_of(run.proc))
