@@ -60,14 +60,23 @@ unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no s
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" \
 		$(wildcard tests/unit tests/contract) $(addprefix --ignore=,$(UNHURRIED))
 
-test: setup ## Every test, on a private RabbitMQ and Redis that the run starts itself (about twenty minutes)
-	@echo "First the tests without servers (about 7 minutes on two cores), then those with RabbitMQ and Redis (about 12)"
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= --cov-fail-under=0
-	@$(PYTHON) -m pytest -m "servers and not endurance" --cov --cov-append --cov-report=term
+# What these test is not the library, whose coverage is measured: tracing would only double their time.
+UNTRACED := tests/docs tests/contract/graph tests/contract/store \
+	tests/unit/agents tests/unit/benchmarks tests/unit/chaos tests/unit/dispatcher tests/unit/graph tests/unit/layers \
+	tests/unit/store
+
+# Tests with servers wait most of the time: each process has a broker and a Redis of its own.
+THREE := -n 3 --dist worksteal -m "servers and not endurance"
+
+test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about a quarter of an hour)
+	@echo "Three parts: the library with coverage, the rest without servers, then all with RabbitMQ and Redis (some 5 minutes each)"
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report=term $(addprefix --ignore=,$(UNTRACED))
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" $(wildcard $(UNTRACED))
+	@$(PYTHON) -m pytest $(THREE) --ignore=tests/unit
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
-	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest -m "servers and not endurance"
+	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(THREE) --ignore=tests/unit
 
 endure: setup ## The long proofs: fifty kills of the broker, wiped servers under workflows, `make kills`, chaos (half an hour)
 	@$(PYTHON) -m pytest -m endurance -s tests

@@ -44,6 +44,7 @@ class Board:
     _jobs: dict[str, Job] = field(default_factory=dict)
     _started: set[str] = field(default_factory=set)
     _settled: dict[str, bool] = field(default_factory=dict)
+    _agents: set[tuple[str, str]] = field(default_factory=set)
 
     def submitted(self, task_id: str, job: Job) -> None:
         """The broker has the task."""
@@ -58,6 +59,7 @@ class Board:
         """A task ended."""
         self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
+        self._agents.add((one.job.capability, one.agent_id))
         self.latest = latest(one.value) or self.latest
 
     @property
@@ -79,6 +81,10 @@ class Board:
         """How many tasks of this capability ended well."""
         row = self.rows.get(capability)
         return row.done if row else 0
+
+    def agents(self, capability: str) -> int:
+        """How many agents have answered tasks of this capability."""
+        return sum(of == capability and bool(agent_id) for of, agent_id in self._agents)
 
     @property
     def open(self) -> int:

@@ -15,7 +15,8 @@ from coditect.run import Run
 
 VICTIM = "reviewer-1"
 _CAPABILITY = "code.review"
-_REVIEWS_DONE = 20  # both reviewers have answered by then, and most of the work is still to do
+_REVIEWS_DONE = 20  # most of the work is still to do then
+_REVIEWERS = 2
 _NODES_DONE = 3
 _LOOK_SECONDS = 0.05
 
@@ -23,13 +24,20 @@ Say = Callable[[str], None]
 
 
 async def kill_agent(fleet: RunningFleet, board: Board, *, say: Say) -> None:
-    """Kill one agent process with -9 while it has work; its supervisor starts the next one."""
-    while board.done(_CAPABILITY) < _REVIEWS_DONE:  # noqa: ASYNC110 - the board has no event: it is looked at, as by the screen
+    """Kill one agent process with -9 while it has work; its supervisor starts the next one.
+
+    Every reviewer has answered something by then, also on a machine that gave one of them no time at first.
+    """
+    while not _amid_reviews(board):  # noqa: ASYNC110 - the board has no event: it is looked at, as by the screen
         await asyncio.sleep(_LOOK_SECONDS)
     process = fleet.process_of(VICTIM)
     if process is not None:
         os.kill(process.pid, signal.SIGKILL)
         say(f"KILLED {VICTIM} with -9, {board.open} tasks still to do: what it had in hand goes to another agent")
+
+
+def _amid_reviews(board: Board) -> bool:
+    return board.done(_CAPABILITY) >= _REVIEWS_DONE and board.agents(_CAPABILITY) >= _REVIEWERS
 
 
 async def kill_broker(fleet: RunningFleet, run: Run, *, say: Say) -> None:

@@ -30,6 +30,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest begins first, so that no worker is left with it alone when the others have ended."""
+    items.sort(key=lambda one: -(marker.args[0] if (marker := one.get_closest_marker("timeout")) else 0))
+
+
 @pytest.fixture
 def amqp_url(servers: Servers) -> str:
     """The run's RabbitMQ: no path, so vhost `/`. A test uses names of its own there and flushes nothing."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,8 +14,15 @@ WIRES = ("plain", "direct")
 """The wire paths to RabbitMQ; what is promised of a broker holds on both."""
 
 
-async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 5.0) -> None:
-    """Returns when the condition (a function, or a coroutine function) is true; fails after the time."""
+STALL_LOOK_SECONDS = 0.005
+SAMPLE_SECONDS = 0.02
+
+
+async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 30.0) -> None:
+    """Returns when the condition (a function, or a coroutine function) is true; fails after the time.
+
+    The time is for machines that are busy with something else: it says nothing of how fast the code is.
+    """
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         answer = condition()
@@ -22,6 +32,37 @@ async def eventually(condition: Callable[[], object | Awaitable[object]], *, sec
             return
         assert asyncio.get_running_loop().time() < deadline, f"not true within {seconds} s"
         await asyncio.sleep(0.01)
+
+
+def patient(seconds: float) -> float:
+    """A time that is promised of an idle machine, longer by as much as this one is busy with something else now."""
+    began, worked = time.monotonic(), time.thread_time()
+    while time.thread_time() - worked < SAMPLE_SECONDS:
+        pass
+    waited = (time.monotonic() - began) / SAMPLE_SECONDS
+    queued = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return seconds * max(1.0, waited, queued)
+
+
+async def longest_stall(seconds: float) -> float:
+    """How long the loop stood still at most, beside what a thread saw of a machine that is busy with something else."""
+    ended = threading.Event()
+    machine = asyncio.create_task(asyncio.to_thread(_longest_pause_of_a_thread, ended))
+    longest, until = 0.0, time.monotonic() + seconds
+    while (before := time.monotonic()) < until:
+        await asyncio.sleep(STALL_LOOK_SECONDS)
+        longest = max(longest, time.monotonic() - before)
+    ended.set()
+    return max(0.0, longest - 3 * await machine)
+
+
+def _longest_pause_of_a_thread(ended: threading.Event) -> float:
+    longest = 0.0
+    while not ended.is_set():
+        before = time.monotonic()
+        time.sleep(STALL_LOOK_SECONDS)
+        longest = max(longest, time.monotonic() - before)
+    return longest
 
 
 def whole_lines(path: Path) -> list[str]:

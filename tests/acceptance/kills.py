@@ -212,7 +212,7 @@ async def suffer(fleet: Fleet, seed: int) -> Ordeal:
     async with Client.connecting(fleet.settings) as client:
         counts = StruckCounts(strikes(seed), fleet.kill)
         await drive(client, LOAD, counts)
-        await eventually(fleet.whole, seconds=30)
+        await eventually(fleet.whole)
         late_replies = client._requests.strays
     ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id)
     with fleet.effect_log.open(encoding="utf-8") as lines:

@@ -38,7 +38,7 @@ async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(
 ) -> None:
     async with fleet_up(tmp_path) as fleet:
         ordeal = await suffer(fleet, seed)
-        await eventually(fleet.idle, seconds=20)
+        await eventually(fleet.idle)
         children = fleet.children
 
     report = ordeal.report

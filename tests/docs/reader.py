@@ -16,9 +16,9 @@ from pathlib import Path
 from tests.docs.pages import Block, Mark
 from tests.servers import ROOT, Servers
 
-BLOCK_SECONDS = 40.0
-READY_SECONDS = 20.0
-END_SECONDS = 20.0
+BLOCK_SECONDS = 150.0
+READY_SECONDS = 60.0
+END_SECONDS = 60.0
 POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
 """How long a background command that cannot say that it is ready is given."""

@@ -35,7 +35,7 @@ def reader(tmp_path: Path, servers: Servers, page: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.servers
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_can_be_followed_from_top_to_bottom(page: Path, reader: Reader) -> None:
     for block in blocks(page):

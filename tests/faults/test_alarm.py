@@ -16,7 +16,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.servers
 
 
-def publish(broker: AmqpBroker, queue: str, name: str, *, timeout_seconds: float = 30.0) -> asyncio.Future[None]:
+def publish(broker: AmqpBroker, queue: str, name: str, *, timeout_seconds: float = 150.0) -> asyncio.Future[None]:
     message = Message(b"", message_id=name)
     return asyncio.ensure_future(
         broker.publish(message, exchange="", routing_key=queue, timeout_seconds=timeout_seconds)

@@ -24,7 +24,7 @@ async def test_client_opens_and_returns_with_a_few_calls(proxy: FaultProxy, obse
         opened, pipes = calls(proxy), proxy.pipes()
 
         broker.drop()
-        await eventually(lambda: broker.connected and not set(pipes) & set(proxy.pipes()), seconds=15)
+        await eventually(lambda: broker.connected and not set(pipes) & set(proxy.pipes()))
 
         assert client.name
         assert opened <= OPENED_WITH

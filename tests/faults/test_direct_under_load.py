@@ -101,11 +101,11 @@ async def endure(stage: Stage, queue: str, faults: list[Callable[[], Awaitable[N
     async with load.publishing(in_flight=IN_FLIGHT):
         for fault in faults:
             confirmed, taken = len(load.confirmed), load.taken.total()
-            await eventually(lambda: goes_on(confirmed, taken), seconds=60)  # noqa: B023 - awaited in this turn
+            await eventually(lambda: goes_on(confirmed, taken), seconds=100)  # noqa: B023 - awaited in this turn
             await fault()
         confirmed, taken = len(load.confirmed), load.taken.total()
-        await eventually(lambda: goes_on(confirmed, taken), seconds=60)
-    await eventually(lambda: not load.lost, seconds=60)
+        await eventually(lambda: goes_on(confirmed, taken), seconds=100)
+    await eventually(lambda: not load.lost)
     assert load.failed == []
     return load
 

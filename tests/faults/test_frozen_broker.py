@@ -29,7 +29,7 @@ async def test_broker_that_stood_still_for_ten_seconds_lost_and_doubled_nothing(
             async with node.frozen():
                 await asyncio.sleep(FROZEN_SECONDS)  # the fault itself, not a wait for something
                 before = len(load.confirmed)
-            await eventually(lambda: len(load.confirmed) > before + 500, seconds=20)
+            await eventually(lambda: len(load.confirmed) > before + 500)
         await eventually(lambda: not load.lost)
 
         assert (load.failed, load.doubled, lost) == ([], 0, [])

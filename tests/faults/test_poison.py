@@ -100,7 +100,6 @@ async def mixed(client: Client, poison: str, ordinary: int) -> tuple[Handle, lis
     return killer, before + [await client.submit(CAPABILITY, "work") for _ in range(ordinary - len(before))]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("poison", "said"),
     [
@@ -134,7 +133,6 @@ async def test_poison_kills_two_agents_at_most_and_no_neighbour_pays(
     assert Counter(attempt for attempt, pid in runs if pid not in agents) == {"1": 1, "2": 1, "3": 1}
 
 
-@pytest.mark.timeout(180)
 async def test_without_redis_many_deliveries_end_it(own_servers: PrivateServers, tmp_path: Path) -> None:
     async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
         await prepared(observer)
@@ -151,7 +149,6 @@ async def test_without_redis_many_deliveries_end_it(own_servers: PrivateServers,
     assert (error.facts["reason"], error.facts["attempt"]) == ("process_died", 3)
 
 
-@pytest.mark.timeout(120)
 async def test_hand_backs_alone_make_no_suspect(own_servers: PrivateServers, tmp_path: Path) -> None:
     async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
         await prepared(observer)

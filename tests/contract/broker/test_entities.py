@@ -147,7 +147,7 @@ async def test_unused_queue_expires_with_its_messages(scene: Scene, broker: Faul
     await broker.consume(used, held.append, prefetch=1)
     await put(broker, queue, b"x")
 
-    await eventually(lambda: _is_gone(broker, queue), seconds=10)
+    await eventually(lambda: _is_gone(broker, queue))
     await put(broker, used, b"y")
 
     await eventually(lambda: bodies(held) == [b"y"])

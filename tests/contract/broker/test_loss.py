@@ -158,7 +158,7 @@ async def test_consumer_of_a_deleted_queue_consumes_again_when_it_is_declared(
     await other.declare(topology(queue))
     await put(other, queue.name, b"x")
 
-    await eventually(lambda: bodies(seen) == [b"x"], seconds=15)
+    await eventually(lambda: bodies(seen) == [b"x"])
     assert not deaf
     await eventually(lambda: consumer.active and broker.connected)
 
@@ -179,7 +179,7 @@ async def test_consumer_of_a_deleted_queue_does_not_silence_its_group(scene: Sce
     await eventually(lambda: not consumer.active)
     for number in range(20):
         await put(other, stays, str(number).encode())
-        await eventually(lambda expected=number + 1: len(set(bodies(seen))) == expected, seconds=10)  # type: ignore[misc]
+        await eventually(lambda expected=number + 1: len(set(bodies(seen))) == expected)  # type: ignore[misc]
 
     assert not consumer.active
 

@@ -37,7 +37,7 @@ async def test_retries_of_a_capability_whose_queue_is_full_hold_up_no_other(scen
 
     await retry(broker, other, b"mine")
 
-    await eventually(lambda: seen, seconds=15)
+    await eventually(lambda: seen)
     assert (seen[0].message.body, seen[0].routing_key) == (b"mine", routing.task_key(other, Priority.P1))
 
 
@@ -51,7 +51,7 @@ async def test_retry_comes_back_once_and_in_no_history_of_the_queue_it_goes_to(
 
     await retry(broker, name, b"mine")
 
-    await eventually(lambda: seen, seconds=10)
+    await eventually(lambda: seen)
     queues = [death["queue"] for death in seen[0].message.headers["x-death"]]
     assert queues == [routing.retry_back_queue(name), routing.retry_queue(100)]
 
@@ -68,5 +68,5 @@ async def test_retry_of_a_capability_without_a_way_out_of_its_own_comes_back_as_
 
     await retry(broker, name, b"mine")
 
-    await eventually(lambda: seen, seconds=10)
+    await eventually(lambda: seen)
     assert seen[0].message.body == b"mine"

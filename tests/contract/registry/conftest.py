@@ -18,5 +18,7 @@ def server_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def registry(server_url: str) -> AsyncIterator[MemoryRegistry | RedisRegistry]:
     """Each test uses a prefix of its own and flushes nothing."""
-    async with RedisRegistry(server_url, prefix=f"test-{uuid4().hex}:") if server_url else MemoryRegistry() as opened:
+    prefix = f"test-{uuid4().hex}:"
+    chosen = RedisRegistry(server_url, prefix=prefix, timeout_seconds=30) if server_url else MemoryRegistry()
+    async with chosen as opened:
         yield opened

@@ -122,7 +122,7 @@ async def submitted(client: Client, many: int, *, capability: str = "work.do") -
     return [handle async for handle in client.submit_many(capability, durations)]
 
 
-async def unanswered(handles: list[Handle], *, seconds: float) -> list[str]:
+async def unanswered(handles: list[Handle], *, seconds: float = 120.0) -> list[str]:
     """Ids of the tasks that got no value in time."""
     deadline = asyncio.get_running_loop().time() + seconds
     missing = []

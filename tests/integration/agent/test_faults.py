@@ -23,11 +23,11 @@ async def test_agent_killed_amid_work_loses_nothing(fleet: Fleet, wire: str) -> 
     await fleet.start(CODITECT_WIRE=wire)
     async with client_of(fleet.servers, wire=wire) as client:
         handles = await submitted(client, 600)
-        await eventually(lambda: len(fleet.noted("end")) > 150, seconds=20)
+        await eventually(lambda: len(fleet.noted("end")) > 150)
 
         doomed.kill()
         in_flight = fleet.in_flight()
-        missing = await unanswered(handles, seconds=40)
+        missing = await unanswered(handles)
 
         assert missing == []
         assert fleet.repeated() <= in_flight + client._requests.strays, "a stray had ended and was not acked"
@@ -40,11 +40,11 @@ async def test_agents_that_ask_each_other_survive_the_death_of_one(fleet: Fleet)
     await fleet.start(CODITECT_SLOTS="4")
     async with client_of(fleet.servers) as client:
         handles = await submitted(client, 120, capability="work.ask")
-        await eventually(lambda: len(fleet.noted("end")) > 60, seconds=20)
+        await eventually(lambda: len(fleet.noted("end")) > 60)
 
         doomed.kill()
 
-        assert await unanswered(handles, seconds=40) == []
+        assert await unanswered(handles) == []
 
 
 async def test_broker_killed_amid_work_loses_nothing(fleet: Fleet) -> None:
@@ -52,42 +52,42 @@ async def test_broker_killed_amid_work_loses_nothing(fleet: Fleet) -> None:
     await fleet.start()
     async with client_of(fleet.servers) as client:
         handles = await submitted(client, 600)
-        await eventually(lambda: len(fleet.noted("end")) > 150, seconds=20)
+        await eventually(lambda: len(fleet.noted("end")) > 150)
 
         await fleet.servers.kill_broker()
         in_flight = fleet.in_flight()
         await fleet.servers.start_broker()
-        missing = await unanswered(handles, seconds=60)
+        missing = await unanswered(handles)
 
         assert missing == []
         assert fleet.repeated() <= in_flight + 32, "what had ended and was not acked is answered from memory"
         more = await submitted(client, 50)
-        assert await unanswered(more, seconds=20) == [], "consumers and publishers work again"
+        assert await unanswered(more) == [], "consumers and publishers work again"
 
 
 async def test_redis_killed_and_wiped_holds_up_nothing(fleet: Fleet) -> None:
     await fleet.start()
     async with client_of(fleet.servers) as client, RedisRegistry(fleet.servers.redis_url) as registry:
         handles = await submitted(client, 300)
-        await eventually(lambda: len(fleet.noted("end")) > 50, seconds=20)
+        await eventually(lambda: len(fleet.noted("end")) > 50)
 
         await fleet.servers.kill_redis()
         during = await submitted(client, 50)
-        assert await unanswered(handles + during, seconds=30) == []
+        assert await unanswered(handles + during) == []
         await fleet.servers.start_redis()
         await registry._redis.flushall()  # wiped: its disk was lost, too
 
         async def back() -> bool:
             return len(await registry.find(Search())) == 1
 
-        await eventually(back, seconds=2)
+        await eventually(back)
         assert fleet.repeated() == 0
 
 
 async def test_queue_deleted_under_its_consumer_is_consumed_again(fleet: Fleet) -> None:
     await fleet.start()
     async with client_of(fleet.servers) as client:
-        assert await unanswered(await submitted(client, 5), seconds=10) == []
+        assert await unanswered(await submitted(client, 5)) == []
 
         await client._broker.delete_queue(routing.task_queue("work.do", Priority.P1))
 
@@ -97,7 +97,7 @@ async def test_queue_deleted_under_its_consumer_is_consumed_again(fleet: Fleet) 
             except Exception:  # noqa: BLE001 - unroutable until the agent declared it again
                 return False
 
-        await eventually(answers, seconds=20)
+        await eventually(answers)
 
 
 async def test_frozen_broker_is_waited_for(fleet: Fleet) -> None:
@@ -105,25 +105,25 @@ async def test_frozen_broker_is_waited_for(fleet: Fleet) -> None:
     broker = fleet.servers.processes["rabbitmq"].pid
     async with client_of(fleet.servers) as client:
         handles = await submitted(client, 400)
-        await eventually(lambda: len(fleet.noted("end")) > 50, seconds=20)
+        await eventually(lambda: len(fleet.noted("end")) > 50)
 
         os.kill(broker, signal.SIGSTOP)
         await asyncio.sleep(10)  # the fault itself: two heartbeats long
         os.kill(broker, signal.SIGCONT)
 
-        assert await unanswered(handles, seconds=40) == []
-        assert await unanswered(await submitted(client, 20), seconds=20) == []
+        assert await unanswered(handles) == []
+        assert await unanswered(await submitted(client, 20)) == []
 
 
 async def test_sigterm_finishes_what_runs_and_returns_the_rest(fleet: Fleet) -> None:
     leaving = await fleet.start()
     async with client_of(fleet.servers) as client:
         handles = await submitted(client, 200)
-        await eventually(lambda: len(fleet.noted("end")) > 30, seconds=20)
+        await eventually(lambda: len(fleet.noted("end")) > 30)
         await fleet.start()
 
         leaving.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(leaving.wait, 20) == 0
 
-        assert await unanswered(handles, seconds=30) == []
+        assert await unanswered(handles) == []
         assert fleet.repeated() == 0

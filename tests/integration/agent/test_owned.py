@@ -74,10 +74,10 @@ async def test_results_and_starts_reach_the_owner(
     async with running(gated.agent, servers, settings=settings) as fleet, owner_of(shard, settings) as owner:
         await owner.publish(capability, {"n": 1}, node="one", publication=3, fence=2)
         await owner.publish(capability, "fail", node="two", publication=4)
-        await eventually(lambda: owner.started and owner.progress, seconds=20)
+        await eventually(lambda: owner.started and owner.progress)
 
         gated.gate.set()
-        await eventually(lambda: len(owner.results) == 2, seconds=20)
+        await eventually(lambda: len(owner.results) == 2)
         results = {one.owner.node: one for one in owner.results}
 
         assert (results["one"].outcome.body, results["one"].publication, results["one"].owner.fence) == (
@@ -98,13 +98,13 @@ async def test_task_whose_connection_was_lost_is_joined_under_a_new_fence(
     async with running(gated.agent, servers, settings=settings) as fleet, owner_of(shard, settings) as owner:
         owner.decide = granting(fence=9)
         await owner.publish(capability, 1, fence=2)
-        await eventually(lambda: gated.runs, seconds=20)
+        await eventually(lambda: gated.runs)
 
         fleet.agents_broker.drop()
-        await eventually(lambda: owner.claims, seconds=20)
+        await eventually(lambda: owner.claims)
         gated.gate.set()
         # what was posted under the fence before may come behind it: its owner refuses that
-        await eventually(lambda: 9 in {one.owner.fence for one in owner.results}, seconds=20)
+        await eventually(lambda: 9 in {one.owner.fence for one in owner.results})
 
         assert [one["running"] for one in owner.claims] == [True]
         assert len(gated.runs) == 1
@@ -127,7 +127,7 @@ async def test_delivery_that_somebody_gave_back_is_claimed(
         taken.requeue()
 
         async with running(gated.agent, servers, settings=settings):
-            await eventually(lambda: owner.results, seconds=20)
+            await eventually(lambda: owner.results)
 
         assert (gated.runs, [one.owner.fence for one in owner.results]) == ([(1, 5, 2)], [5])
 
@@ -138,7 +138,7 @@ async def test_stale_delivery_is_dropped(servers: Servers, settings: Settings, c
         owner.decide = saying(Verdict.STALE)
 
         await owner.publish(capability, 1, age_ms=5_000)
-        await eventually(lambda: owner.claims, seconds=20)
+        await eventually(lambda: owner.claims)
         await eventually(lambda: fleet.runtime.load().running == 0)
 
         assert (gated.runs, owner.results) == ([], [])
@@ -155,16 +155,16 @@ async def test_result_of_a_shard_that_nobody_has_any_more_is_not_lost(
         owner_of(shard, settings) as owner,
     ):
         await owner.publish(capability, "first", node="first")
-        await eventually(lambda: owner.results, seconds=20)
+        await eventually(lambda: owner.results)
         await owner.leave()
         owner.results.clear()
         await owner.publish(capability, "early", node="early")
-        await eventually(lambda: fleet.runtime.load().suspended == 1, seconds=20)
+        await eventually(lambda: fleet.runtime.load().suspended == 1)
         assert await fleet.client.request(capability, "direct", timeout="10s") == "direct"
 
         owner.decide = granting(fence=2)
         await owner.open()
-        await eventually(lambda: owner.results, seconds=20)
+        await eventually(lambda: owner.results)
 
         assert (owner.values, owner.results[0].owner.fence) == (["early"], 2)
         assert [wanted for wanted, _, _ in gated.runs] == ["first", "early", "direct"]
@@ -174,10 +174,10 @@ async def test_cancel_reaches_it(servers: Servers, settings: Settings, capabilit
     gated = Gated(capability)
     async with running(gated.agent, servers, settings=settings), owner_of(shard, settings) as owner:
         task_id = await owner.publish(capability, 1)
-        await eventually(lambda: gated.runs, seconds=20)
+        await eventually(lambda: gated.runs)
 
         letter = mail.cancel(task_id, reason="enough", publication=1)
         await owner.broker.publish(letter, exchange=routing.BROADCAST, routing_key="")
-        await eventually(lambda: owner.results, seconds=20)
+        await eventually(lambda: owner.results)
 
         assert owner.results[0].outcome.status is Status.CANCELED

@@ -32,13 +32,13 @@ async def test_processes_work_survive_deaths_and_drain_together(fleet: Fleet) ->
         async def both() -> bool:
             return await registered(registry) == 2
 
-        await eventually(both, seconds=20)
+        await eventually(both)
         handles = await submitted(client, 300)
         first = children(parent.pid)
         first[0].kill()
-        await eventually(lambda: len(children(parent.pid)) == 2 and children(parent.pid) != first, seconds=5)
-        assert await unanswered(handles, seconds=30) == []
-        await eventually(both, seconds=20)
+        await eventually(lambda: len(children(parent.pid)) == 2 and children(parent.pid) != first)
+        assert await unanswered(handles) == []
+        await eventually(both)
 
         parent.send_signal(signal.SIGTERM)
 
@@ -53,7 +53,7 @@ async def test_killed_parent_leaves_no_process(fleet: Fleet) -> None:
 
     parent.kill()
 
-    await eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in left), seconds=5)
+    await eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in left))
 
 
 @pytest.mark.endurance

@@ -80,12 +80,12 @@ class SelectionFleet:
         done = Counter[AgentId | None]()
         for number in range(many):
             handle = await self.client.submit(self.capability, number, options=options)
-            done[(await handle.outcome(timeout="10s")).agent_id] += 1
+            done[(await handle.outcome(timeout="100s")).agent_id] += 1
         return done
 
     async def at_once(self, many: int, options: Options) -> Counter[AgentId | None]:
         sent = self.client.submit_many(self.capability, range(many), options=options)
-        outcomes = [await handle.outcome(timeout="10s") async for handle in sent]
+        outcomes = [await handle.outcome(timeout="100s") async for handle in sent]
         assert [outcome.failure for outcome in outcomes] == [None] * many
         return Counter(outcome.agent_id for outcome in outcomes)
 
@@ -149,7 +149,7 @@ async def test_load_balanced_avoids_an_agent_whose_tasks_fail(fleet: SelectionFl
     options = Options(pin=sick, max_attempts=1)
     async with AmqpBroker(fleet.settings.amqp_url, name="other") as broker, Client(broker, fleet.registry) as other:
         for _ in range(40):  # by another client: what one has read of the registry it believes for a second
-            await (await other.submit(fleet.capability, -1, options=options)).outcome(timeout="10s")
+            await (await other.submit(fleet.capability, -1, options=options)).outcome(timeout="100s")
 
     async def told() -> bool:
         record = await fleet.registry.get(sick)
@@ -178,4 +178,4 @@ async def test_capability_s_own_strategy_is_followed_by_a_call_without_one(fleet
         done = await fleet.one_by_one(12, Options())
         return all(done[agent] == 4 for agent in agents)
 
-    await eventually(in_turn, seconds=10)
+    await eventually(in_turn)

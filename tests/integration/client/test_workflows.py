@@ -26,7 +26,7 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 
-SECONDS = 20.0
+SECONDS = 60.0
 FEW = Options(shards=2)
 
 

@@ -23,7 +23,7 @@ from dispatcher.layers import leases
 from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
-from tests.support import eventually
+from tests.support import eventually, patient
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -76,7 +76,7 @@ async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_c
         await eventually(lambda: _knows(alone, 2))
 
         frozen.send_signal(signal.SIGSTOP)
-        await eventually(lambda: len(fleet.noted("start")) == 12, seconds=PROMISED_SECONDS)
+        await eventually(lambda: len(fleet.noted("start")) == 12, seconds=patient(PROMISED_SECONDS))
 
         await eventually(lambda: [one.released for one in lost] == [True])
         assert monitor.evicted == 2
@@ -98,7 +98,7 @@ async def _takes_work_again(fleet: Fleet, servers: PrivateServers, pid: int) -> 
             await client.request("work.do", 1, timeout=10)
             return fleet.effects()[-1][-1] == str(pid)
 
-        await eventually(did, seconds=10)
+        await eventually(did)
 
 
 @pytest.mark.endurance

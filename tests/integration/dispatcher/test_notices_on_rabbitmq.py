@@ -201,7 +201,7 @@ async def test_program_says_when_it_is_ready_answers_and_ends_on_a_signal(
     }
     process = subprocess.Popen([sys.executable, "-m", "dispatcher"], env=environment, stderr=subprocess.PIPE)
     try:
-        await eventually(ready.exists, seconds=20)
+        await eventually(ready.exists)
 
         answer = await blocking(foreign.ask, servers.amqp_url, capability, b"{}")
 
@@ -234,7 +234,7 @@ async def test_program_says_over_http_that_it_is_ready(servers: Servers, tmp_pat
     }
     process = subprocess.Popen([sys.executable, "-m", "dispatcher"], env=environment)
     try:
-        await eventually(ready.exists, seconds=20)
+        await eventually(ready.exists)
 
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")

@@ -16,7 +16,7 @@ from coditect.model.workflow.states import WorkflowState
 from coditect.standing import standing
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.servers
 
 SHARDS = 2
 LEDGER = "ledger.db"

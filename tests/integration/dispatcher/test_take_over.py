@@ -21,14 +21,14 @@ from coditect.standing import standing
 from dispatcher.layers.shards import shard_of
 from dispatcher.tenure import NAME
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
-from tests.support import eventually
+from tests.support import eventually, patient
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 4
 NODES = 30
 LEDGER = "ledger.db"
-SECONDS = 30.0
+SECONDS = 90.0
 TAKEN_SECONDS = 4.0
 """Within so long all shards are another's when their dispatcher was killed, or was asked to end."""
 STOPPED_SECONDS = 4.0
@@ -95,7 +95,7 @@ async def test_standby_takes_every_shard_in_time_when_the_owner_is_killed_or_end
         second.terminate()
         ended = await moved(client, third)
 
-        assert (killed < TAKEN_SECONDS, ended < TAKEN_SECONDS) == (True, True), (killed, ended)
+        assert max(killed, ended) < patient(TAKEN_SECONDS), (killed, ended)
         await assert_each_once(runs)
         assert await asyncio.to_thread(second.wait, 10) == 0
 
@@ -115,7 +115,7 @@ async def test_standby_leaves_a_stopped_owner_alone_and_takes_over_when_its_supe
         assert owner.poll() is None
         owner.kill()
 
-        assert await moved(client, standby) < TAKEN_SECONDS
+        assert await moved(client, standby) < patient(TAKEN_SECONDS)
         await assert_each_once(runs)
 
 

@@ -117,4 +117,4 @@ async def _rq_shows(one: Plant, state: JobState, number: int) -> None:
         async def does() -> bool:
             return (await graph.counts(range(SHARDS))).of(state) == number
 
-        await eventually(does, seconds=10)
+        await eventually(does)

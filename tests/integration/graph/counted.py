@@ -75,4 +75,4 @@ class Rq:
         async def stands() -> bool:
             return self.counts() == await expected() == await self.info()
 
-        await eventually(stands, seconds=20)
+        await eventually(stands)

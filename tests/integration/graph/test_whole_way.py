@@ -21,7 +21,7 @@ from tests.integration.graph.counted import Rq
 from tests.integration.graph.plane import CAPABILITY, SHARDS, Plane, layered
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.servers
 
 NO_WAY = Ways(on_record=False, from_rq=False, from_index=False)
 BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
@@ -49,11 +49,11 @@ async def has_counts(run: Run, expected: Mapping[str, int]) -> None:
     async def counted() -> bool:
         return (await run.overview()).counts == expected
 
-    await eventually(counted, seconds=15)
+    await eventually(counted)
 
 
 async def executed(hall: Plane, number: int) -> None:
-    await eventually(lambda: len(hall.executed) == number, seconds=30)
+    await eventually(lambda: len(hall.executed) == number)
 
 
 async def test_rq_info_shows_what_the_ledger_has_whenever_a_run_stands_still(hall: Plane, rq: Rq) -> None:
@@ -78,7 +78,7 @@ async def test_without_the_bridge_nothing_is_dispatched_and_with_it_rq_alone_res
         await eventually(lambda: rq.counts()["queued"] == 10)
 
     async with hall.dispatcher(BY_RQ):
-        await run.wait(timeout="30s")
+        await run.wait(timeout="100s")
 
     assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
 
@@ -91,7 +91,7 @@ async def test_run_stands_still_while_the_bridge_does_and_goes_on_with_it(hall: 
 
     async with hall.dispatcher(NO_WAY):
         hall.permit(250)
-        await eventually(lambda: under_way(hall, run, 0), seconds=15)
+        await eventually(lambda: under_way(hall, run, 0))
         before = await hall.ledger(run)
         assert before[JobState.QUEUED] > 0
         await rq.agrees(lambda: as_shown(hall, run, before[JobState.FINISHED]))
@@ -100,7 +100,7 @@ async def test_run_stands_still_while_the_bridge_does_and_goes_on_with_it(hall: 
         assert len(hall.executed) == before[JobState.FINISHED] < 300
 
     async with hall.dispatcher(BY_RQ):
-        await run.wait(timeout="30s")
+        await run.wait(timeout="100s")
 
     assert len(set(hall.executed)) == len(hall.executed) == 300
 
@@ -110,7 +110,7 @@ async def test_rq_alone_finds_what_may_run_next(hall: Plane) -> None:
     async with hall.dispatcher(BY_RQ, reconcile_seconds=3_600, graph_of=Untold):
         run = await hall.client.start(layered(3, 10))
 
-        assert await run.wait(timeout="10s") == "completed"
+        assert await run.wait(timeout="100s") == "completed"
 
 
 async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane, rq: Rq) -> None:
@@ -134,12 +134,12 @@ async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane
         waiting = {"blocked": 4, "awaiting_approval": 1, "retry_wait": 1}
         await has_counts(run, {**ended, **waiting, "working": 1})
         in_rq = {"finished": 1, "failed": 2, "canceled": 1}
-        await eventually(lambda: rq.states() == {**in_rq, "deferred": 4, "scheduled": 2, "started": 1}, seconds=15)
+        await eventually(lambda: rq.states() == {**in_rq, "deferred": 4, "scheduled": 2, "started": 1})
 
         await run.cancel()
 
         await has_counts(run, {**ended, "canceled": 7})
-        await eventually(lambda: rq.states() == {**in_rq, "canceled": 8}, seconds=15)
+        await eventually(lambda: rq.states() == {**in_rq, "canceled": 8})
 
 
 @pytest.mark.parametrize("attempts", [1, 9], ids=["failed", "to be tried again"])
@@ -157,14 +157,14 @@ async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq
     async with hall.dispatcher(BY_RQ, reconcile_seconds=0.1 if attempts == 1 else 3_600):
         run = await hall.client.start(flow)
         hall.permit(2)
-        await eventually(lambda: rq.status(run, "lost") == before and rq.status(run, "other") == "finished", seconds=15)
-        await eventually(lambda: rq.status(run, "late") == "started", seconds=15)
+        await eventually(lambda: rq.status(run, "lost") == before and rq.status(run, "other") == "finished")
+        await eventually(lambda: rq.status(run, "late") == "started")
 
         rq.client.delete(f"rq:job:{job_id(run.id, 'lost')}")
         rq.release(run, "other", "child")
 
         hall.permit(9)
-        await eventually(lambda: rq.status(run, "late") == "finished" and rq.status(run, "child") == after, seconds=15)
+        await eventually(lambda: rq.status(run, "late") == "finished" and rq.status(run, "child") == after)
         assert hall.executed.count("late") == 1
         assert "child" not in hall.executed
 
@@ -174,8 +174,8 @@ async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> Non
     hall.failing.add("n1_1")
     async with hall.dispatcher(Ways()):
         run = await hall.client.start(layered(2, 3))
-        assert await run.wait(timeout="30s") == "failed"
-        await eventually(lambda: rq.counts()["finished"] == 5 and rq.counts()["failed"] == 1, seconds=15)
+        assert await run.wait(timeout="100s") == "failed"
+        await eventually(lambda: rq.counts()["finished"] == 5 and rq.counts()["failed"] == 1)
 
     results = [rq.job(run, node).latest_result() for node in ("n0_0", "n1_0", "n1_1")]
     assert [one.return_value for one in results if one is not None] == ["n0_0", "n1_0", None]
@@ -196,7 +196,7 @@ async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq
 
         await rq.agrees(lambda: as_shown(hall, run, 40))
         hall.permit(40)
-        await run.wait(timeout="30s")
+        await run.wait(timeout="100s")
         await rq.agrees(lambda: as_shown(hall, run, 80))
 
     assert len(set(hall.executed)) == 80
@@ -207,16 +207,16 @@ async def test_job_that_stock_rq_cancels_cancels_its_workflow_and_an_ended_one_s
         # while a shard that was just taken is compared, what people do may be overwritten
         await eventually(lambda: rq.client.exists(*[f"coditect:epoch:{shard}" for shard in range(SHARDS)]) == SHARDS)
         run = await hall.client.start(layered(2, 10))
-        await eventually(lambda: rq.counts()["executing"] == 10, seconds=15)
+        await eventually(lambda: rq.counts()["executing"] == 10)
 
         rq.job(run, "n1_0").cancel()
 
-        assert await run.wait(timeout="30s") == "canceled"
+        assert await run.wait(timeout="100s") == "canceled"
         await rq.agrees(lambda: as_shown(hall, run, 0))
 
         hall.permit(20)
         run = await hall.client.start(layered(2, 5))
-        await run.wait(timeout="30s")
+        await run.wait(timeout="100s")
         await rq.agrees(lambda: as_shown(hall, run, 10))
         rq.job(run, "n1_0").cancel()
         assert rq.counts()["finished"] == 9
@@ -228,14 +228,14 @@ async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes
     hall.failing.add("n0_0")
     async with hall.dispatcher(Ways()):
         run = await hall.client.start(layered(2, 5))
-        assert await run.wait(timeout="30s") == "failed"
-        await eventually(lambda: rq.counts()["failed"] > 0, seconds=15)
+        assert await run.wait(timeout="100s") == "failed"
+        await eventually(lambda: rq.counts()["failed"] > 0)
 
         hall.failing.clear()
         rq.job(run, "n0_0").requeue()
 
-        await eventually(lambda: len(hall.executed) == 11, seconds=15)
-        assert await run.wait(timeout="30s") == "completed"
+        await eventually(lambda: len(hall.executed) == 11)
+        assert await run.wait(timeout="100s") == "completed"
         await rq.agrees(lambda: as_shown(hall, run, 10))
 
 
@@ -246,9 +246,9 @@ async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: 
 
         rq.job(run, "n1_0").delete()
 
-        await eventually(lambda: Job.exists(job_id(run.id, "n1_0"), connection=rq.client), seconds=15)
+        await eventually(lambda: Job.exists(job_id(run.id, "n1_0"), connection=rq.client))
         hall.permit(10)
-        assert await run.wait(timeout="30s") == "completed"
+        assert await run.wait(timeout="100s") == "completed"
         await rq.agrees(lambda: as_shown(hall, run, 10))
 
 
@@ -260,7 +260,7 @@ async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: 
         rq.client.delete(f"rq:job:{job_id(run.id, 'n0_0')}")
         hall.permit(5)
 
-        await eventually(lambda: Job.exists(job_id(run.id, "n0_0"), connection=rq.client), seconds=15)
+        await eventually(lambda: Job.exists(job_id(run.id, "n0_0"), connection=rq.client))
         hall.permit(5)
-        assert await run.wait(timeout="30s") == "completed"
-        await eventually(lambda: rq.counts()["finished"] == 10, seconds=15)
+        assert await run.wait(timeout="100s") == "completed"
+        await eventually(lambda: rq.counts()["finished"] == 10)

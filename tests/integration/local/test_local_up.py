@@ -33,7 +33,7 @@ time.sleep(600)
 """
 
 
-def until(condition: Callable[[], object], *, within_seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], *, within_seconds: float = 60.0) -> None:
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"

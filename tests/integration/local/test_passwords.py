@@ -41,7 +41,6 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.timeout(120)
 def test_nothing_that_a_fleet_prints_logs_or_starts_shows_its_passwords(folder: Path) -> None:
     printed = [run(folder, "up", "--detach", "failing.py"), run(folder, "up", "--detach")]
     up = UpFolder(folder / ".coditect")

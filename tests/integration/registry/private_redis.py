@@ -35,7 +35,7 @@ class PrivateRedis:
         options = ["--save", "", "--appendonly", "no", "--enable-debug-command", "local"]
         with (self._folder / "redis.log").open("ab") as output:
             self._process = subprocess.Popen([*command, *options], stdout=output, stderr=output)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "redis.log").read_text()
             assert time.monotonic() < deadline, "redis-server does not answer"

@@ -76,7 +76,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_hal
 
     for life in range(4):
         with running(path, "commit") as child:
-            await eventually(lambda: len(child.lines) > 300 + 37 * life, seconds=30.0)  # noqa: B023  # of this life
+            await eventually(lambda: len(child.lines) > 300 + 37 * life)  # noqa: B023  # of this life
             told.update(child.kill())
 
         async with SqliteDatabase(path) as database:
@@ -89,7 +89,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_hal
 async def test_store_of_a_stopped_process_is_locked_until_that_process_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with running(path, "stop") as child:
-        await eventually(lambda: child.lines == ["stopped"], seconds=30.0)
+        await eventually(lambda: child.lines == ["stopped"])
         with pytest.raises(StoreLocked) as locked:
             async with SqliteDatabase(path, wait_seconds=0.3):
                 pass
@@ -117,7 +117,7 @@ async def test_processes_that_open_a_store_together_own_it_one_after_the_other(t
     with running(path, "commit") as one, running(path, "commit") as other, running(path, "commit") as third:
         waiting = [one, other, third]
         while waiting:
-            await eventually(lambda: any(len(child.lines) > 20 for child in waiting), seconds=30.0)
+            await eventually(lambda: any(len(child.lines) > 20 for child in waiting))
             (owner,) = [child for child in waiting if child.lines]
             told += owner.kill()
             waiting.remove(owner)

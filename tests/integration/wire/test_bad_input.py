@@ -55,7 +55,7 @@ async def _given_up(fleet: Running, echo: Echo, url: str, bad: Bad) -> tuple[Ans
         letters.extend(await fleet.letters(f"dead.{echo.capability}"))
         return bool(letters)
 
-    await eventually(dead, seconds=10)
+    await eventually(dead)
     return answer, letters
 
 

@@ -50,7 +50,6 @@ def _ask(url: str, key: str, messages: list[tuple[Strange, dict[str, bytes]]]) -
         return taken, [one.correlation_id for one in answers]
 
 
-@pytest.mark.timeout(120)
 @settings(
     deadline=None,
     max_examples=25,

@@ -41,7 +41,7 @@ async def agent_process(servers: Servers, capability: str, folder: Path) -> Asyn
     command = [sys.executable, "-m", "coditect", "agent", "run", str(AGENT)]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     try:
-        await eventually(ready.exists, seconds=20)
+        await eventually(ready.exists)
         yield psutil.Process(process.pid)
         assert process.poll() is None
     finally:
@@ -59,13 +59,12 @@ async def _flood(url: str, broker: Broker, capability: str, bodies: list[bytes])
             stats = await broker.stats(f"dead.{capability}")
             return stats is not None and stats.messages == many
 
-        await eventually(dead, seconds=20)
+        await eventually(dead)
         while (delivery := await broker.get(f"dead.{capability}")) is not None:
             delivery.ack()
         await broker.release()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "body",
     [b"[" * MIB, b'{"say": "' + b"x" * (MIB - 10) + b'"}'],

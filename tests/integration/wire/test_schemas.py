@@ -78,9 +78,9 @@ async def _one_of_everything(fleet: Running, capability: str) -> None:
     await client.request(f"{capability}.parent", {"n": 1}, options=Options(priority=Priority.P0))
     handle = await client.submit(f"{capability}.flaky", None, options=options)
     with pytest.raises(TaskError):
-        await handle.result(timeout="10s")
+        await handle.result(timeout="100s")
     pinned = await client.submit(f"{capability}.child", [1], pin=fleet.runtime.agent_id)
-    await pinned.result(timeout="10s")
+    await pinned.result(timeout="100s")
     await client.broadcast("prices", {"tea": 3}, exclude=["nobody"])
     await client.cancel("no-such-task", reason="only to see the letter")
     await client.emit("shop.opened", subject="shop", hour=9)

@@ -56,7 +56,7 @@ async def failed(scene: Scene, unlucky: Unlucky, **options: Any) -> TaskFailed:
     await scene.start(unlucky.agent)
     client = await scene.client()
     with pytest.raises(TaskFailed) as caught:
-        await (await client.submit("try.luck", options=Options(**options))).result(timeout="10s")
+        await (await client.submit("try.luck", options=Options(**options))).result(timeout="100s")
     return caught.value
 
 
@@ -230,7 +230,7 @@ async def test_thread_that_goes_on_keeps_its_slot(scene: Scene, how: str) -> Non
         await handle.cancel()
 
     with pytest.raises((TaskFailed, TaskCanceled)):
-        await handle.result(timeout="5s")
+        await handle.result(timeout="100s")
 
     assert agent.runtime.load().running == 1
     waiting.gate.set()
@@ -248,7 +248,7 @@ async def test_task_that_waited_too_long_is_not_started(limit: dict[str, str]) -
         await fleet.restart("waiting")
 
         with pytest.raises(TaskExpired):
-            await handle.result(timeout="5s")
+            await handle.result(timeout="100s")
         assert waiting.started == []
         assert [letter.reason for letter in await fleet.dead_letters("wait.loop")] == ["expired"]
 
@@ -264,7 +264,7 @@ async def test_canceled_before_it_starts_it_never_does(scene: Scene) -> None:
     await busy.cancel()
 
     with pytest.raises(TaskCanceled, match="not needed"):
-        await queued.result(timeout="5s")
+        await queued.result(timeout="100s")
     assert waiting.started == [busy.task_id]
 
 
@@ -278,7 +278,7 @@ async def test_canceled_while_it_runs_it_ends(scene: Scene) -> None:
     await client.cancel(handle.task_id, reason="enough")
 
     with pytest.raises(TaskCanceled, match="enough"):
-        await handle.result(timeout="5s")
+        await handle.result(timeout="100s")
     assert waiting.ended == 1
     assert scene.dead("wait.loop") == 0
     await eventually(lambda: agent.runtime.load().running == 0)
@@ -289,11 +289,11 @@ async def test_canceled_after_its_end_it_keeps_its_result(scene: Scene) -> None:
     await scene.start(unlucky.agent)
     client = await scene.client()
     handle = await client.submit("try.luck")
-    assert await handle.result(int, timeout="5s") == 1
+    assert await handle.result(int, timeout="100s") == 1
 
     await handle.cancel()
 
-    assert await handle.result(int, timeout="5s") == 1
+    assert await handle.result(int, timeout="100s") == 1
 
 
 async def test_handle_hears_the_events_of_its_task(scene: Scene) -> None:
@@ -312,7 +312,7 @@ async def test_handle_hears_the_events_of_its_task(scene: Scene) -> None:
     async with client.events("my.#") as own:
         asyncio.get_running_loop().call_later(0.05, listening.set)
         heard = [event async for event in handle.events()]
-        mine = await asyncio.wait_for(anext(own), 5)
+        mine = await asyncio.wait_for(anext(own), 60)
 
     heard = [event for event in heard if event.type != "task.started"]
     assert [event.type for event in heard] == ["task.progress", "task.completed"]

@@ -311,7 +311,7 @@ async def test_context_tells_what_the_task_is(scene: Scene) -> None:
     client = await scene.client()
     handle = await client.submit("tell.all")
 
-    assert await handle.result(timeout="5s") == [handle.task_id, running.agent_id, 1, 1, "tell.all", "p1", None]
+    assert await handle.result(timeout="100s") == [handle.task_id, running.agent_id, 1, 1, "tell.all", "p1", None]
 
 
 async def test_foreign_message_without_an_id_is_done_and_answered(scene: Scene) -> None:
@@ -332,7 +332,7 @@ async def test_foreign_message_without_an_id_is_done_and_answered(scene: Scene) 
         routing_key="plain.echo",
     )
 
-    outcome = await asyncio.wait_for(reply, 5)
+    outcome = await asyncio.wait_for(reply, 60)
     assert (loads(outcome.body), outcome.task_id) == (["bare", True], None)
 
 

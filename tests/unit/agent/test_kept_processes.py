@@ -34,7 +34,7 @@ async def test_process_that_worked_before_it_died_is_started_again(tmp_path: Pat
     kept = Processes([sys.executable, "-c", WORKS_AND_DIES, str(told)], 1, policy=QUICK)
 
     running = asyncio.create_task(kept.run())
-    await eventually(lambda: lives(told) > QUICK.start_attempts, seconds=60)
+    await eventually(lambda: lives(told) > QUICK.start_attempts, seconds=100)
     kept.stop()
 
     await running

@@ -118,7 +118,7 @@ async def test_direct_task_of_the_same_capability_is_answered_as_ever(scene: Sce
 
     handle = await client.submit("work.do", 5)
 
-    assert await handle.result(int, timeout="5s") == 5
+    assert await handle.result(int, timeout="100s") == 5
     assert (owner.results, owner.claims) == ([], [])
 
 

@@ -26,7 +26,7 @@ async def test_claim_says_where_it_runs(scene: Scene, owner: ScriptedOwner, susp
     await scene.start(poison)
 
     await owner.publish("poison.do", "go", age_ms=2_000)
-    await eventually(lambda: owner.results, seconds=20)
+    await eventually(lambda: owner.results)
 
     assert owner.values == [where]
 
@@ -36,7 +36,7 @@ async def test_suspect_that_kills_its_process_is_reported(scene: Scene, owner: S
     agent = await scene.start(poison)
 
     await owner.publish("poison.do", "die", age_ms=2_000)
-    await eventually(lambda: owner.results, seconds=20)
+    await eventually(lambda: owner.results)
 
     (result,) = owner.results
     assert result.outcome.failure is not None
@@ -51,6 +51,6 @@ async def test_attempt_after_one_that_died_with_its_process_runs_apart_unasked(
     await scene.start(poison)
 
     await owner.publish("poison.do", "go", attempt=2, errors=({"attempt": 1, "reason": "process_died"},))
-    await eventually(lambda: owner.results, seconds=20)
+    await eventually(lambda: owner.results)
 
     assert (owner.values, owner.claims) == (["apart 2"], [])

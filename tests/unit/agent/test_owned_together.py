@@ -101,6 +101,6 @@ async def test_what_nobody_took_is_told_again_each_by_itself(
     owner.decide = granting(fence=5)
     await owner.open()
 
-    await eventually(lambda: len(owner.results) == 3, seconds=20)
+    await eventually(lambda: len(owner.results) == 3)
     assert sorted((one.owner.node, one.owner.fence) for one in owner.results) == [("n0", 5), ("n1", 5), ("n2", 5)]
     assert gated.begun == 4

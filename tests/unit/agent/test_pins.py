@@ -31,7 +31,7 @@ def worker(
 
 async def outcomes(client: Client, many: int, options: Options) -> list[Outcome]:
     handles = [await client.submit(CAPABILITY, number, options=options) for number in range(many)]
-    return [await handle.outcome(timeout="10s") for handle in handles]
+    return [await handle.outcome(timeout="100s") for handle in handles]
 
 
 async def test_pinned_tasks_are_done_by_that_agent(scene: Scene) -> None:
@@ -74,7 +74,7 @@ async def test_what_a_full_inbox_refuses_goes_to_another_at_once(scene: Scene) -
 
     elsewhere = [outcome for outcome in await asyncio.gather(*(_early(handle) for handle in handles)) if outcome]
     release.set()
-    rest = [await handle.outcome(timeout="10s") for handle in handles]
+    rest = [await handle.outcome(timeout="100s") for handle in handles]
 
     assert {outcome.agent_id for outcome in elsewhere} == {second.agent_id}
     assert len(elsewhere) == 7
@@ -141,7 +141,7 @@ async def test_batch_with_a_strategy_is_done_whole_however_little_the_agents_can
     client = await scene.client()
 
     handles = [handle async for handle in client.submit_many(CAPABILITY, range(60), options=Options(strategy=strategy))]
-    done = [await handle.outcome(timeout="10s") for handle in handles]
+    done = [await handle.outcome(timeout="100s") for handle in handles]
 
     assert [outcome.body for outcome in done] == [str(number).encode() for number in range(60)]
     assert {outcome.agent_id for outcome in done} == {one.agent_id for one in fleet}

@@ -16,7 +16,7 @@ from tests.unit.agent.scene import Scene
 async def failure(scene: Scene, capability: str, value: object = None) -> TaskFailed:
     client = await scene.client()
     with pytest.raises(TaskFailed) as caught:
-        await (await client.submit(capability, value)).result(timeout="15s")
+        await (await client.submit(capability, value)).result(timeout="100s")
     return caught.value
 
 

@@ -203,6 +203,16 @@ def test_board_counts_a_started_task_as_running_until_it_settles() -> None:
     assert board.latest == "keywords: words, more"
 
 
+def test_board_tells_which_agents_answered_however_many_tasks_each() -> None:
+    board = Board()
+
+    for task_id, agent_id in (("task-1", "a"), ("task-2", "a"), ("task-3", ""), ("task-4", "b")):
+        board.settled(task_id, Settled(JOB, SUMMARY, agent_id=agent_id))
+
+    assert board.agents("text.summarize") == 2
+    assert board.agents("code.review") == 0
+
+
 def test_board_counts_what_agents_ask_of_each_other_apart() -> None:
     board = Board()
     board.submitted("task-7", JOB)

@@ -32,7 +32,7 @@ def written(file: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-async def until(reached: Callable[[], bool], deadline_seconds: float = 10) -> None:
+async def until(reached: Callable[[], bool], deadline_seconds: float = 60) -> None:
     async with asyncio.timeout(deadline_seconds):
         while True:
             if reached():

@@ -123,7 +123,7 @@ def test_thread_that_reaches_a_stop_does_nothing_more(time_: int) -> None:
 
 
 def when_stopped(child: subprocess.Popen[Any]) -> str:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (status := psutil.Process(child.pid).status()) != psutil.STATUS_STOPPED and time.monotonic() < deadline:
         time.sleep(0.01)
     return str(status)

@@ -39,7 +39,7 @@ async def test_any_process_gets_the_value_by_the_id(scene: Scene) -> None:
 
     found = scene.client.task(handle.task_id)
     assert not found.done
-    outcome = await found.outcome(timeout="10s")
+    outcome = await found.outcome(timeout="100s")
 
     assert await found.result() == {"node": "task"}
     assert (outcome.agent_id, outcome.attempt, outcome.fence, found.done) == ("worker-00000001", 1, 1, True)
@@ -50,7 +50,7 @@ async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
     scene.plane.only.end("failed")
 
     with pytest.raises(TaskFailed) as raised:
-        await handle.result(timeout="10s")
+        await handle.result(timeout="100s")
 
     assert (raised.value.facts["message"], raised.value.facts["agent"]) == ("no such file", "worker-00000001")
 
@@ -59,12 +59,12 @@ async def test_a_failure_that_was_redriven_is_no_outcome_any_more(scene: Scene) 
     handle = await scene.client.submit_durable(CAPABILITY)
     scene.plane.only.end("failed")
     with pytest.raises(TaskFailed):
-        await handle.result(timeout="10s")
+        await handle.result(timeout="100s")
 
     scene.plane.only.failures.clear()
     scene.plane.only.end()
 
-    assert await handle.result(timeout="10s") == {"node": "task"}
+    assert await handle.result(timeout="100s") == {"node": "task"}
 
 
 async def test_a_workflow_of_several_nodes_is_no_task(scene: Scene) -> None:
@@ -182,7 +182,7 @@ async def test_events_of_a_durable_task_are_its_own_and_those_of_its_workflow(sc
     await scene.plane.tell(scene.broker, "node.started", handle.run.id)
     await scene.client.emit("task.progress", subject=handle.task_id, fraction=0.5)
     await scene.plane.tell(scene.broker, "workflow.completed", handle.run.id)
-    await asyncio.wait_for(listening, 10)
+    await asyncio.wait_for(listening, 60)
 
     assert heard == ["node.started", "task.progress", "workflow.completed"]
 

@@ -12,15 +12,15 @@ from coditect.model.workflow.states import WorkflowState
 from tests.support import eventually
 from tests.unit.client.scene import Scene, chain
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
 def long_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait would look again for as long as the test may last."""
-    monkeypatch.setattr(run, "FIRST_PAUSE_SECONDS", 60.0)
-    monkeypatch.setattr(run, "FIRST_HEARD_PAUSE_SECONDS", 60.0)
-    monkeypatch.setattr(run, "LONGEST_HEARD_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(run, "FIRST_PAUSE_SECONDS", 500.0)
+    monkeypatch.setattr(run, "FIRST_HEARD_PAUSE_SECONDS", 500.0)
+    monkeypatch.setattr(run, "LONGEST_HEARD_PAUSE_SECONDS", 500.0)
 
 
 def listened(scene: Scene) -> bool:

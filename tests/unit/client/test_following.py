@@ -75,7 +75,7 @@ async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears()
             events.emit("task.progress", subject="another's")
             events.emit("task.progress", subject="mine")
             events.emit("task.completed", subject="mine")
-            heard = [await asyncio.wait_for(anext(stream), 5) for _ in range(2)]
+            heard = [await asyncio.wait_for(anext(stream), 60) for _ in range(2)]
 
         await eventually(lambda: len(background) == 0)
         assert {event.subject for event in heard} == {"mine"}
@@ -113,7 +113,7 @@ def test_whatever_a_subject_is_its_follower_hears_it_and_nothing_else(
     subjects: list[str], followed: some.DataObject
 ) -> None:
     mine = followed.draw(some.sampled_from(subjects))
-    asyncio.run(asyncio.wait_for(_follow(mine, subjects), 10))
+    asyncio.run(asyncio.wait_for(_follow(mine, subjects), 60))
 
 
 async def _follow(mine: str, subjects: list[str]) -> None:

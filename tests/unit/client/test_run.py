@@ -14,7 +14,7 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from tests.support import eventually
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)

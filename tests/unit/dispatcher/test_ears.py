@@ -25,7 +25,7 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
             async with Listening(other, name="client").stream("node.*") as stream:
                 await eventually(lambda: events.heard("node.started"))
                 events.emit("node.started", subject="w")
-                event = await asyncio.wait_for(anext(stream), 5)
+                event = await asyncio.wait_for(anext(stream), 60)
 
     assert event.subject == "w"
 

@@ -40,7 +40,7 @@ def a_child(code: str, folder: Path, *, name: str = "one", stage: int = 0, **cha
     return Child(name=name, argv=argv, env=dict(os.environ), folder=folder, stage=stage, **changes)  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], object], *, within_seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, within_seconds: float = 60.0) -> None:
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
@@ -52,7 +52,7 @@ async def running(supervisor: Supervisor) -> AsyncIterator[None]:
     stop, ready = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run(stop=stop, ready=ready.set))
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), 60)
         try:
             yield
         finally:
@@ -205,7 +205,7 @@ async def test_canceled_supervisor_leaves_nothing(tmp_path: Path) -> None:
     marker, ready = uuid.uuid4().hex, asyncio.Event()
     supervisor = Supervisor([a_child(FAMILY, tmp_path)], marker=marker, log_folder=tmp_path, policy=QUICK)
     task = asyncio.ensure_future(supervisor.run(stop=asyncio.Event(), ready=ready.set))
-    await asyncio.wait_for(ready.wait(), 10)
+    await asyncio.wait_for(ready.wait(), 60)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -58,7 +58,7 @@ with guarded({marker!r}):
         parent.kill()
         parent.wait()
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while marked(f"{marker}:"):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -6,7 +6,7 @@ import pytest
 
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
-from coditect.registry.memory import CALL_SECONDS, MemoryRegistry
+from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
 from tests.unit.registry.samples import IDLE, make_registration
 
@@ -87,4 +87,4 @@ async def test_registry_slower_than_a_call_may_take_is_unavailable_within_the_li
     with pytest.raises(RegistryUnavailable):
         await registry.find(Search())
 
-    assert asyncio.get_running_loop().time() - started < CALL_SECONDS + 0.5
+    assert asyncio.get_running_loop().time() - started < registry.slow_seconds / 2

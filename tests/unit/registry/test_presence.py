@@ -15,7 +15,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from tests.support import eventually
+from tests.support import eventually, longest_stall
 from tests.unit.registry.samples import IDLE, make_registration
 
 A = AgentId("reviewer-0000000a")
@@ -75,19 +75,19 @@ async def test_each_beat_renews_the_lease_with_a_fresh_load() -> None:
 async def test_status_is_told_at_once_and_kept_over_later_beats() -> None:
     registry = MemoryRegistry()
 
-    async with make_presence(registry, beat_seconds=30) as presence:
+    async with make_presence(registry, beat_seconds=600) as presence:
         presence.set_status(AgentStatus.DRAINING)
 
         async def draining() -> bool:
             return bool(await registry.find(Search(status=AgentStatus.DRAINING)))
 
-        await eventually(draining, seconds=1)
+        await eventually(draining)
         presence.set_status(None)
 
         async def busy() -> bool:
             return bool(await registry.find(Search(status=AgentStatus.BUSY)))
 
-        await eventually(busy, seconds=1)
+        await eventually(busy)
 
 
 async def test_wiped_registry_gets_the_agent_back_with_the_next_beat(
@@ -139,10 +139,10 @@ async def test_failing_registry_is_asked_again_soon_however_long_the_beat() -> N
     registry = MemoryRegistry()
     registry.failing = True
 
-    async with make_presence(registry, beat_seconds=60):
+    async with make_presence(registry, beat_seconds=600):
         registry.failing = False
 
-        await eventually(lambda: known(registry), seconds=2)
+        await eventually(lambda: known(registry))
 
 
 async def test_hanging_registry_delays_start_and_end_by_its_own_limit_only() -> None:
@@ -151,25 +151,20 @@ async def test_hanging_registry_delays_start_and_end_by_its_own_limit_only() -> 
     started = time.monotonic()
 
     async with make_presence(registry):
-        entered = time.monotonic()
+        pass
     left = time.monotonic()
 
-    assert entered - started < 1
-    assert left - entered < 2
+    assert left - started < registry.slow_seconds / 2
 
 
 async def test_hanging_registry_does_not_delay_the_loop() -> None:
     registry = MemoryRegistry()
-    longest = 0.0
 
     async with make_presence(registry):
         registry.slow_seconds = 60
-        for _ in range(50):
-            before = time.monotonic()
-            await asyncio.sleep(0.005)
-            longest = max(longest, time.monotonic() - before)
+        stall = await longest_stall(0.3)
 
-    assert longest < 0.2
+    assert stall < 0.2
 
 
 async def test_error_of_the_body_comes_out_as_it_is_and_the_agent_is_gone() -> None:
@@ -225,7 +220,7 @@ def test_sampler_sees_work_of_one_core_since_the_sample_before() -> None:
 
     usage = sample()
 
-    assert 10 < usage.cpu_percent <= 100 * (os.cpu_count() or 1) * 1.5
+    assert 1 < usage.cpu_percent <= 100 * (os.cpu_count() or 1) * 1.5
     assert usage.resident_bytes > 10_000_000
 
 

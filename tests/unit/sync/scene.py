@@ -18,7 +18,7 @@ from coditect.errors import SetupError
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
 
-SECONDS = 20.0
+SECONDS = 150.0
 """After which a test gives up; nothing takes as long."""
 
 

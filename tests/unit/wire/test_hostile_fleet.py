@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -136,7 +135,6 @@ def _queues() -> list[str]:
     return [*tasks, *(routing.retry_queue(delay) for delay in RUNGS_MS), routing.UNROUTED_NOTICES, routing.DEAD_NOTICES]
 
 
-@pytest.mark.timeout(120)
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(hostile_messages(), min_size=2, max_size=12))
 def test_hostile_messages_end_and_the_fleets_own_work_is_done(hostile: list[Hostile]) -> None:

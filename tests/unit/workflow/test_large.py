@@ -10,6 +10,8 @@ from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.progress import Tally, consequences, workflow_end
 from coditect.model.workflow.states import TaskState, WorkflowState
 
+pytestmark = pytest.mark.no_cover  # smaller graphs run the same lines
+
 CALL = Call("load.work", {"milliseconds": 1})
 
 
@@ -25,7 +27,6 @@ def layered(nodes: int, width: int) -> Definition:
     return Definition("large", tuple(Node(f"n{number}", CALL, after(number)) for number in range(nodes)))
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.slow
 def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
     definition = from_document(to_document(layered(MOST_NODES, 1_000)))
@@ -43,7 +44,6 @@ def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
     assert len(graph.layers) == MOST_NODES // 1_000
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.slow
 def test_a_failure_at_the_root_travels_through_all_of_them() -> None:
     graph = graph_of(layered(MOST_NODES, 3))
