@@ -45,6 +45,8 @@ class Counts:
     """Results of nodes that nobody knows."""
     unrecorded: int
     """Results that the ledger could not take."""
+    dropped: int
+    """Unrouted tasks whose publishers get no answer: a flood dropped the copies that are answered from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +99,5 @@ def _shard(row: Mapping[str, Any]) -> ShardStanding:
 
 
 def _counted(figures: Mapping[str, Any]) -> tuple[str, Counts]:
-    names = ("under_way", "refused", "late", "strange", "unrecorded")
+    names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped")
     return figures["owner"], Counts(*(int(figures.get(name, 0)) for name in names))

@@ -17,3 +17,5 @@ class Counters:
     """Results that the ledger could not take: their attempts have failed."""
     strange: int = 0
     """Results of nodes that nobody knows."""
+    dropped: int = 0
+    """Unrouted tasks whose publishers get no answer: the copies were dropped in a flood."""

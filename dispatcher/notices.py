@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.agent.events import Events
+from coditect.agent.presence import TASK_PREFIX
 from coditect.background import Background
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import backbone, notices
@@ -28,6 +29,8 @@ from coditect.model.routing import Address
 from coditect.model.wire import owner_of
 from coditect.registry.port import Registry
 from coditect.return_addresses import ReturnAddresses
+from dispatcher.counters import Counters
+from dispatcher.dropped import Dropped
 from dispatcher.refusal import Refusal, given_up, unrouted
 
 log = logging.getLogger(__name__)
@@ -57,8 +60,11 @@ class Notices:
         clock: Clock,
         *,
         addresses: ReturnAddresses,
+        counters: Counters,
     ) -> None:
         self._addresses = addresses
+        self.counters = counters
+        self._dropped = Dropped(broker, counters)
         self._clock = clock
         self._broker = broker
         self._registry = registry
@@ -84,17 +90,20 @@ class Notices:
         for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES):
             consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="notices")
             self._consumers.append(consumer)
+        self._counting = self._background.start(self._dropped.run(), name=f"{TASK_PREFIX}dropped copies")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._counting.cancel()
         for consumer in self._consumers:
             await consumer.cancel()
         if self._under_way:
             await asyncio.wait(tuple(self._under_way), timeout=ANSWER_SECONDS)
 
     def _arrived(self, delivery: Delivery) -> None:
+        self._dropped.handed_out += delivery.queue == routing.UNROUTED_NOTICES
         work = self._background.start(self._guarded(self._deal_with(delivery), delivery), name="notice")
         self._under_way.add(work)
         work.add_done_callback(self._under_way.discard)
@@ -121,6 +130,7 @@ class Notices:
             delivery.ack()
             return
         await asyncio.sleep(PAUSE_SECONDS)
+        self._dropped.handed_out -= delivery.queue == routing.UNROUTED_NOTICES
         delivery.requeue()
 
     async def _deal_with(self, delivery: Delivery) -> None:

@@ -129,7 +129,7 @@ async def running_dispatcher(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
         notices = await stack.enter_async_context(
-            Notices(broker, registry, events, background, clock, addresses=options.addresses)
+            Notices(broker, registry, events, background, clock, addresses=options.addresses, counters=tenure.counters)
         )
         stack.push_async_callback(tenure.hand_over)  # first of all: others wait for the shards
         yield Dispatcher(notices, tenure)

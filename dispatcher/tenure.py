@@ -87,7 +87,7 @@ class Tenure:
         """Something waits for room, or there is some; set before entering."""
         self._markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
-        self._counters = Counters()
+        self.counters = Counters()
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -246,7 +246,7 @@ class Tenure:
             nudge=self._nudge,
             showing=showing,
             marker=known.marker,
-            counters=self._counters,
+            counters=self.counters,
         )
         returns = self._returns
         await self._check(desk)
@@ -326,8 +326,9 @@ class Tenure:
             "owner": self.owner,
             "shards": sorted(self.desks),
             "under_way": sum(len(desk.flights) for desk in self.desks.values()),
-            "refused": self._counters.refused,
-            "late": self._counters.late,
-            "unrecorded": self._counters.unrecorded,
-            "strange": self._counters.strange,
+            "refused": self.counters.refused,
+            "late": self.counters.late,
+            "unrecorded": self.counters.unrecorded,
+            "strange": self.counters.strange,
+            "dropped": self.counters.dropped,
         }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
 
-COUNTS = ("under_way", "refused", "late", "strange", "unrecorded")
+COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -81,8 +81,8 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE
-    results that a fence refused; STRANGE results of nodes that nobody knows. A dispatcher that does not answer, or
-    has no shard, has none.
+    results that a fence refused; STRANGE results of nodes that nobody knows; DROPPED tasks without a queue that came
+    too fast to be answered. A dispatcher that does not answer, or has no shard, has none.
 
     \b
     Example: coditect dispatcher status

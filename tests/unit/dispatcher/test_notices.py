@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from coditect.errors import BrokerUnavailable, SetupError
 from coditect.model import routing, target, wire
 from coditect.model.message import Message
 from coditect.model.result import Status
-from dispatcher import notices
+from dispatcher import dropped, notices
 from tests.support import eventually
 from tests.unit.dispatcher.scene import CAPABILITY, Scene
 
@@ -350,3 +351,38 @@ async def test_undecodable_letter_of_the_broker_is_answered_as_invalid(scene: Sc
     outcome = await scene.answer()
     assert outcome.failure is not None
     assert outcome.failure.reason == "invalid_task"
+
+
+@pytest.mark.parametrize("bursts", [(60,), (40, 3, 70), (2, 2)])
+async def test_every_task_of_a_flood_is_answered_or_counted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, bursts: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("coditect.broker.topology.MOST_NOTICES", 5)
+    monkeypatch.setattr(dropped, "LOOK_SECONDS", 0.01)
+    notices = await scene.dispatcher()
+    published = 0
+
+    async def flood(size: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(size):
+                group.create_task(scene.publish("no.body.p1", message_id=f"task-{number}"))
+
+    async def accounted(total: int) -> None:
+        await eventually(lambda: len(scene.answers) + notices.counters.dropped == total)
+
+    async def seen(kept: int) -> None:
+        await eventually(lambda: notices._dropped._kept == kept)
+
+    for taken_before, size in enumerate(bursts):
+        published += size
+        await flood(size)
+        await accounted(published)
+        await seen(published - taken_before)
+        async with MemoryBroker(scene.server, name="person") as person:  # what a person takes away was not dropped
+            original = await person.get(routing.UNROUTED_QUEUE)
+            assert original is not None
+            original.ack()
+        await seen(published - taken_before - 1)
+
+    assert len(scene.answers) + notices.counters.dropped == published
+    assert (notices.counters.dropped > 0) == (max(bursts) > 20)
