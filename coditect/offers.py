@@ -52,5 +52,5 @@ class Offers:
             capability=capability,
             **facts,
             nearest=nearest_names(capability, offered),
-            fix="start an agent that declares it: coditect agent run FILE",
+            fix="start an agent that declares it: coditect agent run FILE; what there is: coditect capability list",
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from coditect.errors import SetupError
 from coditect.loop import run_loop
 from coditect.settings import Settings
 from dispatcher.layers import incarnation
+from dispatcher.store.errors import StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.sqlite.backup import copy, replacing
 
@@ -24,8 +27,9 @@ def backup(settings: Settings, target: Path) -> None:
 
     Raises: SetupError for a store that is no SQLite file; StoreMisconfigured, StoreFailed.
     """
-    copy(_file_of(settings), target)
-    _mark(target)
+    with _told():
+        copy(_file_of(settings), target)
+        _mark(target)
 
 
 def restore(settings: Settings, source: Path) -> Path | None:
@@ -35,11 +39,22 @@ def restore(settings: Settings, source: Path) -> Path | None:
     """
     store = _file_of(settings)
     kept = store.with_name(f"{store.name}.before-{datetime.now():%Y%m%d-%H%M%S}")
-    had_one = store.exists()
-    with replacing(store, lambda _: kept) as filled:
-        copy(source, filled)
-        _mark(filled)
+    with _told():
+        had_one = store.exists()
+        with replacing(store, lambda _: kept) as filled:
+            copy(source, filled)
+            _mark(filled)
     return kept if had_one else None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the system refuses within is an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreMisconfigured("A file cannot be read or written", path=error.filename, reason=reason) from error
 
 
 def _mark(path: Path) -> None:

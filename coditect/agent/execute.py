@@ -239,9 +239,8 @@ def _timed_out(execution: Execution, limit_seconds: float) -> Ended:
 
 
 def _rejected(error: InvalidTask) -> Ended:
-    failure = Failure(
-        "invalid_input", "InvalidTask", str(error), fix="publish a body that fits the capability's input schema"
-    )
+    fix = "publish a body that fits the input's schema, which `coditect capability show` has with an example"
+    failure = Failure("invalid_input", "InvalidTask", str(error), fix=fix)
     return Ended(Status.REJECTED, failure=failure, error=error)
 
 

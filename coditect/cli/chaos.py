@@ -8,6 +8,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from coditect.cli.dispatcher import INSTALL
 from coditect.cli.output import Output, OutputOption, say, write_json
 from coditect.errors import ControlPlaneRequired
 
@@ -95,4 +96,4 @@ def _rehearsal() -> Callable[..., Iterable[Report]]:
     for one in entry_points(group=GROUP):
         found: Callable[..., Iterable[Report]] = one.load()
         return found
-    raise ControlPlaneRequired("No control plane is installed that could be broken", fix="pip install coditect")
+    raise ControlPlaneRequired("No control plane is installed that could be broken", fix=INSTALL)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
+INSTALL = "pip install 'coditect[dispatcher]'"
 
 COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped")
 
@@ -119,6 +120,8 @@ def installed() -> Program:
             return cast(Program, one.load())
         except ImportError as error:
             raise ControlPlaneRequired(
-                "The installed control plane cannot be loaded", reason=str(error), fix="pip install coditect"
+                "The installed control plane cannot be loaded",
+                reason=str(error),
+                fix=INSTALL,
             ) from error
-    raise ControlPlaneRequired("No control plane is installed that could be run", fix="pip install coditect")
+    raise ControlPlaneRequired("No control plane is installed that could be run", fix=INSTALL)

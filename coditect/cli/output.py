@@ -72,7 +72,7 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name.upper(), overflow="fold")
+        table.add_column(name.upper(), overflow="fold", no_wrap=name == columns[0])  # an id is there to be copied
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -15,7 +15,7 @@ from coditect.cli.output import Output, OutputOption, say, write_fields, write_j
 from coditect.cli.workflow_run import run_workflow
 from coditect.cli.workflow_tables import (
     row_json,
-    say_what_is_not_run,
+    say_notes,
     write_attempts,
     write_nodes,
     write_workflow,
@@ -87,7 +87,7 @@ def check_workflow(
         write_json({"valid": True, **counts, "problems": []})
     else:
         write_fields(counts)
-        say_what_is_not_run(definition)
+        say_notes(definition)
 
 
 @app.command("graph")

@@ -23,7 +23,7 @@ from coditect.cli.workflow_tables import (
     WITHOUT_A_VALUE,
     first_cause,
     row_json,
-    say_what_is_not_run,
+    say_notes,
     write_nodes,
     write_workflow,
 )
@@ -95,7 +95,7 @@ def run_workflow(
     from coditect.workflow_file import load_workflow
 
     order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
-    say_what_is_not_run(order.definition)
+    say_notes(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, _Accepted):
         if output is Output.JSON:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.cli.output import instant, say, write_fields, write_table
-from coditect.model.workflow.definition import Definition
+from coditect.model.workflow.definition import Definition, Each
 from coditect.model.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
 from coditect.model.workflow.states import TaskState
 
@@ -65,8 +65,11 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def say_what_is_not_run(definition: Definition) -> None:
-    """A note about `compensate`, which is kept for a later version."""
+def say_notes(definition: Definition) -> None:
+    """What a definition says that may not be meant: maps whose elements are not given to anybody, and `compensate`."""
+    for node in definition.nodes:
+        if isinstance(node.work, Each) and node.work.call.input is None:
+            say(f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list.")
     if nodes := definition.to_compensate:
         named = ", ".join([*nodes[:MOST_NAMED], "…"] if len(nodes) > MOST_NAMED else nodes)
         say(f"Nothing runs `compensate` yet; what these nodes do stays done: {named}")

@@ -157,10 +157,10 @@ class _Fields:
             self.refuse(str(InputError(error.sentence, **told)), str(error.facts.get("fix", "")), name)
             return default
 
-    def need(self, name: str, read: Callable[[Any], T], default: D) -> T | D:
+    def need(self, name: str, read: Callable[[Any], T], default: D, hint: str = "") -> T | D:
         """The same for a field that must be there; only an object can lack one."""
         if name not in self.document and (self.document or not self.problems):
-            self.refuse(f"The field {name!r} is missing", f"add `{name}:`")
+            self.refuse(f"The field {name!r} is missing", hint or f"add `{name}:`")
         return self.take(name, read, default)
 
 
@@ -207,7 +207,8 @@ def _work(one: _Fields) -> Work:
             return _call(one, "task")
         case "map":
             over = one.need("over", fields.expression, "")
-            return Each(_call(one, "map"), over, one.need("limit", fields.limit, 1))
+            hint = "add `limit:`, how many elements its list may have at most (1 to 10000)"
+            return Each(_call(one, "map"), over, one.need("limit", fields.limit, 1, hint))
         case _:
             return Approval(
                 one.need("approval", fields.some_text, ""),

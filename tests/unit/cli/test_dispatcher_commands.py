@@ -65,7 +65,7 @@ def test_without_a_control_plane_it_says_what_to_install(terminal: Terminal, mon
 
     assert told.code == 1
     assert "No control plane is installed" in told.err
-    assert "Fix: pip install coditect" in told.err
+    assert "Fix: pip install 'coditect[dispatcher]'" in told.err
 
 
 def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
@@ -78,7 +78,7 @@ def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
 
     assert told.code == 1
     assert "no_such_dispatcher" in told.err
-    assert "Fix: pip install coditect" in told.err
+    assert "Fix: pip install 'coditect[dispatcher]'" in told.err
 
 
 def test_status_shows_every_dispatcher_with_what_it_counted_and_every_shard_with_its_owner(served: Terminal) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.sqlite.lock import FileLock
 from tests.unit.cli.scene import Terminal
@@ -37,6 +39,22 @@ def test_restore_is_refused_while_a_dispatcher_owns_the_store(terminal: Terminal
 
     assert told.code == 1
     assert "Another process owns the store" in told.err
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/copy.db", "x" * 300])
+def test_file_that_the_system_refuses_is_named(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(_made(tmp_path / "ledger.db"))
+
+    backed = terminal.run("store", "backup", place, "--store", "sqlite:ledger.db")
+    restored = terminal.run("store", "restore", "x" * 300, "--store", "sqlite:ledger.db")
+
+    for told in (backed, restored):
+        assert told.code == 1
+        assert "A file cannot be read or written" in told.err
+        assert "reason: " in told.err
 
 
 def test_backup_of_a_store_that_there_is_not_is_refused(terminal: Terminal, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
 
     assert ran.code == 4
     assert "nearest: code.review" in ran.err
-    assert "coditect agent list" in ran.err
+    assert "coditect capability list" in ran.err
 
 
 def test_cancel_asks_the_fleet_and_says_whether_there_is_such_a_task(terminal: Terminal) -> None:

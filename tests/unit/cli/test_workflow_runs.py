@@ -192,6 +192,11 @@ def test_check_and_run_say_that_nothing_compensates(terminal: Terminal, tmp_path
         assert "Nothing runs `compensate` yet; what these nodes do stays done: a\n" in told.err
 
 
+def test_check_and_run_say_that_a_map_gives_no_elements(terminal: Terminal, file: Path) -> None:
+    for words in (("check",), ("run", "--detach")):
+        assert "b gives {} to each task; `input: {$from: item}`" in terminal.run("workflow", *words, str(file)).err
+
+
 def test_list_shows_what_there_is_by_state(terminal: Terminal, started: str) -> None:
     table = terminal.run("workflow", "list")
     running = terminal.run("workflow", "list", "--state", "running", "--output", "json")
