@@ -12,12 +12,20 @@ from types import MappingProxyType
 from coditect.local.errors import LocalError
 from coditect.local.servers import BROKER as BROKER_PROCESS
 from coditect.local.servers import REDIS as REDIS_PROCESS
+from coditect.model import routing
+from coditect.model.capability import Priority
 from dispatcher.chaos.faults import Fault
 from dispatcher.chaos.stage import Post, Stage
 from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
 BROKER, REDIS = "broker", "redis"
+QUEUES = (
+    *(routing.task_queue(CAPABILITY, level) for level in Priority),
+    *(name(0) for name in (routing.results_queue, routing.control_queue)),
+)
+"""Whose leaders are suspended."""
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
@@ -51,6 +59,8 @@ class Breaking:
                 self._note(Type.OK, fault.act, "stranger")
             case "redis":
                 await self._serve(fault, REDIS, self._redis(fault))
+            case "queue":
+                await self._serve(fault, BROKER, lambda: self._silence(fault))
             case _:
                 await self._serve(fault, BROKER, self._broker(fault))
 
@@ -118,6 +128,15 @@ class Breaking:
             await servers.start_broker()
 
         return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
+
+    async def _silence(self, fault: Fault) -> None:
+        """One queue's leader, a process of the broker's, stands still."""
+        queue = QUEUES[int(fault.draw * len(QUEUES))]
+        await self._stage.command_broker(f"sys:suspend('%2F_{queue}').")
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            await self._stage.command_broker(f"sys:resume('%2F_{queue}').")
 
     async def _stall(self, name: str, seconds: float) -> None:
         """The server stands still: its connections stand, and nothing comes through them."""

@@ -14,7 +14,7 @@ AGENT_KILL, AGENT_STOP = "agent.kill", "agent.stop"
 DISPATCHER_KILL, DISPATCHER_STOP = "dispatcher.kill", "dispatcher.stop"
 REDIS_KILL, REDIS_WIPE = "redis.kill", "redis.wipe"
 BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.stop"
-REDIS_STOP, STRANGER_SEND = "redis.stop", "stranger.send"
+REDIS_STOP, STRANGER_SEND, QUEUE_STOP = "redis.stop", "stranger.send", "queue.stop"
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -27,6 +27,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         BROKER_KILL: "RabbitMQ is killed with -9 and started again on its data",
         BROKER_WIPE: "RabbitMQ is killed with -9, its data removed, and started again",
         BROKER_STOP: "RabbitMQ is stopped, and continued: its connections stand, and it is silent",
+        QUEUE_STOP: "one queue's leader is suspended, and continued: the queue is silent, all others go on",
         REDIS_STOP: "Redis is stopped, and continued",
         STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
     }
@@ -56,7 +57,13 @@ BROKER_SECONDS = (9.0, 15.0)
 """Between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
 STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {AGENT_STOP: (2.0, 10.0), DISPATCHER_STOP: (1.5, 6.0), BROKER_STOP: (0.5, 6.0), REDIS_STOP: (0.2, 3.0)}
+    {
+        AGENT_STOP: (2.0, 10.0),
+        DISPATCHER_STOP: (1.5, 6.0),
+        BROKER_STOP: (0.5, 6.0),
+        REDIS_STOP: (0.2, 3.0),
+        QUEUE_STOP: (1.0, 8.0),
+    }
 )
 """An agent's lease lasts 3 s, a dispatcher's 2.5 s. A few come back before anybody has noticed."""
 BACK_SECONDS = (0.0, 1.0)
@@ -76,7 +83,7 @@ class Fault:
 
     @property
     def role(self) -> str:
-        """Who is hit: agent, dispatcher, redis, broker; or who does it: stranger."""
+        """Who is hit: agent, dispatcher, redis, broker, queue; or who does it: stranger."""
         return self.kind.partition(".")[0]
 
     @property
@@ -89,7 +96,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
     """The faults of a run that lasts so long, in order of time. The same seed gives the same."""
     random = Random(f"{seed}/faults")  # noqa: S311 - it is to be foreseen
     quick = [kind for kind in WEIGHTS if kind in kinds]
-    slow = [kind for kind in (BROKER_KILL, BROKER_WIPE, BROKER_STOP) if kind in kinds]
+    slow = [kind for kind in (BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP) if kind in kinds]
     random.shuffle(slow)
     faults = [*_quick(random, seconds, quick), *_slow(random, seconds, slow)]
     return sorted(faults, key=lambda fault: fault.at_seconds)

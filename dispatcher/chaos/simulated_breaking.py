@@ -11,8 +11,11 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from coditect.errors import NotFound
+from coditect.model import routing
+from coditect.model.capability import Priority
 from coditect.testing import TestFleet
 from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.work import CAPABILITY
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.witness.history import Note, Type
 
@@ -26,6 +29,12 @@ PART_SECONDS = (0.5, 8.0)
 MOST_CONFIRMS = 10
 CONFIRM_SECONDS = 0.1
 AGENT = "agent"
+QUEUES = (
+    *(routing.task_queue(CAPABILITY, level) for level in Priority),
+    *(name(shard) for name in (routing.results_queue, routing.control_queue) for shard in range(2)),
+)
+EXCHANGES = (routing.SUBMIT, routing.REPLIES, routing.RESULTS, routing.CONTROL)
+"""Not that by which retries come back: what meets it then is answered as unrouted."""
 
 
 class Way(Protocol):
@@ -213,6 +222,24 @@ class SimulatedBreaking:
             await asyncio.sleep(CONFIRM_SECONDS)
         self._note(Type.OK, "cut", "broker")
 
+    async def _silence_a_queue(self, _: Strangers) -> None:
+        """One queue's leader hangs; those of all others go on."""
+        names = [one for one in QUEUES if self._fleet.server.find(one) is not None]
+        if not names or self._broker_away:
+            return
+        queue = self._chance.choice(names)
+        self._begin("stop", queue, "queue.stop")
+        self._fleet.server.silence(queue)
+        await asyncio.sleep(self._chance.uniform(*PART_SECONDS))
+        self._fleet.server.end_silence(queue)
+        self._note(Type.OK, "stop", queue)
+
+    async def _delete_an_exchange(self, _: Strangers) -> None:
+        """With all of its bindings: whoever owns them has to make them again."""
+        self._begin("cut", "broker", "exchange.delete")
+        self._fleet.server.delete_exchange(self._chance.choice(EXCHANGES))
+        self._note(Type.OK, "cut", "broker")
+
     async def _strangers(self, strangers: Strangers) -> None:
         self._begin("send", "stranger", "stranger.send")
         await strangers.send()
@@ -234,6 +261,8 @@ ACTS: Mapping[str, Act] = MappingProxyType(
         "broker.kill": SimulatedBreaking._restart_broker,
         "broker.stop": SimulatedBreaking._stall_broker,
         "broker.mute": SimulatedBreaking._lose_confirms,
+        "queue.stop": SimulatedBreaking._silence_a_queue,
+        "exchange.delete": SimulatedBreaking._delete_an_exchange,
         "stranger.send": SimulatedBreaking._strangers,
     }
 )

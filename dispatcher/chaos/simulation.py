@@ -41,7 +41,12 @@ from dispatcher.witness.history import Entry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
 STORE_FAULTS = Faults(
-    conflict=0.02, unknown_committed=0.01, unknown_lost=0.01, too_old=0.005, latency_seconds=(0.0002, 0.004)
+    conflict=0.02,
+    unknown_committed=0.01,
+    unknown_lost=0.01,
+    too_old=0.005,
+    latency_seconds=(0.0002, 0.004),
+    read_seconds=(0.0, 0.001),
 )
 
 

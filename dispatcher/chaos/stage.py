@@ -12,9 +12,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
+import psutil
+
 from coditect.local import PrivateServers, private_servers
+from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
-from coditect.local.errors import StartFailed
+from coditect.local.errors import LocalError, StartFailed
+from coditect.local.servers import BROKER
 from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
 from dispatcher.chaos.looking import Crew
@@ -123,6 +127,24 @@ class Stage:
         """The name of an agent's life, if it was in the crew; else its process."""
         pid = record.registration.pid
         return self._lives.get(pid, str(pid))
+
+    async def command_broker(self, expression: str) -> None:
+        """Has the running broker evaluate some Erlang. Raises: LocalError when it does not."""
+        script, process = find_binaries(os.environ).rabbitmq, self.servers.processes.get(BROKER)
+        if script is None or process is None:
+            raise LocalError("The broker does not run", program=BROKER)
+        command = await asyncio.create_subprocess_exec(
+            script.parent / "rabbitmqctl",
+            "--quiet",
+            "eval",
+            expression,
+            env=psutil.Process(process.pid).environ(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await command.communicate()
+        if command.returncode:
+            raise LocalError("The broker refused a command", output=output.decode()[-300:])
 
     async def start(self) -> None:
         """Starts every process; returns when all are ready. Raises: StartFailed."""

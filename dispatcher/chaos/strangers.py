@@ -63,6 +63,11 @@ def _forged_owner(random: Random) -> Letter:
     return Letter(headers=owner)
 
 
+def _forged_shard(random: Random) -> Letter:
+    letter = _forged_owner(random)
+    return Letter(headers={**letter.headers, wire.ORIGIN: f"nowhere-{random.randrange(3)}"})
+
+
 def _odd_numbers(random: Random) -> Letter:
     odd = random.choice((-1, 0, 2**63 - 1, "many", True))
     return Letter(headers={wire.ATTEMPT: odd, wire.MAX_ATTEMPTS: odd, wire.DEADLINE: odd})
@@ -79,6 +84,7 @@ DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
         "many errors": _many_errors,
         "refused reply": _refused_reply,
         "forged owner": _forged_owner,
+        "forged shard": _forged_shard,
         "odd numbers": _odd_numbers,
         "unknown capability": _unknown,
     }

@@ -291,6 +291,11 @@ class MemoryBroker:
     async def get(self, queue: str) -> Delivery | None:
         """See `Broker.get`."""
         await self._standing()
+        give_up = asyncio.get_running_loop().time() + CALL_SECONDS
+        while self._server.is_silent(queue):
+            if asyncio.get_running_loop().time() > give_up:
+                raise BrokerUnavailable("The queue does not answer", queue=queue)
+            await self._pause()
         source = self._server.queue(queue)
         stored = source.take()
         return None if stored is None else self._browsed.take(stored, source, None)

@@ -77,6 +77,7 @@ class MemoryServer:
         self._waiting: list[Callable[[], None]] = []
         self._running = True
         self._alarm = False
+        self._silent: set[str] = set()
         self._confirms_to_lose = 0
         self._forbidden: set[str] = set()
         self.refusals: Counter[str] = Counter()
@@ -89,6 +90,7 @@ class MemoryServer:
         if not self._running:
             return
         self._running = False
+        self._silent.clear()
         for queue in self._queues.values():
             queue.pause()
         for session in tuple(self._sessions):
@@ -119,9 +121,44 @@ class MemoryServer:
         self._alarm = False
         for session in self._sessions:
             session.open.set()
+        self._take_held()
+
+    def silence(self, queue: str) -> None:
+        """The queue's leader hangs until `end_silence`: what is for it is not confirmed, and it delivers nothing."""
+        self.queue(queue).pause()
+        self._silent.add(queue)
+
+    def end_silence(self, queue: str) -> None:
+        """The leader goes on, if it did hang: what was held is taken."""
+        if queue not in self._silent:
+            return
+        self._silent.discard(queue)
+        if (found := self._queues.get(queue)) is not None:
+            found.resume()
+        self._take_held()
+
+    def is_silent(self, queue: str) -> bool:
+        """Whether its leader hangs."""
+        return queue in self._silent
+
+    def _take_held(self) -> None:
         held, self._held = self._held, []
-        for _, publication, answer in held:
-            _answer(answer, self._publish(publication))
+        for session, publication, answer in held:
+            try:
+                if self._holds(publication):
+                    self._held.append((session, publication, answer))
+                else:
+                    _answer(answer, self._publish(publication))
+            except NotFound:  # its exchange was deleted: the channel is closed, and nobody knows
+                _answer(answer, Verdict.LOST)
+
+    def _holds(self, publication: Publication) -> bool:
+        """Whether it is not taken now: because of the alarm, or because it leads to a silent queue."""
+        return self._alarm or any(name in self._silent for name in self._led_to(publication))
+
+    def _led_to(self, publication: Publication) -> tuple[str, ...]:
+        keys = routing_keys(publication.message, publication.routing_key)
+        return self._exchanges.route(publication.exchange, keys, self._queues)
 
     def lose_next_confirms(self, count: int) -> None:
         """The next `count` messages are taken, but the publisher's connection breaks before the confirm."""
@@ -248,6 +285,7 @@ class MemoryServer:
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         if self._alarm:
             session.open.clear()
+        if self._alarm or (self._silent and self._holds(publication)):
             self._held.append((session, publication, answer))
             return answer
         verdict = self._publish(publication)
@@ -258,8 +296,7 @@ class MemoryServer:
         return answer
 
     def _publish(self, publication: Publication) -> Verdict:
-        keys = routing_keys(publication.message, publication.routing_key)
-        names = self._exchanges.route(publication.exchange, keys, self._queues)
+        names = self._led_to(publication)
         if not names:
             return Verdict.UNROUTABLE
         return Verdict.TAKEN if self._put(publication, names) else Verdict.REFUSED

@@ -7,6 +7,7 @@ imported: nothing of the product knows of it, and no setting of the product can 
 ``ledger``   the mutants of the ledger and of what records results
 ``shards``   those of shards, leases, the desk, and what brings commands to it
 ``agent``    those of agents, clients and the wire
+``mends``    those that take back what was mended after it had gone wrong in real use
 ``table``    all of them by name
 ``mutated``  ``python -m dispatcher.chaos.mutants.mutated NAME MODULE ...``: runs a module with a mutant in it
 ``seeds``    plays seeds of the simulation and writes what broke, as a program

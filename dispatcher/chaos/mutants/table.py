@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from coditect.errors import SetupError
-from dispatcher.chaos.mutants import agent, ledger, shards
+from dispatcher.chaos.mutants import agent, ledger, mends, shards
 from dispatcher.chaos.mutants.mutant import Mutant
 
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(
-    {one.name: one for one in (*ledger.MUTANTS, *shards.MUTANTS, *agent.MUTANTS)}
+    {one.name: one for one in (*ledger.MUTANTS, *shards.MUTANTS, *agent.MUTANTS, *mends.MUTANTS)}
 )
 
 

@@ -12,6 +12,7 @@ from dispatcher.chaos.faults import (
     BROKER_WIPE,
     DISPATCHER_STOP,
     KINDS,
+    QUEUE_STOP,
     WEIGHTS,
     lone,
     schedule,
@@ -27,7 +28,9 @@ def test_seed_alone_decides_what_is_broken_and_every_kind_comes(seed: int) -> No
     faults = schedule(seed, 60.0, tuple(KINDS))
 
     assert faults == schedule(seed, 60.0, tuple(KINDS))
-    assert {fault.kind for fault in faults} == set(KINDS) == {*WEIGHTS, BROKER_KILL, BROKER_WIPE, BROKER_STOP}
+    assert (
+        {fault.kind for fault in faults} == set(KINDS) == {*WEIGHTS, BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP}
+    )
     assert all(0 < fault.at_seconds < 60 for fault in faults)
     assert len(faults) / 60 > 1.5 * FEWEST_PER_SECOND
 

@@ -1,0 +1,111 @@
+"""Mutants that take back what was mended after it had gone wrong in real use."""
+
+from __future__ import annotations
+
+from dispatcher.chaos.mutants.mutant import Mutant
+
+_RELEASED = """\
+found.epoch + 1, found.owner)
+    _write(tr, lease)
+    return lease
+
+
+def release(tr: Transaction, lease: Lease) -> bool:
+    \"\"\"Frees the lease if it is still this one. Its epoch stays, so the next is higher. False when it was lost.
+
+    Who takes it next finds no `previous`: the owner has let go of what it held, and is not to be evicted.
+    \"\"\"
+    if not _is_held(tr, lease):
+        return False
+    _write(tr, Lease(lease.name, "", lease.epoch))
+"""
+
+MUTANTS = (
+    Mutant(
+        "long_taken_for_quick",
+        "coditect.agent.feed",
+        "        return self._longest_seconds < bound and now - oldest < bound\n",
+        "        return self._longest_seconds < bound or now - oldest > bound\n",
+        "an agent guesses that what runs for long ends soon, and holds tasks that it cannot start",
+        ("tests/unit/agent/test_credit.py::test_two_minute_tasks_on_a_full_fleet_stay_where_they_are",),
+    ),
+    Mutant(
+        "resumes_first",
+        "coditect.agent.intake",
+        "        self._resuming[level].append(turn := self._loop.create_future())\n",
+        "        self._resuming[Priority.P0].append(turn := self._loop.create_future())\n",
+        "a task that goes on takes the place of a P0",
+        ("tests/unit/agent/test_credit.py::test_urgent_task_does_not_wait_behind_parents_that_go_on",),
+    ),
+    Mutant(
+        "unsettled_for_ever",
+        "coditect.agent.settle",
+        "    elif returns >= MOST_RETURNS:\n",
+        "    elif returns < 0:\n",
+        "what can never be settled goes back again and again",
+        (
+            "tests/unit/agent/test_unsettled.py::test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_letter",
+        ),
+    ),
+    Mutant(
+        "any_owner_waited_for",
+        "coditect.agent.claims",
+        "        if origin not in self._heard:\n",
+        "        if not origin:\n",
+        "a task whose owner does not exist waits for it",
+        ("nothing left over",),
+    ),
+    Mutant(
+        "silence_waited_for",
+        "coditect.broker.amqp.lanes",
+        "if now - lane.since >= STUCK_SECONDS else None",
+        "if now < lane.since else None",
+        "a queue that is silent stops every publish of its kind",
+        ("tests/faults/test_silent_queue.py::test_silent_queue_stops_no_publish_to_another",),
+    ),
+    Mutant(
+        "one_way_back_for_all",
+        "coditect.broker.topology",
+        "    bindings += [Binding(routing.RETRY_BACK, back.name, key) for key in keys]\n",
+        "",
+        "a full queue stops the retries of others",
+        ("tests/contract/broker/test_retries.py::test_retries_of_a_capability_whose_queue_is_full_hold_up_no_other",),
+    ),
+    Mutant(
+        "lost_ways_unmended",
+        "coditect.broker.amqp.entities",
+        "            await rarely(lambda link: rare.declare(link, self.topology, only_check=self._only_check))\n"
+        "            self._mended_at",
+        "            self._mended_at",
+        "an exchange that somebody deleted is not made again",
+        ("tests/faults/test_deleted_entities.py::test_every_accepted_task_is_answered_although_somebody_deletes",),
+    ),
+    Mutant(
+        "map_read_one_by_one",
+        "dispatcher.layers.ledger.advance",
+        "for body in values.read_all(book.tr.snapshot, places))\n",
+        "for body in (values.get(book.tr.snapshot, one) for one in places))\n",
+        "a large map cannot end on a slow store",
+        ("tests/unit/dispatcher/test_slow_store.py::test_a_map_of_the_most_elements_ends",),
+    ),
+    Mutant(
+        "shards_kept_without_a_broker",
+        "dispatcher.tenure",
+        "                self.cut_off_from = gone\n                await self._give_up()\n",
+        "                self.cut_off_from = gone\n",
+        "a dispatcher that has lost its broker keeps its shards",
+        (
+            "tests/unit/dispatcher/test_cut_off.py::test_shards_of_a_dispatcher_that_is_cut_off_move_and_come_back_when_it_is_healed",
+        ),
+    ),
+    Mutant(
+        "released_as_dead",
+        "dispatcher.layers.leases",
+        _RELEASED,
+        _RELEASED.replace("found.owner)", "found.owner or found.previous)").replace("epoch))", "epoch, lease.owner))"),
+        "who takes a shard that was released evicts the one that released it",
+        (
+            "tests/unit/dispatcher/test_scaling.py::test_scaling_from_one_to_four_and_back_under_load_repeats_nothing_and_evicts_nobody",
+        ),
+    ),
+)
