@@ -107,6 +107,7 @@ def _policy(book: Book, place: Place) -> Retry:
 
 
 def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
+    limits.told(book, place, row)
     row.attempt += 1
     row.start_by_ms = None
     book.move(place, row, TaskState.RETRY_WAIT)
@@ -206,4 +207,5 @@ def lost(book: Book, command: Lost) -> None:
             return
         row.attempt += 1
         row.suspect = True
+        limits.told(book, place, row)
     claiming.publish(book, place, row)

@@ -81,11 +81,16 @@ def clear(book: Book, place: Place, row: NodeRow) -> None:
         timers.cancel(book.tr, place.workflow, place.node, START_TIMER)
     if row.deadline_ms is not None:
         timers.cancel(book.tr, place.workflow, place.node, DEADLINE_TIMER)
+    told(book, place, row)
+    row.start_by_ms = row.deadline_ms = None
+
+
+def told(book: Book, place: Place, row: NodeRow) -> None:
+    """The attempt is about to be no longer at work: its end is not waited for, nor left to whatever follows it."""
     if row.state is TaskState.WORKING and row.publication:
         call = book.call(place)
         if call is not None and call.timeout_ms is not None:
             timers.cancel(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
-    row.start_by_ms = row.deadline_ms = None
 
 
 def of(row: NodeRow, call: Call) -> Limits:

@@ -321,6 +321,27 @@ async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
     assert (late, await ended(ledger)) == (TaskState.WORKING, (TaskState.FAILED, "timeout"))
 
 
+@pytest.mark.parametrize("how", ["failed", "lost"])
+@pytest.mark.parametrize("then", ["canceled", "completed unasked"])
+async def test_timer_of_an_attempt_does_not_outlive_it(ledger: Ledger, how: str, then: str) -> None:
+    """What follows may end without a word that it began: its start was lost, or it is canceled before."""
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    await ledger.turn(began(ledger, publication))
+    if how == "failed":
+        await ledger.turn(ledger.finished(publication, failed(retryable=True)))
+    else:
+        await ledger.turn(Lost(PLACE, publication.number, AGENT))
+
+    if then == "canceled":
+        await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+    await ledger.pass_time(2)
+    if then != "canceled":
+        await ledger.turn(ledger.finished(ledger.published[-1], completed(1)))
+
+    left = await ledger.database.read(lambda tr: tr.get_range(*TIMERS.range(("w",))))
+    assert left == []
+
+
 async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
     flow = Workflow("many")
     flow.map("work", "input", From("item"), limit=3, name="many", deadline="10s")
