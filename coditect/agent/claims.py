@@ -11,7 +11,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from coditect.agent.suspects import delivered_before
+from coditect.agent.suspects import earlier_deliveries
 from coditect.broker.port import Broker, Delivery
 from coditect.clock import Clock
 from coditect.errors import CoditectError, InvalidTask, Unroutable
@@ -81,7 +81,7 @@ class Claims:
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
         """Whether the task may not run unasked."""
         published = task.published_at_ms
-        if delivered_before(delivery) or published is None or owner.origin in self._silent:
+        if earlier_deliveries(delivery) or published is None or owner.origin in self._silent:
             return True
         if SENT_AGAIN in delivery.message.headers:  # the other copy runs unasked
             return True

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Awaitable, Callable, Iterable, Sized
 from functools import partial
 from itertools import islice
 
@@ -51,13 +51,18 @@ class Intake:
         *,
         screen: Callable[[Delivery], Task | None],
         start: Callable[[Held], None],
+        returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
-        """`screen` reads a delivery, None when it needs no slot; `unsettled` is what was started and not settled."""
+        """`screen` reads a delivery, None when it needs no slot; `unsettled` is what was started and not settled.
+
+        What goes back unstarted is told to `returns` before.
+        """
         self._broker = broker
         self._slots = slots
         self._background = background
         self._screen = screen
         self._start = start
+        self._returns = returns
         self._unsettled = unsettled
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[str, Feed] = {}
@@ -97,8 +102,7 @@ class Intake:
         if self.closed:
             feed.give_back(delivery)
             return
-        task = self._screen(delivery)
-        if task is None:
+        if (task := self._screen(delivery)) is None:
             return
         held = Held(delivery, task, feed, self._loop.time())
         self._lively[feed] = None
@@ -308,16 +312,12 @@ class Intake:
         self._lively = feeds
         soon = sum(feed.slots for feed in feeds if feed.slots and feed.is_quick(now, lag))
         rivals = sum(feed.hungry or not (feed.unused or feed in self._closed) for feed in feeds) > 1
-        overdue = now - 2 * lag
         changes = False
         for feed in [one for one in feeds if not one.changing]:
-            returns = () if soon else feed.returnable(overdue)
-            if returns and feed.passes_on:
-                self._give_back_all(feed, returns)
-            elif returns or not self._fits(feed, now, soon, rivals=rivals):
-                changes = True
-                feed.changing = True
-                self._background.start(self._fit(feed, returns=bool(returns)), name=f"fit {feed.queue}")
+            returns = not soon and bool(feed.returnable(now - 2 * lag))
+            if returns or not self._fits(feed, now, soon, rivals=rivals):
+                changes = feed.changing = True
+                self._background.start(self._fit(feed, returns=returns), name=f"fit {feed.queue}")
         if self.waiting or soon or changes or any(feed.misfit_since for feed in feeds):
             self._watch()
         elif self._unvisited > 0:
@@ -348,17 +348,17 @@ class Intake:
         With `returns` it has none for now, so that what waits can go back without coming again.
         """
         try:
+            left = feed.unused + feed.missing
             if feed.missing > 0 and not returns:
                 await self._widen(feed, feed.missing)
-                return
-            left = feed.unused + feed.missing
-            self._closed[feed] = None
-            await feed.close_lanes()
+            elif not (returns and feed.passes_on):
+                self._closed[feed] = None
+                await feed.close_lanes()
+                feed.hungry = feed.hungry or returns
+                if left > 0 and not returns:
+                    await self._widen(feed, left)
             if returns:
-                feed.hungry = True
-                self._give_back_all(feed, feed.returnable())
-            elif left > 0:
-                await self._widen(feed, left)
+                await self._give_back_all(feed, feed.returnable())
         except CoditectError as error:
             log.warning("A queue cannot be consumed again yet", extra={"queue": feed.queue, "reason": str(error)})
             await asyncio.sleep(RETRY_SECONDS)
@@ -366,10 +366,13 @@ class Intake:
             feed.changing = False
             self._reconsider(feed)
 
-    def _give_back_all(self, feed: Feed, waiting: Iterable[Held]) -> None:
-        for held in tuple(waiting):
+    async def _give_back_all(self, feed: Feed, waiting: Iterable[Held]) -> None:
+        unstarted = tuple(waiting)
+        for held in unstarted:
             feed.waiting.remove(held)
-            self.waiting -= 1
+        self.waiting -= len(unstarted)
+        await self._returns(held.task for held in unstarted)
+        for held in unstarted:
             feed.give_back(held.delivery)
 
     async def _widen(self, feed: Feed, many: int) -> None:
@@ -385,4 +388,4 @@ class Intake:
             self._patrol.cancel()
         for feed in self._others:
             await feed.close_lanes()
-            self._give_back_all(feed, feed.waiting)
+            await self._give_back_all(feed, feed.waiting)

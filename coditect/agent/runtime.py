@@ -76,15 +76,16 @@ class Runtime:
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
-        self.agent_id = agent_id
-        self.addresses = limits.addresses
+        self.agent_id, self.addresses = agent_id, limits.addresses
         self._broker = broker
         self._requests, self._events = requests, events
         self._clock, self._limits = clock, limits
-        self._background = background
-        self._slots = Slots(limits.slots, reserve=limits.reserve)
-        self._executions: set[Execution] = set()
-        self._intake = Intake(broker, self._slots, background, self._executions, screen=self._screen, start=self._start)
+        self._background, self._hand_back = background, suspects.hand_back
+        self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
+        self._executions = executions = set[Execution]()
+        self._intake = Intake(
+            broker, slots, background, executions, screen=self._screen, start=self._start, returns=suspects.hand_back
+        )
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._suspects = suspects if limits.processes else None
         claims = Claims(broker, requests, clock, agent_id=agent_id)
@@ -198,13 +199,17 @@ class Runtime:
         if self._joined(task, task.execution_key, delivery):
             return None
         if for_another(task, delivery, self.agent_id):
-            delivery.requeue()
+            self._beside(self._hand_on(task, delivery))
             return None
         ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
         return task
+
+    async def _hand_on(self, task: Task, delivery: Delivery) -> None:
+        await self._hand_back([task])
+        delivery.requeue()
 
     def _not_ours(self, delivery: Delivery, task: Task) -> None:
         """A pin to an agent that cannot do it is handed on by its inbox; elsewhere a `CC` claims what is not so."""

@@ -3,8 +3,10 @@
 A suspect is a task whose start is recorded for an agent that is gone. The record is a mark in the registry,
 written before the handler starts and taken away when the task is settled or handed back; only a task that was
 delivered before gets one, so that first deliveries cost nothing. Hence a task can kill two agents at most: the
-first leaves no mark, the second does. How often a task was delivered proves nothing, because hand-backs and
-restarts of the broker count as well; only where the registry does not answer must it do.
+first leaves no mark, the second does. An agent that hands a task back counts that in the registry, too: deliveries
+that ended so are none, or the death of an agent that has what was handed back to it would make all of it suspects.
+How often a task was delivered proves nothing, because restarts of the broker count as well; only where the registry
+does not answer must it do.
 
 Being a suspect is no punishment: a task that merely ran beside the one that killed the agent is done as any
 other, attempt unchanged.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -35,10 +37,14 @@ log = logging.getLogger(__name__)
 MANY_DELIVERIES = 50
 KEEP_SECONDS = 86_400.0
 """How long a mark outlives a fleet that is gone as a whole."""
+HANDED_BACK_SECONDS = 3_600.0
+"""How long it is known how often a task was handed back."""
 LOOK_SECONDS = 0.2
 """Pause between two looks at the lease of an agent that may be gone."""
 UNANSWERED_SECONDS = 5.0
 """For so long a registry that did not answer is not asked again: each question may take a second."""
+NOTE_SECONDS = 0.05
+"""For so long at most what goes back waits for the registry to count that."""
 
 
 class Recorded(Enum):
@@ -76,12 +82,11 @@ def killed_its_process(task: Task) -> bool:
     return any(isinstance(one, dict) and one.get("reason") == PROCESS_DIED for one in task.errors)
 
 
-def delivered_before(delivery: Delivery) -> bool:
-    """Whether somebody may have started it: it came back, or an agent's own queue handed it on."""
-    if delivery.redelivered or delivery.delivery_count:
-        return True
+def earlier_deliveries(delivery: Delivery) -> int:
+    """How often somebody may have started it: it came back, or an agent's own queue handed it on."""
     first = delivery.message.headers.get("x-first-death-queue")
-    return isinstance(first, str) and routing.hands_on(first)
+    handed_on = isinstance(first, str) and routing.hands_on(first)
+    return max(delivery.delivery_count, delivery.redelivered) + handed_on
 
 
 def mark_of(task: Task) -> str:
@@ -101,6 +106,7 @@ Aside = Callable[[Coroutine[Any, Any, bool]], Awaitable[bool]]
 @dataclass(slots=True)
 class _Start:
     mark: str
+    deliveries: int
     holder: AgentId | None = None
     """Whose mark it is; None when nobody knows."""
 
@@ -123,7 +129,7 @@ class Suspects:
 
     def concerns(self, task: Task, delivery: Delivery) -> bool:
         """Whether this start must be examined; first deliveries need not."""
-        return bool(task.errors) or delivered_before(delivery)
+        return bool(task.errors) or earlier_deliveries(delivery) > 0
 
     @asynccontextmanager
     async def examined(self, task: Task, delivery: Delivery, aside: Aside) -> AsyncIterator[Suspicion]:
@@ -131,14 +137,14 @@ class Suspects:
 
         A suspect that is not settled keeps its mark for whoever gets it next.
         """
-        start = _Start(mark_of(task))
-        recorded = await self._record(start, aside) if delivered_before(delivery) else Recorded.NOWHERE_ELSE
+        start = _Start(mark_of(task), earlier_deliveries(delivery))
+        recorded = await self._record(start, aside) if start.deliveries else Recorded.NOWHERE_ELSE
         found = suspicion(task, delivery.delivery_count, recorded)
         try:
             yield found
         except BaseException:
-            if found is Suspicion.NONE:
-                await self._clear(start)  # before the task goes back, or the next agent finds the mark
+            if found is Suspicion.NONE and task.owner is None:
+                await self._note([start.mark])  # before the task goes back, or the next agent finds the mark
             raise
         self._background.start(self._clear(start), name="clear a mark")  # whoever settled it is not kept
 
@@ -146,13 +152,13 @@ class Suspects:
         if self._now() < self._unanswered_until:
             return Recorded.UNKNOWN
         try:
-            other = start.holder = await self._mark(start.mark)
+            other = start.holder = await self._mark(start)
             if other is None:
                 start.holder = self._agent_id
                 return Recorded.NOWHERE_ELSE
             lives = await aside(self._lives(other))
             # it may have handed the task back meanwhile
-            start.holder = await self._mark(start.mark, instead_of=other if lives else None) or self._agent_id
+            start.holder = await self._mark(start, instead_of=other if lives else None) or self._agent_id
         except RegistryUnavailable as error:
             self._unanswered_until = self._now() + UNANSWERED_SECONDS
             log.warning("The start of a redelivered task is not recorded", extra={"reason": str(error)})
@@ -161,8 +167,29 @@ class Suspects:
             return Recorded.AT_LIVING_AGENT if lives else Recorded.NOWHERE_ELSE
         return Recorded.AT_GONE_AGENT
 
-    async def _mark(self, mark: str, *, instead_of: AgentId | None = None) -> AgentId | None:
-        return await self._registry.mark_start(mark, self._agent_id, keep_seconds=KEEP_SECONDS, instead_of=instead_of)
+    async def _mark(self, start: _Start, *, instead_of: AgentId | None = None) -> AgentId | None:
+        return await self._registry.mark_start(
+            start.mark,
+            self._agent_id,
+            keep_seconds=KEEP_SECONDS,
+            instead_of=instead_of,
+            deliveries=start.deliveries,
+        )
+
+    async def hand_back(self, tasks: Iterable[Task]) -> None:
+        """Counts that these go back unstarted; who owns tasks counts himself. At most once, and in a moment."""
+        marks = [mark_of(task) for task in tasks if task.owner is None]
+        if marks:
+            await asyncio.wait({self._background.start(self._note(marks), name="note")}, timeout=NOTE_SECONDS)
+
+    async def _note(self, marks: list[str]) -> None:
+        if self._now() < self._unanswered_until:
+            return
+        try:
+            await self._registry.hand_back(marks, self._agent_id, keep_seconds=HANDED_BACK_SECONDS)
+        except RegistryUnavailable as error:
+            self._unanswered_until = self._now() + UNANSWERED_SECONDS
+            log.info("What was handed back is not counted", extra={"reason": str(error)})
 
     async def _lives(self, agent_id: AgentId) -> bool:
         """Whether the agent lives; all who ask at the same time wait for one answer."""

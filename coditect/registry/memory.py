@@ -47,6 +47,7 @@ class MemoryRegistry:
         self._entries: dict[AgentId, _Entry] = {}
         self._turns: dict[str, int] = {}
         self._starts: dict[str, tuple[AgentId, float]] = {}
+        self._handed_back: dict[str, tuple[int, float]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,6 +62,7 @@ class MemoryRegistry:
         self._entries.clear()
         self._turns.clear()
         self._starts.clear()
+        self._handed_back.clear()
 
     def extend(self, agent_ids: Collection[AgentId], seconds: float) -> None:
         """These leases end so much later, as if they had been renewed. For tests whose time leaps."""
@@ -134,13 +136,19 @@ class MemoryRegistry:
         return turn
 
     async def mark_start(
-        self, task: str, agent_id: AgentId, *, keep_seconds: float, instead_of: AgentId | None = None
+        self,
+        task: str,
+        agent_id: AgentId,
+        *,
+        keep_seconds: float,
+        instead_of: AgentId | None = None,
+        deliveries: int | None = None,
     ) -> AgentId | None:
         """Notes that this agent starts the task; another's mark stays and is returned."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()
-        if free:
+        if free and (deliveries is None or self._times_handed_back(task) < deliveries):
             self._starts[task] = (agent_id, self._now() + keep_seconds)
         await self._answer()
         return None if free else holder
@@ -148,9 +156,25 @@ class MemoryRegistry:
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
         """Takes this agent's mark away; idempotent."""
         self._refuse_when_failing()
+        self._unmark(task, agent_id)
+        self._handed_back.pop(task, None)
+        await self._answer()
+
+    async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
+        """Counts that this agent hands these tasks back; takes its marks away."""
+        self._refuse_when_failing()
+        for task in tasks:
+            self._unmark(task, agent_id)
+            self._handed_back[task] = (self._times_handed_back(task) + 1, self._now() + keep_seconds)
+        await self._answer()
+
+    def _unmark(self, task: str, agent_id: AgentId) -> None:
         if self._starts.get(task, (None, 0.0))[0] == agent_id:
             del self._starts[task]
-        await self._answer()
+
+    def _times_handed_back(self, task: str) -> int:
+        times, ends = self._handed_back.get(task, (0, math.inf))
+        return times if ends > self._now() else 0
 
     def _refuse_when_failing(self) -> None:
         if self.failing:

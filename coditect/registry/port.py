@@ -6,7 +6,7 @@ nothing else: execution goes on, and every agent's next heartbeat puts it back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,13 +86,25 @@ class Registry(Protocol):
         """A number that grows by one with each call by anybody, for round robin."""
 
     async def mark_start(
-        self, task: str, agent_id: AgentId, *, keep_seconds: float, instead_of: AgentId | None = None
+        self,
+        task: str,
+        agent_id: AgentId,
+        *,
+        keep_seconds: float,
+        instead_of: AgentId | None = None,
+        deliveries: int | None = None,
     ) -> AgentId | None:
         """Notes that this agent starts the task; None when it is noted.
 
         A mark of another agent stays, unless it is that of `instead_of`; that agent is returned. A mark lives
-        `keep_seconds`.
+        `keep_seconds`. There is nothing to note where the task was handed back as often as it had `deliveries`.
         """
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Takes this agent's mark away and leaves another's; idempotent."""
+        """Takes this agent's mark away and leaves another's; idempotent. It is not known as handed back any more."""
+
+    async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
+        """Counts that this agent had these tasks and hands them back; takes its marks away.
+
+        A count lives `keep_seconds` from the last time.
+        """

@@ -8,7 +8,7 @@ hash tag, such as ``{coditect}:``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +40,7 @@ class RedisRegistry:
         self._bounded = self._connection.bounded
         self._keys = [prefix + key for key in scripts.KEYS]
         self._turns_key = prefix + scripts.TURNS_KEY
-        self._start_prefix = prefix + scripts.START_PREFIX
+        self._start_prefixes = (prefix + scripts.START_PREFIX, prefix + scripts.RETURNS_PREFIX)
         self._register = self._redis.register_script(scripts.REGISTER)
         self._renew = self._redis.register_script(scripts.RENEW)
         self._deregister = self._redis.register_script(scripts.DEREGISTER)
@@ -50,6 +50,7 @@ class RedisRegistry:
         self._capabilities = self._redis.register_script(scripts.CAPABILITIES)
         self._mark_start = self._redis.register_script(scripts.MARK_START)
         self._clear_start = self._redis.register_script(scripts.CLEAR_START)
+        self._hand_back = self._redis.register_script(scripts.HAND_BACK)
         self._decode = lru_cache(maxsize=1024)(decode_registration)
 
     async def __aenter__(self) -> Self:
@@ -116,18 +117,33 @@ class RedisRegistry:
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def mark_start(
-        self, task: str, agent_id: AgentId, *, keep_seconds: float, instead_of: AgentId | None = None
+        self,
+        task: str,
+        agent_id: AgentId,
+        *,
+        keep_seconds: float,
+        instead_of: AgentId | None = None,
+        deliveries: int | None = None,
     ) -> AgentId | None:
         """Notes that this agent starts the task; another's mark stays and is returned."""
-        arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds), instead_of or "")]
-        call = self._mark_start(keys=[_encode(self._start_prefix + task)], args=arguments)
+        delivered = "" if deliveries is None else deliveries
+        arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)]
+        call = self._mark_start(keys=self._start_keys([task]), args=arguments)
         holder = await self._bounded("mark_start", call)
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
         """Takes this agent's mark away; idempotent."""
-        call = self._clear_start(keys=[_encode(self._start_prefix + task)], args=[_encode(agent_id)])
+        call = self._clear_start(keys=self._start_keys([task]), args=[_encode(agent_id)])
         await self._bounded("clear_start", call)
+
+    async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
+        """Counts that this agent hands these tasks back; takes its marks away."""
+        arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds))]
+        await self._bounded("hand_back", self._hand_back(keys=self._start_keys(tasks), args=arguments))
+
+    def _start_keys(self, tasks: Iterable[str]) -> list[bytes]:
+        return [_encode(prefix + task) for task in tasks for prefix in self._start_prefixes]
 
     async def _run(self, step: str, script: AsyncScript, *arguments: str | bytes | int) -> Any:
         encoded = [_encode(argument) for argument in arguments]

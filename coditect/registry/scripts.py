@@ -9,12 +9,13 @@
     <prefix>index          sorted set  every score 0, members "<term> NUL <agent id>", found by range
     <prefix>turns          hash        name: the last turn given out
     <prefix>start:<task>   string      id of the agent that started this redelivered task; lives a day at most
+    <prefix>returns:<task> string      how often agents handed this task back; lives an hour at most
 
 A term is ``a`` (every agent has it), ``c NUL <capability>`` or ``t NUL <tag>``. One index for all of them
 keeps every key of a script declared, however many capabilities there are.
 
-A lapsed agent is taken away by the next script that anybody runs. Each key (but `turns` and marks) also lives no
-longer than the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may
+A lapsed agent is taken away by the next script that anybody runs. Each key (but `turns`, marks and returns) also lives
+no longer than the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may
 write when the memory is full (`allow-oom`): what they hold is bounded by the fleet, and agents must not
 lapse because something else filled Redis. Start marks are bounded by nothing but the redelivered tasks, so
 none is written then.
@@ -27,6 +28,7 @@ KEYS = ("leases", "registrations", "loads", "terms", "index")
 
 TURNS_KEY = "turns"
 START_PREFIX = "start:"
+RETURNS_PREFIX = "returns:"
 SEPARATOR = "\0"
 
 ANY_AGENT = "a"
@@ -150,13 +152,26 @@ return names
 MARK_START = r"""#!lua
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then return holder end
+if ARGV[4] ~= '' and tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[4]) then return false end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false
 """
-"""KEYS: the mark. ARGV: agent id, life in ms, whose mark may be replaced. Answers whose mark stays, if one does."""
+"""KEYS: the mark, how often the task was handed back. ARGV: agent id, life in ms, whose mark may be replaced, how often
+it was delivered. Answers whose mark stays, if one does."""
 
 CLEAR_START = r"""#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+redis.call('DEL', KEYS[2])
 return 1
 """
-"""KEYS: the mark. ARGV: agent id."""
+"""KEYS: as before. ARGV: agent id."""
+
+HAND_BACK = r"""#!lua
+for at = 1, #KEYS, 2 do
+  if redis.call('GET', KEYS[at]) == ARGV[1] then redis.call('DEL', KEYS[at]) end
+  redis.call('INCR', KEYS[at + 1])
+  redis.call('PEXPIRE', KEYS[at + 1], ARGV[2])
+end
+return 1
+"""
+"""KEYS: as before, of each task. ARGV: agent id, life in ms."""

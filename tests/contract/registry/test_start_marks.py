@@ -59,6 +59,49 @@ async def test_mark_is_replaced_only_for_the_agent_that_was_named(registry: Regi
     assert await mark(registry, A) == B
 
 
+@pytest.mark.parametrize(("times", "deliveries", "noted"), [(0, 1, True), (1, 1, False), (1, 2, True), (3, 2, False)])
+async def test_start_of_a_task_that_was_handed_back_each_time_is_not_noted(
+    registry: Registry, times: int, deliveries: int, noted: bool
+) -> None:
+    for _ in range(times):
+        await registry.hand_back(["task-1", "task-2"], A, keep_seconds=60)
+
+    assert await registry.mark_start("task-1", A, keep_seconds=60, deliveries=deliveries) is None
+
+    assert await mark(registry, B, "task-1") == (A if noted else None)
+    assert await mark(registry, B, "task-2") is None, "without a number of deliveries it is always noted"
+    assert await mark(registry, A, "task-2") == B
+
+
+async def test_what_is_handed_back_loses_the_agent_s_own_mark_only(registry: Registry) -> None:
+    await mark(registry, A, "mine")
+    await mark(registry, B, "another's")
+
+    await registry.hand_back(["mine", "another's"], A, keep_seconds=60)
+
+    assert await mark(registry, C, "mine") is None
+    assert await mark(registry, C, "another's") == B
+
+
+async def test_settled_task_was_never_handed_back(registry: Registry) -> None:
+    await registry.hand_back(["task-1"], A, keep_seconds=60)
+    await registry.clear_start("task-1", A)
+
+    await registry.mark_start("task-1", A, keep_seconds=60, deliveries=1)
+
+    assert await mark(registry, B) == A
+
+
+async def test_count_of_hand_backs_lapses(registry: Registry) -> None:
+    await registry.hand_back(["task-1"], A, keep_seconds=0.05)
+
+    async def noted() -> bool:
+        await registry.mark_start("task-1", A, keep_seconds=60, deliveries=1)
+        return await mark(registry, B, keep=0.05) == A
+
+    await eventually(noted)
+
+
 async def test_mark_lapses(registry: Registry) -> None:
     await mark(registry, A, keep=0.05)
 

@@ -17,7 +17,7 @@ from coditect.agent.suspects import (
     Recorded,
     Suspects,
     Suspicion,
-    delivered_before,
+    earlier_deliveries,
     mark_of,
     suspicion,
 )
@@ -72,16 +72,18 @@ def test_rule(errors: tuple[Any, ...], deliveries: int, recorded: Recorded, expe
 @pytest.mark.parametrize(
     ("delivered", "expected"),
     [
-        (Delivered(), False),
-        (Delivered(delivery_count=1), True),
-        (Delivered(redelivered=True), True),
-        (Delivered(headers={"x-first-death-queue": "agent.me-1.tasks"}), True),
-        (Delivered(headers={"x-first-death-queue": "retry.100"}), False),
-        (Delivered(headers={"x-first-death-queue": 7}), False),
+        (Delivered(), 0),
+        (Delivered(delivery_count=1), 1),
+        (Delivered(delivery_count=3, redelivered=True), 3),
+        (Delivered(redelivered=True), 1),
+        (Delivered(headers={"x-first-death-queue": "agent.me-1.tasks"}), 1),
+        (Delivered(2, redelivered=True, headers={"x-first-death-queue": "agent.me-1.tasks"}), 3),
+        (Delivered(headers={"x-first-death-queue": "retry.100"}), 0),
+        (Delivered(headers={"x-first-death-queue": 7}), 0),
     ],
 )
-def test_first_delivery_is_told_from_others(delivered: Delivered, expected: bool) -> None:
-    assert delivered_before(delivered) is expected  # type: ignore[arg-type]  # the rest of it does not matter
+def test_first_delivery_is_told_from_others(delivered: Delivered, expected: int) -> None:
+    assert earlier_deliveries(delivered) == expected  # type: ignore[arg-type]  # the rest of it does not matter
 
 
 texts = st.text(max_size=5)
@@ -160,6 +162,45 @@ async def test_first_delivery_asks_nobody() -> None:
         assert await stage.examine(Delivered(0)) is Suspicion.NONE
         assert not stage.suspects.concerns(TASK, Delivered(0))  # type: ignore[arg-type]
         assert stage.suspects.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
+
+
+async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_mark() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.suspects.hand_back([TASK])
+        await stage.suspects.hand_back([TASK])
+
+        async with stage.suspects.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
+            assert (found, await stage.holder()) == (Suspicion.NONE, None)
+
+
+async def test_delivery_that_no_hand_back_explains_is_marked() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.suspects.hand_back([TASK])
+
+        async with stage.suspects.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
+            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+
+
+async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+        await stage.suspects.hand_back([TASK])
+
+        assert await stage.examine(Delivered(1)) is Suspicion.RECORDED
+
+
+async def test_registry_that_hangs_delays_a_hand_back_by_a_moment() -> None:
+    async with Background() as background:
+        stage = Stage(background)
+        stage.registry.slow_seconds = 60
+        began = asyncio.get_running_loop().time()
+
+        await stage.suspects.hand_back([TASK])
+
+        assert asyncio.get_running_loop().time() - began < stage.registry.slow_seconds / 4
 
 
 async def test_task_handed_back_leaves_no_mark() -> None:
