@@ -11,6 +11,10 @@ does not answer. Then, in this order:
    not be made to let go of.
 3. the leader tells of it (`agent.offline`) and removes the agent's queues once they are empty.
 
+An agent that the broker does not answer says so in the registry, as long as that answers it. If it does not answer a
+ping either, while the broker answers us, its connections are closed at once and what it holds goes to others. Whether
+it is gone follows from its lease, as ever.
+
 A frozen agent that continues finds its connections gone, connects and registers again, and takes work as before.
 Whatever it still says of the old work is late: a fence refuses it, or the client has its answer already.
 """
@@ -32,6 +36,7 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError, RegistryUnavailable
 from coditect.model import routing
 from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus
 from coditect.registry.port import Registry
 from dispatcher.eviction import Evictor
 from dispatcher.fleet import Fleet
@@ -46,6 +51,8 @@ log = logging.getLogger(__name__)
 
 LEASE: leases.Name = ("leader", "monitor")
 LOOK_SECONDS = 0.5
+RELIEF_SECONDS = 0.5
+"""For so long an agent is pinged that says itself that it is cut off from the broker."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
 """Between looks whether the broker still knows an evicted agent: its management API lists a new connection late."""
 TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
@@ -91,6 +98,8 @@ class Monitor:
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Background()
         self._lease: Lease | None = None
+        self._offline: set[AgentId] = set()
+        """Who says that the broker does not answer it."""
         self.lost = 0
         """Agents that are gone."""
         self.evicted = 0
@@ -134,6 +143,10 @@ class Monitor:
         now = self._now()
         for agent in self._roll.note(records, now):
             self._greet(agent)
+        offline = {one.agent_id for one in records if one.load.status is AgentStatus.OFFLINE}
+        for agent in offline - self._offline:
+            self._background.start(self._relieve(agent), name=f"relieve {agent}")
+        self._offline = offline
         for entry in self._roll.overdue(now):
             entry.examined = True
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
@@ -142,6 +155,25 @@ class Monitor:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
         if self.leads:
             self._events.emit("agent.online", subject=agent, back=True)
+
+    async def _relieve(self, agent: AgentId) -> None:
+        """The broker does not answer it, as it says itself: what it holds there goes to others now.
+
+        It is not taken for dead by that: only its connections are closed, if the broker has any.
+        """
+        before = self.evicted
+        for pause in EVICTION_PAUSES:
+            if not self.leads or self._evict is None or agent not in self._offline:
+                return
+            answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
+            if answer is Answer.SILENCE and await self._is_connected(agent):
+                await self._close_connections(agent, self._evict)
+            if answer is Answer.PONG or self.evicted > before:
+                break
+            await asyncio.sleep(pause)
+        if self.evicted > before:
+            facts = {"agent_id": agent, "connections": self.evicted - before}
+            log.warning("The broker does not answer an agent, as that says; its tasks go to others", extra=facts)
 
     # -- is it dead? ------------------------------------------------------------------------------------
 

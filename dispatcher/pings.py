@@ -57,8 +57,10 @@ class Pings:
         if self._consumer is not None:
             await self._consumer.cancel()
 
-    async def ask(self, agent: AgentId, *, task_id: str | None = None) -> Answer:
-        """What the agent says within ANSWER_SECONDS, of the task if one is named. Never fails."""
+    async def ask(
+        self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
+    ) -> Answer:
+        """What the agent says in that time, of the task if one is named. Never fails."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
         answered: asyncio.Future[Answer] = loop.create_future()
@@ -66,7 +68,7 @@ class Pings:
         try:
             await self._send(agent, token, task_id)
             sent_at = loop.time()
-            await asyncio.wait((answered,), timeout=ANSWER_SECONDS)
+            await asyncio.wait((answered,), timeout=within_seconds)
         except Unroutable:
             return Answer.NO_MAIL if self._broker.connected else Answer.UNKNOWN
         except CoditectError:
@@ -75,7 +77,7 @@ class Pings:
             del self._waiting[token]
         if answered.done():
             return answered.result()
-        stood_still = loop.time() - sent_at > ANSWER_SECONDS + SLACK_SECONDS
+        stood_still = loop.time() - sent_at > within_seconds + SLACK_SECONDS
         return Answer.UNKNOWN if stood_still or not self._broker.connected else Answer.SILENCE
 
     async def _send(self, agent: AgentId, token: str, task_id: str | None) -> None:

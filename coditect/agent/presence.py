@@ -25,6 +25,8 @@ REPAIR_SECONDS = 0.5
 """Longest pause between two attempts while the registry fails."""
 
 SHORTEST_PAUSE_SECONDS = 0.02
+OFFLINE_SECONDS = 1.5
+"""For so long at most an agent is known that says that the broker does not answer it: long enough to be seen."""
 
 TASK_PREFIX = "presence of "
 """How the name of a task begins that sends or awaits heartbeats: by it, a fleet under test knows what is routine."""
@@ -80,6 +82,7 @@ class Presence:
         self._registered = False
         self._failing = False
         self._ending = False
+        self._lapses_at = 0.0
         self._hurry = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
 
@@ -143,18 +146,26 @@ class Presence:
         load = self._load()
         if self._status is not None:
             load = replace(load, status=self._status)
-        if load.status is AgentStatus.OFFLINE and self._registered:
-            return  # the broker does not answer it: its lease ends, and the control plane looks after its tasks
+        offline = load.status is AgentStatus.OFFLINE and self._registered
         try:
-            forgotten = await self._renew_or_register(load)
+            forgotten = await (self._end_lease(load) if offline else self._renew_or_register(load))
         except RegistryUnavailable as error:
             self._note_failure(error)
         else:
             self._note_success(forgotten=forgotten)
 
+    async def _end_lease(self, load: Load) -> bool:
+        """The broker does not answer it: it says so, and its lease ends. The control plane looks after its tasks."""
+        now = asyncio.get_running_loop().time()
+        self._lapses_at = min(self._lapses_at, now + OFFLINE_SECONDS)
+        if (left := self._lapses_at - now) > 0:
+            await self._registry.renew(self._registration.agent_id, load, lease_seconds=left)
+        return False
+
     async def _renew_or_register(self, load: Load) -> bool:
         """Whether the registry had forgotten the agent."""
         agent_id = self._registration.agent_id
+        self._lapses_at = asyncio.get_running_loop().time() + self._lease_seconds
         if self._registered and await self._registry.renew(agent_id, load, lease_seconds=self._lease_seconds):
             return False
         forgotten = self._registered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -22,6 +22,7 @@ from dispatcher.eviction import evictor
 from dispatcher.layers import leases
 from dispatcher.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
+from tests.faults.proxy import BOTH, Way, fault_proxy
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually, patient
 
@@ -85,6 +86,37 @@ async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_c
         await eventually(lambda: _knows(alone, 2))
         await _takes_work_again(fleet, alone, frozen.pid)
         assert monitor.lost == 1
+
+
+@pytest.mark.parametrize("way", [(Way.TO_CLIENT,), BOTH], ids=["deaf", "both"])
+async def test_tasks_of_an_agent_that_is_cut_off_from_the_broker_alone_are_begun_elsewhere(
+    alone: PrivateServers, tmp_path: Path, way: tuple[Way, ...], record_property: Callable[[str, object], None]
+) -> None:
+    lost: list[AgentGone] = []
+    async with (
+        open_fleet(alone, tmp_path) as fleet,
+        client_of(alone) as client,
+        watching(alone, lost) as monitor,
+        fault_proxy(alone.amqp_url) as proxy,
+    ):
+        await fleet.start(CODITECT_AMQP_URL=proxy.url)
+        handles = [await client.submit("work.do", 8_000) for _ in range(6)]
+        await eventually(lambda: len(fleet.noted("start")) == 6)
+        await fleet.start()
+        await eventually(lambda: _knows(alone, 2))
+        cut_off = asyncio.get_running_loop().time()
+
+        proxy.swallow_new = True
+        for pipe in proxy.pipes():
+            pipe.swallow(*way)
+        await eventually(lambda: len(fleet.noted("start")) == 12, seconds=3 * PROMISED_SECONDS)
+
+        elsewhere_after = asyncio.get_running_loop().time() - cut_off
+        record_property("elsewhere_after_seconds", elsewhere_after)
+        print(f"elsewhere after {elsewhere_after:.1f} s")
+        assert elsewhere_after < PROMISED_SECONDS
+        assert monitor.evicted == 2
+        assert [await one.result(int, timeout=30) for one in handles] == [8_000] * 6
 
 
 async def _knows(servers: PrivateServers, agents: int) -> bool:

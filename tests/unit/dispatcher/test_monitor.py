@@ -9,9 +9,10 @@ from coditect import Options
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryServer
 from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus, Load
 from coditect.registry.port import Search
 from coditect.testing import State
-from dispatcher.monitor import AgentGone
+from dispatcher.monitor import LOOK_SECONDS, RELIEF_SECONDS, AgentGone
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
 
@@ -53,6 +54,41 @@ async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and
         assert watch.lost["first"] == [AgentGone(AgentId(frozen), released=True)]
         assert watch.told("agent.offline") == [frozen]
         assert watch.queues(AgentId(frozen)) == []
+
+
+async def test_work_of_an_agent_that_says_that_it_is_cut_off_is_begun_elsewhere_before_its_lease_ends() -> None:
+    sleepers = Sleepers()
+    async with open_watch([sleepers.agent]) as watch:
+        monitor = await watch.dispatcher(evict=watch.fleet.server)
+        handle = await watch.fleet.submit("sleep.well", 4.0)
+        await watch.fleet.advance("1s")
+        (cut_off,) = map(AgentId, sleepers.started)
+        watch.fleet.pause(cut_off)  # it answers nothing by the broker
+        told_at = watch.fleet.elapsed_seconds
+
+        await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
+        while len(sleepers.started) == 1:
+            await asyncio.sleep(0.05)
+
+        assert watch.fleet.elapsed_seconds - told_at < LOOK_SECONDS + RELIEF_SECONDS + 0.3
+        assert (monitor.evicted, watch.lost["first"]) == (1, [])
+        assert await handle.result(str) == sleepers.started[1]
+
+
+async def test_agent_that_says_that_it_is_cut_off_and_answers_keeps_its_work() -> None:
+    sleepers = Sleepers()
+    async with open_watch([sleepers.agent]) as watch:
+        monitor = await watch.dispatcher(evict=watch.fleet.server)
+        handle = await watch.fleet.submit("sleep.well", 4.0)
+        await watch.fleet.advance("1s")
+        (agent,) = map(AgentId, sleepers.started)
+
+        for _ in range(10):
+            await watch.fleet.registry.renew(agent, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
+            await watch.fleet.advance("200ms")
+
+        assert await handle.result(str) == agent
+        assert (monitor.evicted, watch.lost["first"]) == (0, [])
 
 
 async def test_frozen_agent_that_continues_registers_again_and_works_as_before() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -235,12 +234,28 @@ async def test_agent_whose_broker_does_not_answer_lets_its_lease_end_and_is_back
     async with Presence(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=0.2):
         before = await leased()
         status[0] = AgentStatus.OFFLINE
-        await eventually(lambda: _not(leased))
+        told = []
+        while (record := await registry.get(described.agent_id)) is not None:
+            told.append(record.load.status)
+            await asyncio.sleep(0.01)
         status[0] = AgentStatus.BUSY
         await eventually(leased)
 
     assert before
+    assert told[-1] is AgentStatus.OFFLINE, "it says so as long as it is known"
 
 
-async def _not(condition: Callable[[], Awaitable[bool]]) -> bool:
-    return not await condition()
+async def test_word_that_the_broker_does_not_answer_ends_a_long_lease_soon() -> None:
+    registry, status = MemoryRegistry(), [AgentStatus.IDLE]
+    described = make_registration()
+
+    async def soon() -> bool:
+        record = await registry.get(described.agent_id)
+        return record is None or record.lease_ms <= 1_500
+
+    async with Presence(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=60):
+        before = await soon()
+        status[0] = AgentStatus.OFFLINE
+        await eventually(soon)
+
+    assert not before
