@@ -146,32 +146,33 @@ class Presence:
         load = self._load()
         if self._status is not None:
             load = replace(load, status=self._status)
-        offline = load.status is AgentStatus.OFFLINE and self._registered
+        lease_seconds = self._lease_seconds
+        if load.status is AgentStatus.OFFLINE and self._registered:
+            # the broker does not answer it: its lease ends, and the control plane looks after its tasks
+            lease_seconds = min(self._lapses_at - self._now(), OFFLINE_SECONDS)
+        if lease_seconds <= 0:
+            return
         try:
-            forgotten = await (self._end_lease(load) if offline else self._renew_or_register(load))
+            forgotten = await self._renew_or_register(load, lease_seconds)
         except RegistryUnavailable as error:
             self._note_failure(error)
         else:
             self._note_success(forgotten=forgotten)
 
-    async def _end_lease(self, load: Load) -> bool:
-        """The broker does not answer it: it says so, and its lease ends. The control plane looks after its tasks."""
-        now = asyncio.get_running_loop().time()
-        self._lapses_at = min(self._lapses_at, now + OFFLINE_SECONDS)
-        if (left := self._lapses_at - now) > 0:
-            await self._registry.renew(self._registration.agent_id, load, lease_seconds=left)
-        return False
-
-    async def _renew_or_register(self, load: Load) -> bool:
+    async def _renew_or_register(self, load: Load, lease_seconds: float) -> bool:
         """Whether the registry had forgotten the agent."""
         agent_id = self._registration.agent_id
-        self._lapses_at = asyncio.get_running_loop().time() + self._lease_seconds
-        if self._registered and await self._registry.renew(agent_id, load, lease_seconds=self._lease_seconds):
+        self._lapses_at = self._now() + lease_seconds
+        if self._registered and await self._registry.renew(agent_id, load, lease_seconds=lease_seconds):
             return False
         forgotten = self._registered
-        await self._registry.register(self._registration, load, lease_seconds=self._lease_seconds)
+        await self._registry.register(self._registration, load, lease_seconds=lease_seconds)
         self._registered = True
         return forgotten
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _note_failure(self, error: RegistryUnavailable) -> None:
         if not self._failing:
