@@ -6,6 +6,8 @@ from types import ModuleType
 
 import pytest
 
+from coditect.agent import presence
+from coditect.broker.amqp import link
 from coditect.registry import port
 from dispatcher import eviction, monitor, pings, roll
 from tests.docs.pages import section, table_rows
@@ -13,7 +15,7 @@ from tests.servers import ROOT
 
 PAGE = ROOT / "docs" / "failover.md"
 MODULES: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (port, monitor, roll, pings, eviction)
+    module.__name__.rpartition(".")[2]: module for module in (port, presence, monitor, roll, pings, eviction)
 }
 ROWS = [row for row in table_rows(section(PAGE, "The monitor")) if row[0].startswith("`")]
 
@@ -29,5 +31,11 @@ def test_the_promise_follows_from_the_constants() -> None:
     looked_at = port.LEASE_SECONDS - roll.EARLY_SECONDS + monitor.LOOK_SECONDS
     proven = max(port.LEASE_SECONDS, looked_at + pings.ANSWER_SECONDS)
 
-    assert len(ROWS) == 7
+    assert len(ROWS) == 9
     assert proven < 5 - 1, "a second is left for eviction and delivery"
+
+
+def test_the_promise_for_who_is_cut_off_from_the_broker_alone_follows_from_them() -> None:
+    told = link.LOOK_SECONDS + link.QUIET_SECONDS + link.ANSWER_SECONDS + port.BEAT_SECONDS
+
+    assert told + monitor.LOOK_SECONDS + monitor.RELIEF_SECONDS < 5 - 0.9, "the rest is left for eviction and delivery"
