@@ -8,7 +8,7 @@ MUTANTS = (
     Mutant(
         "unasked",
         "coditect.agent.claims",
-        "        if delivered_before(delivery) or published is None or",
+        "        if earlier_deliveries(delivery) or published is None or",
         "        if published is None or",
         "a task that came back runs without a claim",
         ("tests/unit/agent/test_owned_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
