@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import OrderedDict
 
 from coditect.agent.execute import Ended
 from coditect.broker.port import Delivery
-from coditect.model.ids import AgentId
+from coditect.model.ids import TaskId
 from coditect.model.result import Status
 from coditect.model.task import Task
 
@@ -23,6 +24,8 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 MOST_CAUSES = 10
 MOST_RETURNS = 2
+MOST_FAILED = 10_000
+"""Tasks whose attempts failed here, which are remembered: the latest."""
 _OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -32,11 +35,20 @@ class Pacing:
     def __init__(self) -> None:
         self._failures = 0
         self._kept = 0
+        self._failed: OrderedDict[TaskId, None] = OrderedDict()
         self.trouble = ""
         """Why tasks fail here; empty while they do not."""
 
-    def pause_seconds(self, ended: Ended) -> float:
+    def for_another(self, task: Task, delivery: Delivery) -> bool:
+        """Whether a retry that came to the agent that failed it goes back, twice at most, for another to take it."""
+        return task.attempt > 1 and task.id in self._failed and delivery.delivery_count < MOST_RETURNS
+
+    def pause_seconds(self, task: Task, ended: Ended) -> float:
         """For how long the slot of an attempt that ended so is kept; to be followed by `over` when it is not 0."""
+        if ended.status is Status.FAILED and task.id is not None:
+            self._failed[task.id] = None
+            if len(self._failed) > MOST_FAILED:
+                self._failed.popitem(last=False)
         reason = own_reason(ended.error) if ended.status is Status.FAILED else ""
         if not reason:
             if ended.status is Status.COMPLETED and self.trouble:
@@ -68,11 +80,3 @@ def own_reason(error: BaseException | None) -> str:
             return f"{errno.errorcode[error.errno]}: {error.strerror}"
         error = error.__cause__ or error.__context__
     return ""
-
-
-def for_another(task: Task, delivery: Delivery, agent_id: AgentId) -> bool:
-    """Whether a retry that came to the agent that failed it goes back, twice at most, for another to take it."""
-    if task.attempt == 1 or not task.errors or task.owner is not None or delivery.delivery_count >= MOST_RETURNS:
-        return False
-    last = task.errors[-1]
-    return isinstance(last, dict) and last.get("agent") == agent_id

@@ -29,7 +29,7 @@ from coditect.agent.large_values import fetch_input, put_value
 from coditect.agent.limits import Limits
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.owned import Owned
-from coditect.agent.pacing import Pacing, for_another
+from coditect.agent.pacing import Pacing
 from coditect.agent.reports import Reports
 from coditect.agent.services import Means, TaskServices
 from coditect.agent.settle import Settler
@@ -198,7 +198,7 @@ class Runtime:
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
-        if for_another(task, delivery, self.agent_id):
+        if self._pacing.for_another(task, delivery):
             self._beside(self._hand_on(task, delivery))
             return None
         ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
@@ -306,7 +306,7 @@ class Runtime:
             await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        somebody_waits = self._pass_on_slot(execution, held, began, self._pacing.pause_seconds(ended))
+        somebody_waits = self._pass_on_slot(execution, held, began, self._pacing.pause_seconds(held.task, ended))
         if somebody_waits and not held.feed.is_quick(self._now()):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         if not post or execution.let_go or ended.status is not Status.COMPLETED:

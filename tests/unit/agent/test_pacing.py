@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context, Retry, Workflow
 from coditect.agent.pacing import LONGEST_PAUSE_SECONDS, own_reason
 from coditect.errors import TaskFailed
 from coditect.model.registration import AgentStatus
@@ -103,6 +103,20 @@ async def test_retry_prefers_another_agent_than_the_one_that_failed() -> None:
         for number in range(100):
             handle = await fleet.submit("work.do", number)
             assert await handle.result(str, timeout="1m") == "worker-2"
+
+    retried = sum(attempt == 2 for _, attempt in sick.tried)
+    again = sum((agent, attempt) == ("worker-1", 2) for agent, attempt in sick.tried)
+    assert retried > 30
+    assert again < retried / 4, "without a preference it is every second one"
+
+
+async def test_node_s_retry_prefers_another_agent_than_the_one_that_failed() -> None:
+    sick = Sick(ValueError("only here"), "worker-1")
+    flow = Workflow("one")
+    flow.task("work.do", 1)
+    async with TestFleet(agents=[sick.agent], replicas=2) as fleet:
+        for _ in range(100):
+            assert await (await fleet.start(flow)).result(str, timeout="1m") == "worker-2"
 
     retried = sum(attempt == 2 for _, attempt in sick.tried)
     again = sum((agent, attempt) == ("worker-1", 2) for agent, attempt in sick.tried)
