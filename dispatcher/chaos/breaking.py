@@ -130,13 +130,9 @@ class Breaking:
         return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
 
     async def _silence(self, fault: Fault) -> None:
-        """One queue's leader, a process of the broker's, stands still."""
-        queue = QUEUES[int(fault.draw * len(QUEUES))]
-        await self._stage.command_broker(f"sys:suspend('%2F_{queue}').")
-        try:
-            await asyncio.sleep(fault.seconds)
-        finally:
-            await self._stage.command_broker(f"sys:resume('%2F_{queue}').")
+        """One queue's leader, a process of the broker's, stands still; the broker itself ends that in time."""
+        leader, milliseconds = f"'%2F_{QUEUES[int(fault.draw * len(QUEUES))]}'", round(1000 * fault.seconds)
+        await self._stage.command_broker(f"sys:suspend({leader}), timer:sleep({milliseconds}), sys:resume({leader}).")
 
     async def _stall(self, name: str, seconds: float) -> None:
         """The server stands still: its connections stand, and nothing comes through them."""

@@ -74,11 +74,12 @@ MUTANTS = (
     Mutant(
         "lost_ways_unmended",
         "coditect.broker.amqp.entities",
-        "            await rarely(lambda link: rare.declare(link, self.topology, only_check=self._only_check))\n"
-        "            self._mended_at",
-        "            self._mended_at",
-        "an exchange that somebody deleted is not made again",
-        ("tests/faults/test_deleted_entities.py::test_every_accepted_task_is_answered_although_somebody_deletes",),
+        "        await self._make(connection, Topology(bindings=bindings))\n",
+        "        len(bindings)\n",
+        "a binding that somebody removed is not made again",
+        (
+            "tests/faults/test_deleted_entities.py::test_door_of_strangers_is_open_again_without_anybody_of_ours_going_through_it",
+        ),
     ),
     Mutant(
         "map_read_one_by_one",
