@@ -12,6 +12,7 @@ MUTANTS = (
         "    if row.state not in UNDER_WAY:\n",
         "results are recorded whatever their fence",
         ("no stale write",),
+        seed=6,
     ),
     Mutant(
         "granted_fence_reused",
@@ -20,7 +21,7 @@ MUTANTS = (
         "    row.agent, row.started_ms = command.agent",
         "a claim is granted under the fence that somebody else has",
         ("fences grow",),
-        seed=30,
+        seed=5,
     ),
     Mutant(
         "lost_attempt_uncounted",
@@ -103,7 +104,7 @@ MUTANTS = (
         "    if run.canceling:\n",
         "what waits in the backlog is published although its workflow is paused",
         ("held when asked",),
-        seed=5,
+        seed=36,
     ),
     Mutant(
         "priority_dropped",
