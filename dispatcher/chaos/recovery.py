@@ -25,8 +25,9 @@ BEGINS: Mapping[str, float] = MappingProxyType(
 
 Of a hundred 99 take 1 s after an agent's death, 5 s after it was stopped or cut off, 4 s after a dispatcher's death.
 """
-ENDS_SECONDS = 6.0
-"""The same for all others, from the end of the fault: who waits for an answer that it lost asks again after 5 s."""
+ENDS_SECONDS = 11.0
+"""The same for all others, from the end of the fault: who waits for a lost answer asks again every 5 s, maybe twice.
+"""
 APART_SECONDS = 6.0
 """Faults that are closer together than that are not judged: what one of them left may be held up by the other."""
 MOST_SLOWER_SECONDS = 5.0
