@@ -26,14 +26,14 @@ from coditect.model.task import Task
 log = logging.getLogger(__name__)
 
 PATROL_SECONDS = 0.01
-ASK_AGAIN_SECONDS = 0.02
 FETCH_SECONDS = 0.025
-"""What a queue holds arrives within it at a new consumer."""
+"""What a queue holds arrives within it at a new consumer; for so long one that was found empty is not asked again."""
 MANY = 4
 """So many free slots are cheaper to fill by a consumer than by asking for each."""
 EMPTY_SECONDS = 0.1
 """For so long after a queue was found empty it gets a consumer rather than another question."""
 RETRY_SECONDS = 0.5
+"""Until a queue that could not be asked is asked again; one that gives no answer within it keeps no slot free."""
 MOST_AT_EACH_LOOK = 32
 MOST_CLOSED = 64
 """Feeds that are closed for want of slots: as many as can be asked, or opened again, in a moment."""
@@ -73,7 +73,6 @@ class Intake:
         self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
         self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
         self._closed: dict[Feed, None] = {}
-        """Feeds without a lane."""
         self._suspended: Counter[int] = Counter()
         self._parked = 0
         self._patrol: asyncio.TimerHandle | None = None
@@ -172,7 +171,7 @@ class Intake:
                 feed.hungry = False
                 await self._widen(feed, feed.reserved)
                 await asyncio.sleep(FETCH_SECONDS)
-            while feed.reserved and (delivery := await self._broker.get(feed.queue)) is not None:
+            while feed.reserved and (delivery := await self._get(feed)) is not None:
                 feed.hungry = not feed.lanes
                 self._arrived(feed, delivery)
             if feed.reserved:
@@ -183,10 +182,20 @@ class Intake:
             self._loop.call_later(RETRY_SECONDS, self._doubt, feed)
         finally:
             feed.changing = False
-            for _ in range(feed.reserved):
-                self._slots.give_back(feed.level)
-            feed.reserved = 0
-            self._reconsider(feed)
+            self._release(feed)
+
+    async def _get(self, feed: Feed) -> Delivery | None:
+        """What the queue holds next. While it is silent it keeps no slots; its late answer arrives as any delivery."""
+        answer = asyncio.ensure_future(self._broker.get(feed.queue))
+        if not (await asyncio.wait({answer}, timeout=RETRY_SECONDS))[0]:
+            self._release(feed)
+        return await answer
+
+    def _release(self, feed: Feed) -> None:
+        for _ in range(feed.reserved):
+            self._slots.give_back(feed.level)
+        feed.reserved = 0
+        self._reconsider(feed)
 
     def _doubt(self, feed: Feed) -> None:
         """Has its queue asked when a slot is free."""
@@ -229,7 +238,7 @@ class Intake:
 
     def _doubt_closed(self) -> None:
         """A slot is free: what was closed for want of one may hold something meanwhile."""
-        since = self._loop.time() - ASK_AGAIN_SECONDS
+        since = self._loop.time() - FETCH_SECONDS
         for feed in self._closed:
             if not (feed.hungry or feed.changing) and feed.empty_at <= since and self._has_room(feed.level):
                 feed.hungry = True

@@ -79,3 +79,23 @@ async def test_hundreds_before_a_silent_queue_stop_no_publish_to_another(
             await submit(broker, other, b"mine")
 
     await asyncio.gather(*stuck)
+
+
+async def test_silent_queue_holds_up_no_question_to_another(
+    node: Node, broker: AmqpBroker, capabilities: tuple[str, str]
+) -> None:
+    silent, other = (routing.task_queue(one, Priority.P1) for one in capabilities)
+    await submit(broker, capabilities[0], b"held")
+    await submit(broker, capabilities[1], b"free")
+
+    async with node.silent(silent):
+        stuck = asyncio.ensure_future(broker.get(silent))
+        await asyncio.sleep(0)  # it is asked first
+        async with asyncio.timeout(AROUND_SECONDS):
+            free = await broker.get(other)
+        assert free is not None and free.message.body == b"free"
+        assert not stuck.done()
+
+    held = await stuck
+    assert held is not None and held.message.body == b"held"
+    assert not free.lost

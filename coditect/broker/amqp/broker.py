@@ -13,18 +13,16 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import ChannelNotFoundEntity
-from pamqp.commands import Basic
 
 from coditect.background import Background
 from coditect.broker.amqp import declare as rare
-from coditect.broker.amqp.channels import close_quietly, open_channel
+from coditect.broker.amqp.browsing import CALL_SECONDS, Browsing
 from coditect.broker.amqp.direct.path import DirectPath, is_tested
 from coditect.broker.amqp.entities import Entities
 from coditect.broker.amqp.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.amqp.inlet import Group, Subscription
 from coditect.broker.amqp.link import Link
-from coditect.broker.amqp.plain import PlainInlet, PlainPath, plain_delivery
+from coditect.broker.amqp.plain import PlainPath
 from coditect.broker.amqp.publisher import Publisher
 from coditect.broker.amqp.watch import watch_consumers
 from coditect.broker.plan import Probe
@@ -39,13 +37,11 @@ from coditect.broker.port import (
 )
 from coditect.broker.topology import Exchange, Queue, Topology
 from coditect.cancellation import heeded
-from coditect.errors import NotFound
 from coditect.model import routing
 from coditect.model.message import Message
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 15.0
 DIRECT, PLAIN = "direct", "plain"
 T = TypeVar("T")
 
@@ -84,7 +80,7 @@ class AmqpBroker:
         self._outgoing = new_link(name=publishes, path=new_path(), restore=self._restore_outgoing)
         self._incoming = new_link(name=consumes, path=new_path(), restore=self._restore_incoming)
         self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)
-        self._browsing: PlainInlet | None = None
+        self._browsing = Browsing(self._background)
 
     async def __aenter__(self) -> Self:
         self._publisher.open()
@@ -227,38 +223,11 @@ class AmqpBroker:
 
     async def get(self, queue: str) -> Delivery | None:
         """See `Broker.get`."""
-
-        async def fetch(connection: AbstractConnection) -> Delivery | None:
-            inlet = await self._browse(connection)
-            try:
-                delivered = await inlet.channel.basic_get(queue, timeout=CALL_SECONDS)
-            except ChannelNotFoundEntity as error:
-                raise NotFound("There is no such queue", queue=queue) from error
-            if isinstance(delivered.delivery, Basic.GetEmpty):
-                return None
-            return plain_delivery(delivered, _Browsed(queue), inlet.settlements)
-
-        return await self._rarely(fetch)
-
-    async def _browse(self, connection: AbstractConnection) -> PlainInlet:
-        if self._browsing is None or self._browsing.channel.is_closed:
-            self._browsing = PlainInlet(await open_channel(connection))
-            self._browsing.start(self._background)
-            self._background.start(_lose_with(self._browsing), name="watch browsed")
-        return self._browsing
+        return await self._rarely(lambda link: self._browsing.get(link, queue))
 
     async def release(self) -> None:
         """See `Broker.release`."""
-        if self._browsing is None:
-            return
-        inlet, self._browsing = self._browsing, None
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                await inlet.settlements.flushed()
-                await close_quietly(inlet.channel)
-        except LOST as error:
-            log.debug("The browsing channel was lost", extra={"reason": repr(error)})
-        inlet.lose()
+        await self._browsing.release()
 
     async def stats(self, queue: str) -> QueueStats | None:
         """See `Broker.stats`."""
@@ -310,17 +279,3 @@ class AmqpBroker:
                     await asyncio.sleep(0.05)
         except (TimeoutError, ConnectionError) as error:
             raise unreachable("", last or self._incoming.last_error or error) from error
-
-
-async def _lose_with(inlet: PlainInlet) -> None:
-    """What was fetched to look at is lost with its channel."""
-    await asyncio.wait({inlet.channel.closing})
-    inlet.lose()
-
-
-class _Browsed:
-    """The source of a message that was fetched to look at."""
-
-    def __init__(self, queue: str) -> None:
-        self.queue = queue
-        self.unsettled = 1

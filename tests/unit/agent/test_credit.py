@@ -13,6 +13,7 @@ import pytest
 
 from coditect import Agent, Context, Priority
 from coditect.broker.memory.delivery import MemoryDelivery
+from coditect.model import routing
 from coditect.testing import TestFleet
 
 GATE = -1.0
@@ -263,6 +264,24 @@ async def test_tasks_that_await_others_use_up_no_credit() -> None:
 
         works.gate.set()
         await asyncio.gather(*awaiting)
+
+
+async def test_silent_queue_keeps_no_slot_from_another() -> None:
+    """The only slot is busy, so both queues are closed; when it frees, the one that is asked first does not answer."""
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("one", ["silent.work", "other.work"], slots=1))
+        first = await works.submit(fleet, "other.work", 10)
+        await fleet.advance("1s")
+        held = await works.submit(fleet, "silent.work", 1)
+        waiting = await works.submit(fleet, "other.work", 1)
+        fleet.server.silence(routing.task_queue("silent.work", Priority.P1))
+
+        await asyncio.gather(first, waiting)
+
+        assert fleet.elapsed_seconds == pytest.approx(11, abs=1)
+        fleet.server.end_silence(routing.task_queue("silent.work", Priority.P1))
+        await held
 
 
 def draw_seconds(chance: random.Random) -> float:
