@@ -55,6 +55,8 @@ from coditect.requests import Requests
 log = logging.getLogger(__name__)
 
 INBOX_GROUP = "inbox"
+MOST_CHANNELS = 16
+"""Of each level: a queue that does not answer holds up what shares its channel."""
 RETURN_SECONDS = 1.0
 
 
@@ -116,9 +118,10 @@ class Runtime:
     # -- life -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        for name in self._capabilities:
+        for number, name in enumerate(self._capabilities):
             for level in Priority:
-                await self._intake.open(Feed(routing.task_queue(name, level), level, group=level.value))
+                group = f"{level.value} {number % MOST_CHANNELS}"
+                await self._intake.open(Feed(routing.task_queue(name, level), level, group=group))
         own = partial(Feed, level=Priority.P1, group=INBOX_GROUP, own=True)
         await self._intake.open(own(routing.inbox_queue(self.agent_id)))
         await self._intake.open(own(routing.next_queue(self.agent_id), passes_on=True))

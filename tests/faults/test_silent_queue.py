@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
+from coditect import Agent
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
 from coditect.errors import PublishUnconfirmed
@@ -15,10 +17,15 @@ from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from tests.faults.node import Node
+from tests.fleet import running
+from tests.servers import Servers
+from tests.support import patient
 
 pytestmark = pytest.mark.servers
 AROUND_SECONDS = 12.0
 """Three to notice it, one of grace, and a slow machine."""
+HELD_UP_SECONDS = 8.0
+"""What shares a channel with a queue that does not answer a cancel."""
 
 
 @pytest.fixture
@@ -99,3 +106,23 @@ async def test_silent_queue_holds_up_no_question_to_another(
     held = await stuck
     assert held is not None and held.message.body == b"held"
     assert not free.lost
+
+
+async def test_silent_queue_stops_no_delivery_of_another_capability(node: Node, servers: Servers) -> None:
+    """With its one slot for normal tasks busy, the agent cancels the lanes of both queues."""
+    silent, other = f"silent.{uuid4().hex[:8]}", f"other.{uuid4().hex[:8]}"
+    agent, runs = Agent("two", slots=2), list[int]()
+
+    @agent.capability(other)
+    async def work(number: int) -> None:
+        runs.append(number)
+        await asyncio.sleep(1)
+
+    agent.capability(silent)(work)
+    own = replace(servers, amqp_url=node.url)
+    async with running(agent, own) as fleet, node.silent(routing.task_queue(silent, Priority.P1)):
+        async with asyncio.timeout(patient(4 + HELD_UP_SECONDS / 2)):
+            handles = [await fleet.client.submit(other, number) for number in range(4)]
+            await asyncio.gather(*(handle.result(timeout="1m") for handle in handles))
+
+    assert sorted(runs) == [0, 1, 2, 3], "no channel was given up with what came over it"
