@@ -43,7 +43,7 @@ class Supervised:
     async def keep(self, **environment: str) -> None:
         """Starts the next one whenever one has ended."""
         while True:
-            process = await self.fleet.start(target=PROGRAM, **environment)
+            process = self.fleet.begin("coditect", "agent", "run", PROGRAM, **environment)  # may die before it is ready
             self.deaths.append(await asyncio.to_thread(process.wait))
 
     def runs(self, handle: Handle) -> list[tuple[str, str]]:
