@@ -65,12 +65,13 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 	tests/unit/agents tests/unit/benchmarks tests/unit/chaos tests/unit/dispatcher tests/unit/graph tests/unit/layers \
 	tests/unit/store
 
+# What fails is the last thing printed: `coverage report` lists the lines that no test ran.
 # Tests with servers wait most of the time: each process has a broker and a Redis of its own.
 THREE := -n 3 --dist worksteal -m "servers and not endurance"
 
 test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about a quarter of an hour)
 	@echo "Three parts: the library with coverage, the rest without servers, then all with RabbitMQ and Redis (some 5 minutes each)"
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report=term $(addprefix --ignore=,$(UNTRACED))
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= $(addprefix --ignore=,$(UNTRACED))
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" $(wildcard $(UNTRACED))
 	@$(PYTHON) -m pytest $(THREE) --ignore=tests/unit
 
