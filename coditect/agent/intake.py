@@ -186,10 +186,11 @@ class Intake:
 
     async def _get(self, feed: Feed) -> Delivery | None:
         """What the queue holds next. While it is silent it keeps no slots; its late answer arrives as any delivery."""
-        answer = asyncio.ensure_future(self._broker.get(feed.queue))
-        if not (await asyncio.wait({answer}, timeout=RETRY_SECONDS))[0]:
-            self._release(feed)
-        return await answer
+        silent = self._loop.call_later(RETRY_SECONDS, self._release, feed)
+        try:
+            return await self._broker.get(feed.queue)
+        finally:
+            silent.cancel()
 
     def _release(self, feed: Feed) -> None:
         for _ in range(feed.reserved):

@@ -108,6 +108,43 @@ async def test_silent_queue_holds_up_no_question_to_another(
     assert not free.lost
 
 
+async def test_given_up_question_loses_nothing_that_came_over_its_channel(
+    node: Node, broker: AmqpBroker, capabilities: tuple[str, str]
+) -> None:
+    silent, other = (routing.task_queue(one, Priority.P1) for one in capabilities)
+    await submit(broker, capabilities[0], b"held")
+    await submit(broker, capabilities[1], b"free")
+    free = await broker.get(other)
+    assert free is not None
+
+    async with node.silent(silent):
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(broker.get(silent), 0.2)
+        late = asyncio.ensure_future(broker.get(silent))
+        await asyncio.sleep(0)
+
+    held = await late
+    assert held is not None and not held.redelivered, "it was asked once, and who asks last has the answer"
+    assert not free.lost
+
+
+async def test_answer_that_nobody_waits_for_goes_back(
+    node: Node, broker: AmqpBroker, observer: AmqpBroker, capabilities: tuple[str, str]
+) -> None:
+    silent = routing.task_queue(capabilities[0], Priority.P1)
+    await submit(broker, capabilities[0], b"held")
+
+    async with node.silent(silent):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(broker.get(silent), 0.2)
+
+    async with asyncio.timeout(patient(AROUND_SECONDS)):
+        while (held := await observer.get(silent)) is None:
+            await asyncio.sleep(0.05)
+    assert held.redelivered, "the answer came, and was given back"
+
+
 async def test_silent_queue_stops_no_delivery_of_another_capability(node: Node, servers: Servers) -> None:
     """With its one slot for normal tasks busy, the agent cancels the lanes of both queues."""
     silent, other = f"silent.{uuid4().hex[:8]}", f"other.{uuid4().hex[:8]}"

@@ -22,19 +22,45 @@ CALL_SECONDS = 15.0
 
 
 class Browsing:
-    """The channels of one connection that fetch single messages. A silent queue holds up none but its own question."""
+    """The channels of one connection that fetch single messages. A silent queue holds up none but its own question.
+
+    A question is never taken back: aiormq would close its channel, and what was fetched over it would come again.
+    """
 
     def __init__(self, background: Background) -> None:
         self._background = background
         self._inlets: list[PlainInlet] = []
         self._asking: set[PlainInlet] = set()
+        self._given_up: dict[asyncio.Task[Delivery | None], str] = {}
+        """Questions that wait for an answer and have no asker any more, with their queue."""
 
     async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        """See `Broker.get`."""
+        """See `Broker.get`. Who gives up and asks again waits for the same answer."""
+        asked = next((one for one, its in self._given_up.items() if its == queue), None)
+        if asked is None:
+            asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
+        self._given_up.pop(asked, None)
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            self._given_up[asked] = queue
+            asked.add_done_callback(self._answered)
+            raise
+
+    def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
+        """Gives back what was brought to nobody."""
+        if self._given_up.pop(asked, None) is None or asked.cancelled():
+            return
+        if (error := asked.exception()) is not None:
+            log.debug("A question was not answered", extra={"reason": repr(error)})
+        elif (delivery := asked.result()) is not None:
+            delivery.requeue()
+
+    async def _ask(self, connection: AbstractConnection, queue: str) -> Delivery | None:
         inlet = await self._idle(connection)
         self._asking.add(inlet)
         try:
-            delivered = await inlet.channel.basic_get(queue, timeout=CALL_SECONDS)
+            delivered = await inlet.channel.basic_get(queue)
         except ChannelNotFoundEntity as error:
             raise NotFound("There is no such queue", queue=queue) from error
         finally:
