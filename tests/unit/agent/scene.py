@@ -20,6 +20,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
+from tests.support import eventually
 
 SETTINGS = Settings(drain_seconds=0.3)
 
@@ -100,6 +101,12 @@ class Scene:
 
     def ready_tasks(self, capability: str) -> int:
         return sum(self.ready(routing.task_queue(capability, level)) for level in Priority)
+
+    async def acked(self, capability: str) -> None:
+        """Waits until no task of it lies in a queue or is in hand."""
+        found = [self.server.find(routing.task_queue(capability, level)) for level in Priority]
+        queues = [one for one in found if one is not None]
+        await eventually(lambda: not any(one.in_hand or one.stats.messages for one in queues))
 
     def dead(self, capability: str) -> int:
         return self.ready(routing.dead_queue(capability))

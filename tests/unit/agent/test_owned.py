@@ -36,8 +36,7 @@ async def test_result_goes_to_the_owner_and_the_delivery_is_done_with(scene: Sce
     assert (message.correlation_id, message.headers["x-coditect-task"]) == (task_id, task_id)
     assert message.message_id not in (None, task_id)
     assert (works.runs, owner.claims) == ([({"n": 1}, 3, 2)], [])
-    await agent.vanish()
-    assert scene.ready_tasks("work.do") == 0
+    await scene.acked("work.do")
 
 
 @pytest.mark.parametrize(("kind", "retryable"), [(ValueError, True), (KeyError, False), (InvalidTask, False)])

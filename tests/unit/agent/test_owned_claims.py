@@ -96,12 +96,11 @@ async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> 
     owner.decide = saying(Verdict.STALE)
     await returned(scene, works, owner, value=1)
 
-    agent = await scene.start(works.agent)
+    await scene.start(works.agent)
     await eventually(lambda: owner.claims)
-    await eventually(lambda: agent.runtime.load().running == 0)
-    await agent.vanish()
+    await scene.acked("work.do")
 
-    assert (works.runs, owner.results, scene.ready_tasks("work.do")) == ([], [], 0)
+    assert (works.runs, owner.results) == ([], [])
 
 
 async def test_delivery_that_must_wait_goes_back_and_asks_again(
@@ -230,8 +229,7 @@ async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scen
     assert len(works.runs) == 1
     assert works.fences_after == [1], "the handler's effects are no newer than what it has read"
     await eventually(lambda: agent.runtime.load().running == agent.runtime.load().suspended == 0)
-    await agent.vanish()
-    assert scene.ready_tasks("work.do") == 0
+    await scene.acked("work.do")
 
 
 @pytest.mark.parametrize("has_slot", [True, False])
@@ -296,8 +294,7 @@ async def test_stale_delivery_of_what_still_runs_is_dropped(scene: Scene, owner:
     await eventually(lambda: owner.results)
 
     assert [one.owner.fence for one in owner.results] == [1], "its owner refuses that"
-    await agent.vanish()
-    assert scene.ready_tasks("work.do") == 0
+    await scene.acked("work.do")
 
 
 async def test_result_whose_publish_failed_is_told_again_under_a_new_fence(scene: Scene, owner: ScriptedOwner) -> None:
@@ -341,10 +338,9 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
         asked = Message(b"", correlation_id=claim_id, reply_to=f"reply.{agent.agent_id}")
         await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
     await eventually(lambda: owner.results)
-    await eventually(lambda: agent.runtime.load().running == 0)
-    await agent.vanish()
+    await scene.acked("work.do")
 
-    assert (len(works.runs), scene.ready_tasks("work.do")) == (1, 0)
+    assert len(works.runs) == 1
 
 
 async def test_many_results_without_an_owner_leave_room_for_others(
