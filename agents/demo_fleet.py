@@ -19,7 +19,7 @@ from coditect.local.ports import keep_addresses
 from coditect.local.process import ProcessId
 from coditect.local.servers import PrivateServers, private_servers
 from coditect.local.state import UpFolder, hold
-from coditect.local.supervisor import Say, Supervisor, guarded
+from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 
 FLEET = {
     "reviewer-1": "reviewer.py",
@@ -44,7 +44,7 @@ class RunningFleet:
     servers: PrivateServers | None
     """The servers that the demo started; None when RabbitMQ is the user's."""
 
-    supervisor: Supervisor
+    supervisor: ProcessSupervisor
 
     def process_of(self, name: str) -> ProcessId | None:
         """The process that now is this agent; None between two lives."""
@@ -100,7 +100,7 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
     urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
     parts = _plan(root, folder, urls, environ)
     marker, ready = uuid.uuid4().hex, asyncio.Event()
-    supervisor = Supervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
+    supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
         servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
         await ready.wait()
@@ -140,7 +140,7 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
 
 
 @asynccontextmanager
-async def _supervised(supervisor: Supervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
+async def _supervised(supervisor: ProcessSupervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
     """The agents run inside, once the event is set they are ready; after it they have drained and ended."""
     stop = asyncio.Event()
     with guarded(marker):

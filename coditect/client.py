@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from coditect.agent.typed import encode_any
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.blob import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
@@ -95,7 +95,7 @@ class Client:
         self._clock = clock or SystemClock()
         self.name = name or f"client-{token_hex(6)}"
         self._stack = AsyncExitStack()
-        self._background = Background()
+        self._background = Supervisor()
         self._picker = Picker(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
         self._listening = Listening(broker, name=self.name)

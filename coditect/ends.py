@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
 from coditect.listening import Listening
 from coditect.model.workflow.states import WorkflowState
@@ -32,7 +32,7 @@ IDLE_SECONDS = 5.0
 class Ends:
     """The ends that one client hears of."""
 
-    def __init__(self, listening: Listening, background: Background) -> None:
+    def __init__(self, listening: Listening, background: Supervisor) -> None:
         self._listening = listening
         self._background = background
         self._waits: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.clock import Clock
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
@@ -83,7 +83,7 @@ class _Order:
 class Picker:
     """Picks agents for one client. Its reads run in the client's background."""
 
-    def __init__(self, registry: Registry | None, clock: Clock, background: Background) -> None:
+    def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
         self._registry = registry
         self._clock = clock
         self._background = background

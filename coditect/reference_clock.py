@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.clock import Clock
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import TaskId
@@ -27,7 +27,7 @@ MOST_CORRECTED_MS = 86_400_000
 _FIX = "synchronize the machines' clocks (NTP)"
 
 
-async def following(clock: Clock, registry: Registry, background: Background, *, name: str) -> ReferenceClock:
+async def following(clock: Clock, registry: Registry, background: Supervisor, *, name: str) -> ReferenceClock:
     """A clock that has been compared once and follows the registry's, in a task of `background` of this name."""
     reference = ReferenceClock(clock)
     await reference.compare(registry)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import (
     CoditectError,
@@ -73,7 +73,7 @@ class Control:
         broker: Broker,
         database: Database,
         desks: Desks,
-        background: Background,
+        background: Supervisor,
         *,
         addresses: ReturnAddresses,
     ) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.errors import InputError, Retryable
 from coditect.expression import Account, Scope
 from coditect.model.result import Failure
@@ -44,7 +44,7 @@ class Evaluations:
         self,
         shard: int,
         database: Database,
-        background: Background,
+        background: Supervisor,
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
 from coditect.registry.port import Registry
 from dispatcher.commands import Lost
@@ -51,7 +51,7 @@ def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
 class Predecessors:
     """Evicts the former owners of shards, beside the take-over: each of them once for all shards of one take-over."""
 
-    def __init__(self, evict: Evictor | None, background: Background, database: Database) -> None:
+    def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
         self._evict = evict
         self._background = background
         self._database = database

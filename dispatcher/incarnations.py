@@ -6,7 +6,7 @@ import asyncio
 import logging
 from functools import partial
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.clock import Clock
 from coditect.errors import Retryable
 from dispatcher.graph.port import TaskGraph
@@ -20,7 +20,7 @@ AGAIN_SECONDS = 5.0
 """Between two tries to tell Redis of the incarnation."""
 
 
-async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Background) -> Incarnation:
+async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
     """The incarnation that this dispatcher works in. Redis is asked once, and told before long.
 
     Raises: what `Database.run` raises.

@@ -31,7 +31,7 @@ from typing import Self
 
 from coditect.agent.events import Events
 from coditect.agent.presence import TASK_PREFIX
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, RegistryUnavailable
 from coditect.model import routing
@@ -96,7 +96,7 @@ class Monitor:
         self._fleet = Fleet(registry)
         self._roll = Roll()
         self._pings = Pings(broker, name=f"monitor-{owner}")
-        self._background = Background()
+        self._background = Supervisor()
         self._lease: Lease | None = None
         self._offline: set[AgentId] = set()
         """Who says that the broker does not answer it."""

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from coditect.agent.events import Events
 from coditect.agent.presence import TASK_PREFIX
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import backbone, notices
 from coditect.clock import Clock
@@ -56,7 +56,7 @@ class Notices:
         broker: Broker,
         registry: Registry,
         events: Events,
-        background: Background,
+        background: Supervisor,
         clock: Clock,
         *,
         addresses: ReturnAddresses,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.clock import Clock
 from dispatcher.store.port import Database
@@ -32,7 +32,7 @@ class Ports:
     database: Database
     events: Events
     clock: Clock
-    background: Background
+    background: Supervisor
     window: Window
     ways: Ways = field(default_factory=Ways)
     floor: int = 0

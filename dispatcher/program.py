@@ -16,7 +16,7 @@ from pathlib import Path
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
 from coditect.agent.presence import TASK_PREFIX
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone, control_plane
@@ -109,7 +109,7 @@ async def running_dispatcher(
     options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
-        background = await stack.enter_async_context(Background())
+        background = await stack.enter_async_context(Supervisor())
         clock = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
         events = Events(broker, background, clock, source="/dispatcher")
         await broker.declare(backbone() + control_plane(quorum=options.quorum))

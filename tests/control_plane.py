@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import backbone, capability_queues, control_plane
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Unroutable
@@ -102,7 +102,7 @@ class ScriptedPlane:
         for capability in capabilities:
             topology += capability_queues(capability)
         await broker.declare(topology)
-        async with Background() as background:
+        async with Supervisor() as background:
 
             def arrived(delivery: Delivery) -> None:
                 background.start(self._answer(broker, delivery), name="answer")

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.clock import Clock
 from coditect.errors import CoditectError, Unroutable
@@ -31,7 +31,7 @@ class Events:
     announces that he listens (`unmute`). What is about a subject that somebody follows is sent all the same.
     """
 
-    def __init__(self, broker: Broker, background: Background, clock: Clock, *, source: str) -> None:
+    def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, source: str) -> None:
         self._broker = broker
         self._background = background
         self._clock = clock

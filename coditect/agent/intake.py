@@ -17,7 +17,7 @@ from itertools import islice
 
 from coditect.agent.feed import Feed, Held
 from coditect.agent.slots import Slots, most_in_hand
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
 from coditect.model.capability import Priority
@@ -46,7 +46,7 @@ class Intake:
         self,
         broker: Broker,
         slots: Slots,
-        background: Background,
+        background: Supervisor,
         unsettled: Sized,
         *,
         screen: Callable[[Delivery], Task | None],
@@ -57,8 +57,7 @@ class Intake:
 
         What goes back unstarted is told to `returns` before.
         """
-        self._broker = broker
-        self._slots = slots
+        self._broker, self._slots = broker, slots
         self._background = background
         self._screen = screen
         self._start = start

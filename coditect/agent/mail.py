@@ -12,7 +12,7 @@ from typing import Any
 
 from coditect.agent.events import Events
 from coditect.agent.runtime import Runtime
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model import mail, routing
@@ -35,7 +35,7 @@ class Mailbox:
         runtime: Runtime,
         broker: Broker,
         events: Events,
-        background: Background,
+        background: Supervisor,
         *,
         agent_name: str,
         listeners: Mapping[str, Listener],

@@ -28,7 +28,7 @@ from coditect.agent.processes import BEGAN, PARENT, keep_processes
 from coditect.agent.runtime import Runtime
 from coditect.agent.slots import most_in_hand
 from coditect.agent.suspects import Suspects
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.blob import open_blobs
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -122,7 +122,7 @@ async def running_agent(
     agent_id = agent_id or new_agent_id(agent)
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
-        background = await stack.enter_async_context(Background())
+        background = await stack.enter_async_context(Supervisor())
         reference = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)

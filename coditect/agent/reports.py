@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Promise
 from coditect.clock import Clock
 from coditect.errors import CoditectError
@@ -69,7 +69,7 @@ class Together:
 class Reports:
     """What one agent process says to the owners of its tasks."""
 
-    def __init__(self, broker: Broker, background: Background, clock: Clock, *, heard: Callable[[str], None]) -> None:
+    def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, heard: Callable[[str], None]) -> None:
         """`heard` is called with a shard that took something: it exists."""
         self._heard = heard
         self._broker = broker

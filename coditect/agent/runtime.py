@@ -39,7 +39,7 @@ from coditect.agent.starts import Starts
 from coditect.agent.suspects import Suspects, Suspicion
 from coditect.agent.time_limits import TimeLimits
 from coditect.agent.workers import Workers
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import InputError, InvalidTask
 from coditect.model import routing, wire
@@ -73,7 +73,7 @@ class Runtime:
         events: Events,
         clock: ReferenceClock,
         limits: Limits,
-        background: Background,
+        background: Supervisor,
         suspects: Suspects,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}

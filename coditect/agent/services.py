@@ -13,7 +13,7 @@ from coditect.agent.feed import Held
 from coditect.agent.intake import Intake
 from coditect.agent.limits import Limits as Bounds
 from coditect.agent.reports import Reports
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.blob import fetched
 from coditect.clock import Clock
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
@@ -35,7 +35,7 @@ class Means:
     reports: Reports
     rooms: Rooms
     clock: Clock
-    background: Background
+    background: Supervisor
     bounds: Bounds
 
 

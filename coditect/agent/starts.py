@@ -13,7 +13,7 @@ import logging
 
 from coditect.agent.execution import Execution
 from coditect.agent.reports import Reports
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.clock import Clock
 from coditect.errors import CoditectError
 from coditect.model.control import Started, started_message
@@ -33,7 +33,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 class Starts:
     """The owned tasks that run in one agent process."""
 
-    def __init__(self, reports: Reports, background: Background, clock: Clock, *, agent_id: AgentId) -> None:
+    def __init__(self, reports: Reports, background: Supervisor, clock: Clock, *, agent_id: AgentId) -> None:
         self._reports = reports
         self._background = background
         self._clock = clock

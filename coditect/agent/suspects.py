@@ -24,7 +24,7 @@ from enum import Enum, auto
 from typing import Any
 
 from coditect.agent.workers import PROCESS_DIED
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
 from coditect.errors import RegistryUnavailable
 from coditect.model import routing
@@ -118,7 +118,7 @@ class Suspects:
     """
 
     def __init__(
-        self, registry: Registry, agent_id: AgentId, background: Background, *, patience_seconds: float = 3.0
+        self, registry: Registry, agent_id: AgentId, background: Supervisor, *, patience_seconds: float = 3.0
     ) -> None:
         self._registry = registry
         self._agent_id = agent_id

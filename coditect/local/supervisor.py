@@ -46,7 +46,7 @@ class _Post:
     failure: StartFailed | None = None
 
 
-class Supervisor:
+class ProcessSupervisor:
     """Keeps `children` running from `run` to the end of `run`. For one run only."""
 
     def __init__(

@@ -21,7 +21,7 @@ from coditect.local.errors import AlreadyUp, LocalError, StartFailed
 from coditect.local.plan import Cast, UpPlan, cast, require_servers
 from coditect.local.process import ProcessId, identify, is_running
 from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
-from coditect.local.supervisor import Say, Supervisor, guarded
+from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 from coditect.local.watchdog import kill_marked
 from coditect.loop import run_loop
 
@@ -168,7 +168,7 @@ async def _supervise(
         changed()
         ready()
 
-    supervisor = Supervisor(parts.children, marker=marker, log_folder=folder.log, changed=changed, say=say)
+    supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=folder.log, changed=changed, say=say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     changed()

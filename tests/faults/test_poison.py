@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coditect.agent.suspects import MANY_DELIVERIES
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
 from coditect.client import Client
@@ -59,7 +59,7 @@ class Supervised:
 
 @asynccontextmanager
 async def supervised(servers: PrivateServers, folder: Path, **environment: str) -> AsyncIterator[Supervised]:
-    async with Background() as background, open_fleet(servers, folder) as fleet:
+    async with Supervisor() as background, open_fleet(servers, folder) as fleet:
         opened = Supervised(fleet)
         keeping = background.start(opened.keep(**environment), name="supervisor")
         try:

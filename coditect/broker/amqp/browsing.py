@@ -9,7 +9,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp.channels import close_quietly, open_channel
 from coditect.broker.amqp.faults import LOST
 from coditect.broker.amqp.plain import PlainInlet, plain_delivery
@@ -27,7 +27,7 @@ class Browsing:
     A question is never taken back: aiormq would close its channel, and what was fetched over it would come again.
     """
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: Supervisor) -> None:
         self._background = background
         self._inlets: list[PlainInlet] = []
         self._asking: set[PlainInlet] = set()

@@ -11,7 +11,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.channels import CALL_SECONDS, give_up
 from coditect.broker.amqp.delivery import AmqpDelivery
@@ -105,7 +105,7 @@ class Subscription:
 class Group:
     """One channel with its subscriptions; opened again when the channel or the connection is lost."""
 
-    def __init__(self, name: str, background: Background, *, path: WirePath, declare_again: DeclareAgain) -> None:
+    def __init__(self, name: str, background: Supervisor, *, path: WirePath, declare_again: DeclareAgain) -> None:
         self._name = name
         self._path = path
         self._declare_again = declare_again

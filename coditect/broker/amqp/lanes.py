@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp.link import Link
 from coditect.broker.amqp.path import Outlet
 from coditect.broker.amqp.window import Window
@@ -67,7 +67,7 @@ def _kind(exchange: str) -> str:
 class Lanes:
     """The lanes of one link."""
 
-    def __init__(self, link: Link, background: Background, *, window: int) -> None:
+    def __init__(self, link: Link, background: Supervisor, *, window: int) -> None:
         self._link = link
         self._background = background
         self._size = window

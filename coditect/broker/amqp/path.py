@@ -10,7 +10,7 @@ from typing import Protocol
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.settle import Settlements
 from coditect.broker.port import Promise
@@ -135,7 +135,7 @@ class Inlet(Protocol):
     def settlements(self) -> Settlements:
         """What is outstanding on it."""
 
-    def start(self, background: Background) -> None:
+    def start(self, background: Supervisor) -> None:
         """Begins to write settlements, until it is lost."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:

@@ -10,7 +10,7 @@ from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.exceptions import DeliveryError, PublishError
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.amqp.delivery import AmqpDelivery, Source
 from coditect.broker.amqp.faults import LOST, canceled_by_us
@@ -120,7 +120,7 @@ class PlainInlet:
         self._wake = asyncio.Event()
         self.settlements = Settlements(self._wake.set)
 
-    def start(self, background: Background) -> None:
+    def start(self, background: Supervisor) -> None:
         """Writes what is decided, once per turn of the loop."""
         background.start(self._settle(), name="settle")
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp.faults import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.amqp.lanes import Lane, Lanes
 from coditect.broker.amqp.link import Link
@@ -110,7 +110,7 @@ class _Attempt:
 class Publisher:
     """Publishes over one link: at most `window` unconfirmed at once, repeated until it is known or too late."""
 
-    def __init__(self, link: Link, background: Background, *, window: int, ways: Ways) -> None:
+    def __init__(self, link: Link, background: Supervisor, *, window: int, ways: Ways) -> None:
         self._ways = ways
         self._link = link
         self._background = background

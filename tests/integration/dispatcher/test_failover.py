@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp import AmqpBroker
 from coditect.clock import SystemClock
 from coditect.local import PrivateServers
@@ -46,7 +46,7 @@ async def watching(servers: PrivateServers, lost: list[AgentGone]) -> AsyncItera
         AmqpBroker(servers.amqp_url, name=owner) as broker,
         RedisRegistry(servers.redis_url) as registry,
         MemoryDatabase() as database,
-        Background() as background,
+        Supervisor() as background,
     ):
         await database.run(lambda tr: leases.renew(tr, owner, 1))
         events = Events(broker, background, SystemClock(), source="/dispatcher")

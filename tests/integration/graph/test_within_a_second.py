@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from dispatcher.graph.port import JobState
 from dispatcher.ports import Ways
 from tests.integration.graph.counted import COUNTED, Rq
@@ -74,7 +74,7 @@ async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane
         states = await hall.ledger(run)
         return {word: states[JobState(state)] for word, state in COUNTED.items()}
 
-    async with hall.dispatcher(Ways()), Background() as background:
+    async with hall.dispatcher(Ways()), Supervisor() as background:
         run = await hall.client.start(layered(10, NODES // 10))
         background.start(keep_looking(by_ledger, ledger), name="ledger")
         background.start(keep_looking(lambda: asyncio.to_thread(rq.counts), classes), name="classes")

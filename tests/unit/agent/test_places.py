@@ -13,7 +13,7 @@ import pytest
 from coditect.agent.feed import Feed, Held
 from coditect.agent.isolation import Isolation
 from coditect.agent.suspects import Suspicion
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 from tests.support import eventually
@@ -52,7 +52,7 @@ class Suspending:
 class Stage:
     """One place for each depth, and who is in it."""
 
-    def __init__(self, background: Background, *, most_suspended: int = 10) -> None:
+    def __init__(self, background: Supervisor, *, most_suspended: int = 10) -> None:
         self.intake = Suspending(most_suspended)
         self.isolation = Isolation(cast(Any, Everyone()), cast(Any, self.intake), slots=1, most_suspended=10)
         self.inside: list[str] = []
@@ -75,12 +75,12 @@ class Stage:
 
 
 @pytest.fixture
-async def background() -> AsyncIterator[Background]:
-    async with Background() as opened:
+async def background() -> AsyncIterator[Supervisor]:
+    async with Supervisor() as opened:
         yield opened
 
 
-async def test_who_finds_no_place_waits_without_a_slot(background: Background) -> None:
+async def test_who_finds_no_place_waits_without_a_slot(background: Supervisor) -> None:
     stage = Stage(background)
     stage.enter("first")
     stage.enter("second")
@@ -93,7 +93,7 @@ async def test_who_finds_no_place_waits_without_a_slot(background: Background) -
     assert stage.intake.waiting == 0
 
 
-async def test_who_is_awaited_by_a_suspect_has_a_place_of_its_own(background: Background) -> None:
+async def test_who_is_awaited_by_a_suspect_has_a_place_of_its_own(background: Supervisor) -> None:
     stage = Stage(background)
     stage.enter("parent", depth=0)
     stage.enter("child", depth=1)
@@ -101,7 +101,7 @@ async def test_who_is_awaited_by_a_suspect_has_a_place_of_its_own(background: Ba
     await eventually(lambda: stage.inside == ["parent", "child"])
 
 
-async def test_who_may_not_wait_goes_on_without_a_place(background: Background) -> None:
+async def test_who_may_not_wait_goes_on_without_a_place(background: Supervisor) -> None:
     stage = Stage(background, most_suspended=0)
     stage.enter("first")
     stage.enter("second")
@@ -109,7 +109,7 @@ async def test_who_may_not_wait_goes_on_without_a_place(background: Background) 
     await eventually(lambda: stage.inside == ["first", "second"])
 
 
-async def test_who_is_canceled_while_waiting_takes_no_place_along(background: Background) -> None:
+async def test_who_is_canceled_while_waiting_takes_no_place_along(background: Supervisor) -> None:
     stage = Stage(background)
     stage.enter("first")
     waiting = stage.enter("second")

@@ -21,7 +21,7 @@ from coditect.agent.suspects import (
     mark_of,
     suspicion,
 )
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
@@ -116,7 +116,7 @@ def test_marks_of_tasks_without_id_follow_their_content() -> None:
 class Stage:
     """One agent's suspects over a registry that others use, too."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: Supervisor) -> None:
         self.registry = MemoryRegistry()
         self.suspects = Suspects(self.registry, ME, background, patience_seconds=0.3)
         self.waits = 0
@@ -144,7 +144,7 @@ class Stage:
 
 
 async def test_start_is_recorded_inside_and_forgotten_behind() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
 
         async with stage.suspects.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ async def test_start_is_recorded_inside_and_forgotten_behind() -> None:
 
 
 async def test_first_delivery_asks_nobody() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         stage.registry.failing = True
 
@@ -165,7 +165,7 @@ async def test_first_delivery_asks_nobody() -> None:
 
 
 async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_mark() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.suspects.hand_back([TASK])
         await stage.suspects.hand_back([TASK])
@@ -175,7 +175,7 @@ async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_ma
 
 
 async def test_delivery_that_no_hand_back_explains_is_marked() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.suspects.hand_back([TASK])
 
@@ -184,7 +184,7 @@ async def test_delivery_that_no_hand_back_explains_is_marked() -> None:
 
 
 async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
         await stage.suspects.hand_back([TASK])
@@ -193,7 +193,7 @@ async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it()
 
 
 async def test_registry_that_hangs_delays_a_hand_back_by_a_moment() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         stage.registry.slow_seconds = 60
         began = asyncio.get_running_loop().time()
@@ -204,7 +204,7 @@ async def test_registry_that_hangs_delays_a_hand_back_by_a_moment() -> None:
 
 
 async def test_task_handed_back_leaves_no_mark() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
 
         with pytest.raises(KeyError):
@@ -215,7 +215,7 @@ async def test_task_handed_back_leaves_no_mark() -> None:
 
 
 async def test_mark_of_a_gone_agent_makes_a_suspect_until_it_is_settled() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
 
@@ -229,7 +229,7 @@ async def test_mark_of_a_gone_agent_makes_a_suspect_until_it_is_settled() -> Non
 
 
 async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
         await stage.beat()
@@ -240,7 +240,7 @@ async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent() -> None:
 
 async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suspects, "LOOK_SECONDS", 0.02)
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
         await stage.beat()
@@ -257,7 +257,7 @@ async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(monkeypatch:
 
 
 async def test_mark_that_is_cleared_while_its_agent_leaves_makes_no_suspect() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
         await stage.beat()
@@ -272,7 +272,7 @@ async def test_mark_that_is_cleared_while_its_agent_leaves_makes_no_suspect() ->
 
 
 async def test_registry_that_fails_leaves_the_count_and_is_not_asked_for_a_while() -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
         stage.registry.failing = True
@@ -285,7 +285,7 @@ async def test_registry_that_fails_leaves_the_count_and_is_not_asked_for_a_while
 
 async def test_mark_that_cannot_be_cleared_is_left_to_lapse(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with Background() as background:
+    async with Supervisor() as background:
         stage = Stage(background)
 
         async with stage.suspects.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]

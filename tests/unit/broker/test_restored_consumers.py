@@ -13,7 +13,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp import declare, inlet
 from coditect.broker.amqp.inlet import Group, Subscription
 from coditect.broker.amqp.path import Receiver, WirePath
@@ -47,7 +47,7 @@ class FakeInlet:
         self.started = False
         self.tags: list[str] = []
 
-    def start(self, background: Background) -> None:
+    def start(self, background: Supervisor) -> None:
         self.started = True
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
@@ -67,7 +67,7 @@ class FakeInlet:
 class Scene:
     """A group on a fake connection."""
 
-    background: Background
+    background: Supervisor
     inlets: list[FakeInlet] = field(default_factory=list)
     lost: list[bool] = field(default_factory=list)
     unanswered: int = 0
@@ -107,7 +107,7 @@ class Scene:
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(inlet, "RETRY_SECONDS", 0.01)
-    async with Background() as background:
+    async with Supervisor() as background:
         scene = Scene(background)
         monkeypatch.setattr(declare, "stats", scene.stats)
         await scene.group.restore(scene.connection)

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from coditect import Agent, Context, Workflow
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone
@@ -64,7 +64,7 @@ async def test_followers_of_one_task_are_sent_what_is_about_it_and_nothing_else(
 
 async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears() -> None:
     server = MemoryServer()
-    async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Background() as background:
+    async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Supervisor() as background:
         await broker.declare(backbone())
         events = Events(broker, background, SystemClock(), source="/agents/a")
         async with Listening(other, name="client").stream("task.*", of=["mine"]) as stream:
@@ -83,7 +83,7 @@ async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears()
 
 
 async def test_who_went_without_a_word_is_not_told_for_ever() -> None:
-    async with MemoryBroker(MemoryServer()) as broker, Background() as background:
+    async with MemoryBroker(MemoryServer()) as broker, Supervisor() as background:
         await broker.declare(backbone())
         events = Events(broker, background, SystemClock(), source="/agents/a")
         events.unmute(["gone"])

@@ -11,7 +11,7 @@ import pytest
 
 from coditect import Workflow
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
 from coditect.clock import SystemClock
@@ -122,7 +122,7 @@ async def open_desk(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
 @asynccontextmanager
 async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
     server, clock, window = MemoryServer(), SystemClock(), Window(lambda: 0.0)
-    async with Doubtful() as database, Background() as background, MemoryBroker(server, name="dispatcher") as broker:
+    async with Doubtful() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(backbone() + capability_queues(CAPABILITY))
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
 from coditect.broker.topology import backbone, shard_queues
@@ -58,7 +58,7 @@ class Around:
 
     broker: MemoryBroker
     database: Silent
-    background: Background
+    background: Supervisor
     server: MemoryServer
     clock: Clock = field(default_factory=LoopClock)
     rung: dict[str, float] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Around:
 @asynccontextmanager
 async def around() -> AsyncIterator[Around]:
     server = MemoryServer()
-    async with Silent() as database, Background() as background, MemoryBroker(server, name="dispatcher") as broker:
+    async with Silent() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(backbone() + shard_queues(0))
         made = Around(broker, database, background, server)
         yield made

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import NotFound, Overloaded, SetupError, TooLarge
 from coditect.model.control import Verb, request
@@ -53,7 +53,7 @@ class Request:
 
 async def answered(broker: Narrow, answer: Any) -> Request:
     request = Request()
-    async with Background() as background:
+    async with Supervisor() as background:
         control = Control(
             cast("Broker", broker), cast("Any", None), cast("Any", None), background, addresses=ReturnAddresses()
         )
@@ -99,7 +99,7 @@ ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
 )
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
     broker, desks, messages = Narrow(), Desks(), []
-    async with Background() as background:
+    async with Supervisor() as background:
         control = Control(
             cast("Broker", broker), cast("Any", None), cast("Any", desks), background, addresses=ReturnAddresses()
         )
@@ -138,7 +138,7 @@ async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_to
         message = request(Verb.REBUILD, body, reply_to="reply.me", correlation_id="c")
         control.arrived(cast("Delivery", Request(message)))
 
-    async with Background() as background:
+    async with Supervisor() as background:
         control = Control(
             cast("Broker", broker), cast("Any", None), cast("Any", desks), background, addresses=ReturnAddresses()
         )
@@ -167,7 +167,7 @@ async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_t
             raise error
 
     requests = [Request(Message(b"{}", message_id=str(number), reply_to=reply_to)) for number in range(3)]
-    async with Background() as background:
+    async with Supervisor() as background:
         control = Control(
             cast("Broker", Closed()), cast("Any", None), cast("Any", None), background, addresses=ReturnAddresses()
         )

@@ -12,7 +12,7 @@ import pytest
 
 from coditect import Retry, Workflow
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import SystemClock
 from coditect.errors import CoditectError
@@ -85,7 +85,7 @@ class _One:
 
 @asynccontextmanager
 async def new_desk(lost: list[int]) -> AsyncIterator[tuple[Desk, Losing]]:
-    async with Losing() as database, Background() as background:
+    async with Losing() as database, Supervisor() as background:
         broker, clock = MemoryBroker(MemoryServer(), name="dispatcher"), SystemClock()
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))

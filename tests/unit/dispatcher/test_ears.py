@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone
 from coditect.clock import SystemClock
@@ -15,7 +15,7 @@ from tests.support import eventually
 
 async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
     server = MemoryServer()
-    async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Background() as background:
+    async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Supervisor() as background:
         await broker.declare(backbone())
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with hearing_listeners(broker, events, owner="d"):
@@ -32,7 +32,7 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
 
 async def test_letters_to_agents_are_let_go() -> None:
     server = MemoryServer()
-    async with MemoryBroker(server) as broker, Background() as background:
+    async with MemoryBroker(server) as broker, Supervisor() as background:
         await broker.declare(backbone())
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with hearing_listeners(broker, events, owner="d"):

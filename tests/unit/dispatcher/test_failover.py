@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.model.ids import AgentId
 from dispatcher.commands import Command, Lost
 from dispatcher.desk import Desk
@@ -94,7 +94,7 @@ class Counting:
 @in_virtual_time
 async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_it() -> None:
     evict = Counting()
-    async with Background() as background, MemoryDatabase() as database:
+    async with Supervisor() as background, MemoryDatabase() as database:
         predecessors = Predecessors(evict, background, database)
         began = asyncio.get_running_loop().time()
         for owner in ("ada", "ada", "bob", "ada"):
@@ -109,7 +109,7 @@ async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_
 @in_virtual_time
 async def test_former_owner_that_is_back_is_not_looked_for_again_until_it_is_lost_again() -> None:
     evict = Counting(closes=0)
-    async with Background() as background, MemoryDatabase() as database:
+    async with Supervisor() as background, MemoryDatabase() as database:
         predecessors = Predecessors(evict, background, database)
         await predecessors.evict("ada")
         await database.run(lambda tr: leases.renew(tr, "ada", 7))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone
 from coditect.clock import SystemClock
@@ -46,7 +46,7 @@ class Watched:
         registry = MemoryRegistry()
         await registry.register(make_registration(), IDLE, lease_seconds=lease_seconds)
         await self.database.run(lambda tr: leases.renew(tr, "first", 1))
-        async with Background() as background:
+        async with Supervisor() as background:
             events = Events(self.broker, background, SystemClock(), source="/dispatcher")
             async with Monitor(
                 registry, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coditect import Workflow
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import InputError
 from coditect.model.capability import Priority
@@ -75,7 +75,7 @@ class Broom:
 @pytest.fixture
 async def broom() -> AsyncIterator[Broom]:
     server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
-    async with MemoryDatabase() as database, Background() as background, MemoryBroker(server) as broker:
+    async with MemoryDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, clock, background, Window(lambda: 0.0))
         ledger = await Ledger.open(database)

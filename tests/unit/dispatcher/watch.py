@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from coditect import Agent
 from coditect.agent.events import Events
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
 from coditect.clock import SystemClock
 from coditect.model.ids import AgentId
@@ -37,7 +37,7 @@ class Watch:
         """A dispatcher of this owner name, watching when this returns."""
         told = self.lost.setdefault(owner, [])
         stack = self.dispatchers[owner] = await self.stack.enter_async_context(AsyncExitStack())
-        background = await stack.enter_async_context(Background())
+        background = await stack.enter_async_context(Supervisor())
         await self._beat(owner, 1)
         background.start(self._beats(owner), name="beats")
         broker = await stack.enter_async_context(MemoryBroker(self.fleet.server, name=owner))

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from dispatcher.graph.bridge import Bridge
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
@@ -59,7 +59,7 @@ def desks(graph: MemoryTaskGraph, scene: Scene) -> RecordingDesks:
 
 @asynccontextmanager
 async def running(graph: MemoryTaskGraph, desks: RecordingDesks) -> AsyncIterator[Bridge]:
-    async with Background() as background:
+    async with Supervisor() as background:
         bridge = Bridge(graph, desks, adopt_seconds=0.01, look_seconds=0.01)
         background.start(bridge.run(), name="bridge")
         yield bridge

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from dispatcher.graph import projection
 from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.graph.port import Change, Job, JobState
@@ -20,7 +20,7 @@ FINISHED = JobState.FINISHED
 
 @asynccontextmanager
 async def running(one: Projection) -> AsyncIterator[Projection]:
-    async with Background() as background:
+    async with Supervisor() as background:
         background.start(one.run(), name="projection")
         yield one
 

@@ -16,7 +16,7 @@ from coditect.local.errors import StartFailed
 from coditect.local.process import ProcessId, is_running
 from coditect.local.restarts import RestartPolicy
 from coditect.local.state import ChildState, Phase
-from coditect.local.supervisor import Supervisor
+from coditect.local.supervisor import ProcessSupervisor
 from coditect.local.watchdog import marked
 
 PATIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)"
@@ -48,7 +48,7 @@ async def until(condition: Callable[[], object], *, within_seconds: float = 60.0
 
 
 @asynccontextmanager
-async def running(supervisor: Supervisor) -> AsyncIterator[None]:
+async def running(supervisor: ProcessSupervisor) -> AsyncIterator[None]:
     stop, ready = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run(stop=stop, ready=ready.set))
@@ -59,7 +59,7 @@ async def running(supervisor: Supervisor) -> AsyncIterator[None]:
             stop.set()
 
 
-def process_of(supervisor: Supervisor, index: int = 0) -> ProcessId:
+def process_of(supervisor: ProcessSupervisor, index: int = 0) -> ProcessId:
     process = supervisor.children[index].process
     assert process is not None
     return process
@@ -67,7 +67,7 @@ def process_of(supervisor: Supervisor, index: int = 0) -> ProcessId:
 
 async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
     said: list[str] = []
-    supervisor = Supervisor(
+    supervisor = ProcessSupervisor(
         [a_child(PATIENT, tmp_path)],
         marker=uuid.uuid4().hex,
         log_folder=tmp_path,
@@ -89,7 +89,9 @@ async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
 
 async def test_child_that_stands_stopped_is_replaced(tmp_path: Path) -> None:
     policy = RestartPolicy(first_seconds=0.01, settle_seconds=0.1, stopped_seconds=0.3)
-    supervisor = Supervisor([a_child(PATIENT, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy)
+    supervisor = ProcessSupervisor(
+        [a_child(PATIENT, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy
+    )
 
     async with running(supervisor):
         first = process_of(supervisor)
@@ -102,7 +104,9 @@ async def test_child_that_stands_stopped_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_what_a_dead_child_started_dies_with_it(tmp_path: Path) -> None:
-    supervisor = Supervisor([a_child(FAMILY, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
+    supervisor = ProcessSupervisor(
+        [a_child(FAMILY, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK
+    )
     log = tmp_path / "one.log"
 
     async with running(supervisor):
@@ -124,7 +128,7 @@ async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None
         a_child(PATIENT, tmp_path, name="later", stage=1),
         a_child(PATIENT, tmp_path, name="first", stage=0),
     ]
-    supervisor = Supervisor(children, marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, changed=note)
+    supervisor = ProcessSupervisor(children, marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, changed=note)
 
     async with running(supervisor):
         pass
@@ -135,7 +139,7 @@ async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None
 
 async def test_child_that_ignores_the_signal_is_killed_in_time(tmp_path: Path) -> None:
     child = a_child(DEAF, tmp_path, stop_within_seconds=0.1)
-    supervisor = Supervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
+    supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
 
     async with running(supervisor):
         await until(lambda: "deaf" in (tmp_path / "one.log").read_text())
@@ -150,7 +154,7 @@ async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_o
         a_child(PATIENT, tmp_path, name="good"),
         a_child("raise SystemExit('no such setting')", tmp_path, name="bad", stage=1),
     ]
-    supervisor = Supervisor(children, marker=marker, log_folder=tmp_path, policy=QUICK)
+    supervisor = ProcessSupervisor(children, marker=marker, log_folder=tmp_path, policy=QUICK)
 
     with pytest.raises(StartFailed, match="no such setting") as caught:
         await supervisor.run(stop=asyncio.Event())
@@ -165,7 +169,7 @@ async def test_child_that_starts_slowly_and_never_works_is_given_up(tmp_path: Pa
 
     child = a_child("import sys, time; print('gone', flush=True); time.sleep(0.3); sys.exit(3)", tmp_path, ready=never)
     policy = RestartPolicy(first_seconds=0.01, cap_seconds=0.02, healthy_seconds=0.2, start_attempts=4)
-    supervisor = Supervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy)
+    supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy)
 
     with pytest.raises(StartFailed, match="exit code 3"):
         await asyncio.wait_for(supervisor.run(stop=asyncio.Event()), 18)
@@ -178,7 +182,7 @@ async def test_child_that_is_not_ready_in_time_fails(tmp_path: Path) -> None:
         return False
 
     child = a_child(PATIENT, tmp_path, ready=never, ready_within_seconds=0.1)
-    supervisor = Supervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
+    supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
 
     with pytest.raises(StartFailed, match="not ready in time"):
         await supervisor.run(stop=asyncio.Event())
@@ -190,7 +194,7 @@ async def test_stop_during_the_start_stops_what_has_started(tmp_path: Path) -> N
 
     marker, stop = uuid.uuid4().hex, asyncio.Event()
     children = [a_child(PATIENT, tmp_path, ready=never), a_child(PATIENT, tmp_path, name="later", stage=1)]
-    supervisor = Supervisor(children, marker=marker, log_folder=tmp_path, policy=QUICK)
+    supervisor = ProcessSupervisor(children, marker=marker, log_folder=tmp_path, policy=QUICK)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run(stop=stop))
@@ -203,7 +207,7 @@ async def test_stop_during_the_start_stops_what_has_started(tmp_path: Path) -> N
 
 async def test_canceled_supervisor_leaves_nothing(tmp_path: Path) -> None:
     marker, ready = uuid.uuid4().hex, asyncio.Event()
-    supervisor = Supervisor([a_child(FAMILY, tmp_path)], marker=marker, log_folder=tmp_path, policy=QUICK)
+    supervisor = ProcessSupervisor([a_child(FAMILY, tmp_path)], marker=marker, log_folder=tmp_path, policy=QUICK)
     task = asyncio.ensure_future(supervisor.run(stop=asyncio.Event(), ready=ready.set))
     await asyncio.wait_for(ready.wait(), 60)
 

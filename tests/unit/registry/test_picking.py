@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from coditect import picking
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.clock import SystemClock
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
@@ -53,7 +53,7 @@ def registry() -> CountingRegistry:
 
 @pytest.fixture
 async def picker(registry: CountingRegistry) -> AsyncIterator[Picker]:
-    async with Background() as background:
+    async with Supervisor() as background:
         yield Picker(registry, SystemClock(), background)
 
 
@@ -105,7 +105,7 @@ async def test_what_is_old_is_read_again(
 
 async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Picker, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4, 4)
-    async with Background() as background:
+    async with Supervisor() as background:
         other = Picker(registry, SystemClock(), background)
 
         turns = [
@@ -228,7 +228,7 @@ async def test_registry_that_fails_leaves_it_to_the_broker(
 
 @pytest.mark.parametrize("strategy", [None, *Strategy])
 async def test_client_without_a_registry_leaves_it_to_the_broker(strategy: Strategy | None) -> None:
-    async with Background() as background:
+    async with Supervisor() as background:
         picker = Picker(None, SystemClock(), background)
 
         assert await picks(picker, 5, strategy) == {None: 5}

@@ -10,7 +10,7 @@ import asyncio
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 
-from coditect.background import Background
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.amqp.channels import CALL_SECONDS
 from coditect.broker.amqp.delivery import AmqpDelivery
 from coditect.broker.amqp.direct.fields import read_message
@@ -45,7 +45,7 @@ class DirectInlet:
         self._lingering: asyncio.TimerHandle | None = None
         stream.attach(channel.number, self._contents)
 
-    def start(self, background: Background) -> None:
+    def start(self, background: Supervisor) -> None:
         """Nothing to start: settlements are written by the loop."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:

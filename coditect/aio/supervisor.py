@@ -11,7 +11,7 @@ from typing import Any, Self
 log = logging.getLogger(__name__)
 
 
-class Background:
+class Supervisor:
     """Owns tasks: keeps them alive, logs one that crashes, cancels and awaits them all at the end.
 
     Unlike `asyncio.TaskGroup` a crash does not cancel the owner's body: an agent goes on serving when, say,
