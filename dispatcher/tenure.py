@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -257,21 +257,30 @@ class Tenure:
         patrol = Patrol(desk, broker, self._ports.clock, self._pings)
         self._ports.background.start(patrol.run(), name=f"{TASK_PREFIX}patrol {shard}")
         try:
-            await self._consume(shard, desk)
+            listened = await self._consume(shard, desk)
         except CoditectError:  # nobody would be heard: the next step opens it anew
             await self._close(shard)
             raise
-        desk.alarm.listen(self._consumers[shard])
-        log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
+        if listened:
+            log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
-    async def _consume(self, shard: int, desk: Desk) -> None:
-        consumers = self._consumers[shard] = []
+    async def _consume(self, shard: int, desk: Desk) -> bool:
+        """Listen to the shard's queues. False when it was closed meanwhile: what comes would go back for ever."""
+        consumers: list[Consumer] = []
+        self._consumers[shard] = consumers
         for queue, take, prefetch in (
             (routing.results_queue(shard), Arrivals(desk).take, RESULTS_PREFETCH),
             (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
         ):
-            ear = self._ports.broker.consume(queue, take, prefetch=prefetch, group=queue, on_lost=desk.alarm.deafened)
-            consumers.append(await ear)
+            consumer = await self._ports.broker.consume(
+                queue, take, prefetch=prefetch, group=queue, on_lost=desk.alarm.deafened
+            )
+            if self._consumers.get(shard) is not consumers:
+                await self._cancel([consumer])
+                return False
+            consumers.append(consumer)
+        desk.alarm.listen(consumers)
+        return True
 
     async def returned(self) -> None:
         """A connection to the broker stands again: what is not with this broker is published anew.
@@ -301,13 +310,16 @@ class Tenure:
         desk.rebuild(marker, marker)
 
     async def _close(self, shard: int) -> None:
-        start = self._ports.background.start
-        ends = [start(one.cancel(), name=f"end of {one.queue}") for one in self._consumers.pop(shard, [])]
-        if ends:
-            await asyncio.wait(ends, timeout=CANCEL_SECONDS)
+        await self._cancel(self._consumers.pop(shard, []))
         desk = self.desks.pop(shard, None)
         if desk is not None:
             await desk.close()
+
+    async def _cancel(self, consumers: Sequence[Consumer]) -> None:
+        start = self._ports.background.start
+        ends = [start(one.cancel(), name=f"end of {one.queue}") for one in consumers]
+        if ends:
+            await asyncio.wait(ends, timeout=CANCEL_SECONDS)
 
     def _nudge(self) -> None:
         self.on_room()

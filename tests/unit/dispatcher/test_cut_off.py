@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker
+from coditect.broker.port import Consumer
+from coditect.model import routing
 from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
 from dispatcher.program import Dispatcher, Options, running_dispatcher, unready
@@ -21,6 +24,7 @@ from tests.support import eventually
 SHARDS = 4
 MOVED_SECONDS = 5.0
 PARTED_SECONDS = 20.0
+QUEUES = (routing.results_queue, routing.control_queue)
 
 
 @dataclass
@@ -55,8 +59,20 @@ class Scene:
     executed: Counter[str] = field(default_factory=Counter)
 
 
+class PartedWhileItOpens(MemoryBroker):
+    """Is cut off when a shard is about to be listened to, once."""
+
+    parted = False
+
+    async def consume(self, queue: str, *args: Any, **options: Any) -> Consumer:
+        if not self.parted and queue in map(routing.results_queue, range(SHARDS)):
+            self.parted = True
+            self.cut_off()
+        return await super().consume(queue, *args, **options)
+
+
 @asynccontextmanager
-async def scene(seed: int = 0) -> AsyncIterator[Scene]:
+async def scene(seed: int = 0, *, second: type[MemoryBroker] = MemoryBroker) -> AsyncIterator[Scene]:
     worker, executed = Agent("worker", slots=8), Counter[str]()
 
     @worker.capability("work")
@@ -67,9 +83,9 @@ async def scene(seed: int = 0) -> AsyncIterator[Scene]:
     async with TestFleet([worker], replicas=2, seed=seed) as fleet, AsyncExitStack() as stack:
         fleet.kill("dispatcher")
         disk, posts = Disk(), []
-        for name in ("ada", "bob"):
+        for name, kind in (("ada", MemoryBroker), ("bob", second)):
             store = await stack.enter_async_context(MemoryDatabase(disk))
-            broker = await stack.enter_async_context(MemoryBroker(fleet.server, name=name))
+            broker = await stack.enter_async_context(kind(fleet.server, name=name))
             running = running_dispatcher(
                 broker=broker,
                 registry=fleet.registry,
@@ -79,7 +95,8 @@ async def scene(seed: int = 0) -> AsyncIterator[Scene]:
                 options=Options(shards=SHARDS, owner=name),
             )
             posts.append(Post(broker, store, await stack.enter_async_context(running)))
-        await eventually(lambda: [len(post.shards) for post in posts] == [2, 2])
+        if second is MemoryBroker:
+            await eventually(lambda: [len(post.shards) for post in posts] == [2, 2])
         yield Scene(fleet, posts, executed)
         for post in posts:
             post.heal("broker")
@@ -154,3 +171,18 @@ async def test_dispatcher_that_came_back_keeps_its_connections() -> None:
         await one.fleet.advance(15)  # longer than a former owner is looked for
 
         assert (losses, len(ada.shards)) == (0, 2)
+
+
+async def test_shard_that_is_given_up_while_it_opens_is_listened_to_by_its_next_owner_alone() -> None:
+    async with scene(second=PartedWhileItOpens) as one:
+        _, bob = one.posts
+        await eventually(lambda: bob.dispatcher.tenure.cut_off_from == "broker")
+        await one.fleet.advance(1)
+
+        bob.heal("broker")
+        await one.fleet.advance(PARTED_SECONDS)
+
+        assert [(len(post.shards), post.unready) for post in one.posts] == [(2, ""), (2, "")]
+        queues = [one.fleet.server.queue(name(shard)) for name in QUEUES for shard in range(SHARDS)]
+        assert {queue.stats.consumers for queue in queues} == {1}
+        assert await (await one.fleet.start(chain(3))).wait(timeout="1m") is WorkflowState.COMPLETED

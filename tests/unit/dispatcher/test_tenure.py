@@ -123,8 +123,8 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
             broker=own, registry=MemoryRegistry(), clock=SystemClock(), database=database, options=Options(shards=1)
         )
         tenure = (await enter(plane)).tenure
-        await tenure._close(0)
         own.deaf, own.error = 2, error
+        await tenure._close(0)  # a step opens it anew, maybe before this returns
 
         async def heard() -> bool:
             stats = await own.stats(routing.results_queue(0))
