@@ -20,7 +20,8 @@
     ├── SetupError            fix the set-up
     │   ├── TopologyMismatch      the broker holds an entity with other arguments
     │   ├── UnsupportedBroker     the broker is too old
-    │   └── ControlPlaneRequired  only a dispatcher can do this
+    │   ├── ControlPlaneRequired  only a dispatcher can do this
+    │   └── NewerVersion          what it met is of a version that it does not know
     └── TaskError             the work itself ended without a value
         ├── TaskFailed            the handler failed, or its attempts are used up
         ├── TaskRejected          refused before it ran
@@ -179,6 +180,15 @@ class UnsupportedBroker(SetupError):
 
 class ControlPlaneRequired(SetupError):
     """Only a dispatcher can do this, and none is there."""
+
+
+class NewerVersion(SetupError):
+    """A newer process wrote or sent what this one met: upgrade this one. Nothing was changed.
+
+    Retryable: an upgraded process may answer the next time. Facts: `kind`, `version`, `known`, `fix`.
+    """
+
+    retryable = True
 
 
 class TaskError(CoditectError):

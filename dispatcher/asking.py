@@ -15,10 +15,9 @@ from typing import Any
 from coditect import errors
 from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.model.control import Verb
-from coditect.model.json import dumps, loads
 from dispatcher import intake, redrive, steering
 from dispatcher.commands import Asked
-from dispatcher.layers import answers
+from dispatcher.layers import answers, versions
 from dispatcher.layers.ledger.book import Book
 
 VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
@@ -60,11 +59,11 @@ def refusal_document(error: CoditectError) -> dict[str, Any]:
 
 
 def _keep(book: Book, identity: str, answer: dict[str, Any]) -> None:
-    answers.put(book.tr, book.shard, identity, dumps(answer), now_ms=book.now_ms)
+    answers.put(book.tr, book.shard, identity, versions.ANSWER.pack(answer), now_ms=book.now_ms)
 
 
 def _told(answer: bytes) -> dict[str, Any]:
-    kept = loads(answer)
+    kept = versions.ANSWER.unpack(answer)
     if "refused" not in kept:
         return dict(kept["told"])
     refused = kept["refused"]

@@ -24,9 +24,9 @@ from coditect.model.workflow.document import node_document, read_node
 from coditect.model.workflow.graph import edge_problems
 from coditect.model.workflow.progress import Tally
 from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.layers import idempotency
+from dispatcher.layers import idempotency, versions
 from dispatcher.layers.errors import ValueBeyondBound
-from dispatcher.layers.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS, pack_row, unpack_row
+from dispatcher.layers.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS
 from dispatcher.layers.ledger import advance, definitions
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
@@ -62,7 +62,7 @@ def start(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
         if chunk == 1:
             _write_head(book, workflow, head, body.get("input"))
         _write_nodes(book, workflow, added)
-        book.tr.set(UPLOADS.pack((workflow,)), pack_row(chunk, begun_ms, nodes))
+        book.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
     return _accept(book, workflow, key, head, [node for node, _ in added])
@@ -106,7 +106,7 @@ def _upload(book: Book, workflow: str) -> tuple[int, int, int]:
     row = book.tr.get(UPLOADS.pack((workflow,)))
     if row is None:
         return 0, book.now_ms, 0
-    chunks, begun_ms, nodes = unpack_row(row)
+    chunks, begun_ms, nodes = versions.UPLOAD.unpack(row)
     return chunks, begun_ms, nodes
 
 
@@ -172,7 +172,7 @@ def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) ->
 
 
 def _definition(node: Node) -> bytes:
-    definition = dumps(node_document(node))
+    definition = versions.NODE.pack(node_document(node))
     if len(definition) > LARGEST_BYTES:
         fix = "put a reference into the input in place of what is large: a URL, a path"
         raise ValueBeyondBound(

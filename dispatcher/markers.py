@@ -15,7 +15,8 @@ from coditect.broker.port import Broker
 from coditect.broker.topology import marker_queue
 from coditect.clock import Clock
 from coditect.errors import SetupError
-from dispatcher.layers.keyspace import MARKERS, unpack_row
+from dispatcher.layers import versions
+from dispatcher.layers.keyspace import MARKERS
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
 
@@ -69,5 +70,5 @@ class Markers:
 
 def recorded(tr: Reads) -> list[str]:
     """The markers that the shards have recorded, each once."""
-    found = [str(unpack_row(row)[0]) for _, row in tr.get_range(*MARKERS.range())]
+    found = [str(versions.MARKER.unpack(row)[0]) for _, row in tr.get_range(*MARKERS.range())]
     return list(dict.fromkeys(found))

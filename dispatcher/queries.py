@@ -11,7 +11,7 @@ from coditect.model.control import Verb
 from coditect.model.json import loads
 from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.intake import number, text
-from dispatcher.layers import values
+from dispatcher.layers import values, versions
 from dispatcher.layers.keyspace import (
     APPROVALS,
     ATTEMPTS,
@@ -127,7 +127,7 @@ def _nodes(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[dict[str, 
             size_bytes += len(definition or b"")
             if told and size_bytes > MOST_DEFINITION_BYTES:
                 break
-            documents[base] = loads(definition or b"{}")
+            documents[base] = versions.NODE.unpack(definition or b"{}")
         told.append(_node(place, documents[base], row, message))
     return told
 

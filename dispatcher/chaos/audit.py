@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.layers import versions
 from dispatcher.layers.keyspace import (
     APPROVALS,
     DEAD,
@@ -27,7 +28,6 @@ from dispatcher.layers.keyspace import (
     TIMERS,
     TODO,
     WORKFLOWS,
-    unpack_row,
 )
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
 from dispatcher.store.keys import Space
@@ -71,7 +71,7 @@ def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
     yield from _timers(tr, ledger)
     yield from _numbers(tr)
     for key, row in tr.get_range(*KEYS.range()):
-        workflow = str(unpack_row(row)[0])
+        workflow = str(versions.KEY.unpack(row)[0])
         if ledger.keys.get(workflow) != KEYS.unpack(key)[0]:
             yield workflow, "a key means it, and it does not have that key"
 
@@ -140,7 +140,7 @@ def _places(tr: Reads, space: Space, at: int) -> set[Name]:
 
 def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Each timer is due once, and none is left of a node that has ended."""
-    set_ = {(*TIMERS.unpack(key), unpack_row(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
+    set_ = {(*TIMERS.unpack(key), versions.TIMER.unpack(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
     due = Counter((*key[2:], key[1]) for key in (DUE.unpack(key) for key, _ in tr.get_range(*DUE.range())))
     for workflow, node, kind, _ in sorted(set_ ^ due.keys()):
         yield f"{workflow}:{node}", f"its timer {kind} and when that is due do not agree"
@@ -151,8 +151,10 @@ def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(tr: Reads) -> Iterator[tuple[str, str]]:
-    last = {PUBLISHED.unpack(key)[0]: int(unpack_row(row)[0]) for key, row in tr.get_range(*PUBLISHED.range())}
+    given = tr.get_range(*PUBLISHED.range())
+    last = {PUBLISHED.unpack(key)[0]: int(versions.PUBLISHED.unpack(row)[0]) for key, row in given}
     for key, row in tr.get_range(*OUTBOX.range()):
         shard, publication = OUTBOX.unpack(key)
         if publication > last.get(shard, 0):
-            yield ":".join(map(str, unpack_row(row)[:2])), "it is in the outbox under a number that was never given"
+            workflow, node, _ = versions.OUTBOX.unpack(row)
+            yield f"{workflow}:{node}", "it is in the outbox under a number that was never given"

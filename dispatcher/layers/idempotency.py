@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dispatcher.layers import versions
 from dispatcher.layers.errors import UnfitKey
-from dispatcher.layers.keyspace import KEY_EXPIRIES, KEYS, pack_row, unpack_row
+from dispatcher.layers.keyspace import KEY_EXPIRIES, KEYS
 from dispatcher.store.transaction import Reads, Transaction
 
 KEEP_MS = 7 * 24 * 3_600_000
@@ -32,9 +33,9 @@ def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
     Raises: UnfitKey.
     """
     value = tr.get(_key(key))
-    if value is None or unpack_row(value)[0] != workflow:
+    if value is None or versions.KEY.unpack(value)[0] != workflow:
         return False
-    if unpack_row(value)[1] < until_ms:
+    if versions.KEY.unpack(value)[1] < until_ms:
         _forget(tr, key)
         _write(tr, key, workflow, until_ms)
     return True
@@ -48,7 +49,7 @@ def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
     value = tr.get(_key(key))
     if value is None:
         return None
-    workflow, expires_ms = unpack_row(value)
+    workflow, expires_ms = versions.KEY.unpack(value)
     return str(workflow) if expires_ms > now_ms else None
 
 
@@ -58,7 +59,7 @@ def holder(tr: Reads, key: str) -> str | None:
     Raises: UnfitKey.
     """
     value = tr.get(_key(key))
-    return None if value is None else str(unpack_row(value)[0])
+    return None if value is None else str(versions.KEY.unpack(value)[0])
 
 
 def forget(tr: Transaction, key: str, workflow: str) -> None:
@@ -83,11 +84,11 @@ def _forget(tr: Transaction, key: str) -> None:
     value = tr.get(_key(key))
     if value is not None:
         tr.clear(_key(key))
-        tr.clear(KEY_EXPIRIES.pack((unpack_row(value)[1], key)))
+        tr.clear(KEY_EXPIRIES.pack((versions.KEY.unpack(value)[1], key)))
 
 
 def _write(tr: Transaction, key: str, workflow: str, expires_ms: int) -> None:
-    tr.set(_key(key), pack_row(workflow, expires_ms))
+    tr.set(_key(key), versions.KEY.pack((workflow, expires_ms)))
     tr.set(KEY_EXPIRIES.pack((expires_ms, key)), b"")
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dispatcher.layers.keyspace import MARKERS, STORE, pack_row, unpack_row
+from dispatcher.layers import versions
+from dispatcher.layers.keyspace import MARKERS, STORE
 from dispatcher.store.transaction import Reads, Transaction
 
 NUMBERS = 1_000_000_000
@@ -40,7 +41,7 @@ class Incarnation:
 def current(tr: Reads) -> Incarnation | None:
     """The last incarnation that the store knows; None in a new store."""
     row = tr.get(STORE.pack())
-    return None if row is None else Incarnation(*unpack_row(row))
+    return None if row is None else Incarnation(*versions.STORE.unpack(row))
 
 
 def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
@@ -68,7 +69,7 @@ def restore(tr: Transaction, now_ms: int) -> None:
 
 
 def _write(tr: Transaction, incarnation: Incarnation) -> Incarnation:
-    tr.set(STORE.pack(), pack_row(incarnation.store, incarnation.number))
+    tr.set(STORE.pack(), versions.STORE.pack((incarnation.store, incarnation.number)))
     return incarnation
 
 

@@ -2,12 +2,11 @@
 
 Keys and values are FoundationDB's tuples. What stands in parentheses are elements of the key, behind the arrow is the
 value. A *place* is (workflow, node, kind), with the node "" for what belongs to the workflow itself. Instants are
-milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
+milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carry versions: see versions.py.
 
 ::
 
     ("coditect",)
-    ├── "format"      ()                                                  → version of this layout
     ├── "shards"      ()                                                  → how many shards there are; never changes
     ├── "store"       ()                                                  → its identity, incarnation (incarnation.py)
     │
@@ -58,11 +57,10 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first.
 
 from __future__ import annotations
 
-from dispatcher.store.keys import Element, Space
+from dispatcher.store.keys import Space
 
 ROOT = Space(("coditect",))
 
-FORMAT = ROOT["format"]
 SHARDS = ROOT["shards"]
 STORE = ROOT["store"]
 
@@ -99,15 +97,3 @@ KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]
 ANSWERS = ROOT["answer"]
 ANSWER_EXPIRIES = ROOT["answer_expiry"]
-
-_ROW = Space()
-
-
-def pack_row(*fields: Element) -> bytes:
-    """A value from its fields, as a tuple."""
-    return _ROW.pack(fields)
-
-
-def unpack_row(value: bytes) -> tuple[Element, ...]:
-    """The fields of a value."""
-    return _ROW.unpack(value)

@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dispatcher.layers import versions
 from dispatcher.layers.errors import LostLease
-from dispatcher.layers.keyspace import BEATS, LEASES, pack_row, unpack_row
+from dispatcher.layers.keyspace import BEATS, LEASES
 from dispatcher.store.transaction import Reads, Transaction
 
 TTL_MS = 2_500
@@ -79,12 +80,12 @@ def _look(before: Pulse | None, owner: str, beat: int, now_ms: int, ttl_ms: int)
 
 def beats(tr: Reads) -> dict[str, int]:
     """The beat of every owner that is not taken for dead. For `look`: read by snapshot."""
-    return {BEATS.unpack(key)[0]: unpack_row(value)[0] for key, value in tr.get_range(*BEATS.range())}
+    return {BEATS.unpack(key)[0]: versions.BEAT.unpack(value)[0] for key, value in tr.get_range(*BEATS.range())}
 
 
 def renew(tr: Transaction, owner: str, beat: int) -> None:
     """Says that the owner lives; also how it begins. `beat` is its own count of renewals: each one higher."""
-    tr.set(BEATS.pack((owner,)), pack_row(beat))
+    tr.set(BEATS.pack((owner,)), versions.BEAT.pack((beat,)))
 
 
 def expire(tr: Transaction, pulse: Pulse) -> bool:
@@ -97,7 +98,7 @@ def expire(tr: Transaction, pulse: Pulse) -> bool:
     value = tr.get(key)
     if value is None:
         return True
-    if unpack_row(value)[0] != pulse.beat:
+    if versions.BEAT.unpack(value)[0] != pulse.beat:
         return False
     tr.clear(key)
     return True
@@ -180,9 +181,9 @@ def _is_held(tr: Transaction, lease: Lease) -> bool:
 
 
 def _lease(name: Name, value: bytes) -> Lease:
-    owner, epoch, previous = unpack_row(value)
+    owner, epoch, previous = versions.LEASE.unpack(value)
     return Lease(name, owner, epoch, previous)
 
 
 def _write(tr: Transaction, lease: Lease) -> None:
-    tr.set(LEASES.pack(lease.name), pack_row(lease.owner, lease.epoch, lease.previous))
+    tr.set(LEASES.pack(lease.name), versions.LEASE.pack((lease.owner, lease.epoch, lease.previous)))

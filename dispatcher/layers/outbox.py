@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coditect.model.value import value
-from dispatcher.layers.keyspace import OUTBOX, PUBLISHED, pack_row, unpack_row
+from dispatcher.layers import versions
+from dispatcher.layers.keyspace import OUTBOX, PUBLISHED
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 
@@ -29,18 +30,18 @@ class Row:
 
 def put(tr: Transaction, shard: int, row: Row) -> None:
     """Writes the row under a number that `last_number` and `count` gave it."""
-    tr.set(OUTBOX.pack((shard, row.publication)), pack_row(row.workflow, row.node, row.fence))
+    tr.set(OUTBOX.pack((shard, row.publication)), versions.OUTBOX.pack((row.workflow, row.node, row.fence)))
 
 
 def last_number(tr: Reads, shard: int) -> int:
     """The last publication number that the shard gave; 0 when it never gave one."""
     stored = tr.get(PUBLISHED.pack((shard,)))
-    return 0 if stored is None else int(unpack_row(stored)[0])
+    return 0 if stored is None else int(versions.PUBLISHED.unpack(stored)[0])
 
 
 def count(tr: Transaction, shard: int, last: int) -> None:
     """Says that the numbers up to `last` are given."""
-    tr.set(PUBLISHED.pack((shard,)), pack_row(last))
+    tr.set(PUBLISHED.pack((shard,)), versions.PUBLISHED.pack((last,)))
 
 
 def waiting(tr: Reads, shard: int, *, after: int = 0, limit: int = 100) -> list[Row]:
@@ -57,5 +58,5 @@ def clear(tr: Transaction, shard: int, publications: Iterable[int]) -> None:
 
 def _row(pair: KeyValue) -> Row:
     key, row = pair
-    workflow, node, fence = unpack_row(row)
+    workflow, node, fence = versions.OUTBOX.unpack(row)
     return Row(OUTBOX.unpack(key)[1], workflow, node, fence)

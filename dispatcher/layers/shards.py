@@ -18,8 +18,8 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from dispatcher.layers import leases
-from dispatcher.layers.keyspace import SHARDS, pack_row, unpack_row
+from dispatcher.layers import leases, versions
+from dispatcher.layers.keyspace import SHARDS
 from dispatcher.layers.leases import Lease, Pulse
 from dispatcher.store.transaction import Reads, Transaction
 
@@ -57,14 +57,14 @@ def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
         return count
     if wanted < 1:
         raise ValueError("There is at least one shard")
-    tr.set(SHARDS.pack(), pack_row(wanted))
+    tr.set(SHARDS.pack(), versions.SHARDS.pack((wanted,)))
     return wanted
 
 
 def fixed_count(tr: Reads) -> int:
     """How many shards the store has; 0 before anybody said."""
     value = tr.get(SHARDS.pack())
-    return 0 if value is None else int(unpack_row(value)[0])
+    return 0 if value is None else int(versions.SHARDS.unpack(value)[0])
 
 
 def shard_of(workflow: str, count: int) -> int:

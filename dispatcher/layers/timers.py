@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from dispatcher.layers.keyspace import DUE, TIMERS, pack_row, unpack_row
+from dispatcher.layers import versions
+from dispatcher.layers.keyspace import DUE, TIMERS
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 
@@ -31,14 +32,14 @@ class Timer:
 def put(tr: Transaction, shard: int, timer: Timer) -> None:
     """Sets the timer of this place, whatever was set there before. The shard is its workflow's."""
     key = TIMERS.pack((timer.workflow, timer.node, timer.kind))
-    row = pack_row(shard, timer.due_ms, timer.fence)
+    row = versions.TIMER.pack((shard, timer.due_ms, timer.fence))
     before = tr.get(key)
     if before == row:
         return
     if before is not None:
         _clear_due(tr, before, timer.workflow, timer.node, timer.kind)
     tr.set(key, row)
-    tr.set(DUE.pack((shard, timer.due_ms, timer.workflow, timer.node, timer.kind)), pack_row(timer.fence))
+    tr.set(DUE.pack((shard, timer.due_ms, timer.workflow, timer.node, timer.kind)), versions.DUE.pack((timer.fence,)))
 
 
 def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
@@ -74,7 +75,7 @@ def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
     row = tr.get(TIMERS.pack((workflow, node, kind)))
     if row is None:
         return None
-    _, due_ms, fence = unpack_row(row)
+    _, due_ms, fence = versions.TIMER.unpack(row)
     return Timer(workflow, node, kind, due_ms, fence)
 
 
@@ -104,9 +105,9 @@ def next_due_ms(tr: Reads, shard: int, *, after_ms: int = -1) -> int | None:
 def _timer(pair: KeyValue) -> Timer:
     key, value = pair
     _, due_ms, workflow, node, kind = DUE.unpack(key)
-    return Timer(workflow, node, kind, due_ms, unpack_row(value)[0])
+    return Timer(workflow, node, kind, due_ms, versions.DUE.unpack(value)[0])
 
 
 def _clear_due(tr: Transaction, row: bytes, workflow: str, node: str, kind: str) -> None:
-    shard, due_ms, _ = unpack_row(row)
+    shard, due_ms, _ = versions.TIMER.unpack(row)
     tr.clear(DUE.pack((shard, due_ms, workflow, node, kind)))

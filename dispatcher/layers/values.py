@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dispatcher.layers import versions
 from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
-from dispatcher.layers.keyspace import VALUES, pack_row, unpack_row
+from dispatcher.layers.keyspace import VALUES
 from dispatcher.store.transaction import Reads, Transaction
 
 PIECE_BYTES = 90_000
@@ -50,9 +51,9 @@ def put(tr: Transaction, place: Place, value: bytes, *, first: bool = False) -> 
         clear(tr, place)
     digest = hashlib.sha256(value).digest()
     if len(value) <= SMALL_BYTES:
-        tr.set(VALUES.pack(place.key), pack_row(len(value), digest, value))
+        tr.set(VALUES.pack(place.key), versions.VALUE.pack((len(value), digest, value)))
         return
-    tr.set(VALUES.pack(place.key), pack_row(len(value), digest))
+    tr.set(VALUES.pack(place.key), versions.VALUE.pack((len(value), digest)))
     for number, begin in enumerate(range(0, len(value), PIECE_BYTES)):
         tr.set(VALUES.pack((*place.key, number)), value[begin : begin + PIECE_BYTES])
 
@@ -80,7 +81,7 @@ def read_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
 def _whole(tr: Reads, place: Place, head: bytes | None) -> bytes | None:
     if head is None:
         return None
-    size_bytes, digest, *small = unpack_row(head)
+    size_bytes, digest, *small = versions.VALUE.unpack(head)
     value = small[0] if small else b"".join(piece for _, piece in tr.get_range(*VALUES.range(place.key)))
     if len(value) != size_bytes:
         raise _damaged(place, f"{len(value)} bytes instead of {size_bytes}")
@@ -96,7 +97,7 @@ def clear(tr: Transaction, place: Place) -> None:
     if head is None:
         return
     tr.clear(key)
-    if unpack_row(head)[0] > SMALL_BYTES:
+    if versions.VALUE.unpack(head)[0] > SMALL_BYTES:
         tr.clear_range(*VALUES.range(place.key))
 
 

@@ -19,7 +19,8 @@ from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
 from coditect.model.owned_results import RESULTS_TYPE, read_owners
 from dispatcher.graph.port import Change, Job, Proposal, TaskGraph
-from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES, unpack_row
+from dispatcher.layers import versions
+from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow
 from dispatcher.layers.shards import KIND as SHARD
@@ -77,11 +78,11 @@ class Rows:
             self._shards[f"{workflow}:{node}"] = shard
         elif OUTBOX.contains(key):
             shard, publication = OUTBOX.unpack(key)
-            workflow, node, fence = unpack_row(value)
+            workflow, node, fence = versions.OUTBOX.unpack(value)
             number = {"shard": shard, "publication": publication, "fence": fence}
             self._outbox[f"{workflow}:{node}", publication] = number | {"row": True}
         elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
-            owner, epoch, _ = unpack_row(value)
+            owner, epoch, _ = versions.LEASE.unpack(value)
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
 
     def told(self, version: int) -> list[Row]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from coditect.model.json import dumps, loads
 from coditect.model.workflow.states import TaskState
-from dispatcher.layers.keyspace import FLIGHTS, MARKERS, TODO, pack_row, unpack_row
+from dispatcher.layers import versions
+from dispatcher.layers.keyspace import FLIGHTS, MARKERS, TODO
 from dispatcher.layers.ledger import claiming
 from dispatcher.layers.ledger.attempts import BROKER_LOST, UNDER_WAY, write_attempt
 from dispatcher.layers.ledger.book import Book
@@ -53,7 +54,7 @@ class Built:
 def built(tr: Reads, shard: int) -> Built:
     """What the shard was last built on."""
     row = tr.get(MARKERS.pack((shard,)))
-    return Built() if row is None else Built(*unpack_row(row))
+    return Built() if row is None else Built(*versions.MARKER.unpack(row))
 
 
 def left_over(tr: Reads, shard: int) -> bytes | None:
@@ -70,7 +71,7 @@ def begin(book: Book, marker: str, occasion: str, *, kept: bool = False) -> int:
     if (before.marker, before.occasion) == (marker, occasion):
         return before.last
     last = book.last_number()
-    book.tr.set(MARKERS.pack((book.shard,)), pack_row(marker, occasion, last))
+    book.tr.set(MARKERS.pack((book.shard,)), versions.MARKER.pack((marker, occasion, last)))
     unfinished = left_over(book.tr, book.shard)
     _leave(book, last, kept and (unfinished is None or loads(unfinished)[1]), "", "")
     return last
@@ -114,7 +115,8 @@ def _add(book: Book, published: int, working: int) -> None:
     """To what was published anew since the walk began."""
     so_far = built(book.tr, book.shard)
     counts = so_far.published + published, so_far.working + working
-    book.tr.set(MARKERS.pack((book.shard,)), pack_row(so_far.marker, so_far.occasion, so_far.last, *counts))
+    row = versions.MARKER.pack((so_far.marker, so_far.occasion, so_far.last, *counts))
+    book.tr.set(MARKERS.pack((book.shard,)), row)
 
 
 def _may_run(book: Book, row: NodeRow) -> bool:

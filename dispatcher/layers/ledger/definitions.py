@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from coditect.model.json import loads
 from coditect.model.workflow.definition import Node
 from coditect.model.workflow.document import known_node
-from dispatcher.layers import values
+from dispatcher.layers import values, versions
 from dispatcher.layers.keyspace import NODES
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.store.transaction import Reads, Transaction
@@ -59,7 +58,7 @@ def find_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
 
 def known(place: Place, row: bytes) -> Node:
     """What the row of a node says."""
-    return known_node(place.node, loads(row))
+    return known_node(place.node, versions.NODE.unpack(row))
 
 
 class Definitions:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coditect.model.workflow.states import WorkflowState
-from dispatcher.layers import idempotency, timers
+from dispatcher.layers import idempotency, timers, versions
 from dispatcher.layers.keyspace import (
     ATTEMPTS,
     DEAD,
@@ -27,8 +27,6 @@ from dispatcher.layers.keyspace import (
     UPLOADS,
     VALUES,
     WORKFLOWS,
-    pack_row,
-    unpack_row,
 )
 from dispatcher.layers.ledger.rows import RunRow, WorkflowRow
 from dispatcher.store.keys import Space
@@ -41,6 +39,7 @@ MOST_NODES = 500
 """That one read names."""
 MOST_VALUES = 40
 """Of them at most so many that may be large."""
+_CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
     (DEAD, MOST_ROWS),
@@ -71,7 +70,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
     stored = tr.get(SHOWN.pack((shard, _which(failed))))
     begin, _ = ENDED.range((shard,))
     if stored is not None:
-        begin = ENDED.pack((shard, *unpack_row(stored))) + b"\0"
+        begin = ENDED.pack((shard, *versions.SHOWN.unpack(stored))) + b"\0"
     stop = ENDED.pack((shard, before_ms))
     rows = tr.get_range(begin, stop, limit=limit) if begin < stop else []
     ended = [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
@@ -86,7 +85,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
     """RQ has none of those up to the cursor any more."""
-    tr.set(SHOWN.pack((shard, _which(failed))), pack_row(*cursor))
+    tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
 
 
 def _which(failed: bool) -> str:
@@ -106,7 +105,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     tr.clear(ENDED.pack((row.shard, run.finished_ms, workflow)))
     if row.key:
         idempotency.forget(tr, row.key, workflow)
-    tr.set(UPLOADS.pack((workflow,)), pack_row(0, 0, 0))
+    tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)
     return True
 
 
@@ -128,7 +127,7 @@ def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_
     """Uploads that began before the instant, of so many behind `after`; and where to go on, "" at the end."""
     begin = UPLOADS.pack((after,)) + b"\0" if after else UPLOADS.range()[0]
     rows = tr.get_range(begin, UPLOADS.range()[1], limit=limit)
-    found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(unpack_row(row)[1]) < before_ms]
+    found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
     return found, str(UPLOADS.unpack(rows[-1][0])[0]) if len(rows) == limit else ""
 
 
@@ -147,7 +146,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     """
     if not _is_going(tr, workflow, before_ms):
         return False
-    tr.set(UPLOADS.pack((workflow,)), pack_row(0, 0, 0))  # a chunk that comes now is refused: it is not the first
+    tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)  # a chunk that comes now is refused: it is not the first
     if timers.cancel_all(tr, workflow, limit=MOST_ROWS) == MOST_ROWS:
         return True
     for space, most in PARTS:
@@ -172,7 +171,7 @@ def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: i
 
 def _is_going(tr: Transaction, workflow: str, before_ms: int) -> bool:
     row = tr.get(UPLOADS.pack((workflow,)))
-    return row is not None and int(unpack_row(row)[1]) < before_ms
+    return row is not None and int(versions.UPLOAD.unpack(row)[1]) < before_ms
 
 
 def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_ROWS) -> int:

@@ -17,9 +17,9 @@ from coditect.model.workflow.graph import graph_of
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher.commands import Evaluated, Fill, Look, Proposed, Show
-from dispatcher.layers import values
+from dispatcher.layers import values, versions
 from dispatcher.layers.errors import ValueBeyondBound
-from dispatcher.layers.keyspace import VALUES, pack_row
+from dispatcher.layers.keyspace import VALUES
 from dispatcher.layers.ledger import advance, book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, Inputs, gathered, value_of
@@ -196,7 +196,9 @@ async def test_the_values_of_a_map_are_read_no_further_than_its_list_may_be_long
 
     last = ledger.published.pop(0)
     await ledger.play(lambda _: completed("x" * 500_000))
-    await ledger.database.run(lambda tr: tr.set(VALUES.pack(behind.key), pack_row(7, b"\0" * 32, b"damaged")))
+    await ledger.database.run(
+        lambda tr: tr.set(VALUES.pack(behind.key), versions.VALUE.pack((7, b"\0" * 32, b"damaged")))
+    )
     await ledger.turn(ledger.finished(last, completed("x" * 500_000)))
 
     assert (await failure(ledger, "each"))["reason"] == "result_too_large"
@@ -243,7 +245,7 @@ async def test_a_damaged_value_is_told_as_such(ledger: Ledger) -> None:
     flow.task("work", From("input"), name="second", after=[first])
     await ledger.start(flow.definition(), {"x": 1})
     key = VALUES.pack(("w", "", INPUT))
-    await ledger.database.run(lambda tr: tr.set(key, pack_row(7, b"\0" * 32, b'{"x":1}')))
+    await ledger.database.run(lambda tr: tr.set(key, versions.VALUE.pack((7, b"\0" * 32, b'{"x":1}'))))
 
     await ledger.play(lambda _: completed())
 

@@ -16,8 +16,8 @@ from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.model.workflow.template import From
 from dispatcher import opening
-from dispatcher.layers import values
-from dispatcher.layers.keyspace import VALUES, pack_row
+from dispatcher.layers import values, versions
+from dispatcher.layers.keyspace import VALUES
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.scope import FAILURE, INPUT, RESULT, body_at, value_of
 from dispatcher.queries import QUERIES
@@ -107,7 +107,7 @@ async def test_a_damaged_value_of_a_map_fails_it_and_says_so(ledger: Ledger, kin
         await finish_all(ledger)
         await ledger.database.run(lambda tr: values.put(tr, values.Place("w", at, kind), b"7"))
     key = VALUES.pack(("w", at, kind))
-    await ledger.database.run(lambda tr: tr.set(key, pack_row(1, b"\0" * 32, b"x")))
+    await ledger.database.run(lambda tr: tr.set(key, versions.VALUE.pack((1, b"\0" * 32, b"x"))))
     ledger.goes_on = True
     await ledger.go_on()
     await ledger.fill("work", 20)

@@ -17,6 +17,7 @@ ALLOWED = (
     "enum",
     "hashlib",
     "typing",
+    "pydantic_core",
     "coditect.errors",
     "coditect.model",
     "dispatcher.layers",

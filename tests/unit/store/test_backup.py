@@ -11,9 +11,9 @@ import pytest
 from coditect.errors import SetupError
 from coditect.settings import Settings
 from dispatcher.backup import backup, restore
-from dispatcher.layers import incarnation
+from dispatcher.layers import incarnation, versions
 from dispatcher.layers.incarnation import NUMBERS, Incarnation
-from dispatcher.layers.keyspace import MARKERS, pack_row
+from dispatcher.layers.keyspace import MARKERS
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction, read_counter
@@ -67,7 +67,7 @@ async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_inca
     path, copy = tmp_path / "store.db", tmp_path / "copy.db"
     async with SqliteDatabase(path) as database:
         await database.run(lambda tr: incarnation.begin(tr, "me", known=0))
-        await database.run(lambda tr: tr.set(MARKERS.pack((0,)), pack_row("marker", "occasion", 3)))
+        await database.run(lambda tr: tr.set(MARKERS.pack((0,)), versions.MARKER.pack(("marker", "occasion", 3))))
         await database.run(lambda tr: write(tr, 1))
         await asyncio.to_thread(backup, settings(path), copy)
         await database.run(lambda tr: write(tr, 2))

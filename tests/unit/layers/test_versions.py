@@ -1,0 +1,126 @@
+"""Rows carry a version: earlier ones are read, later ones are refused by name, and what is packed is read as it was."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect.errors import NewerVersion
+from coditect.model.workflow.states import TaskState, WorkflowState
+from dispatcher.layers import keyspace, versions
+from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
+from dispatcher.layers.versions import Format
+from tests.unit.layers.store_of_version_1 import rows_by_kind
+
+FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, Format)}
+PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed"}
+"""Values that are one text, or nothing: they have no version."""
+CLASSES: dict[str, type[Any]] = {"workflow": WorkflowRow, "run": RunRow, "status": NodeRow, "attempt": AttemptRow}
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+number = st.integers(0, 2**53 - 1)
+instant = st.none() | number
+counts = st.dictionaries(st.sampled_from([state.value for state in TaskState]), st.integers(1, 9))
+state = st.sampled_from(TaskState)
+ROWS: dict[str, st.SearchStrategy[Any]] = {
+    "workflow": st.builds(WorkflowRow, number, text, text, text, number, number),
+    "run": st.builds(
+        RunRow,
+        st.sampled_from(WorkflowState),
+        counts,
+        counts,
+        number,
+        st.booleans(),
+        text,
+        instant,
+        number,
+        st.booleans(),
+    ),
+    "status": st.builds(
+        NodeRow,
+        *(state, number, number, number, st.none() | state, st.integers(1, 99), number, number, text),
+        *(instant, instant, instant, instant, text, st.booleans(), st.booleans(), instant, instant, instant),
+    ),
+    "attempt": st.builds(AttemptRow, number, number, number, text, instant, instant, instant, text, text, text),
+}
+fields = st.one_of(text, number, st.binary(max_size=9), st.none(), st.booleans())
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_a_row_of_the_build_before_versions_is_read_and_written_as_it_was(kind: str) -> None:
+    for row in rows_by_kind()[kind]:
+        if kind in CLASSES:
+            assert CLASSES[kind].unpack(row).pack() == row
+        else:
+            assert FORMATS[kind].pack(FORMATS[kind].unpack(row)) == row
+
+
+def test_every_kind_of_row_has_a_version_but_those_of_one_text() -> None:
+    drawn = set(re.findall(r'── "(\w+)"', inspect.getdoc(keyspace) or ""))
+
+    assert FORMATS.keys() <= drawn
+    assert rows_by_kind().keys() - PLAIN == FORMATS.keys()
+
+
+@given(st.data())
+def test_what_is_packed_is_read_as_it_was(data: st.DataObject) -> None:
+    row = data.draw(st.one_of(*ROWS.values()))
+
+    assert type(row).unpack(row.pack()) == row
+
+
+@given(st.sampled_from(sorted(FORMATS)), st.lists(fields))
+def test_no_row_of_version_1_begins_with_a_digit(kind: str, given_fields: list[Any]) -> None:
+    one = FORMATS[kind]
+    is_tuple = one.decode(one.pack(())) == ()
+    written: Any = tuple(given_fields)
+    if not is_tuple:
+        written = [field for field in given_fields if not isinstance(field, bytes)]
+        written = {"told": written} if kind in {"node", "answer"} else written
+
+    row = one.pack(written)
+
+    assert not row[:1].isdigit()
+    assert one.unpack(row) == written
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize("version", [2, 10, 1_000])
+def test_a_row_of_a_newer_version_is_refused_by_name_and_says_what_to_do(kind: str, version: int) -> None:
+    row = FORMATS[kind].pack_as(version, ["no", "build", "knows"] if kind in CLASSES else ())
+
+    with pytest.raises(NewerVersion, match="newer dispatcher wrote") as refused:
+        CLASSES[kind].unpack(row) if kind in CLASSES else FORMATS[kind].unpack(row)
+
+    assert refused.value.retryable
+    assert refused.value.facts == {"kind": kind, "version": version, "known": 1, "fix": versions.FIX}
+
+
+@pytest.mark.parametrize("of", [versions.STATUS, versions.NODE, versions.TIMER])
+def test_each_version_is_read_by_the_steps_that_follow_it(of: Format) -> None:
+    def add(field: str) -> versions.Step:
+        if of is versions.NODE:
+            return lambda document: {**document, field: True}
+        return lambda row: type(row)((*row, field))
+
+    raised = Format(of.kind, of.pack, of.decode, (add("second"), add("third")))
+    first: Any = {"first": True} if of is versions.NODE else (1,)
+    second, third = add("second")(first), add("third")(add("second")(first))
+    expected = raised.decode(raised.pack(third))
+
+    assert raised.version == 3
+    assert raised.unpack(of.pack(first)) == expected
+    assert raised.unpack(raised.pack_as(2, second)) == expected
+    assert raised.unpack(raised.pack_as(3, third)) == expected
+    with pytest.raises(NewerVersion):
+        raised.unpack(raised.pack_as(4, third))
+
+
+def test_a_damaged_row_is_no_newer_one() -> None:
+    with pytest.raises(ValueError, match="EOF"):
+        versions.STATUS.unpack(b'["ready",')
