@@ -131,7 +131,7 @@ def test_given_servers_are_used_and_none_is_started(plan: UpPlan) -> None:
 
 
 def test_program_that_cannot_start_is_reported_with_its_last_lines(plan: UpPlan) -> None:
-    bad = Program("agent", (sys.executable, "-c", "raise SystemExit('no such agent file')"))
+    bad = Program("agent", (sys.executable, "-c", "raise SystemExit('no such agent file')"), announces_ready=True)
     given = UpPlan(plan.folder, plan.working_folder, (bad,), "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
 
     with pytest.raises(StartFailed, match="no such agent file"):
