@@ -26,7 +26,7 @@ from coditect.listening import EventStream, Listening
 from coditect.model import arguments, mail, routing
 from coditect.model.capability import check_capability_name
 from coditect.model.duration import Duration
-from coditect.model.event import Event, event_message
+from coditect.model.event import Event
 from coditect.model.ids import AgentId
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.flow import Workflow
@@ -40,6 +40,7 @@ from coditect.requests import Requests
 from coditect.run import Run
 from coditect.settings import Settings, read_settings
 from coditect.sync import SyncContext, SyncEvents, SyncHandle, SyncRun, handing_many, iterating, making, naming, waiting
+from coditect.wire.events import event_message
 from coditect.workflow_lane import Progress, WorkflowLane
 
 log = logging.getLogger(__name__)

@@ -280,15 +280,15 @@ class _Redrive:
 
     async def _look_up(self, task: Task) -> None:
         # `coditect.tasks` has an alternate exchange: what has no queue would move to `unrouted`, not return.
-        if task.key not in self._routable:
+        if routing.key_of(task) not in self._routable:
             queue = routing.task_queue(task.capability, task.priority)
-            self._routable[task.key] = await self._broker.stats(queue) is not None
+            self._routable[routing.key_of(task)] = await self._broker.stats(queue) is not None
 
     async def _publish(self, held: _Held, task: Task | InputError) -> CoditectError | None:
         if not isinstance(task, Task):
             return task
-        if not self._routable[task.key]:
-            return Unroutable("The capability has no queue; the letter stays", key=task.key)
+        if not self._routable[routing.key_of(task)]:
+            return Unroutable("The capability has no queue; the letter stays", key=routing.key_of(task))
         if held.delivery.lost:
             return BrokerUnavailable("The connection was lost before the letter was published; it stays")
         if self._dry_run:
@@ -301,7 +301,7 @@ class _Redrive:
             app_id=sent.app_id,
         )
         try:
-            await self._broker.publish(message, exchange=routing.TASKS, routing_key=task.key)
+            await self._broker.publish(message, exchange=routing.TASKS, routing_key=routing.key_of(task))
         except CoditectError as error:
             return error
         held.delivery.ack()

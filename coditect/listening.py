@@ -14,7 +14,8 @@ from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.model import mail, routing
-from coditect.model.event import Event, read_event, subject_key
+from coditect.model.event import Event, subject_key
+from coditect.wire.events import read_event
 
 log = logging.getLogger(__name__)
 

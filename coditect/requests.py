@@ -118,7 +118,7 @@ class Requests:
         if pin is not None:
             return self._send_pinned(message, task, pin, timeout_seconds)
         return self._broker.publish(
-            message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=timeout_seconds
+            message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=timeout_seconds
         )
 
     async def withdraw(self, task: Task) -> None:
@@ -134,7 +134,7 @@ class Requests:
     async def _send_pinned(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> None:
         if not await self._sent_to_inbox(message, task, pin, timeout_seconds):
             await self._broker.publish(
-                message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=timeout_seconds
+                message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=timeout_seconds
             )
 
     async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:

@@ -34,7 +34,9 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
     """
     message = task_message(task)
     if not agent:
-        return broker.publish(message, exchange=routing.SUBMIT, routing_key=task.key, timeout_seconds=PUBLISH_SECONDS)
+        return broker.publish(
+            message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=PUBLISH_SECONDS
+        )
     return broker.publish(
         pinned_message(message, task),
         exchange=routing.AGENTS,

@@ -16,11 +16,12 @@ from coditect.broker.topology import backbone, capability_queues, control_plane
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Unroutable
 from coditect.model import routing
 from coditect.model.control import Verb, read_request
-from coditect.model.event import Event, event_message
+from coditect.model.event import Event
 from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.wire import result_message
+from coditect.wire.events import event_message
 
 NOW = 1_800_000_000_000
 SHARDS = 4

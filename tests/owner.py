@@ -109,7 +109,7 @@ class ScriptedOwner:
         message = wire.task_message(task)
         message = replace(message, headers={**message.headers, **headers})
         if to is None:
-            await self.broker.publish(message, exchange=routing.SUBMIT, routing_key=task.key)
+            await self.broker.publish(message, exchange=routing.SUBMIT, routing_key=routing.key_of(task))
         else:
             message = pinned_message(message, task)
             await self.broker.publish(message, exchange=routing.AGENTS, routing_key=routing.next_key(to))

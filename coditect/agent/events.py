@@ -13,8 +13,9 @@ from coditect.broker.port import Broker
 from coditect.clock import Clock
 from coditect.errors import CoditectError, Unroutable
 from coditect.model import routing
-from coditect.model.event import Event, event_message
+from coditect.model.event import Event
 from coditect.model.result import ENDINGS
+from coditect.wire.events import event_message
 
 log = logging.getLogger(__name__)
 

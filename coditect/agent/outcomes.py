@@ -220,7 +220,9 @@ class Outcomes:
         task, delivery = execution.task, execution.delivery
         errors = (*task.errors, self._settler.history(task, failure))
         try:
-            await self._settler.bury(delivery.message, task.key, failure, attempt=task.attempt, errors=errors)
+            await self._settler.bury(
+                delivery.message, routing.key_of(task), failure, attempt=task.attempt, errors=errors
+            )
         except Unroutable as error:
             log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
             delivery.reject()

@@ -172,7 +172,7 @@ class Settler:
         await self._broker.publish(
             replace(message, headers={**foreign_headers(headers), **message.headers}),
             exchange=routing.retry_exchange(delay_ms),
-            routing_key=task.key,
+            routing_key=routing.key_of(task),
             timeout_seconds=PUBLISH_SECONDS,
         )
 

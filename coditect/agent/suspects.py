@@ -93,9 +93,9 @@ def mark_of(task: Task) -> str:
     """The name of the task's mark: of this very execution; of one without an id, of what else tells it from others."""
     content: tuple[object, ...]
     if task.id is None:
-        content = (task.key, task.correlation_id or "", task.reply_to or "", task.attempt)
+        content = (routing.key_of(task), task.correlation_id or "", task.reply_to or "", task.attempt)
     else:
-        content = (task.key, task.id, task.publication, task.attempt, task.redrive)
+        content = (routing.key_of(task), task.id, task.publication, task.attempt, task.redrive)
     return hashlib.sha256("\0".join(map(str, content)).encode(errors="surrogatepass") + b"\0" + task.body).hexdigest()
 
 

@@ -17,6 +17,7 @@ from coditect.agent.declaration import Capability
 from coditect.agent.errands import Errands
 from coditect.agent.frames import Frame, Kind, receive
 from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
+from coditect.model import routing
 from coditect.model.task import Task
 from coditect.model.wire import task_message
 
@@ -95,7 +96,7 @@ class Worker:
 
     async def _converse(self, task: Task, context: Context, errands: Errands) -> bytes | Exception:
         head = {
-            "key": task.key,
+            "key": routing.key_of(task),
             "headers": dict(task_message(replace(task, claims=None)).headers),
             "task_id": context.task_id,
             "agent_id": context.agent_id,

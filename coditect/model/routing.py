@@ -21,6 +21,7 @@ from functools import lru_cache
 from coditect.errors import InvalidTask
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.model.task import Task
 
 SUBMIT = "coditect.submit"
 TASKS = "coditect.tasks"
@@ -57,6 +58,11 @@ class Address:
 def task_key(capability: str, priority: Priority) -> str:
     """The routing key of a task, e.g. ``code.review.p1``."""
     return f"{capability}.{priority.value}"
+
+
+def key_of(task: Task) -> str:
+    """The routing key of this task."""
+    return f"{task.capability}.{task.priority.value}"
 
 
 def parse_task_key(key: str) -> tuple[str, Priority]:

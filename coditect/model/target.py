@@ -7,7 +7,7 @@ from functools import lru_cache
 from coditect.errors import InputError, InvalidTask
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.message import HeaderTable, Message
-from coditect.model.routing import parse_task_key
+from coditect.model.routing import key_of, parse_task_key
 from coditect.model.task import Task
 
 CAPABILITY = "x-coditect-capability"
@@ -17,7 +17,7 @@ def pinned_message(message: Message, task: Task) -> Message:
     """The task's message for one agent's own queue, which hands it on to the capability's by its CC key."""
     return Message(
         body=message.body,
-        headers={**message.headers, "CC": [task.key], CAPABILITY: task.capability},
+        headers={**message.headers, "CC": [key_of(task)], CAPABILITY: task.capability},
         message_id=message.message_id,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,

@@ -14,7 +14,6 @@ from typing import Any
 
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
-from coditect.model.routing import task_key
 from coditect.model.value import value
 
 ExecutionKey = tuple[str, int, int, int, str, int]
@@ -77,11 +76,6 @@ class Task:
     """The body as it travels, where claims stand in it for large values; until they were fetched, it is the body."""
     traceparent: str | None = None
     tracestate: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Its routing key."""
-        return task_key(self.capability, self.priority)
 
     @property
     def execution_key(self) -> ExecutionKey | None:

@@ -28,7 +28,7 @@ from coditect.errors import SetupError
 from coditect.handle import Handle
 from coditect.model import routing
 from coditect.model.duration import Duration, seconds
-from coditect.model.event import Event, read_event
+from coditect.model.event import Event
 from coditect.model.workflow.definition import Definition
 from coditect.model.workflow.flow import Workflow
 from coditect.registry.memory import MemoryRegistry
@@ -41,6 +41,7 @@ from coditect.testing.errors import FleetCrashed, FleetStuck
 from coditect.testing.member import InProcess, Member, State
 from coditect.testing.schedule import Actor, Schedule
 from coditect.testing.timeline import Jobs, Timeline, virtual_loop
+from coditect.wire.events import read_event
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONTROL_PLANES = "coditect.control_plane"

@@ -19,8 +19,9 @@ from coditect.clock import SystemClock
 from coditect.errors import Unroutable
 from coditect.listening import EventStream, Listening
 from coditect.model import mail, routing
-from coditect.model.event import Event, event_message, read_event
+from coditect.model.event import Event
 from coditect.testing import TestFleet
+from coditect.wire.events import event_message, read_event
 from tests.support import eventually
 
 SUBJECTS = some.one_of(some.sampled_from(["a", "b.c", "w:task", "#", "*", "x" * 250, "ü" * 120, ""]), some.text())

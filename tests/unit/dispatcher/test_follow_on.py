@@ -129,7 +129,7 @@ async def test_it_goes_to_that_agents_queue() -> None:
         delivery = await broker.get(routing.next_queue(FREE))
         assert delivery is not None
         task = read_task(delivery.message, delivery.routing_key)
-        assert (told, task.id, task.key, task.published_at_ms) == ([None], "one", f"{WORK}.p1", 7)
+        assert (told, task.id, routing.key_of(task), task.published_at_ms) == ([None], "one", f"{WORK}.p1", 7)
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "gone"])

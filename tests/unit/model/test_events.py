@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.model.event import Event, event_message, read_event
+from coditect.model.event import Event
 from coditect.model.message import Message
+from coditect.wire.events import event_message, read_event
 from tests.unit.model.strategies import hostile_values, json_values, short_text
 
 events = st.builds(

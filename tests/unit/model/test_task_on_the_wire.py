@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask, TooLarge
-from coditect.model import wire
+from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
@@ -21,7 +21,7 @@ from tests.unit.model.strategies import hostile_headers, tasks
 def test_task_is_read_back_as_it_was_written(task: Task) -> None:
     message = wire.task_message(task)
 
-    assert wire.read_task(message, task.key) == task
+    assert wire.read_task(message, routing.key_of(task)) == task
 
 
 @given(tasks)

@@ -1,0 +1,55 @@
+"""Events as CloudEvents 1.0: attributes in `ce-` headers, data in the body."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from coditect.errors import InvalidTask
+from coditect.model.event import Event, subject_key
+from coditect.model.json import dumps, loads
+from coditect.model.message import Message
+
+TYPE_PREFIX = "dev.coditect."
+TYPE_SUFFIX = ".v1"
+
+
+def event_message(event: Event) -> Message:
+    """The message of an event: type ``dev.coditect.<type>.v1``, routed by its type and by that with its subject."""
+    moment = datetime.fromtimestamp(event.time_ms / 1000, UTC)
+    headers: dict[str, Any] = {
+        "ce-specversion": "1.0",
+        "ce-id": event.id,
+        "ce-type": f"{TYPE_PREFIX}{event.type}{TYPE_SUFFIX}",
+        "ce-source": event.source,
+        "ce-time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+    if event.subject:
+        headers["ce-subject"] = event.subject
+    if (key := subject_key(event.type, event.subject)) is not None:
+        headers["CC"] = [key]
+    return Message(body=dumps(dict(event.data)), headers=headers)
+
+
+def read_event(message: Message) -> Event:
+    """The event in a message.
+
+    Raises: InvalidTask when it is no CloudEvent.
+    """
+    headers = message.headers
+    try:
+        full_type, moment = str(headers["ce-type"]), datetime.fromisoformat(str(headers["ce-time"]))
+        source, identity = str(headers["ce-source"]), str(headers["ce-id"])
+    except (KeyError, ValueError) as error:
+        raise InvalidTask("The message is no CloudEvent", reason=repr(error)) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    data = loads(message.body) if message.body else {}
+    return Event(
+        type=full_type.removeprefix(TYPE_PREFIX).removesuffix(TYPE_SUFFIX),
+        source=source,
+        id=identity,
+        time_ms=round(moment.timestamp() * 1000),
+        subject=str(headers.get("ce-subject", "")),
+        data=data if isinstance(data, dict) else {"value": data},
+    )
