@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
-    from coditect.client import Client, SyncClient
+    from coditect.client import Client
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from coditect.options import Options
     from coditect.run import Run
     from coditect.sync import SyncHandle, SyncRun
+    from coditect.sync_client import SyncClient
 
 
 _HOMES = {
@@ -51,7 +52,7 @@ _HOMES = {
     "Run": "coditect.run",
     "Status": "coditect.model.result",
     "Strategy": "coditect.model.strategy",
-    "SyncClient": "coditect.client",
+    "SyncClient": "coditect.sync_client",
     "SyncHandle": "coditect.sync",
     "SyncRun": "coditect.sync",
     "TaskCanceled": "coditect.errors",

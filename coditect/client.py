@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from secrets import token_hex
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from coditect.agent.typed import encode_any
 from coditect.aio.supervisor import Supervisor
@@ -39,9 +39,11 @@ from coditect.registry.port import Registry
 from coditect.requests import Requests
 from coditect.run import Run
 from coditect.settings import Settings, read_settings
-from coditect.sync import SyncContext, SyncEvents, SyncHandle, SyncRun, handing_many, iterating, making, naming, waiting
 from coditect.wire.events import event_message
 from coditect.workflow_lane import Progress, WorkflowLane
+
+if TYPE_CHECKING:
+    from coditect import SyncClient
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,9 @@ class _Sync:
 
             `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`.
             """
-            return SyncClient(kind.from_env() if client is None else client)
+            from coditect import SyncClient as Blocking  # noqa: PLC0415 - it is made of this class
+
+            return Blocking(kind.from_env() if client is None else client)
 
         return sync
 
@@ -349,35 +353,3 @@ class Client:
         block was entered is heard; a listener more than 10,000 events behind misses the oldest.
         """
         return self._listening.stream(pattern, of=() if of is None else (of,))
-
-
-class SyncClient(SyncContext[Client]):
-    """The client for code without an event loop: scripts, notebooks, threads. Made by `Client.sync`.
-
-    `with` opens and closes it; in a notebook, `open()` and `close()`. Safe to share between threads. Each call
-    waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call it: it would
-    hold up its event loop.
-
-    Raises, beside what the methods of `Client` raise: SetupError before it is open, after it was closed, and
-    after a fork.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the fleet knows this client by."""
-        return self._inner.name
-
-    submit = making(Client.submit, SyncHandle)
-    submit_many = handing_many(Client.submit_many)
-    submit_durable = making(Client.submit_durable, SyncHandle)
-    task = naming(Client.task, SyncHandle)
-    request = waiting(Client.request)
-    cancel = waiting(Client.cancel)
-    start = making(Client.start, SyncRun)
-    run = naming(Client.run, SyncRun)
-    runs = iterating(Client.runs)
-    approvals = iterating(Client.approvals)
-    dead_nodes = iterating(Client.dead_nodes)
-    broadcast = waiting(Client.broadcast)
-    emit = waiting(Client.emit)
-    events = naming(Client.events, SyncEvents)

@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 
-from coditect.client import SyncClient
 from coditect.errors import SetupError
+from coditect.sync_client import SyncClient
 from tests.unit.sync.scene import FleetClient, Hall
 
 

@@ -12,11 +12,12 @@ from typing import Self
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client, SyncClient
+from coditect.client import Client
 from coditect.clock import SystemClock
 from coditect.errors import SetupError
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings
+from coditect.sync_client import SyncClient
 
 SECONDS = 150.0
 """After which a test gives up; nothing takes as long."""

@@ -11,8 +11,9 @@ import pytest
 
 from coditect import TaskFailed, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client, SyncClient
+from coditect.client import Client
 from coditect.model.workflow.states import WorkflowState
+from coditect.sync_client import SyncClient
 from tests.control_plane import ScriptedPlane
 from tests.unit.client.scene import CAPABILITY, chain
 from tests.unit.sync.scene import SECONDS
