@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from coditect.aio.supervisor import Supervisor
 from coditect.clock import Clock
@@ -31,7 +32,7 @@ async def following(clock: Clock, registry: Registry, background: Supervisor, *,
     """A clock that has been compared once and follows the registry's, in a task of `background` of this name."""
     reference = ReferenceClock(clock)
     await reference.compare(registry)
-    background.start(reference.follow(registry), name=name)
+    background.keep(partial(reference.follow, registry), name=name, critical=False)
     return reference
 
 

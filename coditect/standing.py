@@ -47,6 +47,8 @@ class Counts:
     """Results that the ledger could not take."""
     dropped: int
     """Unrouted tasks whose publishers get no answer: a flood dropped the copies that are answered from."""
+    restarts: int
+    """Loops of the process that died and were started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,5 +101,5 @@ def _shard(row: Mapping[str, Any]) -> ShardStanding:
 
 
 def _counted(figures: Mapping[str, Any]) -> tuple[str, Counts]:
-    names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped")
+    names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts")
     return figures["owner"], Counts(*(int(figures.get(name, 0)) for name in names))

@@ -41,6 +41,9 @@ class Alarm:
         self._ports = ports
         self._put = put
         self._handle: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        """A timer is due, or the next one is to be looked for."""
+        self._is_due = False
         self._closed = False
         self._ears: Collection[Consumer] = ()
         """By which agents are heard. What else the dispatcher consumes says nothing about them."""
@@ -50,6 +53,23 @@ class Alarm:
         """Limits of time are, on the loop's clock."""
         self._seen_ms = -1
         """What was due until then is held, or done."""
+
+    def open(self) -> None:
+        """Begin to look for what is due."""
+        name = f"timers of shard {self._shard}"
+        self._ports.background.keep(self._run, name=name, critical=True, until=lambda: self._closed)
+
+    async def _run(self) -> None:
+        """Do one thing at a time."""
+        while not self._closed:
+            await self._wake.wait()
+            self._wake.clear()
+            due, self._is_due = self._is_due, False
+            try:
+                await (self._put_due() if due else self._look())
+            except Exception:
+                self._wake.set()  # the next life of the loop looks for what this one was about to do
+                raise
 
     def set(self, due_ms: int | None) -> None:
         """Rings at this instant and at no other; never, without one."""
@@ -62,7 +82,7 @@ class Alarm:
 
     def look_again(self) -> None:
         """A timer was set, or is done: the next one may be due at another instant."""
-        self._ports.background.start(self._look(), name=f"timers of shard {self._shard}")
+        self._wake.set()
 
     def listen(self, ears: Collection[Consumer]) -> None:
         """What agents tell comes here from now on, by these."""
@@ -75,7 +95,8 @@ class Alarm:
         """An ear was lost, and hears again by itself: since when, is looked for."""
         if not self._deaf:
             self._deaf = True
-            self._ports.background.start(self._until_heard(), name=f"ears of shard {self._shard}")
+            name = f"ears of shard {self._shard}"
+            self._ports.background.keep(self._until_heard, name=name, critical=True, until=lambda: not self._deaf)
 
     async def _until_heard(self) -> None:
         self.hold()
@@ -92,6 +113,7 @@ class Alarm:
         """Never rings again."""
         self._closed = True
         self.set(None)
+        self._wake.set()
 
     def _holds(self) -> bool:
         """Whether a limit of time may only seem to be over."""
@@ -119,7 +141,8 @@ class Alarm:
 
     def _ring(self) -> None:
         self._handle = None
-        self._ports.background.start(self._put_due(), name=f"timers of shard {self._shard}")
+        self._is_due = True
+        self._wake.set()
 
     async def _put_due(self) -> None:
         now_ms = self._ports.clock.now_ms()

@@ -93,8 +93,7 @@ class Desk:
         self._apart = False  # whether that is so of the turn that is under way
         self._wake = asyncio.Event()
         self._later = Later(self._terms.set_aside, lambda: self.put(GoOn()))
-        aside, background = self._terms.set_aside, ports.background
-        self._evaluations = Evaluations(self.shard, ports.database, background, aside, self.put)
+        self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._terms.set_aside, self.put)
         self._unsure = False
         """A try may be committed of which memory knows nothing."""
         self._confirmed: list[int] = []
@@ -119,9 +118,11 @@ class Desk:
     async def open(self) -> None:
         """Learns what is under way; what may not have been published is published anew."""
         self._take_up(await self._ports.database.read(lambda tr: learn(tr, self.shard)))
-        self._work = self._ports.background.start(self._take_turns(), name=f"desk {self.shard}")
+        self.alarm.open()
+        keep = partial(self._ports.background.keep, until=lambda: self.closed)
+        self._work = keep(self._take_turns, name=f"desk {self.shard}", critical=True)
         if self.showing is not None:
-            self._tasks.append(self._ports.background.start(self.showing.run(), name=f"showing {self.shard}"))
+            self._tasks.append(keep(self.showing.run, name=f"showing {self.shard}", critical=False))
         self._nudge()
 
     def _take_up(self, found: Opening) -> None:
@@ -150,8 +151,8 @@ class Desk:
             await asyncio.wait((self._work,))
         if not self._lost:
             self._send()
-        told = () if self.showing is None else (self.showing.tell_last(CLOSE_SECONDS),)
-        await asyncio.gather(self._clear_last(), *told)
+        last = () if self.showing is None else (self.showing.tell_last(CLOSE_SECONDS),)
+        await asyncio.gather(self._clear_last(), *last)
         self._give_back()
 
     async def _clear_last(self) -> None:
@@ -210,6 +211,7 @@ class Desk:
         self.flights.hear(place, progress.fence, asyncio.get_running_loop().time())
 
     async def _take_turns(self) -> None:
+        self._wake.set()  # for what a loop before this one was woken for, and died
         while not self.closed:
             await self._wake.wait()
             self._wake.clear()
@@ -217,8 +219,7 @@ class Desk:
                 await self._turn(self._batch())
 
     def _batch(self) -> list[Entry]:
-        batch: list[Entry] = []
-        size_bytes = 0
+        batch, size_bytes = list[Entry](), 0
         self._apart = self._singly > 0
         most = 1 if self._apart else MOST_COMMANDS
         self._singly = max(0, self._singly - 1)
@@ -246,7 +247,9 @@ class Desk:
             if isinstance(error, SetAside) and error.overdue:
                 self._later.wait(error.piece)
             await asyncio.sleep(RETRY_SECONDS)
-        except Exception as error:  # noqa: BLE001 - the boundary of turns: a bad command takes no other with it
+        except Exception as error:  # the boundary of turns: a bad command takes no other with it
+            if not batch:
+                raise
             self._refuse(batch, error)
 
     def _refuse(self, batch: list[Entry], error: Exception) -> None:
@@ -283,9 +286,8 @@ class Desk:
 
     async def _commit(self, batch: list[Entry]) -> None:
         confirmed, self._confirmed = self._confirmed, []
-        commands = [entry.command for entry in batch]
+        commands, room = [entry.command for entry in batch], self._ports.window.room()
         now_ms, chance = self._ports.clock.now_ms(), self._ports.clock.chance()
-        room = self._ports.window.room()
         tries = Tries(turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance, self._apart))
         try:
             done = await self._ports.database.run(tries)
@@ -296,9 +298,11 @@ class Desk:
         self._doubt(tries.count > 1)
         self._count(done.effects)
         self._entries.extendleft(reversed(batch[len(done.answers) :]))
-        for entry, answer in zip(batch, done.answers, strict=False):
-            entry.settle.done(answer)
-        self._after(done.effects)
+        try:
+            for entry, answer in zip(batch, done.answers, strict=False):
+                entry.settle.done(answer)
+        finally:
+            self._after(done.effects)
 
     def _doubt(self, unsure: bool) -> None:
         """A try may be committed that nobody heard of; until memory knows of it the ledger answers state queries."""
@@ -375,12 +379,8 @@ class Desk:
         """
         if not self._unsure or self.closed:
             return
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         self._unsure = False
-        try:
-            found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
-        except Retryable:
-            self._unsure = True
-            raise
         self._take_up(found)
         self._nudge()
 

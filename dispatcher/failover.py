@@ -30,7 +30,14 @@ async def watching_agents(
             dispatch_again(desk, gone, ports.clock.now_ms())
 
     async with Monitor(
-        registry, ports.broker, ports.events, ports.database, owner=owner, evict=evict, on_gone=on_gone
+        registry,
+        ports.broker,
+        ports.events,
+        ports.database,
+        owner=owner,
+        evict=evict,
+        on_gone=on_gone,
+        health=ports.background.health,
     ) as monitor:
         yield monitor
 

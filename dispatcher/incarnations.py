@@ -40,14 +40,17 @@ async def begin(database: Database, graph: TaskGraph | None, clock: Clock, backg
             extra={"store": begun.store, "incarnation": begun.number},
         )
     if graph is not None:
-        background.start(_tell(graph, begun), name="tell Redis of the store's incarnation")
+        told = asyncio.Event()
+        name = "tell Redis of the store's incarnation"
+        background.keep(partial(_tell, graph, begun, told), name=name, critical=False, until=told.is_set)
     return begun
 
 
-async def _tell(graph: TaskGraph, begun: Incarnation) -> None:
-    while True:
+async def _tell(graph: TaskGraph, begun: Incarnation, told: asyncio.Event) -> None:
+    while not told.is_set():
         try:
             await graph.incarnation(begun.store, begun.number)
+            told.set()
             return
         except Retryable as error:
             log.debug("Redis was not told of the incarnation yet", extra={"reason": str(error)})

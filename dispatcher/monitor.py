@@ -31,7 +31,7 @@ from typing import Self
 
 from coditect.agent.events import Events
 from coditect.agent.presence import TASK_PREFIX
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, RegistryUnavailable
 from coditect.model import routing
@@ -85,6 +85,7 @@ class Monitor:
         owner: str,
         evict: Evictor | None,
         on_gone: Callable[[AgentGone], None],
+        health: Health | None = None,
     ) -> None:
         self._registry = registry
         self._broker = broker
@@ -96,7 +97,7 @@ class Monitor:
         self._fleet = Fleet(registry)
         self._roll = Roll()
         self._pings = Pings(broker, name=f"monitor-{owner}")
-        self._background = Supervisor()
+        self._background = Supervisor(health)
         self._lease: Lease | None = None
         self._offline: set[AgentId] = set()
         """Who says that the broker does not answer it."""
@@ -117,7 +118,7 @@ class Monitor:
                 extra={"fix": "set CODITECT_MANAGEMENT_URL to RabbitMQ's management API"},
             )
         await self._pings.__aenter__()
-        self._background.start(self._watch(), name=f"{TASK_PREFIX}the agents, watched")
+        self._background.keep(self._watch, name=f"{TASK_PREFIX}the agents, watched", critical=True)
         return self
 
     async def __aexit__(

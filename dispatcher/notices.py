@@ -90,7 +90,7 @@ class Notices:
         for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES):
             consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="notices")
             self._consumers.append(consumer)
-        self._counting = self._background.start(self._dropped.run(), name=f"{TASK_PREFIX}dropped copies")
+        self._counting = self._background.keep(self._dropped.run, name=f"{TASK_PREFIX}dropped copies", critical=False)
         return self
 
     async def __aexit__(

@@ -16,7 +16,7 @@ from pathlib import Path
 from coditect.agent.events import Events
 from coditect.agent.health import health_server
 from coditect.agent.presence import TASK_PREFIX
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone, control_plane
@@ -85,6 +85,8 @@ class Dispatcher:
 
     notices: Notices
     tenure: Tenure
+    health: Health
+    """What its loops tell about themselves."""
 
 
 @asynccontextmanager
@@ -123,8 +125,8 @@ async def running_dispatcher(
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
-        background.start(sweeper.run(), name=f"{TASK_PREFIX}the sweeper")
-        background.start(keep_slots(registry, window), name=f"{TASK_PREFIX}the slots")
+        background.keep(sweeper.run, name=f"{TASK_PREFIX}the sweeper", critical=False)
+        background.keep(partial(keep_slots, registry, window), name=f"{TASK_PREFIX}the slots", critical=True)
         await stack.enter_async_context(
             watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
         )
@@ -132,7 +134,7 @@ async def running_dispatcher(
             Notices(broker, registry, events, background, clock, addresses=options.addresses, counters=tenure.counters)
         )
         stack.push_async_callback(tenure.hand_over)  # first of all: others wait for the shards
-        yield Dispatcher(notices, tenure)
+        yield Dispatcher(notices, tenure, background.health)
 
 
 def compose(
@@ -143,16 +145,14 @@ def compose(
     control = Control(ports.broker, ports.database, tenure, ports.background, addresses=options.addresses)
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
-    ports.background.start(proposing.run(), name="proposing")
+    proposing.open()
     if graph is not None:
-        ports.background.start(
-            Reconciling(ports.database, tenure.desks, graph, options.reconcile_seconds).run(), name="reconciling"
-        )
+        Reconciling(ports.database, tenure.desks, graph, options.reconcile_seconds).open(ports.background)
     return tenure, control
 
 
 async def serve(settings: Settings) -> None:
-    """Runs one dispatcher until SIGTERM or SIGINT, or until its store fails."""
+    """Runs one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -197,11 +197,11 @@ async def serve(settings: Settings) -> None:
                 options=options,
             )
         )
-        readiness.check = partial(unready, broker, running.tenure)
+        readiness.check = partial(unready, broker, running)
         collect_rarely()
         _tell_ready()
         log.info("The dispatcher is ready")
-        await _until(stop, database)
+        await run_until(stop, database.failure(), running.health.failure())
 
 
 @dataclass(slots=True)
@@ -235,17 +235,6 @@ async def _owned_store(
     return None if opening.cancelled() else opening.result()
 
 
-async def _until(stop: asyncio.Event, database: Database) -> None:
-    """Waits for the order to stop. Raises: StoreFailed when the store has failed for good."""
-    stopping = asyncio.create_task(stop.wait())
-    failing = asyncio.create_task(database.failure())
-    done, waiting = await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    if failing in done:
-        raise failing.result()
-
-
 def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Database:
     """The store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
 
@@ -275,11 +264,13 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
             raise SetupError("There is no such store", given=settings.store, fix=fix)
 
 
-def unready(broker: Broker, tenure: Tenure) -> str:
-    """Why the dispatcher cannot work; empty when it can."""
-    if tenure.cut_off_from:
-        return f"the dispatcher is cut off from the {tenure.cut_off_from} and gave its shards up"
-    return "" if broker.connected else "the broker's connection or a consumer is missing"
+def unready(broker: Broker, dispatcher: Dispatcher) -> str:
+    """Say why the dispatcher cannot work; empty when it can: it has broker and store, and every critical loop runs."""
+    if dispatcher.tenure.cut_off_from:
+        return f"the dispatcher is cut off from the {dispatcher.tenure.cut_off_from} and gave its shards up"
+    if not broker.connected:
+        return "the broker's connection or a consumer is missing"
+    return dispatcher.health.why_not()
 
 
 def _tell_ready() -> None:

@@ -53,12 +53,11 @@ class Proposing:
         self._rounds = 0
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 
-    async def run(self) -> None:
-        """Works until it is canceled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._without_rq(), name=f"{TASK_PREFIX}backlogs")
-            if self.bridge is not None:
-                group.create_task(self.bridge.run())
+    def open(self) -> None:
+        """Begin to bring what waits to the desks: from RQ, and without it."""
+        self._ports.background.keep(self._without_rq, name=f"{TASK_PREFIX}backlogs", critical=True)
+        if self.bridge is not None:
+            self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
         """There is room, or something waits for it."""

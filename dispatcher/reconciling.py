@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
+from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
 from dispatcher.commands import Look, Show
 from dispatcher.desk import Desk
@@ -44,7 +45,7 @@ TOGETHER = 32
 
 
 class Reconciling:
-    """Compares for one dispatcher's desks. `run` goes on until it is canceled."""
+    """Compares for one dispatcher's desks."""
 
     def __init__(
         self,
@@ -60,11 +61,13 @@ class Reconciling:
         self.mended = 0
         """Jobs that RQ had not, or not as they should be."""
 
-    async def run(self) -> None:
-        """Goes round, and looks for what ended meanwhile: that does not wait for large workflows to be compared."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat(self.round))
-            group.create_task(self._repeat(self.ended))
+    def open(self, supervisor: Supervisor) -> None:
+        """Begin to go round, and to look for what ended: that does not wait for large workflows to be compared.
+
+        Neither loop is critical: RQ's tools show what differs until one runs again.
+        """
+        supervisor.keep(partial(self._repeat, self.round), name="compare RQ with the ledger", critical=False)
+        supervisor.keep(partial(self._repeat, self.ended), name="compare what ended with RQ", critical=False)
 
     async def _repeat(self, step: Callable[[], Awaitable[int]]) -> None:
         while True:

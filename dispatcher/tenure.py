@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -102,9 +103,10 @@ class Tenure:
         self._ports.broker.on_return(self.returned)
         self.count = await self._ports.database.run(self._begin)
         await self._step()
-        self._task = self._ports.background.start(self._keep(), name=f"{TASK_PREFIX}{self.owner}")
+        keep = partial(self._ports.background.keep, critical=True, until=self._ending.is_set)
+        self._task = keep(self._keep, name=f"{TASK_PREFIX}the leases")
         if not self._ports.database.exclusive:
-            self._ports.background.start(self._watch(), name=f"{TASK_PREFIX}{self.owner}, reachable")
+            keep(self._watch, name=f"{TASK_PREFIX}broker and store, for the leases")
         return self
 
     async def __aexit__(
@@ -250,15 +252,17 @@ class Tenure:
         )
         returns = self._returns
         await self._check(desk)
-        await desk.open()
-        self.desks[shard] = desk
-        if returns != self._returns:
-            await self._check(desk)
-        patrol = Patrol(desk, broker, self._ports.clock, self._pings)
-        self._ports.background.start(patrol.run(), name=f"{TASK_PREFIX}patrol {shard}")
         try:
+            await desk.open()
+            self.desks[shard] = desk
+            if returns != self._returns:
+                await self._check(desk)
+            patrol = Patrol(desk, broker, self._ports.clock, self._pings)
+            name = f"{TASK_PREFIX}patrol {shard}"
+            self._ports.background.keep(patrol.run, name=name, critical=True, until=lambda: desk.closed)
             listened = await self._consume(shard, desk)
-        except CoditectError:  # nobody would be heard: the next step opens it anew
+        except Exception:  # half open it would stay so, deaf or beside its successor: the next step opens another
+            self.desks[shard] = desk
             await self._close(shard)
             raise
         if listened:
@@ -343,4 +347,5 @@ class Tenure:
             "unrecorded": self.counters.unrecorded,
             "strange": self.counters.strange,
             "dropped": self.counters.dropped,
+            "restarts": self._ports.background.health.deaths.total(),
         }

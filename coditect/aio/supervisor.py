@@ -1,32 +1,177 @@
-"""Tasks that run beside their owner's own work and end with it."""
+"""Tasks that run beside their owner's work and end with it: some run once, some have no end and are kept alive.
+
+A loop without an end dies by an error, by a cancellation that its owner did not ask for, and by returning. The
+supervisor logs each death, counts it in `Health`, and starts the loop again after a pause that grows. While a
+*critical* loop is down the process is not ready; one that dies `RestartLimits.most_deaths` times in a row ends the
+process, by `Health.failure`. An *optional* loop is started again for as long as the process lives.
+
+The idea is that of the supervisors of Erlang/OTP: https://www.erlang.org/doc/system/sup_princ.html
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.cancellation import cancellations
+from coditect.errors import CoditectError
+
 log = logging.getLogger(__name__)
+
+STEP_SECONDS = 0.1
+"""Between two looks, in a pause, whether the loop is still wanted."""
+
+
+class LoopDied(CoditectError):
+    """A loop that has no end ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartLimits:
+    """How soon a loop that died is started again, and when its process ends instead."""
+
+    first_pause_seconds: float = 0.1
+    """Before the first restart; each death in a row doubles the pause."""
+    longest_pause_seconds: float = 30.0
+    most_deaths: int = 8
+    """So many deaths in a row of one critical loop end the process: 13 s of pauses, by the defaults."""
+    healthy_seconds: float = 60.0
+    """A loop that ran for so long before it died is counted from 1 again."""
+    proven_seconds: float = 1.0
+    """A loop that was started again is down until it has run for so long."""
+
+    def pause_seconds(self, deaths_in_a_row: int) -> float:
+        """How long to wait after the last of so many deaths."""
+        return min(self.longest_pause_seconds, self.first_pause_seconds * 2.0 ** min(deaths_in_a_row - 1, 16))
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A loop that is kept alive."""
+
+    name: str
+    work: Callable[[], Coroutine[Any, Any, object]]
+    critical: bool
+    is_over: Callable[[], bool]
+    limits: RestartLimits
+    task: asyncio.Task[None] | None = None
+    began: float = 0.0
+    deaths_in_a_row: int = 0
+    paused: bool = False
+    error: str = ""
+
+    def is_down(self, now: float) -> bool:
+        """Whether it waits for its restart, or has not run for long since."""
+        return self.paused or (self.deaths_in_a_row > 0 and now - self.began < self.limits.proven_seconds)
+
+
+class Health:
+    """What the loops of one process tell about themselves."""
+
+    def __init__(self) -> None:
+        self.deaths: Counter[str] = Counter()
+        """How often each loop has died, by name."""
+        self._kept: set[_Kept] = set()
+        self._failure: LoopDied | None = None
+        self._failed = asyncio.Event()
+
+    def why_not(self) -> str:
+        """Name a critical loop that is down, in a few words; empty when all of them run."""
+        now = asyncio.get_running_loop().time()
+        for kept in self._kept:
+            if kept.critical and kept.is_down(now):
+                return f"the loop {kept.name!r} died {kept.deaths_in_a_row} times in a row, by {kept.error}"
+        return ""
+
+    async def failure(self) -> LoopDied:
+        """Wait until a critical loop has died too often in a row; give the error to end the process with."""
+        await self._failed.wait()
+        assert self._failure is not None
+        return self._failure
+
+    def _note(self, kept: _Kept, error: Exception) -> None:
+        self.deaths[kept.name] += 1
+        if kept.critical and kept.deaths_in_a_row >= kept.limits.most_deaths and self._failure is None:
+            self._failure = LoopDied(
+                "A loop that the process needs died again and again",
+                loop=kept.name,
+                deaths=kept.deaths_in_a_row,
+                reason=repr(error),
+            )
+            self._failed.set()
 
 
 class Supervisor:
-    """Owns tasks: keeps them alive, logs one that crashes, cancels and awaits them all at the end.
+    """Owns tasks: watches over them, starts loops again, cancels and awaits all of them at the end.
 
     Unlike `asyncio.TaskGroup` a crash does not cancel the owner's body: an agent goes on serving when, say,
     its event publisher failed. Leaving the context waits for every task.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, health: Health | None = None, *, limits: RestartLimits | None = None) -> None:
+        """`health` is shared by all supervisors of a process; a fresh one when None."""
+        self.health = Health() if health is None else health
+        self._limits = limits or RestartLimits()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any], *, name: str, awaited: bool = False) -> asyncio.Task[Any]:
-        """Runs the coroutine beside the caller; a crash is logged unless the caller awaits the task."""
+        """Run the coroutine once, beside the caller; log its crash unless the caller awaits the task."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard if awaited else self._ended)
         return task
+
+    def keep(
+        self,
+        work: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        name: str,
+        critical: bool,
+        until: Callable[[], bool] = lambda: False,
+    ) -> asyncio.Task[None]:
+        """Run an endless loop beside the caller, and start it again whenever it dies.
+
+        `work` is called for each life of the loop, and goes on with what the life before left behind. A return is a
+        death, too, unless `until` says that the loop is over. Canceling the task ends the loop for good.
+        """
+        kept = _Kept(name, work, critical, until, self._limits)
+        self.health._kept.add(kept)
+        kept.task = task = self.start(self._keep(kept), name=name)
+        task.add_done_callback(lambda _: self.health._kept.discard(kept))
+        return task
+
+    async def _keep(self, kept: _Kept) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            kept.began = now()
+            error = await _life(kept)
+            if error is None:
+                return
+            healthy = now() - kept.began >= kept.limits.healthy_seconds
+            kept.deaths_in_a_row = 1 if healthy else kept.deaths_in_a_row + 1
+            kept.error, kept.paused = type(error).__name__, True
+            self.health._note(kept, error)
+            seconds = kept.limits.pause_seconds(kept.deaths_in_a_row)
+            log.error(
+                "A loop died; it is started again",
+                exc_info=error,
+                extra={
+                    "loop": kept.name,
+                    "critical": kept.critical,
+                    "error": repr(error),
+                    "deaths_in_a_row": kept.deaths_in_a_row,
+                    "pause_seconds": seconds,
+                },
+            )
+            if not await _paused(kept, seconds):
+                return
+            kept.paused = False
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -37,7 +182,7 @@ class Supervisor:
             log.error("A background task crashed", exc_info=error, extra={"task_name": task.get_name()})
 
     async def close(self) -> None:
-        """Cancels what still runs and waits for it."""
+        """Cancel what still runs, and wait for it."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -50,3 +195,46 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _life(kept: _Kept) -> Exception | None:
+    """Run the loop once. Give what it died of; None when it ended because it is over."""
+    try:
+        await kept.work()
+    except asyncio.CancelledError as error:
+        if cancellations():
+            raise
+        died = LoopDied("A loop was canceled, and its owner did not ask for that", loop=kept.name)
+        died.__cause__ = error
+        return died
+    except Exception as error:
+        if cancellations():
+            raise
+        return error
+    if cancellations() or kept.is_over():
+        return None
+    return LoopDied("A loop that has no end returned", loop=kept.name)
+
+
+async def _paused(kept: _Kept, seconds: float) -> bool:
+    """Let the time pass; return False, early, when the loop is over."""
+    steps = math.ceil(seconds / STEP_SECONDS)
+    for _ in range(steps):
+        if kept.is_over():
+            return False
+        await asyncio.sleep(seconds / steps)
+    return not kept.is_over()
+
+
+async def run_until(stop: asyncio.Event, *failures: Coroutine[Any, Any, Exception]) -> None:
+    """Wait for the order to stop, or for the first failure. Raises: the error that a failure gives."""
+    failing = [asyncio.ensure_future(one) for one in failures]
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait((stopping, *failing), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (stopping, *failing):
+            task.cancel()
+    for failed in failing:
+        if failed in done:
+            raise failed.result()

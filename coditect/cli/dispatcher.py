@@ -22,7 +22,7 @@ GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
 INSTALL = "pip install 'coditect[dispatcher]'"
 
-COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped")
+COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts")
 
 app = typer.Typer(no_args_is_help=True)
 

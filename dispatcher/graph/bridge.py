@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from coditect.aio.supervisor import Supervisor
 from dispatcher.graph.errors import TaskGraphUnavailable
 from dispatcher.graph.port import Proposal, Request, TaskGraph
 
@@ -44,7 +45,7 @@ class Desks(Protocol):
 
 
 class Bridge:
-    """Two loops over the task graph for as long as `run` runs; nothing is lost when it is cancelled or killed."""
+    """Two loops over the task graph; nothing is lost when they are cancelled or killed."""
 
     def __init__(
         self,
@@ -70,11 +71,10 @@ class Bridge:
         """There is room, or a job was queued: looks at once."""
         self._wake.set()
 
-    async def run(self) -> None:
-        """Adopts and looks until it is cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._adopting())
-            group.create_task(self._looking())
+    def open(self, supervisor: Supervisor) -> None:
+        """Begin to adopt and to look. Neither loop is critical: nodes are dispatched without RQ, too."""
+        supervisor.keep(self._adopting, name="adopt from RQ", critical=False)
+        supervisor.keep(self._looking, name="requests in RQ", critical=False)
 
     async def adopt(self) -> int:
         """One look at the queues; how many were proposed. Raises: TaskGraphUnavailable."""
@@ -114,6 +114,9 @@ class Bridge:
             except TaskGraphUnavailable as error:
                 self._failed(error)
                 pause = self._look_seconds
+            except Exception:
+                self.available = False  # nobody is to wait for what this loop would bring
+                raise
             await self._pause(pause)
 
     async def _looking(self) -> None:

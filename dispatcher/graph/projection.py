@@ -103,6 +103,8 @@ class Projection:
 
     async def run(self) -> None:
         """Tells what is appended, batch by batch, until it is cancelled."""
+        if self._entries:  # a loop before this one was woken for them, and died
+            self._more.set()
         while True:
             await self._more.wait()
             self._more.clear()

@@ -84,7 +84,7 @@ def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
 def test_status_shows_every_dispatcher_with_what_it_counted_and_every_shard_with_its_owner(served: Terminal) -> None:
     document = served.run("dispatcher", "status", "--output", "json").json
 
-    counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "unrecorded": 0, "dropped": 0}
+    counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "unrecorded": 0, "dropped": 0, "restarts": 0}
     assert document["dispatchers"] == [
         {"owner": "dispatcher-1", "shards": [0, 2]} | counts,
         {"owner": "dispatcher-2", "shards": [1, 3]} | counts,
@@ -109,9 +109,10 @@ def test_status_is_two_tables(served: Terminal) -> None:
         "STRANGE",
         "UNRECORDED",
         "DROPPED",
+        "RESTARTS",
     ]
-    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "0", "0"]
-    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-", "-"]
+    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "0", "0", "0"]
+    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-", "-", "-"]
     assert len(shards) == 1 + SHARDS
 
 

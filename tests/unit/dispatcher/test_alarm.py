@@ -105,6 +105,7 @@ async def around() -> AsyncIterator[Around]:
     async with Silent() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(backbone() + shard_queues(0))
         made = Around(broker, database, background, server)
+        made.alarm.open()
         yield made
         made.alarm.close()
 

@@ -41,7 +41,7 @@ class Post:
 
     @property
     def unready(self) -> str:
-        return unready(self.broker, self.dispatcher.tenure)
+        return unready(self.broker, self.dispatcher)
 
     def part(self, of: str) -> None:
         (self.broker if of == "broker" else self.store).cut_off()

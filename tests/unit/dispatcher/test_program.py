@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from coditect.aio.supervisor import RestartLimits, Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import SetupError
+from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings import Settings, read_settings
 from dispatcher import program
@@ -141,3 +143,31 @@ def test_store_that_fails_for_good_ends_the_program_which_says_why(
     (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
     assert code == 1
     assert "The disk is full" in vars(said)["reason"]
+
+
+class Broken(MemoryRegistry):
+    """Fails as no registry should."""
+
+    async def leases(self) -> Mapping[AgentId, int]:
+        raise RuntimeError("the fault that was asked for")
+
+
+@pytest.mark.usefixtures("adapters")
+def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynccontextmanager
+    async def registry(url: str) -> AsyncIterator[MemoryRegistry]:
+        yield Broken()
+
+    quick = RestartLimits(first_pause_seconds=0.001)
+    monkeypatch.setattr(program, "RedisRegistry", registry)
+    monkeypatch.setattr(program, "Supervisor", partial(Supervisor, limits=quick))
+    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: MemoryDatabase())
+
+    code = program.main(Settings(shards=1))
+
+    (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
+    assert code == 1
+    assert "presence of the slots" in vars(said)["reason"]
+    assert "the fault that was asked for" in vars(said)["reason"]

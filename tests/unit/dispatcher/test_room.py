@@ -13,6 +13,7 @@ import pytest
 
 from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
 from coditect.client import Client
@@ -321,14 +322,13 @@ async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> Non
         await ledger.start(fan("work", 1, Priority.P1).definition())
         made = Proposing(cast(Ports, OnlyDatabase(database)), cast(Tenure, desks), graph)
         database.silent = 2
-        async with asyncio.TaskGroup() as group:
-            bridge = group.create_task(Bridge(graph, Forgetful(made), look_seconds=0.01).run())
+        async with Supervisor() as supervisor:
+            Bridge(graph, Forgetful(made), look_seconds=0.01).open(supervisor)
 
             async def known() -> bool:
                 return set(await graph.known([0])) == {0}
 
             await eventually(known)
-            bridge.cancel()
 
     assert desks.commands == [Show("w")]
 

@@ -55,8 +55,8 @@ async def test_each_dispatcher_says_what_it_counted_and_one_without_shards_is_on
         stands = await standing(plane.broker)
 
     first, idle, second = stands.dispatchers
-    assert (first.owner, first.counts) == ("first", Counts(0, 1, 0, 0, 0, 0))
-    assert (second.owner, second.counts) == ("second", Counts(0, 2, 0, 0, 0, 0))
+    assert (first.owner, first.counts) == ("first", Counts(0, 1, 0, 0, 0, 0, 0))
+    assert (second.owner, second.counts) == ("second", Counts(0, 2, 0, 0, 0, 0, 0))
     assert (idle.owner, idle.shards, idle.counts) == ("idle", (), None)
     assert sorted(first.shards + second.shards) == list(range(SHARDS))
     assert {one.shard: one.owner for one in stands.shards} == {

@@ -45,6 +45,9 @@ class Fleet(TestFleet):
             if point == self.die_at:
                 self.die_at = ""
                 self.kill(name)
+                current = asyncio.current_task()
+                assert current is not None
+                current.cancel()
                 raise asyncio.CancelledError  # a process that is killed does not finish its step
 
         graph: Any = WitnessedGraph(self.graph, reached=reached)

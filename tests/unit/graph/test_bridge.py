@@ -61,7 +61,7 @@ def desks(graph: MemoryTaskGraph, scene: Scene) -> RecordingDesks:
 async def running(graph: MemoryTaskGraph, desks: RecordingDesks) -> AsyncIterator[Bridge]:
     async with Supervisor() as background:
         bridge = Bridge(graph, desks, adopt_seconds=0.01, look_seconds=0.01)
-        background.start(bridge.run(), name="bridge")
+        bridge.open(background)
         yield bridge
 
 
