@@ -5,6 +5,9 @@ written before the handler starts and taken away when the task is settled or han
 delivered before gets one, so that first deliveries cost nothing. Hence a task can kill two agents at most: the
 first leaves no mark, the second does. An agent that hands a task back counts that in the registry, too: deliveries
 that ended so are none, or the death of an agent that has what was handed back to it would make all of it suspects.
+That is counted before the delivery goes back: an agent that dies in between ended the delivery unstarted as well. Only
+an agent's own queue can make it three: what it hands on is delivered elsewhere as if for the second time, however often
+it was handed back, and then started, here.
 How often a task was delivered proves nothing, because restarts of the broker count as well; only where the registry
 does not answer must it do.
 

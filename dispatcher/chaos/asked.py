@@ -59,8 +59,13 @@ def nodes_as_meant(story: Story) -> Judgement:
     for work in story.accepted:
         if states.get(work.key) not in ("completed", "failed"):
             continue
-        excused = any(used_up(story, work, f"{work.key}:{name}") for name in work.val.get("nodes") or ())
-        for name, meant in (work.val.get("meant") or {}).items():
+        ends_meant = work.val.get("meant") or {}
+        excused = any(
+            used_up(story, work, f"{work.key}:{name}")
+            for name in work.val.get("nodes") or ()
+            if "failed" not in ends_meant.get(name, ())  # that one uses its attempts up whatever happens
+        )
+        for name, meant in ends_meant.items():
             key = f"{work.key}:{name}"
             checked += 1
             if ends.get(key) not in meant and not excused:

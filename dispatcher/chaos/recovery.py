@@ -95,24 +95,28 @@ def _waits(story: Story) -> Iterator[Held]:
     for work in story.accepted:
         nodes = work.val.get("nodes")
         if not nodes:
-            yield from _executed(story, work.key, [work.ended])
+            yield from _executed(story, work.key, [(0.0, work.ended)])
         elif work.key not in held:
             special = {*(work.val.get("joins") or {}), *(work.val.get("meant") or {})}
             for name in nodes:
                 key = f"{work.key}:{name}"
-                published = [one for one in story.about("claim", key) if one.happened]
-                yield from _executed(story, key, [one.ended for one in published])
+                claims = [(one.begun, one.ended) for one in story.about("claim", key) if one.happened]
+                yield from _executed(story, key, claims)
                 if name not in special and key not in held:
                     yield from _recorded(story, work, name)
 
 
-def _executed(story: Story, key: str, ready: Sequence[float]) -> Iterator[Held]:
-    """From when somebody could execute it, or the fault took its execution away, until somebody did or it was over."""
+def _executed(story: Story, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[Held]:
+    """From when somebody could execute it, or the fault took its execution away, until somebody did or it was over.
+
+    `ready` says of each time since when somebody may have, and when that was noted: one may have begun in between.
+    """
     runs = story.about("execute", key)
     over = [one.begun for one in story.about("state", key) if one.possible and one.val["state"] in TERMINAL]
     ends = sorted([*over, *(one.begun for one in story.about("end", key)), *(one.begun for one in runs)])
     taken = [(one.begun, run.ended) for run in runs for one in _taken(story, run) if run.begun < one.begun < run.ended]
-    for since, at_most in (*((one, UNENDED) for one in ready), *taken):
+    waits = [since for begun, since in ready if not any(begun <= run.begun <= since for run in runs)]
+    for since, at_most in (*((one, UNENDED) for one in waits), *taken):
         after = bisect_right(ends, since)
         until = min(ends[after] if after < len(ends) else UNENDED, at_most)
         if until < UNENDED:

@@ -172,14 +172,15 @@ class Shapes:
         return flow
 
     def spread(self) -> Workflow:
-        """A task for every element of a list, and one after all of them."""
+        """A task for every element of a list, each of its own length, and one after all of them."""
         flow = Workflow("spread")
         first = self._node(flow, [])
-        elements = [str(number) for number in range(self._pace.width)]
+        lengths = [self._milliseconds() for _ in range(self._pace.width)]
+        elements = [{"name": str(number), "milliseconds": length} for number, length in enumerate(lengths)]
         many = flow.map(
             CAPABILITY,
             f"`{json.dumps(elements)}`",
-            self.work() | {"after": [From("item")]},
+            self.work() | {"after": [From("item.name")], "milliseconds": From("item.milliseconds")},
             limit=len(elements),
             after=[first],
             name="many",

@@ -101,6 +101,8 @@ class Played:
     judgements: tuple[Judgement, ...]
     entries: tuple[Entry, ...]
     faults: int
+    crashes: tuple[str, ...] = ()
+    """What ended work in the background of a process: no fault may do that."""
 
     @property
     def kept(self) -> bool:
@@ -121,7 +123,9 @@ class Played:
         word = "pass" if self.kept else "FAIL"
         told = f"{word}  seed {self.seed}: {self.work} workflows and tasks, {self.faults} faults"
         broken = [one for one in self.judgements if not one.passed]
-        return [told, *(f"        {one.invariant} ({len(one.violations)}): {one.violations[0]}" for one in broken)]
+        crashed = [f"        crashed: {one}" for one in self.crashes]
+        broke = [f"        {one.invariant} ({len(one.violations)}): {one.violations[0]}" for one in broken]
+        return [told, *crashed, *broke]
 
     def as_json(self) -> dict[str, object]:
         """For programs."""
@@ -135,7 +139,8 @@ class Played:
     @property
     def violations(self) -> tuple[str, ...]:
         """Everything that broke a promise."""
-        return tuple(f"{one.invariant}: {told}" for one in self.judgements for told in one.violations)
+        broken = [f"{one.invariant}: {told}" for one in self.judgements for told in one.violations]
+        return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
 
 def play(seed: int, plan: Plan | None = None) -> Played:
@@ -153,14 +158,14 @@ async def _play(seed: int, plan: Plan) -> Played:
         plan = replace(plan, seconds=LONE_PLAN_SECONDS, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
     scene = Scene(seed, plan)
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # everything breaks, and each time somebody says so
+    logging.disable(logging.WARNING)  # everything breaks, and each time somebody says so
     try:
         async with scene.fleet:
             await scene.run()
-            scene.fleet.forgive_crashes()
+            crashes = tuple(map(repr, scene.fleet.forgive_crashes()))
     finally:
         logging.disable(before)
-    return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults)
+    return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults, crashes)
 
 
 class SimulatedFleet(TestFleet):
@@ -181,7 +186,6 @@ class Scene:
     def __init__(self, seed: int, plan: Plan) -> None:
         self._plan = plan
         self._seed = seed
-        self._chance = Random(f"{seed}/chaos")  # noqa: S311 - it is to be foreseen
         self.notebook = Notebook(lambda: asyncio.get_running_loop().time())
         self._effects = EffectTable()
         self._disk = Disk()
@@ -200,12 +204,16 @@ class Scene:
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
         self._ways: dict[str, tuple[MemoryBroker, MemoryDatabase]] = {}
         target = Target(self.fleet, self._graph, self._names, self._lives, self._ways)
-        self._breaking = SimulatedBreaking(target, self.notebook.of("chaos"), self._chance, plan.wiped)
+        self._breaking = SimulatedBreaking(target, self.notebook.of("chaos"), self._chance_of("faults"), plan.wiped)
 
     @property
     def faults(self) -> int:
         """How many there were."""
         return self._breaking.faults
+
+    def _chance_of(self, part: str) -> Random:
+        """Of each part by itself: a seed that is known for what it draws stays so when another part draws more."""
+        return Random(f"{self._seed}/{part}")  # noqa: S311 - it is to be foreseen
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:
         self.notebook.of(proc)(type_, f, key, **val)
@@ -215,12 +223,13 @@ class Scene:
         self, name: str, *, broker: Any, registry: Any, clock: Any, owner: str, evict: Any
     ) -> AsyncIterator[Any]:
         self._lives[name] += 1
-        note = self.notebook.of(f"{name}#{self._lives[name]}")
-        reached = partial(self._reached, name, self._lives[name])
-        store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=self._chance.getrandbits(32))
+        life = f"{name}#{self._lives[name]}"
+        note, chance = self.notebook.of(life), self._chance_of(life)
+        reached = partial(self._reached, name, self._lives[name], chance)
+        store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=chance.getrandbits(32))
         self._ways[name] = (broker, store)
         async with WitnessedDatabase(store, note, reached=reached) as database:
-            ways = Ways(on_record=self._chance.random() < self._plan.on_record)
+            ways = Ways(on_record=chance.random() < self._plan.on_record)
             options = Options(shards=self._plan.shards, owner=owner, ways=ways)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
             graph: Any = WitnessedGraph(self._graph, reached=reached)
@@ -237,12 +246,12 @@ class Scene:
 
     # -- faults -----------------------------------------------------------------------------------------
 
-    def _reached(self, name: str, life: int, point: str) -> None:
+    def _reached(self, name: str, life: int, chance: Random, point: str) -> None:
         if self._calm or life != self._lives[name]:
             return
         self._at_work = name
         self._failpoints.reached(point)
-        if self._plan.die_at is None and self._chance.random() < self._plan.die_at_a_call:
+        if self._plan.die_at is None and chance.random() < self._plan.die_at_a_call:
             self._breaking.kill(name, f"dispatcher.kill at {point}")
 
     def _crew(self) -> Crew:
@@ -252,7 +261,7 @@ class Scene:
 
     async def run(self) -> None:
         """The load and the faults; then everybody is well, and what was begun comes to its end."""
-        load = Load(self.fleet.client, self.notebook.of("client"), self._chance, self._plan.pace)
+        load = Load(self.fleet.client, self.notebook.of("client"), self._chance_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
         looking = asyncio.ensure_future(
@@ -261,7 +270,7 @@ class Scene:
         self._calm = False
         async with MemoryBroker(self.fleet.server, name="stranger") as broker:
             kinds = KINDS if self._plan.die_at is None else ()
-            strangers = Strangers(broker, note, self._chance)
+            strangers = Strangers(broker, note, self._chance_of("strangers"))
             await self._breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
         self._calm = True
         self._breaking.revive()

@@ -54,6 +54,7 @@ MUTANTS = (
         "        if not origin:\n",
         "a task whose owner does not exist waits for it",
         ("nothing left over",),
+        seed=1,
     ),
     Mutant(
         "silence_waited_for",

@@ -28,8 +28,9 @@ class Mutant:
     """What goes wrong by it, as a sentence."""
     caught_by: tuple[str, ...]
     """Invariants that the simulation finds violated, or the tests that fail."""
-    seed: int = 1
-    """Of the simulation: the one that caught it last, played before all others."""
+    seed: int = 10
+    """Of the simulation: one that catches it, played before all others. The tenths are the surest: their faults are few
+    and excuse little, and they have ten times the work, so that what others draw changes nothing."""
 
     @property
     def invariants(self) -> frozenset[str]:

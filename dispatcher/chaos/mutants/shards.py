@@ -92,7 +92,6 @@ MUTANTS = (
         "        delivery.ack()\n        settle = AckedTogether(delivery, len(results))\n",
         "results are acknowledged before they are recorded",
         ("recorded, then acked",),
-        seed=2,
     ),
     Mutant(
         "undone_acked",

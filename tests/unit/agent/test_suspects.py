@@ -192,6 +192,36 @@ async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it()
         assert await stage.examine(Delivered(1)) is Suspicion.RECORDED
 
 
+@given(
+    earlier=st.lists(
+        st.sampled_from(
+            ["goes back", "its agent dies as it goes back", "its agent dies beside it", "it kills its agent"]
+        ),
+        max_size=8,
+    )
+)
+def test_a_task_kills_two_agents_at_most_whatever_became_of_its_deliveries(earlier: list[str]) -> None:
+    async def kills() -> int:
+        killed, registry = list[Any](), MemoryRegistry()
+        async with Supervisor() as background:
+            for deliveries, event in enumerate([*earlier, *["it kills its agent"] * 3]):
+                agent = Suspects(registry, AgentId(f"agent-{deliveries}"), background, patience_seconds=0.0)
+                if event.endswith("goes back"):
+                    await agent.hand_back([TASK])
+                elif event == "it kills its agent":
+                    start = agent.examined(TASK, Delivered(deliveries), alone)  # type: ignore[arg-type]
+                    if await start.__aenter__() is not Suspicion.NONE:
+                        break
+                    killed.append(start)  # which nobody leaves
+        return len(killed)
+
+    assert asyncio.run(kills()) <= 2
+
+
+async def alone(work: Any) -> bool:
+    return bool(await work)
+
+
 async def test_registry_that_hangs_delays_a_hand_back_by_a_moment() -> None:
     async with Supervisor() as background:
         stage = Stage(background)

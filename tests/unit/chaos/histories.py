@@ -103,6 +103,16 @@ class Telling:
         self.whole("dispatcher-1", "state", key, state="completed", fence=1, attempt=1, version=self.version)
         self.result(key, "completed", 1)
 
+    def failed(self, key: str, attempts: int) -> None:
+        """A node each attempt of which fails on purpose."""
+        for fence in range(1, attempts + 1):
+            self.claim("dispatcher-1", key, fence)
+            self.note("agent-1", Type.INVOKE, "execute", key, agent="agent-1", attempt=fence, fence=fence)
+            self.note("agent-1", Type.FAIL, "execute", key)
+        said = {"state": "failed", "fence": attempts, "attempt": attempts, "version": self.version}
+        self.whole("dispatcher-1", "state", key, **said)
+        self.result(key, "failed", attempts)
+
     def result(self, key: str, state: str, fence: int) -> None:
         known: dict[str, Any] = {"state": state, "fence": fence}
         if state == "completed":
@@ -160,14 +170,15 @@ ASKED, CANCELED, STRUCK = "asked", "canceled", "struck"
 
 
 def asked() -> list[Entry]:
-    """A workflow that was started twice by its key, and paused; one of its nodes is to be skipped."""
+    """A workflow that was started twice by its key, and paused; one node is to be skipped, and one to fail."""
     telling = Telling(Random(0), ASKED, shard=7, t=CALM_AT + 100.0)
     facts = {
-        "nodes": {"first": [], "skipped": ["first"], "after": ["first"]},
+        "nodes": {"first": [], "skipped": ["first"], "after": ["first"], "hopeless": []},
         "levels": {"first": "p0", "after": "p2"},
         "inputs": {"first": [], "after": ["first"]},
-        "meant": {"skipped": ["skipped"], "after": ["completed"]},
+        "meant": {"skipped": ["skipped"], "after": ["completed"], "hopeless": ["failed", "dead"]},
         "most": MOST_ATTEMPTS,
+        "few": {"hopeless": 2},
         "ends": ["completed"],
     }
     telling.note("client", Type.INVOKE, "submit", "key")
@@ -175,6 +186,7 @@ def asked() -> list[Entry]:
     telling.note("client", Type.OK, "submit", "key", run=ASKED)
     telling.note("client", Type.OK, "accept", ASKED, **facts)
     telling.executed(f"{ASKED}:first", priority="p0", after=[])
+    telling.failed(f"{ASKED}:hopeless", 2)
     telling.whole("client", "pause", ASKED)
     telling.whole("client", "resume", ASKED)
     telling.executed(f"{ASKED}:after", priority="p2", after=[f"token of {ASKED}:first"])

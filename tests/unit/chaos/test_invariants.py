@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dispatcher.chaos.invariants import CHECKS, judge
 from dispatcher.chaos.judgement import Judgement, lines
 from dispatcher.witness.history import Entry, Type
-from tests.unit.chaos.histories import clean_history
+from tests.unit.chaos.histories import clean_history, look
 from tests.unit.chaos.lies import LIES, a_completed_node
 
 RANDOMS = st.integers(0, 2**32).map(Random)
@@ -182,3 +182,21 @@ def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> Non
         return next(one for one in judgements if one.invariant == "one end each").passed
 
     assert (passes(asked), passes(elsewhere), passes([])) == (True, False, False)
+
+
+def test_what_had_begun_when_its_acceptance_was_noted_did_not_wait() -> None:
+    facts = {"most": 5, "ends": ["completed"], "priority": "p2"}
+    entries = [
+        Entry(1.0, "chaos", Type.INVOKE, "wipe", "redis", {"kind": "redis.wipe"}),
+        Entry(1.0, "chaos", Type.OK, "wipe", "redis"),
+        *look(2.0, ["agent-1", "agent-2"], running=["agent-1", "agent-2"], at_work=["agent-1", "agent-2"]),
+        Entry(3.0, "client", Type.INVOKE, "accept", "task", facts),
+        Entry(3.0, "client", Type.OK, "accept", "task"),
+        Entry(3.0, "agent-1", Type.INVOKE, "execute", "task", {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        Entry(60.0, "agent-1", Type.OK, "execute", "task"),
+        Entry(60.0, "client", Type.OK, "end", "task", {"state": "completed"}),
+    ]
+
+    (judgement,) = (one for one in judge(entries) if one.invariant == "recovered in time")
+
+    assert judgement.passed

@@ -8,6 +8,7 @@ import pytest
 
 from coditect.failpoints import Act, Order
 from dispatcher.chaos.simulation import PACE, Plan, Played, play
+from dispatcher.tenure import Tenure
 from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS
 
@@ -54,6 +55,18 @@ def test_dispatcher_may_die_at_every_step(point: str) -> None:
     kinds = [one.val["kind"] for one in played.entries if one.f == "kill" and one.type is Type.INVOKE]
     assert kinds == [f"dispatcher.kill at {point}"]
     assert played.violations == ()
+
+
+def test_error_that_ends_work_in_the_background_fails_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch(_: Tenure) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(Tenure, "_watch", watch)
+
+    played = play(1, Plan(seconds=1.0))
+
+    assert not played.kept
+    assert "crashed: KeyError('planted')" in {line.strip() for line in played.lines()}
 
 
 def test_seed_is_played_again_step_by_step() -> None:
