@@ -49,9 +49,8 @@ def recovered(story: Story) -> Judgement:
     runs = sorted(span for spans in executed_spans(story).values() for span in spans)
     places, begun = Spans(runs), [since for since, _ in runs]
     waits = sorted(_waits(story), key=lambda one: one.since)
-    slow = min(
-        MOST_SLOWER_SECONDS, max((one.until - one.since for one in waits if not _near(faults, one)), default=0.0)
-    )
+    calm = (one.until - one.since for one in waits if not _near(faults, one))
+    slow = min(MOST_SLOWER_SECONDS, max([0.0, *calm]))
     checked, violations = 0, []
     for one in waits:
         near = _near(faults, one)
