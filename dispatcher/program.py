@@ -197,11 +197,11 @@ async def serve(settings: Settings) -> None:
                 options=options,
             )
         )
-        readiness.check = partial(unready, broker, running)
+        readiness.check = lambda: unready(broker, running) or broker.health.why_not()
         collect_rarely()
         _tell_ready()
         log.info("The dispatcher is ready")
-        await run_until(stop, database.failure(), running.health.failure())
+        await run_until(stop, database.failure(), broker.health.failure(), running.health.failure())
 
 
 @dataclass(slots=True)

@@ -17,10 +17,10 @@ def loops(health: Health, *, critical: bool) -> set[str]:
 
 
 def strike(health: Health, name: str) -> bool:
-    """Have what the loop awaits fail; False when it runs at this moment, or waits for its restart."""
+    """Have what the loop awaits fail; False when it runs at this moment, awaits a task, or waits for its restart."""
     (kept,) = [one for one in health._kept if one.name == name]
     awaited = getattr(kept.task, "_fut_waiter", None)
-    if kept.paused or awaited is None or awaited.done():
+    if kept.paused or awaited is None or awaited.done() or isinstance(awaited, asyncio.Task):
         return False
     awaited.set_exception(Struck("struck", name))
     return True

@@ -25,11 +25,16 @@ Check = Callable[[], str]
 
 
 @asynccontextmanager
-async def health_server(ready: Check, *, host: str, port: int) -> AsyncIterator[int]:
-    """Serves both until the context is left; gives the port that it listens on (0 picks one)."""
+async def health_server(
+    ready: Check, *, host: str, port: int, restarts: Callable[[], int] = lambda: 0
+) -> AsyncIterator[int]:
+    """Serves both until the context is left; gives the port that it listens on (0 picks one).
+
+    `restarts` says how many loops died and were started again, which `/readyz` tells beside.
+    """
     loop = asyncio.get_running_loop()
     bound: Future[int] = Future()
-    thread = LoopThread(_serving(_Probes(ready, loop), host, port, bound), name="health")
+    thread = LoopThread(_serving(_Probes(ready, loop, restarts), host, port, bound), name="health")
     await asyncio.to_thread(thread.open)
     try:
         yield bound.result()
@@ -57,8 +62,9 @@ async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) ->
 class _Probes:
     """Answers probes about the program whose event loop it is given."""
 
-    def __init__(self, ready: Check, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, ready: Check, loop: asyncio.AbstractEventLoop, restarts: Callable[[], int]) -> None:
         self._ready = ready
+        self._restarts = restarts
         self._loop = loop
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +84,9 @@ class _Probes:
         if path == [b"/livez"]:
             return _http(await self._wrong(lambda: ""), well="alive")
         if path == [b"/readyz"]:
-            return _http(await self._wrong(self._ready), well="ready")
+            died = self._restarts()
+            well = f"ready; loops that died and were started again: {died}" if died else "ready"
+            return _http(await self._wrong(self._ready), well=well)
         return _text("404 Not Found", "try /livez or /readyz")
 
     async def _wrong(self, check: Check) -> str:

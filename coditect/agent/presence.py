@@ -15,6 +15,7 @@ from typing import Self
 
 import psutil
 
+from coditect.aio.supervisor import Health, Supervisor
 from coditect.errors import RegistryUnavailable
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.registry.port import BEAT_SECONDS, LEASE_SECONDS, Registry
@@ -72,6 +73,7 @@ class Presence:
         *,
         beat_seconds: float = BEAT_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
+        health: Health | None = None,
     ) -> None:
         self._registry = registry
         self._registration = registration
@@ -84,7 +86,8 @@ class Presence:
         self._ending = False
         self._lapses_at = 0.0
         self._hurry = asyncio.Event()
-        self._tasks = asyncio.TaskGroup()
+        self._told_at = 0.0
+        self._supervisor = Supervisor(health)
 
     @property
     def known(self) -> bool:
@@ -97,9 +100,10 @@ class Presence:
         self._hurry.set()
 
     async def __aenter__(self) -> Self:
+        self._told_at = self._now()
         await self._tell()
-        await self._tasks.__aenter__()
-        self._tasks.create_task(self._beat(), name=f"{TASK_PREFIX}{self._registration.agent_id}")
+        name = f"{TASK_PREFIX}{self._registration.agent_id}"
+        self._beats = self._supervisor.keep(self._beat, name=name, critical=True, until=lambda: self._ending)
         return self
 
     async def __aexit__(
@@ -108,31 +112,17 @@ class Presence:
         self._ending = True
         self._hurry.set()
         try:
-            await self._end_beat(kind, error, trace)
+            if not isinstance(error, asyncio.CancelledError):
+                await asyncio.wait({self._beats})
+            await self._supervisor.close()
         finally:
             await self._deregister()
 
-    async def _end_beat(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """A cancellation is the group's business, an error of the body is not: it would be wrapped."""
-        if kind is not None and issubclass(kind, asyncio.CancelledError):
-            try:
-                await self._tasks.__aexit__(kind, error, trace)
-            except asyncio.CancelledError as again:
-                # Raised anew, the very same error would make a ring of contexts, in which an exit stack never ends.
-                if again is not error:
-                    raise
-        else:
-            await self._tasks.__aexit__(None, None, None)
-
     async def _beat(self) -> None:
-        now = asyncio.get_running_loop().time
-        last = now()
         while not self._ending:
             every = min(self._beat_seconds, REPAIR_SECONDS) if self._failing else self._beat_seconds
-            await self._pause(max(SHORTEST_PAUSE_SECONDS, last + every - now()))
-            last = now()
+            await self._pause(max(SHORTEST_PAUSE_SECONDS, self._told_at + every - self._now()))
+            self._told_at = self._now()
             if not self._ending:
                 await self._tell()
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
@@ -28,7 +28,7 @@ from coditect.agent.processes import BEGAN, PARENT, keep_processes
 from coditect.agent.runtime import Runtime
 from coditect.agent.slots import most_in_hand
 from coditect.agent.suspects import Suspects
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blob import open_blobs
 from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
@@ -98,9 +98,8 @@ class Host:
     """What tells its usage; measured when None."""
     processes: bool = True
     """Whether suspects may run in processes of their own; a fleet under test has but one."""
-
-
-THIS_PROCESS = Host()
+    health: Health = field(default_factory=Health)
+    """What the loops of the process tell about themselves."""
 
 
 @asynccontextmanager
@@ -113,16 +112,16 @@ async def running_agent(
     clock: Clock,
     drain: asyncio.Event,
     agent_id: AgentId | None = None,
-    host: Host = THIS_PROCESS,
+    host: Host | None = None,
 ) -> AsyncIterator[Runtime]:
     """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues.
 
     Its id is a fresh one unless it is given.
     """
-    agent_id = agent_id or new_agent_id(agent)
+    agent_id, host = agent_id or new_agent_id(agent), host or Host()
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
-        background = await stack.enter_async_context(Supervisor())
+        background = await stack.enter_async_context(Supervisor(host.health))
         reference = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
@@ -141,8 +140,8 @@ async def running_agent(
             suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
-        presence = _presence(registry, registration(agent, agent_id, reference, slots=slots), load, settings)
-        await stack.enter_async_context(presence)
+        described = registration(agent, agent_id, reference, slots=slots)
+        presence = await stack.enter_async_context(_presence(registry, described, load, settings, host.health))
         mailbox = Mailbox(
             runtime,
             broker,
@@ -185,13 +184,16 @@ def _patience_seconds(settings: Settings) -> float:
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 
-def _presence(registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings) -> Presence:
+def _presence(
+    registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings, health: Health
+) -> Presence:
     return Presence(
         registry,
         described,
         load,
         beat_seconds=settings.beat_seconds,
         lease_seconds=settings.lease_seconds,
+        health=health,
     )
 
 
@@ -224,12 +226,13 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
 async def serve(agent: Agent, settings: Settings, *, source: str | None = None) -> None:
     """Runs one agent process until SIGTERM, SIGINT or a drain letter; then drains and ends.
 
-    Raises: CancelledError when the signal comes before the agent is ready.
+    Raises: CancelledError when the signal comes before the agent is ready; LoopDied, when it is drained, after a
+    critical loop has died again and again.
     """
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
         _on_signal(opening.cancel)
-    agent_id = new_agent_id(agent)
+    agent_id, host = new_agent_id(agent), Host(source=source)
     broker = AmqpBroker(
         settings.amqp_url,
         name=agent_id,
@@ -250,19 +253,24 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                 clock=SystemClock(),
                 drain=stop,
                 agent_id=agent_id,
-                host=Host(source=source),
+                host=host,
             )
         )
         if settings.health_port is not None:
             port = await stack.enter_async_context(
-                health_server(lambda: unready(broker), host=settings.health_host, port=settings.health_port)
+                health_server(
+                    lambda: unready(broker, broker.health, host.health),
+                    host=settings.health_host,
+                    port=settings.health_port,
+                    restarts=lambda: broker.health.deaths.total() + host.health.deaths.total(),
+                )
             )
             log.info("Health is served", extra={"host": settings.health_host, "port": port})
         _on_signal(stop.set)
         collect_rarely()
         _tell_ready()
         _log_ready(agent, runtime.agent_id, settings)
-        await stop.wait()
+        await run_until(stop, broker.health.failure(), host.health.failure())
 
 
 def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:
@@ -288,11 +296,11 @@ def _on_signal(act: Callable[[], object]) -> None:
         loop.add_signal_handler(number, act)
 
 
-def unready(broker: Broker) -> str:
-    """Why the agent cannot take work; empty when it can."""
+def unready(broker: Broker, *healths: Health) -> str:
+    """Say why the agent cannot take work; empty when it can: it has the broker, and every critical loop runs."""
     if not broker.connected:
         return "the broker's connection or a consumer is missing"
-    return ""
+    return next(filter(None, (health.why_not() for health in healths)), "")
 
 
 def _tell_ready() -> None:

@@ -234,7 +234,7 @@ class TestFleet:
             clock=self._clock(member.id),
             drain=member.drain,
             agent_id=member.id,
-            host=Host(sample=lambda: Usage(0.0, 0), processes=False),
+            host=Host(sample=lambda: Usage(0.0, 0), processes=False, health=member.health),
         )
 
     def _plane(self, running: Callable[..., Any], member: Member) -> AbstractAsyncContextManager[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from coditect.agent.declaration import Agent, Capability, Where
 from coditect.agent.runtime import Runtime
+from coditect.aio.supervisor import Health, run_until
 from coditect.broker.memory import MemoryBroker
 from coditect.model.ids import AgentId
 from coditect.model.registration import Load
@@ -49,6 +50,8 @@ class Member:
         self.actor = actor
         self.drain = asyncio.Event()
         """Set, it drains and ends, as by SIGTERM."""
+        self.health = Health()
+        """What its loops tell about themselves."""
         self.work: asyncio.Task[None] | None = None
         self.replaced = False
         """Whether another was started in its place."""
@@ -89,7 +92,8 @@ class Member:
                 self._runtime = running if isinstance(running, Runtime) else None
                 self.state = State.RUNNING
                 self._ready.set_result(None)
-                await self.drain.wait()
+                own = getattr(running, "health", self.health)
+                await run_until(self.drain, self.health.failure(), own.failure())
         finally:
             self._runtime = None
             if self.state is not State.KILLED:

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from aiormq.abc import AbstractConnection
 
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.amqp import declare as rare
 from coditect.broker.amqp.browsing import CALL_SECONDS, Browsing
 from coditect.broker.amqp.direct.path import DirectPath, is_tested
@@ -65,7 +65,9 @@ class AmqpBroker:
         wire: str = DIRECT,
         heartbeat_seconds: int | None = None,
     ) -> None:
-        self._background = Supervisor()
+        self.health = Health()
+        """What its loops tell about themselves."""
+        self._background = Supervisor(self.health)
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
         self._looks = rare.Looks()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, assert_never
 
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.memory.delivery import Hand
 from coditect.broker.memory.link import Link
@@ -65,7 +65,9 @@ class MemoryBroker:
         self._topology = Topology()
         self._consumers: list[MemoryConsumer] = []
         self._browsed = Hand()
-        self._background = Supervisor()
+        self.health = Health()
+        """What its loops tell about themselves: it has none."""
+        self._background = Supervisor(self.health)
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._link = Link(server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again)

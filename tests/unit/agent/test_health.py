@@ -37,6 +37,11 @@ async def test_liveness_and_readiness_are_told_apart() -> None:
         assert "404" in await ask(port, get("/other"))
 
 
+async def test_readiness_tells_how_many_loops_were_started_again() -> None:
+    async with health_server(lambda: "", host="127.0.0.1", port=0, restarts=lambda: 3) as port:
+        assert (await ask(port, get("/readyz"))).endswith("ready; loops that died and were started again: 3\n")
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_probes_say_meanwhile_that_the_event_loop_stands_still(path: str) -> None:
     answers: list[str] = []
