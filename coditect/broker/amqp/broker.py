@@ -86,18 +86,17 @@ class AmqpBroker:
 
     async def __aenter__(self) -> Self:
         self._publisher.open()
-        self._background.start(self._incoming.run(), name="incoming link")
-        self._background.start(self._outgoing.run(), name="outgoing link")
+        keep = partial(self._background.keep, critical=True)
+        keep(self._incoming.run, name="incoming link")
+        keep(self._outgoing.run, name="outgoing link")
         try:
             await self._incoming.first(self._connect_seconds)
             await self._outgoing.first(self._connect_seconds)
         except BaseException:
             await self._background.close()
             raise
-        self._background.start(
-            watch_consumers(self._groups, self._look_at, self._end_round, seconds=self._watch_seconds),
-            name="watch consumers",
-        )
+        watch = partial(watch_consumers, self._groups, self._look_at, self._end_round, seconds=self._watch_seconds)
+        keep(watch, name="watch consumers")
         return self
 
     async def __aexit__(

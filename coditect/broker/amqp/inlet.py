@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import count
 
 from aiormq.abc import AbstractConnection
@@ -195,7 +196,7 @@ class Group:
         if await rare.stats(connection, subscription.queue) is not None:
             await self._start(subscription)
         else:
-            self._background.start(self._resubscribe(subscription), name=f"resubscribe {subscription.queue}")
+            self._keep_resubscribing(subscription)
 
     async def _reopen(self) -> None:
         self._lose()
@@ -212,7 +213,14 @@ class Group:
             self._background.start(give_up(inlet.channel), name=f"give up {self._name}")
             raise
         inlet.start(self._background)
-        self._background.start(self._watch(inlet), name=f"watch {self._name}")
+        connection = self._connection
+
+        def is_over() -> bool:
+            """Whether another channel stands in its place, or none is to be opened on this connection."""
+            replaced = self._inlet is not inlet and self.opened
+            return replaced or self._connection is not connection or not connection.is_opened
+
+        self._background.keep(partial(self._watch, inlet), name=f"watch {self._name}", critical=True, until=is_over)
 
     def _lose(self) -> None:
         """Once per channel: its deliveries are nobody's any more."""
@@ -252,15 +260,25 @@ class Group:
         for subscription in tuple(self.subscriptions):
             if subscription.tag == frame.consumer_tag:
                 subscription.deafen()
-                self._background.start(self._resubscribe(subscription), name=f"resubscribe {subscription.queue}")
+                self._keep_resubscribing(subscription)
 
-    async def _resubscribe(self, subscription: Subscription) -> None:
-        """Until the queue is there again; the broker cancels a consumer whose queue it deletes."""
+    def _keep_resubscribing(self, subscription: Subscription) -> None:
         channel = self._channel
+
+        def is_over() -> bool:
+            """Whether it consumes, or is not to, or the watcher opens another channel with all its subscriptions."""
+            return subscription.canceled or subscription.tag is not None or channel is not self._channel
+
+        if channel is not None:
+            work = partial(self._resubscribe, subscription, channel)
+            self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
+
+    async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
+        """Until the queue is there again; the broker cancels a consumer whose queue it deletes."""
         while not subscription.canceled and subscription.tag is None and not canceled_by_us():
             await asyncio.sleep(RETRY_SECONDS)
-            if channel is None or channel is not self._channel:
-                return  # the watcher opens the channel with all its subscriptions
+            if channel is not self._channel:
+                return
             try:
                 await self._declare_again(channel.connection, subscription.queue)
                 if await rare.stats(channel.connection, subscription.queue) is not None:

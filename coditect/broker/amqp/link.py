@@ -137,6 +137,8 @@ class Link:
     async def run(self) -> None:
         """Opens, restores, waits for the loss, and again with growing pauses, until canceled."""
         read_leniently()
+        self._up.clear()  # set by a run before this one that died, to say that there is no connection
+        self._over = False
         failures = 0
         try:
             while not canceled_by_us():

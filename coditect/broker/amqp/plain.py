@@ -122,7 +122,7 @@ class PlainInlet:
 
     def start(self, background: Supervisor) -> None:
         """Writes what is decided, once per turn of the loop."""
-        background.start(self._settle(), name="settle")
+        background.keep(self._settle, name="settle", critical=True, until=lambda: self.settlements.lost)
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
         """See `Inlet.consume`."""

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
@@ -123,7 +124,7 @@ class Publisher:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._link.on_silence = self._lanes.accuse
-        self._background.start(self._lanes.watch(self._link.answers), name="watch publishes")
+        self._background.keep(partial(self._lanes.watch, self._link.answers), name="watch publishes", critical=True)
 
     def close(self) -> None:
         """What comes to nothing from now on is not repeated. Nobody is left waiting."""
