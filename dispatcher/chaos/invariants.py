@@ -204,8 +204,11 @@ def recorded_before_acked(story: Story) -> Judgement:
 
 
 def _moved_on(state: Operation, ack: Operation) -> bool:
-    """Whether this transaction may have made the result needless, and can have been committed before the ack."""
-    if not state.possible or state.first > ack.first or (state.happened and state.last > ack.first):
+    """Whether this transaction may have made the result needless, and can have been committed before the ack.
+
+    Another process may have been stopped between its commit and the word of it; who acks has read it in the store.
+    """
+    if not state.possible or state.first > ack.first:
         return False
     if state.proc == ack.proc and state.last > ack.first:
         return False  # who acks has heard of its own commit

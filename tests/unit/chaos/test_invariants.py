@@ -200,3 +200,17 @@ def test_what_had_begun_when_its_acceptance_was_noted_did_not_wait() -> None:
     (judgement,) = (one for one in judge(entries) if one.invariant == "recovered in time")
 
     assert judgement.passed
+
+
+def test_result_may_be_acknowledged_by_what_a_stopped_process_had_committed() -> None:
+    completed = {"state": "completed", "fence": 1, "attempt": 1, "version": 2}
+
+    def passes(committer: str) -> bool:
+        entries = [
+            Entry(1.0, committer, Type.INVOKE, "state", "w:n", completed),
+            Entry(2.0, "dispatcher-1", Type.OK, "ack", "w:n", {"fence": 1, "publication": 1}),
+            Entry(3.0, committer, Type.OK, "state", "w:n", completed),
+        ]
+        return next(one for one in judge(entries) if one.invariant == "recorded, then acked").passed
+
+    assert (passes("dispatcher-2"), passes("dispatcher-1")) == (True, False)
