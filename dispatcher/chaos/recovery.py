@@ -27,6 +27,10 @@ Of a hundred 99 take 1 s after an agent's death, 5 s after it was stopped or cut
 """
 ENDS_SECONDS = 11.0
 """The same for all others, from the end of the fault: who waits for a lost answer asks again every 5 s, maybe twice.
+
+What Redis lost is shown to RQ again within 1 s, and taken from it at once. Where Redis did not answer for what RQ had
+handed out, that is found after 15 s, when RQ is compared, if RQ brings others of its capability meanwhile: no seed has
+shown that yet, and it is beyond this time.
 """
 APART_SECONDS = 6.0
 """Faults that are closer together than that are not judged: what one of them left may be held up by the other."""

@@ -103,6 +103,7 @@ MUTANTS = (
         "    if run.canceling:\n",
         "what waits in the backlog is published although its workflow is paused",
         ("held when asked",),
+        seed=7,
     ),
     Mutant(
         "priority_dropped",
