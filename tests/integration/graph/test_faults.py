@@ -59,9 +59,10 @@ async def test_frozen_redis_holds_up_neither_the_call_nor_the_loop(frail: tuple[
         ticking.cancel()
 
     # what was sent may have been done after all, and may be repeated
-    await scene.create(scene.job("a"), *[scene.job(f"n{number}") for number in range(2_000)])
-    await scene.graph.tell([scene.change("a", JobState.FINISHED)])
-    counts = await scene.counts()
+    async with RedisTaskGraph(server.url, worker="dispatcher-1", timeout_seconds=30) as scene.graph:
+        await scene.create(scene.job("a"), *[scene.job(f"n{number}") for number in range(2_000)])
+        await scene.graph.tell([scene.change("a", JobState.FINISHED)])
+        counts = await scene.counts()
     assert counts.pop("finished") == 1
     assert sum(counts.values()) == 2_000
 
