@@ -30,6 +30,7 @@ from dispatcher.later import Later
 from dispatcher.layers.errors import LostLease
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger.book import Terms
+from dispatcher.layers.ledger.definitions import Caches, Definitions
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.layers.ledger.left_over import SetAside
 from dispatcher.opening import Opening, learn
@@ -40,7 +41,6 @@ from dispatcher.sendings import Sendings
 from dispatcher.settling import NOTHING, Filled, Rebuilt, Refused, Settle
 from dispatcher.showing import Showing
 from dispatcher.store.errors import StoreFailed
-from dispatcher.tries import Tries
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,9 @@ class Desk:
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
         self._apart = False  # whether that is so of the turn that is under way
         self._wake = asyncio.Event()
-        self._later = Later(self._terms.set_aside, lambda: self.put(GoOn()))
-        self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._terms.set_aside, self.put)
+        self._definitions = Definitions()
+        self._later = Later(lambda: self.put(GoOn()))
+        self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
         self._unsure = False
         """A try may be committed of which memory knows nothing."""
         self._confirmed: list[int] = []
@@ -128,13 +129,11 @@ class Desk:
     def _take_up(self, found: Opening) -> None:
         """What the ledger has under way and memory does not know was not published: it is published anew."""
         known = {flight.publication for _, flight in self.flights}
-        waiting = {moved.row.publication for moved in found.flights if moved.state is TaskState.PUBLISHED}
+        waiting = {moved.row.publication for moved in found.flights if moved.state is TaskState.PUBLISHED} - known
         for unsent in found.rows:
-            if unsent.publication in known:
-                continue
             if unsent.publication in waiting:
                 self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
-            else:
+            elif unsent.publication not in known:
                 self._confirmed.append(unsent.publication)
         self.flights.agree(found.flights, asyncio.get_running_loop().time())
         self.flights.doubt(found.doubtful)
@@ -207,8 +206,7 @@ class Desk:
 
     def hear(self, progress: Progress) -> None:
         """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
-        place = Place(progress.workflow, progress.node)
-        self.flights.hear(place, progress.fence, asyncio.get_running_loop().time())
+        self.flights.hear(Place(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time())
 
     async def _take_turns(self) -> None:
         self._wake.set()  # for what a loop before this one was woken for, and died
@@ -244,8 +242,8 @@ class Desk:
         except Retryable as error:
             log.warning("The store does not take a turn", extra={"shard": self.shard, "reason": str(error)})
             self._entries.extendleft(reversed(batch))
-            if isinstance(error, SetAside) and error.overdue:
-                self._later.wait(error.piece)
+            if isinstance(error, SetAside):
+                self._later.set_aside(error)
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # the boundary of turns: a bad command takes no other with it
             if not batch:
@@ -285,17 +283,18 @@ class Desk:
         self._on_lost(self.shard)
 
     async def _commit(self, batch: list[Entry]) -> None:
-        confirmed, self._confirmed = self._confirmed, []
-        commands, room = [entry.command for entry in batch], self._ports.window.room()
-        now_ms, chance = self._ports.clock.now_ms(), self._ports.clock.chance()
-        tries = Tries(turn.Turn(self._lease, self._terms, commands, confirmed, room, now_ms, chance, self._apart))
+        commands, confirmed, self._confirmed = [entry.command for entry in batch], self._confirmed, []
+        now_ms, chance, room = self._ports.clock.now_ms(), self._ports.clock.chance(), self._ports.window.room()
+        caches = Caches(self._definitions, frozenset(self._later.aside))
+        one = turn.Turn(self._lease, self._terms, caches, commands, confirmed, room, now_ms, chance, self._apart)
         try:
-            done = await self._ports.database.run(tries)
-        except BaseException as error:
+            done = await self._ports.database.run(lambda tr: turn.run(tr, one))
+        except BaseException:
             self._confirmed.extend(confirmed)
-            self._doubt(tries.count > 1 or isinstance(error, Retryable))
+            self._doubt()
             raise
-        self._doubt(tries.count > 1)
+        if done.repeated:
+            self._doubt()
         self._count(done.effects)
         self._entries.extendleft(reversed(batch[len(done.answers) :]))
         try:
@@ -304,11 +303,11 @@ class Desk:
         finally:
             self._after(done.effects)
 
-    def _doubt(self, unsure: bool) -> None:
+    def _doubt(self) -> None:
         """A try may be committed that nobody heard of; until memory knows of it the ledger answers state queries."""
-        if unsure:
-            self._unsure = True
-            self.overviews.clear()
+        self._unsure = True
+        self.overviews.clear()
+        self._definitions = Definitions()
 
     def _count(self, effects: Effects) -> None:
         """What is under way, and what waits: before anything is settled, which may free room for others."""
@@ -316,6 +315,7 @@ class Desk:
         self._counters.late += effects.late
         self._counters.strange += effects.strange
         self.overviews.note(effects.runs)
+        self._definitions.note(effects.definitions)
         for moved in effects.moved:
             self.flights.follow(moved, now)
             if moved.state is TaskState.READY:

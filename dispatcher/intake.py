@@ -27,7 +27,7 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import idempotency, versions
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS
-from dispatcher.layers.ledger import advance, definitions
+from dispatcher.layers.ledger import advance
 from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.rows import NodeRow, WorkflowRow
@@ -185,8 +185,7 @@ def _write_nodes(book: Book, workflow: str, nodes: list[tuple[Node, bytes]]) -> 
     for node, definition in nodes:
         tally = Tally.of(node)
         place = Place(workflow, node.name)
-        book.terms.definitions.put(place, definition)
-        definitions.write(book.tr, place, definition)
+        book.define(place, definition)
         row = NodeRow(TaskState.BLOCKED, tally.needed, tally.open)
         book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:

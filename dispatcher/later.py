@@ -7,8 +7,13 @@ again and did not come back within an hour begins anew: that is another slow spe
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from dispatcher.layers.ledger.left_over import SetAside
+
+log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 60.0
 MOST_SECONDS = 3_600.0
@@ -27,16 +32,23 @@ class Waited:
 
 
 class Later:
-    """The waiting pieces of one shard. They are taken out of what is set aside before `go_on` is called."""
+    """The pieces of one shard that are not gone on with: for ever, or until `go_on` is called."""
 
-    def __init__(self, aside: set[bytes], go_on: Callable[[], None]) -> None:
-        self._aside = aside
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self.aside: set[bytes] = set()
+        """Their keys. All of them are tried again by whoever opens the shard next."""
         self._go_on = go_on
         self._last: dict[bytes, Waited] = {}
         self._waiting: dict[bytes, asyncio.TimerHandle] = {}
 
-    def wait(self, piece: bytes) -> None:
-        """This piece, which was set aside, is tried again after a while."""
+    def set_aside(self, error: SetAside) -> None:
+        """Sets this piece aside; one that took too long is tried again after a while."""
+        log.error("What was left over cannot be done; it is set aside", exc_info=error.__cause__, extra=error.facts)
+        self.aside.add(error.piece)
+        if error.overdue:
+            self._wait(error.piece)
+
+    def _wait(self, piece: bytes) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._last = {one: waited for one, waited in self._last.items() if waited.counts(now)}
@@ -47,7 +59,7 @@ class Later:
 
     def _try_again(self, piece: bytes) -> None:
         del self._waiting[piece]
-        self._aside.discard(piece)
+        self.aside.discard(piece)
         self._go_on()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from coditect.errors import InputError, Retryable
+from coditect.errors import CoditectError, InputError, Retryable
 from coditect.model.result import Status
 from dispatcher import asking, collect, sweep
 from dispatcher.commands import (
@@ -32,10 +32,19 @@ from dispatcher.layers import leases, outbox
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import advance, anew, claiming, left_over, walks
 from dispatcher.layers.ledger.book import Book, Terms
+from dispatcher.layers.ledger.definitions import Caches
 from dispatcher.layers.ledger.effects import Effects, Place, Shown
-from dispatcher.store.errors import BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut
+from dispatcher.store.errors import (
+    BeyondLimit,
+    RetriedByRun,
+    StoreUnavailable,
+    TransactionTimedOut,
+    TransactionTooOld,
+)
 from dispatcher.store.transaction import Transaction
 
+MOST_SLOW = 3
+"""Tries of a turn that took longer than a transaction may: by then it is not the machine that stood still."""
 _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut)
 
 
@@ -45,6 +54,7 @@ class Turn:
 
     lease: Lease
     terms: Terms
+    caches: Caches
     commands: Sequence[Command]
     confirmed: Collection[int]
     """Publications that the broker has by now: their outbox rows go."""
@@ -63,16 +73,41 @@ class Done:
     answers: tuple[Any, ...]
     """To each command, in order: what was asked for, or the CoditectError that refused it. Those behind the last
     answer are left for another transaction."""
+    repeated: bool
+    """Whether an earlier try may be committed, too: what that one did is not among the effects."""
+
+
+class TurnTooLong(CoditectError):
+    """A turn that would be too old again and again: its commands are done one by one, and one alone is refused."""
 
 
 def run(tr: Transaction, turn: Turn) -> Done:
-    """The transaction function of a turn.
+    """Run the turn, but not again and again when it takes longer than a transaction may.
+
+    Raises: TurnTooLong, or SetAside when one piece of what is left over took the time; what `run_once` raises.
+    """
+    try:
+        done = run_once(tr, turn)
+        tr.check_age()
+        if tr.earlier.slow >= MOST_SLOW:
+            raise TransactionTooOld("Its commits come too late")
+    except TransactionTooOld as error:
+        if tr.earlier.slow + 1 < MOST_SLOW:
+            raise
+        if isinstance(error, left_over.Overdue) and len(turn.commands) == 1:
+            raise left_over.SetAside(error.piece, overdue=True) from error
+        raise TurnTooLong("It takes longer than a transaction may", commands=len(turn.commands)) from error
+    return done
+
+
+def run_once(tr: Transaction, turn: Turn) -> Done:
+    """Do the turn's commands in order, and what follows from them.
 
     Raises: LostLease; what the store raises; whatever a command raises that is no refusal of its input.
     """
     leases.check(tr, turn.lease)
     outbox.clear(tr, turn.terms.shard, turn.confirmed)
-    book = Book(tr, turn.terms, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
+    book = Book(tr, turn.terms, turn.caches, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
     book.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
     _read_ahead(book, turn.commands)
     answers: list[Any] = []
@@ -82,7 +117,7 @@ def run(tr: Transaction, turn: Turn) -> Done:
         answers.append(_answer(book, command))
         if book.ended or book.unfit:
             advance.follow(book, most=0 if turn.apart else None)
-    return Done(book.close(), tuple(answers))
+    return Done(book.close(), tuple(answers), tr.earlier.count > 0)
 
 
 def _read_ahead(book: Book, commands: Sequence[Command]) -> None:

@@ -6,7 +6,10 @@ Every fixture here is plain (not a coroutine), so that an async fixture can ask 
 from __future__ import annotations
 
 import signal
+from collections.abc import Generator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
@@ -14,9 +17,11 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from coditect.settings import Settings
+from tests.rerun import ROOMS, every_function_runs_twice
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES
 
+Result = TypeVar("Result")
 __all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
 
 # how long an example takes says something about the machine, not about the code
@@ -28,6 +33,14 @@ def pytest_configure() -> None:
     """A run that a shell put in the background has SIGINT ignored, its children inherit that: Ctrl-C is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Result, Result]:
+    """See `tests/rerun.py`."""
+    twice = item.path.parent.as_posix().endswith(ROOMS) and item.get_closest_marker("once") is None
+    with every_function_runs_twice() if twice else nullcontext():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

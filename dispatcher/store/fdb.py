@@ -22,7 +22,7 @@ from coditect.errors import CoditectError
 from dispatcher.store import errors
 from dispatcher.store.binding import fdb
 from dispatcher.store.limits import RUN_SECONDS
-from dispatcher.store.retry import repeated
+from dispatcher.store.retry import EarlierTries, repeated
 from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, call
 
 Result = TypeVar("Result")
@@ -104,8 +104,11 @@ class FdbDatabase:
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
         """See `Database.run`."""
-        seconds = self._settings.run_seconds
-        return await repeated(lambda: self._in_thread(lambda: self._commit(body)), seconds=seconds, chance=self._chance)
+
+        async def attempt(earlier: EarlierTries) -> Result:
+            return await self._in_thread(lambda: self._commit(body, earlier))
+
+        return await repeated(attempt, seconds=self._settings.run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
         """See `Database.read`."""
@@ -157,7 +160,7 @@ class FdbDatabase:
             raise meant from error
         return database
 
-    def _commit(self, body: Callable[[Transaction], Result]) -> Result:
+    def _commit(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
         """FoundationDB's retry loop: `on_error` waits and resets, or raises what is not to be repeated.
 
         The timeout bounds the whole of it, since it survives the resets.
@@ -167,7 +170,7 @@ class FdbDatabase:
         while True:
             try:
                 try:
-                    result = call(body, Transaction(_Bound(transaction, self._fdb)))
+                    result = call(body, Transaction(_Bound(transaction, self._fdb), earlier=earlier))
                     transaction.commit().wait()
                     return result
                 except errors.TransactionTooOld:  # by our own clock

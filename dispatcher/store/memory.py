@@ -25,8 +25,16 @@ from dispatcher.store.errors import (
 )
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.overlay import Overlay
-from dispatcher.store.retry import repeated
-from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, added, call, stamped
+from dispatcher.store.retry import EarlierTries, repeated
+from dispatcher.store.transaction import (
+    KeyRange,
+    KeyValue,
+    Reads,
+    Transaction,
+    added,
+    call,
+    stamped,
+)
 
 Result = TypeVar("Result")
 Mutation = tuple[str, bytes, bytes]
@@ -275,13 +283,10 @@ class MemoryDatabase:
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
         """See `Database.run`."""
-        begun = 0
 
-        async def attempt() -> Result:
-            nonlocal begun
-            begun += 1
-            self.repeated += begun > 1
-            return await self._attempt(body)
+        async def attempt(earlier: EarlierTries) -> Result:
+            self.repeated += earlier.count > 0
+            return await self._attempt(body, earlier)
 
         return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
 
@@ -293,11 +298,11 @@ class MemoryDatabase:
         """See `Database.ask`."""
         return await self.read(body)
 
-    async def _attempt(self, body: Callable[[Transaction], Result]) -> Result:
+    async def _attempt(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
         await self._travel()
         now = self._now or asyncio.get_running_loop().time
         view = View(self.disk, self._read_seconds if any(self.faults.read_seconds) else None)
-        transaction = Transaction(view, now=lambda: now() + view.waited_seconds)
+        transaction = Transaction(view, now=lambda: now() + view.waited_seconds, earlier=earlier)
         try:
             result = call(body, transaction)
         finally:

@@ -12,9 +12,12 @@ it and returns a value::
 
     taken = await database.run(lambda tr: take(tr, "repo", "a"))
 
-It must touch nothing but `tr`: no await, no I/O, no state of the program, because it may run in another
-thread and more than once. It must be **idempotent by a natural key**: when the answer to a commit is lost, it is
-run again although it may have been committed. So it first looks whether what it is about to do is done.
+It must touch nothing but `tr`: no await, no I/O, no log line, no clock, no chance, no state of the program, because it
+may run in another thread and more than once, and because its commit may be refused. What else is to be done when it is
+committed (a cache to be filled, a message, a count) is an **effect**: the function returns it, and the caller of `run`
+applies it. It may read values that do not change while `run` lasts. It must be **idempotent by a natural key**: when
+the answer to a commit is lost, it is run again although it may have been committed. So it first looks whether what it
+is about to do is done; `tr.earlier` counts the tries before, for a function that gives up by itself.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from dispatcher.store.errors import RetriedByRun, TransactionTimedOut
@@ -16,18 +17,35 @@ LONGEST_PAUSE_SECONDS = 1.0
 """FoundationDB's own: twice as long each time, with full jitter."""
 
 
-async def repeated(attempt: Callable[[], Awaitable[Result]], *, seconds: float, chance: random.Random) -> Result:
-    """The first attempt that ends otherwise than in RetriedByRun.
+@dataclass(slots=True)
+class EarlierTries:
+    """The tries of one call of `Database.run` that are over; kept by the store."""
+
+    count: int = 0
+    slow: int = 0
+    """How many of them took so long that their commit may have been too late."""
+
+    def note(self, *, slow: bool) -> None:
+        """Count one more."""
+        self.count += 1
+        self.slow += slow
+
+
+async def repeated(
+    attempt: Callable[[EarlierTries], Awaitable[Result]], *, seconds: float, chance: random.Random
+) -> Result:
+    """Repeat the attempt until it ends otherwise than in RetriedByRun; its transactions count the tries.
 
     Raises: TransactionTimedOut after `seconds`, with the last reason as its cause; else what the attempt raised.
     """
     reason: Exception | None = None
+    earlier = EarlierTries()
     pause = FIRST_PAUSE_SECONDS
     try:
         async with asyncio.timeout(seconds) as limit:
             while True:
                 try:
-                    return await attempt()
+                    return await attempt(earlier)
                 except RetriedByRun as error:
                     reason = error
                 await asyncio.sleep(chance.random() * pause)

@@ -30,6 +30,7 @@ from dispatcher.store.limits import (
     TRANSACTION_SECONDS,
     VALUE_BYTES,
 )
+from dispatcher.store.retry import EarlierTries
 
 Result = TypeVar("Result")
 KeyValue = tuple[bytes, bytes]
@@ -146,10 +147,14 @@ class Transaction:
     TransactionTooLarge.
     """
 
-    __slots__ = ("_backing", "_now", "_stamped", "_until", "size_bytes")
+    __slots__ = ("_backing", "_now", "_stamped", "_until", "earlier", "size_bytes")
 
-    def __init__(self, backing: Backing, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, backing: Backing, *, now: Callable[[], float] = time.monotonic, earlier: EarlierTries | None = None
+    ) -> None:
         self._backing = backing
+        self.earlier = earlier or EarlierTries()
+        """The tries before this one. Any of them may have been committed."""
         self._now = now
         self._until = now() + TRANSACTION_SECONDS
         self._stamped: list[tuple[bytes, bytes]] = []
@@ -319,6 +324,7 @@ def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Res
         raise RuntimeError("The transaction function raised StopIteration") from error
     finally:
         transaction.close()
+        transaction.earlier.note(slow=transaction.is_aging)
     transaction.check_age()
     transaction.check_size()
     if isinstance(result, CoroutineType | GeneratorType):

@@ -58,8 +58,8 @@ MUTANTS = (
     Mutant(
         "unheard_commit_forgotten",
         "dispatcher.desk",
-        "            self._doubt(tries.count > 1 or isinstance(error, Retryable))\n",
-        "            self._doubt(tries.count > 1)\n",
+        "            self._doubt()\n            raise\n",
+        "            raise\n",
         "what a transaction did that was committed unheard is not looked up",
         (
             "tests/unit/dispatcher/test_unknown_commits.py::test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row",

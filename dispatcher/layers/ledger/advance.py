@@ -163,7 +163,7 @@ def _is_held(book: Book, workflow: str) -> bool:
     run = book.run(workflow)
     if run is None or not run.again or run.canceling:
         return False
-    return TODO.pack((book.shard, workflow, ROOT, AGAIN)) not in book.terms.set_aside
+    return TODO.pack((book.shard, workflow, ROOT, AGAIN)) not in book.caches.set_aside
 
 
 def _note_last(book: Book, place: Place) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from coditect.model.result import Failure
 from coditect.model.workflow.definition import Call, Each, Node, OnFailure
@@ -12,7 +12,7 @@ from coditect.model.workflow.states import TaskState, WorkflowState
 from dispatcher.layers import outbox
 from dispatcher.layers.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
 from dispatcher.layers.ledger import definitions
-from dispatcher.layers.ledger.definitions import Definitions
+from dispatcher.layers.ledger.definitions import Caches
 from dispatcher.layers.ledger.effects import Effects, Moved, Place, Shown
 from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
 from dispatcher.store.transaction import KeyValue, Transaction
@@ -40,20 +40,17 @@ class Terms:
     """Whether it goes straight to the agent that is free by the end of what comes before it."""
     floor: int = 0
     """What fences and publication numbers are above: see `layers/incarnation.py`."""
-    definitions: Definitions = field(default_factory=Definitions)
-    set_aside: set[bytes] = field(default_factory=set)
-    """Keys of what was left over and could not be done.
-
-    What took too long is taken out after a while; all is tried again by whoever opens the shard next.
-    """
 
 
 class Book:
     """The working copies of one try of a transaction. `close` writes what was changed."""
 
-    def __init__(self, tr: Transaction, terms: Terms, *, now_ms: int, chance: float, room: Mapping[str, int]) -> None:
+    def __init__(
+        self, tr: Transaction, terms: Terms, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
+    ) -> None:
         self.tr = tr
         self.terms = terms
+        self.caches = caches
         self.shard = terms.shard
         self.now_ms = now_ms
         self.chance = chance
@@ -79,6 +76,8 @@ class Book:
         self._nodes: dict[Place, tuple[bytes, NodeRow]] = {}
         self._dependents: dict[Place, list[KeyValue]] = {}
         self._definitions: dict[Place, Node] = {}
+        self._rows: dict[Place, bytes] = {}
+        """Definitions as they are stored, which were read or written here."""
         self._backlog: dict[str, bool] = {}
         self._to_show: list[Place] = []
         self._first_number = 0
@@ -154,15 +153,19 @@ class Book:
 
         Of those that are large each is read when it is asked for.
         """
-        known = self.terms.definitions
+        known = self.caches.definitions
         base = dict.fromkeys(Place(place.workflow, place.node.partition("[")[0]) for place in places)
-        unread = [place for place in base if place not in self._definitions and known.get(place) is None]
+        unread = [
+            place
+            for place in base
+            if place not in self._definitions and place not in self._rows and known.row(place) is None
+        ]
         if len(unread) < 2:
             return
         rows = self.tr.snapshot.get_many([NODES.pack((place.workflow, place.node)) for place in unread])
         for place, row in zip(unread, rows, strict=True):
             if row:
-                known.put(place, row)
+                self._rows[place] = row
 
     def seen(self, places: Sequence[Place]) -> list[NodeRow | None]:
         """Where these nodes are, however many, by one read; they are only looked at."""
@@ -210,16 +213,19 @@ class Book:
         return node
 
     def _read(self, place: Place) -> Node:
-        known = self.terms.definitions
-        self.steps += known.unread_bytes(place) // BYTES_PER_STEP
-        node = known.node(place)
-        if node is None:
-            found = definitions.find(self.tr.snapshot, place)
-            if found is None:
-                raise KeyError(place)
-            self.steps += len(found) // BYTES_PER_STEP
-            node = known.read(place, found)
-        return node
+        row = self._rows.get(place)
+        if row is None:
+            node = self.caches.definitions.node(place)
+            if node is not None:
+                return node
+            row = self.caches.definitions.row(place)
+        if row is None:
+            row = definitions.find(self.tr.snapshot, place)
+        if row is None:
+            raise KeyError(place)
+        self._rows[place] = row
+        self.steps += len(row) // BYTES_PER_STEP
+        return definitions.known(place, row)
 
     def _element(self, place: Place, base: str) -> Node:
         of = self.definition(Place(place.workflow, base))
@@ -232,7 +238,7 @@ class Book:
 
     def left_over(self, limit: int) -> list[KeyValue]:
         """The first pieces of what earlier transactions left over, but for those that are set aside."""
-        aside = self.terms.set_aside
+        aside = self.caches.set_aside
         rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
         return [row for row in rows if row[0] not in aside][:limit]
 
@@ -254,9 +260,14 @@ class Book:
         self.definition(place)
         self._to_show.append(place)
 
+    def define(self, place: Place, definition: bytes) -> None:
+        """Writes the definition of a new node. Raises: ValueBeyondBound."""
+        definitions.write(self.tr, place, definition)
+        self._rows[place] = definition
+
     def show_new(self, place: Place, node: Node) -> None:
         """The same of a node that was written just now, by what was read of it then."""
-        self.terms.definitions.learn(place, node)
+        self._definitions[place] = node
         self._to_show.append(place)
 
     def last_number(self) -> int:
@@ -330,11 +341,12 @@ class Book:
                 self.effects.runs.append((workflow, run))
         for place, (before, row) in self._nodes.items():
             self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
-            if row.state.terminal:
-                self.terms.definitions.forget(place)
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
         self.effects.shown += [self.shown(place) for place in self._to_show]
+        told = self.effects.definitions
+        told.update((place, (row, self._definitions.get(place))) for place, row in self._rows.items())
+        told.update((place, None) for place, (_, row) in self._nodes.items() if row.state.terminal)
         return self.effects
 
     def _drop_overtaken(self) -> None:
@@ -377,23 +389,9 @@ class Book:
         if run.again:  # nothing is left of it, not even of one that was given up
             self.tr.clear_range(*AGAIN.range((workflow,)))
             run.again = False
-        run.state = _end_state(run)
+        run.state = run.end
         run.finished_ms = self.now_ms
         self.tr.clear(LIVE.pack((self.shard, workflow)))
         self.tr.set(ENDED.pack((self.shard, self.now_ms, workflow)), b"")
         from_row = self.workflow(workflow)
         self.effects.say(f"workflow.{run.state.value}", workflow, name=from_row.name if from_row else "")
-
-
-_ENDS = (
-    (TaskState.FAILED, WorkflowState.FAILED),
-    (TaskState.DEAD, WorkflowState.FAILED),
-    (TaskState.REJECTED, WorkflowState.REJECTED),
-    (TaskState.CANCELED, WorkflowState.CANCELED),
-)
-
-
-def _end_state(run: RunRow) -> WorkflowState:
-    if run.canceling:
-        return WorkflowState.CANCELED
-    return next((end for state, end in _ENDS if run.lasts.get(state.value)), WorkflowState.COMPLETED)

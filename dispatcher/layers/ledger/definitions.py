@@ -1,8 +1,8 @@
 """Nodes' definitions as they are stored, kept in memory between transactions: they never change.
 
 A workflow's nodes are asked for three or four times: when they are shown, released, claimed and recorded. Each read of
-the store is a statement that gives the interpreter's lock away. So the rows are kept, and of those that were asked for
-last what they say, too.
+the store is a statement that gives the interpreter's lock away. So the rows are kept, and of the newest what
+they say, too. A transaction only looks; what it read or wrote is noted when it is committed.
 
 A definition is the node's row. One that is too large for it, by a long literal in its input or by thousands of
 predecessors, lies in pieces among the values, and the row is empty: whoever reads the row knows whether there is more.
@@ -11,13 +11,14 @@ predecessors, lies in pieces among the values, and the row is empty: whoever rea
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from coditect.model.workflow.definition import Node
 from coditect.model.workflow.document import known_node
 from dispatcher.layers import values, versions
 from dispatcher.layers.keyspace import NODES
-from dispatcher.layers.ledger.effects import Place
+from dispatcher.layers.ledger.effects import Defined, Place
 from dispatcher.store.transaction import Reads, Transaction
 
 KIND = "definition"
@@ -62,7 +63,10 @@ def known(place: Place, row: bytes) -> Node:
 
 
 class Definitions:
-    """So many bytes at most: beyond it those go that nobody asked for longest. Nodes that ended are let go."""
+    """The cache of one shard: so many bytes at most, beyond which the oldest entries go.
+
+    Only `note` changes it; the others may be called in a store's thread meanwhile.
+    """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -75,60 +79,47 @@ class Definitions:
         return len(self._rows)
 
     def node(self, place: Place) -> Node | None:
-        """The node's definition, if it is remembered."""
+        """What the node's row says, if that is remembered."""
         read = self._read.get(place)
-        if read is not None:
-            return read[0]
-        row = self.get(place)
-        return None if row is None else self._take_in(place, row)
+        return None if read is None else read[0]
 
-    def unread_bytes(self, place: Place) -> int:
-        """What of its row has to be read before `node` can tell it: nothing of one that is kept as it was read."""
-        return 0 if place in self._read else len(self._rows.get(place, b""))
-
-    def read(self, place: Place, row: bytes) -> Node:
-        """What the row says; it is remembered."""
-        self.put(place, row)
-        return self._take_in(place, row)
-
-    def get(self, place: Place) -> bytes | None:
+    def row(self, place: Place) -> bytes | None:
         """The node's row, if it is remembered."""
-        row = self._rows.get(place)
-        if row is not None:
-            self._rows.move_to_end(place)
-        return row
+        return self._rows.get(place)
 
-    def put(self, place: Place, row: bytes) -> None:
-        """Remembers it."""
-        self.forget(place)
-        self._rows[place] = row
-        self._bytes += len(row) + OVERHEAD_BYTES
+    def note(self, told: Mapping[Place, Defined | None]) -> None:
+        """Remember what a committed transaction read or wrote, and forget the nodes that ended in it."""
+        for place, definition in told.items():
+            self._forget(place)
+            if definition is not None:
+                self._keep(place, *definition)
         while self._bytes > self._most_bytes:
             _, old = self._rows.popitem(last=False)
             self._bytes -= len(old) + OVERHEAD_BYTES
+        while self._read_bytes > MOST_READ_BYTES:
+            _, (_, size) = self._read.popitem(last=False)
+            self._read_bytes -= size
 
-    def forget(self, place: Place) -> None:
-        """It has ended: hardly anybody asks for it again."""
+    def _keep(self, place: Place, row: bytes, node: Node | None) -> None:
+        self._rows[place] = row
+        self._bytes += len(row) + OVERHEAD_BYTES
+        if node is not None:
+            self._read[place] = node, len(row)
+            self._read_bytes += len(row)
+
+    def _forget(self, place: Place) -> None:
         _, size = self._read.pop(place, (None, 0))
         self._read_bytes -= size
         row = self._rows.pop(place, None)
         if row is not None:
             self._bytes -= len(row) + OVERHEAD_BYTES
 
-    def learn(self, place: Place, node: Node) -> None:
-        """What its row says, by whoever has read it already; nothing of a row that is not remembered."""
-        row = self._rows.get(place)
-        if row is not None and place not in self._read:
-            self._keep(place, node, row)
 
-    def _take_in(self, place: Place, row: bytes) -> Node:
-        node = known(place, row)
-        self._keep(place, node, row)
-        return node
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """What a shard's desk remembers between transactions, which read it and change nothing of it."""
 
-    def _keep(self, place: Place, node: Node, row: bytes) -> None:
-        self._read[place] = node, len(row)
-        self._read_bytes += len(row)
-        while self._read_bytes > MOST_READ_BYTES:
-            _, (_, size) = self._read.popitem(last=False)
-            self._read_bytes -= size
+    definitions: Definitions = field(default_factory=Definitions)
+    """Filled from `Effects.definitions`."""
+    set_aside: frozenset[bytes] = frozenset()
+    """Keys of what is left over and is not to be gone on with for now."""

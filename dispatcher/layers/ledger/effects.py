@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
+from coditect.model.workflow.definition import Node
 from coditect.model.workflow.states import TaskState
 from dispatcher.layers.ledger.rows import RunRow
+
+Defined: TypeAlias = tuple[bytes, Node | None]
+"""A node's definition as it is stored, and what it says if that was read."""
 
 
 class Place(NamedTuple):
@@ -101,6 +105,8 @@ class Effects:
     """Results of nodes that nobody knows."""
     evaluations: list[tuple[Place, str]] = field(default_factory=list)
     """Nodes whose expressions are to be evaluated, with what is said of them when they are (`advance.evaluated`)."""
+    definitions: dict[Place, Defined | None] = field(default_factory=dict)
+    """Definitions that were read or written, to be remembered; None of the nodes that ended."""
     unfinished: bool = False
     """There is work left over for another transaction."""
     timers: bool = False

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from coditect.errors import InputError, Retryable
 from dispatcher.layers.errors import DamagedValue
 from dispatcher.layers.keyspace import TODO
 from dispatcher.layers.ledger import advance, again, anew, walks
 from dispatcher.layers.ledger.advance import MOST_SHOWN, MOST_STEPS
-from dispatcher.layers.ledger.book import Book, Terms
+from dispatcher.layers.ledger.book import Book
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.store.errors import TransactionTooOld
-
-log = logging.getLogger(__name__)
 
 _CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
 """What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
@@ -31,10 +27,11 @@ class Overdue(TransactionTooOld):
 
 
 class SetAside(Retryable):
-    """No other piece is to wait for this one, which cannot be done, or took too long."""
+    """This piece cannot be done, or took too long: it is to be set aside, so that no other waits for it."""
 
-    def __init__(self, piece: bytes, *, overdue: bool) -> None:
-        super().__init__("What was left over cannot be done; it is set aside", **_facts(piece))
+    def __init__(self, piece: bytes, *, overdue: bool = False) -> None:
+        facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
+        super().__init__("What was left over cannot be done; it is set aside", **facts)
         self.piece = piece
         self.overdue = overdue
         """It may only have been the machine: it is to be tried again."""
@@ -56,22 +53,11 @@ def go_on(book: Book, limit: int = 8) -> bool:
         except TransactionTooOld as error:
             raise Overdue(key) from error
         except _CANNOT_BE_DONE as error:
-            raise set_aside(book.terms, key, error) from error
+            raise SetAside(key) from error
         done += 1
     advance.follow(book)
     book.effects.unfinished |= bool(book.left_over(1))
     return done > 0 or not pieces
-
-
-def set_aside(terms: Terms, piece: bytes, error: Exception) -> SetAside:
-    """Sets it aside, so that the others are tried; what is to be raised."""
-    terms.set_aside.add(piece)
-    log.error("What was left over cannot be done; it is set aside", exc_info=error, extra=_facts(piece))
-    return SetAside(piece, overdue=isinstance(error, Overdue))
-
-
-def _facts(piece: bytes) -> dict[str, Any]:
-    return dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
 
 
 def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:

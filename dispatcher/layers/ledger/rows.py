@@ -16,6 +16,14 @@ _STATES = {state.value: state for state in TaskState}
 """Looked up three times as fast as by a call of the enum."""
 
 
+_ENDS = (
+    (TaskState.FAILED, WorkflowState.FAILED),
+    (TaskState.DEAD, WorkflowState.FAILED),
+    (TaskState.REJECTED, WorkflowState.REJECTED),
+    (TaskState.CANCELED, WorkflowState.CANCELED),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class WorkflowRow:
     """What a workflow's nodes share; never changes."""
@@ -58,6 +66,13 @@ class RunRow:
     """Pieces of work that are left over for later transactions; it does not end before they are done."""
     again: bool = False
     """Ends of its nodes are being taken back: until that is done no other is told to dependents."""
+
+    @property
+    def end(self) -> WorkflowState:
+        """How it ends when its last node has: as those did that nobody comes after."""
+        if self.canceling:
+            return WorkflowState.CANCELED
+        return next((end for state, end in _ENDS if self.lasts.get(state.value)), WorkflowState.COMPLETED)
 
     def pack(self) -> bytes:
         """The row."""

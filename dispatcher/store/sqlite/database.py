@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured, StoreUnavailable
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.overlay import Overlay
-from dispatcher.store.retry import repeated
+from dispatcher.store.retry import EarlierTries, repeated
 from dispatcher.store.sqlite.file import check_whole, connect, failure, prepare, roll_back, tune
 from dispatcher.store.sqlite.lock import FileLock
 from dispatcher.store.sqlite.statements import Statements
@@ -94,8 +94,8 @@ class SqliteDatabase:
         """See `Database.run`. The function runs in the writer's thread: the others wait for it."""
         writer = self._now_open.writer
 
-        async def attempt() -> Result:
-            result: Result = await writer.submit(body)
+        async def attempt(earlier: EarlierTries) -> Result:
+            result: Result = await writer.submit(body, earlier)
             return result
 
         return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
@@ -112,7 +112,7 @@ class SqliteDatabase:
         opened = self._now_open
         loop = asyncio.get_running_loop()
 
-        async def attempt() -> Result:
+        async def attempt(_: EarlierTries) -> Result:
             if opened.failed.done():
                 raise opened.failed.result()
             return await loop.run_in_executor(readers.pool, readers.read, body)

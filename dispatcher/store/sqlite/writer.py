@@ -21,6 +21,7 @@ from typing import Any
 from coditect.errors import CoditectError
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreUnavailable
 from dispatcher.store.overlay import Overlay
+from dispatcher.store.retry import EarlierTries
 from dispatcher.store.sqlite.file import failure, roll_back
 from dispatcher.store.sqlite.statements import Statements, write
 from dispatcher.store.transaction import Transaction, call
@@ -40,6 +41,7 @@ class Request:
 
     body: Callable[[Transaction], Any]
     answer: asyncio.Future[Any]
+    earlier: EarlierTries
     result: Any = None
     error: BaseException | None = None
 
@@ -72,7 +74,7 @@ class Writer:
         """Commits to the disk so far."""
         self._thread.start()
 
-    def submit(self, body: Callable[[Transaction], Any]) -> asyncio.Future[Any]:
+    def submit(self, body: Callable[[Transaction], Any], earlier: EarlierTries) -> asyncio.Future[Any]:
         """The future result of a transaction; cancelled before its turn, it does not run.
 
         Raises: StoreFailed, StoreUnavailable.
@@ -81,7 +83,7 @@ class Writer:
             raise self._failed
         if self._stopping:
             raise StoreUnavailable("The store is closed")
-        request = Request(body, self._loop.create_future())
+        request = Request(body, self._loop.create_future(), earlier)
         self._waiting.put(request)
         return request.answer
 
@@ -156,7 +158,7 @@ class Writer:
             return False
         statements = Statements(self._connection, self._path, version, overlay)
         try:
-            request.result = call(request.body, Transaction(statements))
+            request.result = call(request.body, Transaction(statements, earlier=request.earlier))
         except BaseException as error:  # noqa: BLE001  # the boundary of transactions: it is the caller's
             request.error = error
         if statements.broken is not None:

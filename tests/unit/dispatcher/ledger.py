@@ -25,6 +25,7 @@ from dispatcher.layers.keyspace import RUNS, STATUSES
 from dispatcher.layers.leases import Lease
 from dispatcher.layers.ledger import advance, again, left_over
 from dispatcher.layers.ledger.book import Terms
+from dispatcher.layers.ledger.definitions import Caches, Definitions
 from dispatcher.layers.ledger.effects import Effects, Place, Publication
 from dispatcher.layers.ledger.rows import NodeRow, RunRow
 from dispatcher.store.memory import Faults, MemoryDatabase
@@ -64,6 +65,8 @@ class Ledger:
     published: list[Publication] = field(default_factory=list)
     confirmed: list[int] = field(default_factory=list)
     seen: list[Effects] = field(default_factory=list)
+    definitions: Definitions = field(default_factory=Definitions)
+    set_aside: set[bytes] = field(default_factory=set)
     goes_on: bool = True
     """Whether what is left over is done at once; otherwise the test says when."""
     evaluates: bool = True
@@ -79,17 +82,23 @@ class Ledger:
 
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
-        one = turn.Turn(self.lease, self.terms, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
-        done = await self.database.run(lambda tr: turn.run(tr, one))
+        caches = Caches(self.definitions, frozenset(self.set_aside))
+        one = turn.Turn(self.lease, self.terms, caches, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
+        try:
+            done = await self.database.run(lambda tr: turn.run(tr, one))
+        except left_over.SetAside as error:
+            self.set_aside.add(error.piece)
+            raise
+        self.definitions.note(done.effects.definitions)
         self.published += done.effects.publications
         self.seen.append(done.effects)
         for place, token in done.effects.evaluations:
             key = advance.evaluation_key(0, place)
-            self.terms.set_aside.add(key)
+            self.set_aside.add(key)
             if not self.evaluates:
                 continue
             await self.turn(Evaluated(place, token, await evaluate(self.database, place)))
-            self.terms.set_aside.discard(key)
+            self.set_aside.discard(key)
         if done.effects.unfinished and self.goes_on:
             await self.go_on()
         left = commands[len(done.answers) :]

@@ -30,8 +30,9 @@ from dispatcher.layers.ledger.effects import Place
 from dispatcher.ports import Ports
 from dispatcher.settling import Answer
 from dispatcher.showing import Showing
-from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
+from dispatcher.store.errors import CommitUnknown, StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.window import Window
 
@@ -48,11 +49,18 @@ class Doubtful(MemoryDatabase):
     """So many reads are not answered."""
 
     async def run(self, body: Callable[[Transaction], Value]) -> Value:
-        doubt, self.doubt = self.doubt, ""
         value = await super().run(body)
-        if doubt == "timed out":
+        if self.doubt == "timed out":
+            self.doubt = ""
             raise TransactionTimedOut("The fault that was asked for")
-        return await super().run(body) if doubt == "repeated" else value
+        return value
+
+    async def _attempt(self, body: Callable[[Transaction], Value], earlier: EarlierTries) -> Value:
+        value = await super()._attempt(body, earlier)
+        if self.doubt == "repeated":
+            self.doubt = ""
+            raise CommitUnknown("The fault that was asked for")
+        return value
 
     async def read(self, body: Callable[[Reads], Value]) -> Value:
         if self.silent:

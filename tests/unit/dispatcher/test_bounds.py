@@ -21,6 +21,7 @@ from dispatcher.layers import values, versions
 from dispatcher.layers.errors import ValueBeyondBound
 from dispatcher.layers.keyspace import VALUES
 from dispatcher.layers.ledger import advance, book
+from dispatcher.layers.ledger.definitions import Definitions
 from dispatcher.layers.ledger.effects import Place
 from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, Inputs, gathered, value_of
 from dispatcher.layers.values import LARGEST_BYTES
@@ -135,7 +136,7 @@ async def test_what_is_evaluated_meanwhile_may_be_canceled_or_left_to_the_next_o
     await ledger.ask(Verb.CANCEL, {"workflow": "canceled"})
     meanwhile = await ledger.state("canceled"), await ledger.state("taken")
 
-    ledger.terms.set_aside.clear()  # another process, which remembers nothing
+    ledger.set_aside.clear()  # another process, which remembers nothing
     ledger.evaluates = True
     await ledger.go_on()
 
@@ -293,7 +294,7 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await start_large(ledger, monkeypatch)
-    ledger.terms = type(ledger.terms)(0)  # another process, which remembers nothing
+    ledger.definitions = Definitions()  # another process, which remembers nothing
     ledger.seen.clear()
 
     await ledger.turn(Show("w"))
@@ -311,16 +312,17 @@ async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn
 ) -> None:
     await start_large(ledger, monkeypatch)
     if not remembered:
-        ledger.terms = type(ledger.terms)(0)
+        ledger.definitions = Definitions()
     names = ("none", *(f"n{number}" for number in range(4)))
+    others = ("none", *(f"n{number}" for number in range(2, 6)))
 
     (looked,) = await ledger.turn(Look(tuple(Place("w", name) for name in names)))
-    (left,) = await ledger.turn(Show("w", names))
+    (left,) = await ledger.turn(Show("w", others))
     shown = ledger.seen[-1].shown
 
     assert [one.place.node for one in looked] == ["n0", "n1"]
-    assert [one.place.node for one in shown] == ["n0", "n1"]
-    assert left == ("n2", "n3")
+    assert [one.place.node for one in shown] == ["n2", "n3"]
+    assert left == ("n4", "n5")
     assert await ledger.turn(Show("w", left), Look((Place("w", "none"),))) == ((), [])
 
 
@@ -328,7 +330,7 @@ async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[Place]
     """The same nodes, which are ready and wait for room; nothing is remembered of them."""
     ledger.room = {"work": 0}
     await start_large(ledger, patched)
-    ledger.terms = type(ledger.terms)(0)
+    ledger.definitions = Definitions()
     ledger.seen.clear()
     return [Place("w", f"n{number}") for number in range(9)]
 

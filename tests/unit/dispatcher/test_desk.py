@@ -17,7 +17,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.clock import SystemClock
 from coditect.errors import CoditectError
 from coditect.model.workflow.states import TaskState
-from dispatcher import turn
+from dispatcher import later, turn
 from dispatcher.commands import Due, Finished, GoOn, Proposed
 from dispatcher.desk import Desk
 from dispatcher.layers import shards, timers
@@ -34,7 +34,6 @@ from dispatcher.ports import Ports
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
-from dispatcher.tries import MOST_OVERDUE
 from dispatcher.window import LEAST, Window
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -114,12 +113,13 @@ class Slow(GoOn):
     """A command that takes longer than a transaction may."""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("most_commands", "tries", "told"),
     [
         (100, 1_000_000, ["done", "refused", "done"]),
         (1, 1_000_000, ["done", "refused", "done"]),
-        (100, MOST_OVERDUE - 1, ["done", "done", "done"]),
+        (100, turn.MOST_SLOW - 1, ["done", "done", "done"]),
         (1, 0, ["done", "done", "done"]),
     ],
     ids=["a slow one", "a slow one and a slow turn", "a machine that stood still", "a slow turn"],
@@ -127,7 +127,7 @@ class Slow(GoOn):
 async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nobody_waiting(
     most_commands: int, tries: int, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled, run, left = Settled(), turn.run, tries
+    settled, run, left = Settled(), turn.run_once, tries
 
     def slow(tr: Transaction, one: turn.Turn) -> turn.Done:
         nonlocal left
@@ -138,7 +138,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
             tr._until = 0.0  # the time that it may take is over
         return done
 
-    monkeypatch.setattr(turn, "run", slow)
+    monkeypatch.setattr(turn, "run_once", slow)
     async with new_desk([]) as (desk, _):
         for name, command in (("first", GoOn()), ("slow", Slow()), ("last", GoOn())):
             desk.put(command, settled.of(name))
@@ -174,19 +174,20 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
     assert (vars(record)["workflow"], vars(record)["kind"]) == ("slow", advance.RELEASE)
 
 
+@pytest.mark.once
 @in_virtual_time
 async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_later() -> None:
     tried: list[float] = []
 
     def release(book: Book, place: Place, after: str, most: int) -> int:
         tried.append(asyncio.get_running_loop().time())
-        if len(tried) <= 3 * MOST_OVERDUE:
+        if len(tried) <= 3 * turn.MOST_SLOW:
             book.tr._until = -1.0  # the time that it may take is over
         return advance.release(book, place, after, most)
 
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, 1)
-        patched.setattr(left_over.log, "disabled", True)  # a fleet takes the error for a failure of the test
+        patched.setattr(later.log, "disabled", True)  # a fleet takes the error for a failure of the test
         patched.setattr(left_over, "_CONTINUED", {advance.RELEASE: release})
         flow = Workflow("two")
         for name in "ab":
@@ -195,9 +196,9 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
             await lone.say(start_of("w", flow))
             await eventually(lambda: lone.published() == 2, seconds=600)
 
-    ends = [tried[number] for number in range(MOST_OVERDUE - 1, len(tried), MOST_OVERDUE)]
-    begins = [tried[number] for number in range(MOST_OVERDUE, len(tried), MOST_OVERDUE)]
-    assert len(tried) == 3 * MOST_OVERDUE + 1
+    ends = [tried[number] for number in range(turn.MOST_SLOW - 1, len(tried), turn.MOST_SLOW)]
+    begins = [tried[number] for number in range(turn.MOST_SLOW, len(tried), turn.MOST_SLOW)]
+    assert len(tried) == 3 * turn.MOST_SLOW + 1
     assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [60, 120, 240]
 
 

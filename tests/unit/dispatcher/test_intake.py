@@ -172,7 +172,7 @@ async def test_a_definition_of_any_size_is_kept_whole_by_whoever_reads_it(ledger
     await start(ledger, flow.definition())
     asked = await ledger.database.read(lambda tr: nodes(tr, {"workflow": "w"}))
     # another process, which remembers nothing
-    ledger.terms = type(ledger.terms)(0, definitions=Definitions())
+    ledger.definitions = Definitions()
     await ledger.play(lambda one: seen.update({one.place.node: loads(one.task.body)}) or completed())
 
     assert seen == {"first": {"text": text}, "second": text}

@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 
 from dispatcher.later import FIRST_SECONDS, MOST_SECONDS, Later
+from dispatcher.layers.keyspace import TODO
+from dispatcher.layers.ledger.left_over import SetAside
 from tests.unit.broker.virtual_time import in_virtual_time
 
-PIECE = b"piece"
+PIECE = TODO.pack((0, "w", "n", "release"))
 
 
 class Spells:
     """Slow spells, and how long each made its piece wait."""
 
     def __init__(self) -> None:
-        self.aside: set[bytes] = set()
         self._over = asyncio.Event()
-        self.later = Later(self.aside, self._over.set)
+        self.later = Later(self._over.set)
 
     async def come(self, piece: bytes = PIECE) -> float:
         self._over.clear()
-        self.aside.add(piece)
         begin = asyncio.get_running_loop().time()
-        self.later.wait(piece)
+        self.later.set_aside(SetAside(piece, overdue=True))
+        assert piece in self.later.aside
         await self._over.wait()
-        assert piece not in self.aside
+        assert piece not in self.later.aside
         return round(asyncio.get_running_loop().time() - begin)
 
 
@@ -55,7 +56,7 @@ async def test_slow_spells_that_are_far_apart_do_not_add_up() -> None:
 @in_virtual_time
 async def test_pieces_that_are_done_are_forgotten() -> None:
     spells = Spells()
-    for number in range(200):
-        await spells.come(str(number).encode())
+    for number in range(100):
+        await spells.come(TODO.pack((0, "w", str(number), "release")))
 
     assert len(spells.later._last) <= MOST_SECONDS / FIRST_SECONDS + 2

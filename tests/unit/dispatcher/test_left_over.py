@@ -18,6 +18,7 @@ from dispatcher.commands import Asked, GoOn, Show
 from dispatcher.layers.keyspace import AGAIN, TODO
 from dispatcher.layers.ledger.advance import EXPAND, MOST_STEPS
 from dispatcher.layers.ledger.effects import Publication
+from dispatcher.layers.ledger.left_over import SetAside
 from dispatcher.redrive import MOST_NAMED
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
@@ -276,19 +277,19 @@ async def test_roots_that_take_a_large_input_are_released_in_several_transaction
 
 
 async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(
-    ledger: Ledger, caplog: pytest.LogCaptureFixture
+    ledger: Ledger,
 ) -> None:
     flow = Workflow("map")
     flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
     await ledger.start(flow.definition(), [1])
     await ledger.database.run(lambda tr: tr.set(TODO.pack((0, "w", "each", EXPAND)), b"no number"))
 
-    with pytest.raises(Retryable, match="set aside"):
+    with pytest.raises(SetAside) as refused:
         await ledger.start(flow.definition(), [1, 2], workflow="x")
     await ledger.turn(GoOn())  # as the desk does, for it may be retried
     await ledger.play(lambda _: completed(1))
 
     assert await ledger.state("x") is WorkflowState.COMPLETED
     assert not ledger.seen[-1].unfinished
-    (record,) = caplog.records
-    assert (record.levelname, vars(record)["workflow"], vars(record)["kind"]) == ("ERROR", "w", EXPAND)
+    assert (refused.value.facts["workflow"], refused.value.facts["kind"]) == ("w", EXPAND)
+    assert (refused.value.retryable, refused.value.overdue) == (True, False)

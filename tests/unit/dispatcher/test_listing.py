@@ -70,6 +70,7 @@ async def test_an_older_store_is_looked_through_until_its_index_is_built(
     assert await index_of(ledger) == whole
 
 
+@pytest.mark.once
 async def test_a_state_is_listed_by_as_much_as_is_asked_for_however_many_are_kept(ledger: Ledger) -> None:
     def many(tr: Transaction) -> None:
         head, run = WorkflowRow(0, "one", "", "", 1, 1).pack(), RunRow(WorkflowState.COMPLETED).pack()

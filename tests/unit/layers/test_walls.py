@@ -9,7 +9,14 @@ import pytest
 
 import dispatcher.layers
 
-FILES = sorted(Path(dispatcher.layers.__file__).parent.glob("*.py"))
+LAYERS = Path(dispatcher.layers.__file__).parent
+FILES = sorted(LAYERS.glob("*.py"))
+IN_TRANSACTIONS = [
+    *sorted(LAYERS.rglob("*.py")),
+    *(LAYERS.parent / f"{name}.py" for name in ("asking", "collect", "intake", "redrive", "steering", "sweep", "turn")),
+]
+FORBIDDEN = {"asyncio", "datetime", "logging", "os", "random", "secrets", "threading", "time"}
+"""What acts, or says something else each time."""
 ALLOWED = (
     "__future__",
     "collections.abc",
@@ -44,3 +51,8 @@ def test_a_layer_imports_the_store_s_port_and_nothing_that_acts(path: Path) -> N
     others = {name for name in imported(path) if not any(name == one or name.startswith(f"{one}.") for one in ALLOWED)}
 
     assert not others
+
+
+@pytest.mark.parametrize("path", IN_TRANSACTIONS, ids=lambda path: path.stem)
+def test_what_runs_in_a_transaction_has_no_clock_no_chance_and_no_log(path: Path) -> None:
+    assert not imported(path) & FORBIDDEN

@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher.store import errors
 from dispatcher.store.memory import MOST_REMEMBERED, Disk, Faults, MemoryDatabase, View
-from dispatcher.store.retry import repeated
+from dispatcher.store.retry import EarlierTries, repeated
 from dispatcher.store.transaction import Transaction, read_counter
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -183,7 +183,7 @@ async def test_a_store_that_failed_says_so_to_the_program_and_to_every_call() ->
 
 
 async def test_a_timeout_of_the_function_itself_is_not_ours() -> None:
-    async def attempt() -> None:
+    async def attempt(_: EarlierTries) -> None:
         raise TimeoutError("its own")
 
     with pytest.raises(TimeoutError, match="its own"):

@@ -1,0 +1,169 @@
+"""A store on which every transaction function runs twice: in vain and in another thread first, then for good.
+
+A store may do so whenever it likes: after a conflict, when the answer to a commit was lost, in whichever thread is
+free. So a function touches nothing but `tr`, and says by what it returns what else is to be done. Here the in-memory
+store runs each function on a transaction that is thrown away, and then on the one that it commits. What a function does
+besides shows:
+
+* a value of the dispatcher that the function can reach is changed by the run that was in vain;
+* it returns, raises or writes something else the second time;
+* it needs the thread of the event loop.
+
+Every test of the store, the layers and the dispatcher runs so (`ROOMS`), but for those with the mark `once`: their own
+functions keep count of their runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, zip_longest
+from types import FunctionType, MethodType
+from typing import Any, TypeVar
+
+import pytest
+
+from dispatcher.store.memory import MemoryDatabase, View
+from dispatcher.store.retry import EarlierTries
+from dispatcher.store.transaction import Transaction, call
+
+Result = TypeVar("Result")
+Body = Callable[[Transaction], Result]
+
+ROOMS = ("contract/store", "unit/dispatcher", "unit/layers", "unit/store")
+"""Folders of tests whose transaction functions run twice."""
+MOST_LOOKED_AT = 100
+"""Values that the function can reach, the nearest first."""
+FIRST_FEW = 8
+"""Of a collection these are looked at, and how many there are."""
+PRODUCT = ("dispatcher.", "coditect.model.")
+RECORDER = ("dispatcher.witness.", "dispatcher.store.")
+"""A history of what was committed has every try in it; the store counts its own."""
+
+
+class Impure(AssertionError):
+    """A transaction function touches more than `tr`."""
+
+
+@contextmanager
+def every_function_runs_twice() -> Iterator[None]:
+    """Every in-memory store runs the functions that it is given twice."""
+    run = MemoryDatabase.run
+    with ThreadPoolExecutor(1) as thread, pytest.MonkeyPatch.context() as patched:
+
+        async def run_twice(database: MemoryDatabase, body: Body[Result]) -> Result:
+            clock = database._now or asyncio.get_running_loop().time
+
+            def twice(tr: Transaction) -> Result:
+                chance = random.Random()
+                chance.setstate(database._chance.getstate())
+                before = [*_state(body)]
+                earlier = EarlierTries(tr.earlier.count, tr.earlier.slow)
+                vain = thread.submit(_Run.in_vain, database, body, clock, chance, earlier).result()
+                if changed := [*_differing(before, [*_state(body)])]:
+                    raise Impure(f"{body} changed what is not in the store: {changed[:3]}")
+                return vain.same(body, tr)
+
+            return await run(database, twice)
+
+        patched.setattr(MemoryDatabase, "run", run_twice)
+        yield
+
+
+@dataclass
+class _Run:
+    """What a function did with a transaction."""
+
+    writes: list[Any]
+    result: Any
+    error: BaseException | None
+    aging: bool
+
+    @classmethod
+    def in_vain(
+        cls,
+        database: MemoryDatabase,
+        body: Body[Any],
+        clock: Callable[[], float],
+        chance: random.Random,
+        earlier: EarlierTries,
+    ) -> _Run:
+        low, high = database.faults.read_seconds
+        view = View(database.disk, (lambda: low + (high - low) * chance.random()) if high else None)
+        tr = Transaction(view, now=lambda: clock() + view.waited_seconds, earlier=earlier)
+        return cls.of(lambda: call(body, tr), view.mutations, tr)
+
+    @classmethod
+    def of(cls, run: Callable[[], Any], writes: list[Any], tr: Transaction) -> _Run:
+        result = error = None
+        try:
+            result = run()
+        except BaseException as raised:  # noqa: BLE001  # it is compared, and raised again
+            error = raised
+        return cls(writes, result, error, tr.is_aging)
+
+    def same(self, body: Body[Result], tr: Transaction) -> Result:
+        """Runs it again. Raises: Impure; what it raises."""
+        done = _Run.of(lambda: body(tr), tr._backing.mutations, tr)  # type: ignore[attr-defined]
+        if not self.aging and not done.aging:  # what takes long may leave more to others
+            if self.writes != done.writes:
+                raise Impure(f"{body} wrote {self.writes}, and then {done.writes}") from self.error
+            if not _alike(self.error, done.error) or not _alike(self.result, done.result):
+                told = (self.result, self.error, done.result, done.error)
+                raise Impure(f"{body} returned {told[0]!r} {told[1]!r}, and then {told[2]!r} {told[3]!r}")
+        if done.error is not None:
+            raise done.error
+        result: Result = done.result
+        return result
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, BaseException):
+        return type(one) is type(other) and str(one) == str(other)
+    return bool(one == other) or not any(_differing([*_state(one)], [*_state(other)]))
+
+
+def _differing(before: list[Any], after: list[Any]) -> Iterator[tuple[Any, Any]]:
+    return (pair for pair in zip_longest(before, after) if pair[0] is not pair[1] and pair[0] != pair[1])
+
+
+def _state(body: object) -> Iterator[Any]:
+    """What the function can reach of the dispatcher's values."""
+    waiting, seen = deque([body]), set[int]()
+    while waiting and len(seen) < MOST_LOOKED_AT:
+        one = waiting.popleft()
+        if isinstance(one, str | bytes | int | float | None):
+            yield one
+        elif id(one) not in seen:
+            seen.add(id(one))
+            yield type(one)
+            waiting.extend(_parts(one))
+
+
+def _parts(one: Any) -> Iterator[Any]:
+    kind = type(one).__module__ + "."
+    if isinstance(one, partial):
+        yield from (one.func, one.args, one.keywords)
+    elif isinstance(one, MethodType):
+        yield from (one.__self__, one.__func__)
+    elif isinstance(one, FunctionType):
+        cells = [cell.cell_contents for cell in one.__closure__ or ()]
+        ours = f"{one.__module__}.".startswith(PRODUCT) and not f"{one.__module__}.".startswith(RECORDER)
+        yield from (each for each in cells if ours or callable(each) or type(each).__module__.startswith(PRODUCT))
+    elif kind.startswith(PRODUCT) and not kind.startswith(RECORDER):
+        names = (name for base in type(one).__mro__ for name in getattr(base, "__slots__", ()))
+        yield from (getattr(one, name, None) for name in names)
+        yield from getattr(one, "__dict__", {}).values()
+    elif isinstance(one, Mapping):
+        yield len(one)
+        for key, value in islice(one.items(), FIRST_FEW):
+            yield from (key, value)
+    elif isinstance(one, list | tuple | deque | Set):
+        yield len(one)
+        yield from islice(one, FIRST_FEW)
