@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,8 +61,9 @@ class Desks(Protocol):
     def figures(self) -> dict[str, Any]:
         """What is worked on here, and what was refused."""
 
-    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
-        """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
+
+Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
+"""Makes again what a shard has outside of the ledger, by occasion; None when it is not worked for here."""
 
 
 class Control:
@@ -76,7 +77,9 @@ class Control:
         background: Supervisor,
         *,
         addresses: ReturnAddresses,
+        rebuild: Rebuild,
     ) -> None:
+        self._rebuild_shard = rebuild
         self._addresses = addresses
         self._broker = broker
         self._database = database
@@ -161,7 +164,7 @@ class Control:
     async def _rebuilt(self, shard: int, occasion: str) -> dict[str, Any] | None:
         key = shard, occasion
         if key not in self._rebuilds:
-            work = self._desks.rebuild(shard, occasion)
+            work = self._rebuild_shard(shard, occasion)
             self._rebuilds[key] = self._background.start(work, name=f"rebuild shard {shard}", awaited=True)
             self._rebuilds[key].add_done_callback(lambda _: self._rebuilds.pop(key))
         return await asyncio.shield(self._rebuilds[key])

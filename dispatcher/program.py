@@ -44,6 +44,7 @@ from dispatcher.notices import Notices
 from dispatcher.pings import Pings
 from dispatcher.ports import Ports, Ways
 from dispatcher.proposing import Proposing
+from dispatcher.rebuilding import rebuild_shard
 from dispatcher.reconciling import ROUND_SECONDS, Reconciling
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
@@ -142,7 +143,10 @@ def compose(
 ) -> tuple[Tenure, Control]:
     """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
     tenure = Tenure(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
-    control = Control(ports.broker, ports.database, tenure, ports.background, addresses=options.addresses)
+    rebuilt = partial(rebuild_shard, ports, tenure.desks, tenure.markers, graph=graph)
+    control = Control(
+        ports.broker, ports.database, tenure, ports.background, addresses=options.addresses, rebuild=rebuilt
+    )
     proposing = Proposing(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     proposing.open()

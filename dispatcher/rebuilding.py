@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coditect.broker.declaring import declare_missing
@@ -55,6 +55,14 @@ async def rebuild(
         "working": walked.working,
         **wrong,
     }
+
+
+async def rebuild_shard(
+    ports: Ports, desks: Mapping[int, Desk], markers: Markers, shard: int, occasion: str, *, graph: TaskGraph | None
+) -> dict[str, Any] | None:
+    """As `rebuild`, of one of these shards; None when it is not among them."""
+    desk = desks.get(shard)
+    return None if desk is None or desk.closed else await rebuild(ports, desk, markers, occasion, graph=graph)
 
 
 async def _walked(ports: Ports, desk: Desk) -> Built:

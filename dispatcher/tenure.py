@@ -38,7 +38,6 @@ from dispatcher.overviews import Overviews
 from dispatcher.patrol import Patrol
 from dispatcher.pings import Pings
 from dispatcher.ports import Ports
-from dispatcher.rebuilding import rebuild
 from dispatcher.settling import Settle
 from dispatcher.showing import Showing
 from dispatcher.store.transaction import Transaction
@@ -86,7 +85,7 @@ class Tenure:
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
         """Something waits for room, or there is some; set before entering."""
-        self._markers = Markers(ports.broker, ports.database, ports.clock)
+        self.markers = Markers(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self.counters = Counters()
         self._consumers: dict[int, list[Consumer]] = {}
@@ -136,13 +135,6 @@ class Tenure:
             return False
         desk.put(command, settle, size_bytes=size_bytes)
         return True
-
-    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any] | None:
-        """Makes again what the shard has outside of the ledger; None when it is not worked for here."""
-        desk = self.desks.get(shard)
-        if desk is None or desk.closed:
-            return None
-        return await rebuild(self._ports, desk, self._markers, occasion, graph=self._graph)
 
     # -- steps ------------------------------------------------------------------------------------------
 
@@ -297,11 +289,11 @@ class Tenure:
         found: dict[str, str] = {}
         for desk in tuple(self.desks.values()):
             if desk.marker not in found:
-                found[desk.marker] = await self._markers.of_broker(desk.marker)
+                found[desk.marker] = await self.markers.of_broker(desk.marker)
             self._build_on(desk, found[desk.marker])
 
     async def _check(self, desk: Desk) -> None:
-        self._build_on(desk, await self._markers.of_broker(desk.marker))
+        self._build_on(desk, await self.markers.of_broker(desk.marker))
 
     def _build_on(self, desk: Desk, marker: str) -> None:
         if marker == desk.marker:

@@ -55,7 +55,12 @@ async def answered(broker: Narrow, answer: Any) -> Request:
     request = Request()
     async with Supervisor() as background:
         control = Control(
-            cast("Broker", broker), cast("Any", None), cast("Any", None), background, addresses=ReturnAddresses()
+            cast("Broker", broker),
+            cast("Any", None),
+            cast("Any", None),
+            background,
+            addresses=ReturnAddresses(),
+            rebuild=cast("Any", None),
         )
         control.answer(cast("Delivery", request), answer)
         await eventually(lambda: request.settled)
@@ -101,7 +106,12 @@ async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: s
     broker, desks, messages = Narrow(), Desks(), []
     async with Supervisor() as background:
         control = Control(
-            cast("Broker", broker), cast("Any", None), cast("Any", desks), background, addresses=ReturnAddresses()
+            cast("Broker", broker),
+            cast("Any", None),
+            cast("Any", desks),
+            background,
+            addresses=ReturnAddresses(),
+            rebuild=cast("Any", None),
         )
         for workflow in (given, ID):
             body = {"workflow": workflow, "name": "one"}
@@ -140,7 +150,12 @@ async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_to
 
     async with Supervisor() as background:
         control = Control(
-            cast("Broker", broker), cast("Any", None), cast("Any", desks), background, addresses=ReturnAddresses()
+            cast("Broker", broker),
+            cast("Any", None),
+            cast("Any", desks),
+            background,
+            addresses=ReturnAddresses(),
+            rebuild=desks.rebuild,
         )
         for _ in range(3):
             asked(control, "one")
@@ -169,7 +184,12 @@ async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_t
     requests = [Request(Message(b"{}", message_id=str(number), reply_to=reply_to)) for number in range(3)]
     async with Supervisor() as background:
         control = Control(
-            cast("Broker", Closed()), cast("Any", None), cast("Any", None), background, addresses=ReturnAddresses()
+            cast("Broker", Closed()),
+            cast("Any", None),
+            cast("Any", None),
+            background,
+            addresses=ReturnAddresses(),
+            rebuild=cast("Any", None),
         )
         for one in requests:
             control.answer(cast("Delivery", one), {})
