@@ -30,9 +30,9 @@ from agents.demo_summary import NEXT, Settled, Totals, describe, total
 from agents.demo_work import Job, announce, plan_work
 from agents.documenter import Docs
 from coditect import Client
+from coditect.aio.loop import run_loop
 from coditect.errors import CoditectError, ResultTimeout, Retryable
-from coditect.listening import EventStream
-from coditect.loop import run_loop
+from coditect.messaging.event_stream import EventStream
 from coditect.telemetry.logs import JsonLines
 
 _RESULT_WITHIN = "2m"

@@ -13,10 +13,10 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import dataclass
 from pathlib import Path
 
+from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
 from coditect.local.plan import LEDGER, Cast, Program, UpPlan, cast
 from coditect.local.ports import keep_addresses
-from coditect.local.process import ProcessId
 from coditect.local.servers import PrivateServers, private_servers
 from coditect.local.state import UpFolder, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded

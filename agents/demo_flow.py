@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from coditect import Client
+from coditect.client.workflow_run import Run
 from coditect.errors import Retryable
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.rows import NodeRow
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.run import Run
-from coditect.workflow_file import load_workflow
+from coditect.workflow.definition import Definition
+from coditect.workflow.file import load_workflow
+from coditect.workflow.graph import graph_of
+from coditect.workflow.rows import NodeRow
+from coditect.workflow.states import TaskState, WorkflowState
 
 FLOW = Path("examples") / "repository.yaml"
 _ENDS_WITHIN = "2m"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from agents.demo_board import Board
 from agents.demo_fleet import RunningFleet
 from agents.demo_flow import look_at
-from coditect.model.workflow.states import TaskState
-from coditect.run import Run
+from coditect.client.workflow_run import Run
+from coditect.workflow.states import TaskState
 
 VICTIM = "reviewer-1"
 _CAPABILITY = "code.review"

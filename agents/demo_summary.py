@@ -15,7 +15,7 @@ from agents.findings import Severity
 from agents.reviewer import Review
 from agents.summarizer import Summary
 from agents.tester import TestsReport
-from coditect.model.workflow.states import WorkflowState
+from coditect.workflow.states import WorkflowState
 
 MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
 _SHOWN = 5

@@ -16,7 +16,7 @@ from benchmarks.runner import PARTS, now, run_parts, run_profile
 from benchmarks.size import FULL, QUICK, Size
 from benchmarks.stage import ROOT
 from benchmarks.verdict import Findings
-from coditect.loop import run_loop
+from coditect.aio.loop import run_loop
 
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "benchmarks" / "plots"

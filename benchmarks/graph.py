@@ -24,9 +24,9 @@ from uuid import uuid4
 from benchmarks.programs.stock_graph import StockGraph
 from coditect.local import private_servers
 from coditect.model.capability import Priority
-from dispatcher.graph.keys import job_id
-from dispatcher.graph.port import BATCH, Change, Job, JobState, TaskGraph
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.taskgraph.keys import job_id
+from dispatcher.taskgraph.port import BATCH, Change, Job, JobState, TaskGraph
+from dispatcher.taskgraph.redis import RedisTaskGraph
 
 RESULTS_TOGETHER = 64
 """Results that arrive together are recorded in one turn, and told in one call."""

@@ -19,15 +19,15 @@ from typing import Any
 import psutil
 from redis.asyncio import Redis
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
 from coditect.local import PrivateServers, private_servers
 from coditect.local.child import Child, RunningChild, last_lines, spawn
 from coditect.local.plan import READY_FILE
 from coditect.local.supervisor import guarded
-from coditect.model import routing
 from coditect.model.capability import Priority
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.005

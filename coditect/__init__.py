@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coditect.agent.context import Context
     from coditect.agent.declaration import Agent
-    from coditect.client import Client
+    from coditect.client.client import Client
+    from coditect.client.handle import Handle
+    from coditect.client.options import Options
+    from coditect.client.workflow_run import Run
     from coditect.errors import (
         CoditectError,
         ResultTimeout,
@@ -20,47 +23,44 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskRejected,
     )
-    from coditect.handle import Handle
     from coditect.model.capability import Priority
     from coditect.model.event import Event
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry
     from coditect.model.strategy import Strategy, Wanted
-    from coditect.model.workflow.definition import After
-    from coditect.model.workflow.flow import Workflow
-    from coditect.model.workflow.template import From
-    from coditect.options import Options
-    from coditect.run import Run
-    from coditect.sync import SyncHandle, SyncRun
-    from coditect.sync_client import SyncClient
+    from coditect.sync.blocking import SyncHandle, SyncRun
+    from coditect.sync.client import SyncClient
+    from coditect.workflow.builder import Workflow
+    from coditect.workflow.definition import After
+    from coditect.workflow.template import From
 
 
 _HOMES = {
-    "After": "coditect.model.workflow.definition",
+    "After": "coditect.workflow.definition",
     "Agent": "coditect.agent.declaration",
-    "Client": "coditect.client",
+    "Client": "coditect.client.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
     "Event": "coditect.model.event",
-    "From": "coditect.model.workflow.template",
-    "Handle": "coditect.handle",
-    "Options": "coditect.options",
+    "From": "coditect.workflow.template",
+    "Handle": "coditect.client.handle",
+    "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
-    "Run": "coditect.run",
+    "Run": "coditect.client.workflow_run",
     "Status": "coditect.model.result",
     "Strategy": "coditect.model.strategy",
-    "SyncClient": "coditect.sync_client",
-    "SyncHandle": "coditect.sync",
-    "SyncRun": "coditect.sync",
+    "SyncClient": "coditect.sync.client",
+    "SyncHandle": "coditect.sync.blocking",
+    "SyncRun": "coditect.sync.blocking",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
     "TaskRejected": "coditect.errors",
     "Wanted": "coditect.model.strategy",
-    "Workflow": "coditect.model.workflow.flow",
+    "Workflow": "coditect.workflow.builder",
 }
 
 __all__ = [

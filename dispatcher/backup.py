@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from coditect.aio.loop import run_loop
 from coditect.errors import SetupError
-from coditect.loop import run_loop
-from coditect.settings import Settings
-from dispatcher.layers import incarnation
+from coditect.settings.settings import Settings
+from dispatcher.ledger import incarnation
 from dispatcher.store.errors import StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.sqlite.backup import copy, replacing

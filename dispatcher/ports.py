@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coditect.agent.events import Events
+from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
-from coditect.clock import Clock
+from coditect.messaging.event_publisher import Events
+from dispatcher.capacity import Window
 from dispatcher.store.port import Database
-from dispatcher.window import Window
 
 
 @dataclass(frozen=True, slots=True)

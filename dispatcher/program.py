@@ -13,46 +13,46 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from coditect.agent.events import Events
 from coditect.agent.health import health_server
-from coditect.agent.presence import TASK_PREFIX
+from coditect.agent.heartbeat import TASK_PREFIX
+from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.loop import collect_rarely, run_loop
+from coditect.aio.loop_watchdog import watched_loop
 from coditect.aio.supervisor import Health, Supervisor, run_until
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, control_plane
-from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError, SetupError
-from coditect.loop import collect_rarely, run_loop
-from coditect.loop_watchdog import watched_loop
-from coditect.model import routing
-from coditect.reference_clock import following
+from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
-from coditect.return_addresses import ReturnAddresses
-from coditect.settings import Settings, read_settings
+from coditect.registry.reference_clock import following
+from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
-from dispatcher import incarnations
-from dispatcher.control import Control
-from dispatcher.ears import hearing_listeners
-from dispatcher.eviction import Evictor, evictor
-from dispatcher.failover import Predecessors, watching_agents
-from dispatcher.fleet import keep_slots
-from dispatcher.graph.port import TaskGraph
-from dispatcher.graph.redis import RedisTaskGraph
-from dispatcher.layers.shards import DEFAULT_SHARDS
-from dispatcher.notices import Notices
-from dispatcher.pings import Pings
+from coditect.wire import routing
+from coditect.wire.return_addresses import ReturnAddresses
+from dispatcher.capacity import Window
+from dispatcher.ledger.shards import DEFAULT_SHARDS
+from dispatcher.liveness.eviction import Evictor, evictor
+from dispatcher.liveness.fleet import keep_slots
+from dispatcher.liveness.ping import Pings
 from dispatcher.ports import Ports, Ways
-from dispatcher.proposing import Proposing
-from dispatcher.rebuilding import rebuild_shard
-from dispatcher.reconciling import ROUND_SECONDS, Reconciling
+from dispatcher.recovery import incarnations
+from dispatcher.recovery.failover import Predecessors, watching_agents
+from dispatcher.recovery.rebuild import rebuild_shard
+from dispatcher.requests.interest import hearing_listeners
+from dispatcher.requests.server import Control
+from dispatcher.retention import Sweeper
+from dispatcher.scheduling.reconciler import ROUND_SECONDS, Reconciling
+from dispatcher.scheduling.scheduler import Proposing
+from dispatcher.shards.ownership import Tenure, new_owner
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
-from dispatcher.sweeper import Sweeper
-from dispatcher.tenure import Tenure, new_owner
-from dispatcher.window import Window
+from dispatcher.taskgraph.port import TaskGraph
+from dispatcher.taskgraph.redis import RedisTaskGraph
+from dispatcher.undeliverable.notices import Notices
 from dispatcher.witness.watch import read_watch
 
 log = logging.getLogger(__name__)

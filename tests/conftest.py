@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from tests.rerun import ROOMS, every_function_runs_twice
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES

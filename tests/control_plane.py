@@ -14,14 +14,14 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import backbone, capability_queues, control_plane
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Unroutable
-from coditect.model import routing
-from coditect.model.control import Verb, read_request
 from coditect.model.event import Event
-from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.wire import result_message
+from coditect.wire import routing
+from coditect.wire.control import Verb, read_request
 from coditect.wire.events import event_message
+from coditect.wire.json import dumps
+from coditect.wire.tasks import result_message
 
 NOW = 1_800_000_000_000
 SHARDS = 4

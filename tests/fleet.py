@@ -11,13 +11,13 @@ from uuid import uuid4
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.agent.runtime import Runtime
-from coditect.broker.amqp import AmqpBroker
+from coditect.aio.clock import SystemClock
 from coditect.broker.port import Broker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import capability_queues
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
 from coditect.registry.redis import RedisRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from tests.servers import Servers
 
 

@@ -7,12 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import backbone, shard_queues
-from coditect.clock import Clock, SystemClock
-from coditect.model import routing, wire
 from coditect.model.capability import Priority
-from coditect.model.control import (
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import NO_HEADERS, Message
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import NO_LIMITS, Limits, Owner, Task
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.control import (
     PROGRESS_TYPE,
     STARTED_TYPE,
     Claim,
@@ -24,14 +29,10 @@ from coditect.model.control import (
     read_request,
     read_started,
 )
-from coditect.model.ids import AgentId, TaskId
-from coditect.model.json import dumps, loads
-from coditect.model.message import NO_HEADERS, Message
-from coditect.model.owned_results import RESULTS_TYPE, read_results
-from coditect.model.result import Failure, Outcome, Status
-from coditect.model.target import pinned_message
-from coditect.model.task import NO_LIMITS, Limits, Owner, Task
-from coditect.model.wire import OwnedResult, read_owned_result
+from coditect.wire.json import dumps, loads
+from coditect.wire.owned_results import RESULTS_TYPE, read_results
+from coditect.wire.target import pinned_message
+from coditect.wire.tasks import OwnedResult, read_owned_result
 
 Answer = Claim | Failure | None
 Decide = Callable[[dict[str, Any]], Answer]

@@ -19,7 +19,7 @@ import psutil
 from benchmarks.parts.graph_sides import fleet, ordered
 from benchmarks.programs.graphs import GraphOrder
 from benchmarks.stage import Stage, open_stage, python
-from coditect.loop import run_loop
+from coditect.aio.loop import run_loop
 
 SLOTS = 100
 """Of each of the two agents: layers of 1,000 do not fit into what may be under way then."""

@@ -20,8 +20,8 @@ from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, failed, until_ready
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client, Workflow
-from coditect.model.workflow.definition import Definition
-from coditect.run import Run
+from coditect.client.workflow_run import Run
+from coditect.workflow.definition import Definition
 
 NAME = "workflow-state"
 SHORTEST_MS, SPREAD_MS = 2_000, 2_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from coditect.agent.program import run
-from coditect.settings import read_settings
+from coditect.settings.settings import read_settings
 
 
 def main(target: str) -> int:

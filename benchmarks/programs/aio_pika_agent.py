@@ -17,8 +17,8 @@ from benchmarks.programs.aio_pika_driver import TASK_QUEUE
 from benchmarks.programs.driver import PREFETCH
 from benchmarks.programs.ready import tell_ready
 from benchmarks.programs.tally import own_tally
-from coditect.loop import run_loop
-from coditect.model.json import dumps, loads
+from coditect.aio.loop import run_loop
+from coditect.wire.json import dumps, loads
 
 DEAD_EXCHANGE = "baseline.dead"
 TASK_QUEUE_ARGUMENTS = {

@@ -17,7 +17,7 @@ from aio_pika import DeliveryMode, Message, connect_robust
 from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
 from benchmarks.programs.driver import REPLY_PREFETCH, RESULT_SECONDS, WINDOW, Load, check
-from coditect.model.json import dumps, loads
+from coditect.wire.json import dumps, loads
 
 TASK_QUEUE = "baseline.tasks"
 

@@ -21,8 +21,8 @@ from benchmarks.programs import tally
 from benchmarks.programs.driver import Driver, Load
 from benchmarks.programs.order import Mode, Order
 from benchmarks.programs.ready import tell_ready
+from coditect.aio.loop import run_loop
 from coditect.local.plan import READY_FILE
-from coditect.loop import run_loop
 
 CLIENT = "client"
 EXECUTED_SECONDS = 120.0

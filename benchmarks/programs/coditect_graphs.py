@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from benchmarks.programs.graphs import TEXT, Graph, check_sinks
 from benchmarks.programs.workload import ECHO
 from coditect import Client, Workflow
-from coditect.model.workflow.definition import Definition
+from coditect.workflow.definition import Definition
 
 LONGEST_SECONDS = 600.0
 

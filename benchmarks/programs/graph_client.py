@@ -16,7 +16,7 @@ from itertools import repeat
 from pathlib import Path
 
 from benchmarks.programs.graphs import AT_ONCE, Graph, GraphOrder, GraphRunner
-from coditect.loop import run_loop
+from coditect.aio.loop import run_loop
 
 
 def open_runner(order: GraphOrder) -> AbstractAsyncContextManager[GraphRunner]:

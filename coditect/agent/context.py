@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
-from coditect.agent.typed import codec, encode_any
+from coditect.codec import codec, encode_any
 from coditect.errors import TaskFailed
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration, seconds

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
+from coditect.aio.loop_thread import LoopThread
 from coditect.errors import SetupError
-from coditect.loop_thread import LoopThread
 
 READ_SECONDS = 2.0
 MOST_REQUEST_BYTES = 8_192

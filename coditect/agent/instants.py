@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coditect.clock import Clock
+from coditect.aio.clock import Clock
 from coditect.model.message import Message
 from coditect.model.task import NO_LIMITS, Limits, Task
 

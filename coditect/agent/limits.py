@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coditect.return_addresses import ReturnAddresses
+from coditect.wire.return_addresses import ReturnAddresses
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from coditect.agent.claims import NoOwner
 from coditect.agent.declaration import Capability
-from coditect.agent.events import Events
-from coditect.agent.execute import Ended, SentBack, said
-from coditect.agent.execution import Answer, Execution, Remembered
-from coditect.agent.owned import Owned
+from coditect.agent.execution.execution import Answer, Execution, Remembered
+from coditect.agent.execution.handler import Ended, SentBack, said
 from coditect.agent.settle import SENT_BACK_SECONDS, Settler, guarded, not_settled, worth_another
+from coditect.agent.workflow_tasks.acquire import NoOwner
+from coditect.agent.workflow_tasks.managed import Owned
+from coditect.aio.clock import Clock
 from coditect.broker.port import Delivery
-from coditect.clock import Clock
 from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
-from coditect.model import routing, wire
+from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.json import dumps
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.json import dumps
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import errno
 import logging
 from collections import OrderedDict
 
-from coditect.agent.execute import Ended
+from coditect.agent.execution.handler import Ended
 from coditect.broker.port import Delivery
 from coditect.model.ids import TaskId
 from coditect.model.result import Status

@@ -15,38 +15,38 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
-from coditect.addresses import without_passwords
 from coditect.agent.declaration import Agent
-from coditect.agent.events import Events
 from coditect.agent.health import health_server
+from coditect.agent.heartbeat import TASK_PREFIX, Presence, Usage, load_sampler
+from coditect.agent.intake.slots import most_in_hand
 from coditect.agent.limits import Limits
 from coditect.agent.loading import load_agent
-from coditect.agent.mail import Mailbox
-from coditect.agent.parent import die_with
-from coditect.agent.presence import TASK_PREFIX, Presence, Usage, load_sampler
-from coditect.agent.processes import BEGAN, PARENT, keep_processes
+from coditect.agent.mailbox import Mailbox
+from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes
+from coditect.agent.processes.parent import die_with
+from coditect.agent.quarantine import Suspects
 from coditect.agent.runtime import Runtime
-from coditect.agent.slots import most_in_hand
-from coditect.agent.suspects import Suspects
+from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.loop import collect_rarely, run_loop
+from coditect.aio.loop_watchdog import watched_loop
 from coditect.aio.supervisor import Health, Supervisor, run_until
-from coditect.blob import open_blobs
-from coditect.broker.amqp import AmqpBroker
+from coditect.blobs import open_blobs
 from coditect.broker.port import Broker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
-from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError
-from coditect.loop import collect_rarely, run_loop
-from coditect.loop_watchdog import watched_loop
-from coditect.model import routing
+from coditect.messaging.event_publisher import Events
+from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
-from coditect.reference_clock import following
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
-from coditect.requests import Requests
-from coditect.return_addresses import ReturnAddresses
-from coditect.settings import Settings
+from coditect.registry.reference_clock import following
+from coditect.settings.addresses import without_passwords
+from coditect.settings.settings import Settings
 from coditect.telemetry.logs import configure_logs
+from coditect.wire import routing
+from coditect.wire.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 

@@ -15,42 +15,43 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.agent.claims import Claims
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
-from coditect.agent.events import Events
-from coditect.agent.execute import Ended, Rooms, SentBack, limit_seconds, run_handler, tidied, unstartable
-from coditect.agent.execution import Answer, CanceledIds, Execution
-from coditect.agent.feed import Feed, Held
+from coditect.agent.execution.execution import Answer, CanceledIds, Execution
+from coditect.agent.execution.handler import Ended, Rooms, SentBack, limit_seconds, run_handler, tidied, unstartable
+from coditect.agent.execution.isolation import Isolation, run_apart
+from coditect.agent.execution.large_values import fetch_input, put_value
+from coditect.agent.execution.runner import Shifts
+from coditect.agent.execution.time_limits import TimeLimits
 from coditect.agent.instants import by_our_clock
-from coditect.agent.intake import Intake
-from coditect.agent.isolation import Isolation, run_apart
-from coditect.agent.large_values import fetch_input, put_value
+from coditect.agent.intake.intake import Intake
+from coditect.agent.intake.queue_consumer import Feed, Held
+from coditect.agent.intake.slots import Slots
 from coditect.agent.limits import Limits
 from coditect.agent.outcomes import Outcomes
-from coditect.agent.owned import Owned
 from coditect.agent.pacing import Pacing
-from coditect.agent.reports import Reports
+from coditect.agent.processes.pool import Workers
+from coditect.agent.quarantine import Suspects, Suspicion
 from coditect.agent.services import Means, TaskServices
 from coditect.agent.settle import Settler
-from coditect.agent.shifts import Shifts
-from coditect.agent.slots import Slots
-from coditect.agent.starts import Starts
-from coditect.agent.suspects import Suspects, Suspicion
-from coditect.agent.time_limits import TimeLimits
-from coditect.agent.workers import Workers
+from coditect.agent.workflow_tasks.acquire import Claims
+from coditect.agent.workflow_tasks.heartbeats import Starts
+from coditect.agent.workflow_tasks.managed import Owned
+from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import InputError, InvalidTask
-from coditect.model import routing, wire
+from coditect.messaging.event_publisher import Events
+from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.mail import Cancel
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
-from coditect.reference_clock import ReferenceClock
-from coditect.requests import Requests
+from coditect.registry.reference_clock import ReferenceClock
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.mail import Cancel
 
 log = logging.getLogger(__name__)
 

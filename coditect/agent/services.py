@@ -6,23 +6,23 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coditect.agent.events import Events
-from coditect.agent.execute import Rooms, SentBack
-from coditect.agent.execution import Execution
-from coditect.agent.feed import Held
-from coditect.agent.intake import Intake
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.handler import Rooms, SentBack
+from coditect.agent.intake.intake import Intake
+from coditect.agent.intake.queue_consumer import Held
 from coditect.agent.limits import Limits as Bounds
-from coditect.agent.reports import Reports
+from coditect.agent.workflow_tasks.reports import Reports
+from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
-from coditect.blob import fetched
-from coditect.clock import Clock
+from coditect.blobs import fetched
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
+from coditect.messaging.event_publisher import Events
+from coditect.messaging.rpc import Requests
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority, check_capability_name
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
-from coditect.model.wire import MAX_BODY_BYTES
-from coditect.requests import Requests
+from coditect.wire.tasks import MAX_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,20 +13,21 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from coditect.agent.events import Events
-from coditect.agent.workers import RemoteError
+from coditect.agent.processes.pool import RemoteError
+from coditect.aio.clock import Clock
 from coditect.broker.port import Broker, Delivery, Promise
-from coditect.clock import Clock
 from coditect.errors import CoditectError, InputError, NotFound, Overloaded, Retryable, SetupError, Unroutable
-from coditect.model import routing, wire
-from coditect.model.history import history_header
+from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
-from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome
 from coditect.model.retry import Retry, rung_ms
 from coditect.model.task import Task
-from coditect.return_addresses import ReturnAddresses
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.history import history_header
+from coditect.wire.json import dumps
+from coditect.wire.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 

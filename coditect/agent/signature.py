@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from coditect.agent.context import Context
-from coditect.agent.typed import Codec, codec
+from coditect.codec import Codec, codec
 from coditect.errors import SetupError
 from coditect.model.arguments import shown
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.cancellation import cancellations
+from coditect.aio.cancellation import cancellations
 from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from coditect.broker.topology import Binding
 from coditect.errors import InvalidTask, Retryable, SetupError
-from coditect.model import json
+from coditect.wire import json
 
 CALL_SECONDS = 2.0
 CLOSING_TAG = "administrator"

@@ -29,10 +29,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RUNGS_MS
+from coditect.wire import routing
 
 TASK_DELIVERY_LIMIT = 1_000
 """A drain may hand work back without burning it."""

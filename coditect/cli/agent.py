@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.capability import spec_json
 from coditect.cli.connections import Connections, connections
 from coditect.cli.failure import AMQP, REDIS, say_guesses
@@ -22,14 +23,13 @@ from coditect.cli.output import (
     write_table,
 )
 from coditect.errors import NotFound, ResultTimeout, Unroutable
-from coditect.loop import run_loop
-from coditect.model import mail, routing
 from coditect.model.capability import nearest_names
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry.port import Registry, Search
-from coditect.settings import read_settings
+from coditect.settings.settings import read_settings
+from coditect.wire import mail, routing
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,7 +53,7 @@ def run_agent(
     Example: coditect agent run agents/reviewer.py --processes 2
     """
     from coditect.agent import program
-    from coditect.agent.processes import PARENT
+    from coditect.agent.processes.copies import PARENT
 
     if processes > 1 and health_port:
         raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")

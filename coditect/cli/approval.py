@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, instant, say, write_json, write_table
 from coditect.cli.workflow_tables import row_json
-from coditect.loop import run_loop
-from coditect.model.workflow.rows import ApprovalRow
+from coditect.workflow.rows import ApprovalRow
 
 app = typer.Typer(no_args_is_help=True)
 

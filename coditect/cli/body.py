@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coditect.errors import InvalidTask, TooLarge
-from coditect.model.json import loads
-from coditect.model.wire import MAX_BODY_BYTES
+from coditect.wire.json import loads
+from coditect.wire.tasks import MAX_BODY_BYTES
 
 
 def read_body(argument: str) -> bytes:

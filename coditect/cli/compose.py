@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import unquote, urlsplit
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.management import Management
-from coditect.broker.plan import PlannedBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Binding
+from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.failure import AMQP, REDIS, say_guesses
-from coditect.client import Client
+from coditect.client.client import Client
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 
 
 async def sign_in(url: str) -> None:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import typer
 
-from coditect.broker.plan import PlannedBroker
 from coditect.broker.topology import Binding
+from coditect.broker.topology_diff import PlannedBroker
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration
 from coditect.model.event import Event
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import Outcome
 from coditect.registry.port import Registry
-from coditect.settings import read_settings
+from coditect.settings.settings import read_settings
 
 if TYPE_CHECKING:  # it is heavy, and most commands do without
-    from coditect.client import Client
+    from coditect.client.client import Client
 
 
 class Handle(Protocol):

@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
+from coditect.aio.clock import SystemClock
+from coditect.aio.loop import run_loop
 from coditect.broker.management import ManagementUnavailable
 from coditect.cli.capability import known_capabilities
 from coditect.cli.connections import Connections, connections
 from coditect.cli.dead_node import dead_nodes, dead_row, redrive_node
 from coditect.cli.output import Output, OutputOption, agree, instant, say, write_fields, write_json, write_table
-from coditect.clock import SystemClock
-from coditect.dead_letter import DeadLetter
-from coditect.dead_letters import DeadLetters, DeadQueue, Selection, Settled
 from coditect.errors import CoditectError, NotFound
-from coditect.loop import run_loop
-from coditect.model import routing
+from coditect.operations.dead_letter import DeadLetter
+from coditect.operations.dead_letters import DeadLetters, DeadQueue, Selection, Settled
+from coditect.wire import routing
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.broker.port import Broker
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections
 from coditect.cli.output import Output, agree, instant, say, write_json
-from coditect.client import Client
-from coditect.dead_letters import Selection
+from coditect.client.client import Client
 from coditect.errors import CoditectError
-from coditect.loop import run_loop
-from coditect.model import routing
-from coditect.model.workflow.rows import DeadRow
+from coditect.operations.dead_letters import Selection
+from coditect.wire import routing
+from coditect.workflow.rows import DeadRow
 
 
 async def dead_nodes(opened: Connections, broker: Broker, selection: Selection, most: int) -> list[DeadRow]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
 from coditect.cli.failure import AMQP, REDIS, say_guesses
 from coditect.cli.output import Output, OutputOption, write_json, write_table
 from coditect.errors import ControlPlaneRequired
-from coditect.loop import run_loop
-from coditect.settings import Settings, read_settings
+from coditect.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from coditect.standing import DispatcherStanding, Standing
+    from coditect.operations.status import DispatcherStanding, Standing
 
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
@@ -101,7 +101,7 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
 
 
 async def _standing(opened: Connections) -> Standing:
-    from coditect.standing import standing
+    from coditect.operations.status import standing
 
     async with opened.broker() as broker:
         return await standing(broker)

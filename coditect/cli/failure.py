@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from coditect.addresses import without_passwords
 from coditect.cli.output import say
 from coditect.errors import (
     BrokerUnavailable,
@@ -21,6 +20,7 @@ from coditect.errors import (
     UnknownCapability,
     Unroutable,
 )
+from coditect.settings.addresses import without_passwords
 
 AMQP, REDIS = "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"
 _PLACE = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
@@ -59,7 +59,7 @@ def describe(error: CoditectError) -> str:
 
 def say_guesses(*variables: str) -> None:
     """Says of each address that is named nowhere that localhost is tried, and what to do."""
-    from coditect.settings import DEFAULTS
+    from coditect.settings.settings import DEFAULTS
 
     guesses = {AMQP: DEFAULTS.amqp_url, REDIS: DEFAULTS.redis_url}
     for variable in variables:
@@ -69,7 +69,7 @@ def say_guesses(*variables: str) -> None:
 
 def _source(variable: str) -> str | None:
     """Where the address of a server came from; None when nobody named one."""
-    from coditect.settings import find_env_file
+    from coditect.settings.settings import find_env_file
 
     if os.environ.get(variable):
         return f"{variable} in the environment"
@@ -80,7 +80,7 @@ def _source(variable: str) -> str | None:
 
 
 def _unset(variable: str) -> str:
-    from coditect.settings import ENV_FILE
+    from coditect.settings.settings import ENV_FILE
 
     return f"{variable} is not set, and no {ENV_FILE} here or above names it"
 

@@ -11,16 +11,16 @@ from typing import Annotated
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
 from coditect.cli.load_drive import Counts, Load, drive
 from coditect.cli.load_report import Effect, Ending, LoadReport, parse_effects, report_json, summarize
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.cli.waiting import checked, going_on
 from coditect.errors import InputError
-from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
-from coditect.settings import find_env_file
+from coditect.settings.settings import find_env_file
 
 LOG_VARIABLE = "CODITECT_LOAD_LOG"
 LOG_FILE = Path("load") / "effects.log"

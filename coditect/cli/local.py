@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coditect.addresses import without_passwords
+from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.errors import InputError
-from coditect.loop import run_loop
-from coditect.own_files import is_own
-from coditect.settings import Settings, read_settings
+from coditect.settings.addresses import without_passwords
+from coditect.settings.own_files import is_own
+from coditect.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
     from coditect.local import Program, UpPlan, UpState
-    from coditect.rebuild import Rebuilt
+    from coditect.operations.rebuild import Rebuilt
 
 FOLDER = Path(".coditect")
 FLEET_TABLE = "[tool.coditect.fleet] in pyproject.toml"
@@ -133,7 +133,7 @@ def doctor_command(
 
 
 def _rebuild(context: typer.Context, output: Output) -> None:
-    from coditect.rebuild import KINDS, rebuild
+    from coditect.operations.rebuild import KINDS, rebuild
 
     async def run() -> Rebuilt:
         async with connections(context).broker() as broker:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from coditect.cli.output import printable, say
 from coditect.model.event import Event
-from coditect.model.workflow.rows import WorkflowRow
-from coditect.model.workflow.states import TaskState
+from coditect.workflow.rows import WorkflowRow
+from coditect.workflow.states import TaskState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

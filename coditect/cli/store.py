@@ -10,7 +10,7 @@ import typer
 
 from coditect.cli.dispatcher import installed
 from coditect.cli.output import say
-from coditect.settings import Settings, read_settings
+from coditect.settings.settings import Settings, read_settings
 
 app = typer.Typer(no_args_is_help=True)
 

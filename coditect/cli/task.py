@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from coditect.aio.clock import SystemClock
+from coditect.aio.loop import run_loop
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.failure import raised_at
@@ -18,16 +20,14 @@ from coditect.cli.progress import shown_events
 from coditect.cli.waiting import checked, going_on
 from coditect.cli.why_not import whereabouts, why_not
 from coditect.cli.workflow_tables import row_json, write_attempts, write_nodes
-from coditect.clock import SystemClock
 from coditect.errors import CoditectError, NotFound
-from coditect.loop import run_loop
 from coditect.model.capability import Priority
 from coditect.model.event import Event
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.json import loads
 from coditect.model.result import ENDINGS, Outcome, Status
-from coditect.model.workflow.rows import AttemptRow, NodeRow
-from coditect.sightings import Place, task_verdict
+from coditect.operations.sightings import Place, task_verdict
+from coditect.wire.json import loads
+from coditect.workflow.rows import AttemptRow, NodeRow
 
 LAST_EVENTS_SECONDS = 0.5
 """The events of an end may come a moment after the result."""
@@ -205,7 +205,7 @@ async def _show_progress(events: AsyncIterator[Event], task_id: str) -> None:
 
 
 async def _submit_durable(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
-    from coditect.options import Options
+    from coditect.client.options import Options
 
     options = Options(
         priority=order.priority, timeout=order.timeout, deadline=order.deadline, idempotency_key=order.key
@@ -260,6 +260,6 @@ def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
 
 def failure_of(outcome: Outcome) -> CoditectError:
     """The error that says how a task without a value ended; it carries the exit code."""
-    from coditect.handle import task_error
+    from coditect.client.handle import task_error
 
     return task_error(outcome)

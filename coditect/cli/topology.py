@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from coditect.broker.plan import (
+from coditect.aio.loop import run_loop
+from coditect.broker.topology import Binding, Topology, backbone, capability_queues
+from coditect.broker.topology_diff import (
     BINDINGS_NOTE,
     Plan,
     Step,
@@ -15,12 +17,10 @@ from coditect.broker.plan import (
     export_definitions,
     make_plan,
 )
-from coditect.broker.topology import Binding, Topology, backbone, capability_queues
 from coditect.cli.capability import known_capabilities
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json, write_table
 from coditect.errors import TopologyMismatch
-from coditect.loop import run_loop
 from coditect.model.capability import check_capability_name
 
 app = typer.Typer(no_args_is_help=True)

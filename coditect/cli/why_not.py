@@ -9,19 +9,19 @@ from typing import Annotated
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.broker.port import Broker
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_json, write_table
 from coditect.errors import NotFound, RegistryUnavailable
-from coditect.loop import run_loop
-from coditect.model import routing
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import is_uuid
 from coditect.model.registration import AgentRecord
+from coditect.operations.diagnose import Explanation, Question, QueueSeen, Verdict, explain
+from coditect.operations.locate import Whereabouts
+from coditect.operations.sightings import Found, Sighting, task_verdict, unseen
 from coditect.registry.port import Search
-from coditect.sightings import Found, Sighting, task_verdict, unseen
-from coditect.whereabouts import Whereabouts
-from coditect.why_not import Explanation, Question, QueueSeen, Verdict, explain
+from coditect.wire import routing
 
 DEFAULT_MOST = 1_000
 LOOK_AGAIN_SECONDS = 0.5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.cli.workflow_run import run_workflow
@@ -22,16 +23,15 @@ from coditect.cli.workflow_tables import (
     write_workflows,
 )
 from coditect.errors import InputError, InvalidWorkflow, NotFound
-from coditect.loop import run_loop
 from coditect.model.ids import is_uuid
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.drawing import draw_mermaid, draw_text
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.rows import AttemptRow, NodeRow, WorkflowRow, definition_of
-from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.workflow.definition import Definition
+from coditect.workflow.graph import graph_of
+from coditect.workflow.render import draw_mermaid, draw_text
+from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow, definition_of
+from coditect.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:
-    from coditect.run import Ending
+    from coditect.client.workflow_run import Ending
 
 app = typer.Typer(no_args_is_help=True)
 app.command("run")(run_workflow)
@@ -242,7 +242,7 @@ async def _whole(
 
 
 def _load(file: Path, capabilities: list[str] | None) -> Definition:
-    from coditect.workflow_file import load_workflow
+    from coditect.workflow.file import load_workflow
 
     return load_workflow(file, capabilities=capabilities or None)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.body import read_body
 from coditect.cli.connections import Connections, connections
 from coditect.cli.output import Output, OutputOption, printable, say, write_fields, write_json
@@ -28,14 +29,13 @@ from coditect.cli.workflow_tables import (
     write_workflow,
 )
 from coditect.errors import CoditectError, TaskError
-from coditect.loop import run_loop
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.rows import NodeRow, WorkflowRow
-from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.workflow.definition import Definition
+from coditect.workflow.rows import NodeRow, WorkflowRow
+from coditect.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:
-    from coditect.client import Client
-    from coditect.run import Run
+    from coditect.client.client import Client
+    from coditect.client.workflow_run import Run
 
 MOST_SHOWN = 10_000
 """Characters of a value on a terminal or in a pipe; JSON has all of it."""
@@ -92,7 +92,7 @@ def run_workflow(
     \b
     Example: coditect workflow run examples/layered.yaml
     """
-    from coditect.workflow_file import load_workflow
+    from coditect.workflow.file import load_workflow
 
     order = _Order(load_workflow(file), read_body(body), key, None if detach else wait)
     say_notes(order.definition)

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.cli.output import instant, say, write_fields, write_table
-from coditect.model.workflow.definition import Definition, Each
-from coditect.model.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
-from coditect.model.workflow.states import TaskState
+from coditect.workflow.definition import Definition, Each
+from coditect.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.states import TaskState
 
 MOST_NAMED = 5
 MOST_ROWS = 200

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from coditect.agent.processes.process import ProcessId, identify
 from coditect.local import launch
-from coditect.local.process import ProcessId, identify
 from coditect.local.watchdog import MARKER, kill_marked
 
 Probe = Callable[[], Awaitable[bool]]

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coditect import loop
+from coditect.aio import loop
+from coditect.aio.loop import run_loop
 from coditect.broker.management import Management
 from coditect.errors import CoditectError
 from coditect.local.binaries import RABBITMQ_SBIN, Binaries, find_binaries
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
 from coditect.local.probe import broker_version, redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
-from coditect.loop import run_loop
-from coditect.model import json
+from coditect.wire import json
 
 PYTHON_AT_LEAST = (3, 11)
 RABBITMQ_AT_LEAST = (3, 10)

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from coditect.agent.processes.process import ProcessId
 from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
 from coditect.local.plan import Wanted, server_children
 from coditect.local.ports import Addresses, keep_addresses
 from coditect.local.probe import flush_redis
-from coditect.local.process import ProcessId
 from coditect.local.state import hold_data
 from coditect.local.supervisor import guarded
 

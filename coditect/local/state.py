@@ -25,9 +25,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from coditect.agent.processes.process import ProcessId, is_running
 from coditect.local.errors import AlreadyUp
-from coditect.local.process import ProcessId, is_running
-from coditect.own_files import read_own
+from coditect.settings.own_files import read_own
 
 
 class Phase(StrEnum):

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from coditect.agent.processes.process import ProcessId, ended_if_stopped, identify
+from coditect.agent.processes.restarts import RestartPolicy
 from coditect.local import watchdog
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
-from coditect.local.process import ProcessId, ended_if_stopped, identify
-from coditect.local.restarts import RestartPolicy
 from coditect.local.state import ChildState, Phase
 
 logger = logging.getLogger(__name__)

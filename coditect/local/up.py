@@ -16,14 +16,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from coditect.agent.processes.process import ProcessId, identify, is_running
+from coditect.aio.loop import run_loop
 from coditect.local.child import POLL_SECONDS, last_lines
 from coditect.local.errors import AlreadyUp, LocalError, StartFailed
 from coditect.local.plan import Cast, UpPlan, cast, require_servers
-from coditect.local.process import ProcessId, identify, is_running
 from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 from coditect.local.watchdog import kill_marked
-from coditect.loop import run_loop
 
 READY_LINE = "ready"
 ERROR_PREFIX = "! "

@@ -1,4 +1,4 @@
-"""Identities. Fresh ones are UUIDv7 and made where the clock is (`coditect.clock`); derived ones here."""
+"""Identities. Fresh ones are UUIDv7 and made where the clock is (`coditect.aio.clock`); derived ones here."""
 
 from __future__ import annotations
 

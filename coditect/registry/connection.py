@@ -18,7 +18,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
 
-from coditect.cancellation import heeded
+from coditect.aio.cancellation import heeded
 from coditect.errors import Retryable, SetupError
 
 Answer = TypeVar("Answer")

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from coditect.errors import InvalidTask
-from coditect.model import json
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.strategy import Strategy
+from coditect.wire import json
 
 
 def encode_registration(registration: Registration) -> bytes:

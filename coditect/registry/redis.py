@@ -16,13 +16,13 @@ from typing import Any, Self
 from redis.commands.core import AsyncScript
 
 from coditect.errors import InvalidTask, RegistryUnavailable
-from coditect.model import json
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry import scripts
 from coditect.registry.connection import RedisConnection
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
 from coditect.registry.port import Search
+from coditect.wire import json
 
 log = logging.getLogger(__name__)
 

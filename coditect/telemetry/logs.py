@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from coditect.addresses import without_passwords
+from coditect.settings.addresses import without_passwords
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _NOISY = ("aiormq", "asyncio")

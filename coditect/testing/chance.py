@@ -10,7 +10,7 @@ from coditect.model.ids import TaskId
 
 
 class SeededClock:
-    """See `coditect.clock.Clock`. The same seed gives the same chance and the same ids."""
+    """See `coditect.aio.clock.Clock`. The same seed gives the same chance and the same ids."""
 
     def __init__(self, epoch_ms: int, elapsed: Callable[[], float], random: Random) -> None:
         """`elapsed` is the virtual time since `epoch_ms`, in seconds."""

@@ -13,27 +13,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.agent.declaration import Agent
-from coditect.agent.presence import Usage
+from coditect.agent.heartbeat import Usage
 from coditect.agent.program import Host, running_agent
 from coditect.agent.runtime import Runtime
-from coditect.blob import open_blobs
+from coditect.aio.clock import Clock
+from coditect.blobs import open_blobs
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone, event_queue
-from coditect.client import Client
-from coditect.clock import Clock
-from coditect.dead_letter import DeadLetter
-from coditect.dead_letters import DeadLetters, Selection
+from coditect.client.client import Client
+from coditect.client.handle import Handle
+from coditect.client.workflow_run import Run
 from coditect.errors import SetupError
-from coditect.handle import Handle
-from coditect.model import routing
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.flow import Workflow
+from coditect.operations.dead_letter import DeadLetter
+from coditect.operations.dead_letters import DeadLetters, Selection
 from coditect.registry.memory import MemoryRegistry
-from coditect.run import Run
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing.chance import SeededClock
 from coditect.testing.crashes import Crashes, warnings_muted
 from coditect.testing.crew import Crew
@@ -41,7 +38,10 @@ from coditect.testing.errors import FleetCrashed, FleetStuck
 from coditect.testing.member import InProcess, Member, State
 from coditect.testing.schedule import Actor, Schedule
 from coditect.testing.timeline import Jobs, Timeline, virtual_loop
+from coditect.wire import routing
 from coditect.wire.events import read_event
+from coditect.workflow.builder import Workflow
+from coditect.workflow.definition import Definition
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONTROL_PLANES = "coditect.control_plane"

@@ -14,8 +14,8 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
-from coditect.agent.intake import PATROL_SECONDS, Intake
-from coditect.agent.presence import TASK_PREFIX
+from coditect.agent.heartbeat import TASK_PREFIX
+from coditect.agent.intake.intake import PATROL_SECONDS, Intake
 from coditect.testing.timeline import Timeline
 
 _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)

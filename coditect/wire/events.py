@@ -7,8 +7,8 @@ from typing import Any
 
 from coditect.errors import InvalidTask
 from coditect.model.event import Event, subject_key
-from coditect.model.json import dumps, loads
 from coditect.model.message import Message
+from coditect.wire.json import dumps, loads
 
 TYPE_PREFIX = "dev.coditect."
 TYPE_SUFFIX = ".v1"

@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.layers import versions
-from dispatcher.layers.keyspace import (
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import (
     APPROVALS,
     DEAD,
     DUE,
@@ -29,7 +29,7 @@ from dispatcher.layers.keyspace import (
     TODO,
     WORKFLOWS,
 )
-from dispatcher.layers.ledger.rows import NodeRow, RunRow, WorkflowRow
+from dispatcher.ledger.rows import NodeRow, RunRow, WorkflowRow
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from coditect.local.errors import LocalError
 from coditect.local.servers import BROKER as BROKER_PROCESS
 from coditect.local.servers import REDIS as REDIS_PROCESS
-from coditect.model import routing
 from coditect.model.capability import Priority
+from coditect.wire import routing
 from dispatcher.chaos.faults import Fault
 from dispatcher.chaos.stage import Post, Stage
 from dispatcher.chaos.strangers import Strangers

@@ -10,13 +10,13 @@ from random import Random
 from typing import Any, TypeAlias, TypeVar
 
 from coditect import CoditectError
-from coditect.client import Client
-from coditect.durable import NODE as DURABLE
-from coditect.handle import Handle
+from coditect.client.client import Client
+from coditect.client.durable import NODE as DURABLE
+from coditect.client.handle import Handle
+from coditect.client.options import Options
+from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
-from coditect.model.workflow.states import WorkflowState
-from coditect.options import Options
-from coditect.run import Run
+from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Pace, Shapes, is_limited
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS

@@ -10,8 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from coditect.aio.loop import run_loop
 from coditect.errors import InputError
-from coditect.loop import run_loop
 from dispatcher.chaos.faults import KINDS
 from dispatcher.chaos.mutants.hunt import play_seeds
 from dispatcher.chaos.mutants.mutant import Mutant

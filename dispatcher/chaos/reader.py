@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from coditect.model.json import loads
-from dispatcher import queries
+from coditect.wire.json import loads
 from dispatcher.chaos.audit import Ledger, audit, read_ledger
 from dispatcher.chaos.work import Effects
-from dispatcher.layers import values
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.layers.ledger.scope import RESULT
+from dispatcher.ledger import values
+from dispatcher.ledger.nodes.inputs import RESULT
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.workflows import queries
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
 from dispatcher.witness.history import Entry, Note, Type

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from coditect.broker.amqp import AmqpBroker
-from coditect.client import Client
-from coditect.model import routing
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.client.client import Client
 from coditect.model.capability import Priority
 from coditect.registry.redis import RedisRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
 from dispatcher.chaos import faults
 from dispatcher.chaos.agent import EFFECTS
 from dispatcher.chaos.breaking import Breaking

@@ -12,8 +12,8 @@ from typing import Any
 
 from coditect import After, From, Retry, Workflow
 from coditect.model.capability import Priority
-from coditect.model.workflow.definition import Definition, Each, Node
-from coditect.model.workflow.flow import TaskOptions
+from coditect.workflow.builder import TaskOptions
+from coditect.workflow.definition import Definition, Each, Node
 from dispatcher.chaos.work import CAPABILITY
 
 SHORT = 3

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from coditect.errors import NotFound
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
+from coditect.wire import routing
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY
-from dispatcher.graph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.witness.history import Note, Type
 
 STOP_SECONDS = (0.5, 8.0)

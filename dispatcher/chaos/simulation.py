@@ -15,15 +15,15 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from coditect.aio.failpoints import Failpoints, Order
+from coditect.aio.loop import plain_runner
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.queue import MemoryQueue
-from coditect.failpoints import Failpoints, Order
-from coditect.loop import plain_runner
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentStatus
 from coditect.testing import TestFleet
 from coditect.testing.member import State
+from coditect.wire import routing
 from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.judgement import Judgement
 from dispatcher.chaos.load import Load
@@ -33,10 +33,10 @@ from dispatcher.chaos.shapes import Pace
 from dispatcher.chaos.simulated_breaking import KINDS, SimulatedBreaking, Target
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
-from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.witness.history import Entry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError
-from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.message import Message
+from coditect.wire import routing
+from coditect.wire import tasks as wire
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 

@@ -14,19 +14,20 @@ from typing import Any, Self, TypeVar
 
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
-from coditect.model import routing, wire
-from coditect.model.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.model.message import Message
-from coditect.model.owned_results import RESULTS_TYPE, read_owners
-from dispatcher.graph.port import Change, Job, Proposal, TaskGraph
-from dispatcher.layers import versions
-from dispatcher.layers.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.layers.shards import KIND as SHARD
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
+from coditect.wire.owned_results import RESULTS_TYPE, read_owners
+from dispatcher.ledger import versions
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
+from dispatcher.taskgraph.port import Change, Job, Proposal, TaskGraph
 from dispatcher.witness.history import COMMIT, Note, Type
 
 Result = TypeVar("Result")

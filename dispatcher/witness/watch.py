@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from coditect.aio.failpoints import VARIABLE as FAILPOINTS_VARIABLE
+from coditect.aio.failpoints import Failpoints, read_orders
 from coditect.broker.port import Broker
-from coditect.failpoints import VARIABLE as FAILPOINTS_VARIABLE
-from coditect.failpoints import Failpoints, read_orders
-from dispatcher.graph.port import TaskGraph
 from dispatcher.store.port import Database
+from dispatcher.taskgraph.port import TaskGraph
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Note, Scribe, silent
 from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase, WitnessedGraph, nowhere
 

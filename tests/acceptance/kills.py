@@ -13,14 +13,14 @@ from pathlib import Path
 from random import Random
 
 from agents.load import load as load_agent
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.cli.load_drive import Counts, Load, drive
 from coditect.cli.load_report import Answer, LoadReport, parse_effects, summarize
-from coditect.client import Client
+from coditect.client.client import Client
 from coditect.local import ChildState, Phase, UpFolder, read_state
-from coditect.model import routing
 from coditect.model.capability import Priority
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
 from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

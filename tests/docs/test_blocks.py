@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from tests.docs.pages import RUN_LANGUAGES, Mark, blocks, pages, pages_with_code
 from tests.docs.reader import Reader
 from tests.fleet import remove_queues

@@ -6,10 +6,12 @@ from types import ModuleType
 
 import pytest
 
-from coditect.agent import presence
-from coditect.broker.amqp import link
+from coditect.agent import heartbeat as presence
+from coditect.broker.rabbitmq import link
 from coditect.registry import port
-from dispatcher import eviction, monitor, pings, roll
+from dispatcher.liveness import eviction, monitor
+from dispatcher.liveness import ping as pings
+from dispatcher.liveness import roster as roll
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-import dispatcher.layers
-from dispatcher.layers import idempotency, leases, shards, values
-from dispatcher.layers.leases import LOOKS_PER_TTL, TTL_MS
-from dispatcher.layers.shards import STEP_MS
+import dispatcher.ledger
+from dispatcher.ledger import idempotency, leases, shards, values
+from dispatcher.ledger.leases import LOOKS_PER_TTL, TTL_MS
+from dispatcher.ledger.shards import STEP_MS
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
@@ -35,7 +35,7 @@ def test_the_table_names_the_layers_that_there_are() -> None:
     named = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     there = {path.stem for path in (ROOT / "dispatcher" / "layers").glob("*.py")}
 
-    assert dispatcher.layers.__doc__
+    assert dispatcher.ledger.__doc__
     assert set(named) == there - {"__init__", "errors", "keyspace", "versions"}
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import typer.main
 
-from coditect import errors, settings
+from coditect import errors
 from coditect.cli.main import app
 from coditect.errors import CoditectError, SetupError
 from coditect.model.strategy import Strategy
-from coditect.registry.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
-from coditect.settings import DEFAULTS, Settings, read_settings
-from coditect.why_not import Obstacle
+from coditect.operations.diagnose import Obstacle
+from coditect.registry.selection.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
+from coditect.settings import settings
+from coditect.settings.settings import DEFAULTS, Settings, read_settings
 from tests.docs import topology_table
 from tests.docs.pages import headings, section, table_rows
 from tests.servers import ROOT

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from coditect.model.workflow.states import TaskState
-from dispatcher.graph import redis
-from dispatcher.graph.port import BATCH, MOST_RESULT_BYTES, JobState
-from dispatcher.graph.redis import RedisTaskGraph
-from dispatcher.graph.states import job_state
-from dispatcher.reconciling import ROUND_SECONDS
-from dispatcher.showing import MOST_WITH_OUTCOMES
+from coditect.workflow.states import TaskState
+from dispatcher.scheduling.reconciler import ROUND_SECONDS
+from dispatcher.taskgraph import redis
+from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, JobState
+from dispatcher.taskgraph.projector import MOST_WITH_OUTCOMES
+from dispatcher.taskgraph.redis import RedisTaskGraph
+from dispatcher.taskgraph.states import job_state
 from tests.contract.graph.scene import Scene
 from tests.docs.pages import section, table_rows
 from tests.integration.graph.stock import Stock

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from coditect import expression, upload
-from coditect.model.workflow import definition, document, fields
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.workflow_file import MOST_BYTES, MOST_LEVELS, load_workflow
-from dispatcher.layers.ledger.scope import MOST_SEEN_BYTES
-from dispatcher.layers.values import LARGEST_BYTES
+from coditect.client import upload
+from coditect.workflow import definition, document, fields
+from coditect.workflow import expressions as expression
+from coditect.workflow.file import MOST_BYTES, MOST_LEVELS, load_workflow
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.nodes.inputs import MOST_SEEN_BYTES
+from dispatcher.ledger.values import LARGEST_BYTES
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from tests.faults.node import Node, private_node
 from tests.faults.proxy import FaultProxy, fault_proxy

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import Overloaded, PublishUnconfirmed
 from coditect.model.message import Message
 from tests.faults.node import Node

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coditect.client import Client
+from coditect.client.client import Client
 from coditect.errors import TaskFailed
 from coditect.local import PrivateServers
 from coditect.registry.port import Search

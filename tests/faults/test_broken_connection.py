@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.model.message import Message
 from tests.faults.load import Load
 from tests.faults.proxy import BOTH, FaultProxy, Pipe, Way

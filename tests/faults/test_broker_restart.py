@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import QueueType
 from coditect.errors import BrokerUnavailable, PublishUnconfirmed
 from coditect.local.probe import port_open

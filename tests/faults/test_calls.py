@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone
-from coditect.client import Client
+from coditect.client.client import Client
 from tests.faults.proxy import FaultProxy
 from tests.support import eventually
 

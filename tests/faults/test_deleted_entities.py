@@ -12,17 +12,17 @@ import pytest
 
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
-from coditect.broker.amqp import AmqpBroker
+from coditect.aio.clock import SystemClock
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import reply_queue
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
 from coditect.errors import CoditectError, NotFound, TaskFailed, UnknownCapability
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.retry import Retry
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
 from tests.faults.node import Node
 from tests.support import eventually
 

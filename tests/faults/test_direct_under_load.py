@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import NotFound
 from coditect.model.message import Message
 from tests.faults.load import Load

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from tests.faults.load import Load
 from tests.faults.node import Node
 from tests.support import eventually

@@ -8,12 +8,12 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.model.wire import PREFIX
+from coditect.wire import routing
+from coditect.wire.tasks import PREFIX
 from tests.faults.node import Node
 from tests.fleet import running
 from tests.integration.wire.agent import Echo

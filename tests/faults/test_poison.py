@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.suspects import MANY_DELIVERIES
+from coditect.agent.quarantine import MANY_DELIVERIES
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.errors import TaskFailed
-from coditect.handle import Handle
 from coditect.local import PrivateServers
-from coditect.model import routing
 from coditect.model.capability import Priority
-from coditect.model.json import loads
+from coditect.wire import routing
+from coditect.wire.json import loads
 from tests.fleet import taken
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 

@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 
 from coditect import Agent
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
 from coditect.errors import PublishUnconfirmed
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
+from coditect.wire import routing
 from tests.faults.node import Node
 from tests.fleet import running
 from tests.servers import Servers

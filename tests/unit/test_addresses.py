@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.addresses import without_passwords
 from coditect.cli.failure import describe
 from coditect.errors import BrokerUnavailable
+from coditect.settings.addresses import without_passwords
 from coditect.telemetry.logs import JsonLines, PlainLines
 
 SAFE = ascii_letters + digits + "-._~%!$&()*+,;="

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coditect.cancellation import heeded
+from coditect.aio.cancellation import heeded
 from coditect.errors import RegistryUnavailable
 from coditect.registry.connection import RedisConnection
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from coditect import loop
+from coditect.aio import loop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROOMS = ("coditect", "dispatcher", "agents")

@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from coditect.loop_watchdog import STALLED_EXIT_CODE, LoopWatchdog
+from coditect.aio.loop_watchdog import STALLED_EXIT_CODE, LoopWatchdog
 
 LIFE = """
 import asyncio, logging, re, sys, time
-from coditect.loop_watchdog import watched_loop
+from coditect.aio.loop_watchdog import watched_loop
 
 def blocked_here():
     {blocking}
@@ -59,7 +59,7 @@ async def test_loop_that_stands_still_is_named_and_ended(caplog: pytest.LogCaptu
     watchdog.stop()
 
     assert ended == [STALLED_EXIT_CODE]
-    warning, error = [one for one in caplog.records if one.name == "coditect.loop_watchdog"]
+    warning, error = [one for one in caplog.records if one.name == "coditect.aio.loop_watchdog"]
     assert (warning.levelno, error.levelno) == (logging.WARNING, logging.ERROR)
     for told in (warning, error):
         assert "in blocked" in vars(told)["stack"]
@@ -78,7 +78,7 @@ async def test_loop_that_turns_is_left_alone_however_busy(caplog: pytest.LogCapt
     watchdog.stop()
 
     assert not ended
-    assert not [one for one in caplog.records if one.name == "coditect.loop_watchdog"]
+    assert not [one for one in caplog.records if one.name == "coditect.aio.loop_watchdog"]
 
 
 async def test_stopped_watchdog_leaves_no_thread() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from coditect.agent.processes.process import ProcessId
 from coditect.cli.local import _up_folder
-from coditect.local.process import ProcessId
 from coditect.local.state import Phase, UpFolder, UpState, read_state, write_env, write_state
-from coditect.settings import Settings, find_env_file, read_settings
+from coditect.settings.settings import Settings, find_env_file, read_settings
 
 URL = "amqp://somebody:secret@192.0.2.1/"
 

@@ -18,9 +18,9 @@ from coditect.broker.memory.server import MemoryServer, Publication, Verdict
 from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
 from coditect.broker.topology import Topology
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
-from coditect.model import routing
 from coditect.model.message import Message
-from coditect.model.wire import sent_again
+from coditect.wire import routing
+from coditect.wire.tasks import sent_again
 
 log = logging.getLogger(__name__)
 

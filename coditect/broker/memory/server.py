@@ -11,13 +11,13 @@ from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.memory.dead_letter import Reason, dead_letter, is_cycle, routing_keys
 from coditect.broker.memory.exchanges import DEFAULT, Exchanges
 from coditect.broker.memory.queue import MemoryQueue, Stored
 from coditect.broker.memory.table import carried, carried_text
 from coditect.broker.port import ServerInfo
 from coditect.broker.topology import Binding, Queue, Topology
-from coditect.clock import Clock, SystemClock
 from coditect.errors import CoditectError, NotFound, SetupError, TopologyMismatch
 from coditect.model.message import Message
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from coditect.loop import run_loop
+from coditect.aio.loop import run_loop
 from dispatcher.chaos.mutants.hunt import ROOT, Catch, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import MUTANTS, read_mutant

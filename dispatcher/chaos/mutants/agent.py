@@ -7,7 +7,7 @@ from dispatcher.chaos.mutants.mutant import Mutant
 MUTANTS = (
     Mutant(
         "unasked",
-        "coditect.agent.claims",
+        "coditect.agent.workflow_tasks.acquire",
         "        if earlier_deliveries(delivery) or published is None or",
         "        if published is None or",
         "a task that came back runs without a claim",
@@ -15,7 +15,7 @@ MUTANTS = (
     ),
     Mutant(
         "sent_again_unasked",
-        "coditect.agent.claims",
+        "coditect.agent.workflow_tasks.acquire",
         "        if SENT_AGAIN in delivery.message.headers:  # the other copy runs unasked\n            return True\n",
         "",
         "a task that was sent twice for want of a confirm runs twice under one fence",
@@ -25,7 +25,7 @@ MUTANTS = (
     ),
     Mutant(
         "stale_runs",
-        "coditect.agent.owned",
+        "coditect.agent.workflow_tasks.managed",
         '        elif claim.verdict is Verdict.STALE:\n            log.info("A stale delivery is dropped"',
         '        elif claim.verdict is Verdict.WAIT:\n            log.info("A stale delivery is dropped"',
         "a task runs although its claim was refused",
@@ -33,7 +33,7 @@ MUTANTS = (
     ),
     Mutant(
         "granted_fence_unused",
-        "coditect.agent.owned",
+        "coditect.agent.workflow_tasks.managed",
         "    task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)\n",
         "    task, owner = execution.task, owner_of(execution.task)\n",
         "a result is told under the fence of the publication, not of the grant",
@@ -41,7 +41,7 @@ MUTANTS = (
     ),
     Mutant(
         "late_grant_runs",
-        "coditect.agent.owned",
+        "coditect.agent.workflow_tasks.managed",
         "            if execution.lost:\n",
         "            if execution.let_go:\n",
         "a task runs although its delivery has gone to another agent",
@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "awaiting_uses_up_credit",
-        "coditect.agent.feed",
+        "coditect.agent.intake.queue_consumer",
         "            self.missing = most + self.open - self.slots - credit\n",
         "            self.missing = most - credit\n",
         "tasks that await others use up an agent's credit for good",
@@ -92,7 +92,7 @@ MUTANTS = (
     ),
     Mutant(
         "bulk_starves",
-        "coditect.agent.slots",
+        "coditect.agent.intake.slots",
         "        best = max(eligible, key=lambda level: (self._turn[level], WEIGHTS[level]))\n",
         "        best = max(eligible, key=lambda level: WEIGHTS[level])\n",
         "a P2 starts only when nothing else waits",

@@ -7,7 +7,7 @@ from dispatcher.chaos.mutants.mutant import Mutant
 MUTANTS = (
     Mutant(
         "skip_fence",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "    if row.state not in UNDER_WAY or not _is_current(row, command):\n",
         "    if row.state not in UNDER_WAY:\n",
         "results are recorded whatever their fence",
@@ -16,7 +16,7 @@ MUTANTS = (
     ),
     Mutant(
         "granted_fence_reused",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "    book.advance_fence(row)\n    row.agent, row.started_ms = command.agent",
         "    row.agent, row.started_ms = command.agent",
         "a claim is granted under the fence that somebody else has",
@@ -24,7 +24,7 @@ MUTANTS = (
     ),
     Mutant(
         "lost_attempt_uncounted",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "        row.attempt += 1\n        row.suspect = True\n    book.granted.add(place)",
         "    book.granted.add(place)",
         "an attempt that was lost with its agent is not counted",
@@ -32,7 +32,7 @@ MUTANTS = (
     ),
     Mutant(
         "one_attempt_too_many",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "if row.attempt < policy.max_attempts else None",
         "if row.attempt <= policy.max_attempts else None",
         "a node is tried once more than it may be",
@@ -40,7 +40,7 @@ MUTANTS = (
     ),
     Mutant(
         "retry_uncounted",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "    row.attempt += 1\n    row.start_by_ms = None\n",
         "    row.start_by_ms = None\n",
         "a retry is not counted as an attempt",
@@ -48,7 +48,7 @@ MUTANTS = (
     ),
     Mutant(
         "lost_whoever_has_it",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "    if row.agent != command.agent:\n        return\n",
         "",
         "a node is published anew although somebody has begun it meanwhile",
@@ -58,7 +58,7 @@ MUTANTS = (
     ),
     Mutant(
         "flight_kept",
-        "dispatcher.collect",
+        "dispatcher.ledger.handlers.finish",
         "    book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))\n",
         "    book.definition(place)\n",
         "what has ended stays among what is under way",
@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "drop_outbox_row",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "    outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))\n",
         "",
         "a node is published without a row in the outbox",
@@ -74,7 +74,7 @@ MUTANTS = (
     ),
     Mutant(
         "published_fence_reused",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "    book.advance_fence(row)\n    row.publication",
         "    row.fence = max(1, row.fence)\n    row.publication",
         "a node is published anew under the fence that it had",
@@ -82,7 +82,7 @@ MUTANTS = (
     ),
     Mutant(
         "flight_unwritten",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "    book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), key.encode())\n",
         "    len(key)\n",
         "what is under way is not written down for who takes the shard over",
@@ -90,7 +90,7 @@ MUTANTS = (
     ),
     Mutant(
         "pause_ignored",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "    if run is not None and run.state is WorkflowState.PAUSED:\n",
         "    if run is not None and run.state is WorkflowState.ACCEPTED:\n",
         "what becomes ready in a paused workflow is published",
@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     Mutant(
         "pause_ignored_in_backlog",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "    if run.state is WorkflowState.PAUSED or run.canceling:\n",
         "    if run.canceling:\n",
         "what waits in the backlog is published although its workflow is paused",
@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "priority_dropped",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "        call.priority,\n        body,",
         "        Priority.P1,\n        body,",
         "every node is published as a P1",
@@ -115,7 +115,7 @@ MUTANTS = (
     ),
     Mutant(
         "ready_row_kept",
-        "dispatcher.layers.ledger.claiming",
+        "dispatcher.ledger.nodes.claim",
         "    leave_backlog(book, place, row)\n    if run.state",
         "    if run.state",
         "what was claimed stays in the backlog",
@@ -123,7 +123,7 @@ MUTANTS = (
     ),
     Mutant(
         "when_inverted",
-        "dispatcher.layers.ledger.scope",
+        "dispatcher.ledger.nodes.inputs",
         "    if not condition_holds(node, scope, account):\n",
         "    if condition_holds(node, scope, account):\n",
         "a node runs when its condition does not hold",
@@ -131,7 +131,7 @@ MUTANTS = (
     ),
     Mutant(
         "released_twice",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "    if row is None or row.state is not TaskState.BLOCKED:\n        return\n    decision",
         "    if row is None or row.state.terminal:\n        return\n    decision",
         "a node that runs is released again by the next of its predecessors",
@@ -139,7 +139,7 @@ MUTANTS = (
     ),
     Mutant(
         "first_element_for_all",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "dumps(bodies[number]), first=True)",
         "dumps(bodies[first]), first=True)",
         "every element of a map gets the input of the first",
@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "map_ends_early",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "    row.tally = Tally(count, count)\n",
         "    row.tally = Tally(count, max(count - 1, 0))\n",
         "a map ends when all of its elements but one have",
@@ -155,7 +155,7 @@ MUTANTS = (
     ),
     Mutant(
         "fence_of_canceled_kept",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "        book.advance_fence(row)  # what its agent may still tell is late\n",
         "",
         "what is told of a node that was called off counts",
@@ -163,7 +163,7 @@ MUTANTS = (
     ),
     Mutant(
         "rest_counted_twice",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "    run.todo += book.tr.get(key) is None",
         "    run.todo += 1",
         "what is left over twice keeps its workflow from ending",
@@ -173,7 +173,7 @@ MUTANTS = (
     ),
     Mutant(
         "last_nodes_forgotten",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "        run.lasts[row.state.value] = run.lasts.get(row.state.value, 0) + 1\n",
         "        run.lasts.setdefault(row.state.value, 0)\n",
         "a workflow completes although its last node failed",
@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "join_fires_early",
-        "coditect.model.workflow.progress",
+        "coditect.workflow.join",
         "        if self.met >= self.needed:\n",
         "        if self.met >= min(self.needed, 1):\n",
         "a join lets its node run after the first of its predecessors",
@@ -189,7 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         "end_not_passed_on",
-        "coditect.model.workflow.progress",
+        "coditect.workflow.join",
         "        return self.worst if self.met + self.open < self.needed else None\n",
         "        return self.worst if self.open < 0 else None\n",
         "what can never run waits for ever",
@@ -197,7 +197,7 @@ MUTANTS = (
     ),
     Mutant(
         "skip_not_propagated",
-        "coditect.model.workflow.progress",
+        "coditect.workflow.join",
         "        lost = TaskState.SKIPPED if policy is OnFailure.SKIP else _PASSED_ON[state]\n",
         "        lost = _PASSED_ON[state]\n",
         "a node that is to be skipped after a failure fails, too",
@@ -205,7 +205,7 @@ MUTANTS = (
     ),
     Mutant(
         "retry_timer_lost",
-        "dispatcher.layers.timers",
+        "dispatcher.ledger.timers",
         "    if before == row:\n        return\n",
         "    if before is not None:\n        return\n",
         "a timer that is set again keeps its old instant",
@@ -213,7 +213,7 @@ MUTANTS = (
     ),
     Mutant(
         "timer_left_standing",
-        "dispatcher.layers.timers",
+        "dispatcher.ledger.timers",
         "    tr.clear(key)\n    _clear_due(tr, row, workflow, node, kind)\n    return True",
         "    _clear_due(tr, row, workflow, node, kind)\n    return True",
         "a timer that was canceled stands in its place, so the same one cannot be set again",
@@ -221,7 +221,7 @@ MUTANTS = (
     ),
     Mutant(
         "approval_answered_twice",
-        "dispatcher.steering",
+        "dispatcher.ledger.workflows.control",
         "    if row.state is not TaskState.AWAITING_APPROVAL:\n",
         "    if row.state is TaskState.BLOCKED:\n",
         "an approval that has ended can be answered again",
@@ -229,7 +229,7 @@ MUTANTS = (
     ),
     Mutant(
         "cancel_forgotten",
-        "dispatcher.steering",
+        "dispatcher.ledger.workflows.control",
         "        walks.begin_cancel(book, workflow)\n",
         "",
         "a canceled workflow runs to its end",
@@ -237,7 +237,7 @@ MUTANTS = (
     ),
     Mutant(
         "key_unread",
-        "dispatcher.intake",
+        "dispatcher.ledger.workflows.submit",
         "    if known is not None and known != workflow:\n",
         "    if known == workflow:\n",
         "a key that is taken does not keep another workflow from being accepted",
@@ -245,7 +245,7 @@ MUTANTS = (
     ),
     Mutant(
         "key_unwritten",
-        "dispatcher.intake",
+        "dispatcher.ledger.workflows.submit",
         "    if key:\n        idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)\n",
         "",
         "a workflow is accepted without its key",
@@ -253,7 +253,7 @@ MUTANTS = (
     ),
     Mutant(
         "answer_unkept",
-        "dispatcher.asking",
+        "dispatcher.ledger.handlers.requests",
         '    _keep(book, asked.identity, {"told": told})\n',
         "",
         "a request that comes again is done again",
@@ -261,7 +261,7 @@ MUTANTS = (
     ),
     Mutant(
         "rebuild_off_by_one",
-        "dispatcher.layers.ledger.anew",
+        "dispatcher.ledger.workflows.republish",
         "row.publication > last or",
         "row.publication >= last or",
         "the last publication before a wiped broker is not published anew",
@@ -271,7 +271,7 @@ MUTANTS = (
     ),
     Mutant(
         "rebuild_forgets_the_begun",
-        "dispatcher.layers.ledger.anew",
+        "dispatcher.ledger.workflows.republish",
         "(kept and _may_run(book, row)):",
         "_may_run(book, row):",
         "what agents had begun is not published anew to another broker",
@@ -281,7 +281,7 @@ MUTANTS = (
     ),
     Mutant(
         "overtaken_published",
-        "dispatcher.layers.ledger.book",
+        "dispatcher.ledger.book",
         "and row.publication == publication.number:\n",
         "and row.publication >= publication.number:\n",
         "what was published anew in the same transaction is published twice",
@@ -289,7 +289,7 @@ MUTANTS = (
     ),
     Mutant(
         "reuse_publication",
-        "dispatcher.layers.ledger.book",
+        "dispatcher.ledger.book",
         "        self._last_number += 1\n",
         "        self._last_number = max(1, self._last_number)\n",
         "a publication number is given twice",

@@ -23,7 +23,7 @@ def release(tr: Transaction, lease: Lease) -> bool:
 MUTANTS = (
     Mutant(
         "long_taken_for_quick",
-        "coditect.agent.feed",
+        "coditect.agent.intake.queue_consumer",
         "        return self._longest_seconds < bound and now - oldest < bound\n",
         "        return self._longest_seconds < bound or now - oldest > bound\n",
         "an agent guesses that what runs for long ends soon, and holds tasks that it cannot start",
@@ -31,7 +31,7 @@ MUTANTS = (
     ),
     Mutant(
         "resumes_first",
-        "coditect.agent.intake",
+        "coditect.agent.intake.intake",
         "        self._resuming[level].append(turn := self._loop.create_future())\n",
         "        self._resuming[Priority.P0].append(turn := self._loop.create_future())\n",
         "a task that goes on takes the place of a P0",
@@ -49,7 +49,7 @@ MUTANTS = (
     ),
     Mutant(
         "any_owner_waited_for",
-        "coditect.agent.claims",
+        "coditect.agent.workflow_tasks.acquire",
         "        if origin not in self._heard:\n",
         "        if not origin:\n",
         "a task whose owner does not exist waits for it",
@@ -58,7 +58,7 @@ MUTANTS = (
     ),
     Mutant(
         "silence_waited_for",
-        "coditect.broker.amqp.lanes",
+        "coditect.broker.rabbitmq.lanes",
         "if now - lane.since >= STUCK_SECONDS else None",
         "if now < lane.since else None",
         "a queue that is silent stops every publish of its kind",
@@ -74,7 +74,7 @@ MUTANTS = (
     ),
     Mutant(
         "lost_ways_unmended",
-        "coditect.broker.amqp.entities",
+        "coditect.broker.rabbitmq.entities",
         "        await self._make(connection, Topology(bindings=bindings))\n",
         "        len(bindings)\n",
         "a binding that somebody removed is not made again",
@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "map_read_one_by_one",
-        "dispatcher.layers.ledger.advance",
+        "dispatcher.ledger.nodes.advance",
         "for body in values.read_all(book.tr.snapshot, places))\n",
         "for body in (values.get(book.tr.snapshot, one) for one in places))\n",
         "a large map cannot end on a slow store",
@@ -92,7 +92,7 @@ MUTANTS = (
     ),
     Mutant(
         "shards_kept_without_a_broker",
-        "dispatcher.tenure",
+        "dispatcher.shards.ownership",
         "                self.cut_off_from = gone\n                await self._give_up()\n",
         "                self.cut_off_from = gone\n",
         "a dispatcher that has lost its broker keeps its shards",
@@ -102,7 +102,7 @@ MUTANTS = (
     ),
     Mutant(
         "released_as_dead",
-        "dispatcher.layers.leases",
+        "dispatcher.ledger.leases",
         _RELEASED,
         _RELEASED.replace("found.owner)", "found.owner or found.previous)").replace("epoch))", "epoch, lease.owner))"),
         "who takes a shard that was released evicts the one that released it",

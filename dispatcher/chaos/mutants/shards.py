@@ -7,7 +7,7 @@ from dispatcher.chaos.mutants.mutant import Mutant
 MUTANTS = (
     Mutant(
         "lease_unchecked",
-        "dispatcher.turn",
+        "dispatcher.shards.batch",
         "    leases.check(tr, turn.lease)\n",
         "    leases.read(tr, turn.lease.name)\n",
         "who has lost a shard goes on committing",
@@ -15,7 +15,7 @@ MUTANTS = (
     ),
     Mutant(
         "epoch_unchecked",
-        "dispatcher.layers.leases",
+        "dispatcher.ledger.leases",
         "    return (found.owner, found.epoch) == (lease.owner, lease.epoch)\n",
         "    return found.owner == lease.owner\n",
         "a lease of an earlier epoch is good again when its owner has a newer one",
@@ -23,7 +23,7 @@ MUTANTS = (
     ),
     Mutant(
         "epoch_reused",
-        "dispatcher.layers.leases",
+        "dispatcher.ledger.leases",
         "    lease = Lease(name, owner, found.epoch + 1,",
         "    lease = Lease(name, owner, max(1, found.epoch),",
         "a lease changes hands under the same epoch",
@@ -31,7 +31,7 @@ MUTANTS = (
     ),
     Mutant(
         "living_expired",
-        "dispatcher.layers.shards",
+        "dispatcher.ledger.shards",
         "        if pulse.owner != me and pulse.has_lapsed():\n",
         "        if pulse.owner != me and pulse.still_ms:\n",
         "a dispatcher is taken for dead after one missed beat",
@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "unconfirmed_forgotten",
-        "dispatcher.desk",
+        "dispatcher.shards.worker",
         "            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.put, lost)\n",
         '            log.debug("It may be there", extra={"publication": lost.publication})\n',
         "a publish whose confirm is unknown is forgotten",
@@ -49,7 +49,7 @@ MUTANTS = (
     ),
     Mutant(
         "unconfirmed_cleared",
-        "dispatcher.desk",
+        "dispatcher.shards.worker",
         "        if error is None:\n            self._confirmed.append(publication.number)\n",
         "        self._confirmed.append(publication.number)\n        if error is None:\n",
         "the outbox forgets what the broker did not confirm",
@@ -57,7 +57,7 @@ MUTANTS = (
     ),
     Mutant(
         "unheard_commit_forgotten",
-        "dispatcher.desk",
+        "dispatcher.shards.worker",
         "            self._doubt()\n            raise\n",
         "            raise\n",
         "what a transaction did that was committed unheard is not looked up",
@@ -67,7 +67,7 @@ MUTANTS = (
     ),
     Mutant(
         "outbox_unread",
-        "dispatcher.desk",
+        "dispatcher.shards.worker",
         "            if unsent.publication in waiting:\n                self.put",
         "            if not unsent.publication:\n                self.put",
         "who takes a shard over does not publish what its predecessor left in the outbox",
@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         "sent_before_the_rebuild",
-        "dispatcher.sendings",
+        "dispatcher.shards.publisher",
         "        elif number > self._last:\n",
         "        else:\n",
         "what is to be published anew is sent as well",
@@ -87,7 +87,7 @@ MUTANTS = (
     ),
     Mutant(
         "ack_before_commit",
-        "dispatcher.arrivals",
+        "dispatcher.shards.results",
         "        settle = AckedTogether(delivery, len(results))\n",
         "        delivery.ack()\n        settle = AckedTogether(delivery, len(results))\n",
         "results are acknowledged before they are recorded",
@@ -95,7 +95,7 @@ MUTANTS = (
     ),
     Mutant(
         "undone_acked",
-        "dispatcher.arrivals",
+        "dispatcher.shards.results",
         "        if self._undone:\n            self._delivery.requeue()\n        elif",
         "        if",
         "a result that could not be recorded is acknowledged with its shard's end",
@@ -103,7 +103,7 @@ MUTANTS = (
     ),
     Mutant(
         "first_of_many_acks",
-        "dispatcher.arrivals",
+        "dispatcher.shards.results",
         "        self._left -= 1\n        if self._left:\n            return\n",
         "        self._left -= 1\n",
         "a message of several results is acknowledged with the first of them",
@@ -113,7 +113,7 @@ MUTANTS = (
     ),
     Mutant(
         "marker_unchecked",
-        "dispatcher.tenure",
+        "dispatcher.shards.ownership",
         "        if marker == desk.marker:\n            return\n",
         "        if desk.marker:\n            return\n",
         "nobody notices that the broker has lost its data",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import aiormq
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Binding, Topology, backbone
 from tests.contract.broker.scene import EntityFaults, FaultyBroker, Scene, new_prefix
 from tests.support import WIRES

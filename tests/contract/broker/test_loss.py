@@ -9,7 +9,7 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding
 from coditect.errors import BrokerUnavailable, CoditectError
 from coditect.model.message import Message
-from coditect.model.wire import SENT_AGAIN
+from coditect.wire.tasks import SENT_AGAIN
 from tests.contract.broker.scene import FaultyBroker, Scene, bodies, empty, put, ready, topology
 from tests.support import eventually
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from coditect.broker.amqp.publisher import ASTRAY_SECONDS
+from coditect.broker.rabbitmq.publisher import ASTRAY_SECONDS
 from coditect.broker.topology import Binding, Topology, backbone, reply_queue
 from coditect.errors import NotFound, Unroutable
-from coditect.model import routing
 from coditect.model.message import Message
+from coditect.wire import routing
 from tests.contract.broker.scene import FaultyBroker, Scene, empty, topology
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone, capability_queues
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
+from coditect.wire import routing
 from tests.contract.broker.scene import FaultyBroker, Scene
 from tests.support import eventually
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import TaskGraph
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import TaskGraph
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from coditect.model.capability import Priority
-from dispatcher.graph.port import Change, Job, JobState, Request, RequestKind, TaskGraph
+from dispatcher.taskgraph.port import Change, Job, JobState, Request, RequestKind, TaskGraph
 
 CAPABILITY = "code.review"
 

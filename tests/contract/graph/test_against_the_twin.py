@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import BATCH, Job, JobState, TaskGraph
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import BATCH, Job, JobState, TaskGraph
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
 from tests.integration.registry.private_redis import PrivateRedis
 

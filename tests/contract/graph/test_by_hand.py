@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pytest
 from redis import Redis
 
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import JobState, RequestKind
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import JobState, RequestKind
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.stock import Stock
 

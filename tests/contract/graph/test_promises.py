@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coditect.model.capability import Priority
-from dispatcher.graph.port import BATCH, JobState, TaskGraph, looks
+from dispatcher.taskgraph.port import BATCH, JobState, TaskGraph, looks
 from tests.contract.graph.scene import CAPABILITY, Scene
 
 DEFERRED, SCHEDULED, QUEUED, STARTED, FINISHED, FAILED, CANCELED = JobState

@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.errors import ResultTimeout
-from coditect.handle import Handle
 from coditect.local import PrivateServers
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from tests.support import eventually, whole_lines
 
 AGENT = Path(__file__).with_name("fleet_agent.py")

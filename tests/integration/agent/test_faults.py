@@ -8,10 +8,10 @@ import signal
 
 import pytest
 
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
+from coditect.wire import routing
 from tests.integration.agent.fleet import Fleet, client_of, submitted, unanswered
 from tests.support import eventually
 

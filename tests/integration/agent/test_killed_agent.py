@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from coditect.agent.suspects import Suspects
+from coditect.agent.quarantine import Suspects
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.wire import read_task
 from coditect.registry.redis import RedisRegistry
+from coditect.wire import routing
+from coditect.wire.tasks import read_task
 from tests.integration.agent.fleet import Fleet, client_of
 from tests.support import eventually, patient
 

@@ -12,14 +12,14 @@ from uuid import uuid4
 import pytest
 
 from coditect import Agent, Context
-from coditect.agent import claims
-from coditect.broker.amqp import AmqpBroker
+from coditect.agent.workflow_tasks import acquire as claims
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import capability_queues
-from coditect.model import mail, routing
 from coditect.model.capability import Priority
-from coditect.model.control import Claim, Verdict
 from coditect.model.result import Status
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import mail, routing
+from coditect.wire.control import Claim, Verdict
 from tests.fleet import running
 from tests.owner import ScriptedOwner, granting, saying
 from tests.servers import Servers

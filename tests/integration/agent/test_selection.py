@@ -16,13 +16,13 @@ from uuid import uuid4
 import pytest
 
 from coditect import Agent, Client, Options, Strategy, Wanted
-from coditect.agent.presence import Usage
+from coditect.agent.heartbeat import Usage
 from coditect.agent.program import Host, running_agent
-from coditect.broker.amqp import AmqpBroker
-from coditect.clock import SystemClock
+from coditect.aio.clock import SystemClock
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.model.ids import AgentId
 from coditect.registry.redis import RedisRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from tests.fleet import remove_queues
 from tests.support import eventually
 

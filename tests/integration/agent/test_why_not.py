@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coditect.handle import Handle
+from coditect.client.handle import Handle
 from tests.integration.agent.fleet import Fleet, client_of
 from tests.support import eventually
 

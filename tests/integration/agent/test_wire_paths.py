@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from coditect import Agent, Context, Retry
+from coditect.client.options import Options
 from coditect.errors import TaskCanceled, TaskFailed
-from coditect.model import routing
 from coditect.model.ids import AgentId
-from coditect.model.json import loads
-from coditect.options import Options
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
+from coditect.wire.json import loads
 from tests.fleet import running
 from tests.servers import Servers
 from tests.support import eventually

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene
 from tests.loops import loops, strike_for_ever, strike_once

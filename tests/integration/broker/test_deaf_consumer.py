@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
-from coditect.broker.amqp.inlet import Subscription
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq.inlet import Subscription
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene

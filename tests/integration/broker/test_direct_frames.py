@@ -8,12 +8,12 @@ from importlib import metadata
 import pika
 import pytest
 
-from coditect.broker.amqp import AmqpBroker, link
-from coditect.broker.amqp.direct import path as direct_path
-from coditect.broker.amqp.direct.outlet import DirectOutlet
-from coditect.broker.amqp.direct.path import TESTED, DirectPath
-from coditect.broker.amqp.lanes import Lane
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker, link
+from coditect.broker.rabbitmq.frames import path as direct_path
+from coditect.broker.rabbitmq.frames.outlet import DirectOutlet
+from coditect.broker.rabbitmq.frames.path import TESTED, DirectPath
+from coditect.broker.rabbitmq.lanes import Lane
 from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene

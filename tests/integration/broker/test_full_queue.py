@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Topology, capability_queues
 from coditect.errors import CoditectError, Overloaded, PublishUnconfirmed
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.model.routing import task_queue
+from coditect.wire.routing import task_queue
 from tests.integration.broker.conftest import Scene
 from tests.support import eventually
 

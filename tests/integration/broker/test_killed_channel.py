@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiormq.abc import AbstractConnection
 
-from coditect.broker.amqp import AmqpBroker, declare
 from coditect.broker.port import Delivery, QueueStats
+from coditect.broker.rabbitmq import AmqpBroker, declare
 from coditect.errors import CoditectError, NotFound
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene

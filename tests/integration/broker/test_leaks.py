@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
-from coditect.broker.amqp.channels import CALL_SECONDS
-from coditect.broker.amqp.declare import Looks
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq.channels import CALL_SECONDS
+from coditect.broker.rabbitmq.declare import Looks
 from coditect.errors import NotFound
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene

@@ -13,8 +13,8 @@ import pytest
 import uvloop
 from yarl import URL
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.cli.compose import sign_in
 from coditect.errors import BrokerUnavailable, SetupError
 from coditect.local.doctor import check_server
@@ -87,7 +87,7 @@ async def test_doctor_finds_a_broker_only_where_it_lets_us_in(amqp_url: str, wro
 
 UNLOGGED = """
 import asyncio, sys
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError
 from tests.faults.proxy import fault_proxy
 from tests.support import eventually

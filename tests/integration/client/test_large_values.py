@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coditect import Agent, Client
-from coditect.blob import open_blobs
-from coditect.settings import Settings
+from coditect.blobs import open_blobs
+from coditect.settings.settings import Settings
 from tests.fleet import running
 from tests.integration.wire import foreign
 from tests.integration.wire.foreign import blocking

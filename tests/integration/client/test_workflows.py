@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect import Agent, From, Retry, TaskFailed, Workflow
-from coditect.broker.amqp import AmqpBroker
+from coditect.aio.clock import SystemClock
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
+from coditect.client.options import Options as TaskOptions
 from coditect.model.result import Status
-from coditect.model.workflow.rows import ApprovalRow
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.options import Options as TaskOptions
 from coditect.registry.redis import RedisRegistry
+from coditect.workflow.rows import ApprovalRow
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from tests.fleet import Running, remove_queues, running

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coditect import Workflow
-from coditect.run import Run
+from coditect.client.workflow_run import Run
 from tests.integration.agent.fleet import Fleet
 
 AGENT = str(Path(__file__).with_name("keyed_agent.py"))

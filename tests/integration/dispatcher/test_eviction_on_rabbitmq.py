@@ -6,13 +6,13 @@ from uuid import uuid4
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.management import Management, ManagementUnavailable
 from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, Topology
 from coditect.local import PrivateServers
 from coditect.model.message import Message
-from dispatcher.eviction import Evictor, ManagementEvictor, close_owner
+from dispatcher.liveness.eviction import Evictor, ManagementEvictor, close_owner
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers

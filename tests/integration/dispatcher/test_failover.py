@@ -11,16 +11,16 @@ from uuid import uuid4
 
 import pytest
 
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.amqp import AmqpBroker
-from coditect.clock import SystemClock
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.local import PrivateServers
+from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
-from dispatcher.eviction import evictor
-from dispatcher.layers import leases
-from dispatcher.monitor import AgentGone, Monitor
+from dispatcher.ledger import leases
+from dispatcher.liveness.eviction import evictor
+from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.faults.proxy import BOTH, Way, fault_proxy
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet

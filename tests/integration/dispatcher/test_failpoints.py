@@ -17,20 +17,20 @@ from typing import Any
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.aio.clock import SystemClock
+from coditect.aio.failpoints import VARIABLE, Act
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.errors import ControlPlaneRequired
-from coditect.failpoints import VARIABLE, Act
 from coditect.local import PrivateServers
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
-from coditect.model.workflow.states import WorkflowState
 from coditect.registry.redis import RedisRegistry
-from coditect.run import Run
-from dispatcher.layers import outbox
-from dispatcher.layers.shards import shard_of
+from coditect.wire import routing
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger import outbox
+from dispatcher.ledger.shards import shard_of
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.witness.ports import POINTS
 from tests.integration.agent.fleet import Fleet, open_fleet

@@ -16,13 +16,13 @@ from uuid import uuid4
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.aio.clock import SystemClock
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, Topology, backbone, capability_queues
-from coditect.clock import SystemClock
-from coditect.model import routing
 from coditect.registry.redis import RedisRegistry
-from dispatcher.notices import Notices
+from coditect.wire import routing
 from dispatcher.program import Options, running_dispatcher
+from dispatcher.undeliverable.notices import Notices
 from tests.fleet import remove_queues, running, taken
 from tests.integration.wire import foreign, hostile
 from tests.integration.wire.agent import Echo

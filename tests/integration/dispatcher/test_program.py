@@ -12,8 +12,8 @@ import pytest
 
 from coditect import Workflow
 from coditect.local import PrivateServers
-from coditect.model.workflow.states import WorkflowState
-from coditect.standing import standing
+from coditect.operations.status import standing
+from coditect.workflow.states import WorkflowState
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 
 pytestmark = pytest.mark.servers

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
-from coditect.client import Client
-from coditect.failpoints import VARIABLE
+from coditect.aio.failpoints import VARIABLE
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.local import PrivateServers
-from coditect.model import routing
-from coditect.model.workflow.states import WorkflowState
-from coditect.run import Run
-from dispatcher.layers.keyspace import ANSWERS
+from coditect.wire import routing
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.keyspace import ANSWERS
 from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.dispatcher.keyed import AGENT

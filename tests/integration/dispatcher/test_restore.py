@@ -13,7 +13,7 @@ import pytest
 from coditect import Workflow
 from coditect.errors import NotFound
 from coditect.local import PrivateServers
-from coditect.model.workflow.states import WorkflowState
+from coditect.workflow.states import WorkflowState
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from coditect import Workflow
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.errors import ControlPlaneRequired
 from coditect.local import PrivateServers
-from coditect.model.workflow.states import WorkflowState
-from coditect.run import Run
-from coditect.standing import standing
-from dispatcher.layers.shards import shard_of
-from dispatcher.tenure import NAME
+from coditect.operations.status import standing
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.shards import shard_of
+from dispatcher.shards.ownership import NAME
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually, patient
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.local import PrivateServers
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.run import Run
-from dispatcher.graph.port import JobState
-from dispatcher.graph.redis import RedisTaskGraph
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
 from tests.support import eventually

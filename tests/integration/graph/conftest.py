@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.counted import Rq
 from tests.integration.graph.plane import Plane, plane

@@ -11,8 +11,8 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from coditect.run import Run
-from dispatcher.graph.keys import job_id
+from coditect.client.workflow_run import Run
+from dispatcher.taskgraph.keys import job_id
 from tests.integration.graph.plane import QUEUES
 from tests.integration.graph.stock import info
 from tests.support import eventually

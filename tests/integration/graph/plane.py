@@ -11,23 +11,23 @@ from typing import Any
 
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
 from coditect.model.retry import Retry
-from coditect.model.workflow.flow import Workflow
 from coditect.registry.memory import MemoryRegistry
-from coditect.run import Run
-from coditect.settings import Settings
-from dispatcher.graph.keys import queue_name
-from dispatcher.graph.port import JobState
-from dispatcher.graph.redis import RedisTaskGraph
-from dispatcher.graph.states import job_state
+from coditect.settings.settings import Settings
+from coditect.workflow.builder import Workflow
 from dispatcher.ports import Ways
 from dispatcher.program import Options, running_dispatcher
-from dispatcher.reconciling import ROUND_SECONDS
+from dispatcher.scheduling.reconciler import ROUND_SECONDS
 from dispatcher.store.memory import MemoryDatabase
+from dispatcher.taskgraph.keys import queue_name
+from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.redis import RedisTaskGraph
+from dispatcher.taskgraph.states import job_state
 
 SHARDS = 2
 QUEUES = [queue_name(level, shard) for shard in range(SHARDS) for level in Priority]

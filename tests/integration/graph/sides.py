@@ -12,10 +12,10 @@ from rq.executions import Execution
 from rq.job import Job as StockJob
 from rq.serializers import JSONSerializer
 
-from coditect.model.json import dumps
-from dispatcher.graph.function import FUNCTION
-from dispatcher.graph.keys import job_id
-from dispatcher.graph.port import JobState
+from coditect.wire.json import dumps
+from dispatcher.taskgraph.function import FUNCTION
+from dispatcher.taskgraph.keys import job_id
+from dispatcher.taskgraph.port import JobState
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.picture import Picture, picture
 from tests.integration.graph.stock import Stock

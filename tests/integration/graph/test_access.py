@@ -9,8 +9,8 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from coditect.registry.redis import RedisRegistry
-from dispatcher.graph.port import JobState
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.docs.pages import blocks
 from tests.integration.registry.private_redis import PrivateRedis

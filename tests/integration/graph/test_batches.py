@@ -12,11 +12,11 @@ from rq import Queue
 
 from coditect import Workflow
 from coditect.model.capability import Priority
-from dispatcher import turn
-from dispatcher.commands import Finished
-from dispatcher.graph.keys import queue_name
-from dispatcher.graph.redis import RedisTaskGraph
+from dispatcher.ledger.commands import Finished
+from dispatcher.shards import batch as turn
 from dispatcher.store.transaction import Transaction
+from dispatcher.taskgraph.keys import queue_name
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.integration.registry.private_redis import PrivateRedis
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed

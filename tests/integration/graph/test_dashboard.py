@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 from rq_dashboard.cli import make_flask_app
 from rq_dashboard.web import setup_rq_connection
 
-from dispatcher.graph.port import JobState, RequestKind
+from dispatcher.taskgraph.port import JobState, RequestKind
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.sides import StockSide
 from tests.integration.graph.stock import Stock

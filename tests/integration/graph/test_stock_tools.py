@@ -15,8 +15,8 @@ from rq.results import Result
 from rq.serializers import DefaultSerializer, JSONSerializer, Serializer
 
 from coditect.model.capability import Priority
-from dispatcher.graph.function import FUNCTION
-from dispatcher.graph.port import MOST_RESULT_BYTES, JobState, RequestKind
+from dispatcher.taskgraph.function import FUNCTION
+from dispatcher.taskgraph.port import MOST_RESULT_BYTES, JobState, RequestKind
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.stock import Stock
 

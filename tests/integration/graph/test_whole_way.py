@@ -9,14 +9,14 @@ import pytest
 from rq.job import Job
 from rq.results import Result
 
+from coditect.client.workflow_run import Run
 from coditect.model.retry import Retry
-from coditect.model.workflow.flow import Workflow
-from coditect.run import Run
-from dispatcher.graph.keys import job_id
-from dispatcher.graph.port import Change, JobState
-from dispatcher.graph.redis import RedisTaskGraph
+from coditect.workflow.builder import Workflow
 from dispatcher.ports import Ways
-from dispatcher.proposing import PATIENCE_SECONDS
+from dispatcher.scheduling.scheduler import PATIENCE_SECONDS
+from dispatcher.taskgraph.keys import job_id
+from dispatcher.taskgraph.port import Change, JobState
+from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.integration.graph.counted import Rq
 from tests.integration.graph.plane import CAPABILITY, SHARDS, Plane, layered
 from tests.support import eventually

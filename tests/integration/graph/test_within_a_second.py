@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from coditect.aio.supervisor import Supervisor
-from dispatcher.graph.port import JobState
 from dispatcher.ports import Ways
+from dispatcher.taskgraph.port import JobState
 from tests.integration.graph.counted import COUNTED, Rq
 from tests.integration.graph.plane import Plane, layered
 from tests.support import patient

@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from coditect.agent.presence import Presence
+from coditect.agent.heartbeat import Presence
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.registry.port import Search

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 
 from coditect.broker.topology import Queue, QueueType, Topology
-from coditect.dead_letter import read_dead_letter
-from coditect.model import routing
 from coditect.model.capability import Priority
+from coditect.operations.dead_letter import read_dead_letter
+from coditect.wire import routing
 from tests.fleet import Letter, Running, running
 from tests.integration.wire import foreign, hostile
 from tests.integration.wire.agent import Echo

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
-from coditect.model import routing
 from coditect.model.capability import Priority
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
 from tests.fleet import Running, remove_queues, running
 from tests.integration.wire import foreign
 from tests.integration.wire.agent import Echo

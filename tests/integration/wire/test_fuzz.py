@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coditect.model import routing
 from coditect.model.capability import Priority
+from coditect.wire import routing
 from tests.fleet import Running
 from tests.integration.wire import foreign, hostile
 from tests.integration.wire.agent import Echo

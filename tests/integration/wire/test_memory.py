@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
 from coditect.broker.port import Broker
+from coditect.broker.rabbitmq import AmqpBroker
 from tests.fleet import remove_queues
 from tests.integration.wire import foreign, hostile
 from tests.integration.wire.foreign import blocking

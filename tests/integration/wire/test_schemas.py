@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 from pika.adapters.blocking_connection import BlockingChannel
 
 from coditect import Agent, Context, Retry
+from coditect.client.options import Options
 from coditect.errors import TaskError
-from coditect.model import mail, routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.options import Options
+from coditect.wire import mail, routing
 from tests.fleet import Running, running
 from tests.integration.wire import foreign
 from tests.integration.wire.foreign import blocking

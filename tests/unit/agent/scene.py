@@ -11,15 +11,15 @@ from typing import Any
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.agent.runtime import Runtime
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
-from coditect.client import Client
-from coditect.clock import SystemClock
-from coditect.model import routing
+from coditect.client.client import Client
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
+from coditect.wire import routing
 from tests.support import eventually
 
 SETTINGS = Settings(drain_seconds=0.3)

@@ -8,16 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from coditect.agent.claims import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, Claims, Question
+from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, Claims, Question
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone, capability_queues, shard_queues
-from coditect.clock import SystemClock
-from coditect.model import routing
-from coditect.model.control import Claim, Verdict
+from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
-from coditect.model.wire import read_task
-from coditect.requests import Requests
+from coditect.wire import routing
+from coditect.wire.control import Claim, Verdict
+from coditect.wire.tasks import read_task
 from tests.owner import ScriptedOwner, granting
 from tests.unit.broker.virtual_time import in_virtual_time
 

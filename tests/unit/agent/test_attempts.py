@@ -12,15 +12,15 @@ import pytest
 from coditect import Agent, Context, Retry
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import BACK_TTL_MS, reply_queue
+from coditect.client.options import Options
 from coditect.errors import InputError, TaskCanceled, TaskExpired, TaskFailed
-from coditect.model import mail, routing
 from coditect.model.capability import LONGEST_DIRECT_SECONDS
 from coditect.model.ids import AgentId
-from coditect.model.json import loads
 from coditect.model.message import Message
-from coditect.options import Options
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
+from coditect.wire import mail, routing
+from coditect.wire.json import loads
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, replies
 

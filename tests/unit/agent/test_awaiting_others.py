@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coditect import Agent, Context, Priority, Retry, TaskCanceled, TaskFailed
 from coditect.model.result import Status
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 
 TIMEOUT = 10.0

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pamqp import encode
 
 from coditect.agent.settle import foreign_headers
-from coditect.broker.amqp.lenient import MAX_TABLE_BYTES
-from coditect.model import wire
+from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES
+from coditect.wire import tasks as wire
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 

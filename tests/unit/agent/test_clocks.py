@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from coditect import Agent
 from coditect.agent.instants import by_our_clock
 from coditect.broker.memory import MemoryBroker
+from coditect.client.options import Options
 from coditect.errors import TaskError
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.task import Limits, Task
-from coditect.options import Options
 from coditect.testing import TestFleet
 from coditect.testing.chance import SeededClock
+from coditect.wire import routing
 
 HOUR = 3_600.0
 AHEAD = st.sampled_from([-20 * HOUR, -HOUR, -7.0, -0.3, 0.0, 0.05, 2.0, 61.0, HOUR, 20 * HOUR])
@@ -38,7 +38,7 @@ def worker() -> Agent:
 
 
 async def test_agent_whose_clock_is_an_hour_ahead_does_what_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "coditect.reference_clock"):
+    with caplog.at_level(logging.WARNING, "coditect.registry.reference_clock"):
         async with TestFleet(agents=[worker()], clocks_ahead_seconds={"worker": HOUR}) as fleet:
             assert await fleet.request("work.do", 1.0, float, timeout="30s") == 1.0
             handle = await fleet.submit("work.do", 1.0, deadline="30s")

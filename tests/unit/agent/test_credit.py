@@ -13,8 +13,8 @@ import pytest
 
 from coditect import Agent, Context, Priority
 from coditect.broker.memory.delivery import MemoryDelivery
-from coditect.model import routing
 from coditect.testing import TestFleet
+from coditect.wire import routing
 
 GATE = -1.0
 """Instead of seconds that a task awaits another agent's, without a slot: until the gate opens."""

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context
-from coditect.agent import presence, program
+from coditect.agent import heartbeat as presence
+from coditect.agent import program
 from coditect.agent.program import unready
 from coditect.aio.supervisor import LoopDied, RestartLimits, Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.model.ids import AgentId
 from coditect.model.registration import Load
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.testing.member import Member, State
 from tests.loops import loops, strike_for_ever, strike_once

@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from coditect import Agent, Context
-from coditect.model import mail, routing
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
+from coditect.wire import mail, routing
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
 

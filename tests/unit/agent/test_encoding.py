@@ -11,9 +11,9 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from coditect.agent.typed import encode_any
+from coditect.codec import encode_any
 from coditect.errors import InvalidTask, SetupError
-from coditect.model import json as wire_json
+from coditect.wire import json as wire_json
 
 
 class Model(BaseModel):

@@ -13,13 +13,13 @@ from coditect import Agent, Context
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InvalidTask
-from coditect.model import mail, routing
 from coditect.model.ids import TaskId, child_task_id
-from coditect.model.json import dumps
 from coditect.model.message import Message
-from coditect.return_addresses import ANSWER_QUEUES, ReturnAddresses
 from coditect.testing import TestFleet
-from dispatcher.pings import Answer, Pings
+from coditect.wire import mail, routing
+from coditect.wire.json import dumps
+from coditect.wire.return_addresses import ANSWER_QUEUES, ReturnAddresses
+from dispatcher.liveness.ping import Answer, Pings
 from tests.unit.agent.scene import replies
 
 ASKED = {"card": "4711"}

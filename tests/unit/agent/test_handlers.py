@@ -15,11 +15,11 @@ from pydantic import BaseModel
 
 from coditect import Agent, Context, Retry
 from coditect.errors import SetupError, TaskFailed, TaskRejected
-from coditect.model import routing
-from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.result import Outcome
-from coditect.model.wire import TASK_TYPE
+from coditect.wire import routing
+from coditect.wire.json import loads
+from coditect.wire.tasks import TASK_TYPE
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
 

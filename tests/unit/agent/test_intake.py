@@ -8,8 +8,8 @@ import random
 import pytest
 
 from coditect import Agent, Context, Priority
-from coditect.client import Client
-from coditect.handle import Handle
+from coditect.client.client import Client
+from coditect.client.handle import Handle
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context, Options, Retry
-from coditect.agent.suspects import MANY_DELIVERIES, mark_of
+from coditect.agent.quarantine import MANY_DELIVERIES, mark_of
 from coditect.broker.memory import MemoryBroker
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.errors import TaskCanceled, TaskFailed
-from coditect.handle import Handle
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.json import loads
-from coditect.model.wire import read_task
+from coditect.wire import routing
+from coditect.wire.json import loads
+from coditect.wire.tasks import read_task
 from tests.support import eventually
 from tests.unit.agent.poison_agent import HOME, poison
 from tests.unit.agent.scene import Running, Scene, open_scene
@@ -280,7 +280,7 @@ async def test_what_only_the_count_suspects_runs_where_it_can(scene: Scene) -> N
 
 
 async def test_suspect_for_which_there_is_no_process_goes_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.agent.isolation.RETURN_SECONDS", 0.01)
+    monkeypatch.setattr("coditect.agent.execution.isolation.RETURN_SECONDS", 0.01)
     client = await declared(scene)
     handle = await suspected(scene, client, "poison.plain", "go")
     spawn, refused = asyncio.create_subprocess_exec, [BlockingIOError("no process left")] * 3

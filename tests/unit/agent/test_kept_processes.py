@@ -6,8 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from coditect.agent.processes import BEGAN, Processes
-from coditect.local.restarts import RestartPolicy
+from coditect.agent.processes.copies import BEGAN, Processes
+from coditect.agent.processes.restarts import RestartPolicy
 from tests.support import eventually
 
 SLOW_START = "import sys, time; open(sys.argv[1], 'a').write('x'); time.sleep(0.3); sys.exit(3)"

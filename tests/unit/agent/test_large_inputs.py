@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel, ValidationInfo, field_validator
 
 from coditect import Agent
-from coditect.agent.typed import LARGE_BYTES, codec
+from coditect.codec import LARGE_BYTES, codec
 from coditect.errors import InvalidTask, TaskRejected
-from coditect.model.json import dumps
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
+from coditect.wire.json import dumps
 
 
 class Noted(BaseModel):

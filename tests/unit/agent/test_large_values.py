@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Client, Context, Retry
-from coditect.blob import open_blobs
+from coditect.aio.clock import SystemClock
+from coditect.blobs import open_blobs
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
-from coditect.clock import SystemClock
-from coditect.dead_letters import DeadLetters, Selection
 from coditect.errors import ClaimBroken, TaskFailed, TaskRejected, TooLarge
-from coditect.model import routing
-from coditect.model.claim_check import as_claim
-from coditect.model.json import loads
 from coditect.model.message import Message
-from coditect.model.wire import CLAIM, MAX_BODY_BYTES
+from coditect.operations.dead_letters import DeadLetters, Selection
+from coditect.wire import routing
+from coditect.wire.blob_ref import as_claim
+from coditect.wire.json import loads
+from coditect.wire.tasks import CLAIM, MAX_BODY_BYTES
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker
 from tests.unit.agent.scene import Scene, replies

@@ -11,7 +11,7 @@ from coditect.agent.health import health_server
 from coditect.agent.loading import load_agents
 from coditect.agent.program import run
 from coditect.errors import CoditectError, SetupError
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 
 TWO = "from coditect import Agent\nfirst = Agent('first')\nsecond = Agent('second')\nagain = first\n"
 

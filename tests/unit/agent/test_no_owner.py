@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from coditect import Agent
-from coditect.agent.owned import SHARE
+from coditect.agent.workflow_tasks.managed import SHARE
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import shard_queues
-from coditect.model import routing
 from coditect.model.message import Message
-from coditect.model.wire import PREFIX
 from coditect.registry.port import Search
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.tasks import PREFIX
 
 MANY = 600
 PLACES = 100

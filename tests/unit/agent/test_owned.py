@@ -8,10 +8,11 @@ import pytest
 
 from coditect import Agent
 from coditect.errors import InvalidTask
-from coditect.model import mail, routing, wire
 from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.model.task import Limits
+from coditect.wire import mail, routing
+from coditect.wire import tasks as wire
 from tests.owner import WORKFLOW, ScriptedOwner
 from tests.support import eventually
 from tests.unit.agent.scene import Scene

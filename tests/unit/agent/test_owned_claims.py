@@ -6,15 +6,16 @@ import asyncio
 
 import pytest
 
-from coditect.agent import claims, settle
+from coditect.agent import settle
+from coditect.agent.workflow_tasks import acquire as claims
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
-from coditect.model import routing
 from coditect.model.capability import Priority
-from coditect.model.control import Claim, Verdict
 from coditect.model.message import Message
 from coditect.model.result import NOT_BEGUN, Failure
 from coditect.model.task import Limits
+from coditect.wire import routing
+from coditect.wire.control import Claim, Verdict
 from tests.owner import WORKFLOW, ScriptedOwner, granting, saying
 from tests.support import eventually
 from tests.unit.agent.scene import Faulty, Running, Scene

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
+from coditect.wire import routing
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually
 from tests.unit.agent.scene import Scene

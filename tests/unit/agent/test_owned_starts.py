@@ -9,16 +9,16 @@ from random import Random
 
 import pytest
 
-from coditect.agent.starts import LONG_SECONDS
+from coditect.agent.workflow_tasks.heartbeats import LONG_SECONDS
 from coditect.broker.memory import MemoryBroker
-from coditect.model.control import Claim, Verdict
-from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.model.task import Limits
 from coditect.testing import TestFleet
 from coditect.testing.chance import SeededClock
 from coditect.testing.fleet import START
+from coditect.wire.control import Claim, Verdict
+from coditect.wire.json import loads
 from tests.owner import ScriptedOwner, granting, saying
 from tests.support import eventually
 from tests.unit.agent.works import Works

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coditect import Agent
-from coditect.model.owned_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER
 from coditect.model.result import Status
+from coditect.wire.owned_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually
 from tests.unit.agent.scene import Scene

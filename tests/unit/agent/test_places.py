@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.agent.feed import Feed, Held
-from coditect.agent.isolation import Isolation
-from coditect.agent.suspects import Suspicion
+from coditect.agent.execution.isolation import Isolation
+from coditect.agent.intake.queue_consumer import Feed, Held
+from coditect.agent.quarantine import Suspicion
 from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
 from coditect.model.task import Task

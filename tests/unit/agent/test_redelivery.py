@@ -11,10 +11,10 @@ from coditect.agent import settle
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import BrokerUnavailable, TaskFailed
-from coditect.model import routing
 from coditect.model.message import Message
-from coditect.model.wire import TASK_TYPE, read_result
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.tasks import TASK_TYPE, read_result
 from tests.support import eventually
 from tests.unit.agent.scene import Faulty, Scene, replies
 

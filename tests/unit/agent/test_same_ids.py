@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from coditect import Agent, Context, Retry
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
-from coditect.model import routing
-from coditect.model.json import loads
 from coditect.model.message import Message
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.json import loads
 from tests.unit.agent.scene import replies
 
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.agent.execution import Execution
-from coditect.agent.feed import Held
-from coditect.agent.shifts import Shifts
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.runner import Shifts
+from coditect.agent.intake.queue_consumer import Held
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 from tests.support import eventually

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.agent.slots import WEIGHTS, Slots
+from coditect.agent.intake.slots import WEIGHTS, Slots
 from coditect.model.capability import Priority
 
 P0, P1, P2 = Priority

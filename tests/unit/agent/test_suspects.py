@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.agent import suspects
-from coditect.agent.suspects import (
+from coditect.agent import quarantine as suspects
+from coditect.agent.quarantine import (
     MANY_DELIVERIES,
     Recorded,
     Suspects,

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from coditect import Agent, Context, Retry
-from coditect.agent.feed import Held
-from coditect.agent.intake import Intake
-from coditect.client import Client
+from coditect.agent.intake.intake import Intake
+from coditect.agent.intake.queue_consumer import Held
+from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.errors import TaskCanceled, TaskFailed
-from coditect.handle import Handle
 from tests.support import eventually
 from tests.unit.agent.scene import Running, Scene
 

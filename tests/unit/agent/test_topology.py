@@ -6,7 +6,7 @@ from coditect import Agent
 from coditect.agent.program import CAPABILITIES_AT_ONCE, publish_window, topology
 from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
 from coditect.model.ids import AgentId
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 
 AGENT_ID = AgentId("many-1")
 

@@ -15,12 +15,12 @@ from coditect.agent import settle
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InputError, NotFound, SetupError, TaskFailed
-from coditect.model import routing
 from coditect.model.message import Message
 from coditect.model.result import Failure
-from coditect.model.wire import PREFIX
-from coditect.return_addresses import REFUSED_SECONDS
 from coditect.testing import FleetCrashed, TestFleet
+from coditect.wire import routing
+from coditect.wire.return_addresses import REFUSED_SECONDS
+from coditect.wire.tasks import PREFIX
 from tests.unit.agent.scene import replies
 
 ANSWERS = "answers"

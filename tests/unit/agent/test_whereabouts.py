@@ -7,11 +7,11 @@ import pytest
 from coditect import Agent, Options, Priority
 from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, backbone
-from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.sightings import Place
-from coditect.whereabouts import Whereabouts
+from coditect.operations.locate import Whereabouts
+from coditect.operations.sightings import Place
+from coditect.wire import routing
 from tests.unit.agent.scene import Scene
 
 CAPABILITY = "slow.work"
@@ -19,7 +19,7 @@ CAPABILITY = "slow.work"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.whereabouts.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("coditect.operations.locate.ANSWER_SECONDS", 0.2)
 
 
 def slow(started: asyncio.Event, *, slots: int = 1) -> Agent:
@@ -67,7 +67,7 @@ async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
 
 
 async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.whereabouts.token_hex", lambda length: "known")
+    monkeypatch.setattr("coditect.operations.locate.token_hex", lambda length: "known")
     await scene.start(Agent("other"))
 
     found = await Whereabouts(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)

@@ -20,7 +20,7 @@ from agents.tester import Failure, TestsReport, Verdict
 from coditect import Client, Event, Outcome, Priority, Status
 from coditect.errors import BrokerUnavailable, ResultTimeout, TaskFailed, UnknownCapability
 from coditect.model.ids import AgentId
-from coditect.model.workflow.states import WorkflowState
+from coditect.workflow.states import WorkflowState
 
 COMPLETED = WorkflowState.COMPLETED
 JOB = Job("text.summarize", "a page", SummaryRequest(text="Words."), Summary, Priority.P1)

@@ -8,9 +8,9 @@ import pytest
 from agents.demo_flow import Flow, describe_flow, read_flow, run_flow
 from agents.publisher import publisher
 from coditect import Agent
-from coditect.model.workflow.rows import NodeRow
-from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
+from coditect.workflow.rows import NodeRow
+from coditect.workflow.states import WorkflowState
 from tests.servers import ROOT
 
 

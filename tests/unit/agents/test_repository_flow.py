@@ -12,9 +12,9 @@ from agents.publisher import ReleaseRequest, publish, publisher
 from agents.reviewer import PackagesRequest, Review, ReviewRequest, packages, review, reviewer
 from agents.tester import TestsReport, TestsRequest, Verdict, tester
 from coditect import Context
-from coditect.expression import Scope, condition_holds, element_inputs, node_input
-from coditect.model.workflow.definition import Definition, Node
-from coditect.workflow_file import load_workflow
+from coditect.workflow.definition import Definition, Node
+from coditect.workflow.expressions import Scope, condition_holds, element_inputs, node_input
+from coditect.workflow.file import load_workflow
 from tests.servers import ROOT
 
 FLEET = (reviewer, tester, documenter, publisher)

@@ -21,7 +21,7 @@ from benchmarks.programs.graphs import AT_ONCE, TEXT, Graph, GraphOrder, chain, 
 from benchmarks.size import FULL, QUICK
 from benchmarks.stage import ProgramFailed
 from benchmarks.verdict import Verdict
-from coditect.model.workflow.graph import graph_of
+from coditect.workflow.graph import graph_of
 
 GRAPHS = (fan(5), chain(4), layered(3, 10))
 

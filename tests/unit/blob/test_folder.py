@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.blob import FolderBlobs, NoBlobs, fetched, open_blobs, whole, whole_value
+from coditect.blobs import FolderBlobs, NoBlobs, fetched, open_blobs, whole, whole_value
 from coditect.errors import BlobUnavailable, ClaimBroken, InvalidTask, SetupError, TooLarge
-from coditect.model.claim_check import ClaimCheck, as_claim, check_claims, claim_check_of, has_claims
-from coditect.model.json import dumps, loads
 from coditect.model.result import Outcome, Status
+from coditect.wire.blob_ref import ClaimCheck, as_claim, check_claims, claim_check_of, has_claims
+from coditect.wire.json import dumps, loads
 
 VALUE = b'"' + b"x" * 2_000_000 + b'"'
 

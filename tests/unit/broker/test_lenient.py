@@ -12,11 +12,11 @@ from pamqp import frame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, read_leniently
-from coditect.broker.amqp.properties import from_properties
+from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, read_leniently
+from coditect.broker.rabbitmq.properties import from_properties
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
-from coditect.model.wire import UNDECODABLE, read_task
+from coditect.wire.tasks import UNDECODABLE, read_task
 from tests.integration.wire.hostile import nested, void_array
 
 PREFIX = struct.Struct(">HHQ")

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from coditect.broker.amqp import AmqpBroker
-from coditect.broker.amqp.link import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Link, hosts_of
-from coditect.broker.amqp.plain import PlainPath
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq.link import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Link, hosts_of
+from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.errors import BrokerUnavailable
 
 

@@ -10,8 +10,8 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import BrokerUnavailable, Overloaded, PublishUnconfirmed
-from coditect.model import wire
 from coditect.model.message import Message
+from coditect.wire import tasks as wire
 from tests.unit.broker.virtual_time import in_virtual_time
 
 QUEUE = Queue("queue", delivery_limit=100)

@@ -12,9 +12,9 @@ from coditect.broker.memory.dead_letter import Reason, is_cycle
 from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, Topology, backbone
-from coditect.model import routing
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
+from coditect.wire import routing
 from tests.unit.broker.virtual_time import in_virtual_time
 
 DEAD = Queue("dead", delivery_limit=100)

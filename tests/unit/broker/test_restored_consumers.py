@@ -14,11 +14,11 @@ from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.amqp import declare, inlet
-from coditect.broker.amqp.inlet import Group, Subscription
-from coditect.broker.amqp.path import Receiver, WirePath
-from coditect.broker.amqp.settle import Settlements
 from coditect.broker.port import QueueStats
+from coditect.broker.rabbitmq import declare, inlet
+from coditect.broker.rabbitmq.inlet import Group, Subscription
+from coditect.broker.rabbitmq.path import Receiver, WirePath
+from coditect.broker.rabbitmq.settle import Settlements
 from tests.support import eventually
 
 

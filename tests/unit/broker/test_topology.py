@@ -5,10 +5,10 @@ from hypothesis import given
 
 from coditect.broker import topology as t
 from coditect.broker.topology import Binding, ExchangeType, Queue, QueueType, Topology
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RUNGS_MS
+from coditect.wire import routing
 from tests.unit.model.strategies import capabilities
 
 AGENT = AgentId("reviewer-0000aaaa")

@@ -11,17 +11,17 @@ from typing import Any
 import psutil
 import pytest
 
+from coditect.aio.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
 from coditect.errors import SetupError
-from coditect.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
 from coditect.model.capability import Priority
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Change, Job, JobState, Proposal
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import Change, Job, JobState, Proposal
 from dispatcher.witness.history import Type, read_histories
 from dispatcher.witness.ports import POINTS, WitnessedGraph
 from dispatcher.witness.watch import read_watch
 
 CHILD = """
-from coditect.failpoints import Failpoints, read_orders
+from coditect.aio.failpoints import Failpoints, read_orders
 failpoints = Failpoints(read_orders("a.b:{act}@2", {{"a.b"}}))
 for number in range(3):
     print(number, flush=True)
@@ -30,7 +30,7 @@ for number in range(3):
 
 THREAD = """
 import os, threading, time
-from coditect.failpoints import Act, Order, strike
+from coditect.aio.failpoints import Act, Order, strike
 def work():
     time.sleep(0.05)  # the other thread has nothing more to do than to take signals
     strike(Order("a.b", Act.STOP))

@@ -19,7 +19,7 @@ from dispatcher.chaos.faults import (
 )
 from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
 from dispatcher.chaos.story import Story
-from dispatcher.layers.leases import TTL_MS
+from dispatcher.ledger.leases import TTL_MS
 from dispatcher.witness.history import Entry, Type
 
 

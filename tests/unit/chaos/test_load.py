@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.client import Client
+from coditect.client.client import Client
 from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.result import Status
-from coditect.model.workflow.states import WorkflowState
+from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load import Load
 from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Pace, Shapes
 from dispatcher.chaos.work import MOST_ATTEMPTS

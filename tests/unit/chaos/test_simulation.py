@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from coditect.failpoints import Act, Order
+from coditect.aio.failpoints import Act, Order
 from dispatcher.chaos.simulation import PACE, Plan, Played, play
-from dispatcher.tenure import Tenure
+from dispatcher.shards.ownership import Tenure
 from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS
 

@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from coditect.broker.memory import MemoryBroker
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
+from coditect.wire import routing
 from dispatcher.chaos.strangers import DRAWN, HANDS_FULL, PREFIX, Strangers
 from dispatcher.chaos.work import CAPABILITY, MOST_ATTEMPTS, EffectTable, working_agent
 from dispatcher.witness.history import Notebook, Type

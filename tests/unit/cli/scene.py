@@ -12,11 +12,11 @@ from typing import Any, Self
 from typer.testing import CliRunner
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.plan import MISSING, SAME, PlannedBroker, Probe
 from coditect.broker.topology import Binding, Exchange, Queue
+from coditect.broker.topology_diff import MISSING, SAME, PlannedBroker, Probe
 from coditect.cli.connections import TaskClient
 from coditect.cli.main import app
-from coditect.client import Client
+from coditect.client.client import Client
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import CapabilitySpec, Priority
 from coditect.model.duration import Duration

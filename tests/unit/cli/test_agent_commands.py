@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from coditect.broker.plan import PlannedBroker
 from coditect.broker.topology import agent_queues, backbone
+from coditect.broker.topology_diff import PlannedBroker
 from coditect.model.ids import AgentId
 from tests.unit.cli.scene import AGENT, Terminal
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 
-from coditect.agent.typed import codec
+from coditect.codec import codec
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import Load, Registration

@@ -12,7 +12,7 @@ from coditect.cli import local
 from coditect.cli.compose import RealConnections
 from coditect.cli.failure import describe
 from coditect.errors import CoditectError, InputError
-from coditect.settings import read_settings
+from coditect.settings.settings import read_settings
 from tests.unit.cli.scene import Terminal
 
 COMMANDS = (

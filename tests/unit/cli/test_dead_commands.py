@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from coditect.broker.plan import PlannedBroker
 from coditect.broker.topology import Binding, backbone, capability_queues
-from coditect.model import routing
+from coditect.broker.topology_diff import PlannedBroker
+from coditect.wire import routing
 from tests.unit.cli.scene import AGENT, Terminal
 from tests.unit.dead_letters.scene import DEAD, TASKS, letter
 

@@ -10,7 +10,7 @@ import pytest
 
 import dispatcher
 from coditect.cli.dispatcher import GROUP
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from tests.control_plane import SHARDS
 from tests.unit.cli.scene import Terminal
 

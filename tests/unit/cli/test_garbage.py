@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from typer.main import get_command
 
-from coditect import whereabouts
 from coditect.cli import main
+from coditect.operations import locate as whereabouts
 from tests.unit.cli.scene import Terminal
 
 STARTS_PROGRAMS = {("up",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coditect.model.control import Verb
+from coditect.wire.control import Verb
 from tests.control_plane import SHARDS
 from tests.unit.cli.scene import Terminal
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from coditect.broker.plan import PlannedBroker
 from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli import waiting
+from coditect.client.handle import Handle
 from coditect.errors import UnknownCapability
-from coditect.handle import Handle
-from coditect.model import routing
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.wire import MAX_BODY_BYTES
+from coditect.wire import routing
+from coditect.wire.tasks import MAX_BODY_BYTES
 from tests.unit.cli.scene import ScriptedHandle, Terminal, happening
 
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from coditect.broker.plan import Difference, Probe, Verdict, parse_difference
 from coditect.broker.topology import (
     DEAD_DELIVERY_LIMIT,
     Binding,
@@ -15,6 +14,7 @@ from coditect.broker.topology import (
     capability_queues,
     reply_queue,
 )
+from coditect.broker.topology_diff import Difference, Probe, Verdict, parse_difference
 from tests.unit.cli.scene import AGENT, Terminal
 
 QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': "

@@ -6,11 +6,12 @@ import pytest
 
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone, capability_queues
-from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from coditect.model.task import Task
+from coditect.wire import routing
+from coditect.wire import tasks as wire
 from tests.unit.cli.scene import AGENT, Terminal
 
 CAPABILITY = "code.review"
@@ -19,7 +20,7 @@ TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.whereabouts.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.operations.locate.ANSWER_SECONDS", 0.05)
 
 
 def prepare(terminal: Terminal) -> None:

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from coditect.cli.progress import Lines, _picture, counted
-from coditect.model.control import Verb
-from coditect.model.workflow.rows import WorkflowRow
+from coditect.wire.control import Verb
+from coditect.workflow.rows import WorkflowRow
 from tests.control_plane import ScriptedPlane
 from tests.unit.cli.conftest import FLOW
 from tests.unit.cli.scene import Terminal
@@ -174,7 +174,7 @@ def test_run_of_what_cannot_run_is_a_usage_error_with_its_place(terminal: Termin
 def test_run_without_a_control_plane_says_how_to_start_one(
     terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.workflow_lane.SUBMIT_SECONDS", 0.5)
+    monkeypatch.setattr("coditect.client.workflows.SUBMIT_SECONDS", 0.5)
     plane.ignores = 1_000
 
     ran = terminal.run("workflow", "run", str(file))

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client
+from coditect.client.client import Client
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.flow import Workflow
 from coditect.registry.memory import MemoryRegistry
+from coditect.workflow.builder import Workflow
+from coditect.workflow.definition import Definition
 from tests.control_plane import ScriptedPlane
 
 CAPABILITY = "code.review"

@@ -4,17 +4,18 @@ import asyncio
 
 import pytest
 
-from coditect import control_plane, errors
+from coditect import errors
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone
 from coditect.broker.topology import control_plane as control_queue
-from coditect.client import Client
-from coditect.control_plane import refusal
+from coditect.client import control_plane
+from coditect.client.client import Client
+from coditect.client.control_plane import refusal
 from coditect.errors import CoditectError, ControlPlaneRequired, InvalidWorkflow, NotFound, TooLarge
-from coditect.model.control import Verb
-from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.workflow.states import WorkflowState
+from coditect.wire.control import Verb
+from coditect.wire.json import dumps
+from coditect.workflow.states import WorkflowState
 from tests.control_plane import ScriptedPlane
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 

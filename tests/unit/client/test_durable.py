@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from coditect import Options, Priority, TaskFailed, control_plane
-from coditect.client import Client
+from coditect import Options, Priority, TaskFailed
+from coditect.client import control_plane
+from coditect.client.client import Client
 from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
-from coditect.model.control import Verb
-from coditect.model.workflow.states import TaskState
+from coditect.wire.control import Verb
+from coditect.workflow.states import TaskState
 from tests.support import eventually
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from coditect import ends, run
-from coditect.model.control import Verb
-from coditect.model.workflow.states import WorkflowState
+from coditect.client import completion as ends
+from coditect.client import workflow_run as run
+from coditect.wire.control import Verb
+from coditect.workflow.states import WorkflowState
 from tests.support import eventually
 from tests.unit.client.scene import Scene, chain
 

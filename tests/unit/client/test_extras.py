@@ -34,7 +34,7 @@ WHOLE = """
 import asyncio
 from coditect import Agent, Client, From, Options, Priority, Retry, Run, SyncClient, Workflow
 from coditect.agent import program
-from coditect.broker.amqp import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import capability_queues
 from coditect.errors import ControlPlaneRequired
@@ -87,8 +87,8 @@ def test_help_needs_none_of_them(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("module", "extra"),
     [
-        ("coditect.workflow_file", "workflow"),
-        ("coditect.expression", "workflow"),
+        ("coditect.workflow.file", "workflow"),
+        ("coditect.workflow.expressions", "workflow"),
         ("dispatcher", "dispatcher"),
         ("dispatcher.store.sqlite", "dispatcher"),
     ],

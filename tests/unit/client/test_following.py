@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from coditect import Agent, Context, Workflow
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone
-from coditect.clock import SystemClock
 from coditect.errors import Unroutable
-from coditect.listening import EventStream, Listening
-from coditect.model import mail, routing
+from coditect.messaging.event_publisher import Events
+from coditect.messaging.event_stream import EventStream, Listening
 from coditect.model.event import Event
 from coditect.testing import TestFleet
+from coditect.wire import mail, routing
 from coditect.wire.events import event_message, read_event
 from tests.support import eventually
 

@@ -5,12 +5,14 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from coditect import TaskCanceled, TaskFailed, control_plane, run
+from coditect import TaskCanceled, TaskFailed
 from coditect.broker.topology import control_plane as control_queue
+from coditect.client import control_plane
+from coditect.client import workflow_run as run
 from coditect.errors import InputError, ResultTimeout, TaskExpired
-from coditect.model.control import Verb
 from coditect.model.result import Failure
-from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.wire.control import Verb
+from coditect.workflow.states import TaskState, WorkflowState
 from tests.support import eventually
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from coditect import From, Workflow, upload
+from coditect import From, Workflow
+from coditect.client import upload
 from coditect.errors import InputError, InvalidTask, InvalidWorkflow, TooLarge
-from coditect.model.control import Verb
-from coditect.model.json import dumps
-from coditect.model.wire import MAX_BODY_BYTES
-from coditect.model.workflow.definition import Call, Definition, Node
-from coditect.model.workflow.document import from_document
+from coditect.wire.control import Verb
+from coditect.wire.json import dumps
+from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.workflow.definition import Call, Definition, Node
+from coditect.workflow.document import from_document
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as some
 from coditect import Options, Priority, Strategy, Wanted
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import capability_queues
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.options import OptionFields
 from coditect.errors import InputError, InvalidTask, ResultTimeout
 from coditect.model.duration import seconds
-from coditect.options import OptionFields
 from tests.unit.client.scene import CAPABILITY, Scene
 
 ANYTHING = some.one_of(

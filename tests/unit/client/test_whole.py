@@ -8,9 +8,9 @@ import pytest
 
 from coditect import Agent, From, Options, TaskRejected, Workflow
 from coditect.errors import TaskExpired
-from coditect.model.wire import MAX_BODY_BYTES
-from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.testing import TestFleet
+from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.workflow.states import TaskState, WorkflowState
 
 
 def worker() -> Agent:

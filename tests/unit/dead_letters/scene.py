@@ -7,10 +7,11 @@ from typing import Any
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
-from coditect.dead_letters import DeadLetters
-from coditect.model import routing, wire
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
+from coditect.operations.dead_letters import DeadLetters
+from coditect.wire import routing
+from coditect.wire import tasks as wire
 
 CAPABILITY = "code.review"
 DEAD = "dead.code.review"

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from coditect.dead_letter import DeadLetter
-from coditect.dead_letters import DeadQueue, Selection
 from coditect.errors import NotFound
-from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.model.target import CAPABILITY
+from coditect.operations.dead_letter import DeadLetter
+from coditect.operations.dead_letters import DeadQueue, Selection
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.target import CAPABILITY
 from tests.unit.dead_letters.scene import DEAD, NOW_MS, Scene, letter
 
 ALL = Selection()

@@ -6,11 +6,12 @@ import json
 import pytest
 
 from coditect.broker.port import Delivery
-from coditect.dead_letters import WINDOW, Selection
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, TooLarge, Unroutable
-from coditect.model import routing, wire
 from coditect.model.message import Message
-from coditect.model.target import CAPABILITY
+from coditect.operations.dead_letters import WINDOW, Selection
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.target import CAPABILITY
 from tests.support import eventually
 from tests.unit.dead_letters.scene import DEAD, NOW_MS, TASKS, Scene, letter
 

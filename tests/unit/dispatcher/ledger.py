@@ -9,25 +9,27 @@ from typing import Any
 
 import pytest
 
-from coditect.model.control import Claim, Verb
 from coditect.model.ids import AgentId
-from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.document import node_document
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher import turn
-from dispatcher.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
-from dispatcher.evaluations import evaluate
-from dispatcher.layers import leases, shards, timers
-from dispatcher.layers.keyspace import RUNS, STATUSES
-from dispatcher.layers.leases import Lease
-from dispatcher.layers.ledger import advance, again, left_over
-from dispatcher.layers.ledger.book import Terms
-from dispatcher.layers.ledger.definitions import Caches, Definitions
-from dispatcher.layers.ledger.effects import Effects, Place, Publication
-from dispatcher.layers.ledger.rows import NodeRow, RunRow
+from coditect.wire.control import Claim, Verb
+from coditect.wire.json import dumps
+from coditect.workflow.definition import Definition
+from coditect.workflow.document import node_document
+from coditect.workflow.graph import graph_of
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import leases, shards, timers
+from dispatcher.ledger.book import Terms
+from dispatcher.ledger.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
+from dispatcher.ledger.definitions import Caches, Definitions
+from dispatcher.ledger.effects import Effects, Place, Publication
+from dispatcher.ledger.keyspace import RUNS, STATUSES
+from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.rows import NodeRow, RunRow
+from dispatcher.ledger.workflows import again
+from dispatcher.ledger.workflows import continuations as left_over
+from dispatcher.shards import batch as turn
+from dispatcher.shards.evaluations import evaluate
 from dispatcher.store.memory import Faults, MemoryDatabase
 
 AGENT = AgentId("worker-1")

@@ -10,31 +10,31 @@ from typing import Any, TypeVar
 import pytest
 
 from coditect import Workflow
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
-from coditect.clock import SystemClock
-from coditect.model import routing
+from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
-from coditect.model.control import Verb
-from coditect.model.workflow.document import node_document
-from dispatcher import desk as desk_module
-from dispatcher.commands import Asked
+from coditect.wire import routing
+from coditect.wire.control import Verb
+from coditect.workflow.document import node_document
+from dispatcher.capacity import Window
 from dispatcher.counters import Counters
-from dispatcher.desk import Desk
-from dispatcher.flights import Flight
-from dispatcher.graph.port import TaskGraph
-from dispatcher.layers import outbox, shards
-from dispatcher.layers.ledger.effects import Place
+from dispatcher.ledger import outbox, shards
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.effects import Place
 from dispatcher.ports import Ports
-from dispatcher.settling import Answer
-from dispatcher.showing import Showing
+from dispatcher.shards import worker as desk_module
+from dispatcher.shards.completions import Answer
+from dispatcher.shards.in_flight import Flight
+from dispatcher.shards.worker import Desk
 from dispatcher.store.errors import CommitUnknown, StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Reads, Transaction
-from dispatcher.window import Window
+from dispatcher.taskgraph.port import TaskGraph
+from dispatcher.taskgraph.projector import Showing
 
 Value = TypeVar("Value")
 CAPABILITY = "work"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from coditect.clock import SystemClock
+from coditect.aio.clock import SystemClock
 
 
 class LoopClock(SystemClock):

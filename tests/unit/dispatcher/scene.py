@@ -7,16 +7,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Queue, QueueType, Topology, backbone, capability_queues
-from coditect.clock import SystemClock
-from coditect.model import routing
 from coditect.model.message import Message
 from coditect.model.result import Outcome
-from coditect.model.wire import read_result
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.notices import Notices
+from coditect.wire import routing
+from coditect.wire.tasks import read_result
 from dispatcher.program import Options, running_dispatcher
+from dispatcher.undeliverable.notices import Notices
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration
 

@@ -11,23 +11,23 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
 from coditect.broker.topology import backbone, shard_queues
-from coditect.clock import Clock
-from coditect.model import routing
 from coditect.model.message import Message
-from dispatcher import alarm
-from dispatcher.alarm import GRACE_SECONDS, Alarm
-from dispatcher.commands import Due
-from dispatcher.layers import timers
-from dispatcher.layers.ledger import limits
-from dispatcher.layers.ledger.approvals import TIMER as APPROVAL_TIMER
-from dispatcher.layers.ledger.claiming import RETRY_TIMER
-from dispatcher.layers.timers import Timer
+from coditect.wire import routing
+from dispatcher.ledger import timers
+from dispatcher.ledger.commands import Due
+from dispatcher.ledger.nodes import limits
+from dispatcher.ledger.nodes.approvals import TIMER as APPROVAL_TIMER
+from dispatcher.ledger.nodes.claim import RETRY_TIMER
+from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
-from dispatcher.settling import Settle
+from dispatcher.shards import timers as alarm
+from dispatcher.shards.completions import Settle
+from dispatcher.shards.timers import GRACE_SECONDS, Alarm
 from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads

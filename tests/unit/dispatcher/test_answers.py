@@ -11,14 +11,14 @@ import pytest
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import NotFound, Overloaded, SetupError, TooLarge
-from coditect.model.control import Verb, request
-from coditect.model.json import loads
 from coditect.model.message import Message
-from coditect.model.wire import read_result
-from coditect.return_addresses import ReturnAddresses
-from dispatcher.commands import Asked, Command
-from dispatcher.control import Control
-from dispatcher.settling import Settle
+from coditect.wire.control import Verb, request
+from coditect.wire.json import loads
+from coditect.wire.return_addresses import ReturnAddresses
+from coditect.wire.tasks import read_result
+from dispatcher.ledger.commands import Asked, Command
+from dispatcher.requests.server import Control
+from dispatcher.shards.completions import Settle
 from tests.support import eventually
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
-from coditect.control_plane import refusal
+from coditect.client.control_plane import refusal
 from coditect.errors import InputError, NotFound, Retryable
-from coditect.model.control import Verb, request
-from coditect.model.wire import read_result
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher import asking
-from dispatcher.commands import Asked
-from dispatcher.control import answer_message, identity_of
-from dispatcher.layers.errors import ValueBeyondBound
-from dispatcher.layers.values import LARGEST_BYTES
+from coditect.wire.control import Verb, request
+from coditect.wire.tasks import read_result
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.errors import ValueBeyondBound
+from dispatcher.ledger.handlers import requests as asking
+from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.requests.server import answer_message, identity_of
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 WORKFLOW = {"workflow": "w"}

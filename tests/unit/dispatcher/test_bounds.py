@@ -10,22 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Workflow
-from coditect.model.control import Verb
-from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
-from coditect.model.workflow.document import node_document
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher.commands import Evaluated, Fill, Look, Proposed, Show
-from dispatcher.layers import values, versions
-from dispatcher.layers.errors import ValueBeyondBound
-from dispatcher.layers.keyspace import VALUES
-from dispatcher.layers.ledger import advance, book
-from dispatcher.layers.ledger.definitions import Definitions
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.scope import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, Inputs, gathered, value_of
-from dispatcher.layers.values import LARGEST_BYTES
-from dispatcher.steering import MOST_COMMENT
+from coditect.wire.control import Verb
+from coditect.workflow.definition import MOST_ELEMENTS, Definition
+from coditect.workflow.document import node_document
+from coditect.workflow.graph import graph_of
+from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger import book, values, versions
+from dispatcher.ledger.commands import Evaluated, Fill, Look, Proposed, Show
+from dispatcher.ledger.definitions import Definitions
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.errors import ValueBeyondBound
+from dispatcher.ledger.keyspace import VALUES
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, Inputs, gathered, value_of
+from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.ledger.workflows.control import MOST_COMMENT
 from tests.unit.dispatcher.ledger import Ledger, SlowMachine, completed
 
 MEGABYTE = "x" * 1_000_000

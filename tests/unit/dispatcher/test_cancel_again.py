@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Retry, Workflow
-from coditect.model.control import Started, Verb
-from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.testing import TestFleet
-from dispatcher.commands import Began, Claimed, Command, Heard, Lost
-from dispatcher.layers.ledger.effects import Place
+from coditect.wire.control import Started, Verb
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.commands import Began, Claimed, Command, Heard, Lost
+from dispatcher.ledger.effects import Place
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.witness.ports import WitnessedDatabase

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coditect import Retry
-from coditect.agent.suspects import killed_its_process
-from coditect.model.control import Started, Verdict
+from coditect.agent.quarantine import killed_its_process
 from coditect.model.result import NOT_BEGUN
-from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Began, Claimed, Lost
+from coditect.wire.control import Started, Verdict
+from coditect.workflow.states import TaskState
+from dispatcher.ledger.commands import Began, Claimed, Lost
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.test_turn import claim_of, one_node
 

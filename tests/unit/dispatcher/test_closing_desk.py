@@ -9,15 +9,15 @@ import pytest
 from coditect.broker.port import Delivery
 from coditect.broker.topology import shard_queues
 from coditect.errors import Unroutable
-from coditect.model import routing
 from coditect.model.capability import Priority
-from coditect.model.control import Started, started_message
 from coditect.model.ids import AgentId
 from coditect.model.task import Task
-from dispatcher import desk as desk_module
-from dispatcher.arrivals import Arrivals
-from dispatcher.desk import Desk
-from dispatcher.layers.ledger.effects import Publication
+from coditect.wire import routing
+from coditect.wire.control import Started, started_message
+from dispatcher.ledger.effects import Publication
+from dispatcher.shards import worker as desk_module
+from dispatcher.shards.results import Arrivals
+from dispatcher.shards.worker import Desk
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
 

@@ -14,9 +14,9 @@ import pytest
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.port import Consumer
-from coditect.model import routing
-from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.workflow.states import WorkflowState
 from dispatcher.program import Dispatcher, Options, running_dispatcher, unready
 from dispatcher.store.memory import Disk, MemoryDatabase
 from tests.support import eventually

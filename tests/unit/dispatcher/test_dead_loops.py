@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from coditect import Agent, Context, Workflow
 from coditect.aio.supervisor import LoopDied, RestartLimits, run_until
 from coditect.broker.memory import MemoryBroker
-from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
-from dispatcher.commands import GoOn
-from dispatcher.graph.memory import MemoryTaskGraph
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.commands import GoOn
 from dispatcher.program import Dispatcher, Options, running_dispatcher, unready
 from dispatcher.store.memory import Disk, MemoryDatabase
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.loops import loops, strike_for_ever, strike_once
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import open_desk

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from coditect import From, Retry, Workflow
-from coditect.model.control import Verb
-from coditect.model.json import dumps, loads
 from coditect.model.result import Outcome, Status
-from coditect.model.workflow.rows import DeadRow
-from coditect.model.workflow.states import TaskState
-from dispatcher.layers.keyspace import DEAD
-from dispatcher.layers.ledger import removal
-from dispatcher.layers.ledger.attempts import DIED
-from dispatcher.queries import QUERIES
+from coditect.wire.control import Verb
+from coditect.wire.json import dumps, loads
+from coditect.workflow.rows import DeadRow
+from coditect.workflow.states import TaskState
+from dispatcher.ledger.keyspace import DEAD
+from dispatcher.ledger.nodes.attempts import DIED
+from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows.queries import QUERIES
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 
 from coditect import Workflow
-from coditect.model.workflow.definition import Call, Node
-from dispatcher.layers.ledger.book import BYTES_PER_STEP, Book
-from dispatcher.layers.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions
-from dispatcher.layers.ledger.effects import Defined, Place
+from coditect.workflow.definition import Call, Node
+from dispatcher.ledger.book import BYTES_PER_STEP, Book
+from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions
+from dispatcher.ledger.effects import Defined, Place
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed

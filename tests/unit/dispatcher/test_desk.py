@@ -11,30 +11,32 @@ from typing import Any, TypeVar
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.clock import SystemClock
 from coditect.errors import CoditectError
-from coditect.model.workflow.states import TaskState
-from dispatcher import later, turn
-from dispatcher.commands import Due, Finished, GoOn, Proposed
-from dispatcher.desk import Desk
-from dispatcher.layers import shards, timers
-from dispatcher.layers.errors import LostLease
-from dispatcher.layers.keyspace import STATUSES
-from dispatcher.layers.ledger import advance, left_over
-from dispatcher.layers.ledger.attempts import UNRECORDABLE
-from dispatcher.layers.ledger.book import Book
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.layers.ledger.scope import FAILURE, value_of
-from dispatcher.layers.values import LARGEST_BYTES
+from coditect.messaging.event_publisher import Events
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import LEAST, Window
+from dispatcher.ledger import shards, timers
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.commands import Due, Finished, GoOn, Proposed
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.errors import LostLease
+from dispatcher.ledger.keyspace import STATUSES
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes.attempts import UNRECORDABLE
+from dispatcher.ledger.nodes.inputs import FAILURE, value_of
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.ledger.workflows import continuations as left_over
 from dispatcher.ports import Ports
+from dispatcher.shards import backoff as later
+from dispatcher.shards import batch as turn
+from dispatcher.shards.worker import Desk
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
-from dispatcher.window import LEAST, Window
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import completed, few_steps

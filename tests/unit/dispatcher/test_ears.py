@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import asyncio
 
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone
-from coditect.clock import SystemClock
-from coditect.listening import Listening
-from coditect.model import mail, routing
-from dispatcher.ears import hearing_listeners
+from coditect.messaging.event_publisher import Events
+from coditect.messaging.event_stream import Listening
+from coditect.wire import mail, routing
+from dispatcher.requests.interest import hearing_listeners
 from tests.support import eventually
 
 

@@ -10,7 +10,7 @@ from coditect.broker.management import Connection, Management, ManagementUnavail
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import connection_names
 from coditect.errors import SetupError
-from dispatcher.eviction import ManagementEvictor, close_owner, evictor
+from dispatcher.liveness.eviction import ManagementEvictor, close_owner, evictor
 from tests.unit.broker.virtual_time import in_virtual_time
 
 
@@ -67,12 +67,12 @@ async def test_many_at_once_share_listings_that_began_after_they_asked() -> None
 async def test_failure_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
     api = Listing()
     evict = ManagementEvictor(api)
-    with caplog.at_level(logging.INFO, "dispatcher.eviction"):
+    with caplog.at_level(logging.INFO, "dispatcher.liveness.eviction"):
         for api.down in (True, True, True, False, False):
             with suppress(ManagementUnavailable):
                 await evict.evict("worker-1")
 
-    told = [one.levelno for one in caplog.records if one.name == "dispatcher.eviction"]
+    told = [one.levelno for one in caplog.records if one.name == "dispatcher.liveness.eviction"]
     assert told == [logging.WARNING, logging.INFO]
 
 

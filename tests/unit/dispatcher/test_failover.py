@@ -8,14 +8,14 @@ import pytest
 
 from coditect.aio.supervisor import Supervisor
 from coditect.model.ids import AgentId
-from dispatcher.commands import Command, Lost
-from dispatcher.desk import Desk
-from dispatcher.failover import Predecessors, dispatch_again
-from dispatcher.flights import Flight
-from dispatcher.layers import leases
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.monitor import AgentGone
-from dispatcher.patrol import EARLY_ACK_MS
+from dispatcher.ledger import leases
+from dispatcher.ledger.commands import Command, Lost
+from dispatcher.ledger.effects import Place
+from dispatcher.liveness.monitor import AgentGone
+from dispatcher.recovery.failover import Predecessors, dispatch_again
+from dispatcher.shards.in_flight import Flight
+from dispatcher.shards.orphans import EARLY_ACK_MS
+from dispatcher.shards.worker import Desk
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 

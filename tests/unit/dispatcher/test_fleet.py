@@ -12,8 +12,8 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from dispatcher import fleet as fleet_module
-from dispatcher.fleet import Fleet
+from dispatcher.liveness import fleet as fleet_module
+from dispatcher.liveness.fleet import Fleet
 from tests.unit.registry.samples import IDLE, make_registration
 
 LEASE_SECONDS = 3.0

@@ -12,21 +12,21 @@ import pytest
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import agent_queues, backbone, capability_queues
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.task import Task
-from coditect.model.wire import read_task
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.states import TaskState
 from coditect.testing import TestFleet
-from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Moved, Place, Publication
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.sendings import Sendings
+from coditect.wire import routing
+from coditect.wire.tasks import read_task
+from coditect.workflow.definition import Definition
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Window
+from dispatcher.ledger.effects import Moved, Place, Publication
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.publisher import Sendings
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.window import Window
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 

@@ -9,19 +9,19 @@ import pytest
 
 from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.topology import Topology, capability_queues
-from coditect.client import Client
-from coditect.clock import SystemClock
-from coditect.model import routing
+from coditect.client.client import Client
 from coditect.model.message import Message
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
-from dispatcher.layers import leases
-from dispatcher.layers.shards import shard_of
+from coditect.settings.settings import Settings
+from coditect.wire import routing
+from dispatcher.ledger import leases
+from dispatcher.ledger.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
-from dispatcher.settling import Answer
+from dispatcher.shards.completions import Answer
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time

@@ -11,22 +11,22 @@ from typing import cast
 import pytest
 
 from coditect import Workflow
-from coditect.agent.reports import EVERY_SECONDS
-from coditect.agent.starts import BEAT_SECONDS
+from coditect.agent.workflow_tasks.heartbeats import BEAT_SECONDS
+from coditect.agent.workflow_tasks.reports import EVERY_SECONDS
+from coditect.aio.clock import Clock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.clock import Clock
-from coditect.model.control import Claim, Started, Verdict
-from coditect.model.workflow.definition import LEAST_HEARTBEAT_MS
-from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Began, Claimed, Command, Lost
-from dispatcher.desk import Desk
-from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.opening import learn
-from dispatcher.patrol import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, Patrol
-from dispatcher.pings import Pings
+from coditect.wire.control import Claim, Started, Verdict
+from coditect.workflow.definition import LEAST_HEARTBEAT_MS
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Window
+from dispatcher.ledger.commands import Began, Claimed, Command, Lost
+from dispatcher.ledger.effects import Place
+from dispatcher.liveness.ping import Pings
+from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, Patrol
+from dispatcher.shards.recover import learn
+from dispatcher.shards.worker import Desk
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.window import Window
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import AGENT, Ledger
 

@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 
-from coditect import Workflow, upload
+from coditect import Workflow
+from coditect.client import upload
 from coditect.errors import CoditectError, InvalidWorkflow
-from coditect.model.control import Verb
-from coditect.model.json import loads
-from coditect.model.wire import MAX_BODY_BYTES
-from coditect.model.workflow.definition import MOST_PREDECESSORS, After, Call, Definition, Node
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.commands import Asked
-from dispatcher.layers import idempotency
-from dispatcher.layers.keyspace import ROOT
-from dispatcher.layers.ledger import removal
-from dispatcher.layers.ledger.definitions import MOST_ROW_BYTES, Definitions
-from dispatcher.layers.values import LARGEST_BYTES
-from dispatcher.queries import nodes
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.workflow.definition import MOST_PREDECESSORS, After, Call, Definition, Node
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import idempotency
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.definitions import MOST_ROW_BYTES, Definitions
+from dispatcher.ledger.keyspace import ROOT
+from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows.queries import nodes
 from dispatcher.store.errors import KeyTooLarge
 from dispatcher.store.limits import KEY_BYTES
 from tests.unit.dispatcher.ledger import Ledger, completed

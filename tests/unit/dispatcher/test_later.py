@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from dispatcher.later import FIRST_SECONDS, MOST_SECONDS, Later
-from dispatcher.layers.keyspace import TODO
-from dispatcher.layers.ledger.left_over import SetAside
+from dispatcher.ledger.keyspace import TODO
+from dispatcher.ledger.workflows.continuations import SetAside
+from dispatcher.shards.backoff import FIRST_SECONDS, MOST_SECONDS, Later
 from tests.unit.broker.virtual_time import in_virtual_time
 
 PIECE = TODO.pack((0, "w", "n", "release"))

@@ -8,18 +8,18 @@ import pytest
 
 from coditect import Workflow
 from coditect.errors import InputError, Retryable
-from coditect.model.control import Verb
 from coditect.model.result import Outcome
-from coditect.model.workflow.definition import MOST_NAME_CHARACTERS
-from coditect.model.workflow.document import node_document
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher.commands import Asked, GoOn, Show
-from dispatcher.layers.keyspace import AGAIN, TODO
-from dispatcher.layers.ledger.advance import EXPAND, MOST_STEPS
-from dispatcher.layers.ledger.effects import Publication
-from dispatcher.layers.ledger.left_over import SetAside
-from dispatcher.redrive import MOST_NAMED
+from coditect.wire.control import Verb
+from coditect.workflow.definition import MOST_NAME_CHARACTERS
+from coditect.workflow.document import node_document
+from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger.commands import Asked, GoOn, Show
+from dispatcher.ledger.effects import Publication
+from dispatcher.ledger.keyspace import AGAIN, TODO
+from dispatcher.ledger.nodes.advance import EXPAND, MOST_STEPS
+from dispatcher.ledger.workflows.continuations import SetAside
+from dispatcher.ledger.workflows.redrive import MOST_NAMED
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 NODES = 1_200

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from coditect import From, Retry, Workflow
-from coditect.model.control import Claim, Started, Verb, Verdict
 from coditect.model.ids import AgentId
-from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.commands import Began, Command, Due, Lost, Returned
-from dispatcher.layers import timers
-from dispatcher.layers.keyspace import TIMERS
-from dispatcher.layers.ledger.effects import Place, Publication
-from dispatcher.layers.ledger.scope import FAILURE, value_of
-from dispatcher.layers.timers import Timer
+from coditect.wire.control import Claim, Started, Verb, Verdict
+from coditect.wire.json import dumps
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import timers
+from dispatcher.ledger.commands import Began, Command, Due, Lost, Returned
+from dispatcher.ledger.effects import Place, Publication
+from dispatcher.ledger.keyspace import TIMERS
+from dispatcher.ledger.nodes.inputs import FAILURE, value_of
+from dispatcher.ledger.timers import Timer
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.test_turn import claim_of
 

@@ -11,12 +11,12 @@ from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
-from coditect.client import Client
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.registry.memory import MemoryRegistry
-from coditect.run import Run
-from coditect.settings import Settings
-from dispatcher.alarm import GRACE_SECONDS
+from coditect.settings.settings import Settings
 from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.shards.timers import GRACE_SECONDS
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time

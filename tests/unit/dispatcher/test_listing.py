@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
-from coditect.model.control import Verb
-from coditect.model.workflow.states import WorkflowState
-from dispatcher import queries
-from dispatcher.layers.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
-from dispatcher.layers.ledger import removal
-from dispatcher.layers.ledger.rows import RunRow, WorkflowRow
-from dispatcher.queries import QUERIES
+from coditect.wire.control import Verb
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
+from dispatcher.ledger.rows import RunRow, WorkflowRow
+from dispatcher.ledger.workflows import queries
+from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows.queries import QUERIES
 from dispatcher.store.transaction import Reads, Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 

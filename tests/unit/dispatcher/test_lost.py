@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.model.control import Started, Verb
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.commands import Asked, Began, Claimed, Due, Lost
-from dispatcher.layers import outbox, timers
-from dispatcher.layers.ledger import advance
-from dispatcher.layers.ledger.effects import Publication
+from coditect.wire.control import Started, Verb
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import outbox, timers
+from dispatcher.ledger.commands import Asked, Began, Claimed, Due, Lost
+from dispatcher.ledger.effects import Publication
+from dispatcher.ledger.nodes import advance
 from tests.unit.dispatcher.ledger import AGENT, Ledger, failed
 
 

@@ -12,7 +12,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.registry.port import Search
 from coditect.testing import State
-from dispatcher.monitor import LOOK_SECONDS, RELIEF_SECONDS, AgentGone
+from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS, AgentGone
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
 
@@ -243,7 +243,7 @@ async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_
 ) -> None:
     sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
-        with caplog.at_level(logging.WARNING, "dispatcher.monitor"):
+        with caplog.at_level(logging.WARNING, "dispatcher.liveness.monitor"):
             monitor = await watch.dispatcher(evict=None)
         handle = await watch.fleet.submit("sleep.well", 4.0)
         await watch.fleet.advance("1s")

@@ -8,15 +8,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone
-from coditect.clock import SystemClock
+from coditect.messaging.event_publisher import Events
 from coditect.registry.memory import MemoryRegistry
-from dispatcher import monitor, pings
-from dispatcher.layers import leases
-from dispatcher.monitor import LEASE, AgentGone, Monitor
+from dispatcher.ledger import leases
+from dispatcher.liveness import monitor
+from dispatcher.liveness import ping as pings
+from dispatcher.liveness.monitor import LEASE, AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from coditect import Agent, Workflow
 from coditect.broker.memory import MemoryBroker
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
-from dispatcher.graph.memory import MemoryTaskGraph
+from coditect.wire import routing
+from coditect.workflow.states import WorkflowState
+from dispatcher.capacity import LEAST, MOST_PAUSE_SECONDS, Window
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.window import LEAST, MOST_PAUSE_SECONDS, Window
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 
 NODES = 600
 MOST_PROBES = 10

@@ -10,10 +10,11 @@ import pytest
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Binding, Queue, Topology
 from coditect.errors import BrokerUnavailable, SetupError
-from coditect.model import routing, target, wire
 from coditect.model.message import Message
 from coditect.model.result import Status
-from dispatcher import dropped, notices
+from coditect.wire import routing, target
+from coditect.wire import tasks as wire
+from dispatcher.undeliverable import dropped, notices
 from tests.support import eventually
 from tests.unit.dispatcher.scene import CAPABILITY, Scene
 

@@ -9,16 +9,16 @@ from functools import partial
 
 from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client
-from coditect.clock import SystemClock
-from coditect.model.workflow.definition import Node
-from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.client.client import Client
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
-from dispatcher.layers.ledger.rows import RunRow, WorkflowRow
-from dispatcher.overviews import Overviews
+from coditect.settings.settings import Settings
+from coditect.workflow.definition import Node
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.rows import RunRow, WorkflowRow
 from dispatcher.program import Options, running_dispatcher
+from dispatcher.shards.status_cache import Overviews
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 

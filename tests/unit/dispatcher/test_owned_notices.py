@@ -9,14 +9,15 @@ import pytest
 
 from coditect import Agent, Retry, Workflow
 from coditect.broker.memory import MemoryBroker
-from coditect.model import routing, wire
+from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
-from coditect.model.json import dumps
 from coditect.model.message import Message
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.run import Run
 from coditect.testing import TestFleet
-from dispatcher.commands import Claimed, Finished
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.json import dumps
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.commands import Claimed, Finished
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 

@@ -11,28 +11,28 @@ from typing import cast
 import pytest
 
 from coditect import Agent, Context, Workflow
+from coditect.aio.clock import Clock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, backbone, capability_queues, shard_queues
-from coditect.clock import Clock
 from coditect.errors import PublishUnconfirmed
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.json import dumps, loads
 from coditect.model.message import Message
-from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.testing import TestFleet
-from dispatcher.commands import Command, Lost
-from dispatcher.desk import Desk
-from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Moved, Place
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.opening import learn
-from dispatcher.patrol import EARLY_ACK_MS, PATROL_SECONDS, Patrol
-from dispatcher.pings import Pings
+from coditect.wire import routing
+from coditect.wire.json import dumps, loads
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.capacity import Window
+from dispatcher.ledger.commands import Command, Lost
+from dispatcher.ledger.effects import Moved, Place
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.liveness.ping import Pings
+from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, Patrol
+from dispatcher.shards.recover import learn
+from dispatcher.shards.worker import Desk
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.window import Window
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import Ledger
 

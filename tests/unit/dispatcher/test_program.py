@@ -16,15 +16,15 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import SetupError
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings, read_settings
+from coditect.settings.settings import Settings, read_settings
 from dispatcher import program
-from dispatcher.graph.memory import MemoryTaskGraph
 from dispatcher.program import open_store
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.fdb_stub import FdbStub
 
 Value = TypeVar("Value")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 
 from coditect import From, Workflow
-from coditect.model.control import Verb
-from coditect.model.json import dumps, loads
-from coditect.model.workflow.definition import Call, Definition, Each, Node
-from coditect.model.workflow.drawing import draw_text
-from coditect.model.workflow.rows import NodeRow, definition_of
-from dispatcher import queries
-from dispatcher.queries import QUERIES
+from coditect.wire.control import Verb
+from coditect.wire.json import dumps, loads
+from coditect.workflow.definition import Call, Definition, Each, Node
+from coditect.workflow.render import draw_text
+from coditect.workflow.rows import NodeRow, definition_of
+from dispatcher.ledger.workflows import queries
+from dispatcher.ledger.workflows.queries import QUERIES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
 from tests.unit.workflow.graphs import definitions

@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 
 from coditect import Workflow
-from coditect.model.control import Verb
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.document import node_document
-from coditect.model.workflow.states import WorkflowState
-from dispatcher.commands import Asked, Look, Proposed
-from dispatcher.layers.ledger.book import MOST_AHEAD
-from dispatcher.layers.ledger.effects import Place
+from coditect.wire.control import Verb
+from coditect.workflow.definition import Definition
+from coditect.workflow.document import node_document
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.book import MOST_AHEAD
+from dispatcher.ledger.commands import Asked, Look, Proposed
+from dispatcher.ledger.effects import Place
 from dispatcher.store.memory import View
 from tests.unit.dispatcher.ledger import Ledger, completed
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.model.control import Started, Verb
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher.commands import Began, GoOn, Rebuild
-from dispatcher.layers.keyspace import ATTEMPTS
-from dispatcher.layers.ledger import anew, book
-from dispatcher.layers.ledger.effects import Publication
-from dispatcher.layers.ledger.rows import AttemptRow
-from dispatcher.queries import QUERIES
+from coditect.wire.control import Started, Verb
+from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger import book
+from dispatcher.ledger.commands import Began, GoOn, Rebuild
+from dispatcher.ledger.effects import Publication
+from dispatcher.ledger.keyspace import ATTEMPTS
+from dispatcher.ledger.rows import AttemptRow
+from dispatcher.ledger.workflows import republish as anew
+from dispatcher.ledger.workflows.queries import QUERIES
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
 

@@ -10,24 +10,25 @@ from typing import cast
 import pytest
 
 from coditect import Workflow
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
-from coditect.client import Client
-from coditect.clock import SystemClock
-from coditect.model import routing
-from coditect.model.control import Started
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.model.retry import RUNGS_MS
-from coditect.rebuild import KINDS, rebuild
+from coditect.operations.rebuild import KINDS, rebuild
 from coditect.registry.memory import MemoryRegistry
-from coditect.run import Run
-from dispatcher import rebuilding, reconciling
-from dispatcher.commands import Began
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Difference, Job, JobState
-from dispatcher.layers.ledger import anew
-from dispatcher.layers.ledger.book import Book
-from dispatcher.markers import Markers
+from coditect.wire import routing
+from coditect.wire.control import Started
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.commands import Began
+from dispatcher.ledger.workflows import republish as anew
 from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.recovery import rebuild as rebuilding
+from dispatcher.scheduling import reconciler as reconciling
+from dispatcher.shards.broker_epoch import Markers
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import Difference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT
 from tests.unit.dispatcher.lone_desk import ONLY, open_desk

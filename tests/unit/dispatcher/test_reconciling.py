@@ -9,24 +9,24 @@ from contextlib import AsyncExitStack
 import pytest
 
 from coditect import Workflow
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
+from coditect.client.workflow_run import Run
 from coditect.registry.memory import MemoryRegistry
-from coditect.run import Run
-from dispatcher import reconciling
-from dispatcher.commands import Show
-from dispatcher.desk import Desk
-from dispatcher.graph import projection
-from dispatcher.graph.errors import TaskGraphUnavailable
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Difference, Job, JobState, Key, Unfinished
-from dispatcher.layers.ledger import book
-from dispatcher.layers.shards import shard_of
+from dispatcher.ledger import book
+from dispatcher.ledger.commands import Show
+from dispatcher.ledger.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
-from dispatcher.reconciling import Reconciling
+from dispatcher.scheduling import reconciler as reconciling
+from dispatcher.scheduling.reconciler import Reconciling
+from dispatcher.shards.worker import Desk
 from dispatcher.store.memory import MemoryDatabase
+from dispatcher.taskgraph import projection
+from dispatcher.taskgraph.errors import TaskGraphUnavailable
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import Difference, Job, JobState, Key, Unfinished
 from tests.support import eventually
 
 SHARDS = 2

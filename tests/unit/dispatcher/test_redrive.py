@@ -8,19 +8,19 @@ import pytest
 
 from coditect import Workflow
 from coditect.errors import InputError
-from coditect.model.control import Verb
-from coditect.model.json import loads
 from coditect.model.result import Outcome
-from coditect.model.workflow.definition import After, Definition, OnFailure
-from coditect.model.workflow.progress import Tally
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher import queries
-from dispatcher.commands import Asked
-from dispatcher.layers.ledger.advance import MOST_STEPS
-from dispatcher.layers.ledger.effects import Publication
-from dispatcher.layers.ledger.scope import FAILURE, RESULT, value_of
-from dispatcher.layers.values import LARGEST_BYTES
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+from coditect.workflow.definition import After, Definition, OnFailure
+from coditect.workflow.join import Tally
+from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.effects import Publication
+from dispatcher.ledger.nodes.advance import MOST_STEPS
+from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
+from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.ledger.workflows import queries
 from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed
 
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Retry
-from coditect.model.control import Verb
-from coditect.model.workflow.definition import After, Call, Definition, Node, OnFailure
-from coditect.model.workflow.progress import Tally
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.commands import Asked, GoOn
-from dispatcher.layers.keyspace import AGAIN
-from dispatcher.layers.ledger.advance import MOST_STEPS
-from dispatcher.layers.ledger.again import REDRIVABLE
+from coditect.wire.control import Verb
+from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
+from coditect.workflow.join import Tally
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.commands import Asked, GoOn
+from dispatcher.ledger.keyspace import AGAIN
+from dispatcher.ledger.nodes.advance import MOST_STEPS
+from dispatcher.ledger.workflows.again import REDRIVABLE
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed, few_steps
 

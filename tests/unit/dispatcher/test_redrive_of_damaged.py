@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from coditect import Workflow
-from coditect.model.control import Verb
-from coditect.model.workflow.states import WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher.commands import Asked
-from dispatcher.layers.errors import DamagedValue
-from dispatcher.layers.keyspace import AGAIN, RUNS, VALUES
-from dispatcher.layers.ledger.scope import FAILURE, INPUT
+from coditect.wire.control import Verb
+from coditect.workflow.states import WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.errors import DamagedValue
+from dispatcher.ledger.keyspace import AGAIN, RUNS, VALUES
+from dispatcher.ledger.nodes.inputs import FAILURE, INPUT
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 

@@ -14,12 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from coditect import Agent, Workflow
 from coditect.broker.memory import MemoryBroker
-from coditect.model.workflow.states import WorkflowState
 from coditect.testing import TestFleet
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.layers import incarnation, outbox
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger import incarnation, outbox
 from dispatcher.program import Dispatcher, Options, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.unit.layers.scene import Store
 
 SLOW_SECONDS = 10.0

@@ -10,16 +10,16 @@ import pytest
 from coditect import Workflow
 from coditect.broker.port import Delivery
 from coditect.broker.topology import shard_queues
-from coditect.model import routing
-from coditect.model.json import dumps
 from coditect.model.message import Message
-from coditect.model.owned_results import RESULTS_TYPE
-from coditect.model.workflow.states import TaskState
-from dispatcher import turn
-from dispatcher.arrivals import Arrivals
-from dispatcher.commands import Finished, GoOn
-from dispatcher.layers.keyspace import STATUSES
-from dispatcher.layers.ledger.rows import NodeRow
+from coditect.wire import routing
+from coditect.wire.json import dumps
+from coditect.wire.owned_results import RESULTS_TYPE
+from coditect.workflow.states import TaskState
+from dispatcher.ledger.commands import Finished, GoOn
+from dispatcher.ledger.keyspace import STATUSES
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.shards import batch as turn
+from dispatcher.shards.results import Arrivals
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coditect import Retry, Workflow
-from coditect.model.workflow.states import TaskState
+from coditect.workflow.states import TaskState
 from tests.unit.dispatcher.ledger import Ledger, failed
 
 

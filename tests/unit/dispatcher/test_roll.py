@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
-from dispatcher.roll import EARLY_SECONDS, MOST_GONE, PAUSE_SECONDS, Roll
+from dispatcher.liveness.roster import EARLY_SECONDS, MOST_GONE, PAUSE_SECONDS, Roll
 from tests.unit.registry.samples import make_registration
 
 LEASE_SECONDS = 3.0

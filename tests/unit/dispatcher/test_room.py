@@ -13,31 +13,32 @@ import pytest
 
 from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone, capability_queues
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
 from coditect.errors import InputError, Retryable
 from coditect.model.capability import Priority
-from coditect.model.workflow.states import TaskState, WorkflowState
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
-from dispatcher import program, window
-from dispatcher.commands import Asked, Command, Fill, Proposed, Show
-from dispatcher.graph.bridge import Bridge
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
-from dispatcher.layers.ledger.effects import Place
+from coditect.settings.settings import Settings
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher import capacity as window
+from dispatcher import program
+from dispatcher.capacity import LEAST, Window
+from dispatcher.ledger.commands import Asked, Command, Fill, Proposed, Show
+from dispatcher.ledger.effects import Place
 from dispatcher.ports import Ports, Ways
 from dispatcher.program import Options, running_dispatcher
-from dispatcher.proposing import Proposing
-from dispatcher.settling import Settle
+from dispatcher.scheduling.scheduler import Proposing
+from dispatcher.shards.completions import Settle
+from dispatcher.shards.ownership import Tenure
 from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
-from dispatcher.tenure import Tenure
-from dispatcher.window import LEAST, Window
+from dispatcher.taskgraph.bridge import Bridge
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import JobState, Proposal, Request, RequestKind
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import Ledger
 

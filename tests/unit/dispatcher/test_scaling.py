@@ -10,9 +10,9 @@ import pytest
 
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.model.workflow.states import WorkflowState
-from coditect.run import Run
+from coditect.client.workflow_run import Run
 from coditect.testing import TestFleet
+from coditect.workflow.states import WorkflowState
 from dispatcher.program import Dispatcher, Options, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from tests.support import eventually

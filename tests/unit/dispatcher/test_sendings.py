@@ -11,9 +11,9 @@ from coditect.broker.port import Broker
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.task import Task
-from dispatcher.layers.ledger.effects import Place, Publication
-from dispatcher.sendings import Sendings
-from dispatcher.settling import Answer
+from dispatcher.ledger.effects import Place, Publication
+from dispatcher.shards.completions import Answer
+from dispatcher.shards.publisher import Sendings
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, open_desk
 

@@ -7,16 +7,16 @@ import asyncio
 import pytest
 
 from coditect import From, Workflow
-from coditect.model.control import Verb
 from coditect.model.result import Outcome
-from coditect.model.workflow.definition import Node
-from coditect.model.workflow.states import TaskState
-from dispatcher import showing
-from dispatcher.commands import Fill, Proposed, Show
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import MOST_RESULT_BYTES, JobState
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.showing import Showing
+from coditect.wire.control import Verb
+from coditect.workflow.definition import Node
+from coditect.workflow.states import TaskState
+from dispatcher.ledger.commands import Fill, Proposed, Show
+from dispatcher.ledger.effects import Place
+from dispatcher.taskgraph import projector as showing
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import MOST_RESULT_BYTES, JobState
+from dispatcher.taskgraph.projector import Showing
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 LONGEST = "x" * (MOST_RESULT_BYTES - 2)

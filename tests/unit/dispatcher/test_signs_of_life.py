@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.model.control import Progress, progress_message
 from coditect.model.ids import AgentId
-from coditect.model.workflow.states import TaskState
-from dispatcher.arrivals import Arrivals
-from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Moved, Place
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.window import Window
+from coditect.wire.control import Progress, progress_message
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Window
+from dispatcher.ledger.effects import Moved, Place
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.results import Arrivals
 
 PLACE = Place("w", "n")
 

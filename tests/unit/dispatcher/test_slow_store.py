@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Workflow
-from coditect.model.json import loads
-from coditect.model.workflow.definition import MOST_ELEMENTS, Definition
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher import opening
-from dispatcher.layers import values, versions
-from dispatcher.layers.keyspace import VALUES
-from dispatcher.layers.ledger.effects import Place
-from dispatcher.layers.ledger.scope import FAILURE, INPUT, RESULT, body_at, value_of
-from dispatcher.queries import QUERIES
+from coditect.wire.json import loads
+from coditect.workflow.definition import MOST_ELEMENTS, Definition
+from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger import values, versions
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.keyspace import VALUES
+from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
+from dispatcher.ledger.workflows.queries import QUERIES
+from dispatcher.shards import recover as opening
 from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
 SLOW_SECONDS = (0.002, 0.002)

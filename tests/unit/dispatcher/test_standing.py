@@ -6,18 +6,18 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from coditect import standing as standing_module
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.clock import SystemClock
-from coditect.control_plane import asking
+from coditect.client.control_plane import asking
 from coditect.errors import InvalidTask
-from coditect.model.control import Verb
+from coditect.operations import status as standing_module
+from coditect.operations.status import Counts, standing
 from coditect.registry.memory import MemoryRegistry
-from coditect.standing import Counts, standing
-from dispatcher.layers import leases, shards
+from coditect.wire.control import Verb
+from dispatcher.ledger import leases, shards
 from dispatcher.program import Options, running_dispatcher
+from dispatcher.shards.ownership import Tenure
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.tenure import Tenure
 from tests.support import eventually
 
 SHARDS = 4

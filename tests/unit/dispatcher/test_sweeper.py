@@ -10,27 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Workflow
-from coditect.agent.events import Events
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import InputError
+from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
-from coditect.model.control import Verb
 from coditect.model.ids import TaskId
-from coditect.model.workflow.definition import Definition
-from coditect.model.workflow.document import node_document
-from coditect.model.workflow.states import WorkflowState
-from dispatcher import queries
-from dispatcher.commands import Asked
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Job, JobState
-from dispatcher.layers import answers, idempotency, leases
-from dispatcher.layers.keyspace import ANSWERS, ROOT, UPLOADS
-from dispatcher.layers.ledger import removal
+from coditect.wire.control import Verb
+from coditect.workflow.definition import Definition
+from coditect.workflow.document import node_document
+from coditect.workflow.states import WorkflowState
+from dispatcher.capacity import Window
+from dispatcher.ledger import answers, idempotency, leases
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.keyspace import ANSWERS, ROOT, UPLOADS
+from dispatcher.ledger.workflows import queries
+from dispatcher.ledger.workflows import remove as removal
 from dispatcher.ports import Ports
+from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Sweeper
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.sweeper import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Sweeper
-from dispatcher.window import Window
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import Job, JobState
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown"}

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, TopologyMismatch
-from coditect.model import routing
-from coditect.model.control import Verb, request
 from coditect.model.result import Outcome, Status
 from coditect.registry.memory import MemoryRegistry
-from dispatcher import desk as desk_module
-from dispatcher.commands import Finished
-from dispatcher.layers import leases, shards
-from dispatcher.layers.keyspace import INDEXED
-from dispatcher.layers.ledger.effects import Place
+from coditect.wire import routing
+from coditect.wire.control import Verb, request
+from dispatcher.ledger import leases, shards
+from dispatcher.ledger.commands import Finished
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.keyspace import INDEXED
 from dispatcher.program import Options, running_dispatcher
+from dispatcher.shards import worker as desk_module
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually

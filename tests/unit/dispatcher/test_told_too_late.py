@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Workflow
+from coditect.client.workflow_run import Run
 from coditect.model.retry import Retry
-from coditect.run import Run
 from coditect.testing import TestFleet
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import JobState
-from dispatcher.graph.states import job_state
 from dispatcher.program import Options, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.states import job_state
 from dispatcher.witness.history import silent
 from dispatcher.witness.ports import WitnessedDatabase, WitnessedGraph
 

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from coditect import Retry, Workflow
 from coditect.errors import InputError, InvalidTask, NotFound
-from coditect.model.control import Claim, Verb, Verdict
-from coditect.model.json import loads
 from coditect.model.result import Outcome, Status
-from coditect.model.workflow.definition import After, Call, Definition, Node, OnFailure
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.progress import beginning, consequences, workflow_end
-from coditect.model.workflow.states import TaskState, WorkflowState
-from coditect.model.workflow.template import From
-from dispatcher.commands import Asked, Claimed, Due, Lost, Returned
-from dispatcher.layers import outbox, timers
-from dispatcher.layers.ledger.effects import Place, Publication
-from dispatcher.layers.ledger.scope import RESULT, value_of
+from coditect.wire.control import Claim, Verb, Verdict
+from coditect.wire.json import loads
+from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
+from coditect.workflow.graph import graph_of
+from coditect.workflow.join import beginning, consequences, workflow_end
+from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.template import From
+from dispatcher.ledger import outbox, timers
+from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, Returned
+from dispatcher.ledger.effects import Place, Publication
+from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 

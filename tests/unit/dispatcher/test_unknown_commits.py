@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from coditect.model.control import Verb
-from coditect.model.workflow.states import TaskState
-from dispatcher.commands import Asked, Claimed, Fill, Finished, GoOn
-from dispatcher.flights import Flights
-from dispatcher.layers.ledger.effects import Moved, Place
-from dispatcher.layers.ledger.rows import NodeRow
-from dispatcher.queries import rows_of
-from dispatcher.window import Window
+from coditect.wire.control import Verb
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Window
+from dispatcher.ledger.commands import Asked, Claimed, Fill, Finished, GoOn
+from dispatcher.ledger.effects import Moved, Place
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.workflows.queries import rows_of
+from dispatcher.shards.in_flight import Flights
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed, failed
 from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk

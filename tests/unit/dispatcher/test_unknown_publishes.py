@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher import desk as desk_module
-from dispatcher import outgoing
-from dispatcher.desk import Desk
+from dispatcher.shards import outgoing
+from dispatcher.shards import worker as desk_module
+from dispatcher.shards.worker import Desk
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import open_desk
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from coditect.model.control import Verb
-from coditect.model.workflow.states import WorkflowState
-from dispatcher.commands import Lost
-from dispatcher.layers import outbox, shards
-from dispatcher.layers.ledger.book import Terms
-from dispatcher.layers.ledger.effects import Place
+from coditect.wire.control import Verb
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger import outbox, shards
+from dispatcher.ledger.book import Terms
+from dispatcher.ledger.commands import Lost
+from dispatcher.ledger.effects import Place
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
 from tests.unit.layers import store_of_version_1

@@ -10,10 +10,10 @@ import pytest
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.model.capability import Priority
-from coditect.model.routing import task_queue
-from coditect.model.workflow.states import WorkflowState
-from coditect.rebuild import rebuild
+from coditect.operations.rebuild import rebuild
 from coditect.testing import TestFleet
+from coditect.wire.routing import task_queue
+from coditect.workflow.states import WorkflowState
 
 
 class Workers:

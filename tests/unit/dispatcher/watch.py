@@ -8,15 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from coditect import Agent
-from coditect.agent.events import Events
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
-from coditect.clock import SystemClock
+from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
-from dispatcher.eviction import Evictor
-from dispatcher.layers import leases
-from dispatcher.monitor import AgentGone, Monitor
+from dispatcher.ledger import leases
+from dispatcher.liveness.eviction import Evictor
+from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 
 BEAT_SECONDS = 0.4

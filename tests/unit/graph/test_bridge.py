@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect.aio.supervisor import Supervisor
-from dispatcher.graph.bridge import Bridge
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import JobState, Proposal, Request, RequestKind
+from dispatcher.taskgraph.bridge import Bridge
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import JobState, Proposal, Request, RequestKind
 from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.support import eventually
 

@@ -8,10 +8,10 @@ from itertools import count
 import pytest
 
 from coditect.aio.supervisor import Supervisor
-from dispatcher.graph import projection
-from dispatcher.graph.memory import MemoryTaskGraph
-from dispatcher.graph.port import Change, Job, JobState
-from dispatcher.graph.projection import Projection
+from dispatcher.taskgraph import projection
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import Change, Job, JobState
+from dispatcher.taskgraph.projection import Projection
 from tests.contract.graph.scene import Scene
 from tests.support import eventually
 

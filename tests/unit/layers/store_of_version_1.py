@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dispatcher.layers.keyspace import ROOT
+from dispatcher.ledger.keyspace import ROOT
 from dispatcher.store.transaction import Transaction
 
 _FILE = Path(__file__).with_suffix(".json")

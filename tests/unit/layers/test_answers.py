@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.layers import answers
-from dispatcher.layers.answers import KEEP_MS
+from dispatcher.ledger import answers
+from dispatcher.ledger.answers import KEEP_MS
 from tests.unit.layers.scene import End, Store
 
 

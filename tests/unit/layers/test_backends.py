@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.layers import leases, outbox, shards
-from dispatcher.layers.errors import LostLease
-from dispatcher.layers.leases import TTL_MS, Lease, Pulse
+from dispatcher.ledger import leases, outbox, shards
+from dispatcher.ledger.errors import LostLease
+from dispatcher.ledger.leases import TTL_MS, Lease, Pulse
 from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.port import Database

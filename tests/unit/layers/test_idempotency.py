@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.layers import idempotency
-from dispatcher.layers.errors import UnfitKey
+from dispatcher.ledger import idempotency
+from dispatcher.ledger.errors import UnfitKey
 from tests.unit.layers.scene import End, Store
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.layers import outbox
-from dispatcher.layers.outbox import Row
+from dispatcher.ledger import outbox
+from dispatcher.ledger.outbox import Row
 from tests.unit.layers.scene import End, Store
 
 

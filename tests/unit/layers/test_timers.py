@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dispatcher.layers import timers
-from dispatcher.layers.timers import Timer
+from dispatcher.ledger import timers
+from dispatcher.ledger.timers import Timer
 from tests.unit.layers.scene import End, Store
 
 START = Timer("w", "n", "start", due_ms=1_000, fence=3)

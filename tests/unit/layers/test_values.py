@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.layers import values
-from dispatcher.layers.errors import DamagedValue, ValueBeyondBound
-from dispatcher.layers.keyspace import VALUES
-from dispatcher.layers.values import LARGEST_BYTES, PIECE_BYTES, Place
+from dispatcher.ledger import values
+from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
+from dispatcher.ledger.keyspace import VALUES
+from dispatcher.ledger.values import LARGEST_BYTES, PIECE_BYTES, Place
 from dispatcher.store.limits import VALUE_BYTES
 from tests.unit.layers.scene import End, Store
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import NewerVersion
-from coditect.model.workflow.states import TaskState, WorkflowState
-from dispatcher.layers import keyspace, versions
-from dispatcher.layers.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
-from dispatcher.layers.versions import Format
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import keyspace, versions
+from dispatcher.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
+from dispatcher.ledger.versions import Format
 from tests.unit.layers.store_of_version_1 import rows_by_kind
 
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, Format)}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import dispatcher.layers
+import dispatcher.ledger
 
-LAYERS = Path(dispatcher.layers.__file__).parent
+LAYERS = Path(dispatcher.ledger.__file__).parent
 FILES = sorted(LAYERS.glob("*.py"))
 IN_TRANSACTIONS = [
     *sorted(LAYERS.rglob("*.py")),
@@ -27,7 +27,7 @@ ALLOWED = (
     "pydantic_core",
     "coditect.errors",
     "coditect.model",
-    "dispatcher.layers",
+    "dispatcher.ledger",
     "dispatcher.store.errors",
     "dispatcher.store.keys",
     "dispatcher.store.limits",

@@ -6,6 +6,7 @@ import orjson
 import pytest
 import uvloop
 
+from coditect.agent.processes.process import ProcessId, identify
 from coditect.local.doctor import (
     Check,
     check_disk,
@@ -17,7 +18,6 @@ from coditect.local.doctor import (
     doctor,
 )
 from coditect.local.errors import ServerUnreachable
-from coditect.local.process import ProcessId, identify
 from coditect.local.state import ChildState, Phase, UpFolder, UpState, write_env, write_state
 
 

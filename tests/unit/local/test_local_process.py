@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from coditect.local.process import ProcessId, identify, is_running
+from coditect.agent.processes.process import ProcessId, identify, is_running
 
 
 def test_process_is_equal_to_itself_and_runs() -> None:

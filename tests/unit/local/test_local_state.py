@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
-from coditect.local.process import ProcessId
 from coditect.local.state import (
     ChildState,
     Phase,

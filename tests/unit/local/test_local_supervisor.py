@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from coditect.agent.processes.process import ProcessId, is_running
+from coditect.agent.processes.restarts import RestartPolicy
 from coditect.local.child import Child, last_lines, spawn
 from coditect.local.errors import StartFailed
-from coditect.local.process import ProcessId, is_running
-from coditect.local.restarts import RestartPolicy
 from coditect.local.state import ChildState, Phase
 from coditect.local.supervisor import ProcessSupervisor
 from coditect.local.watchdog import marked

@@ -5,8 +5,8 @@ import time
 import uuid
 from pathlib import Path
 
+from coditect.agent.processes.process import identify, is_running
 from coditect.local import launch
-from coditect.local.process import identify, is_running
 from coditect.local.supervisor import guarded
 from coditect.local.watchdog import MARKER, kill_marked, marked
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from coditect.model import wire
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.json import dumps
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Limits, Owner, Task
+from coditect.wire import tasks as wire
+from coditect.wire.json import dumps
 
 instants = st.integers(0, 2**53)
 counts = st.integers(0, 10_000)

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.model import json as wire_json
+from coditect.wire import json as wire_json
 from tests.unit.model.strategies import json_values
 
 REFUSED = "refused"
@@ -238,7 +238,7 @@ def test_what_is_written_takes_no_more_memory_than_it_has_bytes() -> None:
     """orjson shortens buffers of 4 KiB in place; in a process of its own, since this one's heap has room to reuse."""
     program = """
 import psutil
-from coditect.model.json import dumps
+from coditect.wire.json import dumps
 process = psutil.Process()
 before = process.memory_info().rss
 kept = [dumps(value) for value in (None, "text", {"a": None}) for _ in range(5_000)]

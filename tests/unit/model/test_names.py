@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidTask
-from coditect.model import routing
 from coditect.model.capability import MAX_NAME_LENGTH, Priority, check_capability_name, nearest_names
 from coditect.model.ids import AgentId, TaskId, child_task_id, is_uuid
-from coditect.model.routing import Address, parse_task_key, reply_address, task_key
+from coditect.wire import routing
+from coditect.wire.routing import Address, parse_task_key, reply_address, task_key
 from tests.unit.model.strategies import capabilities
 
 

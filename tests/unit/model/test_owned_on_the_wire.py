@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.model import control, wire
-from coditect.model.control import Claim, Progress, Started, Verb, Verdict
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Owner, Task
-from coditect.model.wire import OwnedResult
+from coditect.wire import control
+from coditect.wire import tasks as wire
+from coditect.wire.control import Claim, Progress, Started, Verb, Verdict
+from coditect.wire.tasks import OwnedResult
 from tests.unit.model.strategies import hostile_headers, instants, outcomes, owners, short_text, tasks
 
 OWNER = Owner("flow", "build", "3", 9)

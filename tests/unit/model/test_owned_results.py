@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
 from coditect.model.ids import AgentId
-from coditect.model.json import dumps
 from coditect.model.message import Message
-from coditect.model.owned_results import (
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import Owner
+from coditect.wire.json import dumps
+from coditect.wire.owned_results import (
     LONGEST_BYTES,
     RESULTS_TYPE,
     may_share,
@@ -21,9 +23,7 @@ from coditect.model.owned_results import (
     read_results,
     results_message,
 )
-from coditect.model.result import Failure, Outcome, Status
-from coditect.model.task import Owner
-from coditect.model.wire import OwnedResult
+from coditect.wire.tasks import OwnedResult
 
 NUMBER = st.integers(0, 2**53 - 1)
 JSON = st.recursive(

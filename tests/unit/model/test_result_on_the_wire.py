@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.model import wire
-from coditect.model.json import dumps
 from coditect.model.message import Message
 from coditect.model.result import Outcome, Status
+from coditect.wire import tasks as wire
+from coditect.wire.json import dumps
 from tests.unit.model.strategies import hostile_headers, outcomes
 
 

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask, TooLarge
-from coditect.model import routing, wire
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
-from coditect.model.target import CAPABILITY
 from coditect.model.task import Limits, Owner, Task
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.target import CAPABILITY
 from tests.unit.model.strategies import hostile_headers, tasks
 
 

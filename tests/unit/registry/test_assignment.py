@@ -11,8 +11,8 @@ from coditect.broker.topology import agent_queues
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import Strategy, Wanted
-from coditect.registry.assignment import INBOX_SLOTS, assign, room
-from coditect.registry.scoring import LOAD_BALANCED, Scale, score
+from coditect.registry.selection.assignment import INBOX_SLOTS, assign, room
+from coditect.registry.selection.scoring import LOAD_BALANCED, Scale, score
 from tests.unit.registry.fleets import records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 

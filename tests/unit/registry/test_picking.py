@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from coditect import picking
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
-from coditect.clock import SystemClock
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
-from coditect.picking import GLANCE, Pick, Picker
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
+from coditect.registry.selection import selector as picking
+from coditect.registry.selection.selector import GLANCE, Pick, Picker
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, make_registration
 

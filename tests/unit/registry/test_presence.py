@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from coditect.agent.presence import Presence, load_sampler
+from coditect.agent.heartbeat import Presence, load_sampler
 from coditect.errors import InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
@@ -18,7 +18,7 @@ from tests.support import eventually, longest_stall
 from tests.unit.registry.samples import IDLE, make_registration
 
 A = AgentId("reviewer-0000000a")
-LOGGER = "coditect.agent.presence"
+LOGGER = "coditect.agent.heartbeat"
 
 
 class CountingLoad:

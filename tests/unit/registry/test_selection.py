@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from coditect.errors import InputError
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import Strategy, Wanted
-from coditect.registry import scoring
-from coditect.registry.selection import best_match, choose, least_busy, load_balanced, round_robin
+from coditect.registry.selection import scoring
+from coditect.registry.selection.strategies import best_match, choose, least_busy, load_balanced, round_robin
 from tests.unit.registry.fleets import SimulatedFleet, chances, records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 

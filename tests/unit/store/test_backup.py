@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from coditect.errors import SetupError
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from dispatcher.backup import backup, restore
-from dispatcher.layers import incarnation, versions
-from dispatcher.layers.incarnation import NUMBERS, Incarnation
-from dispatcher.layers.keyspace import MARKERS
+from dispatcher.ledger import incarnation, versions
+from dispatcher.ledger.incarnation import NUMBERS, Incarnation
+from dispatcher.ledger.keyspace import MARKERS
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction, read_counter

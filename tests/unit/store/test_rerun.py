@@ -7,8 +7,8 @@ from itertools import count
 
 import pytest
 
-from dispatcher.layers.ledger.definitions import Definitions
-from dispatcher.layers.ledger.effects import Place
+from dispatcher.ledger.definitions import Definitions
+from dispatcher.ledger.effects import Place
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, read_counter
 from tests.rerun import Impure

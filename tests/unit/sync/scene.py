@@ -11,13 +11,13 @@ from typing import Self
 
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client
-from coditect.clock import SystemClock
+from coditect.client.client import Client
 from coditect.errors import SetupError
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings import Settings
-from coditect.sync_client import SyncClient
+from coditect.settings.settings import Settings
+from coditect.sync.client import SyncClient
 
 SECONDS = 150.0
 """After which a test gives up; nothing takes as long."""

@@ -11,11 +11,12 @@ import pytest
 import uvloop
 from pydantic import BaseModel
 
-from coditect import Client, SyncClient, SyncHandle, SyncRun, TaskCanceled, TaskFailed, loop
+from coditect import Client, SyncClient, SyncHandle, SyncRun, TaskCanceled, TaskFailed
+from coditect.aio import loop
+from coditect.client.handle import Handle
+from coditect.client.workflow_run import Run
 from coditect.errors import InvalidTask, ResultTimeout, SetupError, UnknownCapability
-from coditect.handle import Handle
-from coditect.run import Run
-from coditect.sync import CHUNK
+from coditect.sync.blocking import CHUNK
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 
 

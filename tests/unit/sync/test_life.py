@@ -14,8 +14,8 @@ from types import FrameType
 import pytest
 
 from coditect import SyncClient
+from coditect.aio.loop_thread import LoopThread
 from coditect.errors import SetupError
-from coditect.loop_thread import LoopThread
 from tests.servers import ROOT
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 

@@ -11,9 +11,9 @@ import pytest
 
 from coditect import TaskFailed, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client import Client
-from coditect.model.workflow.states import WorkflowState
-from coditect.sync_client import SyncClient
+from coditect.client.client import Client
+from coditect.sync.client import SyncClient
+from coditect.workflow.states import WorkflowState
 from tests.control_plane import ScriptedPlane
 from tests.unit.client.scene import CAPABILITY, chain
 from tests.unit.sync.scene import SECONDS

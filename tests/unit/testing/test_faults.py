@@ -9,11 +9,11 @@ import pytest
 from coditect import Agent, Context
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import NotFound, ResultTimeout
-from coditect.model import routing
 from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search
 from coditect.testing import State, TestFleet
+from coditect.wire import routing
 from tests.unit.testing.workers import Sleepers
 
 

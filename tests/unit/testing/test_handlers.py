@@ -10,8 +10,8 @@ import time
 import pytest
 
 from coditect import Agent, Context, Strategy
-from coditect.options import Options
-from coditect.settings import Settings
+from coditect.client.options import Options
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from tests.unit.testing.workers import Sleepers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coditect import Agent, From, Workflow
-from coditect.settings import Settings
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 
 LARGE = 2_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coditect import Agent
+from coditect.client.options import Options
 from coditect.errors import InputError
-from coditect.options import Options
 from coditect.testing import TestFleet
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.sightings import Found, Place, Sighting, task_verdict, unseen
-from coditect.why_not import Explanation, Obstacle, Question, QueueSeen, explain, judge
+from coditect.operations.diagnose import Explanation, Obstacle, Question, QueueSeen, explain, judge
+from coditect.operations.sightings import Found, Place, Sighting, task_verdict, unseen
 from tests.unit.registry.fleets import records_of_any_kind
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from coditect.model.ids import TaskId, child_task_id
-from coditect.model.json import dumps
+from coditect.wire.json import dumps
 from tests.integration.wire.strategies import BODIES, header_values, short_text, strange_messages
 
 ANSWERS = "answers.of.a.stranger"

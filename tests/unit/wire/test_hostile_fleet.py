@@ -15,11 +15,11 @@ from coditect.broker.memory import MemoryBroker
 from coditect.broker.port import Delivery, OnDelivery
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InvalidTask
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.retry import RUNGS_MS
 from coditect.testing import TestFleet
+from coditect.wire import routing
 from tests.unit.agent.scene import replies
 from tests.unit.wire.hostile import ANSWERS, LEDGER, PARENT, QUESTION, Hostile, hostile_messages
 

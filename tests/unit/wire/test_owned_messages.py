@@ -8,9 +8,9 @@ import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding, Queue, QueueType, Topology
-from coditect.model import mail, routing
-from coditect.model.json import loads
 from coditect.model.message import Message
+from coditect.wire import mail, routing
+from coditect.wire.json import loads
 from tests.integration.wire.schemas import complaints, schema
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually

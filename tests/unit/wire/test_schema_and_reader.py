@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
-from coditect.model.wire import read_task
+from coditect.wire.tasks import read_task
 from tests.integration.wire.schemas import complaints, schema
 from tests.integration.wire.strategies import short_text
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from coditect import Agent, Retry
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InvalidTask
-from coditect.model import routing
 from coditect.model.capability import Priority
 from coditect.model.message import Message
+from coditect.wire import routing
 from tests.integration.wire.strategies import Strange, strange_messages
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, open_scene, replies

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coditect.model import mail
+from coditect.wire import mail
 from tests.integration.wire.schemas import names, schema
 from tests.servers import ROOT
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coditect.model.capability import Priority
 from coditect.model.retry import Retry
-from coditect.model.workflow.definition import (
+from coditect.workflow.definition import (
     LEAST_HEARTBEAT_MS,
     After,
     Approval,

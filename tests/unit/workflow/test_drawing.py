@@ -4,9 +4,9 @@ import re
 
 from hypothesis import given
 
-from coditect.model.workflow.definition import After, Approval, Call, Definition, Each, OnFailure, OnTimeout
-from coditect.model.workflow.drawing import draw_mermaid, draw_text
-from coditect.model.workflow.states import TaskState
+from coditect.workflow.definition import After, Approval, Call, Definition, Each, OnFailure, OnTimeout
+from coditect.workflow.render import draw_mermaid, draw_text
+from coditect.workflow.states import TaskState
 from tests.unit.workflow.graphs import definitions, flow, node
 
 SAMPLE = flow(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidWorkflow
-from coditect.expression import Account, Scope, check_expressions, condition_holds, element_inputs, node_input
-from coditect.model.workflow.definition import Call, Each, Node
+from coditect.workflow.definition import Call, Each, Node
+from coditect.workflow.expressions import Account, Scope, check_expressions, condition_holds, element_inputs, node_input
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
 

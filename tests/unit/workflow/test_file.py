@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidWorkflow, NotFound
-from coditect.model.workflow.definition import MOST_PREDECESSORS, Call, Definition
-from coditect.model.workflow.document import KINDS, PLACE_FIELDS
-from coditect.workflow_file import MOST_BYTES, load_workflow, read_workflow, write_yaml
+from coditect.workflow.definition import MOST_PREDECESSORS, Call, Definition
+from coditect.workflow.document import KINDS, PLACE_FIELDS
+from coditect.workflow.file import MOST_BYTES, load_workflow, read_workflow, write_yaml
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
 

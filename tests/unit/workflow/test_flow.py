@@ -10,12 +10,12 @@ from pydantic import BaseModel
 
 from coditect import After, From, Priority, Retry, Workflow
 from coditect.errors import InputError, InvalidWorkflow
-from coditect.model.json import dumps, loads
-from coditect.model.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure
-from coditect.model.workflow.document import from_document, known_node, node_document, to_document
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.template import Literal
-from coditect.workflow_file import read_workflow, write_json, write_yaml
+from coditect.wire.json import dumps, loads
+from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure
+from coditect.workflow.document import from_document, known_node, node_document, to_document
+from coditect.workflow.file import read_workflow, write_json, write_yaml
+from coditect.workflow.graph import graph_of
+from coditect.workflow.template import Literal
 from tests.unit.workflow.graphs import definitions
 
 

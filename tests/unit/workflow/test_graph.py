@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidWorkflow
-from coditect.model.workflow.definition import Approval, Call, Definition, Each, Node
-from coditect.model.workflow.graph import graph_of
+from coditect.workflow.definition import Approval, Call, Definition, Each, Node
+from coditect.workflow.graph import graph_of
 from tests.unit.workflow.graphs import definitions, flow, node, plain_calls
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.model.workflow.definition import MOST_NODES, After, Call, Definition, Node
-from coditect.model.workflow.document import from_document, to_document
-from coditect.model.workflow.graph import graph_of
-from coditect.model.workflow.progress import Tally, consequences, workflow_end
-from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.workflow.definition import MOST_NODES, After, Call, Definition, Node
+from coditect.workflow.document import from_document, to_document
+from coditect.workflow.graph import graph_of
+from coditect.workflow.join import Tally, consequences, workflow_end
+from coditect.workflow.states import TaskState, WorkflowState
 
 pytestmark = pytest.mark.no_cover  # smaller graphs run the same lines
 

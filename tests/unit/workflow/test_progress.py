@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.model.workflow.definition import After, Call, Definition, Node, OnFailure
-from coditect.model.workflow.graph import Graph, graph_of
-from coditect.model.workflow.progress import (
+from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
+from coditect.workflow.graph import Graph, graph_of
+from coditect.workflow.join import (
     Tally,
     beginning,
     compensations,
@@ -14,7 +14,7 @@ from coditect.model.workflow.progress import (
     decide,
     workflow_end,
 )
-from coditect.model.workflow.states import TaskState, WorkflowState
+from coditect.workflow.states import TaskState, WorkflowState
 from tests.unit.workflow.graphs import definitions, flow, node, plain_calls
 
 S = TaskState

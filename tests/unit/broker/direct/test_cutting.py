@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Basic, Channel
 
-from coditect.broker.amqp.direct.frames import Contents, Cutter, Torn, read_deliver, read_return
+from coditect.broker.rabbitmq.frames.codec import Contents, Cutter, Torn, read_deliver, read_return
 from tests.unit.broker.direct.written import ALSO_OURS, OURS, Said, content, conversations, interleaved
 
 Heard = list[tuple[Any, ...]]

@@ -14,13 +14,13 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from coditect.broker.amqp.direct.fields import read_message, write_properties
-from coditect.broker.amqp.direct.frames import publish_frames, settle_frame
-from coditect.broker.amqp.lenient import MAX_TABLE_BYTES, marked, read_leniently
-from coditect.broker.amqp.properties import UNSPEAKABLE, from_properties, to_properties
-from coditect.broker.amqp.settle import Settled, Verdict
+from coditect.broker.rabbitmq.frames.codec import publish_frames, settle_frame
+from coditect.broker.rabbitmq.frames.fields import read_message, write_properties
+from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, marked, read_leniently
+from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
+from coditect.broker.rabbitmq.settle import Settled, Verdict
 from coditect.model.message import Message, SharedHeaders, TemplateHeaders
-from coditect.model.wire import PUBLISHED_AT, UNDECODABLE
+from coditect.wire.tasks import PUBLISHED_AT, UNDECODABLE
 from tests.integration.wire.hostile import nested, void_array
 from tests.unit.broker.direct.written import FRAME_MAX, exchanges, field_values, names, properties, short_texts
 

@@ -8,8 +8,8 @@ import pytest
 from pamqp.base import Frame
 from pamqp.commands import Basic
 
-from coditect.broker.amqp.direct import inlet as direct
-from coditect.broker.amqp.direct.inlet import DirectInlet
+from coditect.broker.rabbitmq.frames import inlet as direct
+from coditect.broker.rabbitmq.frames.inlet import DirectInlet
 from tests.unit.broker.direct.wire import Held, Wire
 
 

@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 import pytest
 
-from coditect.broker.amqp.direct.outlet import Once
-from coditect.broker.amqp.direct.stream import Stream
-from coditect.broker.amqp.path import Late
+from coditect.broker.rabbitmq.frames.outlet import Once
+from coditect.broker.rabbitmq.frames.stream import Stream
+from coditect.broker.rabbitmq.path import Late
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 from tests.unit.broker.direct.wire import Held, Wire, WireWriter, ack, ended, publish

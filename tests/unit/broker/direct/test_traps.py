@@ -14,11 +14,11 @@ from pamqp import frame
 from pamqp.commands import Basic, Channel, Connection
 from pamqp.heartbeat import Heartbeat
 
-from coditect.broker.amqp.direct import inlet as inlet_module
-from coditect.broker.amqp.direct.fields import read_message
-from coditect.broker.amqp.direct.outlet import DirectOutlet
-from coditect.broker.amqp.direct.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
-from coditect.broker.amqp.path import Refused, Returned
+from coditect.broker.rabbitmq.frames import inlet as inlet_module
+from coditect.broker.rabbitmq.frames.fields import read_message
+from coditect.broker.rabbitmq.frames.outlet import DirectOutlet
+from coditect.broker.rabbitmq.frames.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
+from coditect.broker.rabbitmq.path import Refused, Returned
 from tests.unit.broker.direct.wire import Held, Wire, ack, ended, publish, returned
 
 HIGH = 2**63 - 10

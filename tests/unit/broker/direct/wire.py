@@ -12,10 +12,10 @@ from pamqp import frame
 from pamqp.base import Frame
 from pamqp.commands import Basic
 
-from coditect.broker.amqp.delivery import AmqpDelivery
-from coditect.broker.amqp.direct.inlet import DirectInlet
-from coditect.broker.amqp.direct.outlet import DirectOutlet, Once
-from coditect.broker.amqp.direct.stream import Stream
+from coditect.broker.rabbitmq.delivery import AmqpDelivery
+from coditect.broker.rabbitmq.frames.inlet import DirectInlet
+from coditect.broker.rabbitmq.frames.outlet import DirectOutlet, Once
+from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.model.message import Message
 from tests.unit.broker.direct.written import content
 

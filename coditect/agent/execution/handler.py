@@ -1,0 +1,252 @@
+"""Run one handler within its limits: on the loop, in a thread, or in a process that a timeout kills."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from coditect.agent.context import Context
+from coditect.agent.declaration import Capability, Where
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.time_limits import TimeLimits
+from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, Worker, Workers
+from coditect.codec import LARGE_BYTES
+from coditect.errors import CoditectError, InvalidTask
+from coditect.model.capability import LONGEST_DIRECT_SECONDS
+from coditect.model.result import Failure, Status
+from coditect.model.task import NO_LIMITS, Task
+from coditect.model.value import value
+from coditect.registry.reference_clock import ReferenceClock
+
+_MAX_TRACEBACK = 8_000
+_LONGEST_MESSAGE = 2_000
+MOST_MS = round(LONGEST_DIRECT_SECONDS * 1000)
+KEEP_IT = (
+    "submit(..., durable=True), or `coditect task submit --detach`; or give the task a timeout or deadline of its own"
+    " of at most 25m"
+)
+
+
+class SentBack(BaseException):
+    """The task goes back to its queue unfinished, attempt unchanged. No `Exception`: handlers let it pass."""
+
+
+@value
+class Ended:
+    """How one attempt ended, before anybody decided what follows from it."""
+
+    status: Status
+    body: bytes = b""
+    failure: Failure | None = None
+    error: BaseException | None = None
+    """What the retry policy looks at."""
+    claims: bool = False
+    """Whether the value was over the inline limit and put away: the body is its claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Where handlers run."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: TimeLimits
+    threads: Executor
+    workers: Workers
+    alone: Worker | None = None
+    """The process of this one execution, wherever its handler runs otherwise."""
+
+
+async def run_handler(
+    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
+) -> Ended:
+    """One attempt. Somebody else's cancellation and `SentBack` pass; everything else that a handler can do
+    becomes an `Ended`.
+
+    A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
+    """
+    rooms.limits.begin(execution, limit_seconds)
+    execution.handling = True
+    try:
+        if capability.where is Where.LOOP and rooms.alone is None:
+            if len(execution.task.body) <= LARGE_BYTES:
+                given = _arguments(capability, execution, context)
+            else:
+                given = await asyncio.to_thread(_arguments, capability, execution, context)
+            body = capability.signature.output.encode(await capability.handler(*given))
+        else:
+            body = await _elsewhere(capability, execution, context, rooms)
+    except asyncio.CancelledError as error:
+        return cut_short(execution, error, limit_seconds)
+    except _BadInput as error:
+        return _rejected(error.cause)
+    except (SentBack, GeneratorExit):
+        raise
+    except BaseException as error:  # the delivery's boundary: even sys.exit() is only a failure
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(SentBack):
+            raise SentBack from error
+        return _failed(error, "handler_error")
+    finally:
+        execution.handling = False
+        rooms.limits.end(execution)
+        if execution.overdue or execution.canceled is not None:
+            _go_on()
+    return Ended(Status.COMPLETED, body)
+
+
+def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
+    """How long this attempt may run."""
+    seconds, limits = capability.timeout_seconds, task.limits
+    if limits is NO_LIMITS:
+        return seconds
+    if limits.timeout_ms is not None:
+        seconds = min(limits.timeout_ms / 1000, seconds)
+    if limits.deadline_ms is not None:
+        seconds = min(seconds, (limits.deadline_ms - now_ms) / 1000)
+    return max(0.0, seconds)
+
+
+def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> Ended | None:
+    """How a task ends that comes after its time, or to a long capability without an owner; None when it may start."""
+    now_ms = clock.now_ms()
+    if long and task.owner is None and (refused := _unkept(task, now_ms)) is not None:
+        return refused
+    for bound, name in ((task.limits.deadline_ms, "deadline"), (task.limits.start_by_ms, "start-by")):
+        if bound is not None and bound <= now_ms:
+            told = f"The task's {name} passed {now_ms - bound} ms before it started"
+            if task.published_at_ms is not None:
+                told += f", {(now_ms - task.published_at_ms) / 1000:.1f} s after its publication by its sender's clock"
+            if clock.doubt:
+                told += f"; {clock.doubt}"
+            return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
+    return None
+
+
+def _unkept(task: Task, now_ms: int) -> Ended | None:
+    """The refusal, unless the task's own limits are those of a direct one."""
+    limits = task.limits
+    bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
+    if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
+        return None
+    told = "This capability may run for more than 10 minutes: its tasks are kept by the control plane"
+    return Ended(Status.REJECTED, failure=Failure("not_durable", "ControlPlaneRequired", told, fix=KEEP_IT))
+
+
+def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
+    """What a cancellation means: a request to cancel, the end of its time, a drain, or the handler's own doing.
+
+    Raises: the error, when the process itself is to end.
+    """
+    current = asyncio.current_task()
+    if current is None or not current.cancelling():
+        return _failed(error, "handler_error")
+    if not execution.asked_to_end:
+        raise error
+    _go_on()
+    if execution.canceled is None:
+        return _timed_out(execution, limit_seconds)
+    return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
+
+
+def _go_on() -> None:
+    """The handler was canceled; whatever it made of that, the rest of this asyncio task goes on."""
+    current = asyncio.current_task()
+    if current is not None and current.cancelling():
+        current.uncancel()
+
+
+class _BadInput(Exception):
+    """The input does not fit; kept apart from an InvalidTask that the handler itself raises."""
+
+    def __init__(self, cause: InvalidTask) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _arguments(capability: Capability, execution: Execution, context: Context | None) -> tuple[Any, ...]:
+    """What its handler is called with. Raises: _BadInput."""
+    shape = capability.signature
+    try:
+        value = shape.input.decode(execution.task.body)
+    except InvalidTask as error:
+        raise _BadInput(error) from error
+    return (value, context) if shape.wants_context else (value,)
+
+
+def _in_thread(capability: Capability, execution: Execution, context: Context | None) -> bytes:
+    """Run a plain handler, from its input's bytes to its value's. Raises: _BadInput; what the handler raises."""
+    value = capability.handler(*_arguments(capability, execution, context))
+    return capability.signature.output.encode(value)
+
+
+async def _elsewhere(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
+    """Runs the handler in a process or thread."""
+    if capability.where is Where.THREAD and rooms.alone is None:
+        # In a copy of the context: a thread's own would keep what a task sets for the next one.
+        run = partial(copy_context().run, _in_thread, capability, execution, context)
+        execution.thread = rooms.loop.run_in_executor(rooms.threads, run)
+        return await asyncio.shield(execution.thread)
+    assert context is not None, "a process is given the task's context"
+    try:
+        if rooms.alone is not None:
+            return await rooms.alone.call(execution.task, context)
+        return await rooms.workers.run(capability, execution.task, context)
+    except InvalidTask as error:
+        raise _BadInput(error) from error
+
+
+def _failed(error: BaseException, reason: str) -> Ended:
+    failure = Failure(
+        reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
+        type=getattr(error, "remote_type", type(error).__name__),
+        message=said(error),
+        traceback=getattr(error, "remote_traceback", None) or _shown(error),
+        retryable=getattr(error, "retryable", True) is not False,
+        fix=str(error.facts.get("fix", "")) if isinstance(error, CoditectError) else "",
+    )
+    return Ended(Status.FAILED, failure=failure, error=error)
+
+
+def said(error: BaseException) -> str:
+    """What an exception says of itself, if it can."""
+    try:
+        return str(error)[:_LONGEST_MESSAGE]
+    except Exception:  # noqa: BLE001 - a handler's own class may do anything
+        return "It has no message: its class cannot be printed"
+
+
+def _shown(error: BaseException) -> str:
+    """The traceback from the handler on, the frames of this module left out."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
+
+
+def _timed_out(execution: Execution, limit_seconds: float) -> Ended:
+    if execution.by_clock:
+        told = "The task did not end by its deadline, or within what a task may last, its waits included"
+    else:
+        told = f"The handler did not end within its time ({limit_seconds:g} s)"
+    error = TimeoutError(told)
+    failure = Failure("timeout", "TimeoutError", told, retryable=True)
+    return Ended(Status.FAILED, failure=failure, error=error)
+
+
+def _rejected(error: InvalidTask) -> Ended:
+    fix = "publish a body that fits the input's schema, which `coditect capability show` has with an example"
+    failure = Failure("invalid_input", "InvalidTask", str(error), fix=fix)
+    return Ended(Status.REJECTED, failure=failure, error=error)
+
+
+async def tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
+    """The handling; its folder goes with it."""
+    try:
+        return await handling
+    finally:
+        context.remove_workspace()

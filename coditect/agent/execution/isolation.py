@@ -1,0 +1,162 @@
+"""Runs suspects apart: one process for one attempt, a bounded number of them at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from coditect.agent.context import Context
+from coditect.agent.declaration import Capability
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.handler import Ended, Rooms, SentBack, cut_short, run_handler
+from coditect.agent.intake.intake import Intake
+from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable
+from coditect.agent.quarantine import Suspects, Suspicion
+from coditect.errors import Retryable, SetupError
+from coditect.model.result import Failure, Status
+
+log = logging.getLogger(__name__)
+
+RETURN_SECONDS = 1.0
+"""Pause before a suspect goes back for which there is no process right now."""
+
+
+class Isolation:
+    """The suspects of one agent process.
+
+    There are as many places as processors, at most as many as slots, for each depth of nesting: whoever is
+    awaited by a suspect can then always run in its turn.
+    """
+
+    def __init__(self, suspects: Suspects, intake: Intake, *, slots: int, most_suspended: int) -> None:
+        self._suspects = suspects
+        self._intake = intake
+        self._most_suspended = most_suspended
+        places = min(slots, os.cpu_count() or 1)
+        self._places: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places))
+
+    @asynccontextmanager
+    async def around(self, held: Held) -> AsyncIterator[Suspicion]:
+        """Examines the task; a suspect gets a place. Inside, its start is recorded. Waits hold no slot."""
+        aside = partial(self._aside, held)
+        async with self._suspects.examined(held.task, held.delivery, aside) as suspicion:
+            if suspicion is Suspicion.NONE:
+                yield suspicion
+            else:
+                async with self.place(held):
+                    yield suspicion
+
+    @asynccontextmanager
+    async def place(self, held: Held) -> AsyncIterator[None]:
+        """A place for a suspect, however it became one. Waits hold no slot."""
+        async with AsyncExitStack() as stack:
+            await self._take_place(held, stack)
+            facts = {"task_id": held.task.id, "capability": held.task.capability, "attempt": held.task.attempt}
+            log.warning("A task that may have killed its process runs in one of its own", extra=facts)
+            try:
+                yield
+            except Retryable:
+                await asyncio.sleep(RETURN_SECONDS)
+                raise
+
+    async def _take_place(self, held: Held, stack: AsyncExitStack) -> None:
+        """Where it may not wait without its slot it goes on without a place: slots bound those."""
+        place = self._places[held.task.depth]
+
+        async def enter() -> bool:
+            await stack.enter_async_context(place)
+            return True
+
+        if not place.locked():
+            await enter()
+        elif self._intake.may_suspend(held, self._most_suspended):
+            await self._aside(held, enter())
+
+    async def _aside(self, held: Held, work: Coroutine[Any, Any, bool]) -> bool:
+        """Awaits the work without a slot, unless too many do so already."""
+        if not self._intake.may_suspend(held, self._most_suspended):
+            return await work
+        self._intake.suspend(held)
+        try:
+            answer = await work
+        except BaseException:
+            self._intake.abandon(held)
+            raise
+        await self._intake.resume(held)
+        return answer
+
+
+async def run_apart(
+    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
+) -> Ended:
+    """`run_handler` for a suspect.
+
+    A handler that no other process can load runs here where only the number of deliveries speaks against its
+    task; otherwise it does not run any more. One that has to be ended there at its limit, after an agent had ended
+    while it ran, probably blocks: its next attempt runs apart, too.
+    """
+    try:
+        ended = await run_alone(capability, execution, context, rooms, limit_seconds=limit_seconds)
+        return _blocked(ended) if execution.suspicion is Suspicion.RECORDED and execution.overdue else ended
+    except SetupError as error:
+        if execution.suspicion is Suspicion.RECORDED:
+            return _not_run(error)
+    return await run_handler(capability, execution, context, rooms, limit_seconds=limit_seconds)
+
+
+async def run_alone(
+    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
+) -> Ended:
+    """`run_handler` in a process that nobody had before or gets after; loading does not count to the limit.
+
+    Raises: SetupError when no other process can load the handler; WorkerUnavailable, retryable.
+    """
+    execution.handling = True  # a cancellation reaches the loading, too
+    try:
+        worker = await rooms.workers.start(capability)
+    except asyncio.CancelledError as error:
+        return cut_short(execution, error, limit_seconds)
+    finally:
+        execution.handling = False
+    try:
+        return await run_handler(
+            capability, execution, context, replace(rooms, alone=worker), limit_seconds=limit_seconds
+        )
+    except SentBack as error:  # sent round it would lose what speaks against it
+        raise WorkerUnavailable("Too many tasks await others; the suspect goes back") from error
+    finally:
+        await asyncio.shield(rooms.workers.end(worker))
+
+
+def _blocked(ended: Ended) -> Ended:
+    if ended.failure is None:
+        return ended
+    told = f"{ended.failure.message}, and an agent that ran it before ended meanwhile: its process was killed"
+    return replace(
+        ended,
+        failure=replace(
+            ended.failure,
+            reason=PROCESS_DIED,
+            message=told,
+            fix="see that agent's log for what blocks its event loop; make the handler a plain function, or await "
+            "asyncio.to_thread(...) what blocks",
+        ),
+    )
+
+
+def _not_run(error: SetupError) -> Ended:
+    failure = Failure(
+        PROCESS_DIED,
+        ProcessDied.__name__,
+        f"An agent ended while it ran this task, and its handler cannot be run apart: {error}",
+        fix=str(error.facts.get("fix", "")),
+    )
+    return Ended(Status.FAILED, failure=failure, error=error)

@@ -1,0 +1,400 @@
+"""Consume: how much an agent takes in hand, and who of it starts next.
+
+An agent holds nothing that it cannot start. Each of its queues has credit for what its level could start: the
+slots that are free, and those where what runs is known to be quick. When a level can start nothing any more, lanes that
+could still receive something are closed, and a slot that frees asks their queues one by one, in the levels' turns.
+What comes all the same goes back for an idle peer, at most three times in its life. See `docs/adr/0004`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sized
+from functools import partial
+from itertools import islice
+
+from coditect.agent.intake.queue_consumer import Feed, Held
+from coditect.agent.intake.slots import Slots, most_in_hand
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import CoditectError
+from coditect.model.capability import Priority
+from coditect.model.task import Task
+
+log = logging.getLogger(__name__)
+
+PATROL_SECONDS = 0.01
+FETCH_SECONDS = 0.025
+"""What a queue holds arrives within it at a new consumer; for so long one that was found empty is not asked again."""
+MANY = 4
+"""So many free slots are cheaper to fill by a consumer than by asking for each."""
+EMPTY_SECONDS = 0.1
+"""For so long after a queue was found empty it gets a consumer rather than another question."""
+RETRY_SECONDS = 0.5
+"""Until a queue that could not be asked is asked again; one that gives no answer within it keeps no slot free."""
+MOST_AT_EACH_LOOK = 32
+MOST_CLOSED = 64
+"""Feeds that are closed for want of slots: as many as can be asked, or opened again, in a moment."""
+
+
+class Intake:
+    """Feeds of all queues, over the slots of one agent process."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        slots: Slots,
+        background: Supervisor,
+        unsettled: Sized,
+        *,
+        screen: Callable[[Delivery], Task | None],
+        start: Callable[[Held], None],
+        returns: Callable[[Iterable[Task]], Awaitable[None]],
+    ) -> None:
+        """`screen` reads a delivery, None when it needs no slot; `unsettled` is what was started and not settled.
+
+        What goes back unstarted is told to `returns` before.
+        """
+        self._broker, self._slots = broker, slots
+        self._background = background
+        self._screen = screen
+        self._start = start
+        self._returns = returns
+        self._unsettled = unsettled
+        self._loop = asyncio.get_running_loop()
+        self._feeds: dict[str, Feed] = {}
+        self._lively: dict[Feed, None] = {}
+        """Every look of the patrol visits them; of the others some in turn, `_unvisited` until it rests."""
+        self._others: deque[Feed] = deque()
+        self._unvisited = 0
+        self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
+        self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
+        self._closed: dict[Feed, None] = {}
+        self._suspended: Counter[int] = Counter()
+        self._parked = 0
+        self._patrol: asyncio.TimerHandle | None = None
+        self._lag = 0.0
+        self.waiting = 0
+        """Deliveries in hand that have no slot yet."""
+        self.closed = False
+
+    @property
+    def suspended(self) -> int:
+        """How many tasks await others, without a slot."""
+        return self._suspended.total() + self._parked
+
+    async def open(self, feed: Feed) -> None:
+        """Starts to consume a queue. Raises: NotFound, BrokerUnavailable."""
+        self._feeds[feed.queue] = feed
+        self._others.append(feed)
+        await self._widen(feed, max(1, self._slots.startable(feed.level)))
+
+    def is_free(self, queue: str) -> bool:
+        """Whether another task like those of that queue would start here at once as a P1, and it holds none."""
+        feed = None if self.closed else self._feeds.get(queue)
+        return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(Priority.P1) > 0
+
+    def _arrived(self, feed: Feed, delivery: Delivery) -> None:
+        if self.closed:
+            feed.give_back(delivery)
+            return
+        if (task := self._screen(delivery)) is None:
+            return
+        held = Held(delivery, task, feed, self._loop.time())
+        self._lively[feed] = None
+        if feed.reserved:
+            feed.reserved -= 1
+            self._go(held)
+        elif self._nobody_waits and self._slots.startable(feed.level):
+            self._slots.take(feed.level)
+            self._go(held)
+        else:
+            feed.waiting.append(held)
+            self.waiting += 1
+            self._candidates[feed.level][feed] = None
+            self._admit()
+            self._watch()
+
+    @property
+    def _nobody_waits(self) -> bool:
+        return not any(self._candidates.values()) and not any(self._resuming.values())
+
+    def _go(self, held: Held) -> None:
+        held.feed.took_slot(held)
+        held.feed.open += 1
+        self._start(held)
+        self._watch()
+
+    def _admit(self) -> None:
+        """Gives free slots away: the levels by weight, in each to what resumes first, then its queues in turn."""
+        asked: dict[Feed, None] = {}
+        waiting = dict.fromkeys(Priority, ()) if self.closed else self._candidates
+        while (
+            level := self._slots.choose([one for one in Priority if waiting[one] or self._resuming[one]])
+        ) is not None:
+            self._slots.take(level)
+            turns = self._resuming[level]
+            if turns and (turn := turns.popleft()) and not turn.done():
+                turn.set_result(None)
+            elif turns or not self._serve(level, asked):
+                self._slots.give_back(level)
+        for feed in asked:
+            feed.changing = True
+            self._background.start(self._ask(feed), name=f"ask {feed.queue}")
+
+    def _serve(self, level: Priority, asked: dict[Feed, None]) -> bool:
+        """Starts what waits in hand, or has the queue asked; whether the slot is taken by that."""
+        candidates = self._candidates[level]
+        if self.closed or not candidates:
+            return False
+        feed = next(iter(candidates))
+        del candidates[feed]
+        before, held = len(feed.waiting), feed.next_waiting()
+        self.waiting -= before - len(feed.waiting)
+        taken = held is not None or feed.wants_a_slot
+        if held is not None:
+            self._go(held)
+        elif taken:
+            feed.reserved += 1
+            asked[feed] = None
+        if feed.wants_a_slot:
+            candidates[feed] = None  # behind the others: queues of one level take turns
+        return taken
+
+    async def _ask(self, feed: Feed) -> None:
+        """Takes a task for each slot that is reserved from its queue, or what it holds."""
+        try:
+            if feed.reserved >= MANY:
+                feed.hungry = False
+                await self._widen(feed, feed.reserved)
+                await asyncio.sleep(FETCH_SECONDS)
+            while feed.reserved and (delivery := await self._get(feed)) is not None:
+                feed.hungry = not feed.lanes
+                self._arrived(feed, delivery)
+            if feed.reserved:
+                feed.hungry, feed.empty_at = False, self._loop.time()
+        except CoditectError as error:
+            log.warning("A queue cannot be asked yet", extra={"queue": feed.queue, "reason": str(error)})
+            feed.hungry = False
+            self._loop.call_later(RETRY_SECONDS, self._doubt, feed)
+        finally:
+            feed.changing = False
+            self._release(feed)
+
+    async def _get(self, feed: Feed) -> Delivery | None:
+        """What the queue holds next. While it is silent it keeps no slots; its late answer arrives as any delivery."""
+        silent = self._loop.call_later(RETRY_SECONDS, self._release, feed)
+        try:
+            return await self._broker.get(feed.queue)
+        finally:
+            silent.cancel()
+
+    def _release(self, feed: Feed) -> None:
+        for _ in range(feed.reserved):
+            self._slots.give_back(feed.level)
+        feed.reserved = 0
+        self._reconsider(feed)
+
+    def _doubt(self, feed: Feed) -> None:
+        """Has its queue asked when a slot is free."""
+        feed.hungry = True
+        self._reconsider(feed)
+
+    def _reconsider(self, feed: Feed) -> None:
+        """It changed: whether it is a candidate may have, too."""
+        self._lively[feed] = None
+        if feed.wants_a_slot:
+            self._candidates[feed.level][feed] = None
+        else:
+            self._candidates[feed.level].pop(feed, None)
+        self._admit()
+        self._watch()
+
+    def finished(self, held: Held, ran_seconds: float | None) -> None:
+        """Its handler ended: the slot is free, the delivery still has to be settled."""
+        if ran_seconds is not None:
+            held.feed.ran(ran_seconds)
+        held.over = True
+        held.feed.open -= 1
+        if held.awaiting:
+            self._suspended[held.task.depth] -= 1
+        self._give_back(held)
+
+    def _give_back(self, held: Held) -> None:
+        if held.slot:
+            held.slot = False
+            held.feed.stopped(held)
+            self._free(held.feed.level)
+
+    def _free(self, level: Priority) -> None:
+        self._slots.give_back(level)
+        if self._closed:
+            self._doubt_closed()
+        if not self._nobody_waits:
+            self._admit()
+        self._watch()
+
+    def _doubt_closed(self) -> None:
+        """A slot is free: what was closed for want of one may hold something meanwhile."""
+        since = self._loop.time() - FETCH_SECONDS
+        for feed in self._closed:
+            if not (feed.hungry or feed.changing) and feed.empty_at <= since and self._has_room(feed.level):
+                feed.hungry = True
+                self._candidates[feed.level][feed] = None
+
+    def _has_room(self, level: Priority) -> bool:
+        """Whether something of this level could start, and not too much is unsettled already."""
+        most = most_in_hand(self._slots.total) + self.suspended
+        return self._slots.startable(level) > 0 and len(self._unsettled) < most
+
+    def may_suspend(self, held: Held, most: int) -> bool:
+        """Whether it may await somebody without a slot.
+
+        The bound counts for each depth of nesting by itself: whoever is awaited can then always await in its
+        turn, and the deepest, who await nobody, always end.
+        """
+        return held.awaiting > 0 or self._suspended[held.task.depth] < most
+
+    def suspend(self, held: Held) -> None:
+        """It awaits somebody else: its slot is free meanwhile. To be followed by `resume` or `abandon`."""
+        held.awaiting += 1
+        if held.awaiting == 1 and not held.over:
+            self._suspended[held.task.depth] += 1
+            self._give_back(held)
+
+    async def resume(self, held: Held) -> None:
+        """An await is over; after the last of them it takes the next slot of its level, before anything new of it.
+
+        While it still awaits others it goes on without a slot: with one it could keep them from theirs.
+        """
+        level, taken = held.feed.level, False
+        try:
+            if held.awaiting == 1 and not held.over:
+                await self._next_slot(level)
+                taken = True
+        finally:
+            self.abandon(held)
+        if taken and (held.awaiting or held.over):
+            self._free(level)
+        elif taken:
+            held.feed.took_slot(held)
+            held.feed.began(held, self._loop.time())
+
+    async def _next_slot(self, level: Priority) -> None:
+        self._resuming[level].append(turn := self._loop.create_future())
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._free(level)
+            raise
+
+    def abandon(self, held: Held) -> None:
+        """An await is over and nobody goes on with what it brought: it was canceled, or its handler ended."""
+        held.awaiting -= 1
+        if held.awaiting == 0 and not held.over:
+            self._suspended[held.task.depth] -= 1
+
+    def park(self, many: int) -> None:
+        """So many more deliveries wait beside their run, without a slot: others may come in their place."""
+        self._parked += many
+        self._watch()
+
+    def _watch(self) -> None:
+        """Looks in a moment, and as long as there is something to look after."""
+        self._unvisited = len(self._others)
+        if self._patrol is None and not self.closed:
+            self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
+
+    def _look(self) -> None:
+        patrol, self._patrol, now = self._patrol, None, self._loop.time()
+        if self.closed or patrol is None:
+            return
+        self._lag = lag = max(now - patrol.when(), 0.8 * self._lag)
+        some = min(MOST_AT_EACH_LOOK, len(self._others))
+        self._unvisited -= some
+        self._others.rotate(-some)
+        feeds = dict.fromkeys([*filter(Feed.is_lively, self._lively), *islice(self._others, some)])
+        self._lively = feeds
+        soon = sum(feed.slots for feed in feeds if feed.slots and feed.is_quick(now, lag))
+        rivals = sum(feed.hungry or not (feed.unused or feed in self._closed) for feed in feeds) > 1
+        changes = False
+        for feed in [one for one in feeds if not one.changing]:
+            returns = not soon and bool(feed.returnable(now - 2 * lag))
+            if returns or not self._fits(feed, now, soon, rivals=rivals):
+                changes = feed.changing = True
+                self._background.start(self._fit(feed, returns=returns), name=f"fit {feed.queue}")
+        if self.waiting or soon or changes or any(feed.misfit_since for feed in feeds):
+            self._watch()
+        elif self._unvisited > 0:
+            self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
+
+    def _fits(self, feed: Feed, now: float, soon: int, *, rivals: bool) -> bool:
+        """Whether its credit may stay as it is; else it lacks what `feed.missing` says.
+
+        Where several queues hold more than could start, no acknowledgement may bring something: they are asked in turn.
+        """
+        free = self._slots.startable(feed.level) + soon
+        if feed.hungry:
+            return True
+        if rivals and feed.lanes and not (free or feed.unused):
+            feed.hungry, feed.missing = True, 0
+            return False
+        can_close = not feed.own and len(self._closed) < MOST_CLOSED
+        if (free or can_close) and feed.misfits(free, most_in_hand(self._slots.total) + self._parked, now, self._lag):
+            if feed.unused or feed.is_quick(now, self._lag) or now - feed.empty_at < EMPTY_SECONDS:
+                return False
+            if self._has_room(feed.level):
+                self._doubt(feed)
+        return True
+
+    async def _fit(self, feed: Feed, *, returns: bool) -> None:
+        """Gives it more credit, or closes its lanes and gives it less.
+
+        With `returns` it has none for now, so that what waits can go back without coming again.
+        """
+        try:
+            left = feed.unused + feed.missing
+            if feed.missing > 0 and not returns:
+                await self._widen(feed, feed.missing)
+            elif not (returns and feed.passes_on):
+                self._closed[feed] = None
+                await feed.close_lanes()
+                feed.hungry = feed.hungry or returns
+                if left > 0 and not returns:
+                    await self._widen(feed, left)
+            if returns:
+                await self._give_back_all(feed, feed.returnable())
+        except CoditectError as error:
+            log.warning("A queue cannot be consumed again yet", extra={"queue": feed.queue, "reason": str(error)})
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            feed.changing = False
+            self._reconsider(feed)
+
+    async def _give_back_all(self, feed: Feed, waiting: Iterable[Held]) -> None:
+        unstarted = tuple(waiting)
+        for held in unstarted:
+            feed.waiting.remove(held)
+        self.waiting -= len(unstarted)
+        await self._returns(held.task for held in unstarted)
+        for held in unstarted:
+            feed.give_back(held.delivery)
+
+    async def _widen(self, feed: Feed, many: int) -> None:
+        await feed.widen(self._broker, partial(self._arrived, feed), many)
+        if self.closed:
+            await feed.close_lanes()
+        self._closed.pop(feed, None)
+
+    async def close(self) -> None:
+        """Takes nothing more; returns what has not started."""
+        self.closed = True
+        if self._patrol is not None:
+            self._patrol.cancel()
+        for feed in self._others:
+            await feed.close_lanes()
+            await self._give_back_all(feed, feed.waiting)

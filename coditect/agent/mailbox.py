@@ -1,0 +1,123 @@
+"""Reads an agent's mail: cancel, ping, drain, listen, broadcasts. At most once each, never in a task's way.
+
+A drain is for one agent: nobody ends all of them with one letter.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coditect.agent.runtime import Runtime
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.errors import CoditectError, InvalidTask
+from coditect.messaging.event_publisher import Events
+from coditect.model.ids import AgentId
+from coditect.model.message import Message
+from coditect.wire import mail, routing
+from coditect.wire.json import dumps, loads
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 100
+ANSWER_SECONDS = 2.0
+Listener = Callable[..., Any]
+
+
+class Mailbox:
+    """Acts on letters as they come; each is acked whatever it says."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        broker: Broker,
+        events: Events,
+        background: Supervisor,
+        *,
+        agent_name: str,
+        listeners: Mapping[str, Listener],
+        drain: Callable[[], None],
+    ) -> None:
+        self._runtime = runtime
+        self._broker = broker
+        self._events = events
+        self._background = background
+        self._listeners = listeners
+        self._drain = drain
+        self._names = {agent_name, runtime.agent_id}
+        self._consumer: Consumer | None = None
+
+    async def open(self, agent_id: AgentId) -> None:
+        """Starts to read."""
+        queue = routing.mail_queue(agent_id)
+        self._consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="mail")
+
+    async def close(self) -> None:
+        """Reads no more."""
+        if self._consumer is not None:
+            await self._consumer.cancel()
+
+    def _arrived(self, delivery: Delivery) -> None:
+        message = delivery.message
+        try:
+            content = loads(message.body) if message.body else None
+            self._read(message, content, to_all=delivery.exchange == routing.BROADCAST)
+        except InvalidTask as error:
+            log.warning("A letter was not readable", extra={"reason": str(error)})
+        delivery.ack()
+
+    def _read(self, message: Message, content: Any, *, to_all: bool) -> None:
+        match message.type:
+            case mail.CANCEL:
+                self._runtime.cancel(mail.Cancel.read(content))
+            case mail.PING:
+                self._background.start(self._pong(message, content), name="pong")
+            case mail.DRAIN if not to_all:
+                self._drain()
+            case mail.LISTEN:
+                self._events.unmute(mail.listened(content))
+            case mail.BROADCAST:
+                self._listen(message, content)
+            case _:
+                log.warning("A letter of an unknown kind was ignored", extra={"message_type": str(message.type)[:80]})
+
+    def _listen(self, message: Message, content: Any) -> None:
+        excluded = message.headers.get(mail.EXCEPT) or []
+        listener = self._listeners.get(str(message.headers.get(mail.TOPIC, "")))
+        if listener is not None and isinstance(excluded, list) and not self._names.intersection(map(str, excluded)):
+            self._background.start(_call(listener, content), name="broadcast listener")
+
+    async def _pong(self, message: Message, content: Any) -> None:
+        address = self._runtime.addresses.find(message.reply_to)
+        if address is None:
+            return
+        load = self._runtime.load()
+        told: dict[str, object] = {
+            "agent_id": self._runtime.agent_id,
+            "status": load.status.value,
+            "running": load.running,
+        }
+        if isinstance(content, dict) and isinstance(content.get("task_id"), str):
+            told["task"] = self._task(content["task_id"])
+        try:
+            await self._broker.publish(
+                Message(body=dumps(told), correlation_id=message.correlation_id, type="coditect.pong.v1"),
+                exchange=address.exchange,
+                routing_key=address.routing_key,
+                timeout_seconds=ANSWER_SECONDS,
+            )
+        except CoditectError as error:
+            log.debug("A ping could not be answered", extra={"reason": str(error)})
+
+    def _task(self, task_id: str) -> dict[str, str] | None:
+        task = self._runtime.task(task_id)
+        return None if task is None else {"capability": task.capability, "priority": task.priority.value}
+
+
+async def _call(listener: Listener, content: Any) -> None:
+    result = listener(content)
+    if inspect.isawaitable(result):
+        await result

@@ -1,0 +1,108 @@
+"""Several processes of one agent under one parent: started, started again when one dies, drained together.
+
+One that is alive and does nothing ends itself (`loop_watchdog`), or is ended from here when it stands stopped.
+
+A process that was drained by itself (`coditect agent drain`) ends with 0 and stays away. One that dies is
+started again after a growing pause; one that dies five times in a row (`POLICY`) ends the whole with its exit
+code, so that whoever supervises the parent sees it. The processes end with the parent, also when that is
+killed (`parent.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from coditect.agent.processes.process import ended_if_stopped
+from coditect.agent.processes.restarts import RestartPolicy
+
+log = logging.getLogger(__name__)
+
+PARENT = "CODITECT_PARENT_PID"
+"""The environment variable that tells a process whom it ends with."""
+BEGAN = "CODITECT_BEGAN_FILE"
+"""The environment variable that names the file by which it says that it works."""
+POLICY = RestartPolicy(start_attempts=5)
+
+
+class Processes:
+    """Keeps `count` processes of one command."""
+
+    def __init__(
+        self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0, policy: RestartPolicy = POLICY
+    ) -> None:
+        self._policy = policy
+        self._stall_seconds = stall_seconds
+        self._command = command
+        self._count = count
+        self._running: set[Process] = set()
+        self._stop = asyncio.Event()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Asks every process to drain and end; may be asked again."""
+        self._stop.set()
+        for process in self._running:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def run(self) -> int:
+        """Returns when all have ended: 0, or the exit code of one that could not be kept running."""
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(self._keep()) for _ in range(self._count)]
+        return max(keeper.result() for keeper in keepers)
+
+    async def _keep(self) -> int:
+        deaths = 0
+        while True:
+            code, worked_seconds = await self._run_one()
+            if code == 0 or (self._stop.is_set() and code in (-signal.SIGTERM, -signal.SIGINT)):
+                return 0
+            deaths = self._policy.deaths_in_a_row(deaths, worked_seconds=worked_seconds)
+            if self._stop.is_set() or deaths >= self._policy.start_attempts:
+                log.error("An agent process cannot be kept running", extra={"exit_code": code, "deaths": deaths})
+                self.stop()
+                return code if code > 0 else 128 - code
+            log.warning("An agent process died and is started again", extra={"exit_code": code, "deaths": deaths})
+            if await self._stopped_within(self._policy.delay(deaths)):
+                return 0
+
+    async def _run_one(self) -> tuple[int, float]:
+        """Its exit code, and for how long it had worked: nothing if it never began to, however slowly it started."""
+        with TemporaryDirectory() as folder:
+            began = Path(folder) / "began"
+            env = {**os.environ, PARENT: str(os.getpid()), BEGAN: str(began)}
+            code = await self._wait_for(await asyncio.create_subprocess_exec(*self._command, env=env))
+            return code, time.time() - began.stat().st_mtime if began.exists() else 0.0
+
+    async def _wait_for(self, process: Process) -> int:
+        self._running.add(process)
+        try:
+            if self._stop.is_set():  # the signal came while it was being started
+                self.stop()
+            async with ended_if_stopped(process.pid, name="agent", bound_seconds=self._stall_seconds):
+                return await process.wait()
+        finally:
+            self._running.discard(process)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        return self._stop.is_set()
+
+
+async def keep_processes(command: Sequence[str], count: int, *, stall_seconds: float) -> int:
+    """Keeps the processes until SIGTERM or SIGINT has drained them; gives the exit code."""
+    processes = Processes(command, count, stall_seconds=stall_seconds)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, processes.stop, number)
+    return await processes.run()

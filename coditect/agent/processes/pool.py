@@ -1,0 +1,231 @@
+"""Handlers in processes of their own: started when needed, reused, and killed with their group by a timeout."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import replace
+from inspect import unwrap
+from pathlib import Path
+from typing import Any
+
+from coditect.agent.context import Context
+from coditect.agent.declaration import Capability
+from coditect.agent.processes.protocol import Frame, Kind, receive
+from coditect.agent.processes.rpc import Errands
+from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
+from coditect.model.task import Task
+from coditect.wire import routing
+from coditect.wire.tasks import task_message
+
+log = logging.getLogger(__name__)
+
+STREAM_BYTES = 4 * 1024 * 1024
+PROCESS_DIED = "process_died"
+"""The reason of an attempt that ended with its process."""
+START_SECONDS = 60.0
+"""How long a process may take to load the agent's file."""
+
+
+class ProcessDied(CoditectError):
+    """The handler's process ended before its result: killed, out of memory, or it exited."""
+
+    retryable = True
+
+
+class WorkerUnavailable(Retryable):
+    """No process could be started for the handler; it did not run."""
+
+
+class RemoteError(Exception):
+    """An exception in the handler's process; carries its type name and traceback as text."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__(facts.get("message", ""))
+        self.remote_type = str(facts.get("type", ""))
+        self.remote_traceback = str(facts.get("traceback", ""))
+        self.retryable = facts.get("retryable") is not False
+        """Whether the capability's retry policy tries it again."""
+
+
+class Worker:
+    """One process with one handler, one task at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
+    async def loaded(self) -> None:
+        """Returns when it has loaded the handler. Raises: SetupError when it cannot; WorkerUnavailable."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                frame = await receive(self._stdout)
+        except (TimeoutError, asyncio.IncompleteReadError) as error:
+            raise WorkerUnavailable("The handler's process did not start") from error
+        if frame.kind is Kind.UNUSABLE:
+            raise SetupError(
+                "The handler cannot be loaded into a process of its own",
+                reason=str(frame.head),
+                fix="declare agent and handler when a file or module is imported, and run the agent from that file",
+            )
+
+    async def call(self, task: Task, context: Context) -> bytes:
+        """The result's body.
+
+        Raises: RemoteError for the handler's exception, InvalidTask when the input does not fit, ProcessDied;
+        and what `Services.request` raises past a handler.
+        """
+        async with asyncio.TaskGroup() as group:
+            errands = Errands(context.services, group, self._send)
+            ended = await self._converse(task, context, errands)
+            errands.cancel()
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
+
+    async def _converse(self, task: Task, context: Context, errands: Errands) -> bytes | Exception:
+        head = {
+            "key": routing.key_of(task),
+            "headers": dict(task_message(replace(task, claims=None)).headers),
+            "task_id": context.task_id,
+            "agent_id": context.agent_id,
+            "workspace": str(context.workspace),
+        }
+        try:
+            self._send(Frame(Kind.TASK, head, task.body))
+            await self._stdin.drain()
+            while (frame := await receive(self._stdout)).kind not in (Kind.VALUE, Kind.FAILURE):
+                errands.run(frame)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return _died(await self._process.wait())
+        return frame.body if frame.kind is Kind.VALUE else _remote(frame.head)
+
+    def _send(self, frame: Frame) -> None:
+        self._stdin.write(frame.packed())
+
+    async def kill(self) -> None:
+        """Ends the process and everything it started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.debug("The handler's process was gone already", extra={"pid": self._process.pid})
+        await self._process.wait()
+
+
+def _died(code: int) -> ProcessDied:
+    sentence = "The handler's process ended before its result"
+    if code < 0:
+        return ProcessDied(sentence, signal=signal.Signals(-code).name)
+    return ProcessDied(sentence, exit_code=code)
+
+
+def _remote(facts: dict[str, Any]) -> Exception:
+    if facts.get("invalid_input"):
+        return InvalidTask(str(facts.get("message", "")))
+    return RemoteError(facts)
+
+
+class Workers:
+    """The processes of one agent; an idle one is kept per capability and slot.
+
+    `source` is the file or module that declares the agent; without it each handler's own file is taken.
+    """
+
+    def __init__(self, source: str | None = None) -> None:
+        self._source = source
+        self._idle: dict[str, list[Worker]] = {}
+        self._busy: set[Worker] = set()
+
+    async def run(self, capability: Capability, task: Task, context: Context) -> bytes:
+        """One task in a process that others use before and after. A cancellation (a timeout is one) kills it.
+
+        Raises: what `Worker.call` and `start` raise.
+        """
+        worker = self._take(capability) or await self.start(capability)
+        self._busy.add(worker)
+        try:
+            body = await worker.call(task, context)
+        except (RemoteError, InvalidTask):
+            self._keep(capability, worker)
+            raise
+        except BaseException:
+            await asyncio.shield(self.end(worker))
+            raise
+        else:
+            self._keep(capability, worker)
+            return body
+        finally:
+            self._busy.discard(worker)
+
+    async def start(self, capability: Capability) -> Worker:
+        """A new process that has loaded the handler; whoever takes it ends it.
+
+        Raises: SetupError when the handler cannot be loaded; WorkerUnavailable, retryable.
+        """
+        worker = await _spawn(self._source or _source_file(capability), capability)
+        self._busy.add(worker)
+        try:
+            await worker.loaded()
+        except BaseException:
+            await asyncio.shield(self.end(worker))
+            raise
+        return worker
+
+    async def end(self, worker: Worker) -> None:
+        """Kills the process."""
+        await worker.kill()
+        self._busy.discard(worker)
+
+    def _take(self, capability: Capability) -> Worker | None:
+        idle = self._idle.get(capability.name, [])
+        while idle:
+            worker = idle.pop()
+            if worker.alive:
+                return worker
+        return None
+
+    def _keep(self, capability: Capability, worker: Worker) -> None:
+        self._idle.setdefault(capability.name, []).append(worker)
+
+    async def close(self) -> None:
+        """Ends every process."""
+        workers = [*self._busy, *(one for idle in self._idle.values() for one in idle)]
+        self._idle.clear()
+        for worker in workers:
+            if worker.alive:
+                await worker.kill()
+
+
+async def _spawn(source: str, capability: Capability) -> Worker:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "coditect.agent.processes.worker",
+            source,
+            capability.name,
+            str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=STREAM_BYTES,
+            start_new_session=True,
+        )
+    except OSError as error:  # no memory, no process ids, no file descriptors
+        raise WorkerUnavailable("The handler's process could not be started", reason=str(error)) from error
+    return Worker(process)
+
+
+def _source_file(capability: Capability) -> str:
+    code = getattr(unwrap(capability.handler), "__code__", None)
+    return str(Path(code.co_filename).resolve()) if code is not None else ""

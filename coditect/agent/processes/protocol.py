@@ -1,0 +1,72 @@
+"""What an agent and its worker processes say to each other: frames of a kind, a JSON head and a body.
+
+::
+
+    agent  → worker   TASK      head: the task's key, headers and ids     body: its input
+                      ANSWER    head: number, and result or error         body: the result's value
+    worker → agent    READY     the handler is loaded
+                      UNUSABLE  head: why it cannot be loaded             (the worker ends)
+                      VALUE                                               body: the handler's value
+                      FAILURE   head: the exception's facts
+                      PROGRESS  head: share, note
+                      EVENT     head: type, subject, data
+                      REQUEST   head: number, capability, limits          body: the child's input
+                      ABANDON   head: number of a request nobody waits for any more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, auto
+from typing import Any, BinaryIO
+
+from coditect.wire.json import dumps, loads
+
+_SIZES = struct.Struct(">BII")
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    TASK = auto()
+    ANSWER = auto()
+    READY = auto()
+    UNUSABLE = auto()
+    VALUE = auto()
+    FAILURE = auto()
+    PROGRESS = auto()
+    EVENT = auto()
+    REQUEST = auto()
+    ABANDON = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One of them."""
+
+    kind: Kind
+    head: Any = None
+    body: bytes = b""
+
+    def packed(self) -> bytes:
+        """Its bytes."""
+        head = dumps(self.head)
+        return _SIZES.pack(self.kind, len(head), len(self.body)) + head + self.body
+
+
+async def receive(stream: asyncio.StreamReader) -> Frame:
+    """The next frame. Raises: IncompleteReadError when the stream ends."""
+    kind, head, body = _SIZES.unpack(await stream.readexactly(_SIZES.size))
+    return Frame(Kind(kind), loads(await stream.readexactly(head)), await stream.readexactly(body))
+
+
+def read(stream: BinaryIO) -> Frame | None:
+    """The next frame, blocking; None when the stream ends."""
+    start = stream.read(_SIZES.size)
+    if len(start) < _SIZES.size:
+        return None
+    kind, head, body = _SIZES.unpack(start)
+    content = stream.read(head + body)
+    return Frame(Kind(kind), loads(content[:head]), content[head:]) if len(content) == head + body else None

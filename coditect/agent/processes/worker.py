@@ -1,0 +1,179 @@
+"""The other end of `workers`: loads the agent's file, and runs one task after the other until stdin ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import traceback
+from contextvars import copy_context
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+from coditect.agent.context import Context
+from coditect.agent.declaration import Capability
+from coditect.agent.loading import load_agents
+from coditect.agent.processes.parent import die_first, die_with
+from coditect.agent.processes.protocol import Frame, Kind, read
+from coditect.agent.processes.rpc import outcome_in
+from coditect.aio.loop import run_loop
+from coditect.errors import InvalidTask, SetupError
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import Message
+from coditect.model.result import Outcome
+from coditect.wire.tasks import read_task
+
+
+class _Link:
+    """Frames to the agent, and a thread that reads those from it: tasks, and answers to whoever awaits them."""
+
+    def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
+        self._source = source
+        self._target = target
+        self._writing = threading.Lock()
+        self._asked = 0
+        self._waiting: dict[int, asyncio.Future[Frame]] = {}
+        self.tasks: SimpleQueue[Frame | None] = SimpleQueue()
+
+    def send(self, frame: Frame) -> None:
+        packed = frame.packed()
+        with self._writing:
+            self._target.write(packed)
+            self._target.flush()
+
+    def read_all(self) -> None:
+        while (frame := read(self._source)) is not None:
+            waiting = self._waiting.get(frame.head.get("number")) if frame.kind is Kind.ANSWER else None
+            if frame.kind is Kind.TASK:
+                self.tasks.put(frame)
+            elif waiting is not None:
+                waiting.get_loop().call_soon_threadsafe(_bring, waiting, frame)
+        self.tasks.put(None)
+
+    async def ask(self, head: dict[str, Any], body: bytes) -> Frame:
+        """The answer to a request; a cancellation lets the agent know that nobody waits for it."""
+        self._asked += 1
+        number = self._asked
+        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        self.send(Frame(Kind.REQUEST, {"number": number, **head}, body))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.send(Frame(Kind.ABANDON, number))
+            raise
+        finally:
+            del self._waiting[number]
+
+
+def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
+    if not waiting.done():
+        waiting.set_result(frame)
+
+
+class _RemoteServices:
+    """See `context.Services`: the agent does it."""
+
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+
+    async def request(
+        self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
+    ) -> Outcome:
+        """Raises what the agent's own services raise."""
+        head = {
+            "capability": capability,
+            "ordinal": ordinal,
+            "timeout_seconds": timeout_seconds,
+            "priority": priority.value,
+        }
+        return outcome_in(await self._link.ask(head, body))
+
+    def progress(self, share: float, note: str) -> None:
+        """Tells the agent, which tells the fleet."""
+        self._link.send(Frame(Kind.PROGRESS, [share, note]))
+
+    def report(self, share: float, note: str) -> None:
+        """The same for a plain handler."""
+        self.progress(share, note)
+
+    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Tells the agent, which publishes it."""
+        self._link.send(Frame(Kind.EVENT, [type_, subject, data]))
+
+
+class _ProcessContext(Context):
+    """A context in a worker process."""
+
+    def __init__(self, frame: Frame, link: _Link) -> None:
+        head = frame.head
+        task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
+        super().__init__(task, TaskId(head["task_id"]), AgentId(head["agent_id"]), _RemoteServices(link))
+        self._workspace = Path(head["workspace"])
+
+    def remove_workspace(self) -> None:
+        """The agent removes it."""
+
+
+def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes:
+    shape = capability.signature
+    arguments = (value, _ProcessContext(frame, link)) if shape.wants_context else (value,)
+    result = capability.handler(*arguments)
+    if asyncio.iscoroutine(result):
+        result = run_loop(result)
+    return shape.output.encode(result)
+
+
+def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
+    """How the task ended."""
+    try:
+        value = capability.signature.input.decode(frame.body)
+    except InvalidTask as error:
+        return _failure(capability, error, invalid_input=True)
+    try:
+        return Frame(Kind.VALUE, body=_run(capability, frame, value, link))
+    except Exception as error:  # noqa: BLE001 - the boundary: any failure travels to the agent
+        return _failure(capability, error)
+
+
+def _failure(capability: Capability, error: Exception, *, invalid_input: bool = False) -> Frame:
+    facts = {
+        "type": type(error).__name__,
+        "message": str(error)[:2_000],
+        "traceback": traceback.format_exc()[-8_000:],
+        "retryable": capability.retry.allows(error),
+        "invalid_input": invalid_input,
+    }
+    return Frame(Kind.FAILURE, facts)
+
+
+def _load(target: str, capability_name: str) -> Capability:
+    for agent in load_agents(target):
+        for capability in agent.capabilities:
+            if capability.name == capability_name:
+                return capability
+    raise SetupError("No agent there declares this capability", target=target, capability=capability_name)
+
+
+def main(target: str, capability_name: str, agent_pid: int) -> None:
+    """Serves one capability of the agent in this file or module; ends with the agent's process."""
+    die_with(agent_pid)
+    die_first()
+    link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
+    try:
+        capability = _load(target, capability_name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary: the agent's file may do anything
+        link.send(Frame(Kind.UNUSABLE, f"{type(error).__name__}: {error}"))
+        return
+    threading.Thread(target=link.read_all, name="link", daemon=True).start()
+    link.send(Frame(Kind.READY))
+    while (frame := link.tasks.get()) is not None:
+        link.send(copy_context().run(_answer, capability, frame, link))  # what a task sets ends with it
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

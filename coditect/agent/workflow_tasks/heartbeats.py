@@ -1,0 +1,142 @@
+"""What of the owned tasks has been running for a while: told to their owners, and again and again that it runs.
+
+An owner is told of a start only after 100 ms, since most tasks have ended by then, and every 20 s that it still
+runs. One that granted a claim is told that from the grant on, though the task may wait for a slot; of its start only
+if it counts how long the task runs. A task that has run for ten minutes is told anew, and when that is confirmed its
+delivery is acknowledged: the broker would take it back after thirty. From then on only those heartbeats speak for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coditect.agent.execution.execution import Execution
+from coditect.agent.workflow_tasks.reports import Reports
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import CoditectError
+from coditect.model.ids import AgentId
+from coditect.model.task import Owner
+from coditect.wire.control import Started, started_message
+
+log = logging.getLogger(__name__)
+
+TELL_SECONDS = 0.1
+LONG_SECONDS = 600.0
+"""After so long a delivery is acknowledged before its task has ended."""
+BEAT_SECONDS = 20.0
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Starts:
+    """The owned tasks that run in one agent process."""
+
+    def __init__(self, reports: Reports, background: Supervisor, clock: Clock, *, agent_id: AgentId) -> None:
+        self._reports = reports
+        self._background = background
+        self._clock = clock
+        self._agent_id = agent_id
+        self._loop = asyncio.get_running_loop()
+        self._untold: dict[Execution, float] = {}
+        self._told: dict[Execution, asyncio.TimerHandle] = {}
+        self._waiting: set[Execution] = set()
+        """Those of `_told` that have not begun."""
+        self._look_at: asyncio.TimerHandle | None = None
+        self._beat_at: asyncio.TimerHandle | None = None
+
+    def granted(self, execution: Execution) -> None:
+        """Its owner let this agent run it, by a claim; `began` may follow much later."""
+        self._waiting.add(execution)
+        self._follow(execution, self._loop.time())
+
+    def began(self, execution: Execution) -> None:
+        """It runs from now on. Whoever granted it knows enough, unless it counts the time of it."""
+        self._waiting.discard(execution)
+        if execution in self._told and execution.task.limits.timeout_ms is None:
+            return
+        self._untold[execution] = now = self._loop.time()
+        if self._look_at is None:
+            self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
+
+    def granted_anew(self, execution: Execution) -> None:
+        """Its owner let it run on under another fence, by a claim of it that came while it ran."""
+        if self._runs(execution):
+            self.began(execution)
+
+    def ended(self, execution: Execution) -> None:
+        """It runs no more. Idempotent."""
+        self._waiting.discard(execution)
+        self._untold.pop(execution, None)
+        timer = self._told.pop(execution, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _follow(self, execution: Execution, since: float) -> None:
+        """Its owner knows of it from now on."""
+        self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
+        if self._beat_at is None:
+            self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    def _look(self) -> None:
+        """Tells of all that began at least 100 ms ago; looks again as long after."""
+        now = self._loop.time()
+        by_shard: dict[str, dict[Execution, int]] = {}
+        for execution, since in list(self._untold.items()):
+            if since + TELL_SECONDS <= now:
+                del self._untold[execution]
+                if execution not in self._told:
+                    self._follow(execution, since)
+                at_ms = self._clock.now_ms() - round(1000 * (now - since))
+                by_shard.setdefault(_owner(execution).origin, {})[execution] = at_ms
+        for origin, starts in by_shard.items():
+            self._background.start(self._tell(starts, origin), name="starts")
+        self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look) if self._untold else None
+
+    async def _tell(self, starts: dict[Execution, int], origin: str) -> None:
+        """Tells, with the instants, until the broker has it, or none of them runs any more."""
+        pause = FIRST_PAUSE_SECONDS
+        while running := [self._started(one, at_ms) for one, at_ms in starts.items() if self._runs(one)]:
+            try:
+                await self._reports.tell(started_message(running), origin)
+            except CoditectError as error:
+                log.info("Starts were not told", extra={"shard": origin, "reason": str(error)})
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _runs(self, execution: Execution) -> bool:
+        return execution in self._told and execution not in self._waiting
+
+    def _started(self, execution: Execution, at_ms: int) -> Started:
+        task, owner = execution.task, _owner(execution)
+        return Started(owner.workflow, owner.node, owner.fence, task.publication, self._agent_id, task.attempt, at_ms)
+
+    # -- long ones ----------------------------------------------------------------------------------------
+
+    def _grown_long(self, execution: Execution) -> None:
+        self._background.start(self.let_go(execution), name="let go")
+
+    async def let_go(self, execution: Execution) -> None:
+        """Tells that it runs on without its deliveries, and acknowledges those that it has.
+
+        Its owner has nothing to learn of one that was granted and still waits: that it has it, the claim said.
+        """
+        await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
+        if execution not in self._told:
+            return
+        execution.let_go = True
+        execution.ack()
+        log.info("A long task goes on without its delivery", extra={"task_id": execution.task.id})
+
+    def _beat(self) -> None:
+        self._reports.alive([_owner(one) for one in self._told])
+        self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat) if self._told else None
+
+
+def _owner(execution: Execution) -> Owner:
+    owner = execution.task.owner
+    assert owner is not None, "only owned tasks come here"
+    return owner

@@ -1,0 +1,399 @@
+"""Owned tasks: whoever owns a task records how it ends and decides what follows, the agent only runs it.
+
+::
+
+    fresh delivery ─────────────────────────────► run ──► result to the owner, confirmed ──► ack
+    came back, or older than 1 s ──► claim ──RUN──► run, under the fence that was granted
+                                         ├─STALE──► ack, nothing is run
+                                         ├─WAIT───► goes back after a pause
+                                         ├─RUN, but its connection is gone ──► given back to the owner
+                                         └─nobody─► asked again, without a slot; goes back after ten minutes
+    runs or ran here already ──► claim ──RUN──► joins it: its result carries the granted fence
+
+The agent tries nothing again and buries nothing here. See `docs/owned-tasks.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from typing import Protocol
+
+from coditect.agent.execution.execution import Answer, Execution
+from coditect.agent.execution.handler import SentBack
+from coditect.agent.execution.isolation import Isolation
+from coditect.agent.intake.intake import Intake
+from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.quarantine import Suspicion, killed_its_process
+from coditect.agent.settle import guarded, pause_seconds
+from coditect.agent.workflow_tasks.acquire import Claims, Question, no_owner
+from coditect.agent.workflow_tasks.heartbeats import Starts
+from coditect.agent.workflow_tasks.reports import Reports
+from coditect.broker.port import Delivery
+from coditect.errors import Retryable, Unroutable
+from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
+from coditect.model.task import Owner, Task
+from coditect.wire import routing
+from coditect.wire.control import Claim, Verdict
+from coditect.wire.json import dumps
+from coditect.wire.tasks import OwnedResult
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE_SECONDS = 60.0
+SHARE = 4
+"""The tasks that wait for one shard take at most this part of the places for those without a slot."""
+LAST_ANSWER_SECONDS = 1.0
+"""For so long a drain waits for answers: whoever leaves without one may have been given an attempt by it."""
+INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
+
+
+class Run(Protocol):
+    """One attempt and what follows; with `post` the result of a completed one is on its way when it returns."""
+
+    def __call__(self, execution: Execution, held: Held, *, post: bool = False) -> Awaitable[None]:
+        """Raises what the attempt raises that is not its own."""
+
+
+class Owned:
+    """The owned tasks of one agent process."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        starts: Starts,
+        reports: Reports,
+        *,
+        intake: Intake,
+        isolation: Isolation | None,
+        most_suspended: int,
+    ) -> None:
+        """`isolation` is where suspects run; None where there are no other processes."""
+        self._claims = claims
+        self._starts = starts
+        self._reports = reports
+        self._intake = intake
+        self._isolation = isolation
+        self._most_suspended = most_suspended
+        self._undecided: set[Execution] = set()
+        self._live: set[Execution] = set()
+        self._to_begin: set[Execution] = set()
+        """Those of `_live` that wait for room."""
+        self._asking: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Who waits for room."""
+        self._waiting_for: Counter[str] = Counter()
+        """How many wait for an answer of each shard, without a slot."""
+        self._leaving = asyncio.Event()
+
+    # -- before it runs -----------------------------------------------------------------------------------
+
+    async def execute(self, execution: Execution, held: Held, run: Run) -> None:
+        """Claims the task if it must be, and runs it; every end settles the delivery."""
+        task, owner = execution.task, owner_of(execution.task)
+        suspect, claimed = killed_its_process(task), False
+        if self._claims.needed(task, owner, held.delivery):
+            claim = await self._decided(execution, held, owner)
+            if claim is None:
+                return
+            _grant(execution, claim)
+            if execution.lost:
+                await self._give_back(execution, held)
+                return
+            suspect = suspect or claim.suspect
+            self._starts.granted(execution)
+            claimed = True
+        self._live.add(execution)
+        try:
+            if held.awaiting:
+                with self._unbegun(execution):
+                    await self._intake.resume(held)
+            if claimed and self._intake.closed:
+                await self._begin_anew(execution, NOT_BEGUN)
+                return
+            held.task = execution.task
+            self._starts.began(execution)
+            await self._run(execution, held, run, apart=suspect)
+        except asyncio.CancelledError:
+            if execution in self._to_begin or execution.let_go:
+                failure = NOT_BEGUN if execution in self._to_begin else INTERRUPTED
+                await asyncio.shield(self._begin_anew(execution, failure))
+            raise
+        finally:
+            self._starts.ended(execution)
+            self._live.discard(execution)
+            self._to_begin.discard(execution)
+
+    async def _run(self, execution: Execution, held: Held, run: Run, *, apart: bool) -> None:
+        if not apart or self._isolation is None:
+            await run(execution, held, post=True)
+            return
+        execution.suspicion = Suspicion.RECORDED
+        async with AsyncExitStack() as stack:
+            with self._unbegun(execution):
+                await stack.enter_async_context(self._isolation.place(held))
+            await run(execution, held)
+
+    @contextmanager
+    def _unbegun(self, execution: Execution) -> Iterator[None]:
+        """It may begin and waits for room; a drain ends that, and `_to_begin` tells that it was that."""
+        waiting = asyncio.current_task()
+        assert waiting is not None, "in a task of its own"
+        self._to_begin.add(execution)
+        self._waiting.add(waiting)
+        try:
+            yield
+            self._to_begin.discard(execution)
+        finally:
+            self._waiting.discard(waiting)
+
+    async def _decided(self, execution: Execution, held: Held, owner: Owner) -> Claim | None:
+        """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
+        self._undecided.add(execution)
+        try:
+            async with self._question(execution.task) as question:
+                claim = None if self._claims.silent(owner.origin) else await self._claims.ask(question)
+                if claim is None or claim.verdict is Verdict.WAIT:
+                    claim = await self._waited(execution, held, question, claim)
+        finally:
+            self._undecided.discard(execution)
+        if claim is None:
+            execution.requeue()
+        elif not claim.known:
+            raise no_owner("The task names a node that does not exist", workflow=owner.workflow, node=owner.node)
+        elif claim.verdict is Verdict.STALE:
+            log.info("A stale delivery is dropped", extra={"task_id": execution.task.id})
+            execution.ack()
+            claim = None
+        return claim
+
+    async def _waited(self, execution: Execution, held: Held, question: Question, claim: Claim | None) -> Claim | None:
+        """Waits without the slot, for an answer or until it may go back; None when it is to go back.
+
+        Those that wait for one shard take a share of the places at most, the others are sent round. What was granted
+        has still no slot: this agent has it, and says so while it waits for one.
+        """
+        origin = question.origin
+        full = self._waiting_for[origin] >= max(1, self._most_suspended // SHARE)
+        if full or not self._intake.may_suspend(held, self._most_suspended):
+            raise SentBack
+        self._intake.suspend(held)
+        self._waiting_for[origin] += 1
+        try:
+            if claim is None:
+                claim = await self._claims.insist(question, held.delivery)
+            if claim is not None and claim.verdict is Verdict.WAIT:
+                await self._rest(pause_seconds(held.delivery))
+                claim = None
+        except BaseException:
+            self._intake.abandon(held)
+            raise
+        finally:
+            self._waiting_for[origin] -= 1
+        if claim is None or claim.verdict is Verdict.STALE:
+            self._intake.abandon(held)
+        return claim
+
+    @property
+    def waiting_for_owner(self) -> int:
+        """Tasks that wait for a word of their owner, without a slot."""
+        return self._waiting_for.total()
+
+    async def _give_back(self, execution: Execution, held: Held) -> None:
+        """It was granted when its delivery was not ours any more.
+
+        Whoever has the delivery now may have been granted it before, and is refused then: nobody else will begin it.
+        """
+        if held.awaiting:
+            self._intake.abandon(held)
+        log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
+        await self._begin_anew(execution, NOT_BEGUN)
+
+    @asynccontextmanager
+    async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[Question]:
+        """A claim; a drain ends whoever asks it, in a moment."""
+        question, asking = self._claims.question(task, owner_of(task), running=running), asyncio.current_task()
+        assert asking is not None, "in a task of its own"
+        self._asking.add(asking)
+        try:
+            yield question
+        finally:
+            self._asking.discard(asking)
+            self._claims.forget(question)
+
+    def hand_back(self) -> None:
+        """The agent drains: what rests or waits for room goes back now, what waits for an answer a moment later."""
+        self._leaving.set()
+        self._claims.closed = True
+        for waiting in self._waiting:
+            waiting.cancel()
+        asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Whoever asks still, or waits for room with an answer that came meanwhile."""
+        for one in self._asking | self._waiting:
+            one.cancel()
+
+    # -- another delivery of it -----------------------------------------------------------------------------
+
+    async def rejoin(
+        self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
+    ) -> None:
+        """A delivery of what runs here, or of what ended here (then `known` gives its value)."""
+        if execution is not None and execution in self._undecided:
+            execution.attach(task, delivery)
+            return
+        with self._parked():
+            await guarded(self._rejoin(task, delivery, execution, known), delivery)
+
+    async def _rejoin(
+        self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
+    ) -> None:
+        """It may have been granted to somebody else meanwhile, who died: without a claim the result were stale."""
+        async with self._question(task, running=True) as question:
+            claim = await self._claims.insist(question, delivery)
+        if claim is None or claim.verdict is Verdict.WAIT:
+            await self._rest(pause_seconds(delivery))
+            delivery.requeue()
+        elif claim.verdict is Verdict.STALE:
+            delivery.ack()
+        elif execution is not None and execution in self._live:
+            _grant(execution, claim)
+            execution.attach(task, delivery)
+            if execution.let_go:
+                await self._starts.let_go(execution)
+            else:
+                self._starts.granted_anew(execution)
+        elif (outcome := known()) is not None:
+            again = Execution(task, delivery, None)
+            _grant(again, claim)
+            await self.report(again, outcome)
+        else:  # what ran here has failed
+            again = Execution(task, delivery, None)
+            _grant(again, claim)
+            await self._begin_anew(again, NOT_BEGUN)
+
+    # -- after it ran ---------------------------------------------------------------------------------------
+
+    def post(self, answer: Answer) -> None:
+        """Tells the owner of a completed one; the answer is told what came of that. `report` follows if it failed.
+
+        A delivery that comes meanwhile claims the task, and has the value told again under the fence that it gets.
+        """
+        execution = answer.execution
+        task, owner = execution.task, owner_of(execution.task)
+        self._starts.ended(execution)
+        self._reports.forget(owner)
+        free = self._intake.is_free(routing.task_queue(task.capability, task.priority))
+        self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
+
+    def taken(self, owner: Owner) -> None:
+        """A result that was posted was confirmed."""
+        self._claims.heard(owner.origin)
+
+    async def report(
+        self,
+        execution: Execution,
+        outcome: Outcome,
+        *,
+        retry_ms: int | None = None,
+        failed: BaseException | None = None,
+    ) -> None:
+        """Tells the owner, then lets the deliveries go. Raises what `publish` raises; they are not settled then.
+
+        A shard that has no queue takes no result: the task goes back, in a while; NoOwner is raised if it never had
+        one. The result of a task whose delivery went early is offered until it is taken. `retry_ms` is what the
+        capability's own policy says of a failed attempt; `failed` is what became of the first try, if there was one.
+        """
+        self._starts.ended(execution)
+        self._reports.forget(owner_of(execution.task))
+        pause = pause_seconds(execution.delivery)
+        while True:
+            try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
+                await self._publish(execution, outcome, retry_ms)
+            except Unroutable as error:
+                self._nobody_there(execution, error)
+            except Retryable:
+                if not execution.let_go:
+                    raise
+            else:
+                execution.ack()
+                return
+            with self._parked():
+                await self._rest(pause)
+            if execution.let_go and self._leaving.is_set():
+                log.error("A long task's result could not be told", extra={"task_id": execution.task.id})
+                return
+            if not execution.let_go:
+                execution.requeue()
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    @contextmanager
+    def _parked(self) -> Iterator[None]:
+        """A delivery stays in hand without a slot."""
+        self._intake.park(1)
+        try:
+            yield
+        finally:
+            self._intake.park(-1)
+
+    async def _rest(self, seconds: float) -> None:
+        """A pause, which a drain ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._leaving.wait()
+
+    async def _publish(self, execution: Execution, outcome: Outcome, retry_ms: int | None) -> None:
+        """Again, when another delivery joined meanwhile under a new fence."""
+        fence = None
+        while fence != owner_of(execution.task).fence:
+            task, owner = execution.task, owner_of(execution.task)
+            fence = owner.fence
+            told = outcome if outcome.fence == fence else replace(outcome, fence=fence, attempt=task.attempt)
+            await self._reports.result(OwnedResult(owner, task.publication, told, task.capability, retry_ms))
+
+    def _nobody_there(self, execution: Execution, error: Unroutable) -> None:
+        owner = owner_of(execution.task)
+        self._claims.missed(owner.origin, error)
+        log.warning(
+            "A result has no owner: no dispatcher has declared the queue of its shard",
+            extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},
+        )
+
+    async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
+        """Has its owner start it anew, then lets the deliveries go: whoever got one would count as another attempt."""
+        task, owner = execution.task, owner_of(execution.task)
+        body = dumps(failure.as_json())
+        outcome = Outcome(
+            Status.FAILED, body, task.id, task.id, attempt=task.attempt, fence=owner.fence, failure=failure
+        )
+
+        async def tell() -> None:
+            await self._publish(execution, outcome, None)
+            execution.ack()
+
+        await guarded(tell(), execution.delivery, execution)
+
+
+def owner_of(task: Task) -> Owner:
+    """The owner of an owned task."""
+    assert task.owner is not None, "only owned tasks come here"
+    return task.owner
+
+
+def _grant(execution: Execution, claim: Claim) -> Task:
+    """The task runs under the fence, and as the attempt, that was granted."""
+    task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)
+    limits = task.limits
+    if limits.start_by_ms is not None:  # the grant is the start: whether it is one in time, its owner has said
+        limits = replace(limits, start_by_ms=None)
+    execution.task = replace(task, owner=owner, attempt=claim.attempt, limits=limits)
+    return execution.task

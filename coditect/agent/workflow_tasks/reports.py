@@ -1,0 +1,175 @@
+"""Tells a task's owner how it ends and how far it is, on `coditect.results` by the owner's shard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker, Promise
+from coditect.errors import CoditectError
+from coditect.model.message import Message
+from coditect.model.task import Owner
+from coditect.wire import routing
+from coditect.wire.control import Progress, progress_message
+from coditect.wire.owned_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER, may_share, results_message
+from coditect.wire.tasks import OwnedResult, owned_result_message
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 60.0
+PROGRESS_SECONDS = 5.0
+"""How long a message about progress may take; the next one says more."""
+GATHER_SECONDS = 0.1
+"""What is said within it travels together."""
+EVERY_SECONDS = 1.0
+"""The least time between two messages about progress."""
+MOST_NOTE = 500
+
+
+class Together:
+    """Results that travel in one message, and the `Promise` of it."""
+
+    def __init__(self) -> None:
+        self.results: list[OwnedResult] = []
+        self.promises: list[Promise] = []
+        self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would be too much."""
+        return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
+
+    def add(self, result: OwnedResult, promise: Promise) -> None:
+        """One more, which `may_share`."""
+        self.results.append(result)
+        self.promises.append(promise)
+        self._bytes += len(result.outcome.body)
+
+    def done(self) -> bool:
+        """See `Promise`."""
+        return all(one.done() for one in self.promises)
+
+    def set_result(self, result: None) -> None:
+        """See `Promise`."""
+        for one in self._waiting():
+            one.set_result(result)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """See `Promise`."""
+        for one in self._waiting():
+            one.set_exception(exception)
+
+    def _waiting(self) -> list[Promise]:
+        return [one for one in self.promises if not one.done()]
+
+
+class Reports:
+    """What one agent process says to the owners of its tasks."""
+
+    def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, heard: Callable[[str], None]) -> None:
+        """`heard` is called with a shard that took something: it exists."""
+        self._heard = heard
+        self._broker = broker
+        self._background = background
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._posts: dict[str, Together] = {}
+        """By shard: results of this turn of the loop."""
+        self._pending: dict[Owner, Progress] = {}
+        self._last_said: dict[tuple[str, str], tuple[float, str]] = {}
+        self._flushed = -EVERY_SECONDS
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def result(self, result: OwnedResult) -> None:
+        """How an attempt ended; done when the broker has it.
+
+        Raises: Unroutable when no dispatcher ever had this shard; what `publish` raises.
+        """
+        await self.tell(self._message(result), result.owner.origin)
+
+    def post(self, result: OwnedResult, promise: Promise) -> None:
+        """As `result`; the promise is told. What the loop's turn has for one shard travels together, if it may."""
+        origin = result.owner.origin
+        if not may_share(result):
+            self._post(self._message(result), promise, origin)
+            return
+        if not self._posts:
+            self._loop.call_soon(self._post_all)
+        together = self._posts.setdefault(origin, Together())
+        together.add(result, promise)
+        if together.full:
+            del self._posts[origin]
+            self._post_together(together, origin)
+
+    def _post_all(self) -> None:
+        posts, self._posts = self._posts, {}
+        for origin, together in posts.items():
+            self._post_together(together, origin)
+
+    def _post_together(self, together: Together, origin: str) -> None:
+        if len(together.results) == 1:
+            self._post(self._message(together.results[0]), together.promises[0], origin)
+        else:
+            self._post(results_message(together.results, message_id=self._clock.new_id()), together, origin)
+
+    def _post(self, message: Message, promise: Promise, origin: str) -> None:
+        self._broker.post(
+            message,
+            promise,
+            exchange=routing.RESULTS,
+            routing_key=origin,
+            timeout_seconds=PUBLISH_SECONDS,
+            wait_when_full=True,
+        )
+
+    def _message(self, result: OwnedResult) -> Message:
+        return owned_result_message(result, message_id=self._clock.new_id())
+
+    async def tell(self, message: Message, origin: str, *, within_seconds: float = PUBLISH_SECONDS) -> None:
+        """Any message to the owner of a shard. Raises as `result`."""
+        await self._broker.publish(
+            message, exchange=routing.RESULTS, routing_key=origin, timeout_seconds=within_seconds
+        )
+        self._heard(origin)
+
+    def progress(self, owner: Owner, share: float, note: str) -> None:
+        """How far a task is. At most once; of what is said within a second only the last of each task is sent."""
+        note = note[:MOST_NOTE]
+        self._last_said[(owner.workflow, owner.node)] = (share, note)
+        self._say(owner, share, note)
+
+    def alive(self, owners: Iterable[Owner]) -> None:
+        """These run: what was said last of each is said again."""
+        for owner in owners:
+            self._say(owner, *self._last_said.get((owner.workflow, owner.node), (0.0, "")))
+
+    def forget(self, owner: Owner) -> None:
+        """Its task ended."""
+        if self._last_said:
+            self._last_said.pop((owner.workflow, owner.node), None)
+            self._pending.pop(owner, None)
+
+    def _say(self, owner: Owner, share: float, note: str) -> None:
+        at_ms = self._clock.now_ms()
+        self._pending[owner] = Progress(owner.workflow, owner.node, owner.fence, share, note, at_ms)
+        if self._timer is None:
+            at = max(self._loop.time() + GATHER_SECONDS, self._flushed + EVERY_SECONDS)
+            self._timer = self._loop.call_at(at, self._flush)
+
+    def _flush(self) -> None:
+        self._timer, self._flushed = None, self._loop.time()
+        by_shard: dict[str, list[Progress]] = {}
+        for owner, progress in self._pending.items():
+            by_shard.setdefault(owner.origin, []).append(progress)
+        self._pending.clear()
+        for origin, said in by_shard.items():
+            self._background.start(self._send(said, origin), name="progress")
+
+    async def _send(self, said: list[Progress], origin: str) -> None:
+        try:
+            await self.tell(progress_message(said), origin, within_seconds=PROGRESS_SECONDS)
+        except CoditectError as error:
+            log.debug("Progress was not told", extra={"shard": origin, "reason": str(error)})

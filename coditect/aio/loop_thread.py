@@ -1,0 +1,187 @@
+"""An event loop in a thread of its own, for callers who have none or must not wait in theirs.
+
+The thread enters an asynchronous context, runs what other threads hand to it, and leaves the context when it is
+told to, when its owner was forgotten, or when the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, TypeVar
+
+from coditect.aio.loop import new_runner
+from coditect.errors import SetupError
+
+T = TypeVar("T")
+
+EXIT_SECONDS = 5.0
+"""How long the end of the interpreter waits for a context that nobody left."""
+
+
+class LoopThread:
+    """Holds a context open on a loop of its own and runs coroutines there; safe to share between threads.
+
+    One task of the loop enters and leaves the context, as `async with` would.
+    """
+
+    def __init__(self, context: AbstractAsyncContextManager[object], *, name: str) -> None:
+        self._life = _Life()
+        self._thread = threading.Thread(target=self._life.run, args=(context,), name=name, daemon=True)
+        self._closed = False
+
+    def open(self) -> None:
+        """Starts the thread; returns when the context was entered.
+
+        Raises: what entering it raises; SetupError when it was opened before.
+        """
+        if self._life.process is not None or self._closed:
+            raise SetupError("A client is opened once", fix="make a new one: Client.sync()")
+        weakref.finalize(self, self._life.leave).atexit = False
+        atexit.register(self._life.leave_at_exit)
+        self._thread.start()
+        self._life.process = os.getpid()
+        try:
+            wait((self._life.opened, self._life.ended), return_when=FIRST_COMPLETED)
+            if self._life.ended.done():
+                self._life.ended.result()
+        except BaseException:  # it could not be opened, or somebody lost patience
+            self._closed = True
+            self._life.leave()
+            raise
+
+    def close(self) -> None:
+        """Leaves the context and ends the thread; whoever still waits gets a SetupError. May be repeated.
+
+        Raises: what leaving the context raises.
+        """
+        self._closed = True
+        self._life.leave()
+        if self._life.ours and threading.current_thread() is not self._thread:
+            self._thread.join()
+            if self._life.opened.done():
+                self._life.ended.result()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs it on the loop and waits. Whatever interrupts the wait (Ctrl-C) cancels it there.
+
+        Raises: what the work raises; SetupError before `open`, after `close`, after a fork, and on the loop's
+        own thread, which would wait for itself.
+        """
+        future = self._start(work)
+        try:
+            either: set[Future[Any]] = {future, self._life.ended}
+            wait(either, return_when=FIRST_COMPLETED)
+            if not future.done():  # the loop ended before it began
+                work.close()
+                raise self._refusal()
+            return future.result()
+        except CancelledError as error:
+            if self._closed:
+                raise self._refusal() from error
+            raise
+        finally:
+            future.cancel()  # nothing happens to what has ended
+            del future  # or it would hold on to itself by the traceback of its error
+
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Runs it on the loop when there still is one; nobody waits."""
+        if self._usable:
+            self._hand_over(work)
+        else:
+            work.close()
+
+    @property
+    def _usable(self) -> bool:
+        return self._life.ours and self._life.opened.done() and not self._closed
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        inside = threading.current_thread() is self._thread
+        future = self._hand_over(work) if self._usable and not inside else None
+        if future is None:
+            work.close()
+            raise self._refusal()
+        return future
+
+    def _hand_over(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
+        """None when the loop has ended meanwhile."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._life.loop)
+        except RuntimeError:
+            work.close()
+            return None
+
+    def _refusal(self) -> SetupError:
+        if self._closed:
+            return SetupError("The client is closed", fix="make a new one: Client.sync()")
+        if not self._life.opened.done():
+            return SetupError("The client is not open", fix="use it in a `with` block, or call open() first")
+        if not self._life.ours:
+            return SetupError("A client does not survive a fork", fix="make one in the process that uses it")
+        return SetupError("A client cannot wait on its own event loop", fix="use `async with Client...` there")
+
+
+class _Life:
+    """What the thread knows: nothing of its owner, who can be forgotten therefore."""
+
+    def __init__(self) -> None:
+        self.process: int | None = None
+        """Whose thread it is; None when it was not started."""
+        self._begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, Callable[[], object]]] = Future()
+        self.opened: Future[None] = Future()
+        self.ended: Future[None] = Future()
+
+    @property
+    def ours(self) -> bool:
+        """Whether the thread was started, and not by the process that this one was forked from."""
+        return self.process == os.getpid()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """There is one as soon as the context was entered."""
+        return self._begun.result()[0]
+
+    def run(self, context: AbstractAsyncContextManager[object]) -> None:
+        """The thread's work."""
+        try:
+            with new_runner() as runner:
+                runner.run(self._hold(context))
+        except BaseException as error:  # noqa: BLE001 - the thread's boundary: the owner raises it
+            self.ended.set_exception(error)
+        else:
+            self.ended.set_result(None)
+        finally:
+            atexit.unregister(self.leave_at_exit)
+
+    async def _hold(self, context: AbstractAsyncContextManager[object]) -> None:
+        leave = asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+        self._begun.set_result((asyncio.get_running_loop(), leave, task.cancel))
+        async with context:
+            self.opened.set_result(None)
+            await leave.wait()
+
+    def leave(self) -> None:
+        """Makes the thread leave the context, or give up to enter it; does not wait."""
+        if not self.ours:
+            return
+        either: set[Future[Any]] = {self._begun, self.ended}
+        wait(either, return_when=FIRST_COMPLETED)
+        if not self._begun.done():
+            return  # there was no loop to be had
+        loop, leave, cancel = self._begun.result()
+        with suppress(RuntimeError):  # the loop is closed: it has left
+            loop.call_soon_threadsafe(leave.set if self.opened.done() else cancel)
+
+    def leave_at_exit(self) -> None:
+        """The same at the end of the interpreter, which it holds up for a few seconds at most."""
+        self.leave()
+        if self.ours:
+            wait((self.ended,), timeout=EXIT_SECONDS)

@@ -1,0 +1,282 @@
+"""The AMQP adapter: two connections, one that publishes and one that consumes.
+
+A connection that the broker blocks (an alarm) stalls its consumers too, hence two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+from aiormq.abc import AbstractConnection
+
+from coditect.aio.cancellation import heeded
+from coditect.aio.supervisor import Health, Supervisor
+from coditect.broker.port import (
+    Consumer,
+    Delivery,
+    OnDelivery,
+    Promise,
+    QueueStats,
+    ServerInfo,
+    connection_names,
+)
+from coditect.broker.rabbitmq import declare as rare
+from coditect.broker.rabbitmq.browsing import CALL_SECONDS, Browsing
+from coditect.broker.rabbitmq.entities import Entities
+from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.rabbitmq.frames.path import DirectPath, is_tested
+from coditect.broker.rabbitmq.inlet import Group, Subscription
+from coditect.broker.rabbitmq.link import Link
+from coditect.broker.rabbitmq.plain import PlainPath
+from coditect.broker.rabbitmq.publisher import Publisher
+from coditect.broker.rabbitmq.watch import watch_consumers
+from coditect.broker.topology import Exchange, Queue, Topology
+from coditect.broker.topology_diff import Probe
+from coditect.model.message import Message
+from coditect.wire import routing
+
+log = logging.getLogger(__name__)
+
+DIRECT, PLAIN = "direct", "plain"
+T = TypeVar("T")
+
+
+class AmqpBroker:
+    """RabbitMQ 3.10 or newer. See `Broker` of the port.
+
+    `url` may name several hosts, separated by commas. `name` is this process's in the broker's connection list, and
+    what it is evicted by: an agent's id, a dispatcher's owner name.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "coditect",
+        window: int = 500,
+        declare: bool = True,
+        connect_seconds: float = 10.0,
+        watch_seconds: float = 5.0,
+        wire: str = DIRECT,
+        heartbeat_seconds: int | None = None,
+    ) -> None:
+        self.health = Health()
+        """What its loops tell about themselves."""
+        self._background = Supervisor(self.health)
+        self._connect_seconds = connect_seconds
+        self._watch_seconds = watch_seconds
+        self._looks = rare.Looks()
+        self._entities = Entities(only_check=not declare)
+        self._groups: dict[str, Group] = {}
+        self._check: Callable[[], Awaitable[None]] | None = None
+        self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
+        """The wire path in use."""
+        new_path = DirectPath if self.wire == DIRECT else PlainPath
+        publishes, consumes = connection_names(name)
+        new_link = partial(Link, url, heartbeat_seconds=heartbeat_seconds)
+        self._outgoing = new_link(name=publishes, path=new_path(), restore=self._restore_outgoing)
+        self._incoming = new_link(name=consumes, path=new_path(), restore=self._restore_incoming)
+        self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)
+        self._browsing = Browsing(self._background)
+
+    async def __aenter__(self) -> Self:
+        self._publisher.open()
+        keep = partial(self._background.keep, critical=True)
+        keep(self._incoming.run, name="incoming link")
+        keep(self._outgoing.run, name="outgoing link")
+        try:
+            await self._incoming.first(self._connect_seconds)
+            await self._outgoing.first(self._connect_seconds)
+        except BaseException:
+            await self._background.close()
+            raise
+        watch = partial(watch_consumers, self._groups, self._look_at, self._end_round, seconds=self._watch_seconds)
+        keep(watch, name="watch consumers")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.release()
+        await asyncio.gather(*(group.close() for group in self._groups.values()))
+        self._publisher.close()
+        await self._background.close()
+
+    @property
+    def server(self) -> ServerInfo:
+        """Who answered last."""
+        return self._incoming.server
+
+    @property
+    def connected(self) -> bool:
+        """Whether both connections stand and are answered, and every consumer is active."""
+        links = self._incoming.up and self._outgoing.up
+        return links and all(one.active for group in self._groups.values() for one in group.subscriptions)
+
+    @property
+    def answering(self) -> bool:
+        """See `Broker.answering`."""
+        return self._incoming.answering
+
+    @property
+    def blocked(self) -> bool:
+        """Whether publishes wait for an alarm to end."""
+        return self._publisher.blocked
+
+    async def _restore_outgoing(self, connection: AbstractConnection) -> None:
+        """Publishing waits for the topology, so that nothing is refused for want of it."""
+        await self._entities.restore(connection)
+        if self._check is not None:
+            await self._check()
+
+    async def _restore_incoming(self, connection: AbstractConnection) -> None:
+        await self._entities.restore(connection)
+        for group in self._groups.values():
+            await group.restore(connection)
+
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
+        """See `Broker.declare`."""
+        await self._rarely(lambda link: self._entities.declare(link, topology, lazily=lazily))
+
+    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+        """See `Broker.on_return`."""
+        self._check = check
+
+    async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
+        """See `Ways` of the publisher."""
+        if not exists:
+            ours = self._entities.has_exchange(exchange)
+        elif not (ours := self._entities.binds(exchange, routing_key)):
+            queue = routing.queue_for(exchange, routing_key)
+            return queue is not None and await self.stats(queue) is not None
+        if ours:
+            await self._entities.mend(self._rarely)
+        return ours
+
+    def publish(
+        self,
+        message: Message,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> Awaitable[None]:
+        """See `Broker.publish`."""
+        return self._publisher.publish(
+            message,
+            exchange=exchange,
+            routing_key=routing_key,
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float = 30.0,
+        wait_when_full: bool = True,
+    ) -> None:
+        """See `Broker.post`."""
+        self._publisher.post(
+            message,
+            promise,
+            exchange=exchange,
+            routing_key=routing_key,
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        group: str = "",
+        on_lost: Callable[[], None] | None = None,
+        exclusive: bool = False,
+    ) -> Consumer:
+        """See `Broker.consume`."""
+        shared = self._groups.get(group)
+        if shared is None:
+            shared = self._groups[group] = Group(
+                group, self._background, path=self._incoming.path, declare_again=self._entities.restore_queue
+            )
+        subscription = Subscription(shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive)
+
+        async def subscribe(connection: AbstractConnection) -> None:
+            if not shared.opened:
+                await shared.restore(connection)
+            await shared.subscribe(subscription)
+
+        await self._rarely(subscribe)
+        return subscription
+
+    async def get(self, queue: str) -> Delivery | None:
+        """See `Broker.get`."""
+        return await self._rarely(lambda link: self._browsing.get(link, queue))
+
+    async def release(self) -> None:
+        """See `Broker.release`."""
+        await self._browsing.release()
+
+    async def stats(self, queue: str) -> QueueStats | None:
+        """See `Broker.stats`."""
+        return await self._rarely(lambda link: rare.stats(link, queue))
+
+    async def _look_at(self, queue: str) -> QueueStats | None:
+        return await self._rarely(lambda link: self._looks.stats(link, queue))
+
+    async def _end_round(self) -> None:
+        """The consumers were looked at."""
+        shared = self._looks.consumers
+        await self._looks.close()
+        await self._rarely(lambda link: self._entities.bind(link, shared))
+
+    async def probe(self, entity: Exchange | Queue) -> Probe:
+        """Compares an entity with what the broker holds, and changes nothing."""
+        return await self._rarely(lambda link: rare.probe(link, entity))
+
+    async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
+        """See `Broker.delete_queue`."""
+        await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty, classic=classic))
+        if not if_empty:
+            self._entities.forget_queue(queue)
+
+    def drop(self) -> None:
+        """Cuts both connections, as a network fault would. For tests."""
+        self._incoming.abort()
+        self._outgoing.abort()
+
+    async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+        """Makes a rare call on the consuming connection, again after a loss, within the time.
+
+        Raises: BrokerUnavailable.
+        """
+        last: BaseException | None = None
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                while True:
+                    connection = await self._incoming.connection()
+                    try:
+                        with heeded():
+                            return await call(connection)
+                    except asyncio.CancelledError as error:
+                        if canceled_by_us():
+                            raise
+                        last = error
+                    except LOST as error:
+                        last = error
+                    await asyncio.sleep(0.05)
+        except (TimeoutError, ConnectionError) as error:
+            raise unreachable("", last or self._incoming.last_error or error) from error

@@ -1,0 +1,107 @@
+"""Takes messages one at a time, each question on a channel that waits for no other answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelNotFoundEntity
+from pamqp.commands import Basic
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq.channels import close_quietly, open_channel
+from coditect.broker.rabbitmq.faults import LOST
+from coditect.broker.rabbitmq.plain import PlainInlet, plain_delivery
+from coditect.errors import NotFound
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 15.0
+
+
+class Browsing:
+    """The channels of one connection that fetch single messages. A silent queue holds up none but its own question.
+
+    A question is never taken back: aiormq would close its channel, and what was fetched over it would come again.
+    """
+
+    def __init__(self, background: Supervisor) -> None:
+        self._background = background
+        self._inlets: list[PlainInlet] = []
+        self._asking: set[PlainInlet] = set()
+        self._given_up: dict[asyncio.Task[Delivery | None], str] = {}
+        """Questions that wait for an answer and have no asker any more, with their queue."""
+
+    async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
+        """See `Broker.get`. Who gives up and asks again waits for the same answer."""
+        asked = next((one for one, its in self._given_up.items() if its == queue), None)
+        if asked is None:
+            asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
+        self._given_up.pop(asked, None)
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            self._given_up[asked] = queue
+            asked.add_done_callback(self._answered)
+            raise
+
+    def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
+        """Gives back what was brought to nobody."""
+        if self._given_up.pop(asked, None) is None or asked.cancelled():
+            return
+        if (error := asked.exception()) is not None:
+            log.debug("A question was not answered", extra={"reason": repr(error)})
+        elif (delivery := asked.result()) is not None:
+            delivery.requeue()
+
+    async def _ask(self, connection: AbstractConnection, queue: str) -> Delivery | None:
+        inlet = await self._idle(connection)
+        self._asking.add(inlet)
+        try:
+            delivered = await inlet.channel.basic_get(queue)
+        except ChannelNotFoundEntity as error:
+            raise NotFound("There is no such queue", queue=queue) from error
+        finally:
+            self._asking.discard(inlet)
+        if isinstance(delivered.delivery, Basic.GetEmpty):
+            return None
+        return plain_delivery(delivered, _Browsed(queue), inlet.settlements)
+
+    async def _idle(self, connection: AbstractConnection) -> PlainInlet:
+        self._inlets = [one for one in self._inlets if not one.channel.is_closed]
+        for inlet in self._inlets:
+            if inlet not in self._asking:
+                return inlet
+        inlet = PlainInlet(await open_channel(connection))
+        inlet.start(self._background)
+        self._background.start(_lose_with(inlet), name="watch browsed")
+        self._inlets.append(inlet)
+        return inlet
+
+    async def release(self) -> None:
+        """Gives back what was fetched and not settled."""
+        inlets, self._inlets = self._inlets, []
+        for inlet in inlets:
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    await inlet.settlements.flushed()
+                    await close_quietly(inlet.channel)
+            except LOST as error:
+                log.debug("A browsing channel was lost", extra={"reason": repr(error)})
+            inlet.lose()
+
+
+async def _lose_with(inlet: PlainInlet) -> None:
+    """What was fetched is lost with its channel."""
+    await asyncio.wait({inlet.channel.closing})
+    inlet.lose()
+
+
+class _Browsed:
+    """The source of a message that was fetched."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.unsettled = 1

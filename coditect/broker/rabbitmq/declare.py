@@ -1,0 +1,194 @@
+"""Making and probing entities: everything rare, on throw-away channels, since a refusal closes the channel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+from aiormq.exceptions import ChannelLockedResource, ChannelNotFoundEntity, ChannelPreconditionFailed
+
+from coditect.broker.port import QueueStats
+from coditect.broker.rabbitmq.channels import CALL_SECONDS, close_quietly, open_channel
+from coditect.broker.rabbitmq.faults import LOST, refusal
+from coditect.broker.topology import Binding, Exchange, Queue, Topology
+from coditect.broker.topology_diff import MISSING, SAME, Probe
+from coditect.errors import SetupError
+
+AT_ONCE = 50
+"""How many entities are sent before the broker is asked whether they are made."""
+_NAMED = re.compile(r"(?:exchange|queue) '([^']*)'")
+_PRIVATE = re.compile(
+    r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$|control$|(control|results)\.\d+$"
+)
+"""What one process, or one role, alone consumes. How many shards there are, only the dispatchers' ledger knows."""
+
+
+def is_private(queue: str) -> bool:
+    """Whether one process, or one role, alone consumes it."""
+    return _PRIVATE.match(queue) is not None
+
+
+async def declare(connection: AbstractConnection, topology: Topology, *, only_check: bool) -> None:
+    """Makes the entities exist; with `only_check` just the process's own queues, the rest must be there.
+
+    All of it is sent at once, the broker is asked but now and then whether it is done. Raises: our error when the
+    broker refuses one; the library's when the connection is lost.
+    """
+    entities = tuple(_in_order(topology, only_check=only_check))
+    if not entities:
+        return
+    channel = await open_channel(connection)
+    try:
+        for count, (entity, passive) in enumerate(entities, 1):
+            answered = count % AT_ONCE == 0 or count == len(entities)
+            await _send(channel, entity, passive=passive, answered=answered)
+    except LOST as error:
+        raise _refused(channel, error, only_check=only_check) from error
+    finally:
+        await close_quietly(channel)
+
+
+def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
+    """What is to be said to the broker, and of what it is only asked whether it is there."""
+    for exchange in topology.exchanges:
+        yield exchange, only_check
+    for queue in topology.queues:
+        yield queue, only_check and not is_private(queue.name)
+    for binding in topology.bindings:
+        if not only_check or is_private(binding.queue):
+            yield binding, False
+
+
+async def _send(channel: Channel, entity: Exchange | Queue | Binding, *, passive: bool, answered: bool) -> None:
+    """Says it; with `answered` returns when it, and all before it, is done."""
+    if not isinstance(entity, Binding):
+        await _send_entity(channel, entity, passive=passive)
+        if answered:
+            await channel.flow(True, timeout=CALL_SECONDS)
+    elif answered:
+        await channel.queue_bind(entity.queue, entity.exchange, entity.key, timeout=CALL_SECONDS)
+    else:
+        await channel.queue_bind(entity.queue, entity.exchange, entity.key, nowait=True, timeout=CALL_SECONDS)
+
+
+def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
+    """Why the broker closed the channel: what was sent without waiting is refused by its end."""
+    error = _ended_by(channel, error)
+    named = _NAMED.search(str(error))
+    entity = named[1] if named else ""
+    if only_check and isinstance(error, ChannelNotFoundEntity) and entity:
+        return SetupError(
+            "The broker lacks what this process needs and CODITECT_DECLARE is false",
+            missing=entity,
+            fix="coditect topology apply",
+        )
+    return refusal(error, entity=entity) or error
+
+
+def _ended_by(channel: Channel, error: BaseException) -> BaseException:
+    """Why the channel is closed: the call that notices it may not be the one that is to blame."""
+    closing = channel.closing
+    return (closing.exception() or error) if closing.done() and not closing.cancelled() else error
+
+
+async def _send_entity(channel: Channel, entity: Exchange | Queue, *, passive: bool) -> None:
+    arguments: dict[str, Any] = dict(entity.arguments)
+    if isinstance(entity, Exchange):
+        await channel.exchange_declare(
+            entity.name,
+            exchange_type=entity.type.value,
+            passive=passive,
+            durable=True,
+            nowait=True,
+            arguments=arguments,
+            timeout=CALL_SECONDS,
+        )
+    else:
+        await channel.queue_declare(
+            entity.name, passive=passive, durable=True, nowait=True, arguments=arguments, timeout=CALL_SECONDS
+        )
+
+
+async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:
+    """First passively: is it there? Then with our arguments: an equal declare changes nothing, another is refused."""
+    for passive in (True, False):
+        channel = await open_channel(connection)
+        try:
+            await _send_entity(channel, entity, passive=passive)
+            await channel.flow(True, timeout=CALL_SECONDS)
+        except LOST as error:
+            reason = _ended_by(channel, error)
+            if isinstance(reason, ChannelNotFoundEntity):
+                return MISSING
+            if not isinstance(reason, ChannelPreconditionFailed):
+                raise
+            return Probe.differs(str(reason))
+        finally:
+            await close_quietly(channel)
+    return SAME
+
+
+async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
+    """Ready messages and consumers; None when there is no such queue."""
+    looks = Looks()
+    try:
+        return await looks.stats(connection, queue)
+    finally:
+        await looks.close()
+
+
+class Looks:
+    """Looks at one queue after the other, by one channel as long as it lasts: a third of the requests of `stats`.
+
+    One look at a time, since a queue that is missing costs the channel; and closed at the end of the round.
+    """
+
+    def __init__(self) -> None:
+        self.consumers: dict[str, int] = {}
+        """Of the queues that were looked at in this round."""
+        self._channel: Channel | None = None
+        self._connection: AbstractConnection | None = None
+
+    async def stats(self, connection: AbstractConnection, queue: str) -> QueueStats | None:
+        """As the function `stats`."""
+        channel = await self._opened(connection)
+        try:
+            reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
+        except ChannelNotFoundEntity:
+            return None
+        except ChannelLockedResource:
+            return QueueStats(messages=0, consumers=1)  # exclusive to somebody: it is there and consumed
+        except BaseException:
+            await self.close()  # an answer may still come on it
+            raise
+        self.consumers[queue] = reply.consumer_count or 0
+        return QueueStats(messages=reply.message_count or 0, consumers=reply.consumer_count or 0)
+
+    async def _opened(self, connection: AbstractConnection) -> Channel:
+        if self._channel is None or self._channel.is_closed or self._connection is not connection:
+            self._channel, self._connection = await open_channel(connection), connection
+        return self._channel
+
+    async def close(self) -> None:
+        """Gives the channel back; may raise what a call on a lost connection raises."""
+        channel, self._channel = self._channel, None
+        self.consumers = {}
+        if channel is not None:
+            await close_quietly(channel)
+
+
+async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:
+    """Removes the queue when it is there; quorum queues know no conditional delete, so the count is read first."""
+    found = await stats(connection, queue)
+    if found is None or (if_empty and found.messages):
+        return
+    channel = await open_channel(connection)
+    try:
+        await channel.queue_delete(queue, if_empty=if_empty and classic, timeout=CALL_SECONDS)
+    except ChannelPreconditionFailed:
+        return  # something came meanwhile
+    finally:
+        await close_quietly(channel)

@@ -1,0 +1,94 @@
+"""The library's errors, sorted by what they mean for us."""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
+from yarl import URL
+
+from coditect.aio.cancellation import cancellations
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TooLarge, TopologyMismatch
+
+LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
+"""What a call on a broken connection or channel may raise (aiormq raises RuntimeError for a closed one)."""
+_OVERSIZE = re.compile(r"message size (\d+) .*?larger than .*?(\d+)")
+
+
+def canceled_by_us() -> bool:
+    """Whether a CancelledError is our own.
+
+    aiormq ends pending calls of a stuck connection with a CancelledError that nobody requested; taking it
+    for a real cancellation would end a publisher silently. And Python 3.11's `wait_for`, which aiormq uses,
+    swallows a cancellation that arrives together with what it waits for: so endless loops ask this, too.
+    """
+    return cancellations() > 0
+
+
+def unreachable(url: str, error: BaseException | None) -> CoditectError:
+    """Why there is no connection, with the fix."""
+    shown = str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
+    if isinstance(error, SetupError):
+        return error
+    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
+        return SetupError(
+            "The broker refused the user or password", url=shown, fix="check the user in CODITECT_AMQP_URL"
+        )
+    if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # in place of OpenOk; it says no more
+        return BrokerUnavailable(
+            "The broker refuses the virtual host: there is none of this name, or this user may not enter it",
+            url=shown,
+            fix="check the last part of CODITECT_AMQP_URL, and `rabbitmqctl list_vhosts` and `list_permissions`",
+        )
+    if error is not None and isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        return SetupError(
+            "The broker's certificate is not trusted",
+            url=shown,
+            reason=error.__cause__.verify_message,
+            fix="name its authority in CODITECT_AMQP_URL: ?cafile=/path/to/ca.pem",
+        )
+    return BrokerUnavailable(
+        "The broker cannot be reached",
+        url=shown,
+        reason=repr(error)[:200],
+        fix="start it with `coditect up`, or point CODITECT_AMQP_URL to it",
+    )
+
+
+def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
+    """Our error for a channel that the broker closed over this entity; None when it was not about it."""
+    text = str(error)
+    if not entity or f"'{entity}'" not in text:
+        return None
+    if isinstance(error, ChannelNotFoundEntity):
+        return NotFound("The broker has no such exchange or queue", entity=entity, fix="coditect topology apply")
+    if isinstance(error, ChannelPreconditionFailed):
+        return TopologyMismatch(
+            "The broker holds it with other arguments",
+            entity=entity,
+            broker=text,
+            fix="coditect topology plan shows the difference and what to do",
+        )
+    if isinstance(error, ChannelAccessRefused):
+        return SetupError("The broker's permissions do not allow it", entity=entity, broker=text)
+    return None
+
+
+def oversize(error: BaseException, *, size: int) -> TooLarge | None:
+    """Our error for a channel that the broker closed over a body of this size.
+
+    None when it was another's: publishes share a channel, and those beside the culprit are worth another try.
+    """
+    found = _OVERSIZE.search(str(error)) if isinstance(error, ChannelPreconditionFailed) else None
+    if found is None or int(found[1]) != size:
+        return None
+    return TooLarge("The broker takes no body of this size", bytes=size, limit=int(found[2]))

@@ -1,0 +1,299 @@
+"""AMQP frames of our own channels: publishes and settlements as bytes, and a stream of bytes cut into frames.
+
+A frame is kind (1 byte), channel (2), size (4), payload, end (1). A message is a method frame, a header frame
+and as many body frames as its size needs, none when it is empty.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from coditect.broker.rabbitmq.frames.fields import write_properties
+from coditect.broker.rabbitmq.settle import Settled, Verdict
+from coditect.model.message import Message
+
+METHOD, HEADER, BODY = 1, 2, 3
+END = 0xCE
+OVERHEAD = 8
+"""Bytes of a frame beside its payload."""
+_LARGEST_KIND = 8
+"""The heartbeat's."""
+_LARGEST_FRAME = 2**29
+"""RabbitMQ's limit of a message; what says that it is larger is no frame."""
+
+_HEAD = struct.Struct(">BHI")
+_END = b"\xce"
+_SIZE = struct.Struct(">Q")
+_TAG = struct.Struct(">Q?")
+_BIT = struct.Struct(">QB")
+_CONTENT_HEAD = struct.Struct(">BHIHHQ")
+"""The head of a header frame, and what its payload begins with: class, weight, size of the body."""
+_CONTENT_BYTES = 12
+_BODY_HEAD = struct.Struct(">BBHI")
+"""The end of the frame before it, and the head of a body frame."""
+_HEADER_HEAD = struct.Struct(">BHI4xQ")
+"""The same of a header frame that is read."""
+_BASIC = 60
+_DELIVER, _RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
+_ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
+_CONFIRMS = (_ACK, _NACK)
+_CLOSING = (struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41))
+"""`channel.close` and its answer."""
+_PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
+_MANDATORY = b"\x01"
+_MULTIPLE, _REQUEUE = 1, 2
+_LONGEST = 255
+
+
+# -- writing --------------------------------------------------------------------------------------------------
+
+
+def publish_frames(channel: int, message: Message, exchange: str, routing_key: str, *, frame_max: int) -> list[bytes]:
+    """One `mandatory` publish; the pieces are to be written in order and without anything between them.
+
+    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
+    """
+    properties = write_properties(message)
+    body = message.body
+    size = len(body)
+    content, most = _CONTENT_BYTES + len(properties), frame_max - OVERHEAD
+    if content > most:
+        raise ValueError("The properties and headers do not fit into one frame")
+    head = _CONTENT_HEAD.pack(HEADER, channel, content, _BASIC, 0, size)
+    method = _publish(channel, exchange, routing_key)
+    if 0 < size <= most:
+        return [method, head, properties, _BODY_HEAD.pack(END, BODY, channel, size), body, _END]
+    pieces = [method, head, properties]
+    for at in range(0, size, most):
+        part = body[at : at + most]
+        pieces += (_BODY_HEAD.pack(END, BODY, channel, len(part)), part)
+    pieces.append(_END)
+    return pieces
+
+
+@lru_cache(maxsize=4096)
+def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
+    payload = b"".join((_PUBLISH, _name(exchange), _name(routing_key), _MANDATORY))
+    return _HEAD.pack(METHOD, channel, len(payload)) + payload + _END
+
+
+def _name(name: str) -> bytes:
+    raw = name.encode()
+    if len(raw) > _LONGEST:
+        raise ValueError("An exchange's name or a routing key holds at most 255 bytes")
+    return bytes((len(raw),)) + raw
+
+
+def settle_frame(channel: int, settled: Settled) -> bytes:
+    """An ack, or a nack that returns or rejects."""
+    if settled.verdict is Verdict.ACK:
+        payload = _ACK + _BIT.pack(settled.tag, _MULTIPLE if settled.multiple else 0)
+    else:
+        bits = (_MULTIPLE if settled.multiple else 0) | (_REQUEUE if settled.verdict is Verdict.REQUEUE else 0)
+        payload = _NACK + _BIT.pack(settled.tag, bits)
+    return _HEAD.pack(METHOD, channel, len(payload)) + payload + _END
+
+
+# -- reading --------------------------------------------------------------------------------------------------
+
+
+class Torn(Exception):
+    """The stream is no sequence of frames (any more)."""
+
+
+class Taken(Protocol):
+    """Somebody who takes frames of one channel out of the stream."""
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Whether the frame was theirs; else it is passed on. Raises `_MALFORMED` for one that cannot be read."""
+
+    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
+        """A shorter way for a delivery whose three frames are all there: where it ends; 0 when nothing was taken.
+
+        Its method frame begins at `at` and is complete, the next frame begins at `header_at`.
+        """
+
+
+_MALFORMED = (ValueError, IndexError, struct.error)
+
+
+class Cutter:
+    """Cuts a stream into frames, whatever the reads: those of `channels` are offered, the rest is passed on whole."""
+
+    def __init__(self, channels: Mapping[int, Taken]) -> None:
+        self._channels = channels
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._needed = OVERHEAD
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes what has arrived; gives the complete frames that nobody took, in order.
+
+        Raises: Torn; the stream is of no more use then.
+        """
+        try:
+            return self._cut(chunk)
+        except _MALFORMED as error:
+            raise Torn(f"a frame cannot be read: {error!r}") from error
+
+    def _cut(self, chunk: bytes) -> bytes:
+        self._chunks.append(chunk)
+        self._held += len(chunk)
+        if self._held < self._needed:
+            return b""
+        data = chunk if len(self._chunks) == 1 else b"".join(self._chunks)
+        end = len(data)
+        at, kept, passed = 0, 0, []
+        self._needed = OVERHEAD
+        while end - at >= OVERHEAD:
+            kind, channel, size = _HEAD.unpack_from(data, at)
+            after = at + OVERHEAD + size
+            if kind > _LARGEST_KIND or (after <= end and data[after - 1] != END):
+                raise Torn(f"byte {at} of {end} begins no frame")
+            if after > end:
+                if size > _LARGEST_FRAME:
+                    raise Torn(f"a frame of {size} bytes")
+                self._needed = after - at
+                break
+            taken = self._channels.get(channel)
+            if taken is not None:
+                behind = taken.take_message(data, at, after, channel) if data.startswith(_DELIVER, at + 7) else 0
+                if behind or taken.take(kind, data[at + 7 : after - 1]):
+                    if kept < at:
+                        passed.append(data[kept:at])
+                    kept = after = behind or after
+            at = after
+        if kept < at:
+            passed.append(data[kept:at])
+        self._chunks = [data[at:]] if at < end else []
+        self._held = end - at
+        return passed[0] if len(passed) == 1 else b"".join(passed)
+
+
+OnContent = Callable[[bytes, bytes, bytes], None]
+"""Takes a message as it came: its method's arguments, its content header's payload, its body."""
+
+
+def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
+    """The arguments of a delivery: consumer, tag, redelivered, exchange, routing key."""
+    at = 1 + method[0]
+    tag, redelivered = _TAG.unpack_from(method, at)
+    exchange, routing_key = _where_from(method[at + 9 :])
+    return method[1:at], tag, redelivered, exchange, routing_key
+
+
+@lru_cache(maxsize=4096)
+def _where_from(names: bytes) -> tuple[str, str]:
+    """Exchange and routing key. Strangers may use a key that is not UTF-8."""
+    at = 1 + names[0]
+    key = names[at + 1 : at + 1 + names[at]]
+    return names[1:at].decode(errors="backslashreplace"), key.decode(errors="backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What `basic.return` says."""
+
+    code: int
+    reason: str
+    exchange: str
+    routing_key: str
+
+
+def read_return(method: bytes) -> Returned:
+    """The arguments of a returned message."""
+    texts, at = [], 2
+    for _ in range(3):
+        behind = at + 1 + method[at]
+        texts.append(method[at + 1 : behind].decode(errors="backslashreplace"))
+        at = behind
+    return Returned(int.from_bytes(method[:2], "big"), *texts)
+
+
+class Contents:
+    """Takes the hot frames of one channel and puts messages together."""
+
+    def __init__(
+        self,
+        *,
+        delivered: OnContent | None = None,
+        returned: OnContent | None = None,
+        confirmed: Callable[[int, bool, bool], None] | None = None,
+        closing: Callable[[], None] | None = None,
+    ) -> None:
+        """`confirmed` is called with the tag, whether it covers all before it, and whether the broker has it.
+
+        `closing` is called when the channel's end is read, before the library sees it: whatever is written on
+        this channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
+        """
+        self._wanted = {
+            method: handler for method, handler in ((_DELIVER, delivered), (_RETURN, returned)) if handler is not None
+        }
+        self._confirmed = confirmed
+        self._closing = closing
+        self._handler: OnContent | None = None
+        self._method = self._header = b""
+        self._parts: list[bytes] = []
+        self._missing = 0
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """See `Taken`."""
+        if kind == METHOD:
+            return self._take_method(payload)
+        if self._handler is None:
+            return False
+        if kind == HEADER:
+            self._header = payload
+            self._missing = _SIZE.unpack_from(payload, 4)[0]
+            if not self._missing:
+                self._complete(b"")
+        elif kind == BODY:
+            self._missing -= len(payload)
+            if self._missing > 0:
+                self._parts.append(payload)
+            elif self._parts:
+                self._parts.append(payload)
+                self._complete(b"".join(self._parts))
+            else:
+                self._complete(payload)
+        return True
+
+    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
+        """See `Taken`."""
+        handler = self._wanted.get(_DELIVER)
+        if handler is None or len(data) < header_at + _HEADER_HEAD.size:
+            return 0
+        kind, its_channel, length, size = _HEADER_HEAD.unpack_from(data, header_at)
+        body_at = header_at + OVERHEAD + length
+        end: int = body_at + OVERHEAD + size
+        if not size or kind != HEADER or its_channel != channel or end > len(data):
+            return 0
+        if _BODY_HEAD.unpack_from(data, body_at - 1) != (END, BODY, channel, size) or data[end - 1] != END:
+            return 0
+        handler(data[at + 11 : header_at - 1], data[header_at + 7 : body_at - 1], data[body_at + 7 : end - 1])
+        return end
+
+    def _take_method(self, payload: bytes) -> bool:
+        method = payload[:4]
+        handler = self._wanted.get(method)
+        if handler is not None:
+            self._handler, self._method = handler, payload[4:]
+            return True
+        if self._confirmed is not None and method in _CONFIRMS:
+            tag, bits = _BIT.unpack_from(payload, 4)
+            self._confirmed(tag, bool(bits & _MULTIPLE), method == _ACK)
+            return True
+        if self._closing is not None and method in _CLOSING:
+            self._closing()
+        return False
+
+    def _complete(self, body: bytes) -> None:
+        handler, self._handler = self._handler, None
+        if self._parts:
+            self._parts = []
+        if handler is not None:
+            handler(self._method, self._header, body)

@@ -1,0 +1,311 @@
+"""A message's properties and header table as AMQP bytes, and back, in one pass over the usual kinds.
+
+What is unusual (a rare type of value, text that is not UTF-8, a table that is too large) is given to pamqp
+and the leniency that the plain path uses, so both paths read every message alike.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Any
+
+from pamqp import decode, encode
+from pamqp.header import ContentHeader
+
+from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, marked
+from coditect.broker.rabbitmq.properties import PERSISTENT, from_properties, sendable
+from coditect.model.message import JSON, NO_HEADERS, HeaderTable, Message, SharedHeaders, TemplateHeaders
+from coditect.wire.tasks import PUBLISHED_AT
+
+_LENGTH = struct.Struct(">I")
+_LONG = struct.Struct(">q")
+_INT = struct.Struct(">i")
+_FLAGS = struct.Struct(">H")
+_OCTETS = tuple(bytes((n,)) for n in range(256))
+_TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
+_LONGEST_NAME = 255
+_LARGEST_UNSIGNED = 2**32 - 1
+_REPEATED = 32
+"""Texts up to this length are encoded once; a task's id has 36."""
+_PROPERTIES_AT = 12
+"""Behind class, weight and body size of a content header."""
+
+CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
+PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
+MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
+_RARE = CONTENT_ENCODING | PRIORITY | EXPIRATION | TIMESTAMP | USER_ID | 0b111
+"""What no message of ours carries, or few, and the bits behind the last property."""
+
+
+_ORDINARY = CONTENT_TYPE | HEADERS
+_BEGINS_A_TASK = b"".join(
+    (
+        _OCTETS[len(JSON)] + JSON.encode(),
+        _LENGTH.pack(len(PUBLISHED_AT) + 2 + _LONG.size),
+        _OCTETS[len(PUBLISHED_AT)] + PUBLISHED_AT.encode() + b"l",
+    )
+)
+"""Nearly every task's properties begin like this: JSON, and the instant of its publication as the only header."""
+
+
+class _Unusual(ValueError):
+    """Not for the fast pass."""
+
+
+_UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError, struct.error)
+
+
+# -- reading --------------------------------------------------------------------------------------------------
+
+
+def read_message(header: bytes, body: bytes) -> Message:
+    """The message of a content header's payload and its body; never raises."""
+    try:
+        return _read(header, body)
+    except _UNREADABLE:
+        return _read_with_care(header, body)
+
+
+def _read_with_care(header: bytes, body: bytes) -> Message:
+    content = ContentHeader()
+    try:
+        content.unmarshal(header)
+    except _UNREADABLE as error:
+        return Message(body, marked(f"the properties: {error}"))
+    return from_properties(content.properties, body)
+
+
+def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after the other, as they are sent
+    flags: int = _FLAGS.unpack_from(header, _PROPERTIES_AT)[0]
+    if flags & _RARE:
+        raise _Unusual
+    at = _PROPERTIES_AT + 2
+    headers: HeaderTable = NO_HEADERS
+    content_type = correlation_id = reply_to = message_id = type_ = app_id = None
+    if flags & _ORDINARY == _ORDINARY and header.startswith(_BEGINS_A_TASK, at):
+        at += len(_BEGINS_A_TASK) + _LONG.size
+        content_type, headers = JSON, {PUBLISHED_AT: _LONG.unpack_from(header, at - _LONG.size)[0]}
+    else:
+        if flags & CONTENT_TYPE:
+            end = at + 1 + header[at]
+            content_type, at = text(header[at + 1 : end]), end
+        if flags & HEADERS:
+            headers, at = read_table(header, at)
+    if flags & DELIVERY_MODE:
+        at += 1
+    if flags & CORRELATION_ID:
+        end = at + 1 + header[at]
+        correlation_id, at = header[at + 1 : end].decode(), end
+    if flags & REPLY_TO:
+        end = at + 1 + header[at]
+        reply_to, at = text(header[at + 1 : end]), end
+    if flags & MESSAGE_ID:
+        end = at + 1 + header[at]
+        message_id, at = header[at + 1 : end].decode(), end
+    if flags & TYPE:
+        end = at + 1 + header[at]
+        type_, at = text(header[at + 1 : end]), end
+    if flags & APP_ID:
+        end = at + 1 + header[at]
+        app_id, at = text(header[at + 1 : end]), end
+    if at != len(header):
+        raise _Unusual
+    return Message(
+        body,
+        headers or NO_HEADERS,
+        message_id or None,
+        correlation_id or None,
+        reply_to or None,
+        type_ or None,
+        content_type or None,
+        None,
+        app_id or None,
+    )
+
+
+@lru_cache(maxsize=4096)
+def text(raw: bytes) -> str:
+    """Decoded once for all messages that carry it. Raises ValueError."""
+    return raw.decode()
+
+
+def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
+    """The header table that begins at `at`, and where it ends.
+
+    Raises: ValueError, IndexError or struct.error for what the fast pass does not read.
+    """
+    size: int = _LENGTH.unpack_from(data, at)[0]
+    at += 4
+    end = at + size
+    if size > MAX_TABLE_BYTES or end > len(data):
+        raise _Unusual
+    table: dict[str, Any] = {}
+    while at < end:
+        behind = at + 1 + data[at]
+        name, kind = text(data[at + 1 : behind]), data[behind]
+        at = behind + 1
+        value: Any
+        if kind == _TEXT:
+            behind = at + 4 + _LENGTH.unpack_from(data, at)[0]
+            value, at = data[at + 4 : behind].decode(), behind
+        elif kind == _BIG:
+            value, at = _LONG.unpack_from(data, at)[0], at + 8
+        elif kind == _TINY:
+            value, at = data[at] - ((data[at] & 0x80) << 1), at + 1
+        elif kind == _NUMBER:
+            value, at = _INT.unpack_from(data, at)[0], at + 4
+        elif kind == _TRUE_OR_FALSE:
+            value, at = data[at] != 0, at + 1
+        else:
+            consumed, value = decode.embedded_value(data[behind:end])
+            at = behind + consumed
+        table[name] = value
+    if at != end:
+        raise _Unusual
+    return table, end
+
+
+# -- writing --------------------------------------------------------------------------------------------------
+
+
+def write_properties(message: Message) -> bytes:
+    """Flags and properties of a message; always persistent.
+
+    Byte for byte what pamqp writes, but that the headers keep their order where pamqp sorts them.
+
+    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
+    """
+    headers = message.headers
+    if type(headers) is TemplateHeaders and _is_only_correlated(message):
+        return _filled_in(message, headers)
+    return _write(message)
+
+
+def _write(message: Message) -> bytes:
+    flags, parts = DELIVERY_MODE, []
+    if message.content_type:
+        flags |= CONTENT_TYPE
+        parts.append(_short_shared(message.content_type))
+    if message.headers:
+        flags |= HEADERS
+        parts.append(write_table(message.headers))
+    parts.append(_OCTETS[PERSISTENT])
+    if message.correlation_id:
+        flags |= CORRELATION_ID
+        parts.append(_short(message.correlation_id))
+    if message.reply_to:
+        flags |= REPLY_TO
+        parts.append(_short_shared(message.reply_to))
+    if message.expiration_ms is not None:
+        flags |= EXPIRATION
+        parts.append(_short(str(message.expiration_ms)))
+    if message.message_id:
+        flags |= MESSAGE_ID
+        parts.append(_short(message.message_id))
+    if message.type:
+        flags |= TYPE
+        parts.append(_short_shared(message.type))
+    if message.app_id:
+        flags |= APP_ID
+        parts.append(_short_shared(message.app_id))
+    return _FLAGS.pack(flags) + b"".join(parts)
+
+
+def _is_only_correlated(message: Message) -> bool:
+    """Whether it is told from others by its correlation id, and has no address, id or expiration of its own."""
+    if message.reply_to or message.message_id or message.expiration_ms is not None:
+        return False
+    return bool(message.correlation_id)
+
+
+def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
+    """The properties of such a message, say a result: what its template says is written once."""
+    before, shared, behind = _template(headers.shared, message.content_type, message.type, message.app_id)
+    own = _items(headers.own)
+    size = _LENGTH.pack(len(shared) + len(own))
+    return b"".join((before, size, shared, own, _OCTETS[PERSISTENT], _short(message.correlation_id or ""), behind))
+
+
+@lru_cache(maxsize=4096)
+def _template(
+    headers: SharedHeaders, content_type: str | None, type_: str | None, app_id: str | None
+) -> tuple[bytes, bytes, bytes]:
+    """What comes before the header table's size, the table's first part, and what comes behind a correlation id."""
+    flags = DELIVERY_MODE | HEADERS | CORRELATION_ID
+    before = behind = b""
+    if content_type:
+        flags, before = flags | CONTENT_TYPE, _short(content_type)
+    if type_:
+        flags, behind = flags | TYPE, _short(type_)
+    if app_id:
+        flags, behind = flags | APP_ID, behind + _short(app_id)
+    return _FLAGS.pack(flags) + before, _items(headers), behind
+
+
+def _short(value: str) -> bytes:
+    raw = value.encode()
+    if len(raw) > 255:
+        raise ValueError("A property holds at most 255 bytes")
+    return _OCTETS[len(raw)] + raw
+
+
+_short_shared = lru_cache(maxsize=4096)(_short)
+
+
+def write_table(headers: HeaderTable) -> bytes:
+    """A header table with its length.
+
+    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
+    """
+    table = _items(headers)
+    return _LENGTH.pack(len(table)) + table
+
+
+def _items(headers: HeaderTable) -> bytes:
+    parts: list[bytes] = []
+    for name, value in headers.items():
+        kind = type(value)
+        if kind is str:
+            if len(value) <= _REPEATED:
+                parts.append(_item(name, value))
+            else:
+                raw = value.encode()
+                parts.append(_text_head(name, len(raw)) + raw)
+        elif kind is int:
+            parts.append(
+                _long_head(name) + _LONG.pack(value) if value > _LARGEST_UNSIGNED else _name(name) + _small(value)
+            )
+        else:
+            parts.append(_name(name) + encode.encode_table_value(sendable(value)))
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _item(name: str, value: str) -> bytes:
+    """A header whose value many messages share: a status, a capability, an agent's id."""
+    raw = value.encode()
+    return _text_head(name, len(raw)) + raw
+
+
+@lru_cache(maxsize=4096)
+def _text_head(name: str, size: int) -> bytes:
+    return b"".join((_name(name), b"S", _LENGTH.pack(size)))
+
+
+@lru_cache(maxsize=4096)
+def _long_head(name: str) -> bytes:
+    return _name(name) + b"l"
+
+
+@lru_cache(maxsize=4096)
+def _name(name: str) -> bytes:
+    raw = name.encode()
+    if len(raw) > _LONGEST_NAME:
+        raise ValueError("A header's name holds at most 255 bytes")
+    return _OCTETS[len(raw)] + raw
+
+
+@lru_cache(maxsize=4096)
+def _small(value: int) -> bytes:
+    return encode.table_integer(value)

@@ -1,0 +1,123 @@
+"""Consuming by direct frames: deliveries in the very call that reads them, settlements once per turn of the loop.
+
+Where nobody waits for it, an ack waits a moment for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.rabbitmq.channels import CALL_SECONDS
+from coditect.broker.rabbitmq.delivery import AmqpDelivery
+from coditect.broker.rabbitmq.frames.codec import Contents, read_deliver, settle_frame
+from coditect.broker.rabbitmq.frames.fields import read_message
+from coditect.broker.rabbitmq.frames.stream import Stream
+from coditect.broker.rabbitmq.path import Receiver
+from coditect.broker.rabbitmq.settle import Settlements, Verdict
+
+LINGER_SECONDS = 0.03
+"""How long acks wait for others while no consumer needs its credit.
+
+Each ack of a quorum queue is a write of the broker that is synced, and what is published meanwhile waits for it. So a
+lone task's ack would hold up the next one, and a hop of a chain would take longer. A program that dies within that
+time has a few more tasks repeated.
+"""
+SPARE_SHARE = 4
+"""A consumer needs no credit while this part of it is not used up."""
+
+
+class DirectInlet:
+    """See `Inlet`."""
+
+    def __init__(self, channel: Channel, stream: Stream) -> None:
+        self.channel = channel
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._receivers: dict[bytes, Receiver] = {}
+        self._contents = Contents(delivered=self._delivered, closing=self.lose)
+        self.settlements = Settlements(self._write_soon)
+        self._spare: int | None = None
+        """Acks linger while no more deliveries than this are outstanding on the channel."""
+        self._lingering: asyncio.TimerHandle | None = None
+        stream.attach(channel.number, self._contents)
+
+    def start(self, background: Supervisor) -> None:
+        """Nothing to start: settlements are written by the loop."""
+
+    async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
+        """See `Inlet.consume`. The first delivery may come before the broker's answer is seen here."""
+        self._receivers[tag.encode()] = receiver
+        self._credit(prefetch)
+        await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
+        await self.channel.basic_consume(
+            receiver.queue, _nothing_comes_here, consumer_tag=tag, exclusive=exclusive, timeout=CALL_SECONDS
+        )
+
+    def _credit(self, prefetch: int) -> None:
+        spare = prefetch // SPARE_SHARE
+        self._spare = spare if self._spare is None else min(self._spare, spare)
+
+    async def cancel(self, tag: str) -> None:
+        """See `Inlet.cancel`."""
+        await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
+        self.forget(tag)
+
+    def forget(self, tag: str) -> None:
+        """See `Inlet.forget`."""
+        self._receivers.pop(tag.encode(), None)
+
+    def lose(self) -> None:
+        """The channel is gone."""
+        self._stream.detach(self.channel.number, self._contents)
+        self.settlements.lose()
+        self._linger_no_longer()
+
+    def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
+        consumer, tag, redelivered, exchange, routing_key = read_deliver(method)
+        settlements = self.settlements
+        if settlements.lost:
+            return
+        receiver = self._receivers.get(consumer)
+        settlements.took(tag)
+        if self._lingering is not None and not self._may_linger():
+            self._hurry()
+        if receiver is None:  # nobody wants it; a multiple ack must not cover it
+            settlements.settle(tag, Verdict.REQUEUE)
+            return
+        receiver.deliver(
+            AmqpDelivery(tag, redelivered, exchange, routing_key, receiver, settlements, read_message, header, body)
+        )
+
+    def _write_soon(self) -> None:
+        if not self._may_linger():
+            self._hurry()
+        elif self._lingering is None:
+            self._lingering = self._loop.call_later(LINGER_SECONDS, self._write)
+
+    def _may_linger(self) -> bool:
+        settlements = self.settlements
+        return not settlements.pressing and self._spare is not None and settlements.outstanding <= self._spare
+
+    def _hurry(self) -> None:
+        self._linger_no_longer()
+        self._loop.call_soon(self._write)
+
+    def _linger_no_longer(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    def _write(self) -> None:
+        self._linger_no_longer()
+        if not self.settlements.lost:
+            number = self.channel.number
+            self._stream.write([settle_frame(number, one) for one in self.settlements.decided()])
+        self.settlements.written()
+
+
+async def _nothing_comes_here(_: DeliveredMessage) -> None:
+    """aiormq sees no delivery of this channel."""

@@ -1,0 +1,220 @@
+"""Publishing by direct frames: sequence numbers, confirms in order, returns before their ack.
+
+aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers
+diverge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+from aiormq.exceptions import ChannelInvalidStateError
+
+from coditect.broker.rabbitmq.channels import give_up
+from coditect.broker.rabbitmq.frames.codec import Contents, publish_frames, read_return
+from coditect.broker.rabbitmq.frames.fields import read_message
+from coditect.broker.rabbitmq.frames.stream import Stream
+from coditect.broker.rabbitmq.path import Late, Publish, Refused, Returned, Unconfirmed
+from coditect.broker.rabbitmq.properties import UNSPEAKABLE
+from coditect.errors import InvalidTask
+from coditect.model.message import Message
+
+GATE_SECONDS = 0.5
+LARGEST_FRAME = 131_072
+"""Of ours, where the broker sets no limit: a larger one would hold up its neighbours."""
+
+
+@dataclass(slots=True, eq=False)
+class Once:
+    """A publish whose failure is its promise's."""
+
+    message: Message
+    exchange: str
+    routing_key: str
+    promise: asyncio.Future[None]
+    until: float = math.inf
+    returned: bool = False
+
+    def taken(self) -> None:
+        """See `Publish`."""
+        if not self.promise.done():
+            self.promise.set_result(None)
+
+    def failed(self, error: BaseException) -> None:
+        """See `Publish`."""
+        if not self.promise.done():
+            self.promise.set_exception(error)
+
+
+class DirectOutlet:
+    """See `Outlet`."""
+
+    def __init__(self, channel: Channel, stream: Stream, *, frame_max: int, sequence: int = 0) -> None:
+        self._channel = channel
+        self._stream = stream
+        self._frame_max = frame_max or LARGEST_FRAME
+        self._sequence = sequence
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[int, Publish] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_look = math.inf
+        self._contents = Contents(returned=self._came_back, confirmed=self._confirmed, closing=self._go)
+        self._going = False
+        self.connection: AbstractConnection = channel.connection
+        self._closing = channel.closing
+        stream.attach(channel.number, self._contents)
+        self._closing.add_done_callback(self._lose)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+        return self._going or self._closing.done() or self._channel.is_closed
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing holds a publish up."""
+        return self._stream.open and not self._going
+
+    @property
+    def held_up(self) -> bool:
+        """See `Outlet.held_up`."""
+        return self._stream.blocked or self._stream.congested
+
+    @property
+    def oldest(self) -> Unconfirmed | None:
+        """See `Outlet.oldest`."""
+        for number, one in self._pending.items():
+            return Unconfirmed(number, one.exchange, one.routing_key)
+        return None
+
+    async def give_back(self, exchange: str, routing_key: str) -> None:
+        """See `Outlet.give_back`: what goes there stays under way, and may still be confirmed."""
+        error = ChannelInvalidStateError("The channel waits for a queue")
+        for number, one in tuple(self._pending.items()):
+            if (one.exchange, one.routing_key) != (exchange, routing_key):
+                del self._pending[number]
+                one.failed(error)
+
+    async def close(self) -> None:
+        """See `Outlet.close`."""
+        self._go()
+        await give_up(self._channel)
+
+    async def gate(self) -> bool:
+        """Waits while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await self._stream.unblocked()
+                while self._stream.congested:
+                    await self._stream.drained()
+        except TimeoutError:
+            return False
+        return True
+
+    def send(self, message: Message, *, exchange: str, routing_key: str) -> asyncio.Future[None]:
+        """See `Outlet.send`."""
+        if self.closed:
+            raise ChannelInvalidStateError("The channel is closed")
+        publish = Once(message, exchange, routing_key, self._loop.create_future())
+        self.begin(publish)
+        return publish.promise
+
+    def begin(self, publish: Publish) -> None:
+        """See `Outlet.begin`."""
+        message = publish.message
+        try:
+            frames = publish_frames(
+                self._channel.number, message, publish.exchange, publish.routing_key, frame_max=self._frame_max
+            )
+        except UNSPEAKABLE as error:
+            raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
+        self._sequence += 1
+        self._pending[self._sequence] = publish
+        self._stream.write(frames, size=len(message.body))
+        if publish.until < self._next_look:
+            self._look_again_at(publish.until)
+
+    # -- what the broker says ---------------------------------------------------------------------------
+
+    def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        """Ends a publish, or with `multiple` all up to it: they stand in order, so only the prefix is walked."""
+        pending = self._pending
+        if not multiple:
+            one = pending.pop(tag, None)
+            if one is not None:
+                _end(one, has_it=taken)
+            return
+        covered = []
+        for sequence in pending:
+            if sequence > tag:
+                break
+            covered.append(sequence)
+        for sequence in covered:
+            _end(pending.pop(sequence), has_it=taken)
+
+    def _came_back(self, method: bytes, header: bytes, _: bytes) -> None:
+        """A return comes before its confirm and without a number.
+
+        The broker returns in the order of the publishes, so it is the first of those that are alike. The id
+        belongs to it: a key that had a queue a moment ago may have none now.
+        """
+        returned = read_return(method)
+        sent = (returned.exchange, returned.routing_key, read_message(header, b"").message_id)
+        for one in self._pending.values():
+            if not one.returned and (one.exchange, one.routing_key, one.message.message_id or None) == sent:
+                one.returned = True
+                return
+
+    # -- loss and lateness ------------------------------------------------------------------------------
+
+    def _look_again_at(self, until: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(until, self._expire)
+        self._next_look = until
+
+    def _expire(self) -> None:
+        """Fails what is too late. It stays in its place: the confirm may still come."""
+        self._timer, self._next_look = None, math.inf
+        now, next_look = self._loop.time(), math.inf
+        for one in tuple(self._pending.values()):
+            if one.until > now:
+                next_look = min(next_look, one.until)
+            elif not one.promise.done():
+                one.failed(Late())
+        if next_look < math.inf:
+            self._look_again_at(next_look)
+
+    def _go(self) -> None:
+        """The channel is about to go: nothing is written on it any more. `_lose` follows, with the reason."""
+        self._going = True
+        self._stream.detach(self._channel.number, self._contents)
+
+    def _lose(self, closing: asyncio.Future[object]) -> None:
+        """The channel is gone: nobody else tells those who wait."""
+        self._go()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        error = _why(closing)
+        pending, self._pending = self._pending, {}
+        for one in pending.values():
+            one.failed(error)
+
+
+def _end(one: Publish, *, has_it: bool) -> None:
+    if one.returned:
+        one.failed(Returned())
+    elif has_it:
+        one.taken()
+    else:
+        one.failed(Refused())
+
+
+def _why(closing: asyncio.Future[object]) -> BaseException:
+    error = None if closing.cancelled() else closing.exception()
+    return error if isinstance(error, Exception) else ChannelInvalidStateError("The channel was closed")

@@ -1,0 +1,59 @@
+"""Opens channels whose hot frames are ours. One for each link, which has one connection at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from importlib.metadata import version
+
+from aiormq.abc import AbstractConnection
+
+from coditect.broker.rabbitmq.channels import open_channel
+from coditect.broker.rabbitmq.frames.inlet import DirectInlet
+from coditect.broker.rabbitmq.frames.outlet import DirectOutlet
+from coditect.broker.rabbitmq.frames.stream import Stream
+from coditect.broker.rabbitmq.path import Feed
+
+log = logging.getLogger(__name__)
+
+TESTED = frozenset({"7.2.4"})
+"""Versions of aiormq under which frames may be taken out of its stream: the whole suite ran on them."""
+
+
+def is_tested() -> bool:
+    """Whether this version of aiormq is; says so when it is not."""
+    found = version("aiormq")
+    if found not in TESTED:
+        log.warning(
+            "Direct frames are not tested with this aiormq; its own wire path is used",
+            extra={"aiormq": found, "tested": ", ".join(sorted(TESTED)), "fix": "install a tested version"},
+        )
+    return found in TESTED
+
+
+class DirectPath:
+    """See `WirePath`."""
+
+    def __init__(self) -> None:
+        self._stream: Stream | None = None
+
+    def tap(self, writer: asyncio.StreamWriter) -> Feed:
+        """A new connection's bytes go through here."""
+        self._stream = Stream(writer, asyncio.get_running_loop())
+        return self._stream.feed
+
+    async def outlet(self, connection: AbstractConnection) -> DirectOutlet:
+        """A channel to publish on."""
+        stream = self._of_this_connection()
+        channel = await open_channel(connection, confirms=True)
+        return DirectOutlet(channel, stream, frame_max=connection.connection_tune.frame_max)
+
+    async def inlet(self, connection: AbstractConnection) -> DirectInlet:
+        """A channel to consume on."""
+        stream = self._of_this_connection()
+        return DirectInlet(await open_channel(connection), stream)
+
+    def _of_this_connection(self) -> Stream:
+        if self._stream is None:
+            raise RuntimeError("There is no connection yet")
+        return self._stream

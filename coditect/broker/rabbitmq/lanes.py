@@ -1,0 +1,153 @@
+"""Who publishes over which channel, so that what does not get through holds up its like alone.
+
+A queue that does not answer (its leader hangs, or is elected for ever) never confirms. Worse, RabbitMQ's channel waits
+for it: half a minute for the first message, and for good when some hundreds lie before it; then the connection waits,
+too. So tasks, answers, retries and everything else have a channel each. Where the oldest publish of a channel stays
+unconfirmed for some seconds, its key keeps that channel, and the others go on over a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.rabbitmq.link import Link
+from coditect.broker.rabbitmq.path import Outlet
+from coditect.broker.rabbitmq.window import Window
+from coditect.wire import routing
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+STUCK_SECONDS = 3.0
+"""How long the oldest publish of a channel may be unconfirmed while the connection answers."""
+GRACE_SECONDS = 1.0
+"""What was sent behind it is given so long before it is sent again: it may be repeated then."""
+APART_SECONDS = 5.0
+"""How long a key keeps a channel of its own when nothing is under way any more."""
+MOST_APART = 16
+APART_WINDOW = 100
+
+Key = tuple[str, str]
+"""Exchange and routing key."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One channel, opened when it is needed, and how much may be under way on it."""
+
+    window: Window
+    outlet: Outlet | None = None
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    oldest: int = 0
+    """The number of the oldest unconfirmed publish, when it was last looked at."""
+    since: float = 0.0
+    """Since when that is the oldest; on the event loop's clock."""
+
+    async def opened(self, link: Link) -> Outlet:
+        """Its outlet on the standing connection; waits for that. Raises what the library raises."""
+        async with self.opening:
+            connection = await link.connection()
+            if self.outlet is None or self.outlet.closed or self.outlet.connection is not connection:
+                self.outlet = await link.path.outlet(connection)
+            return self.outlet
+
+
+def _kind(exchange: str) -> str:
+    if exchange in (routing.SUBMIT, routing.TASKS, routing.AGENTS):
+        return "tasks"
+    if exchange in (routing.REPLIES, routing.RESULTS, ""):
+        return "answers"
+    return "retries" if exchange == routing.DEAD or exchange.startswith("coditect.retry.") else "rest"
+
+
+class Lanes:
+    """The lanes of one link."""
+
+    def __init__(self, link: Link, background: Supervisor, *, window: int) -> None:
+        self._link = link
+        self._background = background
+        self._size = window
+        self._kinds: dict[str, Lane] = {}
+        self._of_exchange: dict[str, Lane] = {}
+        self._apart: dict[Key, Lane] = {}
+
+    def of(self, exchange: str, routing_key: str) -> Lane:
+        """The lane of what is published so."""
+        if self._apart and (apart := self._apart.get((exchange, routing_key))) is not None:
+            return apart
+        lane = self._of_exchange.get(exchange)
+        return self._new_exchange(exchange) if lane is None else lane
+
+    def _new_exchange(self, exchange: str) -> Lane:
+        kind = _kind(exchange)
+        lane = self._kinds.get(kind)
+        if lane is None:
+            lane = self._kinds[kind] = Lane(Window(self._size))
+        self._of_exchange[exchange] = lane
+        return lane
+
+    # -- looking after them ---------------------------------------------------------------------------------
+
+    async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
+        """Sets apart what is stuck, until canceled; `answers` says whether the connection does."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for lane in tuple(self._kinds.values()):
+                key = self._stuck(lane)
+                if key is not None:
+                    await self._set_apart(lane, key, answers)
+            self._join()
+
+    def _stuck(self, lane: Lane) -> Key | None:
+        """What the oldest publish of the lane is for, if it is unconfirmed for too long."""
+        first = lane.outlet.oldest if lane.outlet is not None and not lane.outlet.closed else None
+        now = asyncio.get_running_loop().time()
+        if first is None or first.number != lane.oldest or lane.outlet is None or lane.outlet.held_up:
+            lane.oldest, lane.since = (0 if first is None else first.number), now
+            return None
+        return (first.exchange, first.routing_key) if now - lane.since >= STUCK_SECONDS else None
+
+    async def _set_apart(self, lane: Lane, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
+        outlet = lane.outlet
+        if len(self._apart) >= MOST_APART or outlet is None:
+            return
+        answered = await answers()
+        if self._stuck(lane) != key or lane.outlet is not outlet:
+            return  # we had not read the confirm yet
+        log.warning(
+            "A publish is not confirmed; its like go over a channel of their own",
+            extra={"exchange": key[0], "routing_key": key[1]},
+        )
+        apart = self._apart[key] = Lane(Window(APART_WINDOW), since=asyncio.get_running_loop().time())
+        if answered:  # else the connection goes, with everything on it
+            apart.outlet, lane.outlet = outlet, None
+            self._background.start(_give_back(outlet, key), name="give back")
+
+    def accuse(self) -> None:
+        """The connection answers nothing: what each channel waits for longest may be why, and is apart on the next."""
+        now = asyncio.get_running_loop().time()
+        for lane in self._kinds.values():
+            first = lane.outlet.oldest if lane.outlet is not None and not lane.outlet.closed else None
+            if first is not None and len(self._apart) < MOST_APART:
+                self._apart.setdefault((first.exchange, first.routing_key), Lane(Window(APART_WINDOW), since=now))
+
+    def _join(self) -> None:
+        """What is not under way any more need not be apart."""
+        now = asyncio.get_running_loop().time()
+        for key, lane in tuple(self._apart.items()):
+            outlet = lane.outlet
+            if outlet is not None and not outlet.closed and outlet.oldest is not None:
+                lane.since = now
+            elif now - lane.since > APART_SECONDS:
+                del self._apart[key]
+                if outlet is not None:
+                    self._background.start(outlet.close(), name="close a lane")
+
+
+async def _give_back(outlet: Outlet, key: Key) -> None:
+    await asyncio.sleep(GRACE_SECONDS)
+    await outlet.give_back(*key)

@@ -1,0 +1,310 @@
+"""One connection to RabbitMQ that stands again after every loss.
+
+aiormq is used without aio-pika's robust layer: what has to be restored (topology, subscriptions, credit) is
+known to the inlet alone, so restoring lives in one place (docs/adr/0002-aiormq-without-the-robust-layer.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import aiormq
+from aiormq.abc import AbstractConnection, ExceptionType, TimeoutType
+from aiormq.channel import Channel
+from aiormq.exceptions import ConnectionClosed
+from yarl import URL
+
+from coditect.broker.port import ServerInfo
+from coditect.broker.rabbitmq.channels import is_blocked, open_channel
+from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.rabbitmq.lenient import read_leniently
+from coditect.broker.rabbitmq.path import WirePath
+from coditect.broker.rabbitmq.transport import Transport
+from coditect.errors import CoditectError, SetupError, UnsupportedBroker
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5
+LOOK_SECONDS = 0.25
+QUIET_SECONDS = 0.8
+"""A connection that was silent for so long is asked whether it is there."""
+LOST_SECONDS = 2.0
+"""After so much silence, with a question open, it may be replaced."""
+ANSWER_SECONDS = 1.0
+CONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+RESTORE_SECONDS = 30.0
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+"""Between attempts to connect while there is no port, so that work goes on within a second after it opens."""
+LONGEST_REFUSED_SECONDS = 5.0
+"""The same while there is a broker that does not take us."""
+OLDEST = (3, 10)
+
+_NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+_NOT_CLOSED: tuple[type[BaseException], ...] = (*LOST, AttributeError)
+
+Restore = Callable[[AbstractConnection], Awaitable[None]]
+
+
+class _Connection(aiormq.Connection):
+    """aiormq's connection with a write queue that holds a confirm window's frames."""
+
+    FRAME_BUFFER_SIZE = 2048
+
+    async def close(self, exc: ExceptionType | None = asyncio.CancelledError, timeout: TimeoutType = None) -> None:
+        """As aiormq's, which ends pending calls with a bare `Exception` when the peer closed between two frames."""
+        await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
+
+
+class Link:
+    """Keeps one connection; `restore` runs on every new one before anybody else may use it.
+
+    Of several hosts it takes the first that answers, and another after a loss.
+    """
+
+    def __init__(
+        self, url: str, *, name: str, path: WirePath, restore: Restore, heartbeat_seconds: int | None = None
+    ) -> None:
+        self.name = name
+        beat = str(heartbeat_seconds or HEARTBEAT_SECONDS)
+        self._hosts = deque(one.update_query(heartbeat=beat, name=name) for one in hosts_of(url))
+        self._restore = restore
+        self.path = path
+        self._up = asyncio.Event()
+        self._connection: AbstractConnection | None = None
+        self._transport = Transport(tap=path.tap)
+        self._asking: asyncio.Task[bool] | None = None
+        self.on_silence: Callable[[], None] | None = None
+        """Called before a connection is given up on which nothing comes back any more."""
+        self._probe: Channel | None = None
+        self._heard_nothing = False
+        self._random = random.Random()  # noqa: S311 - jitter, not a secret
+        self._hopeless = asyncio.Event()
+        self._over = False
+        self.last_error: BaseException | None = None
+
+    @property
+    def _url(self) -> URL:
+        """Of the host that is tried, or stands."""
+        return self._hosts[0]
+
+    @property
+    def up(self) -> bool:
+        """Whether the connection stands, is restored, and the broker answers on it."""
+        return self._up.is_set() and not self._over and not self._heard_nothing
+
+    @property
+    def answering(self) -> bool:
+        """False while the connection stands and nothing comes back on it."""
+        return not self._heard_nothing
+
+    @property
+    def server(self) -> ServerInfo:
+        """Who answered last."""
+        properties = getattr(self._connection, "server_properties", None) or {}
+        return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
+
+    async def connection(self) -> AbstractConnection:
+        """The standing connection; waits for it without limit. Raises ConnectionError when there will be none."""
+        while True:
+            await self._up.wait()
+            if self._over:
+                raise ConnectionError("The link is closed")
+            if self._connection is not None and not self._connection.is_closed:
+                return self._connection
+            await asyncio.sleep(0)
+
+    async def first(self, seconds: float) -> None:
+        """Waits for the first connection.
+
+        Raises: BrokerUnavailable or SetupError with the reason.
+        """
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._up, self._hopeless)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not self.up:
+            raise unreachable(str(self._url), self.last_error) from self.last_error
+
+    async def run(self) -> None:
+        """Opens, restores, waits for the loss, and again with growing pauses, until canceled."""
+        read_leniently()
+        self._up.clear()  # set by a run before this one that died, to say that there is no connection
+        self._over = False
+        failures = 0
+        try:
+            while not canceled_by_us():
+                connection = await self._open()
+                if connection is None:
+                    await asyncio.sleep(self._pause_seconds(failures))
+                    failures += 1
+                    continue
+                failures = 0
+                await self._until_lost(connection)
+                self._up.clear()
+                self._hosts.rotate(-1)
+                log.warning("The broker's connection was lost", extra={"link": self.name})
+        finally:
+            self._up.clear()
+            await self._close()
+            await self._stop_asking()
+            self._over = True
+            self._up.set()
+
+    def _pause_seconds(self, failures: int) -> float:
+        """Doubled with every failure in a row, half of it by chance: those who lost it together return apart."""
+        away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
+        longest = LONGEST_PAUSE_SECONDS if away else LONGEST_REFUSED_SECONDS
+        return min(longest, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 20)) * self._random.uniform(0.5, 1.0)
+
+    async def _until_lost(self, connection: AbstractConnection) -> None:
+        """Gives up a connection that answers nothing while the broker greets somebody new.
+
+        So a dead path is left early, and a broker that stands still altogether costs no redelivery: its
+        connections end by aiormq's own limit of three heartbeats alone. Who asks is us, not AMQP's heartbeat: an event
+        loop that was busy for seconds has its answer as soon as it reads again.
+        """
+        closing = connection.closing
+        while not closing.done() and not canceled_by_us():
+            await asyncio.wait({closing}, timeout=LOOK_SECONDS)
+            if not self._is_silent or is_blocked(connection) or closing.done() or await self.answers():
+                self._heard_nothing = False
+                continue
+            self._heard_nothing = True
+            if self._transport.silent_seconds > LOST_SECONDS and await self._is_greeted_anew() and self._is_silent:
+                log.warning("A silent connection is replaced", extra={"link": self.name})
+                if self.on_silence is not None:
+                    self.on_silence()
+                self.abort()
+        self._heard_nothing = False
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._transport.silent_seconds > QUIET_SECONDS
+
+    async def _is_greeted_anew(self) -> bool:
+        """Whether any of the hosts answers the first words of a new connection."""
+        greetings = [self._transport.is_greeted_anew(host) for host in self._hosts]
+        return any(await asyncio.gather(*greetings))
+
+    async def answers(self) -> bool:
+        """Whether the broker answers on this connection within a second."""
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            return False
+        asking = self._asking
+        if asking is None or asking.done():  # else the earlier question is still open
+            asking = self._asking = asyncio.get_running_loop().create_task(self._ask(connection), name="ask the broker")
+        await asyncio.wait({asking}, timeout=ANSWER_SECONDS)
+        return asking.done() and not asking.cancelled() and asking.result()
+
+    async def _ask(self, connection: AbstractConnection) -> bool:
+        """Asks for nothing, by a channel of its own; ends when the answer comes, or with the connection."""
+        try:
+            if self._probe is None or self._probe.is_closed:
+                self._probe = await open_channel(connection)
+            await self._probe.flow(True, timeout=CLOSE_SECONDS * 2)
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            return False
+        except LOST as error:
+            log.debug("A silent connection does not answer", extra={"reason": repr(error)})
+            return False
+        return True
+
+    async def _stop_asking(self) -> None:
+        """A question that is still open ends with its connection."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            await asyncio.wait({asking}, timeout=CLOSE_SECONDS)
+            asking.cancel()
+
+    async def _open(self) -> AbstractConnection | None:
+        connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connection.connect()
+            self._connection = connection
+            self._check_version()
+            self._probe = await open_channel(connection)  # now: on a dead path it would leave a reader behind
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await self._restore(connection)
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            return None
+        except _NOT_OPENED as error:
+            self._note(error)
+            await _quietly_close(connection)
+            self._hosts.rotate(-1)
+            return None
+        if self.last_error is not None:
+            log.info("The broker's connection stands again", extra={"link": self.name})
+            self.last_error = None
+        self._up.set()
+        return connection
+
+    def _note(self, error: BaseException) -> None:
+        if type(error) is not type(self.last_error):
+            log.warning("The broker cannot be reached, trying on", extra={"reason": repr(error)})
+        self.last_error = error
+        if isinstance(unreachable(str(self._url), error), SetupError):
+            self._hopeless.set()
+
+    def _check_version(self) -> None:
+        if self.server.product == "RabbitMQ" and self.server.version < OLDEST:
+            raise UnsupportedBroker("RabbitMQ 3.10 or newer is needed", version=".".join(map(str, self.server.version)))
+
+    async def _close(self) -> None:
+        if self._connection is not None:
+            await _quietly_close(self._connection)
+        self.abort()
+
+    def abort(self) -> None:
+        """Cuts the transport, as a fault would."""
+        self._transport.abort()
+
+
+def hosts_of(url: str) -> tuple[URL, ...]:
+    """The addresses of a setting that may name several, separated by commas.
+
+    What a later one leaves out (scheme, user, virtual host, query) is as in the first.
+    """
+    texts = [text for part in url.split(",") if (text := part.strip())] or [""]
+    first = URL(texts[0])
+    whole = [URL(text) if "://" in text else _like(first, URL(f"//{text}")) for text in texts[1:]]
+    return (first, *whole)
+
+
+def _like(first: URL, other: URL) -> URL:
+    return first.with_host(other.host or "localhost").with_port(other.explicit_port)
+
+
+async def _quietly_close(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()
+    except asyncio.CancelledError:
+        if canceled_by_us():
+            raise
+    except _NOT_CLOSED as error:
+        # aiormq has no reader or writer task yet when the handshake failed (AttributeError)
+        log.debug("Closing a broken connection failed", extra={"reason": repr(error)})
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers = re.split(r"[+-]", text, maxsplit=1)[0].split(".")
+    return tuple(int(number) for number in numbers if number.isdigit())

@@ -1,0 +1,193 @@
+"""The plain wire path: publishing, consuming and acknowledging by aiormq as it is published."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import NoReturn
+
+from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.channel import Channel
+from aiormq.exceptions import DeliveryError, PublishError
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.rabbitmq.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
+from coditect.broker.rabbitmq.delivery import AmqpDelivery, Source
+from coditect.broker.rabbitmq.faults import LOST, canceled_by_us
+from coditect.broker.rabbitmq.path import Publish, Receiver, Refused, Returned, Unconfirmed
+from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
+from coditect.broker.rabbitmq.settle import Settlements, Verdict
+from coditect.errors import InvalidTask
+from coditect.model.message import Message
+
+GATE_SECONDS = 0.5
+
+
+class PlainPath:
+    """See `WirePath`."""
+
+    def tap(self, writer: asyncio.StreamWriter) -> None:
+        """aiormq sees everything."""
+
+    async def outlet(self, connection: AbstractConnection) -> PlainOutlet:
+        """A channel to publish on."""
+        return PlainOutlet(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
+
+    async def inlet(self, connection: AbstractConnection) -> PlainInlet:
+        """A channel to consume on."""
+        return PlainInlet(await open_channel(connection, frames=HOT_FRAMES))
+
+
+class PlainOutlet:
+    """See `Outlet`."""
+
+    ready = False
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = count(1)
+        self._pending: dict[int, tuple[str, str]] = {}
+        self.connection = channel.connection
+
+    @property
+    def held_up(self) -> bool:
+        """See `Outlet.held_up`."""
+        return is_blocked(self.connection)
+
+    @property
+    def oldest(self) -> Unconfirmed | None:
+        """See `Outlet.oldest`."""
+        for number, goes_to in self._pending.items():
+            return Unconfirmed(number, *goes_to)
+        return None
+
+    async def give_back(self, exchange: str, routing_key: str) -> None:
+        """See `Outlet.give_back`: everything, also what goes there."""
+        await self.close()
+
+    async def close(self) -> None:
+        """See `Outlet.close`."""
+        await give_up(self._channel)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+        return self._channel.is_closed
+
+    async def gate(self) -> bool:
+        """Waits while the broker says `connection.blocked`; aiormq itself would go on sending."""
+        if not is_blocked(self.connection):
+            return True
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await self.connection.ready()
+        except TimeoutError:
+            return False
+        return True
+
+    async def send(self, message: Message, *, exchange: str, routing_key: str) -> None:
+        """See `Outlet.send`."""
+        number = next(self._numbers)
+        self._pending[number] = (exchange, routing_key)
+        try:
+            await self._channel.basic_publish(
+                message.body,
+                exchange=exchange,
+                routing_key=routing_key,
+                properties=to_properties(message),
+                mandatory=True,
+                wait=False,
+            )
+        except PublishError as error:
+            raise Returned from error
+        except DeliveryError as error:
+            raise Refused from error
+        except UNSPEAKABLE as error:
+            raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
+        finally:
+            del self._pending[number]
+
+    def begin(self, publish: Publish) -> NoReturn:
+        """Never: it is not `ready`."""
+        raise NotImplementedError
+
+
+class PlainInlet:
+    """See `Inlet`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._wake = asyncio.Event()
+        self.settlements = Settlements(self._wake.set)
+
+    def start(self, background: Supervisor) -> None:
+        """Writes what is decided, once per turn of the loop."""
+        background.keep(self._settle, name="settle", critical=True, until=lambda: self.settlements.lost)
+
+    async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
+        """See `Inlet.consume`."""
+
+        def deliver(delivered: DeliveredMessage) -> None:
+            if self.settlements.lost:
+                return  # it waited in the loop while the channel went
+            delivery = plain_delivery(delivered, receiver, self.settlements)
+            receiver.deliver(delivery)
+
+        await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
+        await self.channel.basic_consume(
+            receiver.queue,
+            deliver,  # type: ignore[arg-type] # aiormq takes plain functions, too
+            consumer_tag=tag,
+            exclusive=exclusive,
+            timeout=CALL_SECONDS,
+        )
+
+    async def cancel(self, tag: str) -> None:
+        """See `Inlet.cancel`."""
+        await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
+
+    def forget(self, tag: str) -> None:
+        """aiormq has done so."""
+
+    def lose(self) -> None:
+        """The channel is gone."""
+        self.settlements.lose()
+
+    async def _settle(self) -> None:
+        while not self.settlements.lost and not canceled_by_us():
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(0)  # lets the deliveries that finish in this turn join
+            try:
+                await self._write()
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+                self.lose()
+            except LOST:
+                self.lose()
+            self.settlements.written()
+
+    async def _write(self) -> None:
+        for settled in self.settlements.decided():
+            if settled.verdict is Verdict.ACK:
+                await self.channel.basic_ack(settled.tag, multiple=settled.multiple, wait=False)
+            else:
+                await self.channel.basic_nack(settled.tag, requeue=settled.verdict is Verdict.REQUEUE, wait=False)
+
+
+def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Settlements) -> AmqpDelivery:
+    """What aiormq delivered, in hand."""
+    tag = delivered.delivery_tag or 0
+    settlements.took(tag)
+    return AmqpDelivery(
+        tag,
+        bool(delivered.redelivered),
+        delivered.exchange or "",
+        delivered.routing_key or "",
+        source,
+        settlements,
+        from_properties,
+        delivered.header.properties,
+        delivered.body,
+    )

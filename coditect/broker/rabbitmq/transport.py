@@ -1,0 +1,77 @@
+"""The byte stream below a connection: tells how long nothing came, and whether the broker greets another one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from pamqp.header import ProtocolHeader
+from yarl import URL
+
+from coditect.broker.rabbitmq.faults import LOST
+
+GREETING_SECONDS = 1.0
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes] | None]
+"""Given a new connection's writer, says through what its incoming bytes go."""
+
+
+class Transport(TransportFactory):
+    """Opens the streams of one link, the newest of which it remembers."""
+
+    def __init__(self, *, tap: Tap) -> None:
+        self._tap = tap
+        self._options: dict[str, Any] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._heard_at = 0.0
+
+    async def create(self, url: URL, **kwargs: Any) -> Streams:
+        """Opens a stream pair, as aiormq asks for it."""
+        self._options = kwargs
+        reader, self._writer = await self._factory(url).create(url, **kwargs)
+        self._listen(reader, self._writer)
+        return reader, self._writer
+
+    @staticmethod
+    def _factory(url: URL) -> TransportFactory:
+        return TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+
+    def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        feed, taken_by = reader.feed_data, self._tap(writer)
+
+        def hear(chunk: bytes) -> None:
+            self._heard_at = time.monotonic()
+            passed = chunk if taken_by is None else taken_by(chunk)
+            if passed:
+                feed(passed)
+
+        self._heard_at = time.monotonic()
+        reader.feed_data = hear  # type: ignore[method-assign, assignment] # asyncio offers no other place to listen
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing came from the broker."""
+        return time.monotonic() - self._heard_at
+
+    async def is_greeted_anew(self, url: URL) -> bool:
+        """Whether a broker at this address answers the first words of a new connection."""
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                reader, writer = await self._factory(url).create(url, **self._options)
+                try:
+                    writer.write(ProtocolHeader().marshal())
+                    await reader.readexactly(1)
+                finally:
+                    writer.transport.abort()
+        except LOST:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Cuts the stream, as a fault would."""
+        if self._writer is not None:
+            self._writer.transport.abort()

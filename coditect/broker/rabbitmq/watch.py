@@ -1,0 +1,70 @@
+"""Proof that our consumers really exist: the field's commonest outage is a worker that is alive and deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from coditect.broker.port import QueueStats
+from coditect.broker.rabbitmq.faults import LOST, canceled_by_us
+from coditect.broker.rabbitmq.inlet import Group, Subscription
+from coditect.errors import CoditectError
+
+log = logging.getLogger(__name__)
+
+_UNCHECKED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+
+ON_ITS_WAY_SECONDS = 0.2
+
+Stats = Callable[[str], Awaitable[QueueStats | None]]
+EndRound = Callable[[], Awaitable[None]]
+
+
+async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: EndRound, *, seconds: float) -> None:
+    """Every so often compares what the broker says with what we hold, and subscribes again when it differs.
+
+    A consumer is deaf when the broker knows none on its queue, or when messages are ready, it has credit,
+    and nothing came since the last look. Ready messages are counted twice, so that one on its way is no proof.
+    """
+    seen: dict[Subscription, int] = {}
+    while not canceled_by_us():
+        await asyncio.sleep(seconds)
+        for group in tuple(groups.values()):
+            for subscription in tuple(group.subscriptions):
+                before = seen.get(subscription)
+                seen[subscription] = subscription.delivered
+                quiet = before == subscription.delivered
+                if subscription.active:  # else it is being restored already
+                    await _tried(_look(group, subscription, stats, quiet=quiet))
+        await _tried(end_round())
+        seen = {one: n for one, n in seen.items() if not one.canceled}
+
+
+async def _look(group: Group, subscription: Subscription, stats: Stats, *, quiet: bool) -> None:
+    if await _is_deaf(subscription, stats, quiet=quiet):
+        log.warning("A consumer was deaf; subscribing again", extra={"queue": subscription.queue})
+        await group.renew(subscription)
+
+
+async def _tried(step: Awaitable[None]) -> None:
+    try:
+        await step
+    except asyncio.CancelledError:
+        if canceled_by_us():
+            raise
+    except _UNCHECKED as error:
+        log.debug("The consumers could not be checked", extra={"reason": repr(error)})
+
+
+async def _is_deaf(subscription: Subscription, stats: Stats, *, quiet: bool) -> bool:
+    tag, delivered = subscription.tag, subscription.delivered
+    for pause in (ON_ITS_WAY_SECONDS, 0):
+        found = await stats(subscription.queue)
+        if found is None or subscription.canceled or subscription.tag != tag:
+            return False
+        starved = quiet and found.messages > 0 and subscription.unsettled < subscription.prefetch
+        if not starved or subscription.delivered != delivered:
+            return found.consumers == 0
+        await asyncio.sleep(pause)
+    return True

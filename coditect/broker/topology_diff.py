@@ -1,0 +1,290 @@
+"""What differs between the broker and the code, what to do about it, and the topology for others to import.
+
+AMQP can create an entity but not change one, and it cannot list bindings. So a plan says of each exchange
+and queue: the same, missing (apply creates it) or different (with the way out). Which bindings are missing it says
+where the management API lists them; apply declares all of them again, which is idempotent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Protocol
+
+from coditect.broker.port import Broker
+from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_queues, reply_queue
+from coditect.model.ids import AgentId
+from coditect.wire.routing import UNROUTED_QUEUE
+
+BINDINGS_NOTE = (
+    "AMQP cannot read bindings: set CODITECT_MANAGEMENT_URL to compare them. Apply declares all of them again, which "
+    "changes nothing that is there."
+)
+
+
+class Verdict(Enum):
+    """How the broker's entity compares with ours."""
+
+    SAME = "same"
+    MISSING = "missing"
+    DIFFERS = "differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the broker said about one entity. `text` is its 406 text when it differs."""
+
+    verdict: Verdict
+    text: str = ""
+
+    @classmethod
+    def differs(cls, text: str) -> Probe:
+        """The broker refused our arguments with this text."""
+        return cls(Verdict.DIFFERS, text)
+
+
+SAME = Probe(Verdict.SAME)
+MISSING = Probe(Verdict.MISSING)
+
+
+class TopologyProbe(Protocol):
+    """A broker that can compare an entity with what it holds."""
+
+    async def probe(self, entity: Exchange | Queue) -> Probe:
+        """Compares and changes nothing.
+
+        Raises: BrokerUnavailable.
+        """
+
+
+class PlannedBroker(Broker, TopologyProbe, Protocol):
+    """What `apply` needs: a broker that can also compare."""
+
+
+class Kind(StrEnum):
+    """What sort of entity."""
+
+    EXCHANGE = "exchange"
+    QUEUE = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One argument that differs. The broker names the first one only; others may differ, too."""
+
+    argument: str
+    """For example ``x-message-ttl``; empty when the broker's text could not be read."""
+    current: str | None
+    """At the broker; None when it has none."""
+    wanted: str | None
+    """In the code; None when it has none."""
+    text: str
+    """The broker's own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entity of the plan."""
+
+    kind: Kind
+    name: str
+    verdict: Verdict
+    difference: Difference | None = None
+    fix: str = ""
+    """What a person does about a difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every entity compared, in the order in which they are declared."""
+
+    steps: tuple[Step, ...]
+    bindings: int
+    """How many apply declares again."""
+    unbound: tuple[Binding, ...] | None = None
+    """Those that the broker lacks, also of living agents and clients; None when nobody lists them."""
+
+    def of(self, verdict: Verdict) -> tuple[Step, ...]:
+        """The steps with this verdict."""
+        return tuple(step for step in self.steps if step.verdict is verdict)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the broker holds every exchange, queue and, as far as that is known, binding as wanted."""
+        return not self.unbound and all(step.verdict is Verdict.SAME for step in self.steps)
+
+
+async def make_plan(broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None) -> Plan:
+    """Compares every exchange and queue with the broker, and the bindings with those that it has; changes nothing."""
+    entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
+    steps = []
+    for entity in entities:
+        steps.append(_step(entity, await broker.probe(entity)))
+    unbound = None if bound is None else _unbound(topology, bound)
+    return Plan(tuple(steps), len(topology.bindings), unbound)
+
+
+def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
+    """What is not bound of what is wanted, and of what belongs to an agent or client whose queues are there."""
+    queues = {one.queue for one in bound if not one.exchange}
+    wanted = list(topology.bindings)
+    for queue in sorted(queues):
+        if queue.startswith("reply."):
+            wanted += reply_queue(queue).bindings
+        elif queue.startswith("agent.") and queue.endswith(".mail"):
+            wanted += agent_queues(AgentId(queue.removeprefix("agent.").removesuffix(".mail")), slots=1).bindings
+    return tuple(one for one in dict.fromkeys(wanted) if one.queue in queues and one not in bound)
+
+
+async def apply_topology(broker: PlannedBroker, topology: Topology) -> Plan:
+    """Creates what is missing and binds everything; what differs is left alone. Returns the plan it followed.
+
+    Idempotent. The plan's differing steps are what remains for a person.
+    """
+    plan = await make_plan(broker, topology)
+    differing = {(step.kind, step.name) for step in plan.of(Verdict.DIFFERS)}
+    await broker.declare(
+        Topology(
+            tuple(one for one in topology.exchanges if (Kind.EXCHANGE, one.name) not in differing),
+            tuple(one for one in topology.queues if (Kind.QUEUE, one.name) not in differing),
+            topology.bindings,
+        )
+    )
+    return plan
+
+
+def export_definitions(topology: Topology, *, vhost: str = "/") -> dict[str, object]:
+    """The topology as a RabbitMQ definitions document, for ``rabbitmqctl import_definitions``."""
+    return {
+        "vhosts": [{"name": vhost}],
+        "exchanges": [
+            {
+                "name": exchange.name,
+                "vhost": vhost,
+                "type": exchange.type.value,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": exchange.arguments,
+            }
+            for exchange in topology.exchanges
+        ],
+        "queues": [
+            {
+                "name": queue.name,
+                "vhost": vhost,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": queue.arguments,
+            }
+            for queue in topology.queues
+        ],
+        "bindings": [
+            {
+                "source": binding.exchange,
+                "vhost": vhost,
+                "destination": binding.queue,
+                "destination_type": "queue",
+                "routing_key": binding.key,
+                "arguments": {},
+            }
+            for binding in topology.bindings
+        ],
+    }
+
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)' for (?:exchange|queue) '.*' in vhost '.*': "
+    r"received (?P<received>.+?) but current is (?P<current>.+)",
+    re.DOTALL,
+)
+_VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL)
+
+
+def parse_difference(text: str) -> Difference:
+    """Reads RabbitMQ's 406 text, such as ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost
+    '/': received the value '100' of type 'signedint' but current is none``.
+    """
+    match = _INEQUIVALENT.search(text)
+    if match is None:
+        return Difference("", None, None, text)
+    return Difference(match["argument"], _value(match["current"]), _value(match["received"]), text)
+
+
+def _value(words: str) -> str | None:
+    match = _VALUE.match(words.strip())
+    if match is not None:
+        return match["value"]
+    return None if words.strip().startswith("none") else words.strip()
+
+
+def _step(entity: Exchange | Queue, probe: Probe) -> Step:
+    kind = Kind.QUEUE if isinstance(entity, Queue) else Kind.EXCHANGE
+    if probe.verdict is not Verdict.DIFFERS:
+        return Step(kind, entity.name, probe.verdict)
+    difference = parse_difference(probe.text)
+    return Step(kind, entity.name, probe.verdict, difference, _fix(entity, difference))
+
+
+def _fix(entity: Exchange | Queue, difference: Difference) -> str:
+    if isinstance(entity, Exchange):
+        fix = (
+            "An exchange's arguments cannot be changed. While nobody publishes: "
+            f"`rabbitmqadmin delete exchange name={entity.name}`, then `coditect topology apply`. "
+            "Deleting it drops its bindings; apply binds ours again."
+        )
+    else:
+        fix = (
+            f"A queue's arguments cannot be changed. Stop its publishers, {_emptied(entity.name)}, "
+            f"`rabbitmqctl delete_queue {entity.name}` (deleting drops what is still in it), "
+            "then `coditect topology apply`."
+        )
+    policy = _policy(entity, difference)
+    return f"{fix} {policy}" if policy else fix
+
+
+def _emptied(queue: str) -> str:
+    if queue == UNROUTED_QUEUE or queue.startswith("dead."):
+        return "`coditect dead redrive` or `discard` what is in it"
+    return "let its consumers empty it"
+
+
+_NUMERIC_POLICIES = {
+    "x-message-ttl": "message-ttl",
+    "x-expires": "expires",
+    "x-max-length": "max-length",
+    "x-delivery-limit": "delivery-limit",
+}
+_TEXT_POLICIES = {
+    "x-dead-letter-exchange": "dead-letter-exchange",
+    "x-dead-letter-routing-key": "dead-letter-routing-key",
+    "x-dead-letter-strategy": "dead-letter-strategy",
+    "x-overflow": "overflow",
+    "alternate-exchange": "alternate-exchange",
+}
+
+
+def _policy(entity: Exchange | Queue, difference: Difference) -> str:
+    """The policy that brings the wanted value without deleting, where there is one.
+
+    An argument beats a policy; of two numbers the lower one holds. So a policy helps where the argument is
+    absent, or where the code wants less.
+    """
+    argument, wanted, current = difference.argument, difference.wanted, difference.current
+    if wanted is None:
+        return ""
+    if argument in _NUMERIC_POLICIES and wanted.isdecimal():
+        if current is not None and not (current.isdecimal() and int(wanted) < int(current)):
+            return ""
+        definition = f'{{"{_NUMERIC_POLICIES[argument]}":{wanted}}}'
+    elif argument in _TEXT_POLICIES and current is None:
+        definition = f'{{"{_TEXT_POLICIES[argument]}":"{wanted}"}}'
+    else:
+        return ""
+    apply_to = "queues" if isinstance(entity, Queue) else "exchanges"
+    pattern = "^" + entity.name.replace(".", r"\.") + "$"
+    return (
+        "Without deleting, a policy does the same for this argument (the plan goes on showing it): "
+        f"`rabbitmqctl set_policy --apply-to {apply_to} {entity.name} '{pattern}' '{definition}'`."
+    )

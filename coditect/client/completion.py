@@ -1,0 +1,91 @@
+"""Wakes whoever waits for the end of a workflow when an event tells of it: one queue for all waits of a client.
+
+An event may be missed, so whoever waits also looks; with this, rarely. It is listened from the first wait until nobody
+has waited for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import CoditectError
+from coditect.messaging.event_stream import Listening
+from coditect.workflow.states import WorkflowState
+
+log = logging.getLogger(__name__)
+
+ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
+    {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
+)
+"""The events that end a workflow's story."""
+IDLE_SECONDS = 5.0
+"""How long it is still listened when nobody waits any more."""
+
+
+class Ends:
+    """The ends that one client hears of."""
+
+    def __init__(self, listening: Listening, background: Supervisor) -> None:
+        self._listening = listening
+        self._background = background
+        self._waits: Counter[str] = Counter()
+        """How many wait for each workflow."""
+        self._expected: dict[str, asyncio.Future[None]] = {}
+        self._listener: asyncio.Task[None] | None = None
+        self._listens = False
+
+    @property
+    def heard(self) -> bool:
+        """Whether it is listened already: the first who waits cannot be sure of an event."""
+        return self._listens
+
+    @contextmanager
+    def waiting(self, workflow: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
+        """While somebody waits for its end: what is called for a future that is done when an event tells of it.
+
+        It is shared by all who wait for the same, and to be asked for anew before each look.
+        """
+        self._waits[workflow] += 1
+        try:
+            yield partial(self._expect, workflow)
+        finally:
+            self._waits[workflow] -= 1
+            if not self._waits[workflow]:
+                del self._waits[workflow]
+                self._expected.pop(workflow, None)
+
+    def _expect(self, workflow: str) -> asyncio.Future[None]:
+        if self._listener is None or self._listener.done():
+            self._listener = self._background.start(self._listen(), name="ends of workflows")
+        turn = self._expected.get(workflow)
+        if turn is None:
+            turn = self._expected[workflow] = asyncio.get_running_loop().create_future()
+        return turn
+
+    async def _listen(self) -> None:
+        try:
+            async with self._listening.stream("workflow.*") as stream:
+                self._listens = True
+                while True:
+                    idle = asyncio.ensure_future(asyncio.sleep(IDLE_SECONDS))
+                    try:
+                        event = await stream.next_before(idle)
+                    finally:
+                        idle.cancel()
+                    if event is None and not self._expected:
+                        return
+                    if event is not None and event.type in ENDINGS:
+                        turn = self._expected.pop(event.subject, None)
+                        if turn is not None and not turn.done():
+                            turn.set_result(None)
+        except CoditectError as error:
+            log.info("Ends are not heard; they are looked for", extra={"reason": str(error)})
+        finally:
+            self._listens = False

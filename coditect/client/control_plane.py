@@ -1,0 +1,160 @@
+"""Asks the control plane: a request to `coditect.control`, answered to this process's reply queue.
+
+Every request may be repeated: it carries its identity, and what it asks for is done once. So what was not answered,
+because the broker, a dispatcher or the way between them was gone, is asked again until the time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from coditect import errors
+from coditect.aio.clock import Clock
+from coditect.broker.port import Broker
+from coditect.broker.topology import backbone
+from coditect.errors import CoditectError, ControlPlaneRequired, Retryable, SetupError, TooLarge, Unroutable
+from coditect.messaging.rpc import Requests
+from coditect.model.duration import Duration, seconds
+from coditect.model.message import Message
+from coditect.model.result import Outcome
+from coditect.wire import routing
+from coditect.wire.control import ANY, Verb, request
+from coditect.wire.json import loads
+from coditect.wire.tasks import MAX_BODY_BYTES
+
+ASK_SECONDS = 30.0
+FIRST_WAIT_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 8.0
+"""How long an answer is waited for before the same is asked again."""
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+"""The pause after a refusal that says that it may be asked again."""
+GRACE_SECONDS = 2.0
+"""So long a control plane may take to appear: one that is just starting is none yet."""
+START_ONE = "start one: `coditect dispatcher run`, or `coditect up` for everything"
+
+
+class ControlPlane:
+    """The control plane as one process sees it; safe to share between tasks."""
+
+    def __init__(self, broker: Broker, requests: Requests, clock: Clock) -> None:
+        self._broker = broker
+        self._requests = requests
+        self._clock = clock
+        self.blobs = requests.blobs
+        """Where large values lie: in an answer claims stand for them."""
+        self.answered = False
+        """Whether it ever answered this process: if so, its silence is an outage and not its absence."""
+
+    async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ASK_SECONDS) -> dict[str, Any]:
+        """The answer, within the time; asked again as often as that needs.
+
+        Raises: ControlPlaneRequired when nobody answered (the request may have been done all the same, or may be
+        yet); BrokerUnavailable and the like (retryable) when the broker was away for all the time; TooLarge; and the
+        refusal of the control plane as the error that its failure names, such as NotFound or InvalidWorkflow.
+        """
+        identity = self._clock.new_id()
+        message = request(verb, body, reply_to=self._requests.reply_to, correlation_id=identity)
+        if len(message.body) > MAX_BODY_BYTES:
+            raise TooLarge(
+                "A request to the control plane is over the inline limit",
+                verb=verb.value,
+                bytes=len(message.body),
+                limit=MAX_BODY_BYTES,
+            )
+        try:
+            return await self._answer(message, verb, asyncio.get_running_loop().time() + seconds(timeout))
+        finally:
+            self._requests.forget(identity)
+
+    async def _answer(self, message: Message, verb: Verb, end: float) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time
+        begin = now()
+        wait, pause = FIRST_WAIT_SECONDS, FIRST_PAUSE_SECONDS
+        missed: CoditectError = _required("The control plane does not answer", verb)
+        while (left := end - now()) > 0:
+            try:
+                outcome = await self._asked_once(message, wait=wait, left=left)
+            except Unroutable as error:
+                missed = _required("No control plane is there", verb)
+                if not self.answered and now() - begin >= GRACE_SECONDS:
+                    raise missed from error
+            except Retryable as error:
+                missed = error
+            else:
+                if outcome is None:
+                    missed = await self._silence(verb)
+                    wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                    continue
+                self.answered = True
+                if outcome.failure is None:
+                    return _object(outcome)
+                missed = refusal(outcome)
+                if not missed.retryable:
+                    raise missed
+            await asyncio.sleep(max(0.0, min(pause, end - now())))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        raise missed
+
+    async def _asked_once(self, message: Message, *, wait: float, left: float) -> Outcome | None:
+        """The outcome; None when none came in time."""
+        reply = self._requests.expect(message.correlation_id or "")
+        await self._broker.publish(message, exchange=routing.CONTROL, routing_key=ANY, timeout_seconds=left)
+        await asyncio.wait({reply}, timeout=min(wait, left))
+        if reply.cancelled():
+            raise SetupError("The client is closed", fix="ask before it closes")
+        return reply.result() if reply.done() else None
+
+    async def _silence(self, verb: Verb) -> CoditectError:
+        """What to say when no answer comes. Raises it at once where nobody is there who could answer later."""
+        missed = _required("The control plane does not answer", verb)
+        if not self.answered:
+            try:
+                stats = await self._broker.stats(routing.CONTROL_QUEUE)
+            except Retryable as error:
+                return error
+            if stats is None or not stats.consumers:
+                raise _required("No control plane is there", verb)
+        return missed
+
+
+@asynccontextmanager
+async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[ControlPlane]:
+    """The control plane, for a few questions over this connection. The name is used once: its reply queue is removed.
+
+    Raises: BrokerUnavailable.
+    """
+    await broker.declare(backbone())
+    async with Requests(broker, name=name) as requests:
+        yield ControlPlane(broker, requests, clock)
+    await broker.delete_queue(requests.reply_to)
+
+
+def refusal(outcome: Outcome) -> CoditectError:
+    """The error that a refusal names, with its facts; CoditectError where it names none of ours."""
+    failure = outcome.failure
+    assert failure is not None
+    found = getattr(errors, failure.type, None)
+    kind = found if isinstance(found, type) and issubclass(found, CoditectError) else CoditectError
+    told = loads(outcome.body).get("facts")
+    facts = {str(name): fact for name, fact in told.items()} if isinstance(told, dict) else {}
+    if failure.fix:
+        facts["fix"] = failure.fix
+    error: CoditectError = kind(failure.message or failure.type)
+    error.facts |= facts
+    error.retryable = failure.retryable
+    return error
+
+
+def _required(sentence: str, verb: Verb) -> ControlPlaneRequired:
+    return ControlPlaneRequired(sentence, request=verb.value, fix=START_ONE)
+
+
+def _object(outcome: Outcome) -> dict[str, Any]:
+    value = loads(outcome.body)
+    if not isinstance(value, dict):
+        raise CoditectError("The control plane's answer is no object", given=type(value).__name__)
+    return value

@@ -1,0 +1,163 @@
+"""The direct lane of a client: one task, straight through the broker to whoever has the capability."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from coditect.aio.clock import Clock
+from coditect.broker.port import Broker
+from coditect.client.handle import Handle
+from coditect.client.options import Options, deadline_at
+from coditect.codec import encode_any
+from coditect.errors import CoditectError, ControlPlaneRequired, Unroutable
+from coditect.messaging.event_stream import Listening
+from coditect.messaging.rpc import Requests
+from coditect.model.duration import Duration, seconds
+from coditect.model.task import NO_LIMITS, Limits, Task
+from coditect.registry.catalogue import Offers
+from coditect.registry.selection.selector import Pick, Picker
+from coditect.wire.tasks import MAX_BODY_BYTES
+
+LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
+BURST = 16
+MOST_WINDOW_BYTES = 16 * 1024 * 1024
+"""Bodies of a batch that are in memory before they are sent, and one more."""
+
+
+class DirectLane:
+    """Submits tasks of one client through our door of the broker."""
+
+    def __init__(
+        self, broker: Broker, clock: Clock, *, picker: Picker, offers: Offers, requests: Requests, listening: Listening
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._picker = picker
+        self._offers = offers
+        self._requests = requests
+        self._listening = listening
+
+    async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
+        """Publishes a task; see `Client.submit`."""
+        claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+        pick = await self._picker.pick(capability, options.strategy, options.wanted, pin=options.pin)
+        handle, sent = self._begin(capability, body, options, pick, claims)
+        await self._taken(handle, sent)
+        return handle
+
+    async def submit_many(
+        self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
+    ) -> AsyncGenerator[Handle, None]:
+        """Publishes a task for each value; see `Client.submit_many`."""
+        picks = self._picker.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
+        source = iter(values)
+        under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
+        try:
+            while bodies := encoded(source, concurrency):
+                for body in bodies:
+                    claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+                    handle, sent = self._begin(capability, body, options, await picks.next(), claims)
+                    under_way.append((handle, asyncio.ensure_future(sent)))
+                    if len(under_way) >= concurrency:
+                        yield await self._first(under_way)
+                    elif len(under_way) % BURST == 0:
+                        await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
+            while under_way:
+                yield await self._first(under_way)
+        except Exception:  # also of the iterable that the values come from
+            while under_way:
+                try:
+                    handle = await self._first(under_way)
+                except CoditectError:
+                    continue  # the first failure is the one that is told
+                yield handle
+            raise
+        finally:
+            for handle, sent in under_way:
+                sent.cancel()
+                handle.forget()
+
+    async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
+        handle, sent = under_way.popleft()
+        if not sent.done() or sent.cancelled() or sent.exception() is not None:
+            await self._taken(handle, sent)
+        return handle
+
+    def _begin(
+        self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
+    ) -> tuple[Handle, Awaitable[None]]:
+        """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
+        task = self._task(capability, body if claims is None else claims, options, claims)
+        reply = self._requests.expect(task.correlation_id or "") if options.results else None
+        handle = Handle(task, self._requests, self._listening, self._broker, reply=reply)
+        if pick is not None and reply is not None:
+            reply.add_done_callback(pick.over)
+        try:
+            pin = None if pick is None else pick.agent_id
+            sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
+        except BaseException:
+            handle.forget()
+            raise
+        return handle, sent
+
+    async def _taken(self, handle: Handle, sent: Awaitable[None]) -> None:
+        try:
+            await sent
+        except Unroutable as error:
+            handle.forget()
+            raise await self._offers.unknown(handle.capability, routing_key=error.facts.get("routing_key")) from error
+        except BaseException:
+            handle.forget()
+            raise
+
+    def _task(self, capability: str, body: bytes, options: Options, claims: bytes | None) -> Task:
+        if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
+            raise ControlPlaneRequired(
+                "A direct task runs at most 25 minutes",
+                timeout=options.timeout,
+                fix="make it durable: submit(..., durable=True), or `coditect task submit --detach`",
+            )
+        now = self._clock.now_ms()
+        task_id = options.task_id or self._clock.new_id()
+        return Task(
+            capability,
+            options.priority,
+            body,
+            id=task_id,
+            correlation_id=self._requests.new_token() if options.results else None,
+            reply_to=self._requests.reply_to if options.results else None,
+            limits=_limits(options, now),
+            published_at_ms=now,
+            claims=claims,
+        )
+
+
+def encoded(source: Iterator[Any], most: int) -> list[bytes]:
+    """The bodies of the next values; fewer than `most` where they are large. Raises: as `encode_any`."""
+    bodies: list[bytes] = []
+    size = 0
+    for value in islice(source, most):
+        bodies.append(encode_any(value))
+        size += len(bodies[-1])
+        if size >= MOST_WINDOW_BYTES:
+            break
+    return bodies
+
+
+def _limits(options: Options, now_ms: int) -> Limits:
+    if options.deadline is options.start_within is options.timeout is options.max_attempts is None:
+        return NO_LIMITS
+    return Limits(
+        deadline_ms=None if options.deadline is None else deadline_at(options.deadline, now_ms),
+        start_by_ms=_later(now_ms, options.start_within),
+        timeout_ms=None if options.timeout is None else int(seconds(options.timeout) * 1000),
+        max_attempts=options.max_attempts,
+    )
+
+
+def _later(now_ms: int, span: Duration | None) -> int | None:
+    return None if span is None else now_ms + int(seconds(span) * 1000)

@@ -1,0 +1,118 @@
+"""A durable task: kept by the control plane as a workflow of one node, so that any process may ask for it by its id."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from coditect.client.options import Options, deadline_at
+from coditect.client.workflow_run import EVENT_PATTERNS, Ending, Run
+from coditect.errors import NotFound
+from coditect.model.duration import Duration, milliseconds, seconds
+from coditect.model.event import Event
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.retry import Retry
+from coditect.wire.json import dumps
+from coditect.workflow.definition import Call, Definition, Node
+from coditect.workflow.rows import NodeRow
+from coditect.workflow.states import TaskState
+from coditect.workflow.template import LITERAL
+
+NODE = "task"
+"""The name of the one node."""
+
+_STATUSES = {
+    TaskState.COMPLETED: Status.COMPLETED,
+    TaskState.CANCELED: Status.CANCELED,
+    TaskState.REJECTED: Status.REJECTED,
+}
+
+
+def durable_id(workflow: str) -> TaskId:
+    """The id of the task that is this workflow's only one: AMQP's `message_id`, the same over all attempts."""
+    return TaskId(f"{workflow}:{NODE}")
+
+
+def workflow_of(task_id: str) -> str | None:
+    """The workflow of a durable task; None when the id is that of a direct one."""
+    workflow, colon, node = task_id.rpartition(":")
+    return workflow if colon and node == NODE else None
+
+
+def durable_definition(capability: str, value: Any, options: Options, *, now_ms: int) -> Definition:
+    """The workflow of one node."""
+    call = Call(
+        capability,
+        {LITERAL: value},
+        options.priority,
+        timeout_ms=_ms(options.timeout),
+        retry=None if options.max_attempts is None else Retry(max_attempts=options.max_attempts),
+        start_within_ms=_ms(options.start_within),
+        deadline_ms=_from_now(options.deadline, now_ms),
+    )
+    return Definition(capability, (Node(NODE, call),))
+
+
+def _from_now(deadline: Duration | datetime | None, now_ms: int) -> int | None:
+    return deadline_at(deadline, now_ms) - now_ms if isinstance(deadline, datetime) else _ms(deadline)
+
+
+def _ms(duration: Duration | None) -> int | None:
+    return None if duration is None else milliseconds(duration)
+
+
+class Kept:
+    """What the control plane knows of one durable task, for its handle."""
+
+    __slots__ = ("_task_id", "known", "run")
+
+    def __init__(self, run: Run) -> None:
+        self._task_id = durable_id(run.id)
+        self.run = run
+        """Its workflow."""
+        self.known: Outcome | None = None
+        """How it ended, as far as was asked."""
+
+    async def outcome(self, *, timeout: Duration) -> Outcome:
+        """How it ended; see `Handle.outcome`."""
+        if self.known is None or self.known.failure is not None:  # a redrive changes a failure, nothing a value
+            ending = await self.run.ending(NODE, timeout=seconds(timeout), alone=True)
+            self.known = _outcome(self._task_id, ending, await self.row())
+        return self.known
+
+    async def row(self) -> NodeRow:
+        """Where it is. Raises: NotFound when its id is that of a workflow of several nodes."""
+        rows = [row async for row in self.run.nodes()]
+        if len(rows) != 1:
+            fix = f"coditect workflow show {self.run.id}"
+            raise NotFound("This is no task but a workflow", workflow=self.run.id, nodes=len(rows), fix=fix)
+        return rows[0]
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens to the task, its node and its workflow from now on, to its end."""
+        return self.run.told((*EVENT_PATTERNS, "task.*"), {self.run.id, self._task_id})
+
+
+def _outcome(task_id: TaskId, ending: Ending, row: NodeRow) -> Outcome:
+    status = _STATUSES.get(ending.state, Status.FAILED)
+    failure = None if status is Status.COMPLETED else _failure(ending)
+    return Outcome(
+        status,
+        dumps(ending.value if failure is None else failure.as_json()),
+        task_id,
+        task_id,
+        agent_id=AgentId(row.agent) if row.agent else None,
+        attempt=row.attempt,
+        fence=row.fence,
+        started_at_ms=row.started_at_ms,
+        finished_at_ms=row.finished_at_ms,
+        failure=failure,
+    )
+
+
+def _failure(ending: Ending) -> Failure:
+    told = ending.failure or {}
+    texts = {name: str(told.get(name) or "") for name in ("reason", "type", "message", "traceback", "fix")}
+    return Failure(retryable=told.get("retryable") is True, **texts)

@@ -1,0 +1,248 @@
+"""A submitted task in the hand of its submitter."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar, overload
+
+from coditect.blobs import fetched
+from coditect.broker.port import Broker
+from coditect.client.durable import Kept
+from coditect.client.workflow_run import Run
+from coditect.codec import codec
+from coditect.errors import (
+    InputError,
+    ResultTimeout,
+    SetupError,
+    TaskCanceled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+    Unroutable,
+)
+from coditect.messaging.event_stream import EventStream, Listening
+from coditect.messaging.rpc import Requests
+from coditect.model.duration import Duration, seconds
+from coditect.model.event import Event
+from coditect.model.ids import TaskId
+from coditect.model.result import ENDINGS, EXPIRED, Outcome, Status
+from coditect.model.task import Task
+from coditect.wire import mail, routing
+from coditect.workflow.rows import NodeRow
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT: Duration = "10m"
+CANCEL_SECONDS = 10.0
+LAST_EVENT_SECONDS = 1.0
+"""How long the event of the end may come after the outcome itself."""
+
+
+class Handle:
+    """Waits for one task's result, listens to its events, cancels it. Made by `Client.submit`.
+
+    That of a durable task asks the control plane, from any process: `Client.task` makes it of the id alone.
+    """
+
+    __slots__ = ("__weakref__", "_broker", "_kept", "_listening", "_reply", "_requests", "_task")
+
+    def __init__(
+        self,
+        task: Task,
+        requests: Requests,
+        listening: Listening,
+        broker: Broker,
+        *,
+        reply: asyncio.Future[Outcome] | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        self._task = task
+        self._kept = kept
+        self._reply = reply
+        self._requests = requests
+        self._listening = listening
+        self._broker = broker
+
+    @property
+    def task_id(self) -> TaskId:
+        """The task's id: AMQP's `message_id`."""
+        return self._task.id or TaskId("")
+
+    @property
+    def capability(self) -> str:
+        """What was asked for."""
+        return self._task.capability
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is here; of a durable task only what was asked for is."""
+        if self._kept is not None:
+            return self._kept.known is not None
+        return self._reply is not None and self._reply.done()
+
+    @property
+    def run(self) -> Run:
+        """The workflow of a durable task: every attempt, and a redrive.
+
+        Raises: InputError when the task is a direct one.
+        """
+        return self._of_durable().run
+
+    async def row(self) -> NodeRow:
+        """Where a durable task is.
+
+        Raises: InputError when the task is a direct one; NotFound when its id is that of a workflow of several nodes.
+        """
+        return await self._of_durable().row()
+
+    def _of_durable(self) -> Kept:
+        if self._kept is None:
+            fix = "submit it with durable=True, or an idempotency key"
+            raise InputError("A direct task has no record", task_id=self.task_id, fix=fix)
+        return self._kept
+
+    async def outcome(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> Outcome:
+        """How the task ended, whatever it is; may be asked again.
+
+        Raises: ResultTimeout when nothing came in time (the task goes on); InputError when the task was
+        submitted without results; SetupError when the client was closed, or the handle forgotten, meanwhile;
+        NotFound for a durable task that the control plane does not have; BlobUnavailable (retryable: ask again),
+        ClaimBroken, TooLarge for a large value that cannot be fetched.
+        """
+        if self._kept is not None:
+            return await self._kept.outcome(timeout=timeout)
+        reply = self._expected()
+        if not reply.done() and not await _done_within(reply, seconds(timeout)):
+            raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
+        if reply.cancelled():
+            raise SetupError("The client is closed", task_id=self.task_id, fix="wait for results before it closes")
+        outcome = reply.result()
+        return await fetched(self._requests.blobs, outcome) if outcome.claims else outcome
+
+    def _expected(self) -> asyncio.Future[Outcome]:
+        if self._reply is None:
+            raise InputError(
+                "This task was submitted without results", task_id=self.task_id, fix="submit it with results=True"
+            )
+        return self._reply
+
+    @overload
+    async def result(self, *, timeout: Duration = ...) -> Any: ...
+    @overload
+    async def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
+    async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+        """The value, validated as `model`.
+
+        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        """
+        outcome = await self.outcome(timeout=timeout)
+        if outcome.failure is not None:
+            raise task_error(outcome)
+        return codec(model).decode(outcome.body)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens to this task from now on, to its end. Best effort: an event may be missed.
+
+        Of a durable task also what happens to its node and its workflow; that end is never missed.
+        """
+        if self._kept is not None:
+            async for told in self._kept.events():
+                yield told
+            return
+        now = asyncio.get_running_loop().time
+        last = math.inf
+        reply = self._reply or asyncio.get_running_loop().create_future()
+        async with self._listening.stream("task.*", of=(self.task_id,)) as stream:
+            while now() < last and (event := await _next_event(stream, reply)) is not None:
+                yield event
+                if event.type in ENDINGS:
+                    return
+                if reply.done():
+                    last = min(last, now() + LAST_EVENT_SECONDS)
+
+    async def cancel(self, *, reason: str = "") -> None:
+        """Asks whoever has the task to cancel it; the outcome tells whether that came in time."""
+        if self._kept is not None:
+            await self._kept.run.cancel(reason=reason)
+            return
+        try:
+            await self._broker.publish(
+                mail.cancel(self.task_id, reason=reason),
+                exchange=routing.BROADCAST,
+                routing_key="",
+                timeout_seconds=CANCEL_SECONDS,
+            )
+        except Unroutable:
+            return  # no agent is there: nothing runs
+
+    def forget(self) -> None:
+        """Nobody will ask for the result: frees what waits for it."""
+        self._requests.forget(self._task.correlation_id or "")
+
+
+async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:
+    """The next event of any task; None when the outcome came and its event did not follow."""
+    waiting = asyncio.ensure_future(anext(stream))
+    either: set[asyncio.Future[Any]] = {waiting, reply}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            await asyncio.wait({waiting}, timeout=LAST_EVENT_SECONDS)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+
+
+async def _done_within(reply: asyncio.Future[Outcome], seconds_: float) -> bool:
+    """Whether it is done in time; leaves it alone when not, or when the waiting is canceled.
+
+    What `asyncio.timeout` around a shield would do, at a third of its cost: every round trip waits here.
+    """
+    loop = asyncio.get_running_loop()
+    turn = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not turn.done():
+            turn.set_result(None)
+
+    timer = loop.call_later(seconds_, wake)
+    reply.add_done_callback(wake)
+    try:
+        await turn
+    finally:
+        timer.cancel()
+        reply.remove_done_callback(wake)
+    return reply.done()
+
+
+_ERRORS: dict[Status, type[TaskError]] = {
+    Status.FAILED: TaskFailed,
+    Status.CANCELED: TaskCanceled,
+    Status.REJECTED: TaskRejected,
+}
+
+
+def task_error(outcome: Outcome) -> TaskError:
+    """The error that says why there is no value."""
+    failure = outcome.failure
+    if failure is None:
+        return TaskError("The task ended without a value", task_id=outcome.task_id)
+    kind = TaskExpired if failure.reason in EXPIRED else _ERRORS.get(outcome.status, TaskError)
+    facts = {
+        "task_id": outcome.task_id,
+        "agent": outcome.agent_id,
+        "attempt": outcome.attempt,
+        "reason": failure.reason,
+        "type": failure.type,
+        "message": failure.message,
+        "fix": failure.fix,
+    }
+    how = "failed" if outcome.status is Status.FAILED else f"was {outcome.status.value}"
+    error = kind(f"The task {how}", **{k: v for k, v in facts.items() if v})
+    error.retryable = failure.retryable
+    if failure.traceback:
+        error.add_note(f"At the agent:\n{failure.traceback}")
+    return error

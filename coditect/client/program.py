@@ -1,0 +1,20 @@
+"""Puts a client's connections together."""
+
+from __future__ import annotations
+
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.registry.redis import RedisRegistry
+from coditect.settings.settings import Settings
+
+
+def adapters(settings: Settings) -> tuple[AmqpBroker, RedisRegistry]:
+    """The broker and the registry that the settings name, not opened yet."""
+    broker = AmqpBroker(
+        settings.amqp_url,
+        name="coditect client",
+        window=settings.window,
+        declare=settings.declare,
+        wire=settings.wire,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+    return broker, RedisRegistry(settings.redis_url)

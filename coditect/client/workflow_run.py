@@ -1,0 +1,381 @@
+"""A workflow that was started, in the hand of whoever looks after it: asks the control plane by its id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar, overload
+
+from coditect.blobs import whole_value
+from coditect.client.completion import ENDINGS, Ends
+from coditect.client.control_plane import ASK_SECONDS, ControlPlane
+from coditect.codec import codec, encode_any
+from coditect.errors import (
+    ControlPlaneRequired,
+    InvalidTask,
+    ResultTimeout,
+    Retryable,
+    TaskCanceled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+)
+from coditect.messaging.event_stream import Listening
+from coditect.model.duration import Duration, seconds
+from coditect.model.event import Event
+from coditect.model.result import EXPIRED
+from coditect.wire.control import Verb
+from coditect.wire.json import dumps, loads
+from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow, rows_of
+from coditect.workflow.states import TaskState, WorkflowState
+
+T = TypeVar("T")
+R = TypeVar("R")
+Seen: TypeAlias = Callable[[WorkflowRow | None], object]
+
+DEFAULT_TIMEOUT: Duration = "1h"
+PAGE = 1_000
+"""Rows asked for at once."""
+LOOK_SECONDS = 5.0
+"""How long one look may take before it counts as unanswered."""
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 1.0
+FIRST_HEARD_PAUSE_SECONDS = 0.1
+LONGEST_HEARD_PAUSE_SECONDS = 30.0
+"""Where the event of the end is listened for: a look only makes good for an event that was lost."""
+PAUSE_SHARE = 0.2
+"""Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
+LAST_EVENT_SECONDS = 1.0
+"""How long the event of the end may come after the end itself was seen."""
+LATE_EVENT_SECONDS = 0.1
+"""Events are published side by side: that of the end waits so long for those before it."""
+EVENT_PATTERNS = ("workflow.*", "node.*")
+_UNENDED = frozenset(state.value for state in WorkflowState if not state.terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a node ended, or the workflow by it: a value or a failure."""
+
+    state: TaskState
+    value: Any
+    failure: Mapping[str, Any] | None
+    reason: str = ""
+    """Of a workflow: what was said when it was canceled."""
+
+
+class Run:
+    """A started workflow. Made by `Client.start`, or of its id by `Client.run`; asks for nothing until it is used.
+
+    What it asks is answered by the control plane, from the ledger. Every method raises ControlPlaneRequired where
+    there is none, BrokerUnavailable and the like (retryable), and NotFound when it has no such workflow.
+    """
+
+    __slots__ = ("_control", "_ends", "_listening", "id", "new")
+
+    def __init__(
+        self, workflow: str, control: ControlPlane, *, listening: Listening, ends: Ends, new: bool = False
+    ) -> None:
+        self.id = workflow
+        """The workflow's id; kept by the control plane, so any process may ask with it."""
+        self.new = new
+        """Whether the start that made this handle had it accepted. False where its idempotency key was known, so that
+        this is the earlier workflow, which may have ended; and for a handle that was made of an id."""
+        self._control = control
+        self._listening = listening
+        self._ends = ends
+
+    # -- what it is -------------------------------------------------------------------------------------
+
+    async def state(self) -> WorkflowState:
+        """Where it is now."""
+        return (await self.overview()).state
+
+    async def overview(self) -> WorkflowRow:
+        """Where it is now: its state, how many nodes are in which, and its times."""
+        return await self._look(ASK_SECONDS)
+
+    async def nodes(self) -> AsyncIterator[NodeRow]:
+        """Its nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
+
+        Read page by page: each page is of one instant, the whole is not.
+        """
+        async for row in self._rows(Verb.NODES, "nodes"):
+            yield NodeRow.read(row)
+
+    async def attempts(self, node: str | None = None) -> AsyncIterator[AttemptRow]:
+        """Every attempt of one node, or of all: agent, times, and why it failed."""
+        only = {} if node is None else {"node": node}
+        async for row in self._rows(Verb.ATTEMPTS, "attempts", **only):
+            yield AttemptRow.read(row)
+
+    async def _look(self, timeout: Duration) -> WorkflowRow:
+        return WorkflowRow.read(await self._control.ask(Verb.GET, {"workflow": self.id}, timeout=timeout))
+
+    def _rows(self, verb: Verb, field: str, **asked: Any) -> AsyncIterator[object]:
+        return pages(self._control, verb, field, {"workflow": self.id} | asked)
+
+    # -- its end ----------------------------------------------------------------------------------------
+
+    async def wait(self, *, timeout: Duration = DEFAULT_TIMEOUT, seen: Seen | None = None) -> WorkflowState:
+        """Returns when it has ended, and how. Outages on the way are waited out.
+
+        `seen` is called with every look at it on the way, and with None where nobody answered.
+
+        Raises: ResultTimeout when it did not end in time; it goes on.
+        """
+        return (await self._ended(timeout, seen)).state
+
+    async def _ended(self, timeout: Duration, seen: Seen | None = None) -> WorkflowRow:
+        async def look(left: float) -> WorkflowRow:
+            row: WorkflowRow | None = None
+            try:
+                row = await self._look(left)
+            finally:
+                if seen is not None:
+                    seen(row)
+            return row
+
+        return await self._until(look, lambda row: row.state.terminal, timeout, by_event=seen is None)
+
+    @overload
+    async def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
+    @overload
+    async def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
+    async def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+        """The value of the workflow's last node, or of the one that is named, validated as `model`.
+
+        Waits for the end of the workflow, or of that node alone. None for a node that was skipped.
+
+        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired when there is no value, with the failure's facts;
+        ResultTimeout.
+        """
+        if node is None:
+            ending = await self._last(timeout)
+            if ending.state is not TaskState.COMPLETED:
+                raise self._error(ending.state.value, ending.failure, reason=ending.reason)
+        else:
+            ending = await self.ending(node, timeout=timeout)
+            if ending.state not in (TaskState.COMPLETED, TaskState.SKIPPED):
+                raise self._error(ending.state.value, ending.failure, node=node)
+        return codec(model).decode(dumps(ending.value))
+
+    async def _last(self, timeout: Duration) -> Ending:
+        """How the workflow ended, with its value: asked for in one look once its end was heard of."""
+        begun = False
+
+        async def look(left: float) -> Ending | None:
+            nonlocal begun
+            if not begun:  # from memory, while it runs
+                begun = True
+                if not (await self._look(left)).state.terminal:
+                    return None
+            ending = await self._ending(None, left)
+            return ending if ending.state.terminal else None
+
+        ending = await self._until(look, lambda found: found is not None, timeout, by_event=True)
+        assert ending is not None
+        return ending
+
+    async def look(self, node: str) -> Ending:
+        """Where that node is now, with its value or failure if it has one."""
+        return await self._ending(node, ASK_SECONDS)
+
+    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
+        """How that node ended, whatever it is; `alone` when the workflow ends with it.
+
+        Raises: ResultTimeout when it has not, in time.
+        """
+
+        async def look(left: float) -> Ending:
+            return await self._ending(node, left)
+
+        return await self._until(look, lambda ending: ending.state.terminal, timeout, by_event=alone)
+
+    async def _ending(self, node: str | None, timeout: Duration) -> Ending:
+        asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
+        answer = await self._control.ask(Verb.RESULT, asked, timeout=timeout)
+        told, paged = answer.get("value"), answer.get("next") is not None
+        while answer.get("next") is not None:
+            answer = await self._control.ask(Verb.RESULT, {**asked, "after": answer["next"]}, timeout=timeout)
+            if not isinstance(told, dict) or not isinstance(answer.get("value"), dict):
+                raise Retryable("The workflow went on while its value was read", workflow=self.id)
+            told |= answer["value"]
+        if paged and isinstance(told, dict) and len(told) == 1:
+            (told,) = told.values()
+        failure = answer.get("failure")
+        value = await whole_value(self._control.blobs, told)
+        reason = str(answer.get("reason") or "")
+        return Ending(_state_of(answer), value, failure if isinstance(failure, Mapping) else None, reason)
+
+    def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
+        told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}
+        known = {"workflow": self.id} | facts | {name: text for name, text in told.items() if text}
+        kind = TaskExpired if known.get("reason") in EXPIRED else _ERRORS.get(state, TaskFailed)
+        shown = {name: fact for name, fact in known.items() if fact}
+        error = kind(
+            "The node has no value" if "node" in facts else "The workflow did not complete", state=state, **shown
+        )
+        if traceback := (failure or {}).get("traceback"):
+            error.add_note(f"At the agent:\n{traceback}")
+        return error
+
+    async def _until(
+        self,
+        look: Callable[[float], Awaitable[R]],
+        enough: Callable[[R], bool],
+        timeout: Duration,
+        *,
+        by_event: bool,
+    ) -> R:
+        """Looks until it is enough. Silence is waited out once the control plane has answered this process.
+
+        With `by_event` it is enough when the workflow ends, and not before: a look only makes good for a lost event.
+        """
+        longest = LONGEST_HEARD_PAUSE_SECONDS if by_event else LONGEST_PAUSE_SECONDS
+        now = asyncio.get_running_loop().time
+        begin, end = now(), now() + seconds(timeout)
+        with self._ends.waiting(self.id) as expect:
+            while True:
+                waited = now() - begin
+                # expected before the look, so that an end in between is not missed
+                heard = expect()
+                first = FIRST_HEARD_PAUSE_SECONDS if by_event and self._ends.heard else FIRST_PAUSE_SECONDS
+                pause = max(first, PAUSE_SHARE * waited)
+                cause: Exception | None = None
+                try:
+                    seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
+                    if enough(seen):
+                        return seen
+                except (Retryable, ControlPlaneRequired) as error:
+                    if isinstance(error, ControlPlaneRequired) and not self._control.answered:
+                        raise
+                    cause = error
+                left = end - now()
+                if left <= FIRST_PAUSE_SECONDS:
+                    fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
+                    raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
+                pause = min(longest, pause, max(FIRST_PAUSE_SECONDS, left / 2))  # the last look is near the end
+                await asyncio.wait({heard}, timeout=pause)
+
+    # -- as it happens ----------------------------------------------------------------------------------
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens to it from now on, to its end: `node.started`, `node.completed`, ..., `workflow.completed`.
+
+        An event may be missed, but not the last one: the end is asked for, too, and told as an event when none
+        comes.
+        """
+        async for event in self.told(EVENT_PATTERNS, frozenset({self.id})):
+            yield event
+
+    async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
+        """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
+        async with self._listening.stream(*patterns, of=subjects) as stream:
+            ended = asyncio.ensure_future(self._end_after_its_events())
+            late = asyncio.ensure_future(asyncio.Event().wait())
+            try:
+                ending: Event | None = None
+                while ending is None and (event := await stream.next_before(ended)) is not None:
+                    if event.type in ENDINGS:
+                        ending = event
+                    else:
+                        yield event
+                late.get_loop().call_later(LATE_EVENT_SECONDS, late.cancel)
+                while (event := await stream.next_before(late)) is not None:
+                    yield event
+                yield ending or _ending_event(ended.result())
+            finally:
+                ended.cancel()
+                late.cancel()
+                await asyncio.wait({ended, late})
+
+    async def _end_after_its_events(self) -> WorkflowRow:
+        row = await self.overview()
+        if not row.state.terminal:
+            row = await self._ended("3650d")
+            await asyncio.sleep(LAST_EVENT_SECONDS)
+        return row
+
+    # -- what may be done about it ----------------------------------------------------------------------
+
+    async def cancel(self, *, reason: str = "") -> None:
+        """Ends it: nothing new begins, and what runs is asked to stop. Survives restarts; done once.
+
+        It races with its own completion to exactly one end, which `wait` tells.
+        """
+        await self._control.ask(Verb.CANCEL, {"workflow": self.id, "reason": reason})
+
+    async def pause(self) -> None:
+        """Nothing new is published; what was goes on."""
+        await self._control.ask(Verb.PAUSE, {"workflow": self.id})
+
+    async def resume(self) -> None:
+        """Goes on where it was paused. One that failed runs again from its first failed nodes."""
+        await self._control.ask(Verb.RESUME, {"workflow": self.id})
+
+    async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
+        """Runs a node that ended without a value again, from its recorded input or the one that is given.
+
+        Its dependents go on after it. With `dry_run` nothing is done; the answer says what would be.
+        """
+        asked: dict[str, Any] = {"workflow": self.id, "node": node, "dry_run": dry_run}
+        if value is not None:
+            asked["input"] = loads(encode_any(value))
+        return await self._control.ask(Verb.REDRIVE, asked)
+
+    async def answer(self, node: str, *, granted: bool, by: str, comment: str = "") -> None:
+        """Answers an approval; `by` is who says so, kept with the answer. The first answer counts.
+
+        Raises: InvalidTask without a `by`; NotFound when the node is no approval that waits.
+        """
+        asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
+        await self._control.ask(Verb.ANSWER, asked)
+
+
+def _state_of(answer: Mapping[str, Any]) -> TaskState:
+    """A node's, or the one that a workflow would have as a node."""
+    state = str(answer.get("state"))
+    if state in _UNENDED:
+        return TaskState.WORKING
+    try:
+        return TaskState(state)
+    except ValueError as error:
+        raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
+
+
+async def pages(
+    control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
+) -> AsyncIterator[object]:
+    """The rows of a listing, page after page, `most` of them at most."""
+    after: object = None
+    left = most
+    while left is None or left > 0:
+        limit = PAGE if left is None else min(PAGE, left)
+        answer = await control.ask(verb, {**asked, "after": after, "limit": limit})
+        rows = rows_of(answer, field)
+        for row in rows:
+            yield row
+        after = answer.get("next")
+        if after is None:
+            return
+        left = None if left is None else left - len(rows)
+
+
+def _ending_event(row: WorkflowRow) -> Event:
+    return Event(
+        f"workflow.{row.state.value}",
+        f"/workflows/{row.workflow}",
+        f"{row.workflow}/{row.state.value}",
+        row.finished_at_ms or 0,
+        row.workflow,
+        {"name": row.name, "state": row.state.value},
+    )
+
+
+_ERRORS: Mapping[str, type[TaskError]] = MappingProxyType(
+    {"failed": TaskFailed, "dead": TaskFailed, "rejected": TaskRejected, "canceled": TaskCanceled}
+)

@@ -1,0 +1,155 @@
+"""The workflow lane of a client: hands workflows and durable tasks to the control plane, and finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from typing import Any
+
+from coditect.aio.clock import Clock
+from coditect.broker.port import Broker
+from coditect.client.completion import Ends
+from coditect.client.control_plane import ControlPlane
+from coditect.client.direct import encoded
+from coditect.client.durable import Kept, durable_definition, durable_id, workflow_of
+from coditect.client.handle import Handle
+from coditect.client.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
+from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
+from coditect.client.workflow_run import Run, pages
+from coditect.errors import CoditectError, InputError
+from coditect.messaging.event_stream import Listening
+from coditect.messaging.rpc import Requests
+from coditect.model import arguments
+from coditect.model.capability import Priority
+from coditect.model.duration import seconds
+from coditect.model.task import Task
+from coditect.registry.catalogue import Offers
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+from coditect.workflow.builder import Workflow
+from coditect.workflow.definition import Definition
+from coditect.workflow.graph import graph_of
+from coditect.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
+from coditect.workflow.states import WorkflowState
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 10
+"""Nodes that a log line names."""
+Progress = Callable[[int, int], object]
+"""Called with the number of nodes that the control plane has, and of all."""
+
+
+class WorkflowLane:
+    """What one client has at the control plane."""
+
+    def __init__(
+        self, broker: Broker, clock: Clock, *, offers: Offers, requests: Requests, listening: Listening, ends: Ends
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._control = ControlPlane(broker, requests, clock)
+        self._offers = offers
+        self._requests = requests
+        self._listening = listening
+        self._ends = ends
+
+    def run(self, workflow: str, *, new: bool = False) -> Run:
+        """The handle of a workflow by its id; `new` when it was accepted just now."""
+        return Run(workflow, self._control, listening=self._listening, ends=self._ends, new=new)
+
+    async def start(
+        self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
+    ) -> Run:
+        """Checks a workflow and has it accepted; see `Client.start`."""
+        definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
+        upload = await self._cut(definition, loads(value), key)
+        await self._refuse_unknown(definition)
+        if nodes := definition.to_compensate:
+            facts = {"workflow": definition.name, "nodes": nodes[:MOST_NAMED], "fix": "undo it in a node of its own"}
+            log.warning("Compensation is kept with the workflow, and nothing runs it yet", extra=facts)
+        return await self._send(upload, SUBMIT_SECONDS, progress)
+
+    async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:
+        if key is not None:
+            arguments.text("key", key, shortest=1, longest=MOST_KEY_BYTES)
+        workflow = self._clock.new_id()
+        if len(definition.nodes) <= MOST_NODES_OF_A_CHUNK:
+            return cut(definition, value, workflow=workflow, key=key)
+        # it takes seconds: the loop has other things to do meanwhile
+        return await asyncio.to_thread(cut, definition, value, workflow=workflow, key=key)
+
+    async def _refuse_unknown(self, definition: Definition) -> None:
+        named = {call.capability for node in definition.nodes if (call := node.call) is not None}
+        named |= {call.compensate for node in definition.nodes if (call := node.call) is not None and call.compensate}
+        if missing := await self._offers.missing(named):
+            graph_of(definition, capabilities=(named - missing) | await self._offers.registered())
+
+    async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:
+        mine = str(upload.head["workflow"])
+        for body, sent in upload.chunks():
+            try:
+                answer = await self._control.ask(Verb.START, body, timeout=timeout_seconds)
+            except CoditectError as error:
+                error.facts.setdefault("workflow", mine)  # it may have been accepted all the same
+                raise
+            if progress is not None:
+                progress(sent, len(upload.definition.nodes))
+            if (known := str(answer.get("workflow") or mine)) != mine:
+                return self.run(known)  # the key was there: an earlier workflow has it
+        return self.run(mine, new=True)
+
+    async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
+        """The workflows that the control plane has."""
+        asked = {} if state is None else {"state": state.value}
+        async for row in pages(self._control, Verb.LIST, "workflows", asked, most=most):
+            yield WorkflowRow.read(row)
+
+    async def approvals(self, *, most: int | None) -> AsyncIterator[ApprovalRow]:
+        """The questions that wait for an answer."""
+        async for row in pages(self._control, Verb.APPROVALS, "approvals", {}, most=most):
+            yield ApprovalRow.read(row)
+
+    async def dead_nodes(self, *, most: int | None) -> AsyncIterator[DeadRow]:
+        """Nodes that were given up."""
+        async for row in pages(self._control, Verb.DEAD, "dead", {}, most=most):
+            yield DeadRow.read(row)
+
+    # -- durable tasks ----------------------------------------------------------------------------------
+
+    async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
+        """Has a task kept by the control plane; see `Client.submit`."""
+        if options.task_id is not None:
+            fix = "give it an idempotency key of your own"
+            raise InputError("The control plane names a durable task", parameter="task_id", fix=fix)
+        definition = durable_definition(capability, loads(body), options, now_ms=self._clock.now_ms())
+        upload = await self._cut(definition, None, options.idempotency_key)
+        if await self._offers.missing([capability]):
+            raise await self._offers.unknown(capability)
+        run = await self._send(upload, seconds(options.submit_timeout), None)
+        return self._handle(run, capability, options.priority)
+
+    async def submit_many(
+        self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
+    ) -> AsyncGenerator[Handle, None]:
+        """Has a task kept for each value, one after the other; see `Client.submit_many`."""
+        source = iter(values)
+        while bodies := encoded(source, concurrency):
+            for body in bodies:
+                yield await self.submit(capability, body, options)
+
+    def task(self, task_id: str) -> Handle:
+        """The handle of a durable task by its id. Raises: InputError when it is none of a durable one."""
+        workflow = workflow_of(task_id)
+        if workflow is None:
+            raise InputError(
+                "Only a durable task can be asked for by its id",
+                given=task_id,
+                fix="submit it with `--detach`, durable=True or an idempotency key; such an id ends in :task",
+            )
+        return self._handle(self.run(workflow), "", Priority.P1)
+
+    def _handle(self, run: Run, capability: str, priority: Priority) -> Handle:
+        task = Task(capability, priority, b"", id=durable_id(run.id))
+        return Handle(task, self._requests, self._listening, self._broker, kept=Kept(run))

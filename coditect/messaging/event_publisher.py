@@ -1,0 +1,89 @@
+"""Tells the fleet what happens here. Costs nothing while nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError, Unroutable
+from coditect.model.event import Event
+from coditect.model.result import ENDINGS
+from coditect.wire import routing
+from coditect.wire.events import event_message
+
+log = logging.getLogger(__name__)
+
+MUTE_SECONDS = 5.0
+MOST_UNDER_WAY = 1_000
+MOST_FOLLOWED = 10_000
+PUBLISH_SECONDS = 5.0
+
+
+class Events:
+    """Publishes CloudEvents to `coditect.events`, at most once each, never holding up the caller.
+
+    An event that comes back unroutable has no listener: its type is muted for a while, or until somebody
+    announces that he listens (`unmute`). What is about a subject that somebody follows is sent all the same.
+    """
+
+    def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, source: str) -> None:
+        self._broker = broker
+        self._background = background
+        self._clock = clock
+        self._source = source
+        self._muted: set[str] = set()
+        self._followed: OrderedDict[str, None] = OrderedDict()
+        """Subjects that somebody announced to follow, until their story ends or nobody is there any more."""
+        self._under_way = 0
+        self.dropped = 0
+
+    def heard(self, type_: str, subject: str = "") -> bool:
+        """Whether somebody may listen: asked before the facts of a frequent event are put together."""
+        return type_ not in self._muted or subject in self._followed
+
+    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Sends an event in the background; drops it when nobody listens or too many are under way."""
+        if not self.heard(type_, subject):
+            return
+        if self._under_way >= MOST_UNDER_WAY:
+            self.dropped += 1
+            return
+        self._under_way += 1
+        event = Event(type_, self._source, self._clock.new_id(), self._clock.now_ms(), subject, data)
+        self._background.start(self._publish(event), name=f"event {type_}")
+
+    def unmute(self, subjects: Iterable[str] = ()) -> None:
+        """Somebody listens now: to everything, or to what is about these subjects."""
+        if not subjects:
+            self._muted.clear()
+        for subject in subjects:
+            self._followed[subject] = None
+            if len(self._followed) > MOST_FOLLOWED:
+                self._followed.popitem(last=False)
+
+    async def _publish(self, event: Event) -> None:
+        try:
+            await self._broker.publish(
+                event_message(event),
+                exchange=routing.EVENTS,
+                routing_key=event.type,
+                timeout_seconds=PUBLISH_SECONDS,
+            )
+        except Unroutable:
+            self._followed.pop(event.subject, None)
+            self._muted.add(event.type)
+            asyncio.get_running_loop().call_later(MUTE_SECONDS, self._muted.discard, event.type)
+        except CoditectError as error:
+            self.dropped += 1
+            log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
+        else:
+            if event.type in ENDINGS:
+                self._followed.pop(event.subject, None)
+        finally:
+            self._under_way -= 1

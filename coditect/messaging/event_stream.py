@@ -1,0 +1,113 @@
+"""Publish-Subscribe: event streams of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Collection
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import event_queue
+from coditect.errors import CoditectError, InvalidTask, Unroutable
+from coditect.model.event import Event, subject_key
+from coditect.wire import mail, routing
+from coditect.wire.events import read_event
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 1_000
+MOST_BUFFERED = 10_000
+ANNOUNCE_SECONDS = 5.0
+
+
+class EventStream:
+    """Events of some patterns, or those of them about some subjects, from the moment the block is entered."""
+
+    def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
+        self._broker = broker
+        self._queue = queue
+        keys = [subject_key(pattern, subject) for pattern in patterns for subject in subjects]
+        followed = [key for key in keys if key is not None]
+        # a subject without a key of its own is found among all
+        self._keys = tuple(followed) if subjects and len(followed) == len(keys) else patterns
+        self._subjects = subjects
+        self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
+        self._arrived = asyncio.Event()
+        self._consumer: Consumer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._broker.declare(event_queue(self._queue, self._keys))
+        self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
+        await self._announce()
+        return self
+
+    async def _announce(self) -> None:
+        """Agents mute what nobody listened to; they hear that somebody does now."""
+        try:
+            await self._broker.publish(
+                mail.listen(self._subjects),
+                exchange=routing.BROADCAST,
+                routing_key="",
+                timeout_seconds=ANNOUNCE_SECONDS,
+            )
+        except Unroutable:
+            log.debug("No agent is there to be told that somebody listens")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.cancel()
+        try:
+            await self._broker.delete_queue(self._queue)
+        except CoditectError as failure:
+            log.debug("An event queue is left to expire", extra={"reason": str(failure)})
+
+    def _take(self, delivery: Delivery) -> None:
+        try:
+            event = read_event(delivery.message)
+            if not self._subjects or event.subject in self._subjects:
+                self._events.append(event)
+                self._arrived.set()
+        except InvalidTask as error:
+            log.warning("An event was not readable", extra={"reason": str(error)})
+        delivery.ack()
+
+    async def next_before(self, end: asyncio.Future[Any]) -> Event | None:
+        """The next event; None when the future ends first and nothing is left to read."""
+        while not self._events and not end.done():
+            self._arrived.clear()
+            arrival = asyncio.ensure_future(self._arrived.wait())
+            both: set[asyncio.Future[Any]] = {arrival, end}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrival.cancel()
+        return self._events.popleft() if self._events else None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._events.popleft()
+
+
+class Listening:
+    """Makes streams, each with a queue of its own."""
+
+    def __init__(self, broker: Broker, *, name: str) -> None:
+        self._broker = broker
+        self._name = name
+        self._numbers = count(1)
+
+    def stream(self, *patterns: str, of: Collection[str] = ()) -> EventStream:
+        """A stream of its own queue: what matches any of the topic patterns, or of that what is about some subjects."""
+        queue = f"events.{self._name}.{next(self._numbers)}"
+        return EventStream(self._broker, queue, patterns, tuple(of))

@@ -1,0 +1,200 @@
+"""One dead letter as a value: read from what lies in the queue, and turned into a fresh task again.
+
+It lies in ``dead.<capability>`` (or ``unrouted``) as the task it was, plus what the agent wrote on it:
+``x-coditect-reason``, ``-agent``, ``-attempt``, ``-error`` (JSON), ``-errors`` (JSON), ``-dead-at``. One
+that the broker made carries only ``x-death``, and its reason is read from there.
+
+Everything in it may come from a stranger (a foreign publisher's headers, the broker's `x-death`), so
+reading never raises; turning it into a task takes over only what the wire format knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from coditect.broker.port import Delivery
+from coditect.errors import InputError, InvalidTask
+from coditect.model.capability import Priority
+from coditect.model.message import Message
+from coditect.model.result import Failure
+from coditect.model.task import Limits, Task
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+from coditect.wire.history import read_history
+from coditect.wire.json import loads
+from coditect.wire.target import task_target
+
+_MAX_REDRIVES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A task that was given up."""
+
+    id: str | None
+    """None when its publisher gave no `message_id`; it can be chosen by filter only."""
+    capability: str
+    priority: Priority
+    reason: str
+    """What the agent wrote, or the broker: expired, delivery_limit, rejected, maxlen; unrouted; unknown."""
+    agent_id: str | None
+    attempts: int
+    """The attempt that was the last; 0 when the broker made the letter and no attempt was counted."""
+    error: Failure | None
+    dead_at_ms: int | None
+    body: bytes
+    redrives: int
+    """How often it was brought back already."""
+    errors: tuple[Mapping[str, object], ...]
+    """Earlier failed attempts, oldest first."""
+    queue: str
+
+
+def revive(delivery: Delivery, letter: DeadLetter, *, now_ms: int, keep_limits: bool) -> Task:
+    """The task that a letter becomes: only what the wire format knows is taken over.
+
+    Raises: InvalidTask (or InputError for its capability's name) when it never was a task; an agent would
+    only refuse it again.
+    """
+    task = wire.read_task(delivery.message, delivery.routing_key)
+    limits = task.limits
+    if not keep_limits:
+        limits = Limits(
+            deadline_ms=_unless_past(limits.deadline_ms, now_ms),
+            start_by_ms=_unless_past(limits.start_by_ms, now_ms),
+            timeout_ms=limits.timeout_ms,
+            max_attempts=limits.max_attempts,
+        )
+    return replace(
+        task,
+        attempt=1,
+        redrive=min(task.redrive + 1, _MAX_REDRIVES),
+        limits=limits,
+        published_at_ms=now_ms,
+        errors=_history(letter),
+    )
+
+
+def _unless_past(instant_ms: int | None, now_ms: int) -> int | None:
+    return instant_ms if instant_ms is not None and instant_ms > now_ms else None
+
+
+def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
+    """The letter's history with its last failure at the end, once."""
+    error = letter.error
+    if error is None:
+        return letter.errors
+    last = letter.errors[-1] if letter.errors else {}
+    if last.get("attempt") == letter.attempts and last.get("message") == error.message:
+        return letter.errors
+    return (
+        *letter.errors,
+        {
+            "agent": letter.agent_id,
+            "attempt": letter.attempts,
+            "type": error.type,
+            "message": error.message,
+            "reason": error.reason,
+            "at_ms": letter.dead_at_ms,
+        },
+    )
+
+
+def read_dead_letter(delivery: Delivery) -> DeadLetter:
+    """The letter in a delivery. Never raises: what cannot be read is left out."""
+    message = delivery.message
+    headers = message.headers
+    death = _death(message)
+    capability, priority = _target(delivery)
+    made_by_agent = isinstance(headers.get(wire.REASON), str)
+    return DeadLetter(
+        id=message.message_id,
+        capability=capability,
+        priority=priority,
+        reason=_reason(delivery, death),
+        agent_id=_text(headers.get(wire.AGENT)),
+        attempts=_count(headers.get(wire.ATTEMPT), 1 if made_by_agent else 0),
+        error=_failure(headers.get(wire.ERROR)),
+        dead_at_ms=_instant_ms(headers.get(wire.DEAD_AT) or death.get("time")),
+        body=message.body,
+        redrives=_count(headers.get(wire.REDRIVE), 0),
+        errors=_earlier(headers.get(wire.ERRORS)),
+        queue=delivery.queue,
+    )
+
+
+def _target(delivery: Delivery) -> tuple[str, Priority]:
+    try:
+        capability, priority = task_target(delivery.message.headers, delivery.routing_key)
+    except InputError:
+        return delivery.queue.removeprefix("dead."), Priority.P1
+    return capability, Priority(priority)
+
+
+def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
+    written = _text(delivery.message.headers.get(wire.REASON))
+    if written is not None:
+        return written
+    if delivery.queue == routing.UNROUTED_QUEUE:
+        return "unrouted"
+    return _text(death.get("reason")) or "unknown"
+
+
+def broker_reason(message: Message) -> str | None:
+    """Why the broker gave the task up: expired, delivery_limit, rejected, maxlen; None when it did not.
+
+    An agent's dead letters say so in `x-coditect-reason` and carry no `x-death`.
+    """
+    return _text(_death(message).get("reason"))
+
+
+def _death(message: Message) -> Mapping[str, object]:
+    """The `x-death` entry of the task queue it died in: retries leave entries of their own."""
+    deaths = message.headers.get("x-death")
+    if not isinstance(deaths, list):
+        return {}
+    tables = [entry for entry in deaths if isinstance(entry, dict)]
+    of_tasks = [entry for entry in tables if str(entry.get("queue")).startswith("tasks.")]
+    return next(iter(of_tasks or tables), {})
+
+
+def _failure(header: object) -> Failure | None:
+    text = _text(header)
+    if text is None:
+        return None
+    try:
+        value = loads(text.encode())
+    except InvalidTask:
+        value = text
+    if not isinstance(value, dict):
+        return Failure(reason="", type="", message=str(value))
+    texts = {name: str(value.get(name, "")) for name in ("reason", "type", "message", "traceback", "fix")}
+    return Failure(retryable=value.get("retryable") is True, **texts)
+
+
+def _earlier(header: object) -> tuple[Mapping[str, object], ...]:
+    text = _text(header)
+    if text is None:
+        return ()
+    try:
+        return read_history(text)
+    except InvalidTask:
+        return ()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(value: object, default: int) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
+
+
+def _instant_ms(value: object) -> int | None:
+    if isinstance(value, datetime):
+        return int(value.timestamp() * 1000)
+    return _count(value, 0) or None

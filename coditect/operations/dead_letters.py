@@ -1,0 +1,309 @@
+"""Dead letters of tasks without an owner: looked at, brought back, thrown away.
+
+Looking is `get` until the queue is empty and then `release`: all goes back. AMQP cannot say which queues
+exist, so the caller names the capabilities (the registry knows the living ones).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+
+from coditect.aio.clock import Clock
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import BrokerUnavailable, CoditectError, InputError, NotFound, Unroutable
+from coditect.model.task import Task
+from coditect.operations.dead_letter import DeadLetter, read_dead_letter, revive
+from coditect.wire import routing
+from coditect.wire import tasks as wire
+
+WINDOW = 100
+"""Letters in work at once: a redrive killed half-way repeats at most these."""
+WINDOW_BYTES = 16 * 1024 * 1024
+"""Bodies in memory at once, and one more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which letters are meant: every field that is set must match; nothing set means all."""
+
+    ids: frozenset[str] = frozenset()
+    capability: str | None = None
+    reason: str | None = None
+    agent_id: str | None = None
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether this letter is meant."""
+        known = not self.ids or letter.id in self.ids
+        return known and self.fits(capability=letter.capability, reason=letter.reason, agent_id=letter.agent_id)
+
+    def fits(self, *, capability: str | None, reason: str | None, agent_id: str | None) -> bool:
+        """Whether something of these is meant, whichever id it has."""
+        return (
+            self.capability in (None, capability)
+            and self.reason in (None, reason)
+            and self.agent_id in (None, agent_id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadQueue:
+    """A queue of dead letters that exists, with how many lie in it."""
+
+    name: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A letter that stays where it is, and why."""
+
+    id: str | None
+    queue: str
+    error: CoditectError
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a redrive or discard did; of a dry run, what it would do."""
+
+    count: int
+    ids: tuple[str, ...]
+    """Of the letters that have one."""
+    kept: tuple[Kept, ...] = ()
+    stopped: CoditectError | None = None
+    """Why the run ended early; what was not reached stays and can be run again."""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    delivery: Delivery
+    letter: DeadLetter
+
+
+@dataclass(slots=True)
+class _Tally:
+    count: int = 0
+    ids: list[str] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+
+    def add(self, held: _Held, error: CoditectError | None) -> None:
+        letter = held.letter
+        if error is not None:
+            self.kept.append(Kept(letter.id, letter.queue, error))
+            return
+        self.count += 1
+        if letter.id is not None:
+            self.ids.append(letter.id)
+
+
+_Settle = Callable[[Sequence[_Held]], Awaitable[Sequence[CoditectError | None]]]
+
+
+class DeadLetters:
+    """The dead letters of one broker. The connection must be the caller's alone while a call runs."""
+
+    def __init__(self, broker: Broker, clock: Clock) -> None:
+        self._broker = broker
+        self._clock = clock
+
+    async def queues(self, capabilities: Iterable[str]) -> tuple[DeadQueue, ...]:
+        """The queues of dead letters of these capabilities, and `unrouted`, as far as they exist."""
+        names = [routing.dead_queue(name) for name in sorted(set(capabilities))]
+        found = []
+        for name in (*names, routing.UNROUTED_QUEUE):
+            stats = await self._broker.stats(name)
+            if stats is not None:
+                found.append(DeadQueue(name, stats.messages))
+        return tuple(found)
+
+    async def browse(
+        self, queues: Iterable[str], selection: Selection, *, most: int
+    ) -> AsyncGenerator[DeadLetter, None]:
+        """At most `most` letters, one at a time, oldest first in each queue; all go back at the end.
+
+        Close it (`contextlib.aclosing`) when leaving early, so that they go back at once.
+        """
+        left = most
+        try:
+            for queue in queues:
+                async with aclosing(self._held(queue, selection)) as held:
+                    async for one in held:
+                        yield one.letter
+                        left -= 1
+                        if left <= 0:
+                            return
+        finally:
+            await self._release()
+
+    async def show(self, queues: Iterable[str], letter_id: str) -> DeadLetter:
+        """One letter, whole.
+
+        Raises: NotFound when it lies in none of these queues.
+        """
+        names = tuple(queues)
+        async with aclosing(self.browse(names, Selection(frozenset({letter_id})), most=1)) as letters:
+            async for letter in letters:
+                return letter
+        raise NotFound("No dead letter has this id", id=letter_id, queues=names)
+
+    async def redrive(
+        self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False, keep_limits: bool = False
+    ) -> Settled:
+        """Publishes the letters to `coditect.tasks` as fresh tasks, then takes them out, in that order.
+
+        Keeps id, reply address, owner and history; the attempts start again at 1, limits that have passed
+        are dropped unless `keep_limits`. Killed at any instant it loses nothing and repeats, when run
+        again, at most the open window. A letter that dies again during the run is not taken twice. One
+        whose capability has no queue stays (Unroutable), so does one that is no valid task (InvalidTask).
+        """
+        run = _Redrive(
+            broker=self._broker,
+            now_ms=self._clock.now_ms(),
+            dry_run=dry_run,
+            keep_limits=keep_limits,
+        )
+        return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
+
+    async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> Settled:
+        """Takes the letters out for good."""
+
+        async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
+            for held in window:
+                if not dry_run:
+                    held.delivery.ack()
+            return [None] * len(window)
+
+        return await self._settle(queues, selection, settle, dry_run=dry_run)
+
+    async def _settle(
+        self,
+        queues: Iterable[str],
+        selection: Selection,
+        settle: _Settle,
+        *,
+        dry_run: bool,
+        skip: Callable[[DeadLetter], bool] = lambda letter: False,
+    ) -> Settled:
+        tally = _Tally()
+        stopped: CoditectError | None = None
+        try:
+            for queue in queues:
+                async with aclosing(self._windows(queue, selection, skip)) as windows:
+                    async for window in windows:
+                        errors = await settle(window)
+                        for held, error in zip(window, errors, strict=True):
+                            tally.add(held, error)
+                        stopped = next((error for error in errors if error and error.retryable), None)
+                        if stopped:
+                            break
+                if stopped:
+                    break
+        except BrokerUnavailable as error:
+            stopped = error
+        finally:
+            await self._release()
+        return Settled(tally.count, tuple(tally.ids), tuple(tally.kept), stopped, dry_run)
+
+    async def _windows(
+        self, queue: str, selection: Selection, skip: Callable[[DeadLetter], bool]
+    ) -> AsyncGenerator[tuple[_Held, ...], None]:
+        window: list[_Held] = []
+        size = 0
+        async with aclosing(self._held(queue, selection)) as held:
+            async for one in held:
+                if skip(one.letter):
+                    continue
+                window.append(one)
+                size += len(one.letter.body)
+                if len(window) == WINDOW or size >= WINDOW_BYTES:
+                    yield tuple(window)
+                    window, size = [], 0
+        if window:
+            yield tuple(window)
+
+    async def _held(self, queue: str, selection: Selection) -> AsyncGenerator[_Held, None]:
+        stats = await self._broker.stats(queue)
+        if stats is None:
+            return
+        # Bounded: what dies while we look would otherwise keep us here for ever.
+        for _ in range(stats.messages + WINDOW):
+            try:
+                delivery = await self._broker.get(queue)
+            except NotFound:
+                return
+            if delivery is None:
+                return
+            letter = read_dead_letter(delivery)
+            if selection.takes(letter):
+                yield _Held(delivery, letter)
+
+    async def _release(self) -> None:
+        # Without a connection there is nothing to give back: the broker has it all.
+        with suppress(BrokerUnavailable):
+            await self._broker.release()
+
+
+class _Redrive:
+    """One run: publishes a window of letters at once and acks each when its publish is confirmed."""
+
+    def __init__(self, *, broker: Broker, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
+        self._broker = broker
+        self._now_ms = now_ms
+        self._dry_run = dry_run
+        self._keep_limits = keep_limits
+        self._routable: dict[str, bool] = {}
+
+    def died_again(self, letter: DeadLetter) -> bool:
+        """Whether this run (or another at the same time) brought it back already."""
+        return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
+
+    async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:
+        """None for each that is done, else why it stays."""
+        revived = [self._revive(held) for held in window]
+        for task in revived:
+            if isinstance(task, Task):
+                await self._look_up(task)
+        async with asyncio.TaskGroup() as group:
+            publishes = [
+                group.create_task(self._publish(held, task)) for held, task in zip(window, revived, strict=True)
+            ]
+        return [publish.result() for publish in publishes]
+
+    def _revive(self, held: _Held) -> Task | InputError:
+        try:
+            return revive(held.delivery, held.letter, now_ms=self._now_ms, keep_limits=self._keep_limits)
+        except InputError as error:
+            return error
+
+    async def _look_up(self, task: Task) -> None:
+        # `coditect.tasks` has an alternate exchange: what has no queue would move to `unrouted`, not return.
+        if routing.key_of(task) not in self._routable:
+            queue = routing.task_queue(task.capability, task.priority)
+            self._routable[routing.key_of(task)] = await self._broker.stats(queue) is not None
+
+    async def _publish(self, held: _Held, task: Task | InputError) -> CoditectError | None:
+        if not isinstance(task, Task):
+            return task
+        if not self._routable[routing.key_of(task)]:
+            return Unroutable("The capability has no queue; the letter stays", key=routing.key_of(task))
+        if held.delivery.lost:
+            return BrokerUnavailable("The connection was lost before the letter was published; it stays")
+        if self._dry_run:
+            return None
+        sent = held.delivery.message
+        message = replace(
+            wire.task_message(task),
+            content_type=sent.content_type,
+            expiration_ms=sent.expiration_ms if self._keep_limits else None,
+            app_id=sent.app_id,
+        )
+        try:
+            await self._broker.publish(message, exchange=routing.TASKS, routing_key=routing.key_of(task))
+        except CoditectError as error:
+            return error
+        held.delivery.ack()
+        return None

@@ -1,0 +1,273 @@
+"""Why nobody takes a task: what each agent would do with it, and one sentence with the way out. Pure.
+
+What is said here is a snapshot: an agent tells its load once a second, a queue's length is the broker's now.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coditect.model.capability import Priority, nearest_names
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, AgentStatus
+from coditect.wire import routing
+
+START_ONE = "start an agent that declares it: coditect agent run FILE"
+
+
+class Obstacle(StrEnum):
+    """Why an agent would not take it now, the most telling first."""
+
+    KEPT_FOR_P0 = "kept_for_p0"
+    NO_FREE_SLOT = "no_free_slot"
+    TAGS_MISSING = "tags_missing"
+    STARTING = "starting"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+    OTHER_VERSION = "other_version"
+    NOT_OFFERED = "not_offered"
+
+
+_TOLD = {
+    Obstacle.KEPT_FOR_P0: "with the last free slot kept for P0",
+    Obstacle.NO_FREE_SLOT: "without a free slot",
+    Obstacle.TAGS_MISSING: "without the tags",
+    Obstacle.STARTING: "still starting",
+    Obstacle.DRAINING: "draining",
+    Obstacle.OFFLINE: "offline",
+}
+_FIXES = {
+    Obstacle.KEPT_FOR_P0: "wait for a slot, submit it with --priority p0, or start another agent",
+    Obstacle.NO_FREE_SLOT: "wait for a slot, or start more: coditect agent run FILE --processes N, or --slots N",
+    Obstacle.TAGS_MISSING: "start an agent with the tags; without a wish for them any of the agents takes it",
+    Obstacle.STARTING: "look again in a few seconds",
+    Obstacle.DRAINING: START_ONE,
+    Obstacle.OFFLINE: START_ONE,
+}
+_DOES_NOT_OFFER = (Obstacle.NOT_OFFERED, Obstacle.OTHER_VERSION)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody wants done."""
+
+    capability: str
+    priority: Priority = Priority.P1
+    tags: frozenset[str] = frozenset()
+
+    @property
+    def queue(self) -> str:
+        """Where it waits."""
+        return routing.task_queue(self.capability, self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """A queue as the broker tells it."""
+
+    name: str
+    exists: bool
+    messages: int = 0
+    """Ready, not in anybody's hand."""
+    consumers: int = 0
+    """One or more for each agent that has a free slot: whose slots are all in use stops consuming."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one agent would do with the task now."""
+
+    agent_id: AgentId
+    version: str
+    obstacle: Obstacle | None
+    """None: it would take it."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer in one line, and the way out; empty when there is nothing to mend."""
+
+    sentence: str
+    fix: str = ""
+    takes: bool = False
+    """Whether somebody would take it now."""
+    known: bool = True
+    """Whether there is such a capability at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything that is known of one question."""
+
+    question: Question
+    agents: tuple[Judgement, ...]
+    queues: tuple[QueueSeen, ...]
+    nearest: tuple[str, ...]
+    """Names that are offered and like the one asked for, when nobody offers it."""
+    verdict: Verdict
+
+
+def explain(question: Question, fleet: Sequence[AgentRecord] | None, queues: Sequence[QueueSeen]) -> Explanation:
+    """Why nobody takes it, or who would. `fleet` is every agent; None when the registry does not answer."""
+    agents = tuple(judge(record, question, fleet or ()) for record in fleet or ())
+    offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
+    nearest = () if question.capability in offered else nearest_names(question.capability, offered)
+    asked = next((queue for queue in queues if queue.name == question.queue), QueueSeen(question.queue, exists=False))
+    verdict = _without_registry(asked) if fleet is None else _verdict(question, agents, asked, nearest)
+    return Explanation(question, agents, tuple(queues), nearest, verdict)
+
+
+def judge(record: AgentRecord, question: Question, fleet: Collection[AgentRecord]) -> Judgement:
+    """What the agent would do with the task now."""
+    obstacle, text = _obstacle(record, question, fleet) or (None, _free(record))
+    return Judgement(record.agent_id, record.registration.version, obstacle, text)
+
+
+def _obstacle(record: AgentRecord, question: Question, fleet: Collection[AgentRecord]) -> tuple[Obstacle, str] | None:
+    return (
+        _not_offered(record, question, fleet)
+        or _not_there(record)
+        or _tags_missing(record, question)
+        or _no_slot(record, question.priority)
+    )
+
+
+def _not_offered(
+    record: AgentRecord, question: Question, fleet: Collection[AgentRecord]
+) -> tuple[Obstacle, str] | None:
+    own = [offer.name for offer in record.registration.capabilities]
+    if question.capability in own:
+        return None
+    versions = {
+        other.registration.version
+        for other in fleet
+        if other.registration.name == record.registration.name
+        and any(offer.name == question.capability for offer in other.registration.capabilities)
+    }
+    if versions:
+        told = ", ".join(sorted(versions))
+        return Obstacle.OTHER_VERSION, f"does not offer it in version {record.registration.version}; {told} does"
+    near = ", ".join(nearest_names(question.capability, own))
+    return Obstacle.NOT_OFFERED, f"does not offer it; offers {near}" if near else "does not offer it"
+
+
+def _not_there(record: AgentRecord) -> tuple[Obstacle, str] | None:
+    if record.lease_ms <= 0:
+        return Obstacle.OFFLINE, "its lease lapsed: it is gone, frozen, or cut off from the registry"
+    match record.load.status:
+        case AgentStatus.OFFLINE:
+            return Obstacle.OFFLINE, "is offline"
+        case AgentStatus.STARTING:
+            return Obstacle.STARTING, "is still starting"
+        case AgentStatus.DRAINING:
+            return Obstacle.DRAINING, "is draining: it takes nothing new"
+        case AgentStatus.IDLE | AgentStatus.BUSY:
+            return None
+
+
+def _tags_missing(record: AgentRecord, question: Question) -> tuple[Obstacle, str] | None:
+    missing = sorted(question.tags - record.registration.all_tags)
+    if not missing:
+        return None
+    return Obstacle.TAGS_MISSING, f"lacks {', '.join(missing)}: not preferred, but it may take it from the queue"
+
+
+def _no_slot(record: AgentRecord, priority: Priority) -> tuple[Obstacle, str] | None:
+    slots, load = record.registration.slots, record.load
+    suspended = f", and {load.suspended} suspended that resume first" if load.suspended else ""
+    suspended += _ownerless(record)
+    if record.free_slots == 0:
+        return Obstacle.NO_FREE_SLOT, f"all {slots} slots are in use{suspended}"
+    if record.free_slots == 1 and slots > 1 and priority is not Priority.P0:
+        return Obstacle.KEPT_FOR_P0, f"its last free slot of {slots} is kept for P0, unless one runs there{suspended}"
+    return None
+
+
+def _free(record: AgentRecord) -> str:
+    free = f"would take it now: {record.free_slots} of {record.registration.slots} slots are free"
+    return free + _ownerless(record)
+
+
+def _ownerless(record: AgentRecord) -> str:
+    waiting = record.load.awaiting_owner
+    return (
+        f"; {_counted(waiting, 'task')} of workflows wait there for a dispatcher that does not answer"
+        if waiting
+        else ""
+    )
+
+
+def _without_registry(asked: QueueSeen) -> Verdict:
+    if not asked.exists:
+        said = "there is no such queue"
+    else:
+        said = (
+            f"{asked.name} has {_counted(asked.messages, 'task')} waiting and {_counted(asked.consumers, 'consumer')}"
+        )
+    return Verdict(
+        f"The registry does not answer, so nobody knows the agents; the broker says: {said}",
+        "coditect doctor says what is unreachable; running agents come back by themselves",
+        takes=asked.exists and asked.consumers > 0,
+        known=asked.exists,
+    )
+
+
+def _verdict(question: Question, agents: Sequence[Judgement], asked: QueueSeen, nearest: Sequence[str]) -> Verdict:
+    offering = [one for one in agents if one.obstacle not in _DOES_NOT_OFFER]
+    takers = [one for one in offering if one.obstacle is None]
+    if not offering:
+        return _nobody_offers(question, agents, asked, nearest)
+    if not asked.exists:
+        return Verdict(
+            f"{question.capability} is offered, but its queue {asked.name} is missing: a task for it is refused",
+            f"coditect topology apply --capability {question.capability}",
+        )
+    if not takers:
+        return _nobody_takes(offering, asked)
+    if asked.consumers == 0 and asked.messages > 0:
+        return Verdict(
+            f"{takers[0].agent_id} has a free slot, but nobody consumes {asked.name}, where {asked.messages} wait",
+            "look again in a few seconds; when it stays so, start the agent again and look into its log",
+        )
+    others = f" (or {_counted(len(takers) - 1, 'other')})" if len(takers) > 1 else ""
+    before = f", after {asked.messages} that wait before it" if asked.messages else ""
+    return Verdict(f"{takers[0].agent_id}{others} would take it now{before}", takes=True)
+
+
+def _nobody_offers(
+    question: Question, agents: Sequence[Judgement], asked: QueueSeen, nearest: Sequence[str]
+) -> Verdict:
+    name = question.capability
+    start = next((one.text for one in agents if one.obstacle is Obstacle.OTHER_VERSION), START_ONE)
+    meant = f"; or did you mean {', '.join(nearest)}?" if nearest else ""
+    if not asked.exists:
+        return Verdict(
+            f"Nobody offers {name}, and it has no queue: a task for it is refused", start + meant, known=False
+        )
+    if asked.consumers:
+        strangers = _counted(asked.consumers, "consumer")
+        return Verdict(
+            f"The registry knows nobody that offers {name}, but {asked.name} has {strangers}",
+            "coditect doctor; an agent that lost the registry comes back to it by itself",
+            takes=True,
+        )
+    return Verdict(
+        f"Nobody offers {name} now; {_counted(asked.messages, 'task')} in {asked.name} for the next agent",
+        start + meant,
+    )
+
+
+def _nobody_takes(offering: Sequence[Judgement], asked: QueueSeen) -> Verdict:
+    counts = Counter(one.obstacle for one in offering if one.obstacle is not None)
+    told = ", ".join(f"{counts[obstacle]} {text}" for obstacle, text in _TOLD.items() if counts[obstacle])
+    first = next(obstacle for obstacle in Obstacle if counts[obstacle])
+    waiting = f"; {asked.messages} waiting before it" if asked.messages else ""
+    return Verdict(f"Nobody would take it now: of those that offer it {told}{waiting}", _FIXES[first])
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,140 @@
+"""Looks for one task wherever it can be: in queues, by looking without taking, and at the agents, by asking.
+
+What cannot be found this way is said in `sightings.UNSEEN`: nobody keeps a record of a direct task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from secrets import token_hex
+
+from coditect.broker.port import Broker, Delivery
+from coditect.broker.topology import reply_queue
+from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound, Unroutable
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.retry import RUNGS_MS
+from coditect.operations.dead_letter import read_dead_letter
+from coditect.operations.sightings import Found, Place, Sighting
+from coditect.wire import mail, routing
+from coditect.wire.json import loads
+from coditect.wire.target import task_target
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Bodies in memory at once while a queue is looked through, and one more."""
+ANSWER_SECONDS = 1.0
+"""How long agents are given to say whether they have it."""
+
+
+class Whereabouts:
+    """Looks for tasks at one broker. The connection must be the caller's alone while a call runs."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def find(self, task_id: str, *, waiting: Iterable[str], dead: Iterable[str], most: int) -> Found:
+        """Looks for the task at every agent, then among the first `most` messages of each queue.
+
+        `waiting` are the capabilities whose queues are looked through, `dead` those whose dead letters are.
+        Looking takes each message in hand for a moment and gives it back where it was; to the broker that is
+        a delivery, so each comes back marked as redelivered. Raises: BrokerUnavailable.
+        """
+        sightings, asked = await self._ask(task_id)
+        looked, cut = [], []
+        for queue in _queues(tuple(waiting), dead):
+            stats = await self._broker.stats(queue)
+            if stats is None:
+                continue
+            looked.append(queue)
+            seen, whole = await self._look(queue, task_id, most)
+            sightings += seen
+            if not (seen or whole):
+                cut.append(queue)
+        return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
+
+    async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
+        """Where it is in the queue, and whether the queue was seen to its end."""
+        size = 0
+        try:
+            for before in range(most):
+                delivery = await self._broker.get(queue)
+                if delivery is None:
+                    return [], True
+                if delivery.message.message_id == task_id:
+                    return [_sighting(delivery, before)], False
+                size += len(delivery.message.body)
+                if size > MOST_BYTES:
+                    return [], False
+            return [], await self._broker.get(queue) is None
+        except NotFound:
+            return [], True
+        finally:
+            with suppress(BrokerUnavailable):  # without a connection the broker has it all already
+                await self._broker.release()
+
+    async def _ask(self, task_id: str) -> tuple[list[Sighting], int]:
+        """Asks every agent whether it works on the task, for ANSWER_SECONDS."""
+        name, token = f"reply.why-not-{token_hex(6)}", token_hex(16)
+        answers: list[object] = []
+        heard = asyncio.Event()
+
+        def answered(delivery: Delivery) -> None:
+            with suppress(InvalidTask):
+                if delivery.message.correlation_id == token:
+                    answers.append(loads(delivery.message.body))
+            delivery.ack()
+            if any(_has_it(answer) for answer in answers):
+                heard.set()
+
+        await self._broker.declare(reply_queue(name))
+        consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
+        try:
+            with suppress(Unroutable, TimeoutError):  # no agent is there, or none has it
+                ping = mail.ping(task_id=task_id, reply_to=name, correlation_id=token)
+                await self._broker.publish(ping, exchange=routing.BROADCAST, routing_key="", timeout_seconds=10.0)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await heard.wait()
+        finally:
+            await consumer.cancel()
+            await self._broker.delete_queue(name)
+        return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
+
+
+def _queues(waiting: Collection[str], dead: Iterable[str]) -> Sequence[str]:
+    names = [routing.task_queue(name, level) for name in waiting for level in Priority]
+    names += [routing.retry_back_queue(name) for name in waiting]
+    names += [routing.retry_queue(delay_ms) for delay_ms in RUNGS_MS]
+    return [*names, *(routing.dead_queue(name) for name in sorted(set(dead))), routing.UNROUTED_QUEUE]
+
+
+def _sighting(delivery: Delivery, before: int) -> Sighting:
+    queue = delivery.queue
+    try:
+        capability, priority = task_target(delivery.message.headers, delivery.routing_key)
+    except InputError:
+        capability, priority = None, None
+    if queue == routing.UNROUTED_QUEUE:
+        place = Place.UNROUTED
+    elif queue.startswith("retry."):
+        place = Place.RETRYING
+    else:
+        place = Place.WAITING if routing.queue_key(queue) is not None else Place.DEAD
+    reason = read_dead_letter(delivery).reason if place is Place.DEAD else ""
+    return Sighting(place, capability, priority, queue=queue, before=before, reason=reason)
+
+
+def _has_it(answer: object) -> bool:
+    return isinstance(answer, dict) and isinstance(answer.get("task"), dict)
+
+
+def _working(answer: object) -> Sighting:
+    values = answer if isinstance(answer, dict) else {}
+    capability, level = values["task"].get("capability"), values["task"].get("priority")
+    return Sighting(
+        Place.WORKING,
+        capability if isinstance(capability, str) else None,
+        Priority(level) if level in tuple(Priority) else None,
+        agent_id=AgentId(str(values.get("agent_id", ""))),
+    )

@@ -1,0 +1,62 @@
+"""Asks the control plane to make again, from its ledger, everything that stands outside of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.aio.clock import Clock, SystemClock
+from coditect.broker.declaring import declare_missing
+from coditect.broker.port import Broker
+from coditect.broker.topology import backbone
+from coditect.client.control_plane import asking
+from coditect.wire.control import Verb
+
+KINDS = {
+    "queues": "queues of the control plane that were missing, declared",
+    "published": "tasks that nobody had begun, published anew",
+    "working": "tasks that were begun on a broker that is lost, published anew to be executed again",
+    "workflows": "workflows with jobs that RQ did not have, or not as they are",
+    "jobs": "those jobs, made or put right",
+}
+"""What a rebuild reports, by kind: what was made again, each once, and nothing that was there.
+
+Of workflows and jobs it is all that was made where `Rebuilt.compared` is true, else at least so many.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was made again."""
+
+    shards: int
+    counts: dict[str, int]
+    """By kind; see `KINDS`."""
+    compared: bool = True
+    """Whether RQ was compared to the end; if not, more of its jobs may have been made than are counted."""
+
+
+async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
+    """Rebuilds every shard, one after the other.
+
+    What was begun is executed again only where the broker is not the one that the shard knew.
+
+    Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
+    """
+    clock = clock or SystemClock()
+    occasion = clock.new_id()
+    queues = await declare_missing(broker, backbone())
+    async with asking(broker, clock, name=f"rebuild-{occasion}") as control:
+        status = await control.ask(Verb.STATUS, {})
+        counts: Counter[str] = Counter(queues=queues)
+        compared = True
+        for row in status["shards"]:
+            answer = await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})
+            counts.update(_counts(answer))
+            compared &= answer.get("compared", True)
+    return Rebuilt(len(status["shards"]), {kind: counts[kind] for kind in KINDS}, compared)
+
+
+def _counts(answer: dict[str, Any]) -> dict[str, int]:
+    return {kind: int(answer.get(kind, 0)) for kind in KINDS}

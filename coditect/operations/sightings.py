@@ -1,0 +1,100 @@
+"""Where a task was seen, and what that means for whoever waits for it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.operations.diagnose import Explanation, Verdict
+
+UNSEEN = (
+    "it ended: only who submitted it learns how, and a task that completed leaves nothing behind",
+    "it is in an agent's inbox or on its way to a slot, for at most a second or so",
+    "it is with a consumer that is no agent of this fleet, or with an agent that did not answer",
+)
+"""Where a task can be all the same, when it was not found: nobody keeps a record of a direct task."""
+UNSEEN_IN_ITS_QUEUE = "it waits in its capability's queue: name it with --capability to look there"
+
+
+class Place(StrEnum):
+    """Where a task is, the most telling first."""
+
+    WORKING = "working"
+    WAITING = "waiting"
+    RETRYING = "retrying"
+    DEAD = "dead"
+    UNROUTED = "unrouted"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The task, seen at one place."""
+
+    place: Place
+    capability: str | None
+    priority: Priority | None
+    queue: str | None = None
+    agent_id: AgentId | None = None
+    before: int = 0
+    """How many wait before it in the queue."""
+    reason: str = ""
+    """Why it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look for a task brought."""
+
+    sightings: tuple[Sighting, ...]
+    looked: tuple[str, ...]
+    """Queues looked through."""
+    cut: tuple[str, ...]
+    """Of these, the ones that hold more than was looked at."""
+    asked: int
+    """Agents that answered whether they have it."""
+
+    @property
+    def best(self) -> Sighting | None:
+        """The most telling one: a task can be at two places when an agent died or it was redriven."""
+        order = list(Place)
+        return min(self.sightings, key=lambda one: order.index(one.place), default=None)
+
+
+def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
+    """Where the task can be all the same; `named` when its capability's queues were looked through."""
+    further = tuple(f"it lies further back in {queue} than was looked: --most" for queue in found.cut)
+    return (*(() if named else (UNSEEN_IN_ITS_QUEUE,)), *further, *UNSEEN)
+
+
+def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *, named: bool) -> Verdict:
+    """What became of the task; `explanation` is that of its capability, as far as it is known."""
+    seen = found.best
+    if seen is None:
+        fix = "see where it can be; ask who submitted it" if named else "name its capability with --capability"
+        return Verdict(f"{task_id} was not found", fix, known=False)
+    match seen.place:
+        case Place.WORKING:
+            return Verdict(f"{seen.agent_id} works on it", takes=True)
+        case Place.WAITING:
+            return _waits(seen, explanation)
+        case Place.RETRYING:
+            return Verdict(f"An attempt failed; it waits in {seen.queue} for the next one", "wait")
+        case Place.DEAD:
+            about = f"coditect dead show {task_id} --capability {seen.capability}"
+            again = f"coditect dead redrive --id {task_id} --capability {seen.capability}"
+            return Verdict(f"It was given up: {seen.reason}", f"{about}; once mended: {again}")
+        case Place.UNROUTED:
+            return Verdict(
+                f"Nobody offered {seen.capability} when it was published; it was put aside",
+                f"start an agent that declares it, then: coditect dead redrive --id {task_id}",
+            )
+
+
+def _waits(seen: Sighting, explanation: Explanation | None) -> Verdict:
+    where = f"It waits in {seen.queue}, {seen.before} before it"
+    if explanation is None:
+        return Verdict(where)
+    rest = explanation.verdict
+    return Verdict(f"{where}. {rest.sentence}", rest.fix, takes=rest.takes)

@@ -1,0 +1,56 @@
+"""Which capabilities there are, as far as a client can know: by their queues, and by what living agents registered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from coditect.broker.port import Broker
+from coditect.errors import RegistryUnavailable, UnknownCapability, Unroutable
+from coditect.model.capability import Priority, nearest_names
+from coditect.registry.port import Registry
+from coditect.wire import routing
+
+log = logging.getLogger(__name__)
+
+
+class Offers:
+    """Looks capabilities up for one client."""
+
+    def __init__(self, broker: Broker, registry: Registry | None) -> None:
+        self._broker = broker
+        self._registry = registry
+
+    async def registered(self) -> frozenset[str]:
+        """What living agents offer; nothing where the registry does not answer."""
+        if self._registry is not None:
+            try:
+                return await self._registry.capabilities()
+            except RegistryUnavailable as error:
+                log.debug("The nearest names are unknown", extra={"reason": str(error)})
+        return frozenset()
+
+    async def missing(self, capabilities: Iterable[str]) -> frozenset[str]:
+        """Those that have no queue: no agent ever offered them here. Raises: BrokerUnavailable."""
+        names = dict.fromkeys(capabilities)
+        return frozenset([
+            name for name in names if await self._broker.stats(routing.task_queue(name, Priority.P1)) is None
+        ])  # fmt: skip
+
+    async def unknown(self, capability: str, **facts: object) -> UnknownCapability | Unroutable:
+        """Why a task for this capability came back: nobody offers it, or the way to who does is gone."""
+        offered = await self.registered()
+        if capability in offered or not await self.missing((capability,)):
+            return Unroutable(
+                "The capability is there, but nothing leads to its queue",
+                capability=capability,
+                **facts,
+                fix=f"coditect topology apply --capability {capability}",
+            )
+        return UnknownCapability(
+            "Nobody offers this capability",
+            capability=capability,
+            **facts,
+            nearest=nearest_names(capability, offered),
+            fix="start an agent that declares it: coditect agent run FILE; what there is: coditect capability list",
+        )

@@ -1,0 +1,100 @@
+"""The wall time that a fleet agrees on: this machine's clock, less what it is ahead of the registry's.
+
+Deadlines and the instants beside them travel between machines, and machines differ. Every process compares its clock
+with the registry's when it starts and twice a minute, warns when they differ, and corrects its own from then on. A
+difference of more than a day is no drift but a wrong setting, and is told, not corrected. Without a registry the clock
+is taken as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import RegistryUnavailable
+from coditect.model.ids import TaskId
+from coditect.registry.port import Registry
+
+log = logging.getLogger(__name__)
+
+COMPARE_SECONDS = 30.0
+TOLERATED_MS = 100
+"""Differences up to this, or up to half of what the question took, are not corrected."""
+TOLD_MS = 1_000
+MOST_CORRECTED_MS = 86_400_000
+_FIX = "synchronize the machines' clocks (NTP)"
+
+
+async def following(clock: Clock, registry: Registry, background: Supervisor, *, name: str) -> ReferenceClock:
+    """A clock that has been compared once and follows the registry's, in a task of `background` of this name."""
+    reference = ReferenceClock(clock)
+    await reference.compare(registry)
+    background.keep(partial(reference.follow, registry), name=name, critical=False)
+    return reference
+
+
+class ReferenceClock:
+    """A clock (see `Clock`) that follows the registry's."""
+
+    def __init__(self, own: Clock) -> None:
+        self._own = own
+        self._correction_ms = 0
+        self._told_ms = 0
+        self.ahead_ms = 0
+        """How far the machine's own clock was ahead of the registry's at the last comparison; negative: behind."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return self._own.now_ms() - self._correction_ms
+
+    def chance(self) -> float:
+        """A number in [0, 1)."""
+        return self._own.chance()
+
+    def new_id(self) -> TaskId:
+        """A UUIDv7."""
+        return self._own.new_id()
+
+    @property
+    def doubt(self) -> str:
+        """What is to be said of this clock beside an instant; empty when it agrees with the registry's."""
+        if abs(self.ahead_ms) < TOLD_MS:
+            return ""
+        side = "ahead of" if self.ahead_ms > 0 else "behind"
+        done = "" if self._correction_ms else " and too far to be corrected"
+        return f"this machine's clock is {abs(self.ahead_ms) / 1000:.0f} s {side} the registry's{done}"
+
+    async def follow(self, registry: Registry) -> None:
+        """Compare again and again, for ever."""
+        while True:
+            await asyncio.sleep(COMPARE_SECONDS)
+            await self.compare(registry)
+
+    async def compare(self, registry: Registry) -> None:
+        """Ask the registry for its time once, and follow it. A registry that does not answer changes nothing."""
+        before = self._own.now_ms()
+        try:
+            reference = await registry.now_ms()
+        except RegistryUnavailable as error:
+            log.debug("The clock is not compared: the registry does not answer", extra={"reason": str(error)})
+            return
+        after = self._own.now_ms()
+        ahead = (before + after) // 2 - reference
+        self.ahead_ms = 0 if abs(ahead) <= max(TOLERATED_MS, (after - before + 1) // 2) else ahead
+        self._correction_ms = self.ahead_ms if abs(self.ahead_ms) <= MOST_CORRECTED_MS else 0
+        self._tell()
+
+    def _tell(self) -> None:
+        if abs(self.ahead_ms - self._told_ms) < TOLD_MS:
+            return
+        self._told_ms = self.ahead_ms
+        facts = {"ahead_ms": self.ahead_ms, "fix": _FIX}
+        if abs(self.ahead_ms) > MOST_CORRECTED_MS:
+            log.error("This machine's clock differs from the registry's by more than a day", extra=facts)
+        elif self.ahead_ms:
+            log.warning("This machine's clock differs from the registry's and is corrected", extra=facts)
+        else:
+            log.info("This machine's clock agrees with the registry's again")

@@ -1,0 +1,78 @@
+"""Many tasks given out at once, from one look at the registry. Pure.
+
+An agent gets at most what it can take: its slots and as much again may run and wait in it (its inbox holds
+twice its slots). What is over goes to nobody: the capability's queue, where whoever is free takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from typing import assert_never
+
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord
+from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale, score
+from coditect.registry.selection.strategies import busyness, candidates
+
+INBOX_SLOTS = 2
+"""What an agent's inbox holds, in its slots: `broker.topology.agent_queues`."""
+
+_Rank = Callable[[AgentRecord, int], tuple[float, ...]]
+"""How far behind an agent stands that was given so many already; grows with each one given."""
+
+
+def assign(
+    records: Iterable[AgentRecord], count: int, strategy: Strategy, *, turn: int = 0, wanted: Wanted = ANYTHING
+) -> tuple[AgentId | None, ...]:
+    """Who gets each of `count` tasks, in order; None is the capability's queue.
+
+    Every beginning of the answer is spread as the whole: `round_robin` evenly, `least_busy` by filling up
+    whoever is emptiest by share of slots, `load_balanced` in proportion to the score, `best_match` to the
+    best as long as it stays the best with what it was given. Among equals the agent at `turn` is first.
+    """
+    fleet = candidates(records)
+    rank = _rank_of(strategy, fleet, wanted)
+    waiting = [
+        (rank(record, 0), (place - turn) % len(fleet), 0, record)
+        for place, record in enumerate(fleet)
+        if room(record) > 0
+    ]
+    heapify(waiting)  # no two agents have the same place, so records are never compared
+    chosen: list[AgentId | None] = []
+    while waiting and len(chosen) < count:
+        _, place, given, record = heappop(waiting)
+        chosen.append(record.agent_id)
+        given += 1
+        if given < room(record):
+            heappush(waiting, (rank(record, given), place, given, record))
+    return (*chosen, *[None] * (count - len(chosen)))
+
+
+def room(record: AgentRecord) -> int:
+    """How many more tasks the agent can take: to run, and to wait in its inbox."""
+    return max(0, INBOX_SLOTS * record.registration.slots - record.load.running - record.load.suspended)
+
+
+def with_more(record: AgentRecord, given: int) -> AgentRecord:
+    """The agent as if it ran `given` tasks more."""
+    return replace(record, load=replace(record.load, running=record.load.running + given))
+
+
+def _rank_of(strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted) -> _Rank:
+    scale = Scale.of(fleet)
+    match strategy:
+        case Strategy.ROUND_ROBIN:
+            return lambda record, given: (given,)
+        case Strategy.LEAST_BUSY:
+            return lambda record, given: busyness(with_more(record, given))
+        case Strategy.LOAD_BALANCED:
+            # Sainte-Laguë: the counts are the nearest whole numbers to the shares.
+            points = {record.agent_id: score(record, LOAD_BALANCED, scale) for record in fleet}
+            return lambda record, given: ((2 * given + 1) / points[record.agent_id],)
+        case Strategy.BEST_MATCH:
+            return lambda record, given: (-score(with_more(record, given), BEST_MATCH, scale, wanted),)
+        case _:
+            assert_never(strategy)

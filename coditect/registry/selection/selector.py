@@ -1,0 +1,257 @@
+"""The client's side of selection: what it remembers of the registry, and whom it picks by that.
+
+A call without a strategy costs a look into a dictionary: whether its capability asks for one is learnt in
+the background. A registry that does not answer leaves everything to the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import RegistryUnavailable
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord
+from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.registry.port import BEAT_SECONDS, Registry, Search
+from coditect.registry.selection.assignment import assign, with_more
+from coditect.registry.selection.strategies import choose
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = BEAT_SECONDS
+"""Agents tell their load once in that time: reading it more often says nothing new."""
+LEARN_SECONDS = 5.0
+"""How long it is believed that a capability asks for no strategy."""
+LEARN_PAUSE_SECONDS = 0.05
+"""Between two reads in the background: however many capabilities a client uses, they cost next to nothing."""
+MOST_REMEMBERED = 10_000
+GLANCE = 16
+"""So many tasks of a batch go to the broker before it is asked again whether the capability wants otherwise."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What was read of one capability, and what was given out since."""
+
+    records: dict[AgentId, AgentRecord] = field(default_factory=dict)
+    read_at: float = 0.0
+    """On the event loop's clock."""
+    asked: Strategy | None = None
+    """What the capability asks for."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was read."""
+        return asyncio.get_running_loop().time() - self.read_at
+
+    def give(self, agent_id: AgentId) -> Pick:
+        """Counts a task as running there, until its end is known or the agents tell better."""
+        self.records[agent_id] = with_more(self.records[agent_id], 1)
+        return Pick(agent_id, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The agent that one task shall prefer."""
+
+    agent_id: AgentId
+    known: Known | None = None
+    """What it was picked by; None when the caller named the agent."""
+
+    def over(self, _: object) -> None:
+        """The task's end is known: it does not count any more. A callback of its reply."""
+        if self.known is not None:
+            self.known.records[self.agent_id] = with_more(self.known.records[self.agent_id], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a batch is."""
+
+    capability: str
+    strategy: Strategy | None
+    wanted: Wanted
+    many: int
+
+
+class Picker:
+    """Picks agents for one client. Its reads run in the client's background."""
+
+    def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._background = background
+        self._known: dict[str, Known] = {}
+        self._plain: set[str] = set()
+        """Capabilities that ask for nothing, as far as is believed: the way of most calls."""
+        self._turns: dict[str, int] = {}
+        self._reads: dict[str, asyncio.Task[Known]] = {}
+        self._learning: dict[str, None] = {}
+        self._learner: asyncio.Task[None] | None = None
+
+    async def pick(
+        self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None
+    ) -> Pick | None:
+        """The agent for one task; None leaves it to the broker. Asks the registry at most once a second."""
+        if pin is not None:
+            return Pick(pin)
+        if strategy is None and wanted is ANYTHING and (capability in self._plain or self._registry is None):
+            return None
+        strategy = _asked(strategy, wanted)
+        if strategy is None:
+            return self.follow(capability, wanted)
+        known = await self._fresh(capability)
+        turn = await self._turn(capability) if strategy is Strategy.ROUND_ROBIN and known.records else 0
+        return self._choose(known, strategy, turn, wanted)
+
+    def follow(self, capability: str, wanted: Wanted = ANYTHING) -> Pick | None:
+        """The agent for one task by what its capability asks for; never waits for the registry."""
+        known = self._remembered(capability)
+        if known is None or known.asked is None:
+            return None
+        return self._choose(known, known.asked, self._next_turn(capability), wanted)
+
+    def batch(
+        self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
+    ) -> Batch:
+        """The picks for a sequence of tasks, assigned `many` at a time."""
+        order = _Order(capability, _asked(strategy, wanted), wanted, many)
+        return Batch(self, order, None if pin is None else Pick(pin))
+
+    async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
+        """Who gets each of the next tasks, from one look at the registry; None leaves them to the broker."""
+        name = order.capability
+        known = self._remembered(name) if order.strategy is None else await self._fresh(name)
+        strategy = order.strategy or (known.asked if known is not None else None)
+        if known is None or strategy is None:
+            return None
+        turn = self._next_turn(name, order.many)
+        return known, assign(known.records.values(), order.many, strategy, turn=turn, wanted=order.wanted)
+
+    def _choose(self, known: Known, strategy: Strategy, turn: int, wanted: Wanted) -> Pick | None:
+        records, chance = known.records.values(), self._clock.chance()
+        record = choose(records, strategy, turn=turn, chance=chance, wanted=wanted)
+        return None if record is None else known.give(record.agent_id)
+
+    # -- what is known ----------------------------------------------------------------------------------
+
+    def _remembered(self, capability: str) -> Known | None:
+        """What is known and not too old to go by; what is old is read again beside."""
+        if self._registry is None:
+            return None
+        known = self._known.get(capability)
+        age = known.age if known is not None else LEARN_SECONDS
+        if age >= (LEARN_SECONDS if known is None or known.asked is None else FRESH_SECONDS):
+            self._learn(capability)
+        return known if age < LEARN_SECONDS else None
+
+    def _learn(self, capability: str) -> None:
+        if capability in self._learning:
+            return
+        self._learning[capability] = None
+        if self._learner is None or self._learner.done():
+            self._learner = self._background.start(self._learn_all(), name="learn strategies")
+
+    async def _learn_all(self) -> None:
+        """One after the other, with pauses; ends when there is nothing more to learn."""
+        while self._learning:
+            capability = next(iter(self._learning))
+            try:
+                await self._read(capability)
+                await asyncio.sleep(LEARN_PAUSE_SECONDS)
+            finally:
+                del self._learning[capability]
+
+    async def _fresh(self, capability: str) -> Known:
+        """What was read within the last second; all who ask at once share one read."""
+        known = self._known.get(capability)
+        if known is not None and known.age < FRESH_SECONDS:
+            return known
+        reading = self._reads.get(capability)
+        if reading is None:
+            reading = self._background.start(self._read(capability), name="read the registry", awaited=True)
+            self._reads[capability] = reading
+            reading.add_done_callback(lambda _: self._reads.pop(capability, None))
+        return await asyncio.shield(reading)
+
+    async def _read(self, capability: str) -> Known:
+        """Asks the registry; nobody is known when it does not answer."""
+        known = Known()
+        try:
+            if self._registry is not None:
+                records = await self._registry.find(Search(capability=capability))
+                known = Known({one.agent_id: one for one in records}, asked=_asked_by(records, capability))
+        except RegistryUnavailable as error:
+            log.debug("No agent can be picked; the broker balances", extra={"reason": str(error)})
+        loop = asyncio.get_running_loop()
+        known.read_at = loop.time()
+        if len(self._known) >= MOST_REMEMBERED:
+            self._known.clear()
+        self._known[capability] = known
+        if known.asked is None and capability not in self._plain:
+            self._plain.add(capability)
+            loop.call_later(LEARN_SECONDS, self._plain.discard, capability)
+        return known
+
+    async def _turn(self, capability: str) -> int:
+        """The fleet's own turn: exact between all clients that pick one by one."""
+        try:
+            if self._registry is not None:
+                return await self._registry.next_turn(capability)
+        except RegistryUnavailable as error:
+            log.debug("The turn is this client's own", extra={"reason": str(error)})
+        return self._next_turn(capability)
+
+    def _next_turn(self, capability: str, many: int = 1) -> int:
+        """This client's own turn, begun by chance so that clients do not begin with the same agent."""
+        turn = self._turns.get(capability)
+        if turn is None:
+            turn = int(self._clock.chance() * 1_000_000)
+            if len(self._turns) >= MOST_REMEMBERED:
+                self._turns.clear()
+        self._turns[capability] = turn + many
+        return turn
+
+
+class Batch:
+    """The picks for a sequence of tasks, in order."""
+
+    def __init__(self, picker: Picker, order: _Order, pinned: Pick | None) -> None:
+        self._picker = picker
+        self._order = order
+        self._pinned = pinned
+        self._known: Known | None = None
+        self._picks: deque[AgentId | None] = deque()
+
+    async def next(self) -> Pick | None:
+        """The agent for the next task; None leaves it to the broker."""
+        if self._pinned is not None:
+            return self._pinned
+        if not self._picks or (self._known is not None and self._known.age >= FRESH_SECONDS):
+            await self._refill()
+        agent_id = self._picks.popleft()
+        return None if agent_id is None or self._known is None else self._known.give(agent_id)
+
+    async def _refill(self) -> None:
+        assigned = await self._picker.assign(self._order)
+        self._known, picks = assigned or (None, (None,) * GLANCE)
+        self._picks = deque(picks)
+
+
+def _asked(strategy: Strategy | None, wanted: Wanted) -> Strategy | None:
+    """Who says what it wants is after the best match."""
+    return Strategy.BEST_MATCH if strategy is None and len(wanted) else strategy
+
+
+def _asked_by(records: Iterable[AgentRecord], capability: str) -> Strategy | None:
+    """What the agent that started last says, where versions differ."""
+    newest = max(records, key=lambda one: (one.registration.started_at_ms, one.agent_id), default=None)
+    if newest is None:
+        return None
+    return next((offer.strategy for offer in newest.registration.capabilities if offer.name == capability), None)

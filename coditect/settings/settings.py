@@ -1,0 +1,187 @@
+"""Settings, read once by a program and passed on as values.
+
+=============================  ==========================  ==============================================
+variable                       default                     meaning
+=============================  ==========================  ==============================================
+CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS; several with commas
+CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://`, `redis+sentinel://`
+CODITECT_HEARTBEAT_SECONDS     5                           AMQP's heartbeat, 2 to 60
+CODITECT_MANAGEMENT_URL        none                        RabbitMQ's management API, to evict who died
+CODITECT_DECLARE               true                        declare what is missing, or only check
+CODITECT_SLOTS                 the agent's own             slots of an agent process, 1 to 10000
+CODITECT_WINDOW                500                         unconfirmed publishes at once, 1 to 10000
+CODITECT_MAX_SUSPENDED         1000                        tasks that may await another agent, 1 to 100000
+CODITECT_DRAIN_SECONDS         30                          how long a drain waits for what runs
+CODITECT_WIRE                  direct                      direct frames, or plain: aiormq's own path
+CODITECT_REPLY_QUEUE           classic                     of replies and results: classic; quorum in a cluster
+CODITECT_ANSWER_QUEUES         answers*,*answers           queues of others that results may go to, as patterns
+CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
+CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
+CODITECT_STALL_SECONDS         10                          an event loop may stand still for, 0 (no bound) to 3600
+CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR
+CODITECT_TRACEBACKS            true                        results of failed tasks carry their tracebacks
+CODITECT_WORKSPACE             the system's temp folder    where `ctx.workspace` folders are made
+CODITECT_BLOB_URL              none                        where values over 1 MiB lie: an fsspec URL
+CODITECT_BLOB_MAX_BYTES        67108864                    the largest such value, 1048576 to 1073741824
+CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
+CODITECT_LEASE_SECONDS         3                           lease in the registry
+CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
+CODITECT_FDB_TLS_CERT_FILE     none                        FoundationDB's TLS: our certificate, PEM
+CODITECT_FDB_TLS_KEY_FILE      none                        its key, PEM
+CODITECT_FDB_TLS_KEY_PASSWORD  none                        the key's password
+CODITECT_FDB_TLS_CA_FILE       none                        who signs the cluster's certificates, PEM
+CODITECT_FDB_TLS_VERIFY_PEERS  none                        whom to believe, such as Check.Valid=1
+CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
+CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
+=============================  ==========================  ==============================================
+
+What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
+looked for in the current folder and above it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coditect.errors import SetupError
+from coditect.settings.own_files import is_own
+from coditect.wire.return_addresses import ANSWER_QUEUES
+
+ENV_FILE = Path(".coditect") / "env"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked. The environment variable is `CODITECT_` and the field's name."""
+
+    amqp_url: str = "amqp://localhost:5672/"
+    redis_url: str = "redis://localhost:6379/0"
+    heartbeat_seconds: int = 5
+    management_url: str | None = None
+    declare: bool = True
+    slots: int | None = None
+    window: int = 500
+    max_suspended: int = 1_000
+    drain_seconds: float = 30.0
+    wire: str = "direct"
+    reply_queue: str = "classic"
+    answer_queues: str = ANSWER_QUEUES
+    health_port: int | None = None
+    health_host: str = "127.0.0.1"
+    stall_seconds: float = 10.0
+    log_level: str = "INFO"
+    tracebacks: bool = True
+    workspace: str | None = None
+    blob_url: str | None = None
+    blob_max_bytes: int = 64 * 1024 * 1024
+    beat_seconds: float = 1.0
+    lease_seconds: float = 3.0
+    store: str = "sqlite:coditect.db"
+    fdb_tls_cert_file: str | None = None
+    fdb_tls_key_file: str | None = None
+    fdb_tls_key_password: str | None = field(default=None, repr=False)
+    fdb_tls_ca_file: str | None = None
+    fdb_tls_verify_peers: str | None = None
+    shards: int = 16
+    keep_days: float = 7.0
+
+
+DEFAULTS = Settings()
+
+
+def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> Settings:
+    """The settings of this process: its environment over the nearest `.coditect/env` over the defaults.
+
+    Raises: SetupError for a value outside its range; the error names the variable.
+    """
+    own = os.environ if environment is None else environment
+    values = {**_env_file(folder or Path.cwd()), **own}
+    return Settings(
+        amqp_url=values.get("CODITECT_AMQP_URL", DEFAULTS.amqp_url),
+        redis_url=values.get("CODITECT_REDIS_URL", DEFAULTS.redis_url),
+        heartbeat_seconds=_whole(values, "CODITECT_HEARTBEAT_SECONDS", DEFAULTS.heartbeat_seconds, 2, 60),
+        management_url=values.get("CODITECT_MANAGEMENT_URL") or None,
+        declare=_flag(values, "CODITECT_DECLARE", default=True),
+        slots=_optional(values, "CODITECT_SLOTS", 1, 10_000),
+        window=_whole(values, "CODITECT_WINDOW", DEFAULTS.window, 1, 10_000),
+        max_suspended=_whole(values, "CODITECT_MAX_SUSPENDED", DEFAULTS.max_suspended, 1, 100_000),
+        drain_seconds=_number(values, "CODITECT_DRAIN_SECONDS", DEFAULTS.drain_seconds, 0, 86_400),
+        wire=_choice(values, "CODITECT_WIRE", ("direct", "plain")),
+        reply_queue=_choice(values, "CODITECT_REPLY_QUEUE", ("classic", "quorum")),
+        answer_queues=values.get("CODITECT_ANSWER_QUEUES", DEFAULTS.answer_queues),
+        health_port=_optional(values, "CODITECT_HEALTH_PORT", 0, 65_535),
+        health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
+        stall_seconds=_number(values, "CODITECT_STALL_SECONDS", DEFAULTS.stall_seconds, 0, 3_600),
+        log_level=_choice(values, "CODITECT_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        tracebacks=_flag(values, "CODITECT_TRACEBACKS", default=True),
+        workspace=values.get("CODITECT_WORKSPACE"),
+        blob_url=values.get("CODITECT_BLOB_URL") or None,
+        blob_max_bytes=_whole(values, "CODITECT_BLOB_MAX_BYTES", DEFAULTS.blob_max_bytes, 2**20, 2**30),
+        beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
+        lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
+        store=values.get("CODITECT_STORE", DEFAULTS.store),
+        fdb_tls_cert_file=values.get("CODITECT_FDB_TLS_CERT_FILE") or None,
+        fdb_tls_key_file=values.get("CODITECT_FDB_TLS_KEY_FILE") or None,
+        fdb_tls_key_password=values.get("CODITECT_FDB_TLS_KEY_PASSWORD") or None,
+        fdb_tls_ca_file=values.get("CODITECT_FDB_TLS_CA_FILE") or None,
+        fdb_tls_verify_peers=values.get("CODITECT_FDB_TLS_VERIFY_PEERS") or None,
+        shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
+        keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
+    )
+
+
+def find_env_file(folder: Path) -> Path | None:
+    """The nearest `.coditect/env` in the folder or above it that is this user's own (`own_files`)."""
+    return next((place / ENV_FILE for place in (folder, *folder.parents) if is_own(place / ENV_FILE)), None)
+
+
+def _env_file(folder: Path) -> dict[str, str]:
+    path = find_env_file(folder)
+    if path is None:
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    return {name.strip(): value.strip() for name, value in pairs if name.startswith("CODITECT_")}
+
+
+def _flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = values.get(name)
+    if text is None:
+        return default
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise SetupError("A setting is true or false", variable=name, given=text)
+    return text.lower() in ("true", "1", "yes")
+
+
+def _number(values: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = values.get(name)
+    if text is None:
+        return default
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise SetupError("A setting is a number", variable=name, given=text) from error
+    if not low <= number <= high:
+        raise SetupError("A setting is outside its range", variable=name, given=text, low=low, high=high)
+    return number
+
+
+def _whole(values: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    number = _number(values, name, default, low, high)
+    if number != int(number):
+        raise SetupError("A setting is a whole number", variable=name, given=number)
+    return int(number)
+
+
+def _optional(values: Mapping[str, str], name: str, low: int, high: int) -> int | None:
+    return _whole(values, name, 0, low, high) if name in values else None
+
+
+def _choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    text = values.get(name, allowed[0])
+    for choice in allowed:
+        if text.lower() == choice.lower():
+            return choice
+    raise SetupError("A setting is one of a few words", variable=name, given=text, allowed=allowed)

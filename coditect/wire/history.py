@@ -1,0 +1,61 @@
+"""The failed attempts that travel with a task, as JSON text in the header `x-coditect-errors`.
+
+Each is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`. The text may come from a stranger,
+and it is written again with every retry: what is read is bounded in number, in depth and in length, so that it can
+always be written again, and both ways look at each attempt once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coditect.errors import InvalidTask
+from coditect.wire.json import dumps, loads
+
+HEADER = "x-coditect-errors"
+MOST_BYTES = 16 * 1024
+"""Of the text that is written; twice as much is read."""
+MOST_ATTEMPTS = 100
+"""The latest that are kept."""
+_LONGEST = 500
+_KINDS: Mapping[str, type] = {"agent": str, "attempt": int, "type": str, "message": str, "reason": str, "at_ms": int}
+
+
+def read_history(text: str) -> tuple[Mapping[str, Any], ...]:
+    """The latest attempts in the text, oldest first; whatever else stands in it is left out.
+
+    Raises: InvalidTask when it is too long, no JSON, or no list.
+    """
+    if len(text) > 2 * MOST_BYTES:
+        raise InvalidTask("A header is not text of its length", header=HEADER, longest=2 * MOST_BYTES)
+    try:
+        attempts = loads(text.encode(errors="surrogatepass"))
+    except InvalidTask as error:
+        raise InvalidTask("A header is not valid JSON", header=HEADER, reason=error.facts.get("reason")) from error
+    if not isinstance(attempts, list):
+        raise InvalidTask("A header has the wrong shape", header=HEADER, expected="a JSON list")
+    return tuple(_plain(one) for one in attempts[-MOST_ATTEMPTS:] if isinstance(one, dict))
+
+
+def _plain(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """Its known fields, as far as they are what they should be."""
+    known = {name: attempt.get(name) for name in _KINDS}
+    return {
+        name: value[:_LONGEST] if isinstance(value, str) else value
+        for name, value in known.items()
+        if type(value) is _KINDS[name]
+    }
+
+
+def history_header(attempts: tuple[Mapping[str, Any], ...]) -> str:
+    """The text for these attempts, oldest first; the oldest are left out when it does not fit."""
+    written: list[bytes] = []
+    left = MOST_BYTES - 1
+    for attempt in reversed(attempts[-MOST_ATTEMPTS:]):
+        one = dumps(attempt)
+        left -= len(one) + 1
+        if left < 0:
+            break
+        written.append(one)
+    return (b"[" + b",".join(reversed(written)) + b"]").decode()

@@ -1,0 +1,46 @@
+"""Which capability, and which level of it, a task's message is for: by its key, or by the CC key of a pinned one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from coditect.errors import InputError, InvalidTask
+from coditect.model.capability import Priority, check_capability_name
+from coditect.model.message import HeaderTable, Message
+from coditect.model.task import Task
+from coditect.wire.routing import key_of, parse_task_key
+
+CAPABILITY = "x-coditect-capability"
+
+
+def pinned_message(message: Message, task: Task) -> Message:
+    """The task's message for one agent's own queue, which hands it on to the capability's by its CC key."""
+    return Message(
+        body=message.body,
+        headers={**message.headers, "CC": [key_of(task)], CAPABILITY: task.capability},
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        type=message.type,
+    )
+
+
+def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
+    """Capability and priority: from the key, or for a pinned task from its first CC key.
+
+    Raises: InvalidTask when the capability is no name.
+    """
+    carbon = headers.get("CC") if headers else None
+    if isinstance(carbon, list) and carbon and isinstance(carbon[0], str) and headers.get(CAPABILITY):
+        return target_of(carbon[0])
+    return target_of(routing_key)
+
+
+@lru_cache(maxsize=4096)
+def target_of(key: str) -> tuple[str, Priority]:
+    """Capability and priority of a routing key. Raises: InvalidTask when the capability is no name."""
+    capability, priority = parse_task_key(key)
+    try:
+        return check_capability_name(capability), priority
+    except InputError as error:
+        raise InvalidTask(error.sentence, **error.facts) from error

@@ -1,0 +1,183 @@
+"""A workflow put together in Python: each call adds a node and returns it, for others to come after it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from coditect.errors import InputError
+from coditect.model.capability import Priority
+from coditect.model.duration import Duration
+from coditect.model.retry import Retry
+from coditect.workflow import fields
+from coditect.workflow.definition import (
+    MOST_NAME_CHARACTERS,
+    After,
+    Approval,
+    Call,
+    Definition,
+    Each,
+    Join,
+    Node,
+    OnFailure,
+    OnTimeout,
+    Work,
+    check_node_name,
+    check_workflow_name,
+)
+from coditect.workflow.graph import graph_of
+from coditect.workflow.template import From
+
+T = TypeVar("T")
+
+
+class Placing(TypedDict, total=False):
+    """Where a node stands among the others. Every part may be left out."""
+
+    name: str
+    """Default: made of the capability or the question."""
+    after: Sequence[Node | After | str]
+    """What it comes after: nodes, names, or `After(name, on_failure=...)`. A name may be of a later node."""
+    join: Join
+    """How many of them: all (default), any, or a number."""
+    when: str
+    """Skipped where this expression does not hold."""
+    on_failure: OnFailure | str
+    """Of the edges that do not say it themselves; default: fail."""
+
+
+class TaskOptions(Placing, total=False):
+    """Where a node stands, and how its task is executed."""
+
+    priority: Priority | str
+    timeout: Duration
+    """Longest run of one attempt; default: the capability's own."""
+    start_within: Duration
+    """How long an attempt may wait unstarted; default: for ever."""
+    deadline: Duration
+    """How long all attempts may take together, from when the node is ready; default: for ever."""
+    heartbeat: Duration
+    """How long the agent that has it may be silent, at least 30 s; default: a minute, once it ran for ten."""
+    retry: Retry
+    """Default: the capability's own."""
+    compensate: str
+    """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
+
+
+class Workflow:
+    """A workflow in the making. `definition` is the frozen value; nothing runs here.
+
+    Every method raises InputError for what cannot be.
+    """
+
+    def __init__(self, name: str, *, description: str = "") -> None:
+        self._name = check_workflow_name(name)
+        self._description = fields.text(description)
+        self._nodes: dict[str, Node] = {}
+        self._numbers: dict[str, int] = {}
+
+    def task(self, capability: str, value: Any = None, **options: Unpack[TaskOptions]) -> Node:
+        """A node that has this done. `value` is its input and may hold `From(expression)` anywhere."""
+        placing, call = _call(capability, value, options)
+        return self._add(call, capability, placing)
+
+    def map(
+        self, capability: str, over: str | From, value: Any = None, *, limit: int, **options: Unpack[TaskOptions]
+    ) -> Node:
+        """A node that has this done for every element of the list that `over` finds: `From("item")` in `value`.
+
+        A list longer than `limit` is a failure.
+        """
+        placing, call = _call(capability, value, options)
+        return self._add(Each(call, fields.expression(over), fields.limit(limit)), capability, placing)
+
+    def approval(
+        self,
+        question: str,
+        *,
+        timeout: Duration | None = None,
+        on_timeout: OnTimeout | str = OnTimeout.REJECT,
+        **placing: Unpack[Placing],
+    ) -> Node:
+        """A node that waits until somebody grants or denies it, or its time is over."""
+        waits = None if timeout is None else fields.duration_ms(timeout)
+        work = Approval(fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
+        return self._add(work, question, _Place(**placing))
+
+    def definition(self) -> Definition:
+        """The workflow so far, as a value.
+
+        Raises: InvalidWorkflow when its nodes do not hold together: a cycle, an unknown name, no node at all.
+        """
+        made = Definition(self._name, tuple(self._nodes.values()), self._description)
+        graph_of(made)
+        return made
+
+    def _add(self, work: Work, title: str, place: _Place) -> Node:
+        name = self._free_name(title) if place.name is None else check_node_name(place.name)
+        if name in self._nodes:
+            raise InputError("There is a node of this name", given=name, fix="give each node a name of its own")
+        edges = tuple(self._edge(one, place.on_failure) for one in place.after)
+        when = None if place.when is None else fields.expression(place.when)
+        node = self._nodes[name] = Node(name, work, edges, fields.join(place.join), when)
+        return node
+
+    def _edge(self, after: Node | After | str, on_failure: OnFailure | str) -> After:
+        policy = fields.one_of(OnFailure)
+        match after:
+            case Node(name=name) if self._nodes.get(name) is not after:
+                raise InputError("This node is of another workflow", given=name, fix="use what this one returned")
+            case Node(name=name) | str(name):
+                return After(name, policy(on_failure))
+            case After(node=name, on_failure=own):
+                return After(name, policy(own))
+
+    def _free_name(self, title: str) -> str:
+        """A word made of the title; numbered from the second of its kind."""
+        word = re.sub(r"\W+", "_", title.lower(), flags=re.ASCII).strip("_")[: MOST_NAME_CHARACTERS - 8] or "node"
+        word = f"n{word}" if word[0].isdigit() else word
+        if word not in self._nodes:
+            return word
+        number = self._numbers.get(word, 1) + 1
+        while f"{word}_{number}" in self._nodes:
+            number += 1
+        self._numbers[word] = number
+        return f"{word}_{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """`Placing` with its defaults; refuses an option that there is not."""
+
+    name: str | None = None
+    after: Sequence[Node | After | str] = ()
+    join: Join = "all"
+    when: str | None = None
+    on_failure: OnFailure | str = OnFailure.FAIL
+
+
+_OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()
+"""The options that are of the task and not of its place."""
+
+
+def _given(read: Callable[[object], T], value: object) -> T | None:
+    return None if value is None else read(value)
+
+
+def _call(capability: str, given: Any, options: TaskOptions) -> tuple[_Place, Call]:
+    placing: dict[str, Any] = dict(options)
+    own = {name: placing.pop(name) for name in _OWN if name in placing}
+    call = Call(
+        fields.capability(capability),
+        None if given is None else fields.template(given),
+        fields.priority(own.get("priority", Priority.P1)),
+        _given(fields.duration_ms, own.get("timeout")),
+        _given(fields.retry, own.get("retry")),
+        _given(fields.capability, own.get("compensate")),
+        _given(fields.duration_ms, own.get("start_within")),
+        _given(fields.duration_ms, own.get("deadline")),
+        _given(fields.heartbeat_ms, own.get("heartbeat")),
+    )
+    return _Place(**placing), call

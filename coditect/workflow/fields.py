@@ -1,0 +1,166 @@
+"""What the fields of a definition may hold: from anybody's value to ours, or an InputError that says what would do.
+
+Builder and document share these, so that a workflow in Python and one in a file mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from coditect.errors import InputError
+from coditect.model.capability import Priority, check_capability_name, nearest_names
+from coditect.model.duration import duration_text, milliseconds
+from coditect.model.retry import Retry
+from coditect.wire.json import dumps, loads
+from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join
+from coditect.workflow.template import FROM, LITERAL, From, Literal, check_template
+
+MOST_EXPRESSION_CHARACTERS = 1_000
+MOST_TEXT_CHARACTERS = 2_000
+_MOST_MS = 10 * 366 * 86_400_000
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def text(value: object) -> str:
+    """A line or some of it, for people."""
+    if not isinstance(value, str):
+        raise InputError("Text is expected", given=_shown(value))
+    if len(value) > MOST_TEXT_CHARACTERS:
+        raise InputError("The text is too long", most_characters=MOST_TEXT_CHARACTERS)
+    return value
+
+
+def some_text(value: object) -> str:
+    """Text that is not empty."""
+    if not text(value).strip():
+        raise InputError("The text is empty", fix="say something")
+    return text(value)
+
+
+def expression(value: object) -> str:
+    """A JMESPath expression, as text; whether it is one is found out where it is compiled."""
+    written = some_text(value.expression if isinstance(value, From) else value)
+    if len(written) > MOST_EXPRESSION_CHARACTERS:
+        raise InputError("The expression is too long", most_characters=MOST_EXPRESSION_CHARACTERS)
+    return written
+
+
+def capability(value: object) -> str:
+    """A capability's name."""
+    return check_capability_name(text(value))
+
+
+def duration_ms(value: object) -> int:
+    """A duration in milliseconds."""
+    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
+        raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=_shown(value))
+    whole: int = milliseconds(value)  # type: ignore[arg-type]  # it refuses what is none
+    if whole > _MOST_MS:
+        raise InputError("A duration is at most ten years", given=_shown(value))
+    return whole
+
+
+def heartbeat_ms(value: object) -> int:
+    """How long an agent may be silent, in milliseconds."""
+    whole = duration_ms(value)
+    if whole < LEAST_HEARTBEAT_MS:
+        fix = "agents say every 20 s that a task still runs, and one word of them may be lost"
+        raise InputError("A heartbeat is at least 45s", given=_shown(value), fix=fix)
+    return whole
+
+
+def count(most: int) -> Callable[[object], int]:
+    """A whole number from 1 to `most`."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise InputError(f"A whole number from 1 to {most} is expected", given=_shown(value))
+        return value
+
+    return read
+
+
+limit = count(MOST_ELEMENTS)
+
+
+def join(value: object) -> Join:
+    """How many predecessors; whether there are so many is the graph's to say."""
+    match value:
+        case "all":
+            return "all"
+        case "any":
+            return "any"
+        case int() if not isinstance(value, bool):
+            return value
+        case _:
+            raise InputError("`join` is all, any or a number", given=_shown(value))
+
+
+def one_of(choices: type[Choice]) -> Callable[[object], Choice]:
+    """One of these words."""
+
+    def read(value: object) -> Choice:
+        try:
+            return choices(str(value))
+        except ValueError:
+            words = [choice.value for choice in choices]
+            raise InputError(f"One of {', '.join(words)} is expected", given=_shown(value)) from None
+
+    return read
+
+
+priority = one_of(Priority)
+
+
+def retry(value: object) -> Retry:
+    """A retry policy: a `Retry`, or its fields."""
+    if isinstance(value, Retry):
+        if value.on != (Exception,):
+            raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")
+        value = {"max_attempts": value.max_attempts, "first": value.first, "cap": value.cap}
+    if not isinstance(value, Mapping):
+        raise InputError("A retry policy is an object of max_attempts, first, cap", given=_shown(value))
+    if unknown := set(value) - {"max_attempts", "first", "cap"}:
+        raise InputError("A retry policy has only max_attempts, first, cap", given=sorted(map(str, unknown))[:5])
+    return Retry(
+        max_attempts=count(1_000)(value.get("max_attempts", 3)),
+        first=duration_text(duration_ms(value.get("first", "1s"))),
+        cap=duration_text(duration_ms(value.get("cap", "1m"))),
+    )
+
+
+def template(value: object) -> Any:
+    """An input: JSON, with `From` and `Literal` in it or what they are in JSON. A copy of its own."""
+    try:
+        plain = loads(dumps(value, otherwise=_plain))
+        check_template(plain)
+    except RecursionError:
+        raise InputError("An input is nested too deep") from None
+    return plain
+
+
+def nearest(name: str, known: tuple[str, ...]) -> str:
+    """A way out for somebody who mistyped a word."""
+    found = nearest_names(name, known)
+    return f"did you mean {found[0]}?" if found else f"there are {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, From):
+        return {FROM: expression(value)}
+    if isinstance(value, Literal):
+        return {LITERAL: value.value}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclass_fields(value)}
+    if callable(dump := getattr(value, "model_dump", None)):  # a pydantic model, which the model must not import
+        return dump(mode="json")
+    raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]

@@ -1,0 +1,256 @@
+"""Workflows in files: YAML or JSON, by the same rules, with the line of whatever is wrong.
+
+The text is a stranger's. It is read as events, without tags, anchors or objects of Python; a key that stands twice, a
+document over 8 MB and one nested over 200 levels are refused. Plain words of YAML are what they are in version 1.2:
+`yes`, `on` and `2026-01-01` are text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from coditect.errors import InvalidWorkflow, NotFound, Problem, missing_extra
+from coditect.workflow.definition import Definition
+from coditect.workflow.document import from_document, to_document
+from coditect.workflow.expressions import check_expressions
+from coditect.workflow.graph import graph_of
+from coditect.workflow.template import Path as Place
+
+try:
+    import yaml
+except ModuleNotFoundError as _missing:
+    raise missing_extra("workflow") from _missing
+
+MOST_BYTES = 8_000_000
+MOST_LEVELS = 200
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_FRACTION = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_MOST_DIGITS = 40
+_json_string: Any = vars(json.decoder)["scanstring"]  # since ever, and not in the type stubs
+_TOKEN = re.compile(r'[\s,:]*(?:([\[\]{}])|(")|([^\s,:\[\]{}"]+))')
+
+
+def load_workflow(path: Path, *, capabilities: Collection[str] | None = None) -> Definition:
+    """The definition in a file; JSON when its name ends in `.json`. With `capabilities`, these are all that exist.
+
+    Raises: NotFound; InvalidWorkflow with the line, the place and what to do, for everything that was found.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise NotFound("There is no such file to read", path=str(path), reason=error.strerror) from error
+    return read_workflow(content, is_json=path.suffix == ".json", capabilities=capabilities)
+
+
+def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collection[str] | None = None) -> Definition:
+    """The definition that a document of YAML, or JSON, holds. Raises: as `load_workflow`."""
+    if len(content) > MOST_BYTES:
+        _refuse(None, f"The document has more than {MOST_BYTES:,} bytes", "split it, or build the workflow in Python")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        _refuse(content.count(b"\n", 0, error.start) + 1, "The document is not UTF-8", "save it as UTF-8")
+    events = _json_events if is_json else _yaml_events
+    try:
+        definition = from_document(_Builder().build(events(text)))
+        if problems := (*_in_graph(definition, capabilities), *check_expressions(definition)):
+            raise InvalidWorkflow.of(problems, workflow=definition.name)
+    except InvalidWorkflow as error:
+        if any(problem.line for problem in error.problems):
+            raise
+        # Lines are looked for only now: they are wanted for few places, of a document that may have many.
+        lines = _Builder(wanted=frozenset(_and_above(error.problems)))
+        lines.build(events(text))
+        located = tuple(replace(problem, line=lines.line(problem.path)) for problem in error.problems)
+        told = {name: fact for name, fact in error.facts.items() if name == "workflow"}
+        raise InvalidWorkflow.of(tuple(sorted(located, key=lambda one: one.line or 0)), **told) from None
+    return definition
+
+
+def _in_graph(definition: Definition, capabilities: Collection[str] | None) -> tuple[Problem, ...]:
+    try:
+        graph_of(definition, capabilities=capabilities)
+    except InvalidWorkflow as error:
+        return error.problems
+    return ()
+
+
+def write_yaml(definition: Definition) -> str:
+    """The definition as YAML."""
+    text: str = yaml.dump(to_document(definition), Dumper=_Quoting, sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def write_json(definition: Definition) -> str:
+    """The definition as JSON."""
+    return json.dumps(to_document(definition), indent=2, ensure_ascii=False)
+
+
+class _Open:
+    """The end of an object or a list."""
+
+
+_END = _Open()
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """A value, or the begin (an empty dict or list) or end of an object or list."""
+
+    value: Any
+    line: int
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Makes the value of the events, and keeps the lines of the wanted places."""
+
+    wanted: frozenset[Place] = frozenset()
+    lines: dict[Place, int] = field(default_factory=dict)
+
+    def line(self, place: Place) -> int | None:
+        """Where the place is, or else the nearest above it that exists."""
+        return next((self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines), None)
+
+    def build(self, events: Iterator[_Event]) -> Any:
+        first = next(events, _Event(None, 1))
+        open_: list[Any] = [first.value]
+        places: list[Place] = [()]
+        self._keep((), first.line)
+        for event in events if isinstance(first.value, dict | list) else ():
+            if event.value is _END:
+                open_.pop()
+                places.pop()
+                continue
+            value, place = self._put(open_[-1], event, events, places[-1])
+            if isinstance(value, dict | list):
+                if len(open_) >= MOST_LEVELS:
+                    _refuse(event.line, f"The document is nested over {MOST_LEVELS} levels", "make it flatter")
+                open_.append(value)
+                places.append(place)
+        return first.value
+
+    def _put(self, into: Any, event: _Event, events: Iterator[_Event], place: Place) -> tuple[Any, Place]:
+        if isinstance(into, list):
+            into.append(event.value)
+            own: Place = (*place, len(into) - 1) if self.wanted else ()
+            self._keep(own, event.line)
+            return event.value, own
+        if not isinstance(event.value, str):
+            _refuse(event.line, "A key is text", "put it in quotes")
+        if event.value in into:
+            _refuse(event.line, f"The key {event.value[:80]!r} stands twice", "remove one of them")
+        value = into[event.value] = next(events).value
+        own = (*place, event.value) if self.wanted else ()
+        self._keep(own, event.line)
+        return value, own
+
+    def _keep(self, place: Place, line: int) -> None:
+        if place in self.wanted:
+            self.lines[place] = line
+
+
+def _and_above(problems: tuple[Problem, ...]) -> Iterator[Place]:
+    for problem in problems:
+        for end in range(len(problem.path) + 1):
+            yield problem.path[:end]
+
+
+def _yaml_events(text: str) -> Iterator[_Event]:
+    documents = 0
+    try:
+        events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+        for event in events:
+            line = event.start_mark.line + 1
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            if documents > 1:
+                _refuse(line, "There is more than one document", "one workflow for each file")
+            _refuse_references(event, line)
+            match event:
+                case yaml.ScalarEvent(value=value, implicit=implicit):
+                    yield _Event(_plain(value, line) if implicit[0] else value, line)
+                case yaml.MappingStartEvent():
+                    yield _Event({}, line)
+                case yaml.SequenceStartEvent():
+                    yield _Event([], line)
+                case yaml.CollectionEndEvent():
+                    yield _Event(_END, line)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        _refuse(mark.line + 1 if mark else None, f"This is not YAML: {error.problem or error.context}", "mend the text")
+    except yaml.YAMLError as error:
+        _refuse(None, f"This is not YAML: {' '.join(str(error).split())[:200]}", "mend the text")
+
+
+def _refuse_references(event: Any, line: int) -> None:
+    if getattr(event, "anchor", None) is not None:  # of an alias, too: a few of them make a document of any size
+        _refuse(line, "Anchors and aliases are not taken", "write it out")
+    if getattr(event, "tag", None) not in (None, "!"):
+        _refuse(line, f"The tag {event.tag[:80]!r} is not taken", "remove it")
+
+
+def _plain(word: str, line: int) -> Any:
+    """What an unquoted word means, by YAML 1.2's core schema, without its octal and hexadecimal numbers."""
+    if word in _WORDS:
+        return _WORDS[word]
+    if _FRACTION.fullmatch(word) is None:
+        return word
+    if len(word) > _MOST_DIGITS:
+        _refuse(line, "The number is too long", "put it in quotes")
+    return int(word) if _WHOLE.fullmatch(word) else float(word)
+
+
+def _json_events(text: str) -> Iterator[_Event]:
+    """Of a text that the standard library takes for JSON; it has no lines, so the tokens are found once more."""
+    try:
+        json.loads(text, parse_constant=_no_number, parse_int=str)
+    except json.JSONDecodeError as error:
+        _refuse(error.lineno, f"This is not JSON: {error.msg}", "mend the text")
+    except (ValueError, RecursionError) as error:
+        _refuse(None, f"This is not JSON: {error}", "mend the text")
+    line, seen = 1, 0
+    while (token := _TOKEN.match(text, seen)) is not None:
+        line += text.count("\n", seen, token.end())
+        bracket, quote, word = token.groups()
+        seen = token.end()
+        if quote:
+            value, seen = _json_string(text, seen)
+            yield _Event(value, line)
+        elif bracket:
+            yield _Event({"{": {}, "[": []}.get(bracket, _END), line)
+        else:
+            yield _Event(_plain(word, line), line)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _refuse(line: int | None, sentence: str, fix: str) -> NoReturn:
+    raise InvalidWorkflow.of((Problem((), sentence, fix, line),))
+
+
+class _Quoting(_Dumper):  # type: ignore[misc]  # whichever of PyYAML's two there is
+    """Writes text in quotes wherever YAML 1.1 or 1.2 would read something else, and nothing by reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_text(dumper: Any, text: str) -> Any:
+    unchanged = text not in _WORDS and _FRACTION.fullmatch(text) is None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if unchanged else '"')
+
+
+_Quoting.add_representer(str, _write_text)

@@ -1,0 +1,176 @@
+"""The graph of a definition: who comes after whom, in which order, and whether that can be.
+
+Everything here takes time in proportion to nodes and edges: a workflow may have 100,000 nodes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from coditect.errors import InvalidWorkflow, Problem
+from coditect.model.capability import nearest_names
+from coditect.workflow.definition import MOST_NODES, MOST_PREDECESSORS, Definition, Node
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A definition that holds together, indexed. Make it with `graph_of`."""
+
+    nodes: Mapping[str, Node]
+    """By name, in the order of the definition."""
+    order: tuple[str, ...]
+    """A topological order: every node after its predecessors, otherwise as the definition has them."""
+    dependents: Mapping[str, tuple[str, ...]]
+    """Who comes directly after whom."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The nodes that come after nobody."""
+        return tuple(name for name in self.order if not self.nodes[name].after)
+
+    @property
+    def lasts(self) -> tuple[str, ...]:
+        """The nodes that nobody comes after: they decide how the workflow ends."""
+        return tuple(name for name in self.order if not self.dependents[name])
+
+    @cached_property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The nodes by their longest way from a root."""
+        depth: dict[str, int] = {}
+        layers: list[list[str]] = []
+        for name in self.order:
+            depth[name] = max((depth[edge.node] + 1 for edge in self.nodes[name].after), default=0)
+            if depth[name] == len(layers):
+                layers.append([])
+            layers[depth[name]].append(name)
+        return tuple(tuple(layer) for layer in layers)
+
+    def chunks(self, most_nodes: int) -> Iterator[tuple[Node, ...]]:
+        """The nodes in chunks, each of which refers only to itself and to those before it."""
+        for start in range(0, len(self.order), most_nodes):
+            yield tuple(self.nodes[name] for name in self.order[start : start + most_nodes])
+
+
+def graph_of(definition: Definition, *, capabilities: Collection[str] | None = None) -> Graph:
+    """The graph, if the definition holds together; with `capabilities`, these are all that exist.
+
+    Raises: InvalidWorkflow with every problem that was found.
+    """
+    problems = _shape(definition) + _edges(definition)
+    if capabilities is not None:
+        problems += _unknown_capabilities(definition, frozenset(capabilities))
+    if not problems:
+        nodes = {node.name: node for node in definition.nodes}
+        dependents = _dependents(nodes)
+        order = _order(nodes, dependents)
+        if len(order) == len(nodes):
+            return Graph(nodes, order, dependents)
+        problems = [_cycle(nodes, frozenset(nodes) - frozenset(order))]
+    raise InvalidWorkflow.of(tuple(problems), workflow=definition.name)
+
+
+def _shape(definition: Definition) -> list[Problem]:
+    problems: list[Problem] = []
+    if not definition.nodes:
+        problems.append(Problem(("nodes",), "A workflow has at least one node", "add a node"))
+    if len(definition.nodes) > MOST_NODES:
+        sentence = f"A workflow has at most {MOST_NODES} nodes, this one has {len(definition.nodes)}"
+        problems.append(Problem(("nodes",), sentence, "split it into several workflows"))
+    counts = Counter(node.name for node in definition.nodes)
+    problems += [
+        Problem(("nodes", name), f"{count} nodes have the name {name!r}", "give each node a name of its own")
+        for name, count in counts.items()
+        if count > 1
+    ]
+    return problems
+
+
+def _edges(definition: Definition) -> list[Problem]:
+    names = frozenset(node.name for node in definition.nodes)
+    return [problem for node in definition.nodes for problem in edge_problems(node, names)]
+
+
+def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[Problem]:
+    """What is wrong with the edges into a node; with `names`, these are all the nodes that there are."""
+    if len(node.after) > MOST_PREDECESSORS:
+        sentence = f"A node comes after at most {MOST_PREDECESSORS:,} others, {node.name!r} after {len(node.after):,}"
+        yield Problem(("nodes", node.name, "after"), sentence, "gather them in several nodes, or use a map")
+    seen: set[str] = set()
+    for number, edge in enumerate(node.after):
+        path = ("nodes", node.name, "after", number)
+        if edge.node == node.name:
+            yield Problem(path, f"{node.name!r} comes after itself", "remove it from its own `after`")
+        elif names is not None and edge.node not in names:
+            yield Problem(path, f"There is no node {edge.node!r}", _nearest(edge.node, names, "name a node"))
+        elif edge.node in seen:
+            yield Problem(path, f"{edge.node!r} stands twice in `after`", "name it once")
+        seen.add(edge.node)
+    if isinstance(node.join, int) and not 1 <= node.join <= len(node.after):
+        sentence = f"`join` wants {node.join} of {len(node.after)} predecessors"
+        yield Problem(("nodes", node.name, "join"), sentence, f"between 1 and {len(node.after)}, or all, or any")
+
+
+def _unknown_capabilities(definition: Definition, known: frozenset[str]) -> list[Problem]:
+    return [
+        Problem(
+            ("nodes", node.name, field),
+            f"Nobody offers the capability {capability!r}",
+            _nearest(capability, known, "start an agent that has it"),
+        )
+        for node in definition.nodes
+        for field, capability in _capabilities(node)
+        if capability not in known
+    ]
+
+
+def _capabilities(node: Node) -> Iterator[tuple[str, str]]:
+    """The capabilities that a node names, by the field in which it does."""
+    if node.call is not None:
+        yield "task" if node.work is node.call else "map", node.call.capability
+        if node.call.compensate is not None:
+            yield "compensate", node.call.compensate
+
+
+def _nearest(name: str, known: Collection[str], otherwise: str) -> str:
+    nearest = nearest_names(name, known) if len(known) <= 1_000 else ()  # a search through all of them takes long
+    return f"did you mean {' or '.join(nearest)}?" if nearest else otherwise
+
+
+def _dependents(nodes: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {name: [] for name in nodes}
+    for node in nodes.values():
+        for edge in node.after:
+            found[edge.node].append(node.name)
+    return {name: tuple(after) for name, after in found.items()}
+
+
+def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Kahn's algorithm; what is in a cycle, or behind one, is left out."""
+    missing = {name: len(node.after) for name, node in nodes.items()}
+    free = deque(name for name, count in missing.items() if not count)
+    order: list[str] = []
+    while free:
+        order.append(name := free.popleft())
+        for dependent in dependents[name]:
+            missing[dependent] -= 1
+            if not missing[dependent]:
+                free.append(dependent)
+    return tuple(order)
+
+
+def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
+    """Every node left has a predecessor that is left, so going back from any of them ends in a circle."""
+    place: dict[str, int] = {}
+    name = next(one for one in nodes if one in left)
+    while name not in place:
+        place[name] = len(place)
+        name = next(edge.node for edge in nodes[name].after if edge.node in left)
+    circle = [*list(place)[place[name] :], name][::-1]
+    shown = " → ".join(circle if len(circle) <= 20 else [*circle[:10], "…", *circle[-9:]])
+    first = nodes[circle[1]]
+    number = next(number for number, edge in enumerate(first.after) if edge.node == circle[0])
+    path = ("nodes", first.name, "after", number)
+    return Problem(path, f"The nodes come after each other in a circle: {shown}", "take one of these edges out")

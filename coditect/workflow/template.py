@@ -1,0 +1,100 @@
+"""A node's input as a template: plain JSON in which an object `{"$from": expression}` stands for a value.
+
+`{"$literal": value}` is that value as it stands, for an input that itself has a `$from`. What the expressions can see:
+
+===============  =====================================================================================
+name             what
+===============  =====================================================================================
+``input``        the workflow's own input
+``results``      the values of this node's direct predecessors, by their names
+``states``       how they ended: `completed`, `failed`, `skipped`, ...
+``item``         in a map: the element
+``index``        in a map: its place in the list, from 0
+===============  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from coditect.errors import InputError
+from coditect.workflow.definition import Each, Node
+
+FROM = "$from"
+LITERAL = "$literal"
+MOST_LEVELS = 100
+"""How deep a node's input may be nested."""
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Where something is in a document: `("nodes", "build", "after", 0)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """In an input: what this expression finds. JMESPath over `input`, `results`, `states`."""
+
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """In an input: this value as it stands, whatever is in it."""
+
+    value: Any
+
+
+def fill(template: Any, find: Callable[[str], Any]) -> Any:
+    """The input: each expression replaced by what `find` returns for it. The template stays as it is."""
+    match template:
+        case {"$from": expression}:
+            return find(expression)
+        case {"$literal": value}:
+            return value
+        case dict():
+            return {key: fill(one, find) for key, one in template.items()}
+        case list():
+            return [fill(one, find) for one in template]
+        case _:
+            return template
+
+
+def check_template(template: Any) -> None:
+    """Raises: InputError where `$from` or `$literal` is not alone in its object, or holds no expression."""
+    for _ in template_expressions(template):
+        pass
+
+
+def template_expressions(template: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """The expressions of an input, with their places. Raises: as `check_template`."""
+    if len(path) > MOST_LEVELS:
+        raise InputError("An input is nested too deep", most_levels=MOST_LEVELS)
+    if isinstance(template, list):
+        for number, one in enumerate(template):
+            yield from template_expressions(one, (*path, number))
+    elif isinstance(template, dict):
+        if FROM in template or LITERAL in template:
+            yield from _marked(template, path)
+            return
+        for key, one in template.items():
+            yield from template_expressions(one, (*path, key))
+
+
+def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str]]:
+    if len(template) > 1:
+        raise InputError("$from and $literal stand alone in their object", at=path, given=sorted(template)[:5])
+    if FROM in template:
+        if not isinstance(template[FROM], str):
+            raise InputError("$from takes an expression as text", at=path, given=type(template[FROM]).__name__)
+        yield (*path, FROM), template[FROM]
+
+
+def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
+    """Every expression of a node, with its place below the node."""
+    if node.when is not None:
+        yield ("when",), node.when
+    if isinstance(node.work, Each):
+        yield ("over",), node.work.over
+    if node.call is not None:
+        yield from template_expressions(node.call.input, ("input",))

@@ -1,0 +1,396 @@
+"""One transaction's view of one shard: every row is read once, changed in place, and written once at the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from coditect.model.result import Failure
+from coditect.workflow.definition import Call, Each, Node, OnFailure
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import definitions, outbox
+from dispatcher.ledger.definitions import Caches
+from dispatcher.ledger.effects import Effects, Moved, Place, Shown
+from dispatcher.ledger.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
+from dispatcher.ledger.rows import NodeRow, RunRow, WorkflowRow
+from dispatcher.store.transaction import KeyValue, Transaction
+
+MOST_BYTES = 4_000_000
+"""Of a transaction; less than half of what the store takes."""
+MOST_STEPS = 500_000
+"""Of a transaction, beside those of the node that goes beyond: half a second's work, where the store takes five."""
+BYTES_PER_STEP = 16
+"""Of a definition or an input that is read: what it says stays in memory until the transaction ends."""
+MOST_AHEAD = 16
+"""Dependents of one node that are read before they are asked for; those of a node with more are not."""
+_FAIL = OnFailure.FAIL
+_PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a shard's transactions go by."""
+
+    shard: int
+    claim_on_record: bool = True
+    """Whether what becomes ready is claimed at once while there is room."""
+    follow_on: bool = True
+    """Whether it goes straight to the agent that is free by the end of what comes before it."""
+    floor: int = 0
+    """What fences and publication numbers are above: see `layers/incarnation.py`."""
+
+
+class Book:
+    """The working copies of one try of a transaction. `close` writes what was changed."""
+
+    def __init__(
+        self, tr: Transaction, terms: Terms, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
+    ) -> None:
+        self.tr = tr
+        self.terms = terms
+        self.caches = caches
+        self.shard = terms.shard
+        self.now_ms = now_ms
+        self.chance = chance
+        """In [0, 1), for what is spread at random."""
+        self.effects = Effects()
+        self.room = dict(room)
+        """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
+        self.ended: deque[Place] = deque()
+        """Nodes that ended and whose dependents have not been looked at."""
+        self.unfit: deque[tuple[Place, Failure]] = deque()
+        """Nodes that nobody can be given, and why: they are about to end."""
+        self.steps = 0
+        """What the expressions of nodes, their definitions and their inputs cost so far."""
+        self.follows_on = False
+        """Whether what becomes ready may go straight to the agent that ended what comes before it."""
+        self._free: tuple[str, str] | None = None
+        self.granted: set[Place] = set()
+        """Nodes whose claims this transaction granted: nobody was told yet."""
+        self._workflows: dict[str, WorkflowRow] = {}
+        self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
+        self._states: dict[str, WorkflowState] = {}
+        """Of the runs, as they were read."""
+        self._nodes: dict[Place, tuple[bytes, NodeRow]] = {}
+        self._dependents: dict[Place, list[KeyValue]] = {}
+        self._definitions: dict[Place, Node] = {}
+        self._rows: dict[Place, bytes] = {}
+        """Definitions as they are stored, which were read or written here."""
+        self._backlog: dict[str, bool] = {}
+        self._to_show: list[Place] = []
+        self._first_number = 0
+        self._last_number = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is left to do is for a later transaction."""
+        return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
+
+    # -- rows -------------------------------------------------------------------------------------------
+
+    def workflow(self, workflow: str) -> WorkflowRow | None:
+        """What its nodes share; None when nobody knows it."""
+        known = self._workflows.get(workflow)
+        if known is None:  # what is not there may be made by a later command of the turn: only what is there is kept
+            row = self.tr.get(WORKFLOWS.pack((workflow,)))
+            if row is None:
+                return None
+            known = self._workflows[workflow] = WorkflowRow.unpack(row)
+        return known
+
+    def run(self, workflow: str) -> RunRow | None:
+        """Where it is; None when it was never accepted."""
+        if workflow not in self._runs:
+            row = self.tr.get(RUNS.pack((workflow,)))
+            run = None if row is None else RunRow.unpack(row)
+            self._runs[workflow] = (row, run)
+            if run is not None:
+                self._states[workflow] = run.state
+        return self._runs[workflow][1]
+
+    def begin_run(self, workflow: str) -> RunRow:
+        """A new run's row."""
+        run = RunRow()
+        self._runs[workflow] = (None, run)
+        return run
+
+    def node(self, place: Place) -> NodeRow | None:
+        """Where the node is; None when there is no such node."""
+        known = self._nodes.get(place)
+        if known is None:
+            row = self.tr.get(STATUSES.pack((place.workflow, place.node)))
+            if row is None:
+                return None
+            known = self._nodes[place] = (row, NodeRow.unpack(row))
+        return known[1]
+
+    def met(self, place: Place, stored: bytes) -> NodeRow:
+        """The same of a node whose row a walk in this transaction has just found."""
+        if place not in self._nodes:
+            self._nodes[place] = (stored, NodeRow.unpack(stored))
+        return self._nodes[place][1]
+
+    def expect(self, places: Iterable[Place]) -> None:
+        """Reads the rows of these nodes at once: they are asked for soon, one by one."""
+        unread = [place for place in dict.fromkeys(places) if place not in self._nodes]
+        if len(unread) < 2:  # it is as soon read when it is asked for
+            return
+        rows = self.tr.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
+        for place, row in zip(unread, rows, strict=True):
+            if row is not None:
+                self._nodes[place] = (row, NodeRow.unpack(row))
+
+    def expect_all(self, places: Iterable[Place]) -> None:
+        """Reads at once where these nodes are and what they are."""
+        expected = tuple(places)
+        self.expect(expected)
+        self.expect_definitions(expected)
+
+    def expect_definitions(self, places: Iterable[Place]) -> None:
+        """Reads at once what the definitions of these nodes say that memory does not know: they are asked for soon.
+
+        Of those that are large each is read when it is asked for.
+        """
+        known = self.caches.definitions
+        base = dict.fromkeys(Place(place.workflow, place.node.partition("[")[0]) for place in places)
+        unread = [
+            place
+            for place in base
+            if place not in self._definitions and place not in self._rows and known.row(place) is None
+        ]
+        if len(unread) < 2:
+            return
+        rows = self.tr.snapshot.get_many([NODES.pack((place.workflow, place.node)) for place in unread])
+        for place, row in zip(unread, rows, strict=True):
+            if row:
+                self._rows[place] = row
+
+    def seen(self, places: Sequence[Place]) -> list[NodeRow | None]:
+        """Where these nodes are, however many, by one read; they are only looked at."""
+        unread = [place for place in places if place not in self._nodes]
+        rows = self.tr.snapshot.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
+        read = {place: NodeRow.unpack(row) for place, row in zip(unread, rows, strict=True) if row is not None}
+        return [self._nodes[place][1] if place in self._nodes else read.get(place) for place in places]
+
+    def expect_ends(self, places: Iterable[Place]) -> None:
+        """Reads what comes after these nodes of accepted workflows: they end soon, and their dependents are told."""
+        ending = [place for place in places if "[" not in place.node and place not in self._dependents]
+        if not ending:
+            return
+        ranges = [EDGES.range((place.workflow, place.node)) for place in ending]
+        found = self.tr.get_ranges(ranges, limit=MOST_AHEAD + 1)
+        few = {place: edges for place, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}
+        self._dependents.update(few)
+        self.expect(Place(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
+
+    def dependents(self, place: Place, after: str, limit: int) -> Sequence[KeyValue]:
+        """The edges from the node to those that come after it and behind `after`; at most so many."""
+        if not after and place in self._dependents:
+            return self._dependents[place][:limit]
+        key = (place.workflow, place.node)
+        begin, end = EDGES.range(key)
+        return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
+
+    def add_node(self, place: Place, row: NodeRow) -> None:
+        """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
+        written = row.pack()
+        self.tr.set(STATUSES.pack((place.workflow, place.node)), written)
+        self._nodes[place] = (written, row)
+        self._to_show.append(place)
+        run = self._of(place)
+        run.open += 1
+        run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
+
+    def definition(self, place: Place) -> Node:
+        """The node's definition; an element's is that of its map's call."""
+        node = self._definitions.get(place)
+        if node is None:
+            base, bracket, _ = place.node.partition("[")
+            node = self._element(place, base) if bracket else self._read(place)
+            self._definitions[place] = node
+        return node
+
+    def _read(self, place: Place) -> Node:
+        row = self._rows.get(place)
+        if row is None:
+            node = self.caches.definitions.node(place)
+            if node is not None:
+                return node
+            row = self.caches.definitions.row(place)
+        if row is None:
+            row = definitions.find(self.tr.snapshot, place)
+        if row is None:
+            raise KeyError(place)
+        self._rows[place] = row
+        self.steps += len(row) // BYTES_PER_STEP
+        return definitions.known(place, row)
+
+    def _element(self, place: Place, base: str) -> Node:
+        of = self.definition(Place(place.workflow, base))
+        assert isinstance(of.work, Each)
+        return Node(place.node, of.work.call)
+
+    def call(self, place: Place) -> Call | None:
+        """What the node calls; None for an approval."""
+        return self.definition(place).call
+
+    def left_over(self, limit: int) -> list[KeyValue]:
+        """The first pieces of what earlier transactions left over, but for those that are set aside."""
+        aside = self.caches.set_aside
+        rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
+        return [row for row in rows if row[0] not in aside][:limit]
+
+    # -- changes ----------------------------------------------------------------------------------------
+
+    def move(self, place: Place, row: NodeRow, state: TaskState) -> None:
+        """Gives the node another state, and says so to whoever follows."""
+        run = self._of(place)
+        run.counts[row.state.value] -= 1
+        run.counts[state.value] = run.counts.get(state.value, 0) + 1
+        run.open += row.state.terminal - state.terminal
+        row.state = state
+        call = self.call(place)
+        level = call.priority.value if call is not None else ""
+        self.effects.moved.append(Moved(place, state, call.capability if call is not None else "", level, row))
+
+    def show(self, place: Place) -> None:
+        """Has the node shown as it is at the end of the transaction; its definition is read now, for that counts."""
+        self.definition(place)
+        self._to_show.append(place)
+
+    def define(self, place: Place, definition: bytes) -> None:
+        """Writes the definition of a new node. Raises: ValueBeyondBound."""
+        definitions.write(self.tr, place, definition)
+        self._rows[place] = definition
+
+    def show_new(self, place: Place, node: Node) -> None:
+        """The same of a node that was written just now, by what was read of it then."""
+        self._definitions[place] = node
+        self._to_show.append(place)
+
+    def last_number(self) -> int:
+        """The last publication number that was given; 0 when none ever was."""
+        if not self._last_number:
+            self._first_number = outbox.last_number(self.tr, self.shard)
+            self._last_number = max(self._first_number, self.terms.floor)
+        return self._last_number
+
+    def next_number(self) -> int:
+        """A publication number that was never given."""
+        self.last_number()
+        self._last_number += 1
+        return self._last_number
+
+    def advance_fence(self, row: NodeRow) -> None:
+        """Give the node a fence that none of its attempts had, in no incarnation of the store."""
+        row.fence = max(row.fence, self.terms.floor) + 1
+
+    def has_backlog(self, capability: str) -> bool:
+        """Whether nodes that call it are ready and have not been claimed."""
+        known = self._backlog.get(capability)
+        if known is None:
+            found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
+            known = self._backlog[capability] = bool(found)
+        return known
+
+    def note_backlog(self, capability: str) -> None:
+        """One was added."""
+        self._backlog[capability] = True
+
+    def has_room(self, capability: str) -> bool:
+        """Whether one more may be under way."""
+        return self.room.get(capability, self.room.get("", 0)) > 0
+
+    def add_room(self, capability: str, number: int) -> None:
+        """So many more may be: room was kept for what is claimed next."""
+        self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
+
+    def take_room(self, capability: str) -> None:
+        """One more is under way."""
+        self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
+
+    def note_free(self, agent: str, capability: str) -> None:
+        """The agent would start one more node that calls it at once."""
+        self._free = (agent, capability) if self.follows_on else None
+
+    def take_free(self, capability: str) -> str:
+        """The agent that was noted for it, once; empty when there is none."""
+        if self._free is None or self._free[1] != capability:
+            return ""
+        (agent, _), self._free = self._free, None
+        return agent
+
+    def _of(self, place: Place) -> RunRow:
+        run = self.run(place.workflow)
+        if run is None:
+            raise KeyError(place)
+        return run
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def close(self) -> Effects:
+        """Writes every row that differs from what was read; what follows from the transaction."""
+        self._drop_overtaken()
+        for workflow, (before, run) in self._runs.items():
+            if run is not None:
+                self._end_of(workflow, run)
+                self._write(RUNS.pack((workflow,)), before, run.pack())
+                self._index(workflow, run.state)
+                self.effects.runs.append((workflow, run))
+        for place, (before, row) in self._nodes.items():
+            self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
+        if self._last_number != self._first_number:
+            outbox.count(self.tr, self.shard, self._last_number)
+        self.effects.shown += [self.shown(place) for place in self._to_show]
+        told = self.effects.definitions
+        told.update((place, (row, self._definitions.get(place))) for place, row in self._rows.items())
+        told.update((place, None) for place, (_, row) in self._nodes.items() if row.state.terminal)
+        return self.effects
+
+    def _drop_overtaken(self) -> None:
+        """What was claimed and then canceled, or published anew, is not published: its result would be refused."""
+        standing = []
+        for publication in self.effects.publications:
+            row = self.node(publication.place)
+            if row is not None and row.state in _PUBLISHED and row.publication == publication.number:
+                standing.append(publication)
+            else:
+                outbox.clear(self.tr, self.shard, [publication.number])
+        self.effects.publications = standing
+
+    def shown(self, place: Place) -> Shown:
+        """The node as it is, for a copy of the graph."""
+        row, node = self.node(place), self.definition(place)
+        call = node.call
+        assert row is not None
+        level = call.priority.value if call is not None else ""
+        plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
+        after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
+        timeout_ms = call.timeout_ms if call is not None else None
+        return Shown(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
+
+    def _index(self, workflow: str, state: WorkflowState) -> None:
+        before = self._states.get(workflow)
+        if before is not state:
+            if before is not None:
+                self.tr.clear(STATES.pack((before.value, workflow)))
+            self.tr.set(STATES.pack((state.value, workflow)), b"")
+
+    def _write(self, key: bytes, before: bytes | None, after: bytes) -> None:
+        if before != after:
+            self.tr.set(key, after)
+
+    def _end_of(self, workflow: str, run: RunRow) -> None:
+        """A run whose last node has ended ends with it, as its last nodes did."""
+        if run.open or run.todo or run.state.terminal:
+            return
+        if run.again:  # nothing is left of it, not even of one that was given up
+            self.tr.clear_range(*AGAIN.range((workflow,)))
+            run.again = False
+        run.state = run.end
+        run.finished_ms = self.now_ms
+        self.tr.clear(LIVE.pack((self.shard, workflow)))
+        self.tr.set(ENDED.pack((self.shard, self.now_ms, workflow)), b"")
+        from_row = self.workflow(workflow)
+        self.effects.say(f"workflow.{run.state.value}", workflow, name=from_row.name if from_row else "")

@@ -1,0 +1,1 @@
+"""What each command to a shard does, as functions of a transaction: results, requests, timers."""

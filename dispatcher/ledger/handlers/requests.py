@@ -1,0 +1,81 @@
+"""Asking: what a client wants of a workflow is done once, and told again to whoever asks again.
+
+A request may come again: its answer was lost, or whoever answered died before the broker knew. What it changed may have
+been changed back meanwhile, so doing it again would do more than was asked for; and one that was refused must not be
+done behind its client's back when its time has come at last. So the answer is kept with what was done, by the
+identity of the request. Only `try again` is no answer to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from coditect import errors
+from coditect.errors import CoditectError, InputError, InvalidTask
+from coditect.wire.control import Verb
+from dispatcher.ledger import answers, versions
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.workflows import control as steering
+from dispatcher.ledger.workflows import redrive
+from dispatcher.ledger.workflows import submit as intake
+
+VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+    {
+        Verb.START: intake.start,
+        Verb.CANCEL: steering.cancel,
+        Verb.PAUSE: steering.pause,
+        Verb.RESUME: redrive.resume,
+        Verb.REDRIVE: redrive.redrive,
+        Verb.ANSWER: steering.answer,
+    }
+)
+"""What changes a workflow. What only reads is in `queries.py`."""
+
+
+def ask(book: Book, asked: Asked) -> dict[str, Any]:
+    """Does what a client asked for, or tells what it was told before. Raises: InputError."""
+    if asked.verb not in VERBS:
+        raise InvalidTask("This is nothing that a shard does", verb=asked.verb.value)
+    if not asked.identity:
+        return VERBS[asked.verb](book, asked.body)
+    known = answers.read(book.tr, book.shard, asked.identity)
+    if known is not None:
+        return _told(known)
+    try:
+        told = VERBS[asked.verb](book, asked.body)
+    except InputError as error:
+        _keep(book, asked.identity, {"refused": refusal_document(error)})
+        raise
+    _keep(book, asked.identity, {"told": told})
+    return told
+
+
+def refusal_document(error: CoditectError) -> dict[str, Any]:
+    """A refusal as JSON can say it; of an error that clients do not have, the type is the nearest that they have."""
+    known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+    facts = {name: _plain(fact) for name, fact in error.facts.items()}
+    return {"type": known, "sentence": error.sentence, "facts": facts}
+
+
+def _keep(book: Book, identity: str, answer: dict[str, Any]) -> None:
+    answers.put(book.tr, book.shard, identity, versions.ANSWER.pack(answer), now_ms=book.now_ms)
+
+
+def _told(answer: bytes) -> dict[str, Any]:
+    kept = versions.ANSWER.unpack(answer)
+    if "refused" not in kept:
+        return dict(kept["told"])
+    refused = kept["refused"]
+    kind = getattr(errors, refused["type"], InputError)
+    error: InputError = kind(refused["sentence"])
+    error.facts |= refused["facts"]
+    raise error
+
+
+def _plain(fact: object) -> Any:
+    if isinstance(fact, list | tuple):
+        return [_plain(one) for one in fact]
+    return fact if isinstance(fact, str | int | float | bool | None) else str(fact)

@@ -1,0 +1,102 @@
+"""Idempotency keys: the same key means the same workflow, until it expires."""
+
+from __future__ import annotations
+
+from dispatcher.ledger import versions
+from dispatcher.ledger.errors import UnfitKey
+from dispatcher.ledger.keyspace import KEY_EXPIRIES, KEYS
+from dispatcher.store.transaction import Reads, Transaction
+
+KEEP_MS = 7 * 24 * 3_600_000
+"""How long a key is remembered: a week."""
+LONGEST_KEY_BYTES = 1_000
+
+
+def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS) -> str:
+    """The workflow that has the key: this one, if nobody had it or it has expired, else the earlier.
+
+    The caller accepts its workflow in the same transaction, and only when the answer is its own id.
+
+    Raises: UnfitKey.
+    """
+    found = read(tr, key, now_ms=now_ms)
+    if found is not None:
+        return found
+    _forget(tr, key)
+    _write(tr, key, workflow, now_ms + keep_ms)
+    return workflow
+
+
+def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
+    """Has the workflow's key expire no sooner than `until_ms`; False when the key is not its own any more.
+
+    Raises: UnfitKey.
+    """
+    value = tr.get(_key(key))
+    if value is None or versions.KEY.unpack(value)[0] != workflow:
+        return False
+    if versions.KEY.unpack(value)[1] < until_ms:
+        _forget(tr, key)
+        _write(tr, key, workflow, until_ms)
+    return True
+
+
+def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
+    """The workflow that has the key; None when it has expired, swept or not.
+
+    Raises: UnfitKey.
+    """
+    value = tr.get(_key(key))
+    if value is None:
+        return None
+    workflow, expires_ms = versions.KEY.unpack(value)
+    return str(workflow) if expires_ms > now_ms else None
+
+
+def holder(tr: Reads, key: str) -> str | None:
+    """The workflow that has the key, expired or not.
+
+    Raises: UnfitKey.
+    """
+    value = tr.get(_key(key))
+    return None if value is None else str(versions.KEY.unpack(value)[0])
+
+
+def forget(tr: Transaction, key: str, workflow: str) -> None:
+    """Frees the key if the workflow has it.
+
+    Raises: UnfitKey.
+    """
+    if holder(tr, key) == workflow:
+        _forget(tr, key)
+
+
+def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
+    """Removes keys that have expired, at most `limit`; how many. Again, until it is less than the limit."""
+    begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + 1,))
+    expired = tr.snapshot.get_range(begin, end, limit=limit)
+    for place, _ in expired:
+        _forget(tr, KEY_EXPIRIES.unpack(place)[1])
+    return len(expired)
+
+
+def _forget(tr: Transaction, key: str) -> None:
+    value = tr.get(_key(key))
+    if value is not None:
+        tr.clear(_key(key))
+        tr.clear(KEY_EXPIRIES.pack((versions.KEY.unpack(value)[1], key)))
+
+
+def _write(tr: Transaction, key: str, workflow: str, expires_ms: int) -> None:
+    tr.set(_key(key), versions.KEY.pack((workflow, expires_ms)))
+    tr.set(KEY_EXPIRIES.pack((expires_ms, key)), b"")
+
+
+def _key(key: str) -> bytes:
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can carry
+        raise UnfitKey("An idempotency key must be valid Unicode") from error
+    if not 0 < size_bytes <= LONGEST_KEY_BYTES:
+        raise UnfitKey("An idempotency key must have another length", size_bytes=size_bytes, most=LONGEST_KEY_BYTES)
+    return KEYS.pack((key,))

@@ -1,0 +1,77 @@
+"""Which life of its data a store is in, so that a restored backup never repeats a number of an abandoned run.
+
+Every start of a dispatcher begins an *incarnation*, and so does a restore. Fences and publication numbers that are
+given in it lie above its `floor`: 3,000,000,017 is the 17th number of the third one. A store that was copied back knows
+fewer incarnations than were begun since the copy was made. Redis remembers the highest one of each store, outside of
+the store, so the next incarnation is above those that were abandoned. Where Redis was wiped, too, a restore by command
+counts the hours since 2026, which only grow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import MARKERS, STORE
+from dispatcher.store.transaction import Reads, Transaction
+
+NUMBERS = 1_000_000_000
+"""Of one incarnation; JSON keeps nine million incarnations exact."""
+HOUR_MS = 3_600_000
+HOURS_FROM_MS = 1_767_225_600_000
+"""The beginning of 2026."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One life of a store's data."""
+
+    store: str
+    """The store's identity: the same in every copy."""
+    number: int
+    is_restored: bool = False
+    """Whether the store knew fewer incarnations than Redis."""
+
+    @property
+    def floor(self) -> int:
+        """What every fence and publication number of this incarnation is above."""
+        return self.number * NUMBERS
+
+
+def current(tr: Reads) -> Incarnation | None:
+    """The last incarnation that the store knows; None in a new store."""
+    row = tr.get(STORE.pack())
+    return None if row is None else Incarnation(*versions.STORE.unpack(row))
+
+
+def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
+    """Begin the next incarnation, above all that the store knows and the one that is `known` elsewhere.
+
+    What a restored store has as published may be with nobody: its shards forget their broker's markers, so that all of
+    it is published anew. Begun twice, when the answer to the commit was lost, it skips a number.
+    """
+    before = current(tr)
+    if before is None:
+        return _write(tr, Incarnation(new_id, 0))
+    is_restored = known > before.number
+    if is_restored:
+        _forget_brokers(tr)
+    return _write(tr, Incarnation(before.store, max(before.number, known) + 1, is_restored))
+
+
+def restore(tr: Transaction, now_ms: int) -> None:
+    """Say of a copy that it is one: whoever starts with it begins an incarnation that the original does not have."""
+    before = current(tr)
+    if before is not None:
+        hours = (now_ms - HOURS_FROM_MS) // HOUR_MS
+        _write(tr, Incarnation(before.store, max(before.number + 1, hours)))
+        _forget_brokers(tr)
+
+
+def _write(tr: Transaction, incarnation: Incarnation) -> Incarnation:
+    tr.set(STORE.pack(), versions.STORE.pack((incarnation.store, incarnation.number)))
+    return incarnation
+
+
+def _forget_brokers(tr: Transaction) -> None:
+    tr.clear_range(*MARKERS.range())

@@ -1,0 +1,58 @@
+"""Attempts: how those that are over are kept for the history."""
+
+from __future__ import annotations
+
+from coditect.model.result import Failure
+from coditect.workflow.states import TaskState
+from dispatcher.ledger import values
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
+from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
+from dispatcher.ledger.rows import AttemptRow, NodeRow
+
+UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
+BY_OTHERS = "predecessor"
+"""Why a node ended that did not run, because of what it comes after."""
+MOST_MESSAGE = 2_000
+"""Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
+DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
+UNRECORDABLE = "unrecordable_result"
+"""Why an attempt has failed whose end the ledger could not take."""
+BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
+
+
+def write_attempt(book: Book, place: Place, row: NodeRow, status: str, failure: Failure | None) -> None:
+    """Keeps an attempt that another will follow, for the history."""
+    attempt = AttemptRow(
+        row.attempt,
+        row.fence,
+        row.publication,
+        row.agent,
+        row.published_ms,
+        row.started_ms,
+        book.now_ms,
+        status,
+        failure.reason if failure else "",
+        failure.message[:MOST_MESSAGE] if failure else "",
+    )
+    book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
+
+
+def begin_anew(book: Book, place: Place, row: NodeRow) -> None:
+    """The ended node has another life: what is known of this one goes to the history, attempts are counted anew."""
+    if row.state is TaskState.DEAD:
+        book.tr.clear(DEAD.pack(place))
+    if row.reason != BY_OTHERS:
+        failure = _forget_values(book, place) if row.state is not TaskState.CANCELED else None
+        if row.publication:
+            write_attempt(book, place, row, row.state.value, failure)
+    row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
+
+
+def _forget_values(book: Book, place: Place) -> Failure | None:
+    """Why the node ended, which would be told of its next life, too; so would the answer of whoever denied it."""
+    known = value_of(book.tr, place, FAILURE)
+    for kind in (FAILURE, RESULT):
+        values.clear(book.tr, values.Place(place.workflow, place.node, kind))
+    return None if known is None else Failure(**known)

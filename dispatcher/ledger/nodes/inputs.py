@@ -1,0 +1,163 @@
+"""What a node's expressions see, read from the ledger; and the input that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.errors import CoditectError
+from coditect.model.result import Failure
+from coditect.wire.json import dumps, loads
+from coditect.workflow.definition import Call, Each, Node
+from coditect.workflow.expressions import (
+    CHARACTERS_PER_STEP,
+    Account,
+    Scope,
+    condition_holds,
+    element_inputs,
+    node_input,
+)
+from coditect.workflow.states import TaskState
+from coditect.workflow.template import node_expressions
+from dispatcher.ledger import values
+from dispatcher.ledger.book import BYTES_PER_STEP, Book
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.store.transaction import Reads
+
+INPUT = "input"
+RESULT = "result"
+FAILURE = "failure"
+MOST_SEEN_BYTES = 8 * 1024 * 1024
+"""Of the values that one node's expressions can see: all of them are in memory while it is released."""
+_MESSAGE_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a node's expressions say."""
+
+    holds: bool
+    """Its condition, if it has one."""
+    bodies: Sequence[bytes] | None = None
+    """What its task is called with; a map's tasks, one by one. None where no expression says it."""
+
+
+NO_EXPRESSIONS = Inputs(True)
+
+
+def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
+    """Evaluates the node's expressions; but for its elements' inputs where a map `has_elements`, which keep theirs.
+
+    Raises: InputError.
+    """
+    if not condition_holds(node, scope, account):
+        return Inputs(False)
+    match node.work:
+        case Call():
+            return Inputs(True, (dumps(node_input(node, scope, account)),))
+        case Each() if not has_elements:
+            return Inputs(True, gathered(map(dumps, element_inputs(node, scope, account))))
+        case _:
+            return NO_EXPRESSIONS
+
+
+def before(node: Node, workflow: str) -> list[Place]:
+    """What the node comes after."""
+    return [Place(workflow, edge.node) for edge in node.after]
+
+
+def scope_of(tr: Reads, place: Place, node: Node, rows: Sequence[NodeRow | None], account: Account) -> Scope:
+    """The workflow's input, and how the node's predecessors, in order, ended; to read it costs steps, too.
+
+    Raises: ValueBeyondBound, DamagedValue; InputError when the account does not have so many.
+    """
+    names = [edge.node for edge in node.after]
+    states = {name: row.state for name, row in zip(names, rows, strict=True) if row is not None}
+    having = [name for name, state in states.items() if state is TaskState.COMPLETED]
+    wanted = [(name, RESULT) for name in having] + [("", INPUT)]
+    bodies = values.read_all(tr, [values.Place(place.workflow, *one) for one in wanted])
+    seen: list[Any] = []
+    seen_bytes = 0
+    for found in bodies:
+        body = found or b"null"
+        seen_bytes += len(body)
+        if seen_bytes > MOST_SEEN_BYTES:
+            fix = "return references in place of large values, or let the node come after fewer"
+            raise ValueBeyondBound(
+                "The node's expressions see too much", node=place.node, most_bytes=MOST_SEEN_BYTES, fix=fix
+            )
+        account.charge(len(body) // CHARACTERS_PER_STEP)
+        seen.append(loads(body))
+    results = dict.fromkeys(states) | dict(zip(having, seen, strict=False))
+    return Scope(seen[-1], results, {name: state.value for name, state in states.items()})
+
+
+def failure_of(error: CoditectError) -> Failure:
+    """Why a node that might run does not."""
+    reason = "expression"
+    if isinstance(error, DamagedValue):
+        reason = "damaged_value"
+    elif isinstance(error, ValueBeyondBound):
+        reason = "too_large"
+    message, fix = str(error)[:_MESSAGE_CHARACTERS], str(error.facts.get("fix", ""))
+    return Failure(reason, type(error).__name__, message, fix=fix)
+
+
+def body_at(tr: Reads, place: Place, kind: str) -> bytes | None:
+    """The value as it is stored. Raises: DamagedValue."""
+    return values.get(tr, values.Place(place.workflow, place.node, kind))
+
+
+def value_of(tr: Reads, place: Place, kind: str) -> Any:
+    """The value as JSON; None when there is none. Raises: DamagedValue."""
+    body = body_at(tr, place, kind)
+    return None if body is None else loads(body)
+
+
+def gathered(bodies: Iterable[bytes]) -> list[bytes]:
+    """What a list is to be made of, taken no further than the list may be long. Raises: ValueBeyondBound."""
+    taken: list[bytes] = []
+    size_bytes = 1
+    for body in bodies:
+        size_bytes += len(body) + 1
+        if size_bytes > LARGEST_BYTES:
+            fix = "use references in place of values: a URL, a path"
+            raise ValueBeyondBound("A list is too large", of=len(taken) + 1, most_bytes=LARGEST_BYTES, fix=fix)
+        taken.append(body)
+    return taken
+
+
+def list_of(bodies: Iterable[bytes]) -> bytes:
+    """The list of these values."""
+    return b"[" + b",".join(bodies) + b"]"
+
+
+def write(book: Book, place: Place, kind: str, body: bytes, *, first: bool = False) -> None:
+    """Writes a value; with `first` the place never had one. Raises: ValueBeyondBound."""
+    values.put(book.tr, values.Place(place.workflow, place.node, kind), body, first=first)
+    if kind == RESULT:
+        book.effects.results[place] = body
+
+
+def has_expressions(node: Node) -> bool:
+    """Whether anything of the node depends on values."""
+    return next(iter(node_expressions(node)), None) is not None
+
+
+def body_of(book: Book, place: Place, row: NodeRow) -> bytes:
+    """The input of the node's task: what was recorded for it, else what its definition says."""
+    if row.own_input:
+        recorded = body_at(book.tr, place, INPUT)
+        if recorded is not None:
+            book.steps += len(recorded) // BYTES_PER_STEP
+            return recorded
+    node = book.definition(place)
+    return dumps({} if node.call is None or node.call.input is None else node_input(node, NOTHING))
+
+
+NOTHING = Scope(None, {}, {})
+"""What a node without expressions sees."""

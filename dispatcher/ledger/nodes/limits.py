@@ -1,0 +1,128 @@
+"""Limits: until when a node may be started, how long an attempt of it may run, and until when it is wanted at all.
+
+=============  ==============  ===================================  ==================================================
+timer          the node's      is set                               when it is due
+=============  ==============  ===================================  ==================================================
+``start``      `start_within`  when an attempt is ready             who has not been started ends, reason
+                                                                    `start_timeout`
+``timeout``    `timeout`       when an agent told that it runs      the attempt has failed, reason `timeout`
+``deadline``   `deadline`      when the first attempt is ready      the node ends, reason `deadline`
+=============  ==============  ===================================  ==================================================
+
+A `heartbeat` is no timer: the patrol listens for it. Agents keep the same limits, which travel with the task; the
+timers are for what no agent keeps, and ring only while agents can be heard (`dispatcher.shards.timers`). A node without
+such a setting has no timer, and costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coditect.model.result import Failure, Outcome, Status
+from coditect.model.task import Limits
+from coditect.wire.json import dumps
+from coditect.workflow.definition import Call
+from coditect.workflow.states import TaskState
+from dispatcher.ledger import timers
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.timers import Timer
+
+START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
+TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
+START_GRACE_MS = 1_000
+"""Who started in time may tell so a little later."""
+TIMEOUT_GRACE_MS = 60_000
+"""As long as a living agent may be silent: it ends an attempt itself, and tells so when the broker is there again."""
+START_TIMEOUT = Failure(
+    "start_timeout", "TaskExpired", "No agent started it within its start_within", fix="add agents, or give it longer"
+)
+DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
+TIMEOUT = Failure("timeout", "TimeoutError", "Nobody told the attempt's end within its timeout", retryable=True)
+_BY_TIME = ("expired", "timeout")
+"""What an agent says of an attempt that a limit ended, or did not let begin."""
+
+
+def wait(book: Book, place: Place, row: NodeRow, call: Call) -> None:
+    """An attempt waits to be started from now on, unless one has been waiting that was not."""
+    row.heartbeat_ms = call.heartbeat_ms
+    if call.deadline_ms is not None and row.deadline_ms is None:
+        row.deadline_ms = book.now_ms + call.deadline_ms
+        _put(book, Timer(place.workflow, place.node, DEADLINE_TIMER, row.deadline_ms))
+    if call.start_within_ms is not None and (row.start_by_ms is None or row.state is TaskState.WORKING):
+        row.start_by_ms = book.now_ms + call.start_within_ms
+        _put(book, Timer(place.workflow, place.node, START_TIMER, row.start_by_ms + START_GRACE_MS))
+
+
+def began(book: Book, place: Place, row: NodeRow) -> None:
+    """An agent runs the attempt: it is to tell its end in time. By our clock, an agent's may be another.
+
+    It may tell so again, which gives it no more time, unless the attempt was granted anew meanwhile. A suspect waits
+    for a process of its own first, nobody knows how long; its agent kills that in time.
+    """
+    call = book.call(place)
+    if call is None or call.timeout_ms is None or row.suspect:
+        return
+    known = timers.read(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
+    if known is None or known.fence != row.fence:
+        due_ms = book.now_ms + call.timeout_ms + TIMEOUT_GRACE_MS
+        _put(book, Timer(place.workflow, place.node, TIMEOUT_TIMER, due_ms, row.fence))
+
+
+def _put(book: Book, timer: Timer) -> None:
+    timers.put(book.tr, book.shard, timer)
+    book.effects.timers = True
+
+
+def clear(book: Book, place: Place, row: NodeRow) -> None:
+    """The node is about to end: nothing of it is waited for any more."""
+    if row.start_by_ms is not None:
+        timers.cancel(book.tr, place.workflow, place.node, START_TIMER)
+    if row.deadline_ms is not None:
+        timers.cancel(book.tr, place.workflow, place.node, DEADLINE_TIMER)
+    told(book, place, row)
+    row.start_by_ms = row.deadline_ms = None
+
+
+def told(book: Book, place: Place, row: NodeRow) -> None:
+    """The attempt is about to be no longer at work: its end is not waited for, nor left to whatever follows it."""
+    if row.state is TaskState.WORKING and row.publication:
+        call = book.call(place)
+        if call is not None and call.timeout_ms is not None:
+            timers.cancel(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
+
+
+def of(row: NodeRow, call: Call) -> Limits:
+    """What its agent is to keep."""
+    most = call.retry.max_attempts if call.retry is not None else None
+    return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
+
+
+def too_late(book: Book, row: NodeRow) -> bool:
+    """Whether nobody may start it any more who has not."""
+    return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= book.now_ms
+
+
+def judged(book: Book, row: NodeRow, outcome: Outcome) -> Outcome:
+    """The outcome of an attempt without a value: by which of the node's limits, if an agent says that it was one."""
+    if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
+        return outcome
+    expired = outcome.failure.reason == "expired"
+    if row.deadline_ms is not None and row.deadline_ms <= book.now_ms:
+        return _ended_by(DEADLINE, outcome)
+    if expired and row.start_by_ms is not None and row.state is TaskState.PUBLISHED:
+        return _ended_by(START_TIMEOUT, replace(outcome, started_at_ms=None))
+    if expired and row.deadline_ms is not None:  # by the agent's clock
+        return _ended_by(DEADLINE, outcome)
+    return outcome
+
+
+def _ended_by(limit: Failure, outcome: Outcome) -> Outcome:
+    return replace(outcome, status=Status.FAILED, body=dumps(limit.as_json()), failure=limit)
+
+
+def overdue(row: NodeRow) -> Outcome:
+    """How an attempt ended of which nobody told it in time."""
+    body = dumps(TIMEOUT.as_json())
+    return Outcome(Status.FAILED, body, None, None, attempt=row.attempt, fence=row.fence, failure=TIMEOUT)

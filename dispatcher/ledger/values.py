@@ -1,0 +1,111 @@
+"""Values larger than a store's value may be: in pieces, with their size and SHA-256, which reading verifies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dispatcher.ledger import versions
+from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
+from dispatcher.ledger.keyspace import VALUES
+from dispatcher.store.transaction import Reads, Transaction
+
+PIECE_BYTES = 90_000
+SMALL_BYTES = 60_000
+"""Up to here a value lies beside its hash, in one key."""
+PAGE = 256
+"""Values that are asked for at once, of 15 MB at most."""
+LARGEST_BYTES = 1024 * 1024
+"""As on the wire. A tenth of a transaction: what writes several puts each into its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value belongs."""
+
+    workflow: str
+    node: str
+    """Empty for the workflow's own."""
+    kind: str
+    """What it is: input, result, or what the ledger calls it."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The place as elements of a key."""
+        return (self.workflow, self.node, self.kind)
+
+
+def put(tr: Transaction, place: Place, value: bytes, *, first: bool = False) -> None:
+    """Writes the value of the place, whatever was there; with `first` nothing ever was.
+
+    Raises: ValueBeyondBound.
+    """
+    if len(value) > LARGEST_BYTES:
+        raise ValueBeyondBound(
+            "The value is too large for the store; put it elsewhere and pass a reference",
+            size_bytes=len(value),
+            limit_bytes=LARGEST_BYTES,
+        )
+    if not first:
+        clear(tr, place)
+    digest = hashlib.sha256(value).digest()
+    if len(value) <= SMALL_BYTES:
+        tr.set(VALUES.pack(place.key), versions.VALUE.pack((len(value), digest, value)))
+        return
+    tr.set(VALUES.pack(place.key), versions.VALUE.pack((len(value), digest)))
+    for number, begin in enumerate(range(0, len(value), PIECE_BYTES)):
+        tr.set(VALUES.pack((*place.key, number)), value[begin : begin + PIECE_BYTES])
+
+
+def get(tr: Reads, place: Place) -> bytes | None:
+    """The value of the place; None when there is none.
+
+    Raises: DamagedValue.
+    """
+    return _whole(tr, place, tr.get(VALUES.pack(place.key)))
+
+
+def read_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
+    """The values of the places, in their order, by one read for `PAGE` of them, and one for each that is large.
+
+    Raises: DamagedValue, at the one that is.
+    """
+    for first in range(0, len(places), PAGE):
+        page = places[first : first + PAGE]
+        heads = tr.get_many([VALUES.pack(place.key) for place in page])
+        for place, head in zip(page, heads, strict=True):
+            yield _whole(tr, place, head)
+
+
+def _whole(tr: Reads, place: Place, head: bytes | None) -> bytes | None:
+    if head is None:
+        return None
+    size_bytes, digest, *small = versions.VALUE.unpack(head)
+    value = small[0] if small else b"".join(piece for _, piece in tr.get_range(*VALUES.range(place.key)))
+    if len(value) != size_bytes:
+        raise _damaged(place, f"{len(value)} bytes instead of {size_bytes}")
+    if hashlib.sha256(value).digest() != digest:
+        raise _damaged(place, "another hash")
+    return bytes(value)
+
+
+def clear(tr: Transaction, place: Place) -> None:
+    """Removes the value of the place, if there is one."""
+    key = VALUES.pack(place.key)
+    head = tr.get(key)
+    if head is None:
+        return
+    tr.clear(key)
+    if versions.VALUE.unpack(head)[0] > SMALL_BYTES:
+        tr.clear_range(*VALUES.range(place.key))
+
+
+def _damaged(place: Place, reason: str) -> DamagedValue:
+    return DamagedValue(
+        "A stored value is not what was written: restore the store from a backup",
+        workflow=place.workflow,
+        node=place.node,
+        kind=place.kind,
+        reason=reason,
+    )

@@ -1,0 +1,124 @@
+"""The version of every kind of row in the store, and how rows of earlier versions are read.
+
+A row is a JSON list, a JSON object or a tuple. Of version 1 it is nothing else; from version 2 on the number stands
+before it in decimal digits, with which none of them begins. A row that no build before this one wrote costs so many
+bytes more; the key stays as it is.
+
+This is the one place where versions are known. To raise one, append a step to the format of the kind: a pure function
+that makes the fields of version n + 1 of those of version n. `docs/layers.md` says when to, and in which order releases
+read and write a new version. Values that are one text or nothing (an edge's policy, a cursor, a routing key) have no
+version: what would change them takes another key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from coditect.errors import InvalidTask, NewerVersion
+from coditect.wire import json
+from dispatcher.store.keys import Space
+
+Step = Callable[[Any], Any]
+"""Makes the fields of the next version of those of one version. Pure: it may be called any number of times."""
+
+FIX = "upgrade this dispatcher; until then a newer one has to work for the shard"
+_DIGITS = b"0123456789"
+_UNREADABLE = (ValueError, InvalidTask)
+_TUPLE = Space()
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the rows of one kind are written and read."""
+
+    kind: str
+    """The name of their key, as drawn in `keyspace.py`."""
+    pack: Callable[[Any], bytes]
+    """Pack the fields as a row of version 1."""
+    decode: Callable[[bytes], Any]
+    """Read the fields of a row of version 1; refuse what begins with a digit."""
+    steps: tuple[Step, ...] = ()
+    """From version 1 to 2, from 2 to 3, and so on."""
+
+    @property
+    def version(self) -> int:
+        """The highest version that this build knows."""
+        return len(self.steps) + 1
+
+    def pack_as(self, version: int, fields: Any) -> bytes:
+        """Pack the fields as a row of a version above 1: the lowest that has a place for all that they say."""
+        return b"%d%b" % (version, self.pack(fields))
+
+    def unpack(self, row: bytes) -> Any:
+        """Read a row of any version; its fields as the newest version that this build knows has them.
+
+        Raises: NewerVersion (retryable) when a newer dispatcher wrote the row. What the decoder raises when the row is
+        damaged.
+        """
+        try:
+            fields = self.decode(row)  # nearly every row: nothing is looked at first
+        except _UNREADABLE:
+            return self._unpack_numbered(row)
+        for step in self.steps:
+            fields = step(fields)
+        return fields
+
+    def _unpack_numbered(self, row: bytes) -> Any:
+        content = row.lstrip(_DIGITS)
+        version = int(row[: len(row) - len(content)] or b"1")
+        if version > self.version:
+            raise NewerVersion(
+                "A newer dispatcher wrote this row of the store",
+                kind=self.kind,
+                version=version,
+                known=self.version,
+                fix=FIX,
+            )
+        fields = self.decode(content)
+        for step in self.steps[version - 1 :]:
+            fields = step(fields)
+        return fields
+
+
+def _list(kind: str, *steps: Step) -> Format:
+    return Format(kind, to_json, from_json, steps)
+
+
+def _object(kind: str, *steps: Step) -> Format:
+    return Format(kind, json.dumps, json.loads, steps)
+
+
+def _tuple(kind: str, *steps: Step) -> Format:
+    return Format(kind, _TUPLE.pack, _decode_tuple, steps)
+
+
+def _decode_tuple(row: bytes) -> tuple[Any, ...]:
+    if row[:1].isdigit():
+        raise ValueError("A tuple does not begin with a digit")
+    return _TUPLE.unpack(row)
+
+
+WORKFLOW = _list("workflow")
+RUN = _list("run")
+STATUS = _list("status")
+ATTEMPT = _list("attempt")
+NODE = _object("node")
+ANSWER = _object("answer")
+
+SHARDS = _tuple("shards")
+STORE = _tuple("store")
+BEAT = _tuple("beat")
+LEASE = _tuple("lease")
+MARKER = _tuple("marker")
+SHOWN = _tuple("shown")
+UPLOAD = _tuple("upload")
+VALUE = _tuple("value")
+TIMER = _tuple("timer")
+DUE = _tuple("due")
+OUTBOX = _tuple("outbox")
+PUBLISHED = _tuple("published")
+KEY = _tuple("key")

@@ -1,0 +1,1 @@
+"""Workflows as a whole: submitted, steered, redriven, published again, looked at, removed."""

@@ -1,0 +1,391 @@
+"""What is asked of the ledger and changes nothing. Each is one read transaction, and pages when there may be much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import NotFound
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import definitions, values, versions
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.keyspace import (
+    APPROVALS,
+    ATTEMPTS,
+    DEAD,
+    EDGES,
+    INDEXED,
+    LIVE,
+    NODES,
+    RUNS,
+    STATES,
+    STATUSES,
+    WORKFLOWS,
+)
+from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
+from dispatcher.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
+from dispatcher.ledger.workflows.status import status
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.keys import Space
+from dispatcher.store.transaction import KeyValue, Reads
+
+PAGE = 200
+MOST = 1_000
+_AHEAD = 100
+"""Nodes whose attempts are read at once."""
+PAGE_BYTES = 256 * 1024
+"""Of values; a larger one is a page of its own."""
+MOST_DEFINITION_BYTES = 4 * 1024 * 1024
+"""That a page of nodes reads: definitions may be as large as values."""
+_SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
+_KINDS = ("task", "map", "approval")
+_TOLD_OTHERWISE = frozenset({"after", "input"})
+"""Of a definition: edges are told by their names and policies, and an input may be large."""
+
+Body = Mapping[str, Any]
+
+
+def get(tr: Reads, body: Body) -> dict[str, Any]:
+    """Where the workflow is."""
+    workflow = text(body, "workflow")
+    return overview(workflow, *rows_of(tr, workflow))
+
+
+def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRow, RunRow]:
+    """The workflow's rows. Raises: NotFound."""
+    head, run = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
+    if head is None or run is None:
+        raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
+    return WorkflowRow.unpack(head), RunRow.unpack(run)
+
+
+def overview(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
+    """The answer to `get`."""
+    return {
+        "workflow": workflow,
+        "name": head.name,
+        "description": head.description,
+        "state": run.state.value,
+        "canceling": run.canceling,
+        "shard": head.shard,
+        "counts": {state: count for state, count in run.counts.items() if count},
+        "total": sum(run.counts.values()),
+        "accepted_at": head.accepted_ms,
+        "finished_at": run.finished_ms,
+        "reason": run.reason,
+        "key": head.key,
+    }
+
+
+def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
+    """Workflows, the latest first: their ids begin with the time. A page may have fewer than there are behind it."""
+    limit, after = _limit(body), str(body.get("after") or "")
+    state = WorkflowState(body["state"]) if body.get("state") else None
+    if state is not None and tr.get(INDEXED.pack()) == b"":
+        space, most = STATES[state.value], limit
+    else:  # of a store whose index is being built so many are looked through
+        space, most = RUNS, limit if state is None else MOST
+    begin, end = space.range()
+    rows = tr.get_range(begin, space.pack((after,)) if after else end, limit=most, reverse=True)
+    workflows = [str(space.unpack(key)[0]) for key, _ in rows]
+    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in workflows])
+    known = [(one, RunRow.unpack(row)) for one, row in zip(workflows, runs, strict=True) if row is not None]
+    wanted = [(workflow, run) for workflow, run in known if state in (None, run.state)][:limit]
+    heads = tr.get_many([WORKFLOWS.pack((workflow,)) for workflow, _ in wanted])
+    found = zip(wanted, heads, strict=True)
+    told = [overview(workflow, WorkflowRow.unpack(head), run) for (workflow, run), head in found if head is not None]
+    last = wanted[-1][0] if len(wanted) == limit else workflows[-1] if len(rows) == most else None
+    return {"workflows": told, "next": last}
+
+
+def nodes(tr: Reads, body: Body) -> dict[str, Any]:
+    """The workflow's nodes, by name, with what each is and where it is."""
+    workflow = text(body, "workflow")
+    rows_of(tr, workflow)
+    rows, following = _page(tr, STATUSES, workflow, body)
+    found = [(Place(workflow, STATUSES.unpack(key)[1]), NodeRow.unpack(row)) for key, row in rows]
+    told = _nodes(tr, found)
+    return {"nodes": told, "next": following if len(told) == len(found) else told[-1]["name"]}
+
+
+def _nodes(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[dict[str, Any]]:
+    """What each of these nodes is and where it is, as far as their definitions are not too much for one answer."""
+    bases = [Place(place.workflow, place.node.partition("[")[0]) for place, _ in found]
+    defined = tuple(dict.fromkeys(bases))
+    reading = zip(defined, definitions.find_all(tr, defined), strict=True)
+    documents: dict[Place, dict[str, Any]] = {}
+    told: list[dict[str, Any]] = []
+    size_bytes = 0
+    messages = _messages(tr, found)
+    for (place, row), base, message in zip(found, bases, messages, strict=True):
+        if base not in documents:
+            _, definition = next(reading)
+            size_bytes += len(definition or b"")
+            if told and size_bytes > MOST_DEFINITION_BYTES:
+                break
+            documents[base] = versions.NODE.unpack(definition or b"{}")
+        told.append(_node(place, documents[base], row, message))
+    return told
+
+
+def _node(place: Place, document: Mapping[str, Any], one: NodeRow, message: str) -> dict[str, Any]:
+    name = place.node
+    kind = next((kind for kind in _KINDS if kind in document), "task")
+    element = "[" in name
+    edges = [] if element else document.get("after", [])
+    return {
+        "name": name,
+        "kind": "task" if element else kind,
+        "capability": document.get("task") or document.get("map"),
+        "question": document.get("approval"),
+        "priority": document.get("priority", "p1"),
+        "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],
+        "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
+        "definition": {} if element else {name: document[name] for name in document if name not in _TOLD_OTHERWISE},
+        "state": one.state.value,
+        "attempt": one.attempt,
+        "fence": one.fence,
+        "agent": one.agent or None,
+        "ready_at": one.ready_ms,
+        "published_at": one.published_ms,
+        "started_at": one.started_ms,
+        "finished_at": one.finished_ms,
+        "reason": one.reason,
+        "message": message,
+    }
+
+
+def _messages(tr: Reads, found: Iterable[tuple[Place, NodeRow]]) -> Iterator[str]:
+    """Why each of the nodes ended that ended without a value; empty for the others."""
+    nodes = list(found)
+    failed = [place for place, row in nodes if _has_failed(row)]
+    bodies = values.read_all(tr, [values.Place(*place, FAILURE) for place in failed])
+    for _, row in nodes:
+        body = next(bodies) if _has_failed(row) else None
+        yield "" if body is None else str(loads(body).get("message", ""))
+
+
+def _has_failed(row: NodeRow) -> bool:
+    return row.state.terminal and row.state is not TaskState.COMPLETED
+
+
+def attempts(tr: Reads, body: Body) -> dict[str, Any]:
+    """Every attempt of one node or, by node, of all: those that others followed, and the last one."""
+    workflow = text(body, "workflow")
+    rows_of(tr, workflow)
+    if body.get("node"):
+        node = text(body, "node")
+        status = tr.get(STATUSES.pack((workflow, node)))
+        if status is None:
+            raise NotFound("The workflow has no such node", workflow=workflow, node=node)
+        return {"attempts": _attempts(tr, [(Place(workflow, node), NodeRow.unpack(status))])[0], "next": None}
+    rows, following = _page(tr, STATUSES, workflow, body)
+    found = [(Place(workflow, STATUSES.unpack(key)[1]), NodeRow.unpack(row)) for key, row in rows]
+    told: list[dict[str, Any]] = []
+    for first in range(0, len(found), _AHEAD):
+        page = found[first : first + _AHEAD]
+        for (place, _), attempts_of_one in zip(page, _attempts(tr, page), strict=True):
+            told += attempts_of_one
+            if len(told) >= MOST:  # of few nodes, each with many; the next page may be empty
+                return {"attempts": told, "next": place.node}
+    return {"attempts": told, "next": following}
+
+
+def _attempts(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[list[dict[str, Any]]]:
+    """Those of each of the nodes."""
+    several = [place for place, row in found if row.fence > 1]
+    before = dict(zip(several, tr.get_ranges([ATTEMPTS.range(place) for place in several]), strict=True))
+    return [
+        _attempts_of(place.node, row, before.get(place, []), message)
+        for (place, row), message in zip(found, _messages(tr, found), strict=True)
+    ]
+
+
+def _attempts_of(node: str, row: NodeRow, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
+    told = [_attempt(node, AttemptRow.unpack(one)) for _, one in before]
+    if not row.publication or row.state not in _SAYS_ITS_ATTEMPT:
+        return told
+    times = (row.published_ms, row.started_ms, row.finished_ms)
+    last = AttemptRow(
+        row.attempt, row.fence, row.publication, row.agent, times[0], times[1], times[2], row.state.value,
+        row.reason, message,
+    )  # fmt: skip
+    return [*(one for one in told if one["fence"] != row.fence), _attempt(node, last)]
+
+
+def _attempt(node: str, one: AttemptRow) -> dict[str, Any]:
+    return {
+        "node": node,
+        "attempt": one.attempt,
+        "fence": one.fence,
+        "publication": one.publication,
+        "agent": one.agent or None,
+        "published_at": one.published_ms,
+        "started_at": one.started_ms,
+        "finished_at": one.finished_ms,
+        "status": one.status,
+        "reason": one.reason,
+        "message": one.message,
+    }
+
+
+def result(tr: Reads, body: Body) -> dict[str, Any]:
+    """The value of a node, or of the workflow: its last node's, or an object of them where there are several.
+
+    Of many nodes a page, an object also where it holds one or none: `next` is the node after which it goes on, asked
+    for as `after`. Whoever has put all pages together knows whether there is but one last node.
+    """
+    workflow = text(body, "workflow")
+    _, run = rows_of(tr, workflow)
+    if body.get("node"):
+        node = text(body, "node")
+        row = tr.get(STATUSES.pack((workflow, node)))
+        if row is None:
+            raise NotFound("The workflow has no such node", workflow=workflow, node=node)
+        return {"state": NodeRow.unpack(row).state.value, **_value(tr, Place(workflow, node))}
+    told: dict[str, Any] = {"state": run.state.value, "reason": run.reason, "value": None, "failure": None}
+    if not run.state.terminal:
+        return told
+    if run.state is WorkflowState.COMPLETED:
+        after = str(body.get("after") or "")
+        found, following = _last_values(tr, workflow, after)
+        alone = len(found) == 1 and not after and following is None
+        return told | {"value": next(iter(found.values())) if alone else found, "next": following}
+    return told | {"failure": _first_failure(tr, workflow)}
+
+
+def _value(tr: Reads, place: Place) -> dict[str, Any]:
+    value = values.get(tr, values.Place(place.workflow, place.node, RESULT))
+    failure = values.get(tr, values.Place(place.workflow, place.node, FAILURE)) if value is None else None
+    return {"value": None if value is None else loads(value), "failure": None if failure is None else loads(failure)}
+
+
+def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
+    """The values of a page of the nodes that nobody comes after, by name; where the next page begins."""
+    begin, end = NODES.range((workflow,))
+    if after:
+        begin = NODES.pack((workflow, after)) + b"\0"
+    rows = tr.get_range(begin, end, limit=MOST + 1)
+    names = [NODES.unpack(key)[1] for key, _ in rows[:MOST]]
+    edges = tr.get_ranges([EDGES.range((workflow, name)) for name in names], limit=1)
+    last = [name for name, following in zip(names, edges, strict=True) if not following]
+    bodies = values.read_all(tr, [values.Place(workflow, name, RESULT) for name in last])
+    found: dict[str, Any] = {}
+    size_bytes = 0
+    for name, value in zip(last, bodies, strict=True):
+        body = value or b"null"
+        size_bytes += len(body)
+        if found and size_bytes > PAGE_BYTES:
+            return found, after
+        found[name] = loads(body)
+        after = name
+    after = names[-1] if names else after
+    return found, after if len(rows) > MOST else None
+
+
+def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
+    """Of the nodes that failed by themselves, the one that did so first."""
+    failed = [
+        (NodeRow.unpack(row), STATUSES.unpack(key)[1])
+        for key, row in tr.get_range(*STATUSES.range((workflow,)))
+        if b'"completed"' not in row[:16]
+    ]
+    own = [
+        (row.finished_ms or 0, name)
+        for row, name in failed
+        if row.reason != "predecessor" and row.state.terminal and row.state is not TaskState.SKIPPED
+    ]
+    if not own:
+        return None
+    _, name = min(own)
+    failure = _value(tr, Place(workflow, name))["failure"] or {}
+    return {"node": name, "reason": next(row.reason for row, one in failed if one == name), **failure}
+
+
+def approvals(tr: Reads, body: Body) -> dict[str, Any]:
+    """What people are asked, the oldest first."""
+    limit = _limit(body)
+    after = body.get("after")
+    begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]
+    rows = tr.get_range(begin, APPROVALS.range()[1], limit=limit + 1)
+    asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows[:limit]]
+    heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
+    told = [
+        {"workflow": workflow, "name": WorkflowRow.unpack(head).name, "node": node, "question": question, "since": ms}
+        for (ms, workflow, node, question), head in zip(asked, heads, strict=True)
+        if head is not None
+    ]
+    following = list(APPROVALS.unpack(rows[limit - 1][0])) if len(rows) > limit else None
+    return {"approvals": told, "next": following}
+
+
+def dead(tr: Reads, body: Body) -> dict[str, Any]:
+    """The nodes that were given up because their agents died, by workflow and name."""
+    limit = _limit(body)
+    after = body.get("after")
+    begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
+    rows = tr.get_range(begin, DEAD.range()[1], limit=limit + 1)
+    places = [Place(*DEAD.unpack(key)) for key, _ in rows]
+    rows_of_them = tr.get_many([STATUSES.pack(place) for place in places[:limit]])
+    runs = tr.get_many([RUNS.pack((place.workflow,)) for place in places[:limit]])
+    found = [  # but for what is being taken away
+        (place, NodeRow.unpack(row))
+        for place, row, run in zip(places, rows_of_them, runs, strict=False)
+        if row is not None and run is not None
+    ]
+    nodes_of_them = _nodes(tr, found)
+    told = [{"workflow": place.workflow, **one} for (place, _), one in zip(found, nodes_of_them, strict=False)]
+    if len(told) < len(found):
+        return {"dead": told, "next": list(found[len(told) - 1][0])}
+    return {"dead": told, "next": list(places[limit - 1]) if len(places) > limit else None}
+
+
+def live(tr: Reads, shard: int) -> list[str]:
+    """The shard's workflows that have not ended."""
+    return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
+
+
+def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
+    """Those of the shard's workflows that have ended and are not forgotten."""
+    ended = sorted({*workflows}.difference(live(tr, shard)))
+    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
+    return [
+        workflow
+        for workflow, row in zip(ended, runs, strict=True)
+        if row is not None and RunRow.unpack(row).state.terminal
+    ]
+
+
+def _limit(body: Body) -> int:
+    return min(number(body, "limit", PAGE), MOST)
+
+
+def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyValue], Any]:
+    """Rows of the workflow behind `after`, and what comes next."""
+    limit, after = _limit(body), body.get("after")
+    behind = tuple(after) if isinstance(after, list) else (after,) if after else ()
+    begin, end = space.range((workflow,))
+    if behind:
+        begin = space.pack((workflow, *behind)) + b"\0"
+    rows = tr.get_range(begin, end, limit=limit + 1)
+    if len(rows) <= limit:
+        return rows, None
+    following = list(space.unpack(rows[limit - 1][0])[1:])
+    return rows[:limit], following[0] if len(following) == 1 else following
+
+
+QUERIES: Mapping[Verb, Callable[[Reads, Body], dict[str, Any]]] = MappingProxyType(
+    {
+        Verb.GET: get,
+        Verb.LIST: list_workflows,
+        Verb.NODES: nodes,
+        Verb.ATTEMPTS: attempts,
+        Verb.RESULT: result,
+        Verb.DEAD: dead,
+        Verb.APPROVALS: approvals,
+        Verb.STATUS: status,
+    }
+)

@@ -1,0 +1,153 @@
+"""Redrive: a node that ended without a value runs again, and what ended because of it goes on.
+
+The node gets its recorded input, or another one, and a new fence; attempts are counted anew. Its dependents that ended
+only because it did, without having run, wait again. What completed stays completed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from coditect.errors import InputError, Retryable
+from coditect.wire.json import dumps
+from coditect.workflow.definition import Each
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.effects import Moved, Place
+from dispatcher.ledger.keyspace import EDGES, ENDED, LIVE
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes.attempts import BY_OTHERS
+from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
+from dispatcher.ledger.rows import NodeRow, RunRow
+from dispatcher.ledger.workflows import again
+from dispatcher.ledger.workflows import control as steering
+from dispatcher.ledger.workflows.submit import text
+
+MOST_NAMED = 500
+"""Nodes that an answer names, of those that begin anew."""
+
+
+def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew.
+
+    Of many nodes that begin anew the answer names some, and says that there are `more`.
+
+    Raises: InputError; Retryable while an earlier redrive, or a cancel, is not done.
+    """
+    place = Place(text(body, "workflow"), text(body, "node"))
+    run = steering.run_of(book, place.workflow)
+    row = steering.node_of(book, place)
+    _check_ended_by_itself(place, row)
+    if "input" in body:
+        _check_input(book, place, body["input"])
+    _check_done_with(place, run)
+    _check_predecessors(book, place, has_input="input" in body)
+    told = {"workflow": place.workflow, "node": place.node}
+    if body.get("dry_run"):
+        return told | _planned(book, place) | {"dry_run": True}
+    if "input" in body:
+        write(book, place, INPUT, dumps(body["input"]))
+        row.own_input = True
+    known = len(book.effects.moved)
+    _reopen(book, place.workflow, run)
+    again.begin(book, place, row)
+    return told | _begun(book.effects.moved[known:], run) | {"dry_run": False}
+
+
+def _check_ended_by_itself(place: Place, row: NodeRow) -> None:
+    if "[" in place.node:
+        raise InputError("An element runs again with its map", node=place.node, fix="redrive the map itself")
+    if row.state not in again.REDRIVABLE:
+        raise InputError("Only what ended without a value runs again", node=place.node, state=row.state.value)
+    if row.reason == BY_OTHERS:
+        fix = "redrive the node that failed first: coditect workflow show"
+        raise InputError("The node ended because of another", node=place.node, fix=fix)
+
+
+def _check_predecessors(book: Book, place: Place, *, has_input: bool) -> None:
+    """They let the node run, now or later; what they end with later would take the place of an input given now."""
+    node = book.definition(place)
+    decision = again.tally_of(book, place, node).decision
+    if decision not in (None, TaskState.READY):
+        fix = "redrive those first, or resume the workflow"
+        raise InputError("What the node comes after ended without a value", node=place.node, fix=fix)
+    if has_input and decision is None and has_expressions(node):
+        fix = "redrive it without an input, or try again when they have ended"
+        raise InputError("The node's input is evaluated when its predecessors have ended", node=place.node, fix=fix)
+
+
+def _check_input(book: Book, place: Place, given: object) -> None:
+    """A map's input is the list of its elements' inputs, and stands once there are any: some may have completed."""
+    work = book.definition(place).work
+    if not isinstance(work, Each):
+        return
+    if advance.has_elements(book, place):
+        fix = "redrive it without an input, or start the workflow again"
+        raise InputError("A map that has elements keeps their inputs", node=place.node, fix=fix)
+    if not isinstance(given, list):
+        fix = "give a list: the input of each element"
+        raise InputError("The input of a map is a list", node=place.node, given=type(given).__name__, fix=fix)
+    if len(given) > work.limit:
+        raise InputError("The list is longer than the map's limit", node=place.node, count=len(given), most=work.limit)
+
+
+def _check_done_with(place: Place, run: RunRow) -> None:
+    """What is being canceled is so first, in a map to its last element, and what is being taken back is."""
+    if run.again or (run.canceling and not run.state.terminal):
+        fix = "try again in a moment"
+        raise Retryable("What was begun before is not done yet", workflow=place.workflow, node=place.node, fix=fix)
+
+
+def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A paused workflow goes on; one that did not complete runs again from its first failed nodes."""
+    workflow = text(body, "workflow")
+    run = steering.run_of(book, workflow)
+    if not run.state.terminal:
+        return steering.resume(book, body)
+    if run.state is WorkflowState.COMPLETED:
+        raise InputError("The workflow has completed", workflow=workflow)
+    if not any(run.counts.get(state.value) for state in again.REDRIVABLE):
+        raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
+    known = len(book.effects.moved)
+    _reopen(book, workflow, run)
+    again.begin_all(book, workflow)
+    return {"workflow": workflow, "state": run.state.value, **_begun(book.effects.moved[known:], run)}
+
+
+def _reopen(book: Book, workflow: str, run: RunRow) -> None:
+    if run.finished_ms is not None:
+        book.tr.clear(ENDED.pack((book.shard, run.finished_ms, workflow)))
+        book.tr.set(LIVE.pack((book.shard, workflow)), b"")
+        book.effects.unshown.append(workflow)  # RQ may have forgotten it
+    run.finished_ms, run.reason, run.canceling = None, "", False
+    if run.state is not WorkflowState.PAUSED:  # what got ready meanwhile waits for the resume
+        run.state = WorkflowState.RUNNING
+        book.effects.say("workflow.resumed", workflow)
+
+
+def _begun(moved: list[Moved], run: RunRow) -> dict[str, Any]:
+    """What begins anew, as far as it is known by now."""
+    return _named({one.place.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
+
+
+def _planned(book: Book, place: Place) -> dict[str, Any]:
+    """The node, and those behind it that ended without having run because of it or one of these."""
+    found, waiting, looked = {place.node}, deque([place.node]), 0
+    while waiting and looked < advance.MOST_STEPS:
+        key = (place.workflow, waiting.popleft())
+        edges = book.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS)
+        dependents = [EDGES.unpack(edge)[2] for edge, _ in edges]
+        book.expect(Place(place.workflow, dependent) for dependent in dependents)
+        for dependent in dependents:
+            looked += 1
+            row = book.node(Place(place.workflow, dependent))
+            if dependent not in found and row is not None and row.state.terminal and row.reason == BY_OTHERS:
+                found.add(dependent)
+                waiting.append(dependent)
+    return _named(found, more=looked >= advance.MOST_STEPS)
+
+
+def _named(nodes: Collection[str], *, more: bool) -> dict[str, Any]:
+    return {"again": sorted(nodes)[:MOST_NAMED], "more": more or len(nodes) > MOST_NAMED}

@@ -1,0 +1,187 @@
+"""Removal: what is not needed any more goes, in pages that each fit into a transaction.
+
+A workflow that is to go is first made an upload that will never be finished: from then on nobody sees it, and nothing
+can bring it back. Uploads that are not finished, these among them, are then taken apart page by page; the upload's own
+row goes last, so whatever is interrupted goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger import idempotency, timers, versions
+from dispatcher.ledger.keyspace import (
+    ATTEMPTS,
+    DEAD,
+    EDGES,
+    ENDED,
+    INDEXED,
+    KEY_EXPIRIES,
+    NODES,
+    RUNS,
+    SHOWN,
+    STATES,
+    STATUSES,
+    UPLOADS,
+    VALUES,
+    WORKFLOWS,
+)
+from dispatcher.ledger.rows import RunRow, WorkflowRow
+from dispatcher.store.keys import Space
+from dispatcher.store.transaction import Reads, Transaction
+
+_FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
+MOST_ROWS = 1_000
+"""That one transaction takes away."""
+MOST_NODES = 500
+"""That one read names."""
+MOST_VALUES = 40
+"""Of them at most so many that may be large."""
+_CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
+PARTS: tuple[tuple[Space, int], ...] = (
+    (ATTEMPTS, MOST_ROWS),
+    (DEAD, MOST_ROWS),
+    (EDGES, MOST_ROWS),
+    (NODES, MOST_VALUES),
+    (VALUES, MOST_VALUES),
+)
+
+
+def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
+    """The shard's workflows that ended before an instant, the oldest first."""
+    rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
+    return [str(ENDED.unpack(key)[2]) for key, _ in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Workflows that ended, for RQ's copy of them."""
+
+    workflows: tuple[str, ...]
+    """Those that RQ is to forget."""
+    cursor: tuple[int, str] | None
+    """The last that was looked at; None when there is none."""
+
+
+def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> Ended:
+    """The next of the shard's workflows that ended before the instant: those that failed, or all the others."""
+    stored = tr.get(SHOWN.pack((shard, _which(failed))))
+    begin, _ = ENDED.range((shard,))
+    if stored is not None:
+        begin = ENDED.pack((shard, *versions.SHOWN.unpack(stored))) + b"\0"
+    stop = ENDED.pack((shard, before_ms))
+    rows = tr.get_range(begin, stop, limit=limit) if begin < stop else []
+    ended = [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
+    runs = tr.get_many([RUNS.pack((workflow,)) for _, workflow in ended])
+    wanted = [
+        workflow
+        for (_, workflow), run in zip(ended, runs, strict=True)
+        if run is not None and (RunRow.unpack(run).state in _FAILED) is failed
+    ]
+    return Ended(tuple(wanted), ended[-1] if ended else None)
+
+
+def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
+    """RQ has none of those up to the cursor any more."""
+    tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
+
+
+def _which(failed: bool) -> str:
+    return "failed" if failed else "all"
+
+
+def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
+    """Makes a workflow that ended before the instant one that nobody sees; False when it did not, or is gone."""
+    head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
+    if head is None or found is None:
+        return False
+    row, run = WorkflowRow.unpack(head), RunRow.unpack(found)
+    if not run.state.terminal or run.finished_ms is None or run.finished_ms >= before_ms:
+        return False
+    tr.clear(RUNS.pack((workflow,)))
+    tr.clear(STATES.pack((run.state.value, workflow)))
+    tr.clear(ENDED.pack((row.shard, run.finished_ms, workflow)))
+    if row.key:
+        idempotency.forget(tr, row.key, workflow)
+    tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)
+    return True
+
+
+def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
+    """Builds the next page of the index by state, for a store that is older than the index; whether there is more."""
+    cursor = tr.get(INDEXED.pack())
+    if cursor == b"":
+        return False
+    begin, end = RUNS.range()
+    rows = tr.get_range(cursor or begin, end, limit=limit)
+    for key, row in rows:
+        tr.set(STATES.pack((RunRow.unpack(row).state.value, RUNS.unpack(key)[0])), b"")
+    more = len(rows) == limit
+    tr.set(INDEXED.pack(), rows[-1][0] + b"\0" if more else b"")
+    return more
+
+
+def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
+    """Uploads that began before the instant, of so many behind `after`; and where to go on, "" at the end."""
+    begin = UPLOADS.pack((after,)) + b"\0" if after else UPLOADS.range()[0]
+    rows = tr.get_range(begin, UPLOADS.range()[1], limit=limit)
+    found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
+    return found, str(UPLOADS.unpack(rows[-1][0])[0]) if len(rows) == limit else ""
+
+
+def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
+    """The next nodes of a workflow that are still there."""
+    begin, end = STATUSES.range((workflow,))
+    if after:
+        begin = STATUSES.pack((workflow, after)) + b"\0"
+    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(begin, end, limit=limit)]
+
+
+def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
+    """Takes a page of the upload away, but for its nodes' names; whether there was one.
+
+    Nothing of one that was accepted meanwhile, or is younger.
+    """
+    if not _is_going(tr, workflow, before_ms):
+        return False
+    tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)  # a chunk that comes now is refused: it is not the first
+    if timers.cancel_all(tr, workflow, limit=MOST_ROWS) == MOST_ROWS:
+        return True
+    for space, most in PARTS:
+        begin, end = space.range((workflow,))
+        page = tr.get_range(begin, end, limit=most)
+        if page:
+            tr.clear_range(begin, page[-1][0] + b"\0")
+            return True
+    return False
+
+
+def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
+    """Takes away that there were these nodes; without any, that there was the upload."""
+    if not _is_going(tr, workflow, before_ms):
+        return
+    for node in nodes:
+        tr.clear(STATUSES.pack((workflow, node)))
+    if not nodes:
+        tr.clear(WORKFLOWS.pack((workflow,)))
+        tr.clear(UPLOADS.pack((workflow,)))
+
+
+def _is_going(tr: Transaction, workflow: str, before_ms: int) -> bool:
+    row = tr.get(UPLOADS.pack((workflow,)))
+    return row is not None and int(versions.UPLOAD.unpack(row)[1]) < before_ms
+
+
+def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_ROWS) -> int:
+    """Keeps the idempotency keys that expire soon and whose workflows have not ended; how many."""
+    kept = 0
+    begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + ahead_ms,))
+    for place, _ in tr.snapshot.get_range(begin, end, limit=limit):
+        key = str(KEY_EXPIRIES.unpack(place)[1])
+        workflow = idempotency.holder(tr, key)
+        found = None if workflow is None else tr.get(RUNS.pack((workflow,)))
+        if workflow is not None and found is not None and not RunRow.unpack(found).state.terminal:
+            kept += idempotency.keep(tr, key, workflow, until_ms=now_ms + idempotency.KEEP_MS)
+    return kept

@@ -1,0 +1,214 @@
+"""Intake: a workflow is taken in chunk by chunk, and accepted with the last of them.
+
+The chunks come in topological order, so each refers only to nodes that are stored. What is written before the last
+chunk is an upload: nobody sees it, nothing of it runs, and it is swept when it is not finished. The last chunk's
+transaction checks that all are there and accepts: from then on the workflow is never lost. Every chunk may come again.
+
+All of a chunk is checked before anything of it is written: one that is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from coditect.errors import InvalidTask, InvalidWorkflow
+from coditect.model.ids import is_uuid
+from coditect.wire.json import dumps
+from coditect.workflow import fields
+from coditect.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
+from coditect.workflow.document import node_document, read_node
+from coditect.workflow.expressions import check_expressions
+from coditect.workflow.graph import edge_problems
+from coditect.workflow.join import Tally
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import idempotency, versions
+from dispatcher.ledger.book import Book
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.errors import ValueBeyondBound
+from dispatcher.ledger.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes.inputs import INPUT, write
+from dispatcher.ledger.rows import NodeRow, WorkflowRow
+from dispatcher.ledger.values import LARGEST_BYTES
+
+MOST_CHUNK_NODES = 1_000
+
+
+def start(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes one chunk; the last one accepts the workflow.
+
+    Raises: InvalidTask, InvalidWorkflow; nothing of the chunk is taken then.
+    """
+    workflow, key = text(body, "workflow"), str(body.get("key") or "")
+    known = idempotency.read(book.tr, key, now_ms=book.now_ms) if key else None
+    if known is not None and known != workflow:
+        return {"workflow": known, "state": _state(book, known), "new": False}
+    if book.run(workflow) is not None:
+        return {"workflow": workflow, "state": _state(book, workflow), "new": True}
+    chunk, chunks = number(body, "chunk", 1), number(body, "chunks", 1)
+    done, begun_ms, nodes = _upload(book, workflow)
+    if chunk > done + 1:
+        fix = "send the workflow again from the first chunk"
+        raise InvalidTask("A chunk of the workflow is missing", workflow=workflow, expected=done + 1, fix=fix)
+    head = read_head(book, body) if chunk == 1 > done else book.workflow(workflow)
+    assert head is not None
+    added = read_nodes(book, workflow, body.get("nodes")) if chunk > done else []
+    nodes += len(added)
+    _check_count(workflow, nodes, head.count, last=chunk >= chunks)
+    if chunk > done:
+        if chunk == 1:
+            _write_head(book, workflow, head, body.get("input"))
+        _write_nodes(book, workflow, added)
+        book.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
+    if chunk < chunks:
+        return {"workflow": workflow, "state": "uploading", "chunk": chunk}
+    return _accept(book, workflow, key, head, [node for node, _ in added])
+
+
+def text(body: Mapping[str, Any], name: str) -> str:
+    """A field of a request that is text. Raises: InvalidTask."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise InvalidTask("A field of the request is missing or no text", field=name)
+    return value
+
+
+def identity(body: Mapping[str, Any]) -> str:
+    """The id that a client gives its new workflow: a UUID, since the names of tasks and of RQ's jobs are made of it.
+
+    Raises: InvalidTask.
+    """
+    given = text(body, "workflow")
+    if not is_uuid(given) or given != str(UUID(given)):
+        fix = "give a UUIDv7 in lower case with hyphens: workflows are listed in the order of their ids"
+        raise InvalidTask("The id of a workflow is a UUID", field="workflow", given=given[:80], fix=fix)
+    return given
+
+
+def number(body: Mapping[str, Any], name: str, default: int) -> int:
+    """A field of a request that is a number from 1. Raises: InvalidTask."""
+    value = body.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidTask("A field of the request is no number from 1", field=name)
+    return value
+
+
+def _state(book: Book, workflow: str) -> str:
+    run = book.run(workflow)
+    return run.state.value if run is not None else WorkflowState.ACCEPTED.value
+
+
+def _upload(book: Book, workflow: str) -> tuple[int, int, int]:
+    """Chunks so far, when it began, nodes so far."""
+    row = book.tr.get(UPLOADS.pack((workflow,)))
+    if row is None:
+        return 0, book.now_ms, 0
+    chunks, begun_ms, nodes = versions.UPLOAD.unpack(row)
+    return chunks, begun_ms, nodes
+
+
+def read_head(book: Book, body: Mapping[str, Any]) -> WorkflowRow:
+    """What the first chunk says of the workflow. Raises: InputError."""
+    name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
+    if count > MOST_NODES:
+        raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
+    description = fields.text(body.get("description") or "")
+    return WorkflowRow(book.shard, name, description, str(body.get("key") or ""), count, book.now_ms)
+
+
+def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
+    if nodes > count:
+        raise InvalidWorkflow("The workflow has more nodes than it said", workflow=workflow, given=nodes, count=count)
+    if last and nodes != count:
+        raise InvalidWorkflow("Nodes of the workflow are missing", workflow=workflow, given=nodes, count=count)
+
+
+def _write_head(book: Book, workflow: str, head: WorkflowRow, value: Any) -> None:
+    write(book, Place(workflow, ""), INPUT, dumps(value))  # may be refused, and then nothing is written yet
+    book.tr.set(WORKFLOWS.pack((workflow,)), head.pack())
+
+
+def read_nodes(book: Book, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
+    """The nodes of a chunk and their definitions as they are stored.
+
+    Raises: InvalidWorkflow when they do not hold together with what is stored; ValueBeyondBound.
+    """
+    if not isinstance(documents, dict) or not documents or len(documents) > MOST_CHUNK_NODES:
+        raise InvalidWorkflow("A chunk is an object of nodes", most_nodes=MOST_CHUNK_NODES)
+    nodes = [read_node(str(name), document) for name, document in documents.items()]
+    problems = check_expressions(Definition(workflow, tuple(nodes)))
+    if problems:
+        raise InvalidWorkflow.of(problems, workflow=workflow)
+    stored, seen = _stored(book, workflow, nodes), set[str]()
+    for node in nodes:
+        _check_place(workflow, node, stored, seen)
+        seen.add(node.name)
+    return [(node, _definition(node)) for node in nodes]
+
+
+def _stored(book: Book, workflow: str, nodes: Sequence[Node]) -> set[str]:
+    """Which of these nodes, and of those that they come after, are stored already.
+
+    By the rows that are never large; a conflict would show in the upload's own.
+    """
+    names = list(dict.fromkeys(name for node in nodes for name in (node.name, *(edge.node for edge in node.after))))
+    rows = book.tr.snapshot.get_many([STATUSES.pack((workflow, name)) for name in names])
+    return {name for name, row in zip(names, rows, strict=True) if row is not None}
+
+
+def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) -> None:
+    """Whether the node can stand behind those that are stored and those that were seen."""
+    if node.name in stored:
+        raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
+    if problems := tuple(edge_problems(node)):
+        raise InvalidWorkflow.of(problems, workflow=workflow)
+    for edge in node.after:
+        if edge.node not in seen and edge.node not in stored:
+            fix = "send the nodes in topological order"
+            raise InvalidWorkflow("There is no such node before it", node=node.name, after=edge.node, fix=fix)
+
+
+def _definition(node: Node) -> bytes:
+    definition = versions.NODE.pack(node_document(node))
+    if len(definition) > LARGEST_BYTES:
+        fix = "put a reference into the input in place of what is large: a URL, a path"
+        raise ValueBeyondBound(
+            "A node is too large", node=node.name, bytes=len(definition), limit=LARGEST_BYTES, fix=fix
+        )
+    return definition
+
+
+def _write_nodes(book: Book, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
+    for node, definition in nodes:
+        tally = Tally.of(node)
+        place = Place(workflow, node.name)
+        book.define(place, definition)
+        row = NodeRow(TaskState.BLOCKED, tally.needed, tally.open)
+        book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
+        for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
+            book.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
+
+
+def _accept(book: Book, workflow: str, key: str, head: WorkflowRow, added: Sequence[Node]) -> dict[str, Any]:
+    """The workflow runs. One that came as a whole is shown as a whole, and what was read of its nodes is kept."""
+    if key:
+        idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)
+    book.tr.clear(UPLOADS.pack((workflow,)))
+    book.tr.set(LIVE.pack((book.shard, workflow)), b"")
+    book.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=book.now_ms).pack())
+    run = book.begin_run(workflow)
+    run.state = WorkflowState.RUNNING
+    run.open = head.count
+    run.counts = {TaskState.BLOCKED.value: head.count}
+    book.effects.accepted.append(workflow)
+    if len(added) < head.count:
+        book.effects.unshown.append(workflow)
+    else:
+        for node in added:
+            book.show_new(Place(workflow, node.name), node)
+    book.effects.say("workflow.accepted", workflow, name=head.name)
+    advance.begin(book, workflow)
+    return {"workflow": workflow, "state": WorkflowState.ACCEPTED.value, "new": True}

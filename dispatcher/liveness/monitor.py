@@ -1,0 +1,313 @@
+"""Notices that an agent is dead, frozen or cut off, and sees to it that its work goes on elsewhere.
+
+Every dispatcher watches; the one that holds the lease ("leader", "monitor") also acts on the broker. An agent whose
+lease in the registry is about to end is pinged. Only when the lease did end *and* the ping stayed unanswered for
+a second is the agent gone: a registry that was wiped, hangs or cannot be reached is no proof, nor is a broker that
+does not answer. Then, in this order:
+
+1. the leader evicts it: its connections are closed, so that what it held unsettled is given to others now, and not
+   when the broker misses its heartbeats. A killed agent's are closed already.
+2. `on_gone` is called, on every dispatcher, for the work that the broker does not hold (acknowledged early) or could
+   not be made to let go of.
+3. the leader tells of it (`agent.offline`) and removes the agent's queues once they are empty.
+
+An agent that the broker does not answer says so in the registry, as long as that answers it. If it does not answer a
+ping either, while the broker answers us, its connections are closed at once and what it holds goes to others. Whether
+it is gone follows from its lease, as ever.
+
+A frozen agent that continues finds its connections gone, connects and registers again, and takes work as before.
+Whatever it still says of the old work is late: a fence refuses it, or the client has its answer already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from coditect.agent.heartbeat import TASK_PREFIX
+from coditect.aio.supervisor import Health, Supervisor
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError, RegistryUnavailable
+from coditect.messaging.event_publisher import Events
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus
+from coditect.registry.port import Registry
+from coditect.wire import routing
+from dispatcher.ledger import leases
+from dispatcher.ledger.leases import Lease
+from dispatcher.liveness.eviction import Evictor
+from dispatcher.liveness.fleet import Fleet
+from dispatcher.liveness.ping import Answer, Pings
+from dispatcher.liveness.roster import Entry, Roll
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+LEASE: leases.Name = ("leader", "monitor")
+LOOK_SECONDS = 0.5
+RELIEF_SECONDS = 0.5
+"""For so long an agent is pinged that says itself that it is cut off from the broker."""
+EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
+"""Between looks whether the broker still knows an evicted agent: its management API lists a new connection late."""
+TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
+"""Between looks whether its queues are empty: an inbox hands on what is in it within about a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentGone:
+    """An agent that is gone."""
+
+    agent: AgentId
+    released: bool
+    """Whether the broker has given back what the agent held. False: it holds that until it misses its heartbeats."""
+
+
+class Monitor:
+    """One dispatcher's watch over the agents. `async with` begins it; it never fails, whatever it talks to does.
+
+    `owner` is this dispatcher's in the store; until it is renewed there, and while another leads, this one only
+    watches. Without `evict` frozen agents keep their connections.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        broker: Broker,
+        events: Events,
+        database: Database,
+        *,
+        owner: str,
+        evict: Evictor | None,
+        on_gone: Callable[[AgentGone], None],
+        health: Health | None = None,
+    ) -> None:
+        self._registry = registry
+        self._broker = broker
+        self._events = events
+        self._database = database
+        self._owner = owner
+        self._evict = evict
+        self._on_gone = on_gone
+        self._fleet = Fleet(registry)
+        self._roll = Roll()
+        self._pings = Pings(broker, name=f"monitor-{owner}")
+        self._background = Supervisor(health)
+        self._lease: Lease | None = None
+        self._offline: set[AgentId] = set()
+        """Who says that the broker does not answer it."""
+        self.lost = 0
+        """Agents that are gone."""
+        self.evicted = 0
+        """Connections that were closed."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one acts, as far as it knows."""
+        return self._lease is not None
+
+    async def __aenter__(self) -> Self:
+        if self._evict is None:
+            log.warning(
+                "Frozen agents keep their tasks until the broker misses their heartbeats, 10 to 15 s",
+                extra={"fix": "set CODITECT_MANAGEMENT_URL to RabbitMQ's management API"},
+            )
+        await self._pings.__aenter__()
+        self._background.keep(self._watch, name=f"{TASK_PREFIX}the agents, watched", critical=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with AsyncExitStack() as stack:  # each is done, whatever comes of the one before
+            stack.push_async_callback(self._resign)
+            stack.push_async_exit(self._pings)
+            stack.push_async_callback(self._background.close)
+
+    async def _watch(self) -> None:
+        while True:
+            await self._campaign()
+            await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            records = await self._fleet.look()
+        except RegistryUnavailable as error:
+            log.debug("The registry does not answer: nobody is taken for dead", extra={"reason": str(error)})
+            return
+        now = self._now()
+        for agent in self._roll.note(records, now):
+            self._greet(agent)
+        offline = {one.agent_id for one in records if one.load.status is AgentStatus.OFFLINE}
+        for agent in offline - self._offline:
+            self._background.start(self._relieve(agent), name=f"relieve {agent}")
+        self._offline = offline
+        for entry in self._roll.overdue(now):
+            entry.examined = True
+            self._background.start(self._examine(entry), name=f"examine {entry.agent}")
+
+    def _greet(self, agent: AgentId) -> None:
+        log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
+        if self.leads:
+            self._events.emit("agent.online", subject=agent, back=True)
+
+    async def _relieve(self, agent: AgentId) -> None:
+        """The broker does not answer it, as it says itself: what it holds there goes to others now.
+
+        It is not taken for dead by that: only its connections are closed, if the broker has any.
+        """
+        before = self.evicted
+        for pause in EVICTION_PAUSES:
+            if not self.leads or self._evict is None or agent not in self._offline:
+                return
+            answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
+            if answer is Answer.SILENCE and await self._is_connected(agent):
+                await self._close_connections(agent, self._evict)
+            if answer is Answer.PONG or self.evicted > before:
+                break
+            await asyncio.sleep(pause)
+        if self.evicted > before:
+            facts = {"agent_id": agent, "connections": self.evicted - before}
+            log.warning("The broker does not answer an agent, as that says; its tasks go to others", extra=facts)
+
+    # -- is it dead? ------------------------------------------------------------------------------------
+
+    async def _examine(self, entry: Entry) -> None:
+        try:
+            answer = await self._pings.ask(entry.agent)
+            if answer is Answer.PONG:
+                entry.grant(self._now())
+            elif answer is not Answer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
+                await self._lose(entry.agent, answer)
+        finally:
+            entry.examined = False
+
+    async def _has_lapsed(self, entry: Entry) -> bool:
+        """Waits for the end of its lease; whether nobody renewed it until then."""
+        lapses_at = entry.lapses_at
+        await asyncio.sleep(lapses_at - self._now())
+        try:
+            record = await self._registry.get(entry.agent)
+        except RegistryUnavailable:
+            return False
+        if record is not None:
+            self._roll.note_one(record, self._now())
+        return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
+
+    def _is_proof(self, answer: Answer, entry: Entry) -> bool:
+        """Mail is missing when an agent ended in order, and for a moment when the broker was wiped."""
+        if answer is Answer.SILENCE or entry.draining or entry.without_mail:
+            return True
+        entry.without_mail = True
+        entry.grant(self._now())
+        return False
+
+    # -- then ... ---------------------------------------------------------------------------------------
+
+    async def _lose(self, agent: AgentId, answer: Answer) -> None:
+        self._roll.strike(agent, self._now())
+        before = self.evicted
+        released = await self._cut_off(agent)
+        self.lost += 1
+        facts = {"reason": "silent" if answer is Answer.SILENCE else "left", "connections": self.evicted - before}
+        level = logging.WARNING if answer is Answer.SILENCE else logging.INFO
+        log.log(level, "An agent is gone", extra={"agent_id": agent, "released": released, **facts})
+        self._on_gone(AgentGone(agent, released))
+        if self.leads:
+            self._events.emit("agent.offline", subject=agent, **facts)
+            self._background.start(self._tidy(agent), name=f"tidy {agent}")
+
+    async def _cut_off(self, agent: AgentId) -> bool:
+        """Makes the broker let go of it; whether it did. Its mail has a consumer as long as it is connected."""
+        for number, pause in enumerate(EVICTION_PAUSES):
+            if not await self._is_connected(agent) or (number and await self._is_back(agent)):
+                return True  # what is connected then is its next life, which holds nothing of the one before
+            if self._evict is None:
+                return False
+            if self.leads:
+                await self._close_connections(agent, self._evict)
+            await asyncio.sleep(pause)
+        return not await self._is_connected(agent)
+
+    async def _is_connected(self, agent: AgentId) -> bool:
+        try:
+            mail = await self._broker.stats(routing.mail_queue(agent))
+        except CoditectError:
+            return True  # for all we know
+        return mail is not None and mail.consumers > 0
+
+    async def _is_back(self, agent: AgentId) -> bool:
+        try:
+            record = await self._registry.get(agent)
+        except RegistryUnavailable:
+            return False
+        return record is not None and record.lease_ms > 0
+
+    async def _close_connections(self, agent: AgentId, evict: Evictor) -> None:
+        try:
+            self.evicted += await evict.evict(agent)
+        except CoditectError as error:
+            log.debug("An agent could not be evicted yet", extra={"agent_id": agent, "reason": str(error)})
+
+    async def _tidy(self, agent: AgentId) -> None:
+        """Removes its queues; not those of one that is back. What stays (answers to it) expires by itself."""
+        mailbox, following = routing.mail_queue(agent), routing.next_queue(agent)
+        queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
+        for pause in TIDY_PAUSES:
+            await asyncio.sleep(pause)
+            if await self._is_back(agent):  # it may not consume its queues: all its slots are taken
+                return
+            try:
+                for queue in tuple(queues):
+                    if await self._is_removed(queue, if_empty=queue != mailbox, classic=queue == following):
+                        queues.remove(queue)
+            except CoditectError as error:
+                log.debug("A dead agent's queues could not be seen", extra={"agent_id": agent, "reason": str(error)})
+            if not queues:
+                return
+
+    async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
+        """Whether there is nothing more to do about it."""
+        found = await self._broker.stats(queue)
+        if found is None or found.consumers:
+            return True
+        if if_empty and found.messages:
+            return False
+        await self._broker.delete_queue(queue, if_empty=if_empty, classic=classic)
+        return True
+
+    # -- who acts? --------------------------------------------------------------------------------------
+
+    async def _campaign(self) -> None:
+        """Takes the lease when nobody alive has it. That two act for a moment does no harm: all is idempotent."""
+        led = self.leads
+        try:
+            self._lease = await self._database.run(lambda tr: leases.acquire(tr, LEASE, self._owner))
+        except CoditectError as error:
+            self._lease = None
+            log.debug("Who watches over the agents is not known", extra={"reason": str(error)})
+        if self.leads is not led:
+            log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
+
+    async def _resign(self) -> None:
+        """Gives the lease back, also one whose commit it was canceled in."""
+        self._lease = None
+        try:
+            await self._database.run(self._release)
+        except CoditectError as error:
+            log.debug("The monitor's lease lapses by itself", extra={"reason": str(error)})
+
+    def _release(self, tr: Transaction) -> None:
+        lease = leases.read(tr, LEASE)
+        if lease.owner == self._owner:
+            leases.release(tr, lease)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

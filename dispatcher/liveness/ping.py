@@ -1,0 +1,105 @@
+"""Asks agents whether they are there, or have a task: a letter to the mail, an answer within a second."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from types import TracebackType
+from typing import Self
+
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import reply_queue
+from coditect.errors import CoditectError, InvalidTask, Unroutable
+from coditect.messaging.rpc import tokens
+from coditect.model.ids import AgentId
+from coditect.model.message import Message
+from coditect.wire import mail, routing
+from coditect.wire.json import loads
+
+ANSWER_SECONDS = 1.0
+SLACK_SECONDS = 0.5
+"""When a second took so much longer, it was we who stood still."""
+PREFETCH = 1_000
+
+
+class Answer(Enum):
+    """What came of a ping."""
+
+    PONG = auto()
+    WITHOUT = auto()
+    """It is there, and does not have the task that was asked for."""
+    SILENCE = auto()
+    """The broker has the letter, and nobody answered in time."""
+    NO_MAIL = auto()
+    """The agent's mail does not exist."""
+    UNKNOWN = auto()
+    """Nothing can be said: the letter or its answer may not have got through."""
+
+
+class Pings:
+    """One process's questions. `async with` declares and consumes the queue of the answers."""
+
+    def __init__(self, broker: Broker, *, name: str) -> None:
+        self._broker = broker
+        self._reply_to = f"reply.{name}"
+        self._tokens = tokens()
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._consumer: Consumer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._broker.declare(reply_queue(self._reply_to))
+        self._consumer = await self._broker.consume(self._reply_to, self._answered, prefetch=PREFETCH, group="pings")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.cancel()
+
+    async def ask(
+        self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
+    ) -> Answer:
+        """What the agent says in that time, of the task if one is named. Never fails."""
+        loop = asyncio.get_running_loop()
+        token = next(self._tokens)
+        answered: asyncio.Future[Answer] = loop.create_future()
+        self._waiting[token] = answered
+        try:
+            await self._send(agent, token, task_id)
+            sent_at = loop.time()
+            await asyncio.wait((answered,), timeout=within_seconds)
+        except Unroutable:
+            return Answer.NO_MAIL if self._broker.connected else Answer.UNKNOWN
+        except CoditectError:
+            return Answer.UNKNOWN
+        finally:
+            del self._waiting[token]
+        if answered.done():
+            return answered.result()
+        stood_still = loop.time() - sent_at > within_seconds + SLACK_SECONDS
+        return Answer.UNKNOWN if stood_still or not self._broker.connected else Answer.SILENCE
+
+    async def _send(self, agent: AgentId, token: str, task_id: str | None) -> None:
+        await self._broker.publish(
+            mail.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=token),
+            exchange=routing.AGENTS,
+            routing_key=routing.mail_key(agent),
+            timeout_seconds=ANSWER_SECONDS,
+            wait_when_full=False,
+        )
+
+    def _answered(self, delivery: Delivery) -> None:
+        answered = self._waiting.get(delivery.message.correlation_id or "")
+        if answered is not None and not answered.done():
+            answered.set_result(_read(delivery.message))
+        delivery.ack()
+
+
+def _read(pong: Message) -> Answer:
+    """Whatever it says, it comes from somebody who is there; only a clear word says that a task is not."""
+    try:
+        told = loads(pong.body)
+    except InvalidTask:
+        return Answer.PONG
+    return Answer.WITHOUT if isinstance(told, dict) and told.get("task", told) is None else Answer.PONG

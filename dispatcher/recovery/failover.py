@@ -1,0 +1,84 @@
+"""What a dispatcher does about the death of others: the monitor's findings for its desks, and former owners' end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import Retryable
+from coditect.registry.port import Registry
+from dispatcher.ledger import leases
+from dispatcher.ledger.commands import Lost
+from dispatcher.liveness.eviction import Evictor, close_owner
+from dispatcher.liveness.monitor import AgentGone, Monitor
+from dispatcher.ports import Ports
+from dispatcher.shards.orphans import EARLY_ACK_MS
+from dispatcher.shards.worker import Desk
+from dispatcher.store.port import Database
+
+
+@asynccontextmanager
+async def watching_agents(
+    ports: Ports, registry: Registry, desks: Mapping[int, Desk], *, owner: str, evict: Evictor | None
+) -> AsyncIterator[Monitor]:
+    """The monitor at work for these desks."""
+
+    def on_gone(gone: AgentGone) -> None:
+        for desk in desks.values():
+            dispatch_again(desk, gone, ports.clock.now_ms())
+
+    async with Monitor(
+        registry,
+        ports.broker,
+        ports.events,
+        ports.database,
+        owner=owner,
+        evict=evict,
+        on_gone=on_gone,
+        health=ports.background.health,
+    ) as monitor:
+        yield monitor
+
+
+def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
+    """Publishes anew what the agent had and the broker does not give to others by itself.
+
+    That is what may be acknowledged early by now, what a rebuild left with the agent, or everything if the broker still
+    holds it for the agent. One that the broker does give to another all the same is published twice and runs once: the
+    ledger refuses the older publication, or finds that another agent has claimed it already.
+    """
+    for place, flight in desk.flights:
+        may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
+        if flight.agent == gone.agent and (may_be_acked or desk.flights.doubts(flight) or not gone.released):
+            desk.put(Lost(place, flight.publication, gone.agent))
+
+
+class Predecessors:
+    """Evicts the former owners of shards, beside the take-over: each of them once for all shards of one take-over."""
+
+    def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
+        self._evict = evict
+        self._background = background
+        self._database = database
+        self._closing: set[str] = set()
+
+    async def evict(self, previous: str) -> None:
+        """Begins to close what this owner has at the broker; does not wait for it."""
+        if previous not in self._closing:
+            self._closing.add(previous)
+            self._background.start(self._close(previous), name=f"evict {previous}")
+
+    async def _close(self, previous: str) -> None:
+        try:
+            await close_owner(self._evict, previous, is_back=partial(self._lives, previous))
+        finally:
+            self._closing.discard(previous)
+
+    async def _lives(self, owner: str) -> bool:
+        """Whether the owner was healed meanwhile: what it has at the broker now is of the time after."""
+        try:
+            return owner in await self._database.read(leases.beats)
+        except Retryable:
+            return True

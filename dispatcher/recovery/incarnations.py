@@ -1,0 +1,57 @@
+"""Begins an incarnation of the store for one dispatcher, with what Redis remembers of those before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import Retryable
+from dispatcher.ledger import incarnation
+from dispatcher.ledger.incarnation import Incarnation
+from dispatcher.store.port import Database
+from dispatcher.taskgraph.port import TaskGraph
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 5.0
+"""Between two tries to tell Redis of the incarnation."""
+
+
+async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
+    """The incarnation that this dispatcher works in. Redis is asked once, and told before long.
+
+    Raises: what `Database.run` raises.
+    """
+    before = await database.read(incarnation.current)
+    known = 0
+    if graph is not None and before is not None:
+        try:
+            known = await graph.incarnation(before.store)
+        except Retryable as error:
+            fix = "when the store was restored from a backup: coditect store restore"
+            log.info("Redis does not say what it knows of the store", extra={"reason": str(error), "fix": fix})
+    begun = await database.run(partial(incarnation.begin, new_id=clock.new_id(), known=known))
+    if begun.is_restored:
+        log.warning(
+            "The store is older than Redis remembers it: it was restored, and all that is published is published anew",
+            extra={"store": begun.store, "incarnation": begun.number},
+        )
+    if graph is not None:
+        told = asyncio.Event()
+        name = "tell Redis of the store's incarnation"
+        background.keep(partial(_tell, graph, begun, told), name=name, critical=False, until=told.is_set)
+    return begun
+
+
+async def _tell(graph: TaskGraph, begun: Incarnation, told: asyncio.Event) -> None:
+    while not told.is_set():
+        try:
+            await graph.incarnation(begun.store, begun.number)
+            told.set()
+            return
+        except Retryable as error:
+            log.debug("Redis was not told of the incarnation yet", extra={"reason": str(error)})
+        await asyncio.sleep(AGAIN_SECONDS)

@@ -1,0 +1,99 @@
+"""Rebuilding on demand: everything of one shard that stands outside of the ledger is made again from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coditect.broker.declaring import declare_missing
+from coditect.broker.topology import backbone, control_plane, notices, shard_queues
+from coditect.errors import Retryable
+from dispatcher.ledger.commands import GoOn, Show
+from dispatcher.ledger.workflows.queries import live
+from dispatcher.ledger.workflows.republish import Built, built, left_over
+from dispatcher.ports import Ports
+from dispatcher.scheduling.reconciler import drift
+from dispatcher.shards.broker_epoch import Markers
+from dispatcher.shards.completions import Answer
+from dispatcher.shards.worker import Desk
+from dispatcher.taskgraph.errors import TaskGraphUnavailable
+from dispatcher.taskgraph.port import TaskGraph
+
+log = logging.getLogger(__name__)
+
+COMPARE_SECONDS = 10.0
+"""How long RQ is compared with the ledger at most: a Redis that is away is told everything when it is back."""
+
+
+async def rebuild(
+    ports: Ports, desk: Desk, markers: Markers, occasion: str, *, graph: TaskGraph | None = None
+) -> dict[str, Any]:
+    """Declares the queues, publishes anew what is under way, shows RQ every live workflow.
+
+    What of that was missing it tells by kind, and whether RQ was `compared` to the end: if not, more of its jobs may
+    have been missing than are counted. The same occasion again publishes nothing more. Raises: BrokerUnavailable; what
+    the store raises.
+    """
+    ours = control_plane(quorum=ports.quorum) + shard_queues(desk.shard, quorum=ports.quorum)
+    queues = await declare_missing(ports.broker, backbone() + ours + notices())
+    workflows = await ports.database.read(lambda tr: live(tr, desk.shard))
+    wrong = await _wrong(ports, desk, graph, workflows)  # before RQ is told what the walk does: it gets lost jobs, too
+    noted: Answer[int] = Answer()
+    known, marker = desk.marker, await markers.of_broker(desk.marker)
+    desk.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
+    await noted.future
+    walked = await _walked(ports, desk)
+    for workflow in workflows:
+        desk.put(Show(workflow))
+    return {
+        "shard": desk.shard,
+        "marker": desk.marker,
+        "queues": queues,
+        "published": walked.published,
+        "working": walked.working,
+        **wrong,
+    }
+
+
+async def rebuild_shard(
+    ports: Ports, desks: Mapping[int, Desk], markers: Markers, shard: int, occasion: str, *, graph: TaskGraph | None
+) -> dict[str, Any] | None:
+    """As `rebuild`, of one of these shards; None when it is not among them."""
+    desk = desks.get(shard)
+    return None if desk is None or desk.closed else await rebuild(ports, desk, markers, occasion, graph=graph)
+
+
+async def _walked(ports: Ports, desk: Desk) -> Built:
+    """What the walk published, when it is over, or set aside."""
+    before: bytes | None = b""
+    while True:
+        found, left = await ports.database.read(lambda tr: (built(tr, desk.shard), left_over(tr, desk.shard)))
+        if left in (None, before):
+            return found
+        gone_on: Answer[bool] = Answer()
+        desk.put(GoOn(), gone_on)
+        try:
+            if await gone_on.future:  # the walk comes first of all that is left over
+                before = left
+        except Retryable:  # something else that is left over was set aside: this goes on without it
+            if desk.closed:
+                raise
+
+
+async def _wrong(ports: Ports, desk: Desk, graph: TaskGraph | None, workflows: Sequence[str]) -> dict[str, Any]:
+    """How many jobs RQ does not have as they are, as far as it could be compared."""
+    found, jobs, compared = set[str](), 0, True
+    try:
+        if graph is not None and desk.showing is not None:
+            async with asyncio.timeout(COMPARE_SECONDS):
+                async for page in drift(ports.database, desk, desk.showing, graph, workflows):
+                    found.update(job.workflow for job in page)
+                    jobs += len(page)
+    except (TimeoutError, TaskGraphUnavailable) as error:
+        log.warning(
+            "RQ could not be compared; it is shown everything", extra={"shard": desk.shard, "reason": repr(error)}
+        )
+        compared = False
+    return {"workflows": len(found), "jobs": jobs, "compared": compared}

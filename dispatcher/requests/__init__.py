@@ -1,0 +1,1 @@
+"""Requests of clients and of agents: read, brought to the shard that they are for, and answered."""

@@ -1,0 +1,34 @@
+"""Hears that somebody listens: what was muted since nobody did is told again from now on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from coditect.broker.port import Broker, Delivery
+from coditect.broker.topology import Binding, Topology, event_queue
+from coditect.errors import InvalidTask
+from coditect.messaging.event_publisher import Events
+from coditect.wire import mail, routing
+from coditect.wire.json import loads
+
+PREFETCH = 100
+
+
+@asynccontextmanager
+async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
+    """Takes broadcasts until the block is left; all but the announcement of a listener are for agents."""
+    queue = f"events.{owner}"
+
+    def arrived(delivery: Delivery) -> None:
+        if delivery.message.type == mail.LISTEN:
+            with suppress(InvalidTask):
+                events.unmute(mail.listened(loads(delivery.message.body)))
+        delivery.ack()
+
+    await broker.declare(event_queue(queue, ()) + Topology(bindings=(Binding(routing.BROADCAST, queue),)))
+    consumer = await broker.consume(queue, arrived, prefetch=PREFETCH, group="ears")
+    try:
+        yield
+    finally:
+        await consumer.cancel()

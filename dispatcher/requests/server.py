@@ -1,0 +1,277 @@
+"""Control: requests of clients and claims of agents are read, brought to the right desk, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import (
+    CoditectError,
+    InputError,
+    InvalidTask,
+    NotFound,
+    Retryable,
+    SetupError,
+    TooLarge,
+    Unroutable,
+)
+from coditect.model.message import Message
+from coditect.model.result import Failure, Outcome, Status
+from coditect.wire import routing
+from coditect.wire.control import VERB, Claim, Verb, read_request
+from coditect.wire.json import dumps
+from coditect.wire.return_addresses import ReturnAddresses
+from coditect.wire.tasks import MAX_BODY_BYTES, result_message
+from dispatcher.ledger.commands import Asked, Claimed, Command
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.handlers.requests import refusal_document
+from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.workflows.queries import QUERIES, overview, rows_of
+from dispatcher.ledger.workflows.submit import identity, number, text
+from dispatcher.shards.completions import Settle
+from dispatcher.shards.status_cache import Overviews
+from dispatcher.store.port import Database
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 30.0
+AGAIN_SECONDS = 0.2
+"""The pause before a request that could not be handed on comes again."""
+
+
+class Desks(Protocol):
+    """Who takes commands for which shard."""
+
+    @property
+    def count(self) -> int:
+        """How many shards there are."""
+
+    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+        """Lays the command on the shard's desk; False when the shard is not worked for here."""
+
+    def overviews(self, workflow: str) -> Overviews | None:
+        """What is known in memory about the workflow's shard; None when it is not worked for here."""
+
+    def figures(self) -> dict[str, Any]:
+        """What is worked on here, and what was refused."""
+
+
+Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
+"""Makes again what a shard has outside of the ledger, by occasion; None when it is not worked for here."""
+
+
+class Control:
+    """Takes requests in. At least once: a request is acked when it is answered or handed on, and may come again."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        database: Database,
+        desks: Desks,
+        background: Supervisor,
+        *,
+        addresses: ReturnAddresses,
+        rebuild: Rebuild,
+    ) -> None:
+        self._rebuild_shard = rebuild
+        self._addresses = addresses
+        self._broker = broker
+        self._database = database
+        self._desks = desks
+        self._background = background
+        self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
+        """Those under way, by shard and occasion: whoever asks again meanwhile gets the same answer."""
+
+    def arrived(self, delivery: Delivery) -> None:
+        """A request, from anybody."""
+        try:
+            if len(delivery.message.body) > MAX_BODY_BYTES:
+                raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
+            verb, body = read_request(delivery.message)
+            if verb is Verb.CLAIM:
+                place = Place(text(body, "workflow"), text(body, "node"))
+                command = Claimed(place, number(body, "publication", 1), text(body, "agent"))
+                self._hand(delivery, command, place.workflow)
+            elif verb is Verb.REBUILD:
+                shard, occasion = self._shard(body), text(body, "occasion")
+                self._background.start(
+                    self._rebuild(delivery, shard, occasion), name=f"answer of shard {shard}'s rebuild"
+                )
+            elif verb is Verb.STATUS and body.get("shard") is not None:
+                self._figures(delivery, self._shard(body))
+            elif verb is Verb.GET and (known := self._known(text(body, "workflow"))) is not None:
+                self.answer(delivery, known)
+            elif verb in QUERIES:
+                self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
+            else:
+                # a start's chunks and key say whether it was done
+                request_id = "" if verb is Verb.START else identity_of(delivery.message)
+                workflow = identity(body) if verb is Verb.START else text(body, "workflow")
+                self._hand(delivery, Asked(verb, body, request_id), workflow)
+        except InputError as error:
+            self.answer(delivery, error)
+
+    def _known(self, workflow: str) -> dict[str, Any] | None:
+        overviews = self._desks.overviews(workflow)
+        rows = None if overviews is None else overviews.get(workflow)
+        return None if rows is None else overview(workflow, *rows)
+
+    async def _get(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the workflow is, by the ledger; whoever asks again is answered from memory."""
+        workflow = text(body, "workflow")
+        head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
+        overviews = self._desks.overviews(workflow)
+        if overviews is not None and not run.state.terminal:
+            overviews.follow(workflow, head)
+        return overview(workflow, head, run)
+
+    def _hand(self, delivery: Delivery, command: Command, workflow: str) -> None:
+        shard = shard_of(workflow, self._desks.count)
+        size_bytes = len(delivery.message.body)
+        if not self._desks.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
+            self._background.start(self._forward(delivery, shard), name="hand on a request")
+
+    def _shard(self, body: Mapping[str, Any]) -> int:
+        shard = body.get("shard")
+        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._desks.count:
+            raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._desks.count)
+        return shard
+
+    def _figures(self, delivery: Delivery, shard: int) -> None:
+        """What the shard's owner works on and refused; it answers by itself."""
+        figures = self._desks.figures()
+        if shard in figures["shards"]:
+            self.answer(delivery, {"answered_by": figures})
+        else:
+            self._background.start(self._forward(delivery, shard), name="hand on a request")
+
+    async def _rebuild(self, delivery: Delivery, shard: int, occasion: str) -> None:
+        try:
+            answer: Any = await self._rebuilt(shard, occasion)
+        except CoditectError as error:
+            answer = error
+        if answer is None:
+            await self._forward(delivery, shard)
+        else:
+            self.answer(delivery, answer)
+
+    async def _rebuilt(self, shard: int, occasion: str) -> dict[str, Any] | None:
+        key = shard, occasion
+        if key not in self._rebuilds:
+            work = self._rebuild_shard(shard, occasion)
+            self._rebuilds[key] = self._background.start(work, name=f"rebuild shard {shard}", awaited=True)
+            self._rebuilds[key].add_done_callback(lambda _: self._rebuilds.pop(key))
+        return await asyncio.shield(self._rebuilds[key])
+
+    async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
+        try:
+            if verb is Verb.GET:
+                answer: Any = await self._get(body)
+            else:
+                answer = await self._database.ask(lambda tr: QUERIES[verb](tr, body))
+            if verb is Verb.STATUS:
+                answer["answered_by"] = self._desks.figures()
+        except CoditectError as error:
+            answer = error
+        except ValueError as error:
+            answer = InvalidTask("A field of the request is not what it should be", verb=verb.value, reason=str(error))
+        self.answer(delivery, answer)
+
+    async def _forward(self, delivery: Delivery, shard: int) -> None:
+        """The shard's owner answers."""
+        try:
+            await self._broker.publish(
+                delivery.message,
+                exchange=routing.CONTROL,
+                routing_key=str(shard),
+                timeout_seconds=ANSWER_SECONDS,
+            )
+        except CoditectError as error:
+            log.info("A request could not be handed on", extra={"shard": shard, "reason": str(error)})
+            await asyncio.sleep(AGAIN_SECONDS)  # whose shard nobody has, and had, would come again at once
+            delivery.requeue()
+        else:
+            delivery.ack()
+
+    def answer(self, delivery: Delivery, answer: Any) -> None:
+        """Answers in the background; a refusal is an answer, too."""
+        if isinstance(answer, Retryable):
+            log.info("A request is returned", extra={"reason": str(answer)})
+        self._background.start(self._send(delivery, answer), name="answer")
+
+    async def _send(self, delivery: Delivery, answer: Any) -> None:
+        address = self._addresses.find(delivery.message.reply_to)
+        try:
+            if address is not None and self._addresses.reachable(address):
+                await self._broker.publish(
+                    answer_message(delivery.message, answer),
+                    exchange=address.exchange,
+                    routing_key=address.routing_key,
+                    timeout_seconds=ANSWER_SECONDS,
+                    wait_when_full=False,
+                )
+        except (Unroutable, NotFound) as error:
+            log.debug("An answer has no receiver any more", extra={"reason": str(error)})
+        except TooLarge as error:
+            log.error("An answer is larger than the broker takes", extra={"reason": str(error)})
+            if not isinstance(answer, CoditectError):
+                await self._send(delivery, TooLarge("The answer is too large", fix="ask for less: one node, or a page"))
+                return
+        except SetupError as error:
+            assert address is not None, "it was refused"
+            if not self._addresses.refused(address, error):
+                log.error("No request can be answered", extra={"reason": str(error)})
+        except CoditectError as error:
+            log.info("An answer could not be sent; its request comes again", extra={"reason": str(error)})
+            delivery.requeue()
+            return
+        delivery.ack()
+
+
+def identity_of(request: Message) -> str:
+    """Which request it is: the same message again has the same, another that bears the same id has not."""
+    given = request.message_id or request.correlation_id
+    if not given:
+        return ""
+    head = f"{given}\0{request.headers.get(VERB)}\0".encode(errors="surrogatepass")
+    return hashlib.sha256(head + request.body).hexdigest()
+
+
+def answer_message(request: Message, answer: Any) -> Message:
+    """The answer to a request, as a result."""
+    correlation = request.correlation_id or request.message_id
+    if isinstance(answer, CoditectError):
+        refused = refusal_document(answer)
+        failure = Failure(
+            "refused",
+            refused["type"],
+            answer.sentence,
+            retryable=answer.retryable,
+            fix=str(answer.facts.get("fix", "")),
+        )
+        told = failure.as_json() | {"facts": refused["facts"]}
+        return result_message(Outcome(Status.REJECTED, dumps(told), None, correlation), capability="control")
+    value = answer.as_json() if isinstance(answer, Claim) else answer
+    return result_message(Outcome(Status.COMPLETED, dumps(value), None, correlation), capability="control")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    """Answers when the desk has committed; hands back when it could not."""
+
+    control: Control
+    delivery: Delivery
+
+    def done(self, answer: Any) -> None:
+        """Tells whoever asked."""
+        self.control.answer(self.delivery, answer)
+
+    def undone(self) -> None:
+        """Another dispatcher will be asked."""
+        self.delivery.requeue()

@@ -1,0 +1,157 @@
+"""The sweeper: takes away what nobody needs any more. One dispatcher at a time does, by a lease of that name.
+
+==========================================  ==============================================================
+what                                        when
+==========================================  ==============================================================
+an upload that was not finished             an hour after its first chunk
+a workflow that has ended, with its         `CODITECT_KEEP_DAYS` after its end (7)
+values, its attempts, its idempotency key
+and its jobs in RQ
+a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
+an idempotency key                          a week after its workflow was accepted, but not before it ended
+what a request was told                     a day after it
+==========================================  ==============================================================
+
+In a store that is older than the index of workflows by state it builds that first, a thousand workflows at a time.
+
+Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages
+others have their turn. RQ's jobs go first: while Redis does not answer, nothing is taken away whose jobs would stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from coditect.errors import CoditectError
+from dispatcher.ledger import answers, idempotency, leases, shards
+from dispatcher.ledger.errors import LostLease
+from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ports import Ports
+from dispatcher.store.transaction import Transaction
+from dispatcher.taskgraph.port import TaskGraph
+
+log = logging.getLogger(__name__)
+
+NAME: leases.Name = ("leader", "sweep")
+SWEEP_SECONDS = 60.0
+"""Between two rounds."""
+UPLOAD_MS = 3_600_000
+SHOWN_MS = 60_000
+"""How long RQ's tools show a workflow that has ended."""
+SHOWN_FAILED_MS = 3_600_000
+"""The same of one that failed, or was rejected: somebody may want to look."""
+KEY_AHEAD_MS = 24 * 3_600_000
+"""Keys of live workflows are kept so long before they would expire."""
+MOST_ENDED = 100
+"""Workflows of one shard that a round takes away."""
+DAY_MS = 24 * 3_600_000
+
+Value = TypeVar("Value")
+
+
+class Sweeper:
+    """One dispatcher's part in it. `run` sweeps until it is canceled."""
+
+    def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
+        self._ports = ports
+        self._owner = owner
+        self._graph = graph
+        self._keep_ms = round(keep_days * DAY_MS)
+        self.swept = 0
+        """Uploads and workflows that this process took away."""
+
+    async def run(self) -> None:
+        """Sweeps once a minute, if nobody else does."""
+        while True:
+            try:
+                await self.sweep()
+            except CoditectError as error:
+                log.info("A sweep was not finished; the next one goes on", extra={"reason": str(error)})
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep(self) -> bool:
+        """One round; False when another dispatcher has the lease. Raises: what the store and the graph raise."""
+        try:
+            lease = await self._ports.database.run(lambda tr: leases.acquire(tr, NAME, self._owner))
+        except LostLease:
+            return False
+        if lease is None:
+            return False
+        while await self._run(lease, removal.index):
+            pass
+        now_ms = self._ports.clock.now_ms()
+        await self._keys(lease, now_ms)
+        await self._forget_jobs(lease, now_ms - SHOWN_MS, failed=False)
+        await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
+        await self._condemn(lease, now_ms - self._keep_ms)
+        await self._uploads(lease, now_ms - UPLOAD_MS)
+        return True
+
+    async def _keys(self, lease: Lease, now_ms: int) -> None:
+        await self._run(lease, lambda tr: removal.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
+        for layer in (idempotency, answers):
+            expired = removal.MOST_ROWS
+            while expired == removal.MOST_ROWS:
+                expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
+
+    async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
+        """RQ keeps what lives: a node that has ended takes 3 kB of Redis."""
+        if self._graph is None:
+            return
+        read = self._ports.database.read
+        for shard in range(await read(shards.fixed_count)):
+            next_ones = partial(removal.shown, shard=shard, before_ms=before_ms, failed=failed)
+            while (found := await read(next_ones)).cursor is not None:
+                for workflow in found.workflows:
+                    await self._forget_jobs_of(self._graph, workflow)
+                note = partial(removal.note_shown, shard=shard, cursor=found.cursor, failed=failed)
+                await self._run(lease, note)
+
+    async def _forget_jobs_of(self, graph: TaskGraph, workflow: str) -> None:
+        after = ""
+        while nodes := await self._ports.database.read(partial(removal.nodes_of, workflow=workflow, after=after)):
+            await graph.remove(workflow, nodes)
+            after = nodes[-1]
+
+    async def _condemn(self, lease: Lease, before_ms: int) -> None:
+        read = self._ports.database.read
+        for shard in range(await read(shards.fixed_count)):
+            for workflow in await read(partial(removal.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED)):
+                await self._run(lease, partial(removal.condemn, workflow=workflow, before_ms=before_ms))
+
+    async def _uploads(self, lease: Lease, before_ms: int) -> None:
+        after = ""
+        while True:
+            found, after = await self._ports.database.read(
+                partial(removal.unfinished, before_ms=before_ms, after=after)
+            )
+            for workflow in found:
+                await self._take_apart(lease, workflow, before_ms)
+            if not after:
+                return
+
+    async def _take_apart(self, lease: Lease, workflow: str, before_ms: int) -> None:
+        left = True
+        while left:
+            left = await self._run(lease, lambda tr: removal.take_apart(tr, workflow, before_ms=before_ms))
+        while True:
+            nodes = await self._ports.database.read(partial(removal.nodes_of, workflow=workflow))
+            if nodes and self._graph is not None:
+                await self._graph.remove(workflow, nodes)
+            await self._run(lease, partial(removal.forget, workflow=workflow, nodes=nodes, before_ms=before_ms))
+            if not nodes:
+                break
+        self.swept += 1
+        log.debug("A workflow or an upload was taken away", extra={"workflow": workflow})
+
+    async def _run(self, lease: Lease, body: Callable[[Transaction], Value]) -> Value:
+        def checked(tr: Transaction) -> Value:
+            leases.check(tr, lease)
+            return body(tr)
+
+        return await self._ports.database.run(checked)

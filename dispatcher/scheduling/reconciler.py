@@ -1,0 +1,255 @@
+"""Reconciling: RQ's copy of the graph is compared with the ledger, steadily and slowly, and mended where it differs.
+
+RQ is told what changes after each commit, so it lags by a moment, and people change it with its own tools. Only a
+difference that stands in two looks is drift: a call that was lost, a key that somebody deleted. It is mended in the
+order of the shard's commits, as everything that RQ is told.
+
+What has ended is not compared again and again. Of a workflow that ended while RQ could not be told, because the
+dispatcher died or Redis lost the last of its log, RQ has jobs that have not ended: by those it is found, however late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import CoditectError
+from dispatcher.ledger.commands import Look, Show
+from dispatcher.ledger.effects import Place, Shown
+from dispatcher.ledger.keyspace import STATUSES
+from dispatcher.ledger.workflows.queries import live, over
+from dispatcher.shards.completions import Answer
+from dispatcher.shards.worker import Desk
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Reads
+from dispatcher.taskgraph.errors import TaskGraphUnavailable
+from dispatcher.taskgraph.port import BATCH, Job, Key, TaskGraph
+from dispatcher.taskgraph.projector import Showing
+
+log = logging.getLogger(__name__)
+
+ROUND_SECONDS = 15.0
+AGAIN_SECONDS = 1.0
+"""Between the two looks."""
+SHARE = 0.02
+"""Of the time that comparing may take: a page is followed by a pause that is so much longer than it took."""
+LONGEST_PAUSE_SECONDS = 30.0
+FEW = 64
+"""Nodes of each of several workflows that are asked for at once."""
+TOGETHER = 32
+"""Workflows whose first nodes are asked for at once."""
+
+
+class Reconciling:
+    """Compares for one dispatcher's desks."""
+
+    def __init__(
+        self,
+        database: Database,
+        desks: Mapping[int, Desk],
+        graph: TaskGraph,
+        round_seconds: float = ROUND_SECONDS,
+    ) -> None:
+        self._round_seconds = round_seconds
+        self._database = database
+        self._desks = desks
+        self._graph = graph
+        self.mended = 0
+        """Jobs that RQ had not, or not as they should be."""
+
+    def open(self, supervisor: Supervisor) -> None:
+        """Begin to go round, and to look for what ended: that does not wait for large workflows to be compared.
+
+        Neither loop is critical: RQ's tools show what differs until one runs again.
+        """
+        supervisor.keep(partial(self._repeat, self.round), name="compare RQ with the ledger", critical=False)
+        supervisor.keep(partial(self._repeat, self.ended), name="compare what ended with RQ", critical=False)
+
+    async def _repeat(self, step: Callable[[], Awaitable[int]]) -> None:
+        while True:
+            await asyncio.sleep(self._round_seconds)
+            try:
+                await step()
+            except TaskGraphUnavailable as error:
+                log.debug("RQ cannot be compared", extra=error.facts)
+            except CoditectError as error:
+                log.info("RQ could not be compared", extra={"reason": str(error)})
+
+    async def round(self) -> int:
+        """Compares every live workflow once; how many jobs were mended.
+
+        Raises: TaskGraphUnavailable; what the store raises.
+        """
+        before = self.mended
+        for desk in tuple(self._desks.values()):
+            if desk.showing is None:
+                continue
+            workflows = await self._database.read(partial(live, shard=desk.shard))
+            if desk.showing.overflowed:
+                desk.showing.reconciled()
+                for workflow in workflows:
+                    desk.put(Show(workflow))
+                continue
+            await self._workflows(desk, desk.showing, workflows)
+        return self.mended - before
+
+    async def ended(self) -> int:
+        """Compares every workflow that has ended and of which RQ has jobs that have not; how many jobs were mended.
+
+        Raises: TaskGraphUnavailable; what the store raises.
+        """
+        before = self.mended
+        for desk in tuple(self._desks.values()):
+            if desk.showing is None:
+                continue
+            await desk.showing.told()  # what has just ended is not to be looked at
+            began = _now()
+            found = (await self._graph.unfinished(desk.shard)).workflows
+            await _rest(began)
+            if found:
+                ended = await self._database.read(partial(over, shard=desk.shard, workflows=found))
+                await self._workflows(desk, desk.showing, ended)
+        return self.mended - before
+
+    async def _workflows(self, desk: Desk, showing: Showing, workflows: Sequence[str]) -> None:
+        """Compares these workflows, pages of all of them together, with one pass over the shard's queues."""
+        if not workflows:
+            return
+        began = _now()
+        queued = (await self._graph.unfinished(desk.shard)).queued
+        async for places in _pages(self._database, workflows):
+            if desk.closed:
+                return
+            wrong = await _differing(desk, showing, self._graph, places, queued)
+            await _rest(began)
+            await self._mend(desk, showing, wrong)
+            began = _now()
+
+    async def _mend(self, desk: Desk, showing: Showing, first: Collection[Job]) -> None:
+        wrong = await _standing(desk, showing, self._graph, first)
+        if wrong:
+            self.mended += len(wrong)
+            log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(wrong)})
+            for workflow, nodes in _by_workflow(wrong).items():
+                await _show(desk, workflow, nodes)
+
+
+async def drift(
+    database: Database, desk: Desk, showing: Showing, graph: TaskGraph, workflows: Sequence[str]
+) -> AsyncIterator[set[Job]]:
+    """The jobs of these workflows that RQ has otherwise or not at all, in two looks, by the page; nothing is mended.
+
+    While a page waits for its second look the next ones get their first.
+
+    Raises: TaskGraphUnavailable; what the store raises.
+    """
+    now = asyncio.get_running_loop().time
+    waiting = deque[tuple[float, set[Job]]]()
+    queued = (await graph.unfinished(desk.shard)).queued
+    async for places in _pages(database, workflows):
+        if wrong := await _differing(desk, showing, graph, places, queued):
+            waiting.append((now() + AGAIN_SECONDS, wrong))
+        while waiting and waiting[0][0] <= now():
+            yield await _still(desk, showing, graph, waiting.popleft()[1])
+    for due, wrong in waiting:
+        await asyncio.sleep(due - now())
+        yield await _still(desk, showing, graph, wrong)
+
+
+async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[Place]]:
+    """Their nodes, by the page; of small workflows many are read at once."""
+    page: list[Place] = []
+    for at in range(0, len(workflows), TOGETHER):
+        together = workflows[at : at + TOGETHER]
+        for workflow, nodes in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
+            page += [Place(workflow, node) for node in nodes]
+            after = nodes[-1] if len(nodes) == FEW else None
+            while after is not None:
+                others = await database.read(partial(_names, workflow=workflow, after=after))
+                page += [Place(workflow, node) for node in others]
+                after = others[-1] if len(others) == BATCH else None
+                while len(page) >= BATCH:
+                    yield page[:BATCH]
+                    del page[:BATCH]
+        while len(page) >= BATCH:
+            yield page[:BATCH]
+            del page[:BATCH]
+    if page:
+        yield page
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _rest(began: float) -> None:
+    """Leaves the rest of the time to others."""
+    await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
+
+
+async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    """Those of a page that differ in a second look, too, and just as before."""
+    if not first:
+        return set()
+    await asyncio.sleep(AGAIN_SECONDS)
+    return await _still(desk, showing, graph, first)
+
+
+async def _still(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    second = await _differing(desk, showing, graph, [Place(job.workflow, job.node) for job in first])
+    return second.intersection(first)
+
+
+async def _differing(
+    desk: Desk, showing: Showing, graph: TaskGraph, places: Sequence[Place], queued: Collection[Key] = ()
+) -> set[Job]:
+    """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
+    jobs = [showing.job(one) for one in await _seen(desk, tuple(places))]
+    await showing.told()
+    found = await graph.difference(jobs, queued)
+    wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
+    return {job for job in jobs if (job.workflow, job.node) in wrong}
+
+
+async def _seen(desk: Desk, places: tuple[Place, ...]) -> list[Shown]:
+    """Those of the nodes that there are, as they are now, in as many turns as they take."""
+    seen: list[Shown] = []
+    while places:
+        answer: Answer[list[Shown]] = Answer()
+        desk.put(Look(places), answer)
+        if not (found := await answer.future):
+            break
+        seen += found
+        places = places[places.index(found[-1].place) + 1 :]
+    return seen
+
+
+async def _show(desk: Desk, workflow: str, nodes: tuple[str, ...]) -> None:
+    """Has these shown, in as many turns as they take."""
+    while nodes:
+        answer: Answer[tuple[str, ...]] = Answer()
+        desk.put(Show(workflow, nodes), answer)
+        nodes = await answer.future
+
+
+def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
+    found = tr.get_ranges([STATUSES.range((workflow,)) for workflow in workflows], limit=FEW)
+    return [[str(STATUSES.unpack(key)[1]) for key, _ in rows] for rows in found]
+
+
+def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:
+    begin, end = STATUSES.range((workflow,))
+    if after:
+        begin = STATUSES.pack((workflow, after)) + b"\0"
+    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(begin, end, limit=BATCH)]
+
+
+def _by_workflow(jobs: Collection[Job]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for job in jobs:
+        found[job.workflow] = (*found.get(job.workflow, ()), job.node)
+    return found

@@ -1,0 +1,204 @@
+"""Proposing: what RQ has queued is claimed as room appears; what RQ does not bring is claimed without it.
+
+RQ holds the backlog, and the bridge takes from it by priority what its capability has room for. When it brings nothing
+of a capability although there is room and the ledger knows of ready nodes, for as long as `PATIENCE_SECONDS`, or when
+Redis does not answer, the ready index is claimed from instead.
+
+The room for whatever is on its way to the claim is kept until the claim is committed, so that no more comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from coditect.agent.heartbeat import TASK_PREFIX
+from coditect.errors import CoditectError, Retryable
+from coditect.wire.control import Verb
+from dispatcher.ledger.commands import Asked, Command, Proposed, Show
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.workflows.queries import live
+from dispatcher.ports import Ports
+from dispatcher.shards.completions import NOTHING, Settle
+from dispatcher.shards.ownership import Tenure
+from dispatcher.taskgraph.bridge import Bridge
+from dispatcher.taskgraph.port import Proposal, Request, RequestKind, TaskGraph
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 1.0
+LOOK_SECONDS = 0.25
+MOST_OF_A_COMMAND = 64
+"""Nodes that are claimed by one command."""
+CLAIM_BYTES = 4_000
+"""What the claim of one node adds to a turn, about: so many share one as would by commands of their own."""
+
+
+class Proposing:
+    """Serves the bridge for one dispatcher's desks."""
+
+    def __init__(self, ports: Ports, tenure: Tenure, graph: TaskGraph | None) -> None:
+        self._ports = ports
+        self._tenure = tenure
+        self._graph = graph
+        self._brought: dict[str, float] = {}
+        """When RQ brought last what was claimed, by capability."""
+        self._waiting: dict[str, float] = {}
+        """Since when there has been room for what waits, by capability."""
+        self._rounds = 0
+        self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
+
+    def open(self) -> None:
+        """Begin to bring what waits to the desks: from RQ, and without it."""
+        self._ports.background.keep(self._without_rq, name=f"{TASK_PREFIX}backlogs", critical=True)
+        if self.bridge is not None:
+            self.bridge.open(self._ports.background)
+
+    def nudge(self) -> None:
+        """There is room, or something waits for it."""
+        if not any(desk.backlog for desk in self._tenure.desks.values()):
+            return
+        if self.bridge is not None:
+            self.bridge.wake()
+            if self.bridge.available:
+                return
+        for capability in self.room():
+            self._fill(capability)
+
+    # -- for the bridge ---------------------------------------------------------------------------------
+
+    def shards(self) -> Collection[int]:
+        """The shards that are worked for here."""
+        return tuple(self._tenure.desks)
+
+    def room(self) -> Mapping[str, int]:
+        """How many nodes would be published now, by capability: of those that wait, as many as there is room for."""
+        waiting = {capability for desk in self._tenure.desks.values() for capability in desk.backlog}
+        found = {capability: self._ports.window.room_for(capability) for capability in waiting}
+        return {capability: room for capability, room in found.items() if room > 0}
+
+    async def proposed(self, proposals: Sequence[Proposal]) -> None:
+        """They are claimed, if the ledger agrees. What there is no room for any more is not, and RQ has it back."""
+        shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
+        room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
+        groups: dict[tuple[int, str], list[Place]] = {}
+        for workflow, node, capability in proposals:
+            left = room.get(capability, 0)
+            if left > 0:
+                room[capability] = left - 1
+            groups.setdefault((shards[workflow], capability if left > 0 else ""), []).append(Place(workflow, node))
+        for (shard, kept), places in groups.items():
+            for first in range(0, len(places), MOST_OF_A_COMMAND):
+                self._propose(shard, kept, tuple(places[first : first + MOST_OF_A_COMMAND]))
+
+    def _propose(self, shard: int, capability: str, places: tuple[Place, ...]) -> None:
+        """Room is kept for them, if a capability is named, until they are claimed or are not going to be."""
+        settle: Settle = NOTHING
+        if capability:
+            self._ports.window.keep(capability, len(places))
+            settle = _Kept(self, capability, len(places))
+        self._put(shard, Proposed(places, capability), settle, size_bytes=CLAIM_BYTES * len(places))
+
+    def settled(self, capability: str, number: int, *, claimed: bool) -> None:
+        """What RQ brought of a capability, so many, was claimed, or none of it was."""
+        self._ports.window.free(capability, number)
+        if claimed:
+            self._brought[capability] = asyncio.get_running_loop().time()
+
+    def tell(self, place: Place) -> None:
+        """RQ is told what the node is, or the node is claimed."""
+        self._propose(self._shard_of(place.workflow), "", (place,))
+
+    def _shard_of(self, workflow: str) -> int:
+        return shard_of(workflow, self._tenure.count)
+
+    def _put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int = 0) -> None:
+        if not self._tenure.put(shard, command, settle, size_bytes=size_bytes):
+            settle.undone()
+
+    async def requested(self, requests: Sequence[Request]) -> None:
+        """What people asked for with RQ's tools; a job that a stock worker took is told what it is."""
+        for request in requests:
+            place = Place(request.workflow, request.node)
+            body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
+            match request.kind:
+                case RequestKind.CANCEL:
+                    self._put(self._shard_of(place.workflow), Asked(Verb.CANCEL, body), _Answered(self, place))
+                case RequestKind.REQUEUE:
+                    self._put(self._shard_of(place.workflow), Asked(Verb.REDRIVE, body), _Answered(self, place))
+                case RequestKind.STRAY:
+                    self.tell(place)
+
+    async def forgotten(self, shards: Collection[int]) -> None:
+        """RQ does not have these shards: all their live workflows are shown anew, or with the bridge's next look."""
+        assert self._graph is not None
+        for shard in shards:
+            try:
+                workflows = await self._ports.database.read(partial(live, shard=shard))
+            except Retryable as error:
+                log.info("A shard could not be shown anew", extra={"shard": shard, "reason": str(error)})
+                return
+            for workflow in workflows:
+                self._tenure.put(shard, Show(workflow), NOTHING, size_bytes=0)
+            await self._graph.remember(shard)
+
+    # -- without RQ -------------------------------------------------------------------------------------
+
+    async def _without_rq(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            self._waiting = {capability: self._waiting.get(capability, now) for capability in self.room()}
+            for capability, since in self._waiting.items():
+                brought = max(since, self._brought.get(capability, 0.0))
+                if self.bridge is None or not self.bridge.available or now - brought >= PATIENCE_SECONDS:
+                    self._fill(capability)
+
+    def _fill(self, capability: str) -> None:
+        """Shares the room among the shards where something waits for it, another one first each time."""
+        if not self._ports.ways.from_index:
+            return
+        desks = [desk for desk in self._tenure.desks.values() if capability in desk.backlog]
+        self._rounds += 1
+        first = self._rounds % len(desks) if desks else 0
+        for left, desk in zip(range(len(desks), 0, -1), desks[first:] + desks[:first], strict=True):
+            desk.fill(capability, -(-self._ports.window.room_for(capability) // left))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Frees the room that was kept for what RQ brought."""
+
+    proposing: Proposing
+    capability: str
+    number: int
+
+    def done(self, answer: Any) -> None:
+        """They were claimed by now, or are not going to be."""
+        claimed = not isinstance(answer, CoditectError) and answer > 0
+        self.proposing.settled(self.capability, self.number, claimed=claimed)
+
+    def undone(self) -> None:
+        """The shard is another's."""
+        self.proposing.settled(self.capability, self.number, claimed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """Has RQ told what became of a request: where it was refused, or changed nothing, it would stand for ever."""
+
+    proposing: Proposing
+    place: Place
+
+    def done(self, answer: Any) -> None:
+        """One that may be repeated stands, and comes again."""
+        if not isinstance(answer, Retryable):
+            self.proposing.tell(self.place)
+
+    def undone(self) -> None:
+        """The shard's new owner finds the request."""

@@ -1,0 +1,74 @@
+"""Markers: whether a broker is the one that a shard was built on.
+
+A *marker* is an empty quorum queue, `coditect.epoch.<uuid>`. It goes when the broker loses its data, and nothing makes
+it again. It is declared before a shard records it, so a recorded marker that is missing says that everything which was
+published before is missing, too. Its absence may be wrong (somebody deleted the queue): then nodes are published twice.
+What had not begun runs once, since an older publication is stale; what runs is run again, and its first result is late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coditect.aio.clock import Clock
+from coditect.broker.port import Broker
+from coditect.broker.topology import marker_queue
+from coditect.errors import SetupError
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import MARKERS
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Reads
+
+log = logging.getLogger(__name__)
+
+PREFIX = "coditect.epoch."
+
+
+class Markers:
+    """Looks for markers at the broker, for one dispatcher."""
+
+    def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
+        self._clock = clock
+        self._broker = broker
+        self._database = database
+        self._looking = asyncio.Lock()
+        self._latest = ""
+
+    async def of_broker(self, known: str) -> str:
+        """The marker to be built on: the known one if it is there, else another shard's, else a new one.
+
+        Empty when none can be made, because the process may not declare: then nothing is noticed.
+
+        Raises: BrokerUnavailable; what `Database.read` raises.
+        """
+        if await self.is_there(known):
+            return known
+        async with self._looking:
+            others = {self._latest, *await self._database.read(recorded)} - {"", known}
+            for other in sorted(others):
+                if await self.is_there(other):
+                    return other
+            return await self._new(known)
+
+    async def is_there(self, marker: str) -> bool:
+        """Whether the broker has this marker; of an empty one it has not. Raises: BrokerUnavailable."""
+        return bool(marker) and await self._broker.stats(marker) is not None
+
+    async def _new(self, known: str) -> str:
+        marker = f"{PREFIX}{self._clock.new_id()}"
+        try:
+            await self._broker.declare(marker_queue(marker))
+        except SetupError as error:
+            fix = "allow the dispatcher to declare, or run `coditect doctor --rebuild` when the broker lost its data"
+            log.warning("No marker can be made", extra={"reason": str(error), "fix": fix})
+            return known
+        self._latest = marker
+        log.info("The broker was given a marker", extra={"marker": marker, "before": known or None})
+        return marker
+
+
+def recorded(tr: Reads) -> list[str]:
+    """The markers that the shards have recorded, each once."""
+    found = [str(versions.MARKER.unpack(row)[0]) for _, row in tr.get_range(*MARKERS.range())]
+    return list(dict.fromkeys(found))

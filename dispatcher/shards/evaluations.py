@@ -1,0 +1,126 @@
+"""Evaluations: expressions that cost much are evaluated in a thread, between two transactions.
+
+They may take seconds on a slow machine, which no transaction may, and on SQLite every other one would wait. What they
+see does not change meanwhile: the node's predecessors have ended. It is left over in the ledger until it is done, so
+the shard's next owner begins it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import InputError, Retryable
+from coditect.model.result import Failure
+from coditect.workflow.definition import Node
+from coditect.workflow.expressions import Account, Scope
+from dispatcher.ledger import definitions
+from dispatcher.ledger.commands import Evaluated
+from dispatcher.ledger.definitions import known
+from dispatcher.ledger.effects import Place
+from dispatcher.ledger.errors import DamagedValue
+from dispatcher.ledger.keyspace import STATUSES
+from dispatcher.ledger.nodes.advance import element_of, evaluation_key
+from dispatcher.ledger.nodes.inputs import Inputs, before, failure_of, inputs_of, scope_of
+from dispatcher.ledger.rows import NodeRow
+from dispatcher.shards.completions import Settle
+from dispatcher.store.port import Database
+from dispatcher.store.transaction import Reads
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 0.2
+"""Before what could not be read is read again."""
+
+
+class Evaluations:
+    """Those of one shard, one after the other."""
+
+    def __init__(
+        self,
+        shard: int,
+        database: Database,
+        background: Supervisor,
+        aside: set[bytes],
+        put: Callable[[Evaluated, Settle], None],
+    ) -> None:
+        """`aside` are the keys of what is left over and not gone on with; `put` takes what came of it."""
+        self._shard = shard
+        self._database = database
+        self._background = background
+        self._aside = aside
+        self._put = put
+        self._tokens: dict[bytes, str] = {}
+        self._turn = asyncio.Lock()
+
+    def begin(self, place: Place, token: str) -> None:
+        """Has the node's expressions evaluated, unless that is under way."""
+        key = evaluation_key(self._shard, place)
+        if self._tokens.get(key) == token:
+            return
+        self._tokens[key] = token
+        self._aside.add(key)
+        self._background.start(self._evaluate(key, place, token), name=f"expressions of {place.task_id}")
+
+    async def _evaluate(self, key: bytes, place: Place, token: str) -> None:
+        async with self._turn:
+            while self._tokens.get(key) == token:
+                try:
+                    told = await evaluate(self._database, place)
+                except Retryable as error:
+                    log.info("What expressions see could not be read", extra={"reason": str(error)})
+                    await asyncio.sleep(AGAIN_SECONDS)
+                else:
+                    self._put(Evaluated(place, token, told), _Taken(self, key, token))
+                    return
+
+    def taken(self, key: bytes, token: str) -> None:
+        """What came of it is committed, or refused: it is no longer under way."""
+        if self._tokens.get(key) == token:
+            del self._tokens[key]
+            self._aside.discard(key)
+
+    def close(self) -> None:
+        """Nothing more is begun here, and nothing is read again."""
+        self._tokens.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Lets go of an evaluation."""
+
+    evaluations: Evaluations
+    key: bytes
+    token: str
+
+    def done(self, answer: Any) -> None:
+        """The ledger has it."""
+        self.evaluations.taken(self.key, self.token)
+
+    def undone(self) -> None:
+        """The shard's next owner begins it anew."""
+        self.evaluations.taken(self.key, self.token)
+
+
+async def evaluate(database: Database, place: Place) -> Inputs | Failure:
+    """What the node's expressions say, or why they say nothing. Raises: Retryable when the store does not answer."""
+    try:
+        node, scope, has_elements, account = await database.read(lambda tr: _seen(tr, place))
+        return await asyncio.to_thread(inputs_of, node, scope, account, has_elements=has_elements)
+    except (InputError, DamagedValue) as error:
+        return failure_of(error)
+
+
+def _seen(tr: Reads, place: Place) -> tuple[Node, Scope, bool, Account]:
+    definition = definitions.find(tr, place)
+    if definition is None:
+        raise InputError("There is no such node any more", node=place.node)
+    node, account = known(place, definition), Account()
+    rows = tr.get_many([STATUSES.pack(one) for one in before(node, place.workflow)])
+    told = [None if row is None else NodeRow.unpack(row) for row in rows]
+    has_elements = tr.get(STATUSES.pack(element_of(place, 0))) is not None
+    return node, scope_of(tr, place, node, told, account), has_elements, account

@@ -1,0 +1,127 @@
+"""What one shard has under way, in memory: published nodes whose end nobody has told. Made again from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Window
+from dispatcher.ledger.effects import Moved, Place
+
+
+@dataclass(slots=True)
+class Flight:
+    """One publication under way."""
+
+    capability: str
+    level: str
+    publication: int
+    published_ms: int
+    """Milliseconds since the epoch."""
+    fence: int = 0
+    agent: str = ""
+    """Who said that it runs; empty when nobody did."""
+    heard: float = 0.0
+    """When there was news of it last, or could not have been any: on the loop's clock, in seconds."""
+    apart: bool = False
+    """It went to an agent's own queue: its start says nothing of the capability's queue."""
+    heartbeat_ms: int = 0
+    """How long the agent may be silent, where the node says so."""
+
+
+class Flights:
+    """The flights of one shard, counted in the dispatcher's window. Instants are on the loop's clock."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._flights: dict[Place, Flight] = {}
+        self.started: dict[tuple[str, str], int] = {}
+        """By capability and level the last publication that is known to have started."""
+        self._others: dict[Place, int] = {}
+        self._doubtful = 0
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __iter__(self) -> Iterator[tuple[Place, Flight]]:
+        return iter(tuple(self._flights.items()))
+
+    def get(self, place: Place) -> Flight | None:
+        """The flight of this node; None when it has none."""
+        return self._flights.get(place)
+
+    def follow(self, moved: Moved, now: float) -> None:
+        """Takes in that a node changed its state."""
+        row = moved.row
+        if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
+            flight = self._flights.get(moved.place)
+            if flight is None:
+                self._window.begin(moved.capability)
+                flight = Flight(moved.capability, moved.level, row.publication, 0)
+                self._flights[moved.place] = flight
+            flight.apart = flight.apart and flight.publication == row.publication
+            flight.publication, flight.published_ms = row.publication, row.published_ms or 0
+            flight.fence, flight.agent, flight.heard = row.fence, row.agent, now
+            flight.heartbeat_ms = row.heartbeat_ms or 0
+            if row.agent:
+                self._note_start(flight)
+        elif (flight := self._flights.pop(moved.place, None)) is not None:
+            completed = moved.state is TaskState.COMPLETED
+            if completed:
+                self._note_start(flight)
+            self._window.end(flight.capability, completed=completed)
+
+    def set_apart(self, place: Place) -> None:
+        """It goes to an agent's own queue, not to the capability's."""
+        if (flight := self._flights.get(place)) is not None:
+            flight.apart = True
+
+    def _note_start(self, flight: Flight) -> None:
+        if flight.apart:
+            return
+        queue = flight.capability, flight.level
+        if flight.publication > self.started.get(queue, 0):
+            self.started[queue] = flight.publication
+
+    def agree(self, found: Sequence[Moved], now: float) -> None:
+        """Takes in all that the ledger has under way; what it does not have has ended."""
+        for place in self._flights.keys() - {moved.place for moved in found}:
+            self._window.end(self._flights.pop(place).capability)
+        for moved in found:
+            row, flight = moved.row, self._flights.get(moved.place)
+            known = None if flight is None else (flight.publication, flight.fence, flight.agent)
+            if known != (row.publication, row.fence, row.agent):
+                self.follow(moved, now)
+
+    def hear(self, place: Place, fence: int, now: float) -> None:
+        """Its agent says that it still runs, which is no news for the ledger, if that is what is under way."""
+        flight = self._flights.get(place)
+        if flight is not None and flight.fence == fence:
+            flight.heard = now
+        else:
+            self._others[place] = fence
+
+    def take_others(self) -> dict[Place, int]:
+        """What else was said to run since this was asked last, and under which fence."""
+        others, self._others = self._others, {}
+        return others
+
+    def grant(self, now: float) -> None:
+        """Nobody could be heard until now: nobody was silent."""
+        for flight in self._flights.values():
+            flight.heard = now
+
+    def doubt(self, last: int) -> None:
+        """The broker may not have what was published up to this number."""
+        self._doubtful = max(self._doubtful, last)
+
+    def doubts(self, flight: Flight) -> bool:
+        """Whether the broker may have nothing to give to another when the flight's agent is gone."""
+        return flight.publication <= self._doubtful
+
+    def close(self) -> None:
+        """The shard is another's: nothing of it counts here any more."""
+        for flight in self._flights.values():
+            self._window.end(flight.capability)
+        self._flights.clear()

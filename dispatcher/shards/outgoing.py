@@ -1,0 +1,68 @@
+"""What a dispatcher publishes: tasks of owned nodes, cancels, events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Mapping
+from types import MappingProxyType
+
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError
+from coditect.model.ids import AgentId
+from coditect.model.task import Task
+from coditect.wire import mail, routing
+from coditect.wire.target import pinned_message
+from coditect.wire.tasks import task_message
+from coditect.workflow.states import TaskState
+from dispatcher.ledger.effects import Effects, Place
+from dispatcher.ports import Ports
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 30.0
+TYPES: Mapping[TaskState, str] = MappingProxyType(
+    {state: f"node.{state.value}" for state in TaskState}
+    | {TaskState.WORKING: "node.started", TaskState.RETRY_WAIT: "node.retrying"}
+)
+"""Type of the event that a node has come into a state."""
+
+
+def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
+    """Publishes an owned node's task; done when the broker has it. Raises: as `Broker.publish`.
+
+    To an `agent`'s own queue or to anybody; Unroutable or Overloaded when that agent's is gone or full.
+    """
+    message = task_message(task)
+    if not agent:
+        return broker.publish(
+            message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=PUBLISH_SECONDS
+        )
+    return broker.publish(
+        pinned_message(message, task),
+        exchange=routing.AGENTS,
+        routing_key=routing.next_key(AgentId(agent)),
+        timeout_seconds=PUBLISH_SECONDS,
+        wait_when_full=False,
+    )
+
+
+async def send_cancel(broker: Broker, place: Place, publication: int) -> None:
+    """Tells every agent that nobody wants the node any more; best effort: its result would be refused anyway."""
+    letter = mail.cancel(place.task_id, reason="canceled", publication=publication)
+    try:
+        await broker.publish(letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
+    except CoditectError as error:
+        log.info("A cancel reached nobody", extra={"task_id": place.task_id, "reason": str(error)})
+
+
+def tell(ports: Ports, effects: Effects) -> None:
+    """Tells the fleet what happened, and the agents what is not wanted any more."""
+    for notice in effects.notices:
+        ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
+    for moved in effects.moved:
+        type_ = TYPES[moved.state]
+        if ports.events.heard(type_, moved.place.workflow):
+            facts = {"node": moved.place.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
+            ports.events.emit(type_, subject=moved.place.workflow, state=moved.state.value, **facts)
+    for place, publication in effects.cancels:
+        ports.background.start(send_cancel(ports.broker, place, publication), name="cancel")

@@ -1,0 +1,343 @@
+"""Tenure: which shards this dispatcher works for, by the leases, and a desk for each of them.
+
+Every step renews, takes and gives shards (`layers/shards.py`). A shard that came gets its queues and its desk; one that
+went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
+
+A dispatcher that had no broker, or no store, for as long as a lease lasts can do nothing for its shards: it gives them
+up, so that the others take them, and takes its share again when it is healed. In a store that is this process's alone
+nobody else could take them, and they are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+from coditect.agent.heartbeat import TASK_PREFIX
+from coditect.broker.port import Consumer, Delivery
+from coditect.broker.topology import shard_queues
+from coditect.errors import CoditectError, InputError, Retryable, SetupError
+from coditect.wire import routing
+from dispatcher.counters import Counters
+from dispatcher.ledger import leases, shards
+from dispatcher.ledger.commands import Command
+from dispatcher.ledger.leases import Lease, Pulse
+from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.workflows.republish import built
+from dispatcher.liveness.ping import Pings
+from dispatcher.ports import Ports
+from dispatcher.shards.broker_epoch import Markers
+from dispatcher.shards.completions import Settle
+from dispatcher.shards.orphans import Patrol
+from dispatcher.shards.results import Arrivals
+from dispatcher.shards.status_cache import Overviews
+from dispatcher.shards.worker import Desk
+from dispatcher.store.transaction import Transaction
+from dispatcher.taskgraph.port import TaskGraph
+from dispatcher.taskgraph.projector import Showing
+
+log = logging.getLogger(__name__)
+
+NAME = "dispatcher"
+RESULTS_PREFETCH = 500
+CONTROL_PREFETCH = 200
+LEAVE_SECONDS = 5.0
+STEP_SECONDS = 0.2
+"""How long the step that is under way is waited for before all shards are handed over."""
+GIVE_UP_SECONDS = 1.0
+"""How long the shards that are given up may take to close."""
+CANCEL_SECONDS = 0.1
+"""How long the broker is waited for when a shard closes; what it still delivers goes back."""
+
+
+def new_owner() -> str:
+    """A name for one life of one dispatcher: never used again."""
+    return f"{NAME}-{os.getpid()}-{token_hex(4)}"
+
+
+class Tenure:
+    """The shards of one dispatcher. `async with` takes part; leaving it hands all shards over."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        owner: str,
+        pings: Pings,
+        graph: TaskGraph | None = None,
+        evict: Callable[[str], Awaitable[object]] | None = None,
+        wanted: int = shards.DEFAULT_SHARDS,
+    ) -> None:
+        self.owner = owner
+        self.count = wanted
+        self.desks: dict[int, Desk] = {}
+        self._ports = ports
+        self._pings = pings
+        self.on_request: Callable[[Delivery], None] = Delivery.requeue
+        """Takes what comes to a shard's control queue; set before entering."""
+        self._graph = graph
+        self._evict = evict
+        self.on_room: Callable[[], None] = lambda: None
+        """Something waits for room, or there is some; set before entering."""
+        self.markers = Markers(ports.broker, ports.database, ports.clock)
+        self._returns = 0
+        self.counters = Counters()
+        self._consumers: dict[int, list[Consumer]] = {}
+        self._pulses: dict[str, Pulse] = {}
+        self._beat = 0
+        self._task: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+        self._missed = {"broker": 0.0, "store": 0.0}
+        """For how many seconds there was none of it, as far as this process ran."""
+        self.cut_off_from = ""
+        """Why the shards were given up: the broker or the store; empty when they were not."""
+
+    async def __aenter__(self) -> Self:
+        self._ports.broker.on_return(self.returned)
+        self.count = await self._ports.database.run(self._begin)
+        await self._step()
+        keep = partial(self._ports.background.keep, critical=True, until=self._ending.is_set)
+        self._task = keep(self._keep, name=f"{TASK_PREFIX}the leases")
+        if not self._ports.database.exclusive:
+            keep(self._watch, name=f"{TASK_PREFIX}broker and store, for the leases")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.hand_over()
+
+    async def hand_over(self) -> None:
+        """Gives all shards away, in less than a second whatever the broker does. Idempotent."""
+        if self._ending.is_set():
+            return
+        self._ending.set()
+        if self._task is not None and not (await asyncio.wait((self._task,), timeout=STEP_SECONDS))[0]:
+            self._task.cancel()  # it waits for the broker, or for the store as what follows would
+            await asyncio.wait((self._task,))
+        await asyncio.gather(*(self._close(shard) for shard in tuple(self.desks)))
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._ports.database.run(lambda tr: shards.leave(tr, self.owner))
+        except (TimeoutError, CoditectError) as unsaid:
+            log.warning("The shards were not handed over; their leases will lapse", extra={"reason": repr(unsaid)})
+
+    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+        """Lays the command on the shard's desk; False when the shard is not worked for here."""
+        desk = self.desks.get(shard)
+        if desk is None or desk.closed:
+            return False
+        desk.put(command, settle, size_bytes=size_bytes)
+        return True
+
+    # -- steps ------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while not self._ending.is_set():
+            due = max(due + shards.STEP_MS / 1000, loop.time())
+            try:
+                async with asyncio.timeout(max(0.0, due - loop.time())):
+                    await self._ending.wait()
+                return
+            except TimeoutError:
+                pass
+            if self.cut_off_from == "broker" and not self._ports.broker.connected:
+                continue
+            try:
+                await self._step()
+            except Retryable as error:
+                log.warning("A step of the leases did not come through", extra={"reason": str(error)})
+
+    async def _watch(self) -> None:
+        """Give the shards up when the broker or the store is missed for as long as a lease lasts."""
+        now = asyncio.get_running_loop().time
+        while not self._ending.is_set():
+            looked = now()
+            await asyncio.sleep(shards.STEP_MS / 1000)
+            passed = min(now() - looked, leases.TTL_MS / 1000 / leases.LOOKS_PER_TTL)  # more, and we stood still
+            self._missed["store"] += passed
+            self._missed["broker"] = 0.0 if self._ports.broker.connected else self._missed["broker"] + passed
+            gone = next((name for name, seconds in self._missed.items() if seconds * 1000 >= leases.TTL_MS), "")
+            if gone and not self.cut_off_from and not self._ending.is_set():
+                self.cut_off_from = gone
+                await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Close every shard; say so in the store if the store is there, so that nobody waits for the lease to lapse."""
+        facts = {"cut_off_from": self.cut_off_from, "shards": sorted(self.desks)}
+        log.warning("The dispatcher was cut off for as long as a lease lasts: it gives its shards up", extra=facts)
+        start = self._ports.background.start
+        closing = [start(self._close(shard), name=f"close shard {shard}") for shard in tuple(self.desks)]
+        if closing:
+            await asyncio.wait(closing, timeout=GIVE_UP_SECONDS)
+        if self.cut_off_from == "broker":
+            try:
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    await self._ports.database.run(lambda tr: leases.leave(tr, self.owner))
+            except (TimeoutError, CoditectError) as unsaid:
+                log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
+
+    def _begin(self, tr: Transaction) -> int:
+        """Fix the number of shards; in a store that is this process's alone every other owner has ended."""
+        if self._ports.database.exclusive:
+            leases.expire_others(tr, self.owner)
+        return shards.fix_count(tr, self.count)
+
+    def _look(self, beats: Mapping[str, int]) -> None:
+        now_ms = round(asyncio.get_running_loop().time() * 1000)
+        self._pulses = leases.look(self._pulses, beats, now_ms=now_ms)
+
+    async def _step(self) -> None:
+        self._beat += 1
+        beat, pulses = self._beat, tuple(self._pulses.values())
+        busy = frozenset(self.desks)
+        step = await self._ports.database.run(
+            lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses, busy=busy)
+        )
+        self._missed["store"], self.cut_off_from = 0.0, ""
+        self._look(step.beats)
+        owned = {int(lease.name[1]): lease for lease in step.owned}
+        for shard in tuple(self.desks):
+            desk = self.desks.get(shard)
+            if desk is not None and (shard not in owned or desk.closed):
+                log.info("A shard is not worked for here any more", extra={"shard": shard})
+                await self._close(shard)
+        for shard in step.to_give:
+            log.info("A shard is handed over", extra={"shard": shard})
+            await self._close(shard)
+        for shard, lease in owned.items():
+            if shard not in self.desks and shard not in step.to_give:
+                await self._try_to_open(shard, lease)
+        if step.to_give:
+            await self._step()
+
+    async def _try_to_open(self, shard: int, lease: Lease) -> None:
+        """Opens it, if nothing of its own is in the way: then the next step tries again, and the others are opened."""
+        try:
+            await self._open(shard, lease)
+        except (InputError, SetupError) as error:
+            log.warning("A shard could not be opened; it is tried again", extra={"shard": shard, "reason": str(error)})
+
+    async def _open(self, shard: int, lease: Lease) -> None:
+        if lease.previous and lease.previous != self.owner and self._evict is not None:
+            await self._evict(lease.previous)
+        broker = self._ports.broker
+        await broker.declare(shard_queues(shard, quorum=self._ports.quorum))
+        showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
+        known = await self._ports.database.read(lambda tr: built(tr, shard))
+        desk = Desk(
+            lease,
+            self._ports,
+            on_lost=self._lost,
+            nudge=self._nudge,
+            showing=showing,
+            marker=known.marker,
+            counters=self.counters,
+        )
+        returns = self._returns
+        await self._check(desk)
+        try:
+            await desk.open()
+            self.desks[shard] = desk
+            if returns != self._returns:
+                await self._check(desk)
+            patrol = Patrol(desk, broker, self._ports.clock, self._pings)
+            name = f"{TASK_PREFIX}patrol {shard}"
+            self._ports.background.keep(patrol.run, name=name, critical=True, until=lambda: desk.closed)
+            listened = await self._consume(shard, desk)
+        except Exception:  # half open it would stay so, deaf or beside its successor: the next step opens another
+            self.desks[shard] = desk
+            await self._close(shard)
+            raise
+        if listened:
+            log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
+
+    async def _consume(self, shard: int, desk: Desk) -> bool:
+        """Listen to the shard's queues. False when it was closed meanwhile: what comes would go back for ever."""
+        consumers: list[Consumer] = []
+        self._consumers[shard] = consumers
+        for queue, take, prefetch in (
+            (routing.results_queue(shard), Arrivals(desk).take, RESULTS_PREFETCH),
+            (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
+        ):
+            consumer = await self._ports.broker.consume(
+                queue, take, prefetch=prefetch, group=queue, on_lost=desk.alarm.deafened
+            )
+            if self._consumers.get(shard) is not consumers:
+                await self._cancel([consumer])
+                return False
+            consumers.append(consumer)
+        desk.alarm.listen(consumers)
+        return True
+
+    async def returned(self) -> None:
+        """A connection to the broker stands again: what is not with this broker is published anew.
+
+        Raises: BrokerUnavailable; what `Database.read` raises.
+        """
+        self._returns += 1
+        for desk in self.desks.values():
+            desk.alarm.hold()
+        found: dict[str, str] = {}
+        for desk in tuple(self.desks.values()):
+            if desk.marker not in found:
+                found[desk.marker] = await self.markers.of_broker(desk.marker)
+            self._build_on(desk, found[desk.marker])
+
+    async def _check(self, desk: Desk) -> None:
+        self._build_on(desk, await self.markers.of_broker(desk.marker))
+
+    def _build_on(self, desk: Desk, marker: str) -> None:
+        if marker == desk.marker:
+            return
+        if desk.marker:
+            log.warning(
+                "The broker is not the one that the shard knew; what was published is published anew",
+                extra={"shard": desk.shard, "marker": marker, "before": desk.marker},
+            )
+        desk.rebuild(marker, marker)
+
+    async def _close(self, shard: int) -> None:
+        await self._cancel(self._consumers.pop(shard, []))
+        desk = self.desks.pop(shard, None)
+        if desk is not None:
+            await desk.close()
+
+    async def _cancel(self, consumers: Sequence[Consumer]) -> None:
+        start = self._ports.background.start
+        ends = [start(one.cancel(), name=f"end of {one.queue}") for one in consumers]
+        if ends:
+            await asyncio.wait(ends, timeout=CANCEL_SECONDS)
+
+    def _nudge(self) -> None:
+        self.on_room()
+
+    def _lost(self, shard: int) -> None:
+        self._ports.background.start(self._close(shard), name=f"close shard {shard}")
+
+    def overviews(self, workflow: str) -> Overviews | None:
+        """What is known in memory about the workflow's shard; None when it is not worked for here."""
+        desk = self.desks.get(shard_of(workflow, self.count))
+        return None if desk is None or desk.closed else desk.overviews
+
+    def figures(self) -> dict[str, Any]:
+        """What it works on, for whoever looks."""
+        return {
+            "owner": self.owner,
+            "shards": sorted(self.desks),
+            "under_way": sum(len(desk.flights) for desk in self.desks.values()),
+            "refused": self.counters.refused,
+            "late": self.counters.late,
+            "unrecorded": self.counters.unrecorded,
+            "strange": self.counters.strange,
+            "dropped": self.counters.dropped,
+            "restarts": self._ports.background.health.deaths.total(),
+        }

@@ -1,0 +1,400 @@
+"""One shard's desk: everything that is said about its workflows, taken in turns.
+
+A turn is one transaction over all that has arrived, up to a bound. What follows from it is done in order once it is
+committed: deliveries are settled and requests answered, then what it claimed is published, and the next turn clears
+from the outbox what the broker has confirmed. A crash anywhere repeats a step, and every step is idempotent.
+
+The desk is open as long as the shard's lease is this dispatcher's. A commit that finds it lost closes the desk, and
+whatever is on it goes back unsettled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from coditect.errors import CoditectError, Retryable, Unroutable
+from coditect.model.value import value
+from coditect.wire.control import Progress
+from coditect.workflow.states import TaskState
+from dispatcher.counters import Counters
+from dispatcher.ledger.book import Terms
+from dispatcher.ledger.commands import Command, Fill, Finished, GoOn, Lost, Proposed, Rebuild, Returned, Show
+from dispatcher.ledger.definitions import Caches, Definitions
+from dispatcher.ledger.effects import Effects, Place, Publication
+from dispatcher.ledger.errors import LostLease
+from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.workflows.continuations import SetAside
+from dispatcher.ports import Ports
+from dispatcher.shards import batch as turn
+from dispatcher.shards.backoff import Later
+from dispatcher.shards.completions import NOTHING, Filled, Rebuilt, Refused, Settle
+from dispatcher.shards.evaluations import Evaluations
+from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.outgoing import tell
+from dispatcher.shards.publisher import Sendings
+from dispatcher.shards.recover import Opening, learn
+from dispatcher.shards.status_cache import Overviews
+from dispatcher.shards.timers import Alarm
+from dispatcher.store.errors import StoreFailed
+from dispatcher.taskgraph.projector import Showing
+
+log = logging.getLogger(__name__)
+
+MOST_COMMANDS = 256
+MOST_BYTES = 1_000_000
+RETRY_SECONDS = 0.2
+CLOSE_SECONDS = 0.5
+"""How long a desk that closes waits for the broker's confirms, and for RQ to be told."""
+IDLE_SECONDS = 0.2
+"""After so long without a turn the outbox is cleared by one of its own."""
+MOST_FILL = 500
+MOST_TRIES = 5
+"""To record how an attempt ended, with pauses that grow: six seconds in all."""
+
+
+@value
+class Entry:
+    """A command on the desk."""
+
+    command: Command
+    settle: Settle
+    size_bytes: int = 0
+    tries: int = 0  # that were refused before
+
+
+class Desk:
+    """Works for one shard until it is closed or the lease is lost."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        ports: Ports,
+        *,
+        on_lost: Callable[[int], None],
+        nudge: Callable[[], None],
+        showing: Showing | None = None,
+        marker: str = "",
+        counters: Counters | None = None,
+    ) -> None:
+        self.shard = int(lease.name[1])
+        self._lease = lease
+        self._ports = ports
+        self._on_lost = on_lost
+        self._nudge = nudge
+        self.showing = showing
+        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
+        self._entries: deque[Entry] = deque()
+        self._singly = 0
+        """So many of the first entries have a turn each: one of them failed a turn that they shared."""
+        self._apart = False  # whether that is so of the turn that is under way
+        self._wake = asyncio.Event()
+        self._definitions = Definitions()
+        self._later = Later(lambda: self.put(GoOn()))
+        self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
+        self._unsure = False
+        """A try may be committed of which memory knows nothing."""
+        self._confirmed: list[int] = []
+        self._sendings = Sendings(ports.broker, self._published)
+        self._unsent: deque[Effects] = deque()
+        """Of transactions that are committed: what is yet to be published and told."""
+        self._flush: asyncio.TimerHandle | None = None
+        self.alarm = Alarm(self.shard, ports, self.put)
+        self._work: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.flights = Flights(ports.window)
+        self.overviews = Overviews()
+        self.backlog: dict[str, None] = {}
+        """Capabilities that have ready nodes which nobody claimed, as far as is known."""
+        self.marker = marker
+        """Of the broker that the shard was built on, or is about to be."""
+        self.closed = False
+        self._counters = counters or Counters()
+        self._lost = False
+        """The shard is another's, by a commit that was refused: no other one is tried."""
+
+    async def open(self) -> None:
+        """Learns what is under way; what may not have been published is published anew."""
+        self._take_up(await self._ports.database.read(lambda tr: learn(tr, self.shard)))
+        self.alarm.open()
+        keep = partial(self._ports.background.keep, until=lambda: self.closed)
+        self._work = keep(self._take_turns, name=f"desk {self.shard}", critical=True)
+        if self.showing is not None:
+            self._tasks.append(keep(self.showing.run, name=f"showing {self.shard}", critical=False))
+        self._nudge()
+
+    def _take_up(self, found: Opening) -> None:
+        """What the ledger has under way and memory does not know was not published: it is published anew."""
+        known = {flight.publication for _, flight in self.flights}
+        waiting = {moved.row.publication for moved in found.flights if moved.state is TaskState.PUBLISHED} - known
+        for unsent in found.rows:
+            if unsent.publication in waiting:
+                self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
+            elif unsent.publication not in known:
+                self._confirmed.append(unsent.publication)
+        self.flights.agree(found.flights, asyncio.get_running_loop().time())
+        self.flights.doubt(found.doubtful)
+        self.backlog |= dict.fromkeys(found.backlog)
+        if found.has_todo:
+            self.put(GoOn())
+        self.alarm.set(found.next_due_ms)
+
+    async def close(self) -> None:
+        """Finishes the turn that is under way; what is still on the desk goes back."""
+        self.closed = True
+        self._wake.set()
+        if self._work is not None and self._work is not asyncio.current_task():
+            await asyncio.wait((self._work,))
+        if not self._lost:
+            self._send()
+        last = () if self.showing is None else (self.showing.tell_last(CLOSE_SECONDS),)
+        await asyncio.gather(self._clear_last(), *last)
+        self._give_back()
+
+    async def _clear_last(self) -> None:
+        """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
+        if not self._lost:
+            await self._sendings.settled(CLOSE_SECONDS)
+        if self._confirmed and not self._lost:
+            try:
+                await self._commit([])
+            except LostLease as error:
+                self._refused(error)
+            except CoditectError as error:
+                log.debug("The outbox was not cleared", extra={"shard": self.shard, "reason": str(error)})
+
+    def _give_back(self) -> None:
+        self.closed = True
+        self._unsent.clear()
+        self.alarm.close()
+        self._later.close()
+        self._evaluations.close()
+        for handle in (self._flush, *self._tasks):
+            if handle is not None:
+                handle.cancel()
+        if self.showing is not None:
+            self.showing.close()
+        while self._entries:
+            self._entries.popleft().settle.undone()
+        self.flights.close()
+
+    def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
+        """Publishes anew all that was published before; nothing else is sent until the ledger knows of it.
+
+        When the broker was `kept` what may run is left alone, and what is on its way goes on. Settled with the last
+        publication number before it. The same occasion again does nothing.
+        """
+        if not kept:
+            self._sendings.hold(recall=marker != self.marker)
+        self.marker = marker
+        again = partial(self.rebuild, marker, occasion, kept=kept)
+        self.put(Rebuild(marker, occasion, kept), Rebuilt(self.flights.doubt if kept else self._go_on, again, settle))
+
+    def _go_on(self, last: int) -> None:
+        self._confirmed.extend(self._sendings.go_on(last))
+
+    def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
+        """Lays a command on the desk."""
+        if self.closed:
+            settle.undone()
+            return
+        self._entries.append(Entry(command, settle, size_bytes, tries))
+        self._wake.set()
+
+    def hear(self, progress: Progress) -> None:
+        """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
+        self.flights.hear(Place(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time())
+
+    async def _take_turns(self) -> None:
+        self._wake.set()  # for what a loop before this one was woken for, and died
+        while not self.closed:
+            await self._wake.wait()
+            self._wake.clear()
+            while (self._entries or self._confirmed or self._unsure) and not self.closed:
+                await self._turn(self._batch())
+
+    def _batch(self) -> list[Entry]:
+        batch, size_bytes = list[Entry](), 0
+        self._apart = self._singly > 0
+        most = 1 if self._apart else MOST_COMMANDS
+        self._singly = max(0, self._singly - 1)
+        while self._entries and len(batch) < most:
+            if batch and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
+                break
+            batch.append(self._entries.popleft())
+            size_bytes += batch[-1].size_bytes
+        return batch
+
+    async def _turn(self, batch: list[Entry]) -> None:
+        try:
+            await self._commit(batch)
+            batch = []  # settled: what fails from here on gives none of it back
+            await self._catch_up()
+        except LostLease as error:
+            self._refused(error)
+            self._lose(batch)
+        except StoreFailed:
+            self._lose(batch)
+            raise
+        except Retryable as error:
+            log.warning("The store does not take a turn", extra={"shard": self.shard, "reason": str(error)})
+            self._entries.extendleft(reversed(batch))
+            if isinstance(error, SetAside):
+                self._later.set_aside(error)
+            await asyncio.sleep(RETRY_SECONDS)
+        except Exception as error:  # the boundary of turns: a bad command takes no other with it
+            if not batch:
+                raise
+            self._refuse(batch, error)
+
+    def _refuse(self, batch: list[Entry], error: Exception) -> None:
+        """Refuses the command that cannot be done, alone either and without what would follow from it.
+
+        Whose end cannot be recorded, again and again, has failed; then its message is given up.
+        """
+        if len(batch) > 1 or not self._apart:
+            self._entries.extendleft(reversed(batch))
+            self._singly = len(batch)
+            return
+        log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self.shard})
+        (entry,) = batch
+        refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
+        if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
+            entry.settle.done(refusal)
+        elif entry.tries < MOST_TRIES:
+            again = partial(self.put, entry.command, entry.settle, size_bytes=entry.size_bytes, tries=entry.tries + 1)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS * 2**entry.tries, again)
+        else:
+            self._counters.unrecorded += 1
+            self.put(entry.command.unrecorded(error), Refused(entry.settle, refusal))
+
+    def _refused(self, error: LostLease) -> None:
+        self._lost = True
+        self._counters.refused += 1
+        log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
+
+    def _lose(self, batch: list[Entry]) -> None:
+        for entry in batch:
+            entry.settle.undone()
+        self._give_back()
+        self._on_lost(self.shard)
+
+    async def _commit(self, batch: list[Entry]) -> None:
+        commands, confirmed, self._confirmed = [entry.command for entry in batch], self._confirmed, []
+        now_ms, chance, room = self._ports.clock.now_ms(), self._ports.clock.chance(), self._ports.window.room()
+        caches = Caches(self._definitions, frozenset(self._later.aside))
+        one = turn.Turn(self._lease, self._terms, caches, commands, confirmed, room, now_ms, chance, self._apart)
+        try:
+            done = await self._ports.database.run(lambda tr: turn.run(tr, one))
+        except BaseException:
+            self._confirmed.extend(confirmed)
+            self._doubt()
+            raise
+        if done.repeated:
+            self._doubt()
+        self._count(done.effects)
+        self._entries.extendleft(reversed(batch[len(done.answers) :]))
+        try:
+            for entry, answer in zip(batch, done.answers, strict=False):
+                entry.settle.done(answer)
+        finally:
+            self._after(done.effects)
+
+    def _doubt(self) -> None:
+        """A try may be committed that nobody heard of; until memory knows of it the ledger answers state queries."""
+        self._unsure = True
+        self.overviews.clear()
+        self._definitions = Definitions()
+
+    def _count(self, effects: Effects) -> None:
+        """What is under way, and what waits: before anything is settled, which may free room for others."""
+        now = asyncio.get_running_loop().time()
+        self._counters.late += effects.late
+        self._counters.strange += effects.strange
+        self.overviews.note(effects.runs)
+        self._definitions.note(effects.definitions)
+        for moved in effects.moved:
+            self.flights.follow(moved, now)
+            if moved.state is TaskState.READY:
+                self.backlog[moved.capability] = None
+        for publication in effects.publications:
+            if publication.agent:
+                self.flights.set_apart(publication.place)
+
+    def _after(self, effects: Effects) -> None:
+        """The next turn's transaction runs, in its own thread, while what follows from this one is sent."""
+        self._unsent.append(effects)
+        asyncio.get_running_loop().call_soon(self._send)
+        if self.showing is not None:
+            for workflow in effects.unshown:
+                self.put(Show(workflow))
+        if effects.proposed:
+            self.put(Proposed(tuple(effects.proposed)))
+        for evaluation in effects.evaluations:
+            self._evaluations.begin(*evaluation)
+        if effects.unfinished:
+            self.put(GoOn())
+        if effects.timers:
+            self.alarm.look_again()
+        self._nudge()
+
+    def _send(self) -> None:
+        while self._unsent:
+            effects = self._unsent.popleft()
+            for publication in effects.publications:
+                self._sendings.send(publication)
+            tell(self._ports, effects)
+            if self.showing is not None:
+                self.showing.follow(effects)
+
+    def _published(self, publication: Publication, error: BaseException | None) -> None:
+        if error is None:
+            self._confirmed.append(publication.number)
+            if self._ports.window.note_queue(publication.task.capability):
+                self._nudge()
+        if self.closed:
+            return
+        if error is None:
+            if self._flush is None or self._flush.cancelled():
+                self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
+        elif isinstance(error, Unroutable):
+            self._ports.window.note_no_queue(publication.task.capability)
+            self.put(Returned(publication.place, publication.number))
+        else:
+            log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
+            lost = Lost(publication.place, publication.number)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.put, lost)
+
+    def _clear_outbox(self) -> None:
+        self._flush = None
+        self._wake.set()
+
+    async def _catch_up(self) -> None:
+        """Memory learns what an unheard try claimed, ended, left over or set a timer for.
+
+        Behind a commit that was heard of: nothing of an earlier one is written after it.
+        """
+        if not self._unsure or self.closed:
+            return
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
+        self._unsure = False
+        self._take_up(found)
+        self._nudge()
+
+    def fill(self, capability: str, room: int) -> None:
+        """Claims so many of a capability from the ready index; the room is kept for them until that is done."""
+        room = min(room, MOST_FILL)
+        if room > 0 and capability in self.backlog:
+            del self.backlog[capability]
+            self._ports.window.keep(capability, room)
+            self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
+
+    def _filled(self, capability: str, room: int, more: bool) -> None:
+        """It is done, or is not going to be; there may be more of it."""
+        self._ports.window.free(capability, room)
+        if more:
+            self.backlog[capability] = None
+            self._nudge()

@@ -1,0 +1,63 @@
+"""RQ's keys, as stock 2.12 has them, and the few of our own beside them.
+
+::
+
+    rq:queues                          set      keys of all queues
+    rq:queue:<queue>                   list     ids of the queued jobs, oldest first
+    rq:job:<id>                        hash     the job; `coditect_state` in it is ours: the last state we gave it
+    rq:job::<id>:dependencies          set      ids it waits for (two colons); kept whole
+    rq:job:<id>:dependents             set      ids that wait for it; one is taken out when it is queued
+    rq:deferred|scheduled|finished|failed|canceled:<queue>   sorted set  ids, the scores are in `moves`
+    rq:wip:<queue>                     sorted set  <id>:<execution> of started jobs, score +inf
+    rq:executions:<id>                 sorted set  execution ids, score +inf
+    rq:execution:<id>:<execution>      hash     since when, and by whom
+    rq:results:<id>                    stream   outcomes, at most ten
+    coditect:told:failed|canceled:<queue>      set     ids that we failed or canceled: what differs, people did
+    coditect:epoch:<shard>             string   written after a reconciliation; gone when Redis was wiped
+
+A queue is `coditect-<level>-<shard>`. A job's id is `<workflow>_<node>`; RQ allows letters, digits, `_` and `-`, so
+every other byte of a node's name is written `-` and two hex digits: node `build[3]` is `build-5b3-5d`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from coditect.model.capability import Priority
+from dispatcher.taskgraph.port import Key
+
+_OTHER = re.compile(rb"[^A-Za-z0-9_]")
+_ESCAPED = re.compile(rb"-([0-9a-f]{2})")
+_JOB_ID = re.compile(r"([A-Za-z0-9-]+)_((?:[A-Za-z0-9_]|-[0-9a-f]{2})+)")
+
+
+def job_id(workflow: str, node: str) -> str:
+    """RQ's id of a node's job."""
+    return f"{workflow}_{node}" if node.isidentifier() and node.isascii() else f"{workflow}_{_escape(node)}"
+
+
+def identity(job: str) -> Key | None:
+    """The workflow and node of a job id; None when it is no id of ours."""
+    found = _JOB_ID.fullmatch(job)
+    if found is None:
+        return None
+    try:
+        return Key(found[1], _ESCAPED.sub(_unescape, found[2].encode()).decode())
+    except UnicodeDecodeError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def queue_name(level: Priority, shard: int) -> str:
+    """RQ's queue of one level and shard."""
+    return f"coditect-{level.value}-{shard}"
+
+
+@lru_cache(maxsize=4096)
+def _escape(node: str) -> str:
+    return _OTHER.sub(lambda found: b"-%02x" % found[0][0], node.encode()).decode()
+
+
+def _unescape(found: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(found[1].decode())

@@ -1,0 +1,339 @@
+"""The task graph's in-memory twin: same behaviour, one process, and what people and faults do to RQ as methods."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from coditect.model.capability import Priority
+from dispatcher.taskgraph.errors import TaskGraphUnavailable
+from dispatcher.taskgraph.keys import queue_name
+from dispatcher.taskgraph.port import (
+    BATCH,
+    PIECE,
+    Change,
+    Counts,
+    Difference,
+    Job,
+    JobState,
+    Key,
+    Proposal,
+    Request,
+    RequestKind,
+    Unfinished,
+    looks,
+)
+from dispatcher.taskgraph.records import MOST_DEPENDENCIES, change_to
+
+_ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
+
+
+@dataclass(slots=True)
+class _Entry:
+    job: Job
+    state: JobState
+    told: JobState
+    """The last state that the dispatcher gave it."""
+    after: tuple[Key, ...]
+    results: dict[str, bytes] = field(default_factory=dict)
+
+
+class MemoryTaskGraph:
+    """Keeps the jobs as RQ would.
+
+    For tests: `failing` refuses every call from the next one on, `wipe` loses everything, `lose` one job;
+    `cancel`, `requeue` and `stray` do what stock RQ's tools and workers do.
+    """
+
+    def __init__(self) -> None:
+        self.failing = False
+        self._jobs: dict[Key, _Entry] = {}
+        self._dependents: dict[Key, dict[Key, None]] = {}
+        self._queues: dict[str, list[Key]] = {}
+        self._known: set[int] = set()
+        self._incarnations: dict[str, int] = {}
+        self._turn = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Makes the jobs that are not there."""
+        self._check("create")
+        there: list[Job] = []
+        for job in jobs:
+            key = Key(job.workflow, job.node)
+            if key in self._jobs:
+                there.append(job)
+                continue
+            after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
+            entry = _Entry(job, job.state, job.state, tuple(Key(job.workflow, node) for node in after))
+            self._jobs[key] = entry
+            self._queues.setdefault(_queue(job), [])
+            if job.state is JobState.QUEUED:
+                self._queues[_queue(job)].append(key)
+            if job.state is JobState.DEFERRED:
+                self._depend(key, entry)
+                if self._met(entry):
+                    self._enqueue(key, entry)
+        return there
+
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Sets the states, then queues those whose last predecessor is finished."""
+        self._check("tell")
+        lost = [change for change in changes if Key(change.workflow, change.node) not in self._jobs]
+        for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
+            ids = [(Key(one.workflow, one.node), one) for one in page]
+            there = [(key, one) for key, one in ids if key in self._jobs]
+            for key, change in there:
+                self._change(key, self._jobs[key], change)
+            held = {key for key, change in there if change.state is JobState.DEFERRED}
+            for key, change in there:
+                if change.state is JobState.FINISHED:
+                    self._release(key, held)
+        return lost
+
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
+        """Takes queued jobs, the urgent first."""
+        self._check("adopt")
+        left = {capability: number for capability, number in room.items() if number > 0}
+        if not shards or not left:
+            return []
+        at_most = min(BATCH, sum(left.values()))
+        taken: list[Key] = []
+        for level in Priority:
+            self._adopt_level(self._in_turn(shards, level), left, taken, at_most)
+        self._turn += 1
+        return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
+
+    def _adopt_level(self, queues: list[list[Key]], left: dict[str, int], taken: list[Key], most: int) -> None:
+        back: list[list[Key]] = [[] for _ in queues]
+        seen, full = looks(most), [*zip(queues, back, strict=True)]
+        while full and len(taken) < most and seen > 0:
+            share, left_over = -(-(most - len(taken)) // len(full)), []
+            for queue, stay in full:
+                number = min(share, most - len(taken), seen)
+                ids, queue[:] = queue[:number], queue[number:]
+                seen -= len(ids)
+                if len(ids) == number:
+                    left_over.append((queue, stay))
+                for key in ids:
+                    (taken if self._fits(key, left) else stay).append(key)
+            full = left_over
+        if len(taken) < most and queues[0]:
+            first = self._turn // len(queues) * PIECE % len(queues[0])
+            behind = [key for key in queues[0][first : first + PIECE] if len(taken) < most and self._fits(key, left)]
+            taken += behind
+            for key in behind:
+                queues[0].remove(key)
+        for queue, stay in zip(queues, back, strict=True):
+            queue[:0] = stay
+
+    def _in_turn(self, shards: Collection[int], level: Priority) -> list[list[Key]]:
+        """The queues of a level, another one first each time."""
+        names = [queue_name(level, shard) for shard in shards]
+        first = self._turn % len(names)
+        return [self._queues.setdefault(name, []) for name in names[first:] + names[:first]]
+
+    def _fits(self, key: Key, left: dict[str, int]) -> bool:
+        """Whether the queued job is taken: of those that are proposed, what has room."""
+        entry = self._jobs[key]
+        if entry.told is JobState.FAILED:
+            return True
+        fits = left.get(entry.job.capability, 0) > 0
+        if fits:
+            left[entry.job.capability] -= 1
+        return fits
+
+    async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
+        """Forgets jobs."""
+        self._check("remove")
+        for node in nodes:
+            key = Key(workflow, node)
+            self._dependents.pop(key, None)
+            if (entry := self._jobs.pop(key, None)) is not None:
+                self._unqueue(key, entry)
+
+    async def counts(self, shards: Collection[int]) -> Counts:
+        """What stock tools count."""
+        self._check("counts")
+        names = [queue_name(level, shard) for shard in shards for level in Priority]
+        counts = {name: dict.fromkeys(JobState, 0) for name in names}
+        for entry in self._jobs.values():
+            if (name := _queue(entry.job)) in counts:
+                counts[name][entry.state] += 1
+        return Counts(counts)
+
+    async def requests(self, shards: Collection[int]) -> list[Request]:
+        """What people did."""
+        self._check("requests")
+        found = [
+            Request(*key, kind)
+            for key, entry in self._jobs.items()
+            if entry.job.shard in shards and (kind := _asked(entry.state, entry.told)) is not None
+        ]
+        return found[:BATCH]
+
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+        """Compares the jobs with what is here."""
+        self._check("difference")
+        found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
+        return Difference(
+            tuple(job for job, entry in found if entry is None),
+            tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
+        )
+
+    async def unfinished(self, shard: int) -> Unfinished:
+        """What has not ended, and is not asked for."""
+        self._check("unfinished")
+        entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
+        queued = {Key(one.job.workflow, one.job.node) for one in entries if one.state is JobState.QUEUED}
+        return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
+
+    async def remember(self, shard: int) -> None:
+        """Notes the shard."""
+        self._check("remember")
+        self._known.add(shard)
+
+    async def incarnation(self, store: str, begun: int = 0) -> int:
+        """Keeps the highest until the next wipe."""
+        self._check("incarnation")
+        before = self._incarnations.get(store, 0)
+        self._incarnations[store] = max(before, begun)
+        return before
+
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """Those that were noted since the last wipe."""
+        self._check("known")
+        return self._known.intersection(shards)
+
+    def state(self, workflow: str, node: str) -> JobState | None:
+        """A job's state, for tests; None when there is no such job."""
+        entry = self._jobs.get(Key(workflow, node))
+        return None if entry is None else entry.state
+
+    def result(self, workflow: str, node: str) -> list[bytes]:
+        """The outcomes in a job's stream, for tests."""
+        return [*self._jobs[Key(workflow, node)].results.values()]
+
+    def wipe(self) -> None:
+        """Loses everything, as a Redis that came back empty."""
+        self._jobs.clear()
+        self._dependents.clear()
+        self._queues.clear()
+        self._known.clear()
+        self._incarnations.clear()
+
+    def lose(self, workflow: str, node: str) -> None:
+        """Loses one job's hash, as with `DEL rq:job:<key>`."""
+        key = Key(workflow, node)
+        self._unqueue(key, self._jobs.pop(key))
+
+    def cancel(self, workflow: str, node: str) -> None:
+        """As RQ's `Job.cancel`."""
+        self._by_hand(Key(workflow, node), JobState.CANCELED)
+
+    def requeue(self, workflow: str, node: str) -> None:
+        """As `rq requeue` of a failed job."""
+        self._by_hand(Key(workflow, node), JobState.QUEUED)
+
+    def stray(self, workflow: str, node: str) -> None:
+        """As a stock worker that takes a queued job: it fails."""
+        self._by_hand(Key(workflow, node), JobState.FAILED)
+
+    def _check(self, step: str) -> None:
+        if self.failing:
+            raise TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason="failing")
+
+    def _by_hand(self, key: Key, state: JobState) -> None:
+        entry = self._jobs[key]
+        self._unqueue(key, entry)
+        entry.state = state
+        if state is JobState.QUEUED:
+            self._queues[_queue(entry.job)].append(key)
+
+    def _change(self, key: Key, entry: _Entry, change: Change) -> None:
+        if entry.state == entry.told == change.state and not change.anew:
+            if change.entry:
+                _note(entry, change)
+            return
+        self._unqueue(key, entry)
+        entry.state = entry.told = change.state
+        match change.state:
+            case JobState.QUEUED:
+                self._queues[_queue(entry.job)].append(key)
+            case JobState.DEFERRED:
+                self._depend(key, entry)
+            case _:
+                _note(entry, change)
+
+    def _unqueue(self, key: Key, entry: _Entry) -> None:
+        if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
+            queue.remove(key)
+
+    def _start(self, entry: _Entry) -> bool:
+        """Whether its node is proposed: a failed job that a person requeued is a request."""
+        if entry.told is JobState.QUEUED:
+            entry.told = JobState.STARTED
+        entry.state = JobState.STARTED
+        return entry.told is not JobState.FAILED
+
+    def _is_as(self, entry: _Entry, job: Job) -> bool:
+        key = Key(job.workflow, job.node)
+        waits = (key in self._dependents.get(parent, {}) for parent in entry.after)
+        return entry.state == entry.told == job.state and (job.state is not JobState.DEFERRED or all(waits))
+
+    def _depend(self, key: Key, entry: _Entry) -> None:
+        for parent in entry.after:
+            self._dependents.setdefault(parent, {})[key] = None
+
+    def _release(self, parent: Key, held: set[Key]) -> None:
+        dependents = self._dependents.get(parent, {})
+        for key in [*dependents]:
+            entry = self._jobs.get(key)
+            if entry is None or key in held:
+                continue
+            if entry.state is not JobState.DEFERRED:
+                del dependents[key]
+            elif self._met(entry):
+                del dependents[key]
+                self._enqueue(key, entry)
+
+    def _met(self, entry: _Entry) -> bool:
+        parents = [self._jobs.get(parent) for parent in entry.after]
+        return bool(parents) and all(one is not None and one.state is JobState.FINISHED for one in parents)
+
+    def _enqueue(self, key: Key, entry: _Entry) -> None:
+        entry.state = entry.told = JobState.QUEUED
+        self._queues[_queue(entry.job)].append(key)
+
+
+def _note(entry: _Entry, change: Change) -> None:
+    if change.anew and entry.results:
+        return
+    number = change.entry or str(len(entry.results))
+    if change.state is JobState.FINISHED:
+        entry.results.setdefault(number, change.result or b"null")
+    elif change.state is JobState.FAILED:
+        entry.results.setdefault(number, change.error.encode())
+
+
+def _queue(job: Job) -> str:
+    return queue_name(job.level, job.shard)
+
+
+def _asked(state: JobState, told: JobState) -> RequestKind | None:
+    if state is told:
+        return None
+    if state is JobState.CANCELED:
+        return RequestKind.CANCEL
+    if state is JobState.FAILED:
+        return RequestKind.STRAY
+    return RequestKind.REQUEUE if told in (JobState.FAILED, JobState.CANCELED) else None

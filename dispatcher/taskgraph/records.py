@@ -1,0 +1,127 @@
+"""What is written into RQ's keys: rows for the scripts, made from a template that stock RQ itself gives.
+
+The template is the hash that the installed RQ would write for such a job, so that a field which a later version adds
+is there, too. What changes from job to job is filled in by the script.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from redis import Redis
+from rq.job import Job as StockJob
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+
+from dispatcher.taskgraph.function import FUNCTION
+from dispatcher.taskgraph.keys import job_id, queue_name
+from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, Change, Job, JobState
+
+MOST_DATA_BYTES = 4_096
+MOST_ERROR_CHARACTERS = 8_192
+MOST_DEPENDENCIES = 10_000
+"""A job with more predecessors is made without them, and queued only when it is told so."""
+MOST_EDGES = 5_000
+"""Edges in one batch of creations, unless a single job has more."""
+
+KEEP = -1
+"""RQ's time to live of results and failures: until we remove them. A predecessor that RQ forgot would count as met."""
+
+_FILLED = frozenset({"created_at", "data", "origin", "description", "timeout", "status"})
+_DATA_BEGIN = f'["{FUNCTION}", null, '
+_DATA_END = ", {}]"
+
+
+@cache
+def template() -> tuple[str, ...]:
+    """The fields that are alike in all jobs, as `name, value, name, value...`."""
+    job = StockJob.create(
+        FUNCTION, args=("", ""), connection=Redis(), result_ttl=KEEP, failure_ttl=KEEP, serializer=JSONSerializer
+    )
+    fields = {name: value for name, value in job.to_dict().items() if name not in _FILLED}
+    return tuple(str(part) for pair in fields.items() for part in pair)
+
+
+def job_row(job: Job) -> list[Any]:
+    """`id, queue, state, data, description, timeout in seconds, dependencies` of a creation."""
+    after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
+    return [
+        job_id(job.workflow, job.node),
+        queue_name(job.level, job.shard),
+        job.state.value,
+        f"{_DATA_BEGIN}{json.dumps([job.workflow, job.node])}{_DATA_END}",
+        f"{job.node}: {job.capability}",
+        KEEP if job.timeout_ms is None else -(-job.timeout_ms // 1000),
+        [job_id(job.workflow, node) for node in after],
+    ]
+
+
+def change_row(change: Change) -> list[Any]:
+    """`id, queue, state, stream entry, result, error, score when scheduled, anew` of a change."""
+    return [
+        job_id(change.workflow, change.node),
+        queue_name(change.level, change.shard),
+        change.state.value,
+        change.entry,
+        _result(change.result) if change.state is JobState.FINISHED else "",
+        _error(change.error) if change.state is JobState.FAILED else "",
+        "+inf" if change.due_ms is None else str(change.due_ms // 1000),
+        int(change.anew),
+    ]
+
+
+def refusal_row(job: str, queue: str, error: str) -> list[Any]:
+    """The change row that fails a job which is no node's."""
+    return [job, queue, JobState.FAILED.value, "", "", _error(error), "+inf", 0]
+
+
+def change_to(job: Job) -> Change:
+    """The change that gives a job the state it should have, wherever RQ has it now."""
+    return Change(job.workflow, job.node, job.shard, job.level, job.state, anew=True)
+
+
+def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
+    """`RQ's time text, seconds since the epoch, whole seconds, worker, first part of new execution ids`."""
+    moment = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return [utcformat(moment), str(now_ms / 1000), str(now_ms // 1000), worker, nonce]
+
+
+def names_our_function(data: bytes) -> bool:
+    """Whether a job's `data`, possibly compressed by a stock `save`, is JSON that names the one allowed function."""
+    try:
+        written = zlib.decompressobj().decompress(data, MOST_DATA_BYTES)
+    except zlib.error:
+        written = data
+    try:
+        return bool(json.loads(written)[0] == FUNCTION)
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """The jobs in order, in batches bounded by jobs and by edges."""
+    begin, edges = 0, 0
+    for end, job in enumerate(jobs):
+        if end > begin and (end - begin == BATCH or edges + len(job.after) > MOST_EDGES):
+            yield jobs[begin:end]
+            begin, edges = end, 0
+        edges += len(job.after)
+    if begin < len(jobs):
+        yield jobs[begin:]
+
+
+def _result(result: bytes | None) -> str:
+    """As stock keeps a return value; a None is no value there."""
+    if result is None or result == b"null" or len(result) > MOST_RESULT_BYTES:
+        return ""
+    return b64encode(result).decode()
+
+
+def _error(error: str) -> str:
+    return b64encode(zlib.compress(error[:MOST_ERROR_CHARACTERS].encode(errors="replace"))).decode()

@@ -1,0 +1,280 @@
+"""The task graph in the Redis that stock RQ reads: Lua scripts (`scripts`, `queries`) over RQ's own keys."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from redis.commands.core import AsyncScript
+
+from coditect.aio.clock import Clock, SystemClock
+from coditect.model.capability import Priority
+from coditect.registry.connection import RedisConnection
+from coditect.wire import json
+from dispatcher.taskgraph import queries, scripts
+from dispatcher.taskgraph.errors import TaskGraphUnavailable
+from dispatcher.taskgraph.function import FUNCTION
+from dispatcher.taskgraph.keys import identity, job_id, queue_name
+from dispatcher.taskgraph.port import (
+    BATCH,
+    PIECE,
+    Change,
+    Counts,
+    Difference,
+    Job,
+    JobState,
+    Key,
+    Proposal,
+    Request,
+    RequestKind,
+    Unfinished,
+    looks,
+)
+from dispatcher.taskgraph.records import (
+    batches,
+    change_row,
+    change_to,
+    job_row,
+    names_our_function,
+    refusal_row,
+    stamp,
+    template,
+)
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 0.9
+LOOKED_AT = 200
+"""Jobs of each queue and registry that one round trip of a pass over them looks at: a millisecond or two of Redis."""
+MOST_DEPENDENTS = 1_000
+"""Dependents that one round trip looks at; a job with more has them released in several."""
+COUNTED = (
+    JobState.STARTED,
+    JobState.DEFERRED,
+    JobState.SCHEDULED,
+    JobState.FINISHED,
+    JobState.FAILED,
+    JobState.CANCELED,
+)
+
+_REGISTRIES = {state: "wip" if state is JobState.STARTED else state.value for state in COUNTED}
+_FOREIGN = f"Only jobs of the function {FUNCTION} are taken from this queue; enqueue others elsewhere"
+
+Item = TypeVar("Item")
+
+
+class RedisTaskGraph:
+    """RQ's jobs in one Redis database; safe for concurrent calls on one event loop.
+
+    `worker` names this life of this dispatcher: stock tools show it as the worker of what it started.
+    """
+
+    def __init__(
+        self, url: str, *, worker: str, clock: Clock | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        """Connects to nothing yet. Raises: SetupError when the URL is none that Redis knows."""
+        self._worker = worker
+        self._clock = clock or SystemClock()
+        self._connection = RedisConnection(url, timeout_seconds=timeout_seconds, unavailable=_unavailable)
+        self._redis = self._connection.redis
+        self._template = json.dumps(template())
+        self._turn = 0
+        script = self._redis.register_script
+        self._create = script(scripts.CREATE)
+        self._tell = script(scripts.TELL)
+        self._release = script(scripts.RELEASE)
+        self._adopt = script(scripts.ADOPT)
+        self._remove = script(scripts.REMOVE)
+        self._counts = script(queries.COUNTS)
+        self._requests = script(queries.REQUESTS)
+        self._difference = script(queries.DIFFERENCE)
+        self._unfinished = script(queries.UNFINISHED)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connection.close()
+
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Makes the jobs that RQ does not have, in batches; each batch is atomic."""
+        there: list[Job] = []
+        for batch in batches(jobs):
+            rows = json.dumps([job_row(job) for job in batch])
+            there += [
+                batch[number] for number in await self._run("create", self._create, self._stamp(), self._template, rows)
+            ]
+        return there
+
+    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Sets the states and releases dependents, in one round trip for `BATCH` changes."""
+        lost: list[Change] = []
+        for batch in _pages_of_one_each(changes):
+            lost += [batch[number] for number in await self._tell_rows([change_row(one) for one in batch])]
+        return lost
+
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
+        """Takes queued jobs, the urgent first; each is started in the step that takes it."""
+        room = {capability: number for capability, number in room.items() if number > 0}
+        if not shards or not room:
+            return []
+        most = min(BATCH, sum(room.values()))
+        levels = [self._queues(shards, level) for level in Priority]
+        piece = self._turn // len(shards)
+        self._turn += 1
+        given = (json.dumps(levels), json.dumps(room), most, looks(most), piece, PIECE)
+        ours, others = await self._run("adopt", self._adopt, self._stamp(), *given)
+        taken = [(job, queue, text.decode(errors="replace"), True) for job, queue, text in _triples(ours)]
+        taken += [(job, queue, "", names_our_function(data)) for job, queue, data in _triples(others)]
+        proposals: list[Proposal] = []
+        strange: list[tuple[bytes, bytes]] = []
+        for job, queue, capability, may_be in taken:
+            key = identity(job.decode(errors="replace")) if may_be else None
+            if key is None:
+                strange.append((job, queue))
+            else:
+                proposals.append(Proposal(*key, capability))
+        await self._refuse(strange)
+        return proposals
+
+    async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
+        """Forgets jobs with everything about them, in batches."""
+        for page in _pages(nodes):
+            ids = json.dumps([job_id(workflow, node) for node in page])
+            await self._run("remove", self._remove, self._stamp(), ids)
+
+    async def counts(self, shards: Collection[int]) -> Counts:
+        """What stock tools count; one round trip."""
+        queues = [queue_name(level, shard) for shard in shards for level in Priority]
+        registries = json.dumps([_REGISTRIES[state] for state in COUNTED])
+        numbers = iter(await self._run("counts", self._counts, json.dumps(queues), registries))
+        return Counts({queue: {state: next(numbers) for state in (JobState.QUEUED, *COUNTED)} for queue in queues})
+
+    async def requests(self, shards: Collection[int]) -> list[Request]:
+        """What people did with stock tools; one round trip."""
+        queues = [queue_name(level, shard) for shard in shards for level in Priority]
+        found = await self._run("requests", self._requests, json.dumps(queues), BATCH)
+        kinds = zip(found[::2], found[1::2], strict=True)
+        asked = [(RequestKind(kind.decode()), identity(job.decode(errors="replace"))) for kind, job in kinds]
+        return [Request(*job, kind) for kind, job in asked if job is not None]
+
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+        """Compares the jobs with RQ, `BATCH` in a round trip."""
+        missing: list[Job] = []
+        changes: list[Change] = []
+        for page in _pages(expected):
+            rows = [
+                [
+                    job_id(job.workflow, job.node),
+                    queue_name(job.level, job.shard),
+                    job.state,
+                    int(Key(job.workflow, job.node) in queued),
+                ]
+                for job in page
+            ]
+            absent, differing = await self._run("difference", self._difference, json.dumps(rows))
+            missing += [page[number] for number in absent]
+            changes += [change_to(page[number]) for number in differing]
+        return Difference(tuple(missing), tuple(changes))
+
+    async def unfinished(self, shard: int) -> Unfinished:
+        """Goes over the shard's queues and registries, `LOOKED_AT` of each in a round trip."""
+        queues, first = [queue_name(level, shard) for level in Priority], 0
+        workflows: set[str] = set()
+        queued: set[Key] = set()
+        while queues:
+            given = (json.dumps(queues), first, LOOKED_AT)
+            full, found, waiting = await self._run("unfinished", self._unfinished, *given)
+            workflows |= {workflow.decode(errors="replace") for workflow in found}
+            queued |= {key for job in waiting if (key := identity(job.decode(errors="replace"))) is not None}
+            queues, first = [queues[number] for number in full], first + LOOKED_AT
+        return Unfinished(workflows, queued)
+
+    async def remember(self, shard: int) -> None:
+        """Writes this dispatcher's name as the shard's epoch."""
+        await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
+
+    async def incarnation(self, store: str, begun: int = 0) -> int:
+        """Keeps the highest as the score of the store in a sorted set, in one transaction."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zscore(_STORES_KEY, store)
+            pipeline.zadd(_STORES_KEY, {store: begun}, gt=True)
+            before, _ = await self._connection.bounded("incarnation", pipeline.execute())
+        return int(before or 0)
+
+    async def known(self, shards: Collection[int]) -> Collection[int]:
+        """The shards whose epoch is this dispatcher's name."""
+        if not shards:
+            return ()
+        found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
+        return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
+
+    def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
+        """In an order that begins with another shard each time."""
+        queues = [queue_name(level, shard) for shard in shards]
+        first = self._turn % len(queues)
+        return queues[first:] + queues[:first]
+
+    async def _tell_rows(self, rows: list[list[Any]]) -> list[int]:
+        """Applies the rows; the numbers of those without a job."""
+        lost, refused, left = await self._run("tell", self._tell, self._stamp(), json.dumps(rows), MOST_DEPENDENTS)
+        for job in refused:
+            log.error("A key of RQ's job is not what RQ writes; the job keeps its state", extra={"job": job.decode()})
+        for job in left:
+            cursor = b"0"
+            while True:
+                cursor = await self._run("release", self._release, self._stamp(), job, cursor, BATCH)
+                if cursor == b"0":
+                    break
+        return [int(number) for number in lost]
+
+    async def _refuse(self, jobs: list[tuple[bytes, bytes]]) -> None:
+        """Fails jobs that are none of ours: somebody enqueued them into our queue."""
+        if not jobs:
+            return
+        names = [(job.decode(errors="replace"), queue.decode()) for job, queue in jobs]
+        log.warning("A queue of ours had jobs of others; they were failed", extra={"jobs": [job for job, _ in names]})
+        await self._tell_rows([refusal_row(job, queue, _FOREIGN) for job, queue in names])
+
+    async def _run(self, step: str, script: AsyncScript, *arguments: str | bytes | int) -> Any:
+        return await self._connection.bounded(step, script(args=arguments))
+
+    def _stamp(self) -> bytes:
+        nonce = self._clock.new_id().replace("-", "")[:24]
+        return json.dumps(stamp(self._clock.now_ms(), self._worker, nonce))
+
+
+def _triples(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+
+
+def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (items[at : at + BATCH] for at in range(0, len(items), BATCH))
+
+
+def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """In order, in pages that have no job twice: what a script writes last, it has gathered from all."""
+    begin, seen = 0, set[tuple[str, str]]()
+    for end, change in enumerate(changes):
+        key = (change.workflow, change.node)
+        if key in seen or end - begin == BATCH:
+            yield changes[begin:end]
+            begin, seen = end, set()
+        seen.add(key)
+    if begin < len(changes):
+        yield changes[begin:]
+
+
+_STORES_KEY = "coditect:stores"
+
+
+def _epoch_key(shard: int) -> str:
+    return f"coditect:epoch:{shard}"
+
+
+def _unavailable(step: str, reason: str) -> TaskGraphUnavailable:
+    return TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason=reason)

@@ -1,0 +1,61 @@
+"""How many copies of unrouted tasks a flood dropped before they could be answered: the broker counts none of them.
+
+``unrouted`` has every such task once. So what came to lie there, less what was handed out of ``unrouted.notices`` and
+what waits in it, was dropped. That holds while one dispatcher reads the copies, and nobody takes originals away: after
+anything else the count goes on from what it was. What was dropped before the first look is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError
+from coditect.wire import routing
+from dispatcher.counters import Counters
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+
+
+class Dropped:
+    """Counts them for one dispatcher, whenever the copies have come to rest."""
+
+    def __init__(self, broker: Broker, counters: Counters) -> None:
+        self._broker = broker
+        self._counters = counters
+        self.handed_out = 0
+        """Copies that were handed out and did not go back."""
+        self._kept = 0
+        self._base: int | None = None
+        self._balance: int | None = None
+
+    async def run(self) -> None:
+        """Looks every few seconds, until it is canceled."""
+        while True:
+            try:
+                await self._look()
+            except CoditectError:  # copies in hand come again: nothing that was handed out counts any more
+                self._base = None
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        copies = await self._broker.stats(routing.UNROUTED_NOTICES)
+        originals = await self._broker.stats(routing.UNROUTED_QUEUE)
+        if copies is None or originals is None:
+            self._base = None
+            return
+        before, self._balance = self._balance, originals.messages - self.handed_out - copies.messages
+        if self._base is None or copies.consumers != 1 or originals.messages < self._kept:
+            self._base = self._balance - self._counters.dropped
+        elif copies.messages == 0 and self._balance == before:
+            self._count(self._balance - self._base)
+        self._kept = originals.messages
+
+    def _count(self, dropped: int) -> None:
+        if dropped > self._counters.dropped:
+            facts = {"dropped": dropped - self._counters.dropped, "queue": routing.UNROUTED_QUEUE}
+            log.warning("Tasks that nobody takes came too fast: some of their publishers get no answer", extra=facts)
+        self._counters.dropped = max(0, dropped)
