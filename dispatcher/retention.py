@@ -30,7 +30,7 @@ from coditect.errors import CoditectError
 from dispatcher.ledger import answers, idempotency, leases, shards
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.leases import Lease
-from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows import remove
 from dispatcher.ports import Ports
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.port import TaskGraph
@@ -82,7 +82,7 @@ class Sweeper:
             return False
         if lease is None:
             return False
-        while await self._run(lease, removal.index):
+        while await self._run(lease, remove.index):
             pass
         now_ms = self._ports.clock.now_ms()
         await self._keys(lease, now_ms)
@@ -93,10 +93,10 @@ class Sweeper:
         return True
 
     async def _keys(self, lease: Lease, now_ms: int) -> None:
-        await self._run(lease, lambda tr: removal.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
+        await self._run(lease, lambda tr: remove.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
         for layer in (idempotency, answers):
-            expired = removal.MOST_ROWS
-            while expired == removal.MOST_ROWS:
+            expired = remove.MOST_ROWS
+            while expired == remove.MOST_ROWS:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
@@ -105,31 +105,29 @@ class Sweeper:
             return
         read = self._ports.database.read
         for shard in range(await read(shards.fixed_count)):
-            next_ones = partial(removal.shown, shard=shard, before_ms=before_ms, failed=failed)
+            next_ones = partial(remove.shown, shard=shard, before_ms=before_ms, failed=failed)
             while (found := await read(next_ones)).cursor is not None:
                 for workflow in found.workflows:
                     await self._forget_jobs_of(self._graph, workflow)
-                note = partial(removal.note_shown, shard=shard, cursor=found.cursor, failed=failed)
+                note = partial(remove.note_shown, shard=shard, cursor=found.cursor, failed=failed)
                 await self._run(lease, note)
 
     async def _forget_jobs_of(self, graph: TaskGraph, workflow: str) -> None:
         after = ""
-        while nodes := await self._ports.database.read(partial(removal.nodes_of, workflow=workflow, after=after)):
+        while nodes := await self._ports.database.read(partial(remove.nodes_of, workflow=workflow, after=after)):
             await graph.remove(workflow, nodes)
             after = nodes[-1]
 
     async def _condemn(self, lease: Lease, before_ms: int) -> None:
         read = self._ports.database.read
         for shard in range(await read(shards.fixed_count)):
-            for workflow in await read(partial(removal.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED)):
-                await self._run(lease, partial(removal.condemn, workflow=workflow, before_ms=before_ms))
+            for workflow in await read(partial(remove.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED)):
+                await self._run(lease, partial(remove.condemn, workflow=workflow, before_ms=before_ms))
 
     async def _uploads(self, lease: Lease, before_ms: int) -> None:
         after = ""
         while True:
-            found, after = await self._ports.database.read(
-                partial(removal.unfinished, before_ms=before_ms, after=after)
-            )
+            found, after = await self._ports.database.read(partial(remove.unfinished, before_ms=before_ms, after=after))
             for workflow in found:
                 await self._take_apart(lease, workflow, before_ms)
             if not after:
@@ -138,12 +136,12 @@ class Sweeper:
     async def _take_apart(self, lease: Lease, workflow: str, before_ms: int) -> None:
         left = True
         while left:
-            left = await self._run(lease, lambda tr: removal.take_apart(tr, workflow, before_ms=before_ms))
+            left = await self._run(lease, lambda tr: remove.take_apart(tr, workflow, before_ms=before_ms))
         while True:
-            nodes = await self._ports.database.read(partial(removal.nodes_of, workflow=workflow))
+            nodes = await self._ports.database.read(partial(remove.nodes_of, workflow=workflow))
             if nodes and self._graph is not None:
                 await self._graph.remove(workflow, nodes)
-            await self._run(lease, partial(removal.forget, workflow=workflow, nodes=nodes, before_ms=before_ms))
+            await self._run(lease, partial(remove.forget, workflow=workflow, nodes=nodes, before_ms=before_ms))
             if not nodes:
                 break
         self.swept += 1

@@ -15,8 +15,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, Limits, Owner, Task
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.control import (
     PROGRESS_TYPE,
     STARTED_TYPE,
@@ -107,7 +106,7 @@ class ScriptedOwner:
             errors=errors,
             owner=Owner(WORKFLOW, node, str(self.shard), fence),
         )
-        message = wire.task_message(task)
+        message = tasks.task_message(task)
         message = replace(message, headers={**message.headers, **headers})
         if to is None:
             await self.broker.publish(message, exchange=routing.SUBMIT, routing_key=routing.key_of(task))
@@ -119,7 +118,7 @@ class ScriptedOwner:
     def _told(self, delivery: Delivery) -> None:
         message = delivery.message
         match message.type:
-            case wire.RESULT_TYPE:
+            case tasks.RESULT_TYPE:
                 self.messages.append(message)
                 self.results.append(read_owned_result(message))
             case kind if kind == RESULTS_TYPE:
@@ -151,7 +150,7 @@ class ScriptedOwner:
         address = routing.reply_address(message.reply_to)
         assert address is not None
         await self.broker.publish(
-            wire.result_message(outcome, capability=Verb.CLAIM.value),
+            tasks.result_message(outcome, capability=Verb.CLAIM.value),
             exchange=address.exchange,
             routing_key=address.routing_key,
         )

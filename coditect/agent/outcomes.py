@@ -25,8 +25,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.json import dumps
 
 log = logging.getLogger(__name__)
@@ -291,7 +290,7 @@ class Outcomes:
             delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
             return
         capability, priority = routing.parse_task_key(key)
-        owned = wire.owner_of(message)
+        owned = tasks.owner_of(message)
         if owned is not None:
             task_id = TaskId(message.message_id or "")
             task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])

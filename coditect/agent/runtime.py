@@ -49,8 +49,7 @@ from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.mail import Cancel
 
 log = logging.getLogger(__name__)
@@ -192,7 +191,7 @@ class Runtime:
     def _screen(self, delivery: Delivery) -> Task | None:
         """The task of a delivery that needs a slot; everything else is settled from here without one."""
         try:
-            task = by_our_clock(wire.read_task(delivery.message, delivery.routing_key), delivery.message, self._clock)
+            task = by_our_clock(tasks.read_task(delivery.message, delivery.routing_key), delivery.message, self._clock)
             self.addresses.check(task.reply_to)
         except InputError as error:
             self._beside(self._outcomes.refuse(delivery, error))
@@ -304,7 +303,7 @@ class Runtime:
                 held.task.claims and await fetch_input(self._requests.blobs, execution)
             )
             ended = ended or await self._handled(execution, held, started_ms)
-            if len(ended.body) > wire.MAX_BODY_BYTES:
+            if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
         except SentBack:
             await self._outcomes.send_back(execution)

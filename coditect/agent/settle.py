@@ -23,8 +23,7 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome
 from coditect.model.retry import Retry, rung_ms
 from coditect.model.task import Task
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.history import history_header
 from coditect.wire.json import dumps
 from coditect.wire.return_addresses import ReturnAddresses
@@ -69,7 +68,7 @@ class Settler:
             promise.set_result(None)
             return
         self._broker.post(
-            wire.result_message(outcome, capability=task.capability),
+            tasks.result_message(outcome, capability=task.capability),
             promise,
             exchange=address.exchange,
             routing_key=address.routing_key,
@@ -93,7 +92,7 @@ class Settler:
         address = self._address(task)
         if address is None:
             return
-        message = wire.result_message(outcome, capability=task.capability)
+        message = tasks.result_message(outcome, capability=task.capability)
         while True:
             try:
                 if failed is not None:
@@ -169,7 +168,7 @@ class Settler:
         await self._round(task, headers, rung_ms(2 * within_seconds * self._clock.chance(), self._clock.chance()))
 
     async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
-        message = wire.task_message(task)
+        message = tasks.task_message(task)
         await self._broker.publish(
             replace(message, headers={**foreign_headers(headers), **message.headers}),
             exchange=routing.retry_exchange(delay_ms),
@@ -184,14 +183,14 @@ class Settler:
         """
         headers = foreign_headers(message.headers, keep_ours=True)
         headers |= {
-            wire.REASON: failure.reason,
-            wire.AGENT: self._agent_id,
-            wire.ATTEMPT: attempt,
-            wire.ERROR: _error_header(failure),
-            wire.DEAD_AT: self._clock.now_ms(),
+            tasks.REASON: failure.reason,
+            tasks.AGENT: self._agent_id,
+            tasks.ATTEMPT: attempt,
+            tasks.ERROR: _error_header(failure),
+            tasks.DEAD_AT: self._clock.now_ms(),
         }
         if errors:
-            headers[wire.ERRORS] = history_header(tuple(errors))
+            headers[tasks.ERRORS] = history_header(tuple(errors))
         await self._broker.publish(
             replace(message, headers=headers, expiration_ms=None),
             exchange=routing.DEAD,
@@ -228,10 +227,10 @@ def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> d
     """
     kept: dict[str, Any] = {}
     left = _MAX_CARRIED_BYTES
-    for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(wire.PREFIX)):
+    for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(tasks.PREFIX)):
         if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
             continue
-        if name.startswith(wire.PREFIX) and not keep_ours:
+        if name.startswith(tasks.PREFIX) and not keep_ours:
             continue
         size = _carried_bytes(name, value)
         if 0 < size <= left:

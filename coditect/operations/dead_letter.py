@@ -20,8 +20,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.result import Failure
 from coditect.model.task import Limits, Task
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.history import read_history
 from coditect.wire.json import loads
 from coditect.wire.target import task_target
@@ -58,7 +57,7 @@ def revive(delivery: Delivery, letter: DeadLetter, *, now_ms: int, keep_limits: 
     Raises: InvalidTask (or InputError for its capability's name) when it never was a task; an agent would
     only refuse it again.
     """
-    task = wire.read_task(delivery.message, delivery.routing_key)
+    task = tasks.read_task(delivery.message, delivery.routing_key)
     limits = task.limits
     if not keep_limits:
         limits = Limits(
@@ -108,19 +107,19 @@ def read_dead_letter(delivery: Delivery) -> DeadLetter:
     headers = message.headers
     death = _death(message)
     capability, priority = _target(delivery)
-    made_by_agent = isinstance(headers.get(wire.REASON), str)
+    made_by_agent = isinstance(headers.get(tasks.REASON), str)
     return DeadLetter(
         id=message.message_id,
         capability=capability,
         priority=priority,
         reason=_reason(delivery, death),
-        agent_id=_text(headers.get(wire.AGENT)),
-        attempts=_count(headers.get(wire.ATTEMPT), 1 if made_by_agent else 0),
-        error=_failure(headers.get(wire.ERROR)),
-        dead_at_ms=_instant_ms(headers.get(wire.DEAD_AT) or death.get("time")),
+        agent_id=_text(headers.get(tasks.AGENT)),
+        attempts=_count(headers.get(tasks.ATTEMPT), 1 if made_by_agent else 0),
+        error=_failure(headers.get(tasks.ERROR)),
+        dead_at_ms=_instant_ms(headers.get(tasks.DEAD_AT) or death.get("time")),
         body=message.body,
-        redrives=_count(headers.get(wire.REDRIVE), 0),
-        errors=_earlier(headers.get(wire.ERRORS)),
+        redrives=_count(headers.get(tasks.REDRIVE), 0),
+        errors=_earlier(headers.get(tasks.ERRORS)),
         queue=delivery.queue,
     )
 
@@ -134,7 +133,7 @@ def _target(delivery: Delivery) -> tuple[str, Priority]:
 
 
 def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
-    written = _text(delivery.message.headers.get(wire.REASON))
+    written = _text(delivery.message.headers.get(tasks.REASON))
     if written is not None:
         return written
     if delivery.queue == routing.UNROUTED_QUEUE:

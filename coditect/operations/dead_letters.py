@@ -16,8 +16,7 @@ from coditect.broker.port import Broker, Delivery
 from coditect.errors import BrokerUnavailable, CoditectError, InputError, NotFound, Unroutable
 from coditect.model.task import Task
 from coditect.operations.dead_letter import DeadLetter, read_dead_letter, revive
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 
 WINDOW = 100
 """Letters in work at once: a redrive killed half-way repeats at most these."""
@@ -296,7 +295,7 @@ class _Redrive:
             return None
         sent = held.delivery.message
         message = replace(
-            wire.task_message(task),
+            tasks.task_message(task),
             content_type=sent.content_type,
             expiration_ms=sent.expiration_ms if self._keep_limits else None,
             app_id=sent.app_id,

@@ -31,14 +31,14 @@ from typing import Any, Self
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 from coditect.model.task import Owner
-from coditect.wire import tasks as wire
+from coditect.wire import tasks
 from coditect.wire.json import dumps, loads
 
 REQUEST_TYPE = "coditect.control.v1"
 STARTED_TYPE = "coditect.started.v1"
 PROGRESS_TYPE = "coditect.progress.v1"
 
-VERB = wire.PREFIX + "verb"
+VERB = tasks.PREFIX + "verb"
 ANY = "any"
 """The routing key of requests that any dispatcher may take."""
 

@@ -17,8 +17,7 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
@@ -46,11 +45,11 @@ def _garbage(_: Random) -> Letter:
 
 
 def _deep_errors(_: Random) -> Letter:
-    return Letter(body=b'{"milliseconds": 1, "fails": 99}', headers={wire.ERRORS: "[" * DEEP + "]" * DEEP})
+    return Letter(body=b'{"milliseconds": 1, "fails": 99}', headers={tasks.ERRORS: "[" * DEEP + "]" * DEEP})
 
 
 def _many_errors(_: Random) -> Letter:
-    return Letter(headers={wire.ERRORS: json.dumps([{}] * (LONG_BYTES // 4))})
+    return Letter(headers={tasks.ERRORS: json.dumps([{}] * (LONG_BYTES // 4))})
 
 
 def _refused_reply(random: Random) -> Letter:
@@ -60,18 +59,18 @@ def _refused_reply(random: Random) -> Letter:
 
 def _forged_owner(random: Random) -> Letter:
     workflow = f"00000000-0000-7000-8000-{random.getrandbits(48):012x}"
-    owner = {wire.WORKFLOW: workflow, wire.NODE: "n", wire.ORIGIN: "0", wire.FENCE: 1, wire.PUBLICATION: 1}
+    owner = {tasks.WORKFLOW: workflow, tasks.NODE: "n", tasks.ORIGIN: "0", tasks.FENCE: 1, tasks.PUBLICATION: 1}
     return Letter(headers=owner)
 
 
 def _forged_shard(random: Random) -> Letter:
     letter = _forged_owner(random)
-    return Letter(headers={**letter.headers, wire.ORIGIN: f"nowhere-{random.randrange(3)}"})
+    return Letter(headers={**letter.headers, tasks.ORIGIN: f"nowhere-{random.randrange(3)}"})
 
 
 def _odd_numbers(random: Random) -> Letter:
     odd = random.choice((-1, 0, 2**63 - 1, "many", True))
-    return Letter(headers={wire.ATTEMPT: odd, wire.MAX_ATTEMPTS: odd, wire.DEADLINE: odd})
+    return Letter(headers={tasks.ATTEMPT: odd, tasks.MAX_ATTEMPTS: odd, tasks.DEADLINE: odd})
 
 
 def _unknown(random: Random) -> Letter:

@@ -31,15 +31,10 @@ from dispatcher.ledger.commands import (
 )
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, Place, Shown
-from dispatcher.ledger.handlers import finish as collect
-from dispatcher.ledger.handlers import requests as asking
-from dispatcher.ledger.handlers import timeouts as sweep
+from dispatcher.ledger.handlers import finish, requests, timeouts
 from dispatcher.ledger.leases import Lease
-from dispatcher.ledger.nodes import advance
-from dispatcher.ledger.nodes import claim as claiming
-from dispatcher.ledger.workflows import continuations as left_over
-from dispatcher.ledger.workflows import republish as anew
-from dispatcher.ledger.workflows import walks
+from dispatcher.ledger.nodes import advance, claim
+from dispatcher.ledger.workflows import continuations, republish, walks
 from dispatcher.store.errors import (
     BeyondLimit,
     RetriedByRun,
@@ -100,8 +95,8 @@ def run(tr: Transaction, turn: Turn) -> Done:
     except TransactionTooOld as error:
         if tr.earlier.slow + 1 < MOST_SLOW:
             raise
-        if isinstance(error, left_over.Overdue) and len(turn.commands) == 1:
-            raise left_over.SetAside(error.piece, overdue=True) from error
+        if isinstance(error, continuations.Overdue) and len(turn.commands) == 1:
+            raise continuations.SetAside(error.piece, overdue=True) from error
         raise TurnTooLong("It takes longer than a transaction may", commands=len(turn.commands)) from error
     return done
 
@@ -211,7 +206,7 @@ def _claim_proposed(book: Book, place: Place) -> bool:
     if book.node(place) is None:
         return False
     call = book.call(place)
-    if call is not None and book.has_room(call.capability) and claiming.claim(book, place):
+    if call is not None and book.has_room(call.capability) and claim.claim(book, place):
         book.effects.adopted.add(place)
         return True
     book.show(place)
@@ -221,31 +216,31 @@ def _claim_proposed(book: Book, place: Place) -> bool:
 def fill(book: Book, command: Fill) -> bool:
     """Claims from the capability's backlog what there is room for; whether there may be more."""
     book.add_room(command.capability, command.room)
-    places = claiming.backlog(book, command.capability, command.room)
+    places = claim.backlog(book, command.capability, command.room)
     for number, place in enumerate(places):
         if not book.has_room(command.capability) or (number and book.is_full):
             return True
-        claiming.claim(book, place)
+        claim.claim(book, place)
     return len(places) == command.room
 
 
 COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
     {
-        Finished: collect.finished,
-        Began: collect.began,
-        Heard: collect.heard,
-        Claimed: collect.claimed,
-        Lost: collect.lost,
-        Due: sweep.due,
-        Returned: sweep.returned,
+        Finished: finish.finished,
+        Began: finish.began,
+        Heard: finish.heard,
+        Claimed: finish.claimed,
+        Lost: finish.lost,
+        Due: timeouts.due,
+        Returned: timeouts.returned,
         Proposed: propose,
         Fill: fill,
         Show: show,
         Look: look,
         Evaluated: lambda book, command: advance.evaluated(book, command.place, command.token, command.told),
-        GoOn: lambda book, _: left_over.go_on(book),
-        Rebuild: lambda book, command: anew.begin(book, command.marker, command.occasion, kept=command.kept),
-        Asked: asking.ask,
+        GoOn: lambda book, _: continuations.go_on(book),
+        Rebuild: lambda book, command: republish.begin(book, command.marker, command.occasion, kept=command.kept),
+        Asked: requests.ask,
     }
 )
 """Every kind of command, and what it does."""

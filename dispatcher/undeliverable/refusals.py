@@ -19,7 +19,7 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
 from coditect.operations.dead_letter import broker_reason, read_dead_letter
-from coditect.wire import tasks as wire
+from coditect.wire import tasks
 from coditect.wire.json import dumps
 from coditect.wire.target import task_target
 
@@ -41,7 +41,7 @@ class Refusal:
 
     def answer(self, message: Message) -> Message:
         """The result for whoever published it."""
-        return wire.result_message(self._outcome(message), capability=self.capability)
+        return tasks.result_message(self._outcome(message), capability=self.capability)
 
     def owned_answer(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
         """The result for the owner of the task.
@@ -49,8 +49,8 @@ class Refusal:
         Whoever holds a delivery, the broker gives up only what nobody holds. So it is the publication that failed,
         whichever attempt of it was granted last: the result names no fence.
         """
-        told = wire.OwnedResult(replace(owner, fence=NO_FENCE), publication, self._outcome(message), self.capability)
-        return wire.owned_result_message(told, message_id=message_id)
+        told = tasks.OwnedResult(replace(owner, fence=NO_FENCE), publication, self._outcome(message), self.capability)
+        return tasks.owned_result_message(told, message_id=message_id)
 
     def _outcome(self, message: Message) -> Outcome:
         return Outcome(
@@ -85,7 +85,7 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 def given_up(delivery: Delivery) -> Refusal | None:
     """What a task ended as that the broker gave up; None for an agent's dead letter."""
     reason, headers = broker_reason(delivery.message), delivery.message.headers
-    if reason is None and (wire.UNDECODABLE not in headers or wire.REASON in headers):
+    if reason is None and (tasks.UNDECODABLE not in headers or tasks.REASON in headers):
         return None
     letter = read_dead_letter(delivery)
     status, failure = _verdict(reason)

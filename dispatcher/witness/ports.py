@@ -15,8 +15,7 @@ from typing import Any, Self, TypeVar
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model.message import Message
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.wire.owned_results import RESULTS_TYPE, read_owners
 from dispatcher.ledger import versions
@@ -181,7 +180,7 @@ class WitnessedBroker:
         """See `Broker.publish`."""
         if exchange == routing.REPLIES:
             return self._answered(message, exchange, routing_key, how)
-        if exchange != routing.SUBMIT or wire.WORKFLOW not in message.headers:
+        if exchange != routing.SUBMIT or tasks.WORKFLOW not in message.headers:
             return self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
         self._reached("publish.before")
         self._note(Type.INVOKE, "publish", str(message.message_id), **_numbers(message))
@@ -289,11 +288,11 @@ def _results(delivery: Delivery) -> Iterator[tuple[str, dict[str, int]]]:
         for owner, publication in read_owners(message, shard):
             task = Place(owner.workflow, owner.node).task_id
             yield task, {"fence": owner.fence, "publication": publication, "shard": int(shard)}
-    elif message.type not in (STARTED_TYPE, PROGRESS_TYPE) and wire.WORKFLOW in message.headers:
+    elif message.type not in (STARTED_TYPE, PROGRESS_TYPE) and tasks.WORKFLOW in message.headers:
         yield str(message.correlation_id), _numbers(message)
 
 
 def _numbers(message: Message) -> dict[str, int]:
     headers = message.headers
-    found = {"fence": int(headers[wire.FENCE]), "publication": int(headers.get(wire.PUBLICATION, 0))}
-    return found | ({"shard": int(headers[wire.ORIGIN])} if wire.ORIGIN in headers else {})
+    found = {"fence": int(headers[tasks.FENCE]), "publication": int(headers.get(tasks.PUBLICATION, 0))}
+    return found | ({"shard": int(headers[tasks.ORIGIN])} if tasks.ORIGIN in headers else {})

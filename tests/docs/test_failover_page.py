@@ -6,18 +6,16 @@ from types import ModuleType
 
 import pytest
 
-from coditect.agent import heartbeat as presence
+from coditect.agent import heartbeat
 from coditect.broker.rabbitmq import link
 from coditect.registry import port
-from dispatcher.liveness import eviction, monitor
-from dispatcher.liveness import ping as pings
-from dispatcher.liveness import roster as roll
+from dispatcher.liveness import eviction, monitor, ping, roster
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
 PAGE = ROOT / "docs" / "failover.md"
 MODULES: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (port, presence, monitor, roll, pings, eviction)
+    module.__name__.rpartition(".")[2]: module for module in (port, heartbeat, monitor, roster, ping, eviction)
 }
 ROWS = [row for row in table_rows(section(PAGE, "The monitor")) if row[0].startswith("`")]
 
@@ -30,8 +28,8 @@ def test_a_constant_is_that_of_the_code(name: str, seconds: float) -> None:
 
 
 def test_the_promise_follows_from_the_constants() -> None:
-    looked_at = port.LEASE_SECONDS - roll.EARLY_SECONDS + monitor.LOOK_SECONDS
-    proven = max(port.LEASE_SECONDS, looked_at + pings.ANSWER_SECONDS)
+    looked_at = port.LEASE_SECONDS - roster.EARLY_SECONDS + monitor.LOOK_SECONDS
+    proven = max(port.LEASE_SECONDS, looked_at + ping.ANSWER_SECONDS)
 
     assert len(ROWS) == 9
     assert proven < 5 - 1, "a second is left for eviction and delivery"

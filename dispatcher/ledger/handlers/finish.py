@@ -17,8 +17,7 @@ from dispatcher.ledger.book import Book
 from dispatcher.ledger.commands import Began, Claimed, Finished, Heard, Lost
 from dispatcher.ledger.effects import Place
 from dispatcher.ledger.keyspace import FLIGHTS
-from dispatcher.ledger.nodes import advance, limits
-from dispatcher.ledger.nodes import claim as claiming
+from dispatcher.ledger.nodes import advance, claim, limits
 from dispatcher.ledger.nodes.attempts import DIED, UNDER_WAY, UNRECORDABLE, write_attempt
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRow
@@ -72,7 +71,7 @@ def _failed(book: Book, place: Place, row: NodeRow, command: Finished) -> None:
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     elif failure.reason == NOT_BEGUN.reason:
-        claiming.offer(book, place, row)
+        claim.offer(book, place, row)
     elif (delay_ms := _retry_ms(book, place, row, command)) is not None:
         write_attempt(book, place, row, status.value, failure)
         _retry_later(book, place, row, delay_ms)
@@ -104,7 +103,7 @@ def _own_policy(book: Book, place: Place) -> Retry | None:
 
 
 def _policy(book: Book, place: Place) -> Retry:
-    return _own_policy(book, place) or claiming.DEFAULT_RETRY
+    return _own_policy(book, place) or claim.DEFAULT_RETRY
 
 
 def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
@@ -112,7 +111,7 @@ def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
     row.attempt += 1
     row.start_by_ms = None
     book.move(place, row, TaskState.RETRY_WAIT)
-    timer = Timer(place.workflow, place.node, claiming.RETRY_TIMER, book.now_ms + delay_ms, row.fence)
+    timer = Timer(place.workflow, place.node, claim.RETRY_TIMER, book.now_ms + delay_ms, row.fence)
     timers.put(book.tr, book.shard, timer)
     book.effects.timers = True
 
@@ -209,4 +208,4 @@ def lost(book: Book, command: Lost) -> None:
         row.attempt += 1
         row.suspect = True
         limits.told(book, place, row)
-    claiming.publish(book, place, row)
+    claim.publish(book, place, row)

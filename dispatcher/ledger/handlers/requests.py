@@ -18,18 +18,16 @@ from coditect.wire.control import Verb
 from dispatcher.ledger import answers, versions
 from dispatcher.ledger.book import Book
 from dispatcher.ledger.commands import Asked
-from dispatcher.ledger.workflows import control as steering
-from dispatcher.ledger.workflows import redrive
-from dispatcher.ledger.workflows import submit as intake
+from dispatcher.ledger.workflows import control, redrive, submit
 
 VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
     {
-        Verb.START: intake.start,
-        Verb.CANCEL: steering.cancel,
-        Verb.PAUSE: steering.pause,
+        Verb.START: submit.start,
+        Verb.CANCEL: control.cancel,
+        Verb.PAUSE: control.pause,
         Verb.RESUME: redrive.resume,
         Verb.REDRIVE: redrive.redrive,
-        Verb.ANSWER: steering.answer,
+        Verb.ANSWER: control.answer,
     }
 )
 """What changes a workflow. What only reads is in `queries.py`."""

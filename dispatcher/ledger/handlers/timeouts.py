@@ -13,9 +13,8 @@ from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.book import Book
 from dispatcher.ledger.commands import Due, Finished, Returned
 from dispatcher.ledger.effects import Place
-from dispatcher.ledger.handlers import finish as collect
-from dispatcher.ledger.nodes import advance, approvals, limits
-from dispatcher.ledger.nodes import claim as claiming
+from dispatcher.ledger.handlers import finish
+from dispatcher.ledger.nodes import advance, approvals, claim, limits
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRow
 from dispatcher.ledger.timers import Timer
@@ -42,7 +41,7 @@ def _try_again(book: Book, place: Place, row: NodeRow, _: Timer) -> None:
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
     else:
-        claiming.offer(book, place, row)
+        claim.offer(book, place, row)
 
 
 def _answer(book: Book, place: Place, row: NodeRow, _: Timer) -> None:
@@ -70,7 +69,7 @@ def _not_started(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:
 def _not_told(book: Book, place: Place, row: NodeRow, timer: Timer) -> None:
     if row.state is TaskState.WORKING and row.fence == timer.fence:
         book.effects.cancels.append((place, row.publication))
-        collect.finished(book, Finished(place, row.fence, row.publication, limits.overdue(row)))
+        finish.finished(book, Finished(place, row.fence, row.publication, limits.overdue(row)))
         book.advance_fence(row)  # what its agent may still tell is late
 
 
@@ -87,7 +86,7 @@ def _give_up(book: Book, place: Place, row: NodeRow, failure: Failure) -> None:
 
 _KINDS: Mapping[str, Callable[[Book, Place, NodeRow, Timer], None]] = MappingProxyType(
     {
-        claiming.RETRY_TIMER: _try_again,
+        claim.RETRY_TIMER: _try_again,
         approvals.TIMER: _answer,
         limits.START_TIMER: _not_started,
         limits.TIMEOUT_TIMER: _not_told,
@@ -107,6 +106,6 @@ def returned(book: Book, command: Returned) -> None:
     advance.withdraw(book, place, row)
     row.reason = "no_queue"
     book.move(place, row, TaskState.RETRY_WAIT)
-    timer = Timer(place.workflow, place.node, claiming.RETRY_TIMER, book.now_ms + NO_QUEUE_MS, row.fence)
+    timer = Timer(place.workflow, place.node, claim.RETRY_TIMER, book.now_ms + NO_QUEUE_MS, row.fence)
     timers.put(book.tr, book.shard, timer)
     book.effects.timers = True

@@ -22,8 +22,7 @@ from dispatcher.ledger.book import Book
 from dispatcher.ledger.effects import Place
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.ledger.nodes import approvals, limits
-from dispatcher.ledger.nodes import claim as claiming
+from dispatcher.ledger.nodes import approvals, claim, limits
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
@@ -261,7 +260,7 @@ def _begin_work(book: Book, place: Place, row: NodeRow, bodies: Sequence[bytes] 
             if bodies is not None:
                 write(book, place, INPUT, bodies[0])
                 row.own_input = True
-            claiming.offer(book, place, row)
+            claim.offer(book, place, row)
         case Each():
             if not has_elements(book, place) and bodies is not None:
                 if bodies:
@@ -314,12 +313,12 @@ def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
             child = NodeRow(TaskState.BLOCKED, own_input=True)
             book.add_node(element, child)
             write(book, element, INPUT, dumps(bodies[number]), first=True)
-            claiming.offer(book, element, child)
+            claim.offer(book, element, child)
         elif child.state is TaskState.COMPLETED:
             row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
         else:
             begin_anew(book, element, child)
-            claiming.offer(book, element, child)
+            claim.offer(book, element, child)
         number += 1
     if number < len(bodies):
         leave(book, place, EXPAND, str(number))
@@ -384,13 +383,13 @@ def withdraw(book: Book, place: Place, row: NodeRow) -> None:
     """Takes the node out of whatever it waits in, or was published to; what an agent tells of it is late then."""
     match row.state:
         case TaskState.READY:
-            claiming.leave_backlog(book, place, row)
+            claim.leave_backlog(book, place, row)
         case TaskState.PUBLISHED | TaskState.WORKING if row.publication:
             book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))
         case TaskState.AWAITING_APPROVAL:
             approvals.close(book, place, row)
         case TaskState.RETRY_WAIT:
-            timers.cancel(book.tr, place.workflow, place.node, claiming.RETRY_TIMER)
+            timers.cancel(book.tr, place.workflow, place.node, claim.RETRY_TIMER)
         case _:
             pass
 

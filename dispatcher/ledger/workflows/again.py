@@ -22,8 +22,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger.book import Book
 from dispatcher.ledger.effects import Place
 from dispatcher.ledger.keyspace import AGAIN, EDGES, STATUSES, TODO
-from dispatcher.ledger.nodes import advance
-from dispatcher.ledger.nodes import claim as claiming
+from dispatcher.ledger.nodes import advance, claim
 from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
@@ -213,7 +212,7 @@ def _run_again(book: Book, place: Place, row: NodeRow, node: Node) -> None:
     if isinstance(bodies, list):
         advance.expand(book, place, row, len(bodies))
     elif isinstance(node.work, Call) and _has_input(book, place, node):
-        claiming.offer(book, place, row)
+        claim.offer(book, place, row)
     else:
         advance.may_run(book, place, row)
 

@@ -12,8 +12,7 @@ from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
-from dispatcher.ledger.workflows import again, walks
-from dispatcher.ledger.workflows import republish as anew
+from dispatcher.ledger.workflows import again, republish, walks
 from dispatcher.store.errors import TransactionTooOld
 
 _CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
@@ -65,8 +64,8 @@ def go_on(book: Book, limit: int = 8) -> bool:
 def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
     _, workflow, node, kind = TODO.unpack(key)
     book.tr.clear(key)
-    if kind == anew.REBUILD:
-        return anew.go_on(book, cursor)
+    if kind == republish.REBUILD:
+        return republish.go_on(book, cursor)
     run = book.run(workflow)
     if run is None:
         return 0

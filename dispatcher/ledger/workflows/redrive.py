@@ -21,8 +21,7 @@ from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
 from dispatcher.ledger.rows import NodeRow, RunRow
-from dispatcher.ledger.workflows import again
-from dispatcher.ledger.workflows import control as steering
+from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
 MOST_NAMED = 500
@@ -37,8 +36,8 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     Raises: InputError; Retryable while an earlier redrive, or a cancel, is not done.
     """
     place = Place(text(body, "workflow"), text(body, "node"))
-    run = steering.run_of(book, place.workflow)
-    row = steering.node_of(book, place)
+    run = control.run_of(book, place.workflow)
+    row = control.node_of(book, place)
     _check_ended_by_itself(place, row)
     if "input" in body:
         _check_input(book, place, body["input"])
@@ -103,9 +102,9 @@ def _check_done_with(place: Place, run: RunRow) -> None:
 def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     """A paused workflow goes on; one that did not complete runs again from its first failed nodes."""
     workflow = text(body, "workflow")
-    run = steering.run_of(book, workflow)
+    run = control.run_of(book, workflow)
     if not run.state.terminal:
-        return steering.resume(book, body)
+        return control.resume(book, body)
     if run.state is WorkflowState.COMPLETED:
         raise InputError("The workflow has completed", workflow=workflow)
     if not any(run.counts.get(state.value) for state in again.REDRIVABLE):

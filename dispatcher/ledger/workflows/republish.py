@@ -20,7 +20,7 @@ from dispatcher.ledger import versions
 from dispatcher.ledger.book import Book
 from dispatcher.ledger.effects import Place
 from dispatcher.ledger.keyspace import FLIGHTS, MARKERS, TODO
-from dispatcher.ledger.nodes import claim as claiming
+from dispatcher.ledger.nodes import claim
 from dispatcher.ledger.nodes.attempts import BROKER_LOST, UNDER_WAY, write_attempt
 from dispatcher.ledger.rows import NodeRow
 from dispatcher.store.transaction import Reads
@@ -128,4 +128,4 @@ def publish(book: Book, place: Place, row: NodeRow) -> None:
     """Publishes a node anew whose publication is gone; no attempt is counted."""
     if row.state is TaskState.WORKING:
         write_attempt(book, place, row, "lost", BROKER_LOST)
-    claiming.publish(book, place, row)
+    claim.publish(book, place, row)

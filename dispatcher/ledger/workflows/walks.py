@@ -6,8 +6,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger.book import Book
 from dispatcher.ledger.effects import Place
 from dispatcher.ledger.keyspace import STATUSES
-from dispatcher.ledger.nodes import advance
-from dispatcher.ledger.nodes import claim as claiming
+from dispatcher.ledger.nodes import advance, claim
 
 
 def begin_cancel(book: Book, workflow: str) -> None:
@@ -46,9 +45,9 @@ def walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
         if kind == advance.CANCEL:
             advance.cancel_node(book, one, row)
         elif row.state is TaskState.READY:
-            claiming.leave_backlog(book, one, row)
+            claim.leave_backlog(book, one, row)
             row.start_by_ms = None
-            claiming.offer(book, one, row)
+            claim.offer(book, one, row)
     if len(found) > met:
         advance.leave(book, place, kind, STATUSES.unpack(found[met - 1][0])[1])
     return met

@@ -13,7 +13,7 @@ from rq import Queue
 from coditect import Workflow
 from coditect.model.capability import Priority
 from dispatcher.ledger.commands import Finished
-from dispatcher.shards import batch as turn
+from dispatcher.shards import batch
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.keys import queue_name
 from dispatcher.taskgraph.redis import RedisTaskGraph
@@ -45,13 +45,13 @@ async def lone(own_redis: PrivateRedis) -> AsyncIterator[LoneDesk]:
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each transaction was for."""
-    found, run = list[int](), turn.run
+    found, run = list[int](), batch.run
 
-    def noted(tr: Transaction, one: turn.Turn) -> turn.Done:
+    def noted(tr: Transaction, one: batch.Turn) -> batch.Done:
         found.append(len(one.commands))
         return run(tr, one)
 
-    monkeypatch.setattr(turn, "run", noted)
+    monkeypatch.setattr(batch, "run", noted)
     return found
 
 

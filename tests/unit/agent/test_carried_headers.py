@@ -11,7 +11,7 @@ from pamqp import encode
 
 from coditect.agent.settle import foreign_headers
 from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES
-from coditect.wire import tasks as wire
+from coditect.wire import tasks
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 
@@ -35,7 +35,7 @@ def test_the_brokers_own_headers_are_never_carried_on(name: str) -> None:
 
 
 def test_our_headers_are_written_anew_on_a_retry_and_kept_in_a_dead_letter() -> None:
-    headers = {wire.DEADLINE: 5, "customer": "ada"}
+    headers = {tasks.DEADLINE: 5, "customer": "ada"}
 
     assert foreign_headers(headers) == {"customer": "ada"}
     assert foreign_headers(headers, keep_ours=True) == headers
@@ -44,9 +44,9 @@ def test_our_headers_are_written_anew_on_a_retry_and_kept_in_a_dead_letter() -> 
 def test_ours_are_kept_first_when_not_everything_fits() -> None:
     crowd = {f"h{number}": "x" * 4_000 for number in range(100)}
 
-    kept = foreign_headers(crowd | {wire.DEADLINE: 5}, keep_ours=True)
+    kept = foreign_headers(crowd | {tasks.DEADLINE: 5}, keep_ours=True)
 
-    assert kept[wire.DEADLINE] == 5
+    assert kept[tasks.DEADLINE] == 5
     assert len(kept) == 5
 
 

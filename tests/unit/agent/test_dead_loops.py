@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context
-from coditect.agent import heartbeat as presence
-from coditect.agent import program
+from coditect.agent import heartbeat, program
 from coditect.agent.program import unready
 from coditect.aio.supervisor import LoopDied, RestartLimits, Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
@@ -121,7 +120,7 @@ async def test_program_ends_with_the_loop_that_died_for_ever_and_why(monkeypatch
     monkeypatch.setattr(program, "AmqpBroker", broker)
     monkeypatch.setattr(program, "RedisRegistry", registry)
     monkeypatch.setattr(program, "collect_rarely", lambda: None)
-    monkeypatch.setattr(presence, "Supervisor", partial(Supervisor, limits=RestartLimits(first_pause_seconds=0.001)))
+    monkeypatch.setattr(heartbeat, "Supervisor", partial(Supervisor, limits=RestartLimits(first_pause_seconds=0.001)))
 
     with pytest.raises(LoopDied) as ended:
         await program.serve(worker(Counter()), Settings(beat_seconds=0.01))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coditect.agent import settle
-from coditect.agent.workflow_tasks import acquire as claims
+from coditect.agent.workflow_tasks import acquire
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
 from coditect.model.capability import Priority
@@ -60,13 +60,13 @@ async def test_task_that_is_not_fresh_is_claimed(scene: Scene, owner: ScriptedOw
     owner.decide = granting(fence=2)
     await scene.start(works.agent)
 
-    await owner.publish("work.do", 1, age_ms=claims.FRESH_MS + 500)
+    await owner.publish("work.do", 1, age_ms=acquire.FRESH_MS + 500)
     await eventually(lambda: owner.results)
 
     assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
 
 
-@pytest.mark.parametrize("behind_ms", [claims.MOST_AHEAD_MS + 500, 3_600_000])
+@pytest.mark.parametrize("behind_ms", [acquire.MOST_AHEAD_MS + 500, 3_600_000])
 async def test_task_that_seems_to_come_before_its_publication_is_claimed(
     scene: Scene, owner: ScriptedOwner, behind_ms: int
 ) -> None:
@@ -86,7 +86,7 @@ async def test_what_its_owner_lets_start_is_started_in_time(scene: Scene, owner:
     owner.decide = granting(fence=2)
     await scene.start(works.agent)
 
-    await owner.publish("work.do", 1, age_ms=claims.FRESH_MS + 500, limits=Limits(start_by_ms=1))
+    await owner.publish("work.do", 1, age_ms=acquire.FRESH_MS + 500, limits=Limits(start_by_ms=1))
     await eventually(lambda: owner.results)
 
     assert works.runs == [(1, 2, 1)]
@@ -123,8 +123,8 @@ async def test_delivery_that_must_wait_goes_back_and_asks_again(
 async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_same(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
     works = Works(slots=1)
     await returned(scene, works, owner, value="late")
     agent = await scene.start(works.agent)
@@ -144,7 +144,7 @@ async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_
 async def test_refused_claim_is_asked_again(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
     works = Works()
     answers: list[Claim | Failure] = [Failure("not_owner", "NotOwner", "moved"), Claim(Verdict.RUN, 2, 1)]
     owner.decide = lambda _: answers.pop(0)
@@ -184,7 +184,7 @@ async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 0.05)
-    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = await gone_owner(scene, works)
@@ -224,7 +224,7 @@ async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scen
     works.gate.set()
     # an answer that comes before the agent hears its replies again is lost, and asked for once more; and what was
     # posted under the fence before may come behind it: its owner refuses that
-    await eventually(lambda: 9 in {one.owner.fence for one in owner.results}, seconds=2 * claims.ANSWER_SECONDS)
+    await eventually(lambda: 9 in {one.owner.fence for one in owner.results}, seconds=2 * acquire.ANSWER_SECONDS)
 
     assert owner.claims[0]["running"] is True
     assert len(works.runs) == 1
@@ -239,13 +239,13 @@ async def test_what_is_granted_when_its_delivery_is_with_another_is_given_back(
 ) -> None:
     works = Works(slots=1)
     await returned(scene, works, owner, value=1)
-    monkeypatch.setattr(claims, "ANSWER_SECONDS", 5.0 if has_slot else 0.1)
-    monkeypatch.setattr(claims, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "ANSWER_SECONDS", 5.0 if has_slot else 0.1)
+    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
     agent = await scene.start(works.agent)
     await eventually(lambda: owner.claims)
     if not has_slot:
         await eventually(lambda: agent.runtime.load().suspended == 1)
-        monkeypatch.setattr(claims, "ANSWER_SECONDS", 5.0)
+        monkeypatch.setattr(acquire, "ANSWER_SECONDS", 5.0)
         asked = len(owner.claims)
         await eventually(lambda: len(owner.claims) > asked)  # which waits for so long
     taken: list[Delivery] = []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.agent import quarantine as suspects
+from coditect.agent import quarantine
 from coditect.agent.quarantine import (
     MANY_DELIVERIES,
     Recorded,
@@ -269,7 +269,7 @@ async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent() -> None:
 
 
 async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suspects, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(quarantine, "LOOK_SECONDS", 0.02)
     async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()

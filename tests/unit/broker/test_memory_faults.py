@@ -11,7 +11,7 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import BrokerUnavailable, Overloaded, PublishUnconfirmed
 from coditect.model.message import Message
-from coditect.wire import tasks as wire
+from coditect.wire import tasks
 from tests.unit.broker.virtual_time import in_virtual_time
 
 QUEUE = Queue("queue", delivery_limit=100)
@@ -208,7 +208,7 @@ async def test_lost_confirm_publishes_the_same_message_again() -> None:
         await put(broker, b"id-2")
 
         sent = [await broker.get("queue") for _ in range(4)]
-        assert [(one.message.body, wire.SENT_AGAIN in one.message.headers) for one in sent if one is not None] == [
+        assert [(one.message.body, tasks.SENT_AGAIN in one.message.headers) for one in sent if one is not None] == [
             (b"id-1", False),
             (b"id-1", True),
             (b"id-1", True),

@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from typer.main import get_command
 
 from coditect.cli import main
-from coditect.operations import locate as whereabouts
+from coditect.operations import locate
 from tests.unit.cli.scene import Terminal
 
 STARTS_PROGRAMS = {("up",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run")}
@@ -40,7 +40,7 @@ COMMANDS = dict(commands(get_command(main.app)))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(whereabouts, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(locate, "ANSWER_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
 
 

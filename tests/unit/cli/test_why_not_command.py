@@ -10,8 +10,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from coditect.model.task import Task
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from tests.unit.cli.scene import AGENT, Terminal
 
 CAPABILITY = "code.review"
@@ -39,7 +38,7 @@ def publish(terminal: Terminal, *messages: Message, exchange: str, key: str = f"
 
 
 def task(task_id: str = TASK, **headers: Any) -> Message:
-    message = wire.task_message(Task(CAPABILITY, Priority.P1, b"{}", id=TaskId(task_id)))
+    message = tasks.task_message(Task(CAPABILITY, Priority.P1, b"{}", id=TaskId(task_id)))
     return Message(message.body, {**message.headers, **headers}, message_id=message.message_id, type=message.type)
 
 

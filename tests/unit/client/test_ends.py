@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from coditect.client import completion as ends
-from coditect.client import workflow_run as run
+from coditect.client import completion, workflow_run
 from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
 from tests.support import eventually
@@ -19,9 +18,9 @@ SECONDS = 60.0
 @pytest.fixture(autouse=True)
 def long_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait would look again for as long as the test may last."""
-    monkeypatch.setattr(run, "FIRST_PAUSE_SECONDS", 500.0)
-    monkeypatch.setattr(run, "FIRST_HEARD_PAUSE_SECONDS", 500.0)
-    monkeypatch.setattr(run, "LONGEST_HEARD_PAUSE_SECONDS", 500.0)
+    monkeypatch.setattr(workflow_run, "FIRST_PAUSE_SECONDS", 500.0)
+    monkeypatch.setattr(workflow_run, "FIRST_HEARD_PAUSE_SECONDS", 500.0)
+    monkeypatch.setattr(workflow_run, "LONGEST_HEARD_PAUSE_SECONDS", 500.0)
 
 
 def listened(scene: Scene) -> bool:
@@ -48,7 +47,7 @@ async def test_all_who_wait_are_woken_by_one_queue(scene: Scene) -> None:
 
 
 async def test_nobody_listens_when_nobody_waits_any_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(completion, "IDLE_SECONDS", 0.02)
     scene.plane.at_once = False
     started = await scene.client.start(chain(1))
     waiting = asyncio.ensure_future(started.wait(timeout=1_000))

@@ -7,8 +7,7 @@ from pydantic import BaseModel
 
 from coditect import TaskCanceled, TaskFailed
 from coditect.broker.topology import control_plane as control_queue
-from coditect.client import control_plane
-from coditect.client import workflow_run as run
+from coditect.client import control_plane, workflow_run
 from coditect.errors import InputError, ResultTimeout, TaskExpired
 from coditect.model.result import Failure
 from coditect.wire.control import Verb
@@ -21,7 +20,7 @@ SECONDS = 60.0
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "LAST_EVENT_SECONDS", 0.01)
+    monkeypatch.setattr(workflow_run, "LAST_EVENT_SECONDS", 0.01)
     monkeypatch.setattr(control_plane, "FIRST_WAIT_SECONDS", 0.05)
 
 
@@ -241,7 +240,7 @@ async def test_the_value_of_the_only_last_node_of_many_nodes_is_the_workflow_s(s
 
 
 async def test_a_wait_looks_until_its_time_is_nearly_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PAUSE_SHARE", 1_000.0)
+    monkeypatch.setattr(workflow_run, "PAUSE_SHARE", 1_000.0)
     scene.plane.at_once = False
     started = await scene.client.start(chain(1))
 

@@ -10,8 +10,7 @@ from coditect.broker.topology import backbone, capability_queues
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from coditect.operations.dead_letters import DeadLetters
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 
 CAPABILITY = "code.review"
 DEAD = "dead.code.review"
@@ -36,17 +35,19 @@ def letter(letter_id: str | None, *, reason: str = "handler_error", **more: Any)
     """A dead letter made by an agent; `more` replaces headers by their short name or message fields."""
     error = {"type": "ValueError", "message": "no such file", "reason": reason, "traceback": "Traceback ..."}
     headers: dict[str, Any] = {
-        wire.REASON: reason,
-        wire.AGENT: "reviewer-00000001",
-        wire.ATTEMPT: 3,
-        wire.ERROR: json.dumps(error),
-        wire.ERRORS: json.dumps([{"agent": "reviewer-00000001", "attempt": 1, "message": "first"}]),
-        wire.DEAD_AT: NOW_MS - 60_000,
+        tasks.REASON: reason,
+        tasks.AGENT: "reviewer-00000001",
+        tasks.ATTEMPT: 3,
+        tasks.ERROR: json.dumps(error),
+        tasks.ERRORS: json.dumps([{"agent": "reviewer-00000001", "attempt": 1, "message": "first"}]),
+        tasks.DEAD_AT: NOW_MS - 60_000,
     }
     fields = {name: more.pop(name) for name in ("reply_to", "correlation_id", "body") if name in more}
-    headers |= {wire.PREFIX + name.replace("_", "-"): value for name, value in more.pop("own", {}).items()}
+    headers |= {tasks.PREFIX + name.replace("_", "-"): value for name, value in more.pop("own", {}).items()}
     headers |= more.pop("headers", {})
-    return Message(**{"body": b'{"path": "src"}', **fields}, headers=headers, message_id=letter_id, type=wire.TASK_TYPE)
+    return Message(
+        **{"body": b'{"path": "src"}', **fields}, headers=headers, message_id=letter_id, type=tasks.TASK_TYPE
+    )
 
 
 class Scene:

@@ -11,8 +11,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import DeadQueue, Selection
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.target import CAPABILITY
 from tests.unit.dead_letters.scene import DEAD, NOW_MS, Scene, letter
 
@@ -86,10 +85,10 @@ async def test_letter_without_a_queue_is_unrouted(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        {wire.ERROR: "not json", wire.ERRORS: "not json"},
-        {wire.ERROR: "[1]", wire.ERRORS: "{}"},
-        {wire.ERROR: 7, wire.ERRORS: 7, wire.REASON: 7, wire.AGENT: [1], wire.ATTEMPT: True},
-        {wire.ATTEMPT: -1, wire.REDRIVE: "99999999999", wire.DEAD_AT: "soon"},
+        {tasks.ERROR: "not json", tasks.ERRORS: "not json"},
+        {tasks.ERROR: "[1]", tasks.ERRORS: "{}"},
+        {tasks.ERROR: 7, tasks.ERRORS: 7, tasks.REASON: 7, tasks.AGENT: [1], tasks.ATTEMPT: True},
+        {tasks.ATTEMPT: -1, tasks.REDRIVE: "99999999999", tasks.DEAD_AT: "soon"},
         {"x-death": "nonsense"},
         {"x-death": [7, {"queue": 7, "reason": 7, "time": "then"}]},
         {"CC": ["../../etc.p0"], CAPABILITY: "x"},

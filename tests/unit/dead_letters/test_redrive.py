@@ -9,8 +9,7 @@ from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, TooLarge, Unroutable
 from coditect.model.message import Message
 from coditect.operations.dead_letters import WINDOW, Selection
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.target import CAPABILITY
 from tests.support import eventually
 from tests.unit.dead_letters.scene import DEAD, NOW_MS, TASKS, Scene, letter
@@ -23,7 +22,7 @@ async def test_redriven_letter_is_a_fresh_task_with_its_history(scene: Scene) ->
 
     settled = await scene.letters.redrive([DEAD], ALL)
 
-    (task,) = [wire.read_task(message, "code.review.p1") for message in await scene.taken(TASKS)]
+    (task,) = [tasks.read_task(message, "code.review.p1") for message in await scene.taken(TASKS)]
     assert (settled.count, settled.ids, settled.kept) == (1, ("one",), ())
     assert (task.id, task.reply_to, task.correlation_id) == ("one", "reply.me", "mine")
     assert (task.attempt, task.redrive, task.published_at_ms) == (1, 2, NOW_MS)
@@ -33,12 +32,12 @@ async def test_redriven_letter_is_a_fresh_task_with_its_history(scene: Scene) ->
 
 async def test_last_failure_that_is_in_the_history_is_not_written_twice(scene: Scene) -> None:
     history = [{"attempt": 3, "message": "no such file"}]
-    await scene.bury(letter("one", headers={wire.ERRORS: json.dumps(history)}))
+    await scene.bury(letter("one", headers={tasks.ERRORS: json.dumps(history)}))
 
     await scene.letters.redrive([DEAD], ALL)
 
     (message,) = await scene.taken(TASKS)
-    assert json.loads(message.headers[wire.ERRORS]) == history
+    assert json.loads(message.headers[tasks.ERRORS]) == history
 
 
 async def test_only_known_task_headers_are_taken_over(scene: Scene) -> None:
@@ -49,10 +48,10 @@ async def test_only_known_task_headers_are_taken_over(scene: Scene) -> None:
 
     (message,) = await scene.taken(TASKS)
     assert set(message.headers) == {
-        wire.REDRIVE,
-        wire.ERRORS,
-        wire.PUBLISHED_AT,
-        wire.TIMEOUT_MS,
+        tasks.REDRIVE,
+        tasks.ERRORS,
+        tasks.PUBLISHED_AT,
+        tasks.TIMEOUT_MS,
         "traceparent",
     }
 
@@ -74,7 +73,7 @@ async def test_limits_that_have_passed_are_dropped_unless_kept(
     await scene.letters.redrive([DEAD], ALL, keep_limits=keep_limits)
 
     (message,) = await scene.taken(TASKS)
-    limits = wire.read_task(message, "code.review.p1").limits
+    limits = tasks.read_task(message, "code.review.p1").limits
     assert (limits.deadline_ms, limits.start_by_ms) == (expected, expected)
 
 
@@ -103,8 +102,8 @@ async def test_letter_whose_capability_has_no_queue_stays(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("broken", "error"),
     [
-        (letter("one", headers={wire.TIMEOUT_MS: "never"}), InvalidTask),
-        (letter("one", body=b"x" * (wire.MAX_BODY_BYTES + 1)), TooLarge),
+        (letter("one", headers={tasks.TIMEOUT_MS: "never"}), InvalidTask),
+        (letter("one", body=b"x" * (tasks.MAX_BODY_BYTES + 1)), TooLarge),
         (letter("one", headers={"CC": ["NO NAME.p0"], CAPABILITY: "x"}), InputError),
     ],
 )
@@ -141,7 +140,7 @@ async def test_more_letters_than_a_window_are_all_redriven_once(scene: Scene) ->
 
 async def test_letters_that_die_again_at_once_are_redriven_once_per_run(scene: Scene) -> None:
     def die(delivery: Delivery) -> None:
-        redriven = letter("poison", own={"redrive": delivery.message.headers[wire.REDRIVE], "dead_at": NOW_MS})
+        redriven = letter("poison", own={"redrive": delivery.message.headers[tasks.REDRIVE], "dead_at": NOW_MS})
         deaths.append(asyncio.ensure_future(scene.bury(redriven)))
         delivery.ack()
 

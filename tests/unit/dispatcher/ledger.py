@@ -26,9 +26,8 @@ from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.rows import NodeRow, RunRow
-from dispatcher.ledger.workflows import again
-from dispatcher.ledger.workflows import continuations as left_over
-from dispatcher.shards import batch as turn
+from dispatcher.ledger.workflows import again, continuations
+from dispatcher.shards import batch
 from dispatcher.shards.evaluations import evaluate
 from dispatcher.store.memory import Faults, MemoryDatabase
 
@@ -85,10 +84,10 @@ class Ledger:
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
         caches = Caches(self.definitions, frozenset(self.set_aside))
-        one = turn.Turn(self.lease, self.terms, caches, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
+        one = batch.Turn(self.lease, self.terms, caches, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
         try:
-            done = await self.database.run(lambda tr: turn.run(tr, one))
-        except left_over.SetAside as error:
+            done = await self.database.run(lambda tr: batch.run(tr, one))
+        except continuations.SetAside as error:
             self.set_aside.add(error.piece)
             raise
         self.definitions.note(done.effects.definitions)
@@ -172,7 +171,7 @@ class Ledger:
 
 def few_steps(patched: pytest.MonkeyPatch, most: int) -> None:
     """Transactions look at so many dependents only."""
-    for module in (advance, again, left_over):
+    for module in (advance, again, continuations):
         patched.setattr(module, "MOST_STEPS", most)
 
 

@@ -15,7 +15,7 @@ from coditect.wire.tasks import read_result
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.errors import ValueBeyondBound
-from dispatcher.ledger.handlers import requests as asking
+from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.requests.server import answer_message, identity_of
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -156,7 +156,7 @@ async def test_request_that_was_told_to_try_again_is_done_when_it_comes_again(
         raise Retryable("Not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(asking, "VERBS", {Verb.CANCEL: not_now})
+        patched.setattr(requests, "VERBS", {Verb.CANCEL: not_now})
         (refused,) = await ledger.turn(asked)
     await ledger.turn(asked)
 

@@ -12,7 +12,7 @@ from coditect.workflow.rows import DeadRow
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.keyspace import DEAD
 from dispatcher.ledger.nodes.attempts import DIED
-from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows import remove
 from dispatcher.ledger.workflows.queries import QUERIES
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
@@ -81,9 +81,9 @@ async def test_dead_node_goes_with_its_workflow(ledger: Ledger) -> None:
     await start(ledger, "w")
     before_ms = ledger.now_ms + 1
 
-    assert await ledger.database.run(lambda tr: removal.condemn(tr, "w", before_ms=before_ms))
+    assert await ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=before_ms))
     assert await page(ledger) == ([], None), "nobody sees it any more"
-    while await ledger.database.run(lambda tr: removal.take_apart(tr, "w", before_ms=before_ms)):
+    while await ledger.database.run(lambda tr: remove.take_apart(tr, "w", before_ms=before_ms)):
         pass
 
     assert await ledger.database.read(lambda tr: tr.get_range(*DEAD.range())) == []

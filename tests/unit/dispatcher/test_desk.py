@@ -29,10 +29,9 @@ from dispatcher.ledger.nodes.attempts import UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
 from dispatcher.ledger.rows import NodeRow
 from dispatcher.ledger.values import LARGEST_BYTES
-from dispatcher.ledger.workflows import continuations as left_over
+from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
-from dispatcher.shards import backoff as later
-from dispatcher.shards import batch as turn
+from dispatcher.shards import backoff, batch
 from dispatcher.shards.worker import Desk
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
@@ -121,7 +120,7 @@ class Slow(GoOn):
     [
         (100, 1_000_000, ["done", "refused", "done"]),
         (1, 1_000_000, ["done", "refused", "done"]),
-        (100, turn.MOST_SLOW - 1, ["done", "done", "done"]),
+        (100, batch.MOST_SLOW - 1, ["done", "done", "done"]),
         (1, 0, ["done", "done", "done"]),
     ],
     ids=["a slow one", "a slow one and a slow turn", "a machine that stood still", "a slow turn"],
@@ -129,9 +128,9 @@ class Slow(GoOn):
 async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nobody_waiting(
     most_commands: int, tries: int, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled, run, left = Settled(), turn.run_once, tries
+    settled, run, left = Settled(), batch.run_once, tries
 
-    def slow(tr: Transaction, one: turn.Turn) -> turn.Done:
+    def slow(tr: Transaction, one: batch.Turn) -> batch.Done:
         nonlocal left
         done = run(tr, replace(one, commands=[GoOn() for _ in one.commands]))
         if any(isinstance(command, Slow) for command in one.commands):
@@ -140,7 +139,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
             tr._until = 0.0  # the time that it may take is over
         return done
 
-    monkeypatch.setattr(turn, "run_once", slow)
+    monkeypatch.setattr(batch, "run_once", slow)
     async with new_desk([]) as (desk, _):
         for name, command in (("first", GoOn()), ("slow", Slow()), ("last", GoOn())):
             desk.put(command, settled.of(name))
@@ -161,7 +160,7 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
             book.tr._until = 0.0  # the time that it may take is over
         return advance.release(book, place, after, most)
 
-    monkeypatch.setattr(left_over, "_CONTINUED", {advance.RELEASE: release})
+    monkeypatch.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
     flow = Workflow("wide")
     for name in "abc":
         flow.task("work", name=name)
@@ -183,14 +182,14 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
 
     def release(book: Book, place: Place, after: str, most: int) -> int:
         tried.append(asyncio.get_running_loop().time())
-        if len(tried) <= 3 * turn.MOST_SLOW:
+        if len(tried) <= 3 * batch.MOST_SLOW:
             book.tr._until = -1.0  # the time that it may take is over
         return advance.release(book, place, after, most)
 
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, 1)
-        patched.setattr(later.log, "disabled", True)  # a fleet takes the error for a failure of the test
-        patched.setattr(left_over, "_CONTINUED", {advance.RELEASE: release})
+        patched.setattr(backoff.log, "disabled", True)  # a fleet takes the error for a failure of the test
+        patched.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
         flow = Workflow("two")
         for name in "ab":
             flow.task("work", name=name)
@@ -198,9 +197,9 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
             await lone.say(start_of("w", flow))
             await eventually(lambda: lone.published() == 2, seconds=600)
 
-    ends = [tried[number] for number in range(turn.MOST_SLOW - 1, len(tried), turn.MOST_SLOW)]
-    begins = [tried[number] for number in range(turn.MOST_SLOW, len(tried), turn.MOST_SLOW)]
-    assert len(tried) == 3 * turn.MOST_SLOW + 1
+    ends = [tried[number] for number in range(batch.MOST_SLOW - 1, len(tried), batch.MOST_SLOW)]
+    begins = [tried[number] for number in range(batch.MOST_SLOW, len(tried), batch.MOST_SLOW)]
+    assert len(tried) == 3 * batch.MOST_SLOW + 1
     assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [60, 120, 240]
 
 

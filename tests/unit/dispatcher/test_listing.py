@@ -11,8 +11,7 @@ from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
 from dispatcher.ledger.rows import RunRow, WorkflowRow
-from dispatcher.ledger.workflows import queries
-from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ledger.workflows.queries import QUERIES
 from dispatcher.store.transaction import Reads, Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -24,7 +23,7 @@ async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_ch
     ids = [f"w{number:02}" for number in range(30)]
     for workflow in ids:
         await ledger.start(flow.definition(), workflow=workflow)
-    await ledger.database.run(removal.index)
+    await ledger.database.run(remove.index)
     expected = dict.fromkeys(ids, "running")
     for number, publication in enumerate(list(ledger.published)):
         workflow = publication.place.workflow
@@ -62,7 +61,7 @@ async def test_an_older_store_is_looked_through_until_its_index_is_built(
     await ledger.database.run(lambda tr: tr.clear_range(*STATES.range()))
 
     before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
-    while await ledger.database.run(lambda tr: removal.index(tr, limit=4)):
+    while await ledger.database.run(lambda tr: remove.index(tr, limit=4)):
         await ledger.database.read(lambda tr: QUERIES[Verb.LIST](tr, {"state": "completed"}))
     after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
 

@@ -15,8 +15,7 @@ from coditect.broker.topology import backbone
 from coditect.messaging.event_publisher import Events
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger import leases
-from dispatcher.liveness import monitor
-from dispatcher.liveness import ping as pings
+from dispatcher.liveness import monitor, ping
 from dispatcher.liveness.monitor import LEASE, AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
@@ -32,7 +31,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "LOOK_SECONDS", 0)
     monkeypatch.setattr(monitor, "EVICTION_PAUSES", (0, 0))
     monkeypatch.setattr(monitor, "TIDY_PAUSES", (0, 0))
-    monkeypatch.setattr(pings, "ANSWER_SECONDS", 0)
+    monkeypatch.setattr(ping, "ANSWER_SECONDS", 0)
 
 
 class Watched:

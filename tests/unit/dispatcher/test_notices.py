@@ -12,8 +12,7 @@ from coditect.broker.topology import Binding, Queue, Topology
 from coditect.errors import BrokerUnavailable, SetupError
 from coditect.model.message import Message
 from coditect.model.result import Status
-from coditect.wire import routing, target
-from coditect.wire import tasks as wire
+from coditect.wire import routing, target, tasks
 from dispatcher.undeliverable import dropped, notices
 from tests.support import eventually
 from tests.unit.dispatcher.scene import CAPABILITY, Scene
@@ -75,7 +74,7 @@ async def test_unrouted_task_of_a_capability_that_agents_offer_says_so(scene: Sc
 async def test_undecodable_letter_of_an_agent_was_answered_by_the_agent(scene: Scene) -> None:
     await scene.offer()
     dispatcher = await scene.dispatcher()
-    headers = {wire.UNDECODABLE: "not UTF-8: message_id", wire.REASON: "invalid_task"}
+    headers = {tasks.UNDECODABLE: "not UTF-8: message_id", tasks.REASON: "invalid_task"}
 
     await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers=headers)
 
@@ -134,7 +133,7 @@ async def test_dead_letter_of_an_agent_is_not_answered_again(scene: Scene) -> No
     await scene.offer()
     dispatcher = await scene.dispatcher()
 
-    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={wire.REASON: "handler_error"})
+    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={tasks.REASON: "handler_error"})
 
     await eventually(lambda: dispatcher.ignored == 1)
     assert scene.answers == []
@@ -145,7 +144,7 @@ async def test_publisher_cannot_silence_the_answer_with_an_agents_header(scene: 
     await scene.offer()
     await scene.dispatcher()
 
-    await scene.publish(DEAD_KEY, expiration_ms=1, headers={wire.REASON: "handler_error"})
+    await scene.publish(DEAD_KEY, expiration_ms=1, headers={tasks.REASON: "handler_error"})
 
     outcome = await scene.answer()
     assert outcome.failure is not None
@@ -215,7 +214,7 @@ class _Interrupted(MemoryBroker):
 
     async def publish(self, message: Message, **more: Any) -> None:
         await super().publish(message, **more)
-        if message.type == wire.RESULT_TYPE and self.breaks:
+        if message.type == tasks.RESULT_TYPE and self.breaks:
             self.breaks -= 1
             self.drop()
 
@@ -251,7 +250,7 @@ class _Failing(MemoryBroker):
         self.reasons = reasons
 
     async def publish(self, message: Message, **more: Any) -> None:
-        if message.type == wire.RESULT_TYPE and self.reasons:
+        if message.type == tasks.RESULT_TYPE and self.reasons:
             raise self.reasons.pop(0)
         await super().publish(message, **more)
 
@@ -328,11 +327,11 @@ async def test_task_of_any_headers_and_body_is_answered_and_those_behind_it_are(
     await scene.offer()
     dispatcher = await scene.dispatcher()
     hostile: list[dict[str, Any]] = [
-        {wire.ATTEMPT: 2**62, wire.ERROR: "[" * 1000, "x-first-death-reason": 7},
+        {tasks.ATTEMPT: 2**62, tasks.ERROR: "[" * 1000, "x-first-death-reason": 7},
         {"x-death": "expired"},
         {"x-death": [7, {"reason": ["expired"]}, {}]},
         {"CC": ["\u2028", "x" * 200]},
-        {wire.UNDECODABLE: "the headers are nested too deeply"},
+        {tasks.UNDECODABLE: "the headers are nested too deeply"},
         {target.CAPABILITY: {"a": [None]}, "traceparent": b"\xff"},
     ]
 
@@ -347,7 +346,7 @@ async def test_undecodable_letter_of_the_broker_is_answered_as_invalid(scene: Sc
     await scene.offer()
     await scene.dispatcher()
 
-    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={wire.UNDECODABLE: "not UTF-8: message_id"})
+    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={tasks.UNDECODABLE: "not UTF-8: message_id"})
 
     outcome = await scene.answer()
     assert outcome.failure is not None

@@ -13,8 +13,7 @@ from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.testing import TestFleet
-from coditect.wire import routing
-from coditect.wire import tasks as wire
+from coditect.wire import routing, tasks
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Claimed, Finished
@@ -82,7 +81,7 @@ async def test_dead_letter_of_an_agent_that_names_an_owner_is_ignored() -> None:
     async with TestFleet(agents=[sleeper.agent]) as fleet:
         run = await fleet.client.start(one())
         await fleet.advance(1)
-        headers = {wire.WORKFLOW: run.id, wire.NODE: "only", wire.ORIGIN: "0", wire.FENCE: 1, wire.PUBLICATION: 1}
+        headers = {tasks.WORKFLOW: run.id, tasks.NODE: "only", tasks.ORIGIN: "0", tasks.FENCE: 1, tasks.PUBLICATION: 1}
         async with MemoryBroker(fleet.server, name="agent") as broker:
             await broker.publish(Message(b"null", headers), exchange=routing.DEAD, routing_key="sleep.p1")
         await fleet.settled()
@@ -98,9 +97,12 @@ async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter
         await fleet.settled()
         shard = (await run.overview()).shard
         row = await node(run)
-        owner = {wire.WORKFLOW: run.id, wire.NODE: "only", wire.ORIGIN: str(shard), wire.FENCE: row.fence}
+        owner = {tasks.WORKFLOW: run.id, tasks.NODE: "only", tasks.ORIGIN: str(shard), tasks.FENCE: row.fence}
         message = Message(
-            body, {**owner, wire.PUBLICATION: 1, wire.STATUS: "completed"}, type=wire.RESULT_TYPE, message_id="broken"
+            body,
+            {**owner, tasks.PUBLICATION: 1, tasks.STATUS: "completed"},
+            type=tasks.RESULT_TYPE,
+            message_id="broken",
         )
         async with MemoryBroker(fleet.server, name="agent") as broker:
             await broker.publish(message, exchange=routing.RESULTS, routing_key=str(shard))
@@ -132,8 +134,8 @@ async def test_result_without_a_fence_counts_for_its_publication_only(other: int
 
 async def test_message_that_does_not_even_say_whose_it_is_becomes_a_dead_letter() -> None:
     async with TestFleet() as fleet, MemoryBroker(fleet.server, name="agent") as broker:
-        for headers in ({}, {wire.WORKFLOW: 7}, {wire.FENCE: "x", wire.WORKFLOW: "w", wire.NODE: "n"}):
-            message = Message(dumps(1), {**headers, wire.STATUS: "completed"}, type=wire.RESULT_TYPE)
+        for headers in ({}, {tasks.WORKFLOW: 7}, {tasks.FENCE: "x", tasks.WORKFLOW: "w", tasks.NODE: "n"}):
+            message = Message(dumps(1), {**headers, tasks.STATUS: "completed"}, type=tasks.RESULT_TYPE)
             await broker.publish(message, exchange=routing.RESULTS, routing_key="0")
         await fleet.settled()
 

@@ -13,7 +13,7 @@ from dispatcher.ledger.commands import Began, GoOn, Rebuild
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import ATTEMPTS
 from dispatcher.ledger.rows import AttemptRow
-from dispatcher.ledger.workflows import republish as anew
+from dispatcher.ledger.workflows import republish
 from dispatcher.ledger.workflows.queries import QUERIES
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
@@ -33,7 +33,7 @@ def began(publication: Publication, now_ms: int) -> Began:
 
 
 async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late(ledger: Ledger) -> None:
-    width = 2 * anew.MOST_NODES + 7
+    width = 2 * republish.MOST_NODES + 7
     await ledger.start(fan(width).definition())
     old, ledger.published = ledger.published, []
     assert len(old) == width
@@ -77,7 +77,9 @@ async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger
 
     await ledger.turn(Rebuild("marker-1", "a person"))
     assert len(ledger.published) == 6
-    assert await ledger.database.read(lambda tr: anew.built(tr, 0)) == anew.Built("marker-1", "a person", 6, 3)
+    assert await ledger.database.read(lambda tr: republish.built(tr, 0)) == republish.Built(
+        "marker-1", "a person", 6, 3
+    )
 
 
 async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(ledger: Ledger) -> None:
@@ -102,7 +104,7 @@ async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(le
 
 
 async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Ledger) -> None:
-    await ledger.start(fan(anew.MOST_NODES + 50).definition())
+    await ledger.start(fan(republish.MOST_NODES + 50).definition())
     ledger.published.clear()
     room, ledger.room = ledger.room, {"": 0}
 
@@ -111,13 +113,13 @@ async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Le
     assert len({one.place for one in ledger.published}) == len(ledger.published)
     ledger.room = room
     await ledger.turn(GoOn())
-    assert len(ledger.published) == anew.MOST_NODES + 50
+    assert len(ledger.published) == republish.MOST_NODES + 50
 
 
 async def test_when_the_broker_was_kept_only_what_surely_nobody_began_is_published(ledger: Ledger) -> None:
     await ledger.start(fan(4).definition())
     first = ledger.published[0]
-    ledger.now_ms += anew.UNTOLD_MS - 1
+    ledger.now_ms += republish.UNTOLD_MS - 1
     await ledger.turn(began(first, ledger.now_ms))
     ledger.published.clear()
 

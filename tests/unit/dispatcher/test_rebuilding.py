@@ -22,10 +22,10 @@ from coditect.wire import routing
 from coditect.wire.control import Started
 from dispatcher.ledger.book import Book
 from dispatcher.ledger.commands import Began
-from dispatcher.ledger.workflows import republish as anew
+from dispatcher.ledger.workflows import republish
 from dispatcher.program import Dispatcher, Options, running_dispatcher
 from dispatcher.recovery import rebuild as rebuilding
-from dispatcher.scheduling import reconciler as reconciling
+from dispatcher.scheduling import reconciler
 from dispatcher.shards.broker_epoch import Markers
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Difference, Job, JobState
@@ -61,10 +61,10 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(reconciling, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(reconciling, "BATCH", 3)
-    monkeypatch.setattr(anew, "UNTOLD_MS", 0)
-    monkeypatch.setattr(anew, "MOST_NODES", 3)
+    monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(reconciler, "BATCH", 3)
+    monkeypatch.setattr(republish, "UNTOLD_MS", 0)
+    monkeypatch.setattr(republish, "MOST_NODES", 3)
     server, registry, graph, clock = MemoryServer(), MemoryRegistry(), MemoryTaskGraph(), SystemClock()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -118,7 +118,7 @@ async def test_jobs_that_redis_does_not_tell_are_not_waited_for(
 async def test_jobs_that_were_found_before_redis_was_gone_are_told(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciling, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.0)
     for run in scene.runs:
         for number in range(WIDTH):
             scene.graph.lose(run.id, f"n{number}")

@@ -19,7 +19,7 @@ from dispatcher.ledger import book
 from dispatcher.ledger.commands import Show
 from dispatcher.ledger.shards import shard_of
 from dispatcher.program import Dispatcher, Options, running_dispatcher
-from dispatcher.scheduling import reconciler as reconciling
+from dispatcher.scheduling import reconciler
 from dispatcher.scheduling.reconciler import Reconciling
 from dispatcher.shards.worker import Desk
 from dispatcher.store.memory import MemoryDatabase
@@ -78,9 +78,9 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(reconciling, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(reconciling, "SHARE", 1.0)
-    monkeypatch.setattr(reconciling, "BATCH", 3)
+    monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(reconciler, "SHARE", 1.0)
+    monkeypatch.setattr(reconciler, "BATCH", 3)
     server, registry, graph = MemoryServer(), MemoryRegistry(), Lagging()
     flow = Workflow("asks")
     gate = flow.approval("Go on?", name="gate")
@@ -115,7 +115,7 @@ async def test_what_is_as_it_should_be_is_left_alone(scene: Scene) -> None:
 async def test_small_workflows_are_compared_together_and_the_queues_are_gone_over_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciling, "BATCH", 100)
+    monkeypatch.setattr(reconciler, "BATCH", 100)
     flow = Workflow("small")
     flow.approval("Go on?", name="gate")
     runs = [await scene.client.start(flow) for _ in range(40)]
@@ -140,11 +140,11 @@ async def test_comparing_takes_its_share_of_the_time_and_no_more(monkeypatch: py
     monkeypatch.setattr(asyncio, "sleep", sleep)
     now = asyncio.get_running_loop().time()
 
-    await reconciling._rest(now - 0.1)
-    await reconciling._rest(now - 100.0)
+    await reconciler._rest(now - 0.1)
+    await reconciler._rest(now - 100.0)
 
-    assert 0.1 / (0.1 + slept[0]) <= reconciling.SHARE + 0.001
-    assert slept[1] == reconciling.LONGEST_PAUSE_SECONDS
+    assert 0.1 / (0.1 + slept[0]) <= reconciler.SHARE + 0.001
+    assert slept[1] == reconciler.LONGEST_PAUSE_SECONDS
 
 
 async def test_jobs_that_are_missing_are_mended(scene: Scene) -> None:

@@ -18,7 +18,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Finished, GoOn
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.rows import NodeRow
-from dispatcher.shards import batch as turn
+from dispatcher.shards import batch
 from dispatcher.shards.results import Arrivals
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
@@ -115,14 +115,14 @@ async def test_what_is_not_recorded_goes_back(lone: LoneDesk, closed: str) -> No
 async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_letter(
     lone: LoneDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = turn.COMMANDS[Finished]
+    record = batch.COMMANDS[Finished]
 
     def fails(book: Any, command: Finished) -> Any:
         if command.place.node == "n0":
             raise RuntimeError("on purpose")
         return record(book, command)
 
-    monkeypatch.setattr(turn, "COMMANDS", {**turn.COMMANDS, Finished: fails})
+    monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: fails})
 
     Arrivals(lone.desk).take(await brought(lone, dumps(rows(lone))))
     await eventually(lambda: lone.counters.unrecorded)

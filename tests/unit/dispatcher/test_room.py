@@ -23,8 +23,7 @@ from coditect.model.capability import Priority
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher import capacity as window
-from dispatcher import program
+from dispatcher import capacity, program
 from dispatcher.capacity import LEAST, Window
 from dispatcher.ledger.commands import Asked, Command, Fill, Proposed, Show
 from dispatcher.ledger.effects import Place
@@ -92,7 +91,7 @@ async def hall(ways: Ways, shards: int) -> AsyncIterator[Hall]:
         gauge = Gauge(asyncio.get_running_loop().time)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(program, "Window", lambda _: gauge)
-            patched.setattr(window, "RECENT_SECONDS", 0.0)
+            patched.setattr(capacity, "RECENT_SECONDS", 0.0)
             database = await enter(MemoryDatabase())
             options = Options(shards=shards, ways=ways)
             plane = running_dispatcher(

@@ -13,7 +13,7 @@ from coditect.workflow.definition import Node
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Fill, Proposed, Show
 from dispatcher.ledger.effects import Place
-from dispatcher.taskgraph import projector as showing
+from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import MOST_RESULT_BYTES, JobState
 from dispatcher.taskgraph.projector import Showing
@@ -125,7 +125,7 @@ async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledg
 
 
 async def test_many_entries_that_wait_keep_no_values(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(showing, "MOST_WITH_OUTCOMES", 3)
+    monkeypatch.setattr(projector, "MOST_WITH_OUTCOMES", 3)
 
     graph = await run(ledger, completed("first"), completed("second"), failed())
 

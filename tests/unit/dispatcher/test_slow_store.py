@@ -20,7 +20,7 @@ from dispatcher.ledger.effects import Place
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
 from dispatcher.ledger.workflows.queries import QUERIES
-from dispatcher.shards import recover as opening
+from dispatcher.shards import recover
 from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
 SLOW_SECONDS = (0.002, 0.002)
@@ -76,7 +76,7 @@ async def test_a_join_over_thousands_sees_their_values(ledger: Ledger, width: in
 async def test_what_is_under_way_is_learnt_by_the_next_owner(ledger: Ledger) -> None:
     await ledger.start(mapping(6_000), [*range(6_000)])
 
-    found = await ledger.database.read(lambda tr: opening.learn(tr, 0))
+    found = await ledger.database.read(lambda tr: recover.learn(tr, 0))
 
     assert len(found.flights) == 6_000
 

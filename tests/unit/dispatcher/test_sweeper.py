@@ -24,8 +24,7 @@ from dispatcher.capacity import Window
 from dispatcher.ledger import answers, idempotency, leases
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.keyspace import ANSWERS, ROOT, UPLOADS
-from dispatcher.ledger.workflows import queries
-from dispatcher.ledger.workflows import remove as removal
+from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ports import Ports
 from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Sweeper
 from dispatcher.store.memory import MemoryDatabase
@@ -119,7 +118,7 @@ async def test_large_workflow_goes_in_several_transactions_and_leaves_nothing(
     broom: Broom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ended(broom, width=100)
-    monkeypatch.setattr(removal, "PARTS", tuple((space, 7) for space, _ in removal.PARTS))
+    monkeypatch.setattr(remove, "PARTS", tuple((space, 7) for space, _ in remove.PARTS))
 
     await broom.sweep(after_ms=8 * DAY_MS)
 
@@ -129,9 +128,9 @@ async def test_large_workflow_goes_in_several_transactions_and_leaves_nothing(
 async def test_interrupted_removal_goes_on_and_nobody_sees_the_rest(broom: Broom) -> None:
     await ended(broom, width=10)
     before_ms = broom.ledger.now_ms + 1
-    assert await broom.ledger.database.run(lambda tr: removal.condemn(tr, "w", before_ms=before_ms))
-    assert await broom.ledger.database.run(lambda tr: removal.take_apart(tr, "w", before_ms=before_ms))
-    assert not await broom.ledger.database.run(lambda tr: removal.condemn(tr, "w", before_ms=before_ms))
+    assert await broom.ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=before_ms))
+    assert await broom.ledger.database.run(lambda tr: remove.take_apart(tr, "w", before_ms=before_ms))
+    assert not await broom.ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=before_ms))
 
     with pytest.raises(InputError):
         await broom.ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "sum"})
@@ -173,7 +172,7 @@ async def test_keys_are_kept_while_their_workflows_run_and_go_with_them(broom: B
 
 async def test_answers_go_after_a_day_and_not_before(broom: Broom) -> None:
     await ended(broom)
-    asked = [Asked(Verb.PAUSE, {"workflow": "w"}, f"i{number}") for number in range(removal.MOST_ROWS + 5)]
+    asked = [Asked(Verb.PAUSE, {"workflow": "w"}, f"i{number}") for number in range(remove.MOST_ROWS + 5)]
     (refused, *_) = await broom.ledger.turn(*asked)
 
     await broom.sweep(after_ms=answers.KEEP_MS - 1)
@@ -268,9 +267,9 @@ async def test_whenever_workflows_end_each_is_forgotten_by_rq_in_its_time(ends: 
 async def forgotten_by_now(ledger: Ledger, before_ms: int, *, failed: bool) -> set[str]:
     forgotten: set[str] = set()
     while True:
-        found = await ledger.database.read(lambda tr: removal.shown(tr, 0, before_ms, failed=failed, limit=3))
+        found = await ledger.database.read(lambda tr: remove.shown(tr, 0, before_ms, failed=failed, limit=3))
         if found.cursor is None:
             return forgotten
         forgotten |= set(found.workflows)
         cursor = found.cursor
-        await ledger.database.run(lambda tr, cursor=cursor: removal.note_shown(tr, 0, cursor, failed=failed))  # type: ignore[misc]
+        await ledger.database.run(lambda tr, cursor=cursor: remove.note_shown(tr, 0, cursor, failed=failed))  # type: ignore[misc]

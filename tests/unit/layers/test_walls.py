@@ -11,15 +11,12 @@ import dispatcher.ledger
 
 LAYERS = Path(dispatcher.ledger.__file__).parent
 FILES = sorted(LAYERS.glob("*.py"))
-IN_TRANSACTIONS = [
-    *sorted(LAYERS.rglob("*.py")),
-    *(LAYERS.parent / f"{name}.py" for name in ("asking", "collect", "intake", "redrive", "steering", "sweep", "turn")),
-]
+IN_TRANSACTIONS = [*sorted(LAYERS.rglob("*.py")), LAYERS.parent / "shards" / "batch.py"]
 FORBIDDEN = {"asyncio", "datetime", "logging", "os", "random", "secrets", "threading", "time"}
 """What acts, or says something else each time."""
 ALLOWED = (
     "__future__",
-    "collections.abc",
+    "collections",
     "dataclasses",
     "enum",
     "hashlib",
@@ -27,6 +24,8 @@ ALLOWED = (
     "pydantic_core",
     "coditect.errors",
     "coditect.model",
+    "coditect.wire",
+    "coditect.workflow",
     "dispatcher.ledger",
     "dispatcher.store.errors",
     "dispatcher.store.keys",

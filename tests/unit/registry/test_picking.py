@@ -14,7 +14,7 @@ from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from coditect.registry.selection import selector as picking
+from coditect.registry.selection import selector
 from coditect.registry.selection.selector import GLANCE, Pick, Picker
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, make_registration
@@ -96,7 +96,7 @@ async def test_picks_from_one_read_do_not_all_go_to_the_same(picker: Picker, reg
 async def test_what_is_old_is_read_again(
     picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picking, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(selector, "FRESH_SECONDS", 0.0)
     await registry.fleet(4)
     await picks(picker, 3, Strategy.LEAST_BUSY)
 
@@ -150,7 +150,7 @@ async def test_batch_that_goes_on_looks_again(
     await registry.fleet(2)
     sequence = picker.batch(CAPABILITY, Strategy.LEAST_BUSY, ANYTHING, many=100)
     first = [await sequence.next() for _ in range(5)]
-    monkeypatch.setattr(picking, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(selector, "FRESH_SECONDS", 0.0)
 
     assert first[-1] is None
     assert agent_of(await sequence.next()) == "a0"
@@ -241,7 +241,7 @@ async def test_what_was_learnt_too_long_ago_is_not_gone_by(
 ) -> None:
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
     await learnt(picker, registry)
-    monkeypatch.setattr(picking, "LEARN_SECONDS", 0.0)
+    monkeypatch.setattr(selector, "LEARN_SECONDS", 0.0)
 
     assert picker.follow(CAPABILITY) is None
 
@@ -261,7 +261,7 @@ async def test_task_whose_end_is_known_does_not_count_any_more(picker: Picker, r
 async def test_capability_that_begins_to_ask_is_followed_in_time(
     picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picking, "LEARN_SECONDS", 0.2)
+    monkeypatch.setattr(selector, "LEARN_SECONDS", 0.2)
     await registry.fleet(4)
     await learnt(picker, registry)
     assert await picks(picker, 5, None) == {None: 5}
