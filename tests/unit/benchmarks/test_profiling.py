@@ -11,7 +11,7 @@ from benchmarks.profiling import ELSEWHERE, KERNEL, Frame, read_shares, room, sh
 
 RUN = Frame("run", "/lib/python3.11/asyncio/runners.py")
 OURS = Frame("_start", "/src/coditect/coditect/agent/runtime.py")
-PUBLISH = Frame("publish", "/src/coditect/broker/amqp/publisher.py")
+PUBLISH = Frame("publish", "/src/coditect/broker/rabbitmq/publisher.py")
 STANDARD = Frame("dumps", "/lib/python3.11/json/__init__.py")
 SEND = Frame("__libc_send", "libc.so.6")
 UNKNOWN = Frame("main", "python3.11")

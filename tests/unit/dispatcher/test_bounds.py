@@ -13,6 +13,7 @@ from coditect import Workflow
 from coditect.wire.control import Verb
 from coditect.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.workflow.document import node_document
+from coditect.workflow.expressions import MOST_STEPS
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
@@ -109,8 +110,12 @@ async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_withi
     assert ledger.database.repeated <= 2  # none, unless coverage makes the slow machine slower still
 
 
+STEPS_OF_EACH = 60
+"""A little more than the expressions below take for each of the numbers."""
+
+
 @settings(max_examples=4, deadline=None)
-@given(numbers=st.integers(100, 60_000), nodes=st.integers(1, 4))
+@given(numbers=st.integers(100, MOST_STEPS // STEPS_OF_EACH), nodes=st.integers(1, 4))
 async def test_whatever_is_within_the_account_is_evaluated_on_a_machine_ten_times_slower(
     numbers: int, nodes: int
 ) -> None:
