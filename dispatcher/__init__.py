@@ -1,4 +1,4 @@
-"""The control plane: a process beside the agents, one file per verb.
+"""The control plane: a process beside the agents.
 
 `program` puts the process together. The entry point `coditect.control_plane` names this package: of it the command
 line runs `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`.

@@ -36,6 +36,6 @@ class Ports:
     window: Window
     ways: Ways = field(default_factory=Ways)
     floor: int = 0
-    """What this dispatcher's fences and publication numbers are above: see `layers/incarnation.py`."""
+    """What this dispatcher's fences and publication numbers are above: see `ledger/incarnation.py`."""
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""

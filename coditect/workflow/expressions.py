@@ -12,7 +12,7 @@ steps                 2,000,000 for all expressions of one node,
                       for all elements of a map
 ====================  =========================================
 
-What the scope holds is told in `model/workflow/template.py`.
+What the scope holds is told in `workflow/template.py`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Terms:
     follow_on: bool = True
     """Whether it goes straight to the agent that is free by the end of what comes before it."""
     floor: int = 0
-    """What fences and publication numbers are above: see `layers/incarnation.py`."""
+    """What fences and publication numbers are above: see `ledger/incarnation.py`."""
 
 
 class Book:

@@ -1,6 +1,6 @@
 """Tenure: which shards this dispatcher works for, by the leases, and a desk for each of them.
 
-Every step renews, takes and gives shards (`layers/shards.py`). A shard that came gets its queues and its desk; one that
+Every step renews, takes and gives shards (`ledger/shards.py`). A shard that came gets its queues and its desk; one that
 went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
 
 A dispatcher that had no broker, or no store, for as long as a lease lasts can do nothing for its shards: it gives them
