@@ -2,15 +2,18 @@
 
 ::
 
-    declaration   Agent, @capability              what a user writes
-    typed         types → validation and schemas
-    feed, slots   consume: who may start next, how much is in hand
-    execute       run the handler within its limits (loop, thread or process)
-    settle        retry, dead letter, reply; then acknowledge
-    runtime       the three together
-    context       what a handler may ask for
-    mail          cancel, ping, drain, broadcasts
-    presence      heartbeat to the registry
-    program       puts a process together
-    processes     --processes N
+    declaration     Agent, @capability: what a user writes
+    context         what a handler may ask for
+    intake/         who starts next, and how much is in hand
+    execution/      one task runs within its limits
+    processes/      handlers in processes, and several processes of one agent
+    workflow_tasks/ tasks that a workflow owns
+    settle          publish what follows, then acknowledge; outcomes says what follows
+    runtime         all of that together
+    quarantine      tasks that may have killed their agent
+    mailbox         cancel, ping, drain, broadcasts
+    heartbeat       registration and lease
+    program         puts a process together
+
+`coditect agent run` and `TestFleet` start one. It imports `messaging`, `registry`, `broker` and what is below.
 """

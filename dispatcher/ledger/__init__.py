@@ -1,17 +1,17 @@
 """The ledger: workflows, their nodes and attempts, as rows of the store; the only truth about them.
 
+Everything here is a function of a transaction: it touches nothing else, does no I/O and knows no clock.
+
 ::
 
-    rows.py      the rows as values, and how they lie in the store
-    book.py      one transaction's view of one shard: rows read once, changed in place, written once
-    effects.py   what follows from a transaction outside of the store
-    advance.py   how a workflow goes on: what may run, what ends, what follows from that
-    approvals.py what waits for a person
-    walks.py     every node of a workflow is gone over
-    again.py     what ended without a value runs again, and what ended because of it waits again
-    left_over.py long pieces of work go on in later transactions
-    attempts.py  attempts that are over
-    claiming.py  the one way of a node to the broker
-    anew.py      what the broker lost is published again
-    scope.py     what a node's expressions see
+    rows, versions    rows as values, how they lie in the store, and which versions of them are read
+    keyspace          every key
+    book              one transaction's view of one shard: rows read once, changed in place, written once
+    effects           what follows from a transaction outside of the store
+    commands          what may be said to a shard, as values; handlers/ do them
+    nodes/            one node: claimed, attempted, finished
+    workflows/        a workflow as a whole
+    leases, shards, timers, outbox, idempotency, answers, values, incarnation: layers of their own
+
+The shards' workers call it; it imports the store's port, `coditect.model`, `coditect.wire` and `coditect.workflow`.
 """

@@ -1,1 +1,4 @@
-"""Which agents live: their leases, pings, and what follows from the death of one."""
+"""Which agents live, and what a process that is gone still holds at the broker.
+
+It imports the ports and the ledger's leases; shards and recovery call it.
+"""

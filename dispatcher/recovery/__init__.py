@@ -1,1 +1,4 @@
-"""What is made again after a loss: of the broker, of the graph, of a task that nobody speaks of."""
+"""What is made again after a loss: a shard's queues and publications, the work of an agent that died, an incarnation.
+
+It imports shards, scheduling and what is below; `program` and the requests call it.
+"""

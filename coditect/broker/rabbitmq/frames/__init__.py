@@ -3,7 +3,7 @@
 ::
 
     fields    a message's properties and headers as bytes, and back         pure
-    frames    publishes and settlements as frames; a stream cut into frames  pure
+    codec     publishes and settlements as frames; a stream cut into frames  pure
     stream    one connection's bytes: what is ours is taken, the rest passed on to aiormq
     outlet    a channel that publishes: sequence numbers, confirms, returns
     inlet     a channel that consumes: deliveries, settlements
