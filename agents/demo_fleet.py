@@ -15,7 +15,7 @@ from pathlib import Path
 
 from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
-from coditect.local.plan import LEDGER, Cast, Program, UpPlan, cast
+from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, cast
 from coditect.local.ports import keep_addresses
 from coditect.local.servers import PrivateServers, private_servers
 from coditect.local.state import UpFolder, hold
@@ -122,7 +122,7 @@ async def _servers(
         yield servers
 
 
-def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> Cast:
+def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> ProcessPlan:
     agents = {name: ("-m", "coditect", "agent", "run", f"agents/{file}") for name, file in FLEET.items()}
     programs = tuple(
         Program(

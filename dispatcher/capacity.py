@@ -28,7 +28,7 @@ class _Pause:
     until: float
 
 
-class Window:
+class Capacity:
     """Counts what is under way. `now` is any clock in seconds that never goes back."""
 
     def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:

@@ -8,12 +8,12 @@ from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.messaging.event_publisher import Events
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.store.port import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class ClaimPaths:
     """By which ways nodes come to the claim. Switched off only to see the others alone."""
 
     on_record: bool = True
@@ -33,8 +33,8 @@ class Ports:
     events: Events
     clock: Clock
     background: Supervisor
-    window: Window
-    ways: Ways = field(default_factory=Ways)
+    window: Capacity
+    ways: ClaimPaths = field(default_factory=ClaimPaths)
     floor: int = 0
     """What this dispatcher's fences and publication numbers are above: see `ledger/incarnation.py`."""
     quorum: bool = False

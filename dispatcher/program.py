@@ -31,21 +31,21 @@ from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.ledger.shards import DEFAULT_SHARDS
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.fleet import keep_slots
 from dispatcher.liveness.ping import Pings
-from dispatcher.ports import Ports, Ways
+from dispatcher.ports import ClaimPaths, Ports
 from dispatcher.recovery import incarnations
 from dispatcher.recovery.failover import Predecessors, watching_agents
 from dispatcher.recovery.rebuild import rebuild_shard
 from dispatcher.requests.interest import hearing_listeners
-from dispatcher.requests.server import Control
-from dispatcher.retention import Sweeper
-from dispatcher.scheduling.reconciler import ROUND_SECONDS, Reconciling
-from dispatcher.scheduling.scheduler import Proposing
-from dispatcher.shards.ownership import Tenure, new_owner
+from dispatcher.requests.server import RequestServer
+from dispatcher.retention import Retention
+from dispatcher.scheduling.reconciler import ROUND_SECONDS, Reconciler
+from dispatcher.scheduling.scheduler import Scheduler
+from dispatcher.shards.ownership import ShardOwnership, new_owner
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
@@ -62,14 +62,14 @@ REQUESTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DispatcherOptions:
     """How one dispatcher works."""
 
     shards: int = DEFAULT_SHARDS
     """Into how many shards a new store is divided; one that is there already keeps its own number."""
     owner: str = field(default_factory=new_owner)
     """Its name in the leases: of one life of one dispatcher."""
-    ways: Ways = field(default_factory=Ways)
+    ways: ClaimPaths = field(default_factory=ClaimPaths)
     reconcile_seconds: float = ROUND_SECONDS
     """How often RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
@@ -85,7 +85,7 @@ class Dispatcher:
     """A control plane at work."""
 
     notices: Notices
-    tenure: Tenure
+    tenure: ShardOwnership
     health: Health
     """What its loops tell about themselves."""
 
@@ -98,7 +98,7 @@ async def running_dispatcher(
     clock: Clock,
     database: Database | None = None,
     graph: TaskGraph | None = None,
-    options: Options | None = None,
+    options: DispatcherOptions | None = None,
     owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
@@ -108,7 +108,7 @@ async def running_dispatcher(
     is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
     and should be the name of its broker connection: by that name its successors evict it.
     """
-    options = options or (Options() if database is not None else Options(shards=1))
+    options = options or (DispatcherOptions() if database is not None else DispatcherOptions(shards=1))
     options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
@@ -117,7 +117,7 @@ async def running_dispatcher(
         events = Events(broker, background, clock, source="/dispatcher")
         await broker.declare(backbone() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
-        window = Window(asyncio.get_running_loop().time)
+        window = Capacity(asyncio.get_running_loop().time)
         begun = await incarnations.begin(store, graph, clock, background)
         ports = Ports(broker, store, events, clock, background, window, options.ways, begun.floor, options.quorum)
         pings = await stack.enter_async_context(Pings(broker, name=f"patrol-{options.owner}"))
@@ -125,7 +125,7 @@ async def running_dispatcher(
         await stack.enter_async_context(tenure)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
-        sweeper = Sweeper(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
+        sweeper = Retention(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
         background.keep(sweeper.run, name=f"{TASK_PREFIX}the sweeper", critical=False)
         background.keep(partial(keep_slots, registry, window), name=f"{TASK_PREFIX}the slots", critical=True)
         await stack.enter_async_context(
@@ -139,19 +139,23 @@ async def running_dispatcher(
 
 
 def compose(
-    ports: Ports, options: Options, graph: TaskGraph | None, pings: Pings, evict: Callable[[str], Awaitable[object]]
-) -> tuple[Tenure, Control]:
+    ports: Ports,
+    options: DispatcherOptions,
+    graph: TaskGraph | None,
+    pings: Pings,
+    evict: Callable[[str], Awaitable[object]],
+) -> tuple[ShardOwnership, RequestServer]:
     """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
-    tenure = Tenure(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
+    tenure = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     rebuilt = partial(rebuild_shard, ports, tenure.desks, tenure.markers, graph=graph)
-    control = Control(
+    control = RequestServer(
         ports.broker, ports.database, tenure, ports.background, addresses=options.addresses, rebuild=rebuilt
     )
-    proposing = Proposing(ports, tenure, graph)
+    proposing = Scheduler(ports, tenure, graph)
     tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
     proposing.open()
     if graph is not None:
-        Reconciling(ports.database, tenure.desks, graph, options.reconcile_seconds).open(ports.background)
+        Reconciler(ports.database, tenure.desks, graph, options.reconcile_seconds).open(ports.background)
     return tenure, control
 
 
@@ -162,7 +166,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
-    options = Options(
+    options = DispatcherOptions(
         shards=settings.shards,
         keep_days=settings.keep_days,
         quorum=settings.reply_queue == "quorum",

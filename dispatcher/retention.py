@@ -54,7 +54,7 @@ DAY_MS = 24 * 3_600_000
 Value = TypeVar("Value")
 
 
-class Sweeper:
+class Retention:
     """One dispatcher's part in it. `run` sweeps until it is canceled."""
 
     def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:

@@ -56,7 +56,7 @@ def load_sampler() -> Callable[[], Usage]:
     return sample
 
 
-class Presence:
+class Heartbeat:
     """Registers on entry, beats until exit, then deregisters.
 
     Entry waits for the first attempt, exit for the last, each at most as long as the registry's own limit

@@ -8,7 +8,7 @@ from coditect.wire.return_addresses import ReturnAddresses
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AgentLimits:
     """What a process may take on."""
 
     slots: int

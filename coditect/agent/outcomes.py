@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from coditect.agent.declaration import Capability
-from coditect.agent.execution.execution import Answer, Execution, Remembered
-from coditect.agent.execution.handler import Ended, SentBack, said
+from coditect.agent.execution.execution import Execution, Remembered, RememberedAnswer
+from coditect.agent.execution.handler import HandlerEnd, SentBack, said
 from coditect.agent.settle import SENT_BACK_SECONDS, Settler, guarded, not_settled, worth_another
 from coditect.agent.workflow_tasks.acquire import NoOwner
-from coditect.agent.workflow_tasks.managed import Owned
+from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.aio.clock import Clock
 from coditect.broker.port import Delivery
 from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
@@ -48,7 +48,7 @@ class Outcomes:
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
-        owned: Owned,
+        owned: ManagedTasks,
     ) -> None:
         self.tracebacks = True
         """Whether results carry them."""
@@ -77,7 +77,7 @@ class Outcomes:
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
-    def complete(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+    def complete(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
         """Takes down that a task has completed; `post` or `answer` follows."""
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
@@ -88,14 +88,14 @@ class Outcomes:
             self._tell(task, Status.COMPLETED)
         return outcome
 
-    def post(self, answer: Answer) -> None:
+    def post(self, answer: RememberedAnswer) -> None:
         """Sends the reply; the answer is told what came of it. If anything did not go well, `answer` follows."""
         if answer.execution.task.owner is not None:
             self._owned.post(answer)
         else:
             self._settler.post_reply(answer.execution.task, answer.outcome, answer)
 
-    def posted(self, answer: Answer) -> None:
+    def posted(self, answer: RememberedAnswer) -> None:
         """The reply was confirmed: its delivery is done with."""
         task = answer.execution.task
         if task.owner is None:
@@ -125,7 +125,7 @@ class Outcomes:
             delivery.ack()
             answered += 1
 
-    async def settle(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
+    async def settle(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
         """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
         task = execution.task
         if task.owner is not None:
@@ -144,7 +144,7 @@ class Outcomes:
         self._tell(task, ended.status)
         await self.answer(execution, outcome)
 
-    def _outcome(self, task: Task, ended: Ended, started_ms: int, finished_ms: int) -> Outcome:
+    def _outcome(self, task: Task, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
         failure = ended.failure
         if failure is not None and not self.tracebacks:
             failure = replace(failure, traceback="")  # its log and its dead letter have it
@@ -167,7 +167,7 @@ class Outcomes:
         if self._events.heard(ending, task.id or ""):
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
 
-    async def _report(self, execution: Execution, ended: Ended, started_ms: int, finished_ms: int) -> None:
+    async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
         """The end of an owned task, which its owner is told, with what the retry policy says of it."""
         task, failure, retry_ms = execution.task, ended.failure, None
         if ended.status is Status.FAILED and failure is not None:
@@ -183,7 +183,7 @@ class Outcomes:
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
         await self._owned.report(execution, outcome, retry_ms=retry_ms)
 
-    async def _retried(self, execution: Execution, ended: Ended) -> bool:
+    async def _retried(self, execution: Execution, ended: HandlerEnd) -> bool:
         task = execution.task
         policy = self._capabilities[task.capability].retry
         attempts = min(task.limits.max_attempts or policy.max_attempts, policy.max_attempts)
@@ -201,7 +201,7 @@ class Outcomes:
         execution.ack()
         return True
 
-    def _log_failure(self, task: Task, ended: Ended, **retry: int) -> None:
+    def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
         """One line for each failed attempt; a capability's tracebacks at most once a second."""
         failure = ended.failure
         if failure is None or ended.error is None or ended.status is not Status.FAILED:
@@ -245,7 +245,7 @@ class Outcomes:
         log.error("The runtime failed on a task", exc_info=error, extra={"task_id": execution.task.id})
         failure = Failure("not_settled", type(error).__name__, said(error), retryable=True)
         now = self._clock.now_ms()
-        ended = Ended(Status.FAILED, failure=failure, error=error)
+        ended = HandlerEnd(Status.FAILED, failure=failure, error=error)
         await guarded(self.settle(execution, ended, now, now), execution.delivery, execution)
         return True
 
@@ -257,7 +257,7 @@ class Outcomes:
         await self._bury(execution, failure)
         execution.ack()
 
-    async def settle_unstarted(self, task: Task, delivery: Delivery, ended: Ended) -> None:
+    async def settle_unstarted(self, task: Task, delivery: Delivery, ended: HandlerEnd) -> None:
         """The same for a task that never started here."""
         now = self._clock.now_ms()
         execution = Execution(task, delivery, task.execution_key)
@@ -296,7 +296,9 @@ class Outcomes:
             task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])
             now = self._clock.now_ms()
             with suppress(NoOwner):  # then it is a dead letter as anybody's
-                await self.settle(Execution(task, delivery, None), Ended(Status.REJECTED, failure=failure), now, now)
+                await self.settle(
+                    Execution(task, delivery, None), HandlerEnd(Status.REJECTED, failure=failure), now, now
+                )
                 return
         try:
             await self._settler.bury(message, key, failure, attempt=1, errors=())

@@ -12,7 +12,7 @@ import errno
 import logging
 from collections import OrderedDict
 
-from coditect.agent.execution.handler import Ended
+from coditect.agent.execution.handler import HandlerEnd
 from coditect.broker.port import Delivery
 from coditect.model.ids import TaskId
 from coditect.model.result import Status
@@ -43,7 +43,7 @@ class Pacing:
         """Whether a retry that came to the agent that failed it goes back, twice at most, for another to take it."""
         return task.attempt > 1 and task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
-    def pause_seconds(self, task: Task, ended: Ended) -> float:
+    def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
         """For how long the slot of an attempt that ended so is kept; to be followed by `over` when it is not 0."""
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None

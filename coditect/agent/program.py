@@ -17,14 +17,14 @@ from secrets import token_hex
 
 from coditect.agent.declaration import Agent
 from coditect.agent.health import health_server
-from coditect.agent.heartbeat import TASK_PREFIX, Presence, Usage, load_sampler
+from coditect.agent.heartbeat import TASK_PREFIX, Heartbeat, Usage, load_sampler
 from coditect.agent.intake.slots import most_in_hand
-from coditect.agent.limits import Limits
+from coditect.agent.limits import AgentLimits
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox
 from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes
 from coditect.agent.processes.parent import die_with
-from coditect.agent.quarantine import Suspects
+from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.loop import collect_rarely, run_loop
@@ -137,7 +137,7 @@ async def running_agent(
             clock=reference,
             background=background,
             limits=_limits(settings, host, slots=slots, reserve=agent.reserve),
-            suspects=Suspects(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
+            suspects=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots)
@@ -165,8 +165,8 @@ def _requests(broker: Broker, settings: Settings, agent_id: AgentId) -> Requests
     return Requests(broker, name=agent_id, quorum=settings.reply_queue == "quorum", blobs=blobs)
 
 
-def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> Limits:
-    return Limits(
+def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> AgentLimits:
+    return AgentLimits(
         slots,
         settings.max_suspended,
         settings.drain_seconds,
@@ -186,8 +186,8 @@ def _patience_seconds(settings: Settings) -> float:
 
 def _presence(
     registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings, health: Health
-) -> Presence:
-    return Presence(
+) -> Heartbeat:
+    return Heartbeat(
         registry,
         described,
         load,

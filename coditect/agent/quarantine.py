@@ -114,7 +114,7 @@ class _Start:
     """Whose mark it is; None when nobody knows."""
 
 
-class Suspects:
+class Quarantine:
     """Records starts, and says of each whether the task is a suspect.
 
     `patience_seconds` is how long an agent's lease may go without renewal before the agent counts as gone.

@@ -17,26 +17,34 @@ from typing import Any, Self
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
-from coditect.agent.execution.execution import Answer, CanceledIds, Execution
-from coditect.agent.execution.handler import Ended, Rooms, SentBack, limit_seconds, run_handler, tidied, unstartable
+from coditect.agent.execution.execution import CanceledIds, Execution, RememberedAnswer
+from coditect.agent.execution.handler import (
+    Executors,
+    HandlerEnd,
+    SentBack,
+    limit_seconds,
+    run_handler,
+    tidied,
+    unstartable,
+)
 from coditect.agent.execution.isolation import Isolation, run_apart
 from coditect.agent.execution.large_values import fetch_input, put_value
-from coditect.agent.execution.runner import Shifts
+from coditect.agent.execution.runner import TaskRunner
 from coditect.agent.execution.time_limits import TimeLimits
 from coditect.agent.instants import by_our_clock
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import Feed, Held
+from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.intake.slots import Slots
-from coditect.agent.limits import Limits
+from coditect.agent.limits import AgentLimits
 from coditect.agent.outcomes import Outcomes
 from coditect.agent.pacing import Pacing
 from coditect.agent.processes.pool import Workers
-from coditect.agent.quarantine import Suspects, Suspicion
+from coditect.agent.quarantine import Quarantine, Suspicion
 from coditect.agent.services import Means, TaskServices
 from coditect.agent.settle import Settler
-from coditect.agent.workflow_tasks.acquire import Claims
-from coditect.agent.workflow_tasks.heartbeats import Starts
-from coditect.agent.workflow_tasks.managed import Owned
+from coditect.agent.workflow_tasks.acquire import AcquireRequests
+from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
+from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -72,15 +80,14 @@ class Runtime:
         requests: Requests,
         events: Events,
         clock: ReferenceClock,
-        limits: Limits,
+        limits: AgentLimits,
         background: Supervisor,
-        suspects: Suspects,
+        suspects: Quarantine,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self.agent_id, self.addresses = agent_id, limits.addresses
-        self._broker = broker
-        self._requests, self._events = requests, events
+        self._broker, self._requests, self._events = broker, requests, events
         self._clock, self._limits = clock, limits
         self._background, self._hand_back = background, suspects.hand_back
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
@@ -90,11 +97,11 @@ class Runtime:
         )
         self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._suspects = suspects if limits.processes else None
-        claims = Claims(broker, requests, clock, agent_id=agent_id)
+        claims = AcquireRequests(broker, requests, clock, agent_id=agent_id)
         self._reports = Reports(broker, background, clock, heard=claims.heard)
-        starts = Starts(self._reports, background, clock, agent_id=agent_id)
+        starts = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
-        self._owned = Owned(
+        self._owned = ManagedTasks(
             claims, starts, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
         settler = Settler(broker, events, clock, agent_id=agent_id, addresses=limits.addresses)
@@ -105,9 +112,9 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
-        self._rooms = Rooms(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
+        self._rooms = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._means = Means(requests, events, self._intake, self._reports, self._rooms, clock, background, limits)
-        self._shifts = Shifts(self._execute, self._loop)
+        self._shifts = TaskRunner(self._execute, self._loop)
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
@@ -121,8 +128,8 @@ class Runtime:
         for number, name in enumerate(self._capabilities):
             for level in Priority:
                 group = f"{level.value} {number % MOST_CHANNELS}"
-                await self._intake.open(Feed(routing.task_queue(name, level), level, group=group))
-        own = partial(Feed, level=Priority.P1, group=INBOX_GROUP, own=True)
+                await self._intake.open(QueueConsumer(routing.task_queue(name, level), level, group=group))
+        own = partial(QueueConsumer, level=Priority.P1, group=INBOX_GROUP, own=True)
         await self._intake.open(own(routing.inbox_queue(self.agent_id)))
         await self._intake.open(own(routing.next_queue(self.agent_id), passes_on=True))
         return self
@@ -245,18 +252,18 @@ class Runtime:
         self._beside(self._owned.rejoin(task, delivery, running, known))
         return True
 
-    def _not_any_more(self, task: Task) -> Ended | None:
+    def _not_any_more(self, task: Task) -> HandlerEnd | None:
         """Why it need not start; None when it does."""
         if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
         ended = unstartable(task, self._clock, long=task.capability in self._long)
         return ended or self._canceled_before(task)
 
-    def _canceled_before(self, task: Task) -> Ended | None:
+    def _canceled_before(self, task: Task) -> HandlerEnd | None:
         reason = self._canceled.reason(task, self._now())
         if reason is None:
             return None
-        return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
+        return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
 
     def _beside(self, work: Any) -> None:
         """Settles something that holds no slot; a drain waits for it."""
@@ -266,12 +273,12 @@ class Runtime:
 
     # -- execute ----------------------------------------------------------------------------------------
 
-    def _start(self, held: Held) -> None:
+    def _start(self, held: ReceivedTask) -> None:
         execution = Execution(held.task, held.delivery, held.task.execution_key)
         self._executions.add(execution)  # which keeps its asyncio task alive, too
         self._shifts.start(execution, held)
 
-    async def _execute(self, execution: Execution, held: Held) -> None:
+    async def _execute(self, execution: Execution, held: ReceivedTask) -> None:
         """The boundary of a delivery, as `guarded`: whatever happens, it is settled or goes back."""
         key, settled = execution.key, False
         try:
@@ -294,7 +301,7 @@ class Runtime:
             if not execution.posted:
                 self._end(execution, settled=settled)
 
-    async def _run(self, execution: Execution, held: Held, *, post: bool = False) -> None:
+    async def _run(self, execution: Execution, held: ReceivedTask, *, post: bool = False) -> None:
         """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
         held.feed.began(held, began)
@@ -316,10 +323,10 @@ class Runtime:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
             return
         outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
-        self._outcomes.post(Answer(execution, outcome, self._answered))
+        self._outcomes.post(RememberedAnswer(execution, outcome, self._answered))
         execution.posted = True
 
-    def _answered(self, answer: Answer, failed: BaseException | None) -> None:
+    def _answered(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
         """The answer was confirmed, or came to nothing: a posted execution ends here."""
         execution = answer.execution
         if failed is None:
@@ -354,7 +361,7 @@ class Runtime:
         if self._end_of_one is not None and not self._end_of_one.done():
             self._end_of_one.set_result(None)
 
-    def _handled(self, execution: Execution, held: Held, now_ms: int) -> Awaitable[Ended]:
+    def _handled(self, execution: Execution, held: ReceivedTask, now_ms: int) -> Awaitable[HandlerEnd]:
         task = execution.task
         capability = self._capabilities[task.capability]
         if self._events.heard("task.started", task.id or ""):
@@ -367,13 +374,13 @@ class Runtime:
         run = run_apart if apart else run_handler
         return tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
 
-    def _context(self, execution: Execution, held: Held) -> Context:
+    def _context(self, execution: Execution, held: ReceivedTask) -> Context:
         task = held.task
         task_id = task.id or self._clock.new_id()
         services = TaskServices(execution, held, task_id, self._means)
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
-    def _pass_on_slot(self, execution: Execution, held: Held, began: float, pause: float) -> bool:
+    def _pass_on_slot(self, execution: Execution, held: ReceivedTask, began: float, pause: float) -> bool:
         """Whether somebody who waited may have got it."""
         somebody_waits = self._intake.waiting > 0
         ran = self._now() - began
@@ -388,6 +395,6 @@ class Runtime:
             thread.add_done_callback(lambda _: self._intake.finished(held, ran))
         return somebody_waits
 
-    def _keep_no_more(self, held: Held, ran: float) -> None:
+    def _keep_no_more(self, held: ReceivedTask, ran: float) -> None:
         self._pacing.over()
         self._intake.finished(held, ran)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.handler import Rooms, SentBack
+from coditect.agent.execution.handler import Executors, SentBack
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import Held
-from coditect.agent.limits import Limits as Bounds
+from coditect.agent.intake.queue_consumer import ReceivedTask
+from coditect.agent.limits import AgentLimits as Bounds
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -33,7 +33,7 @@ class Means:
     events: Events
     intake: Intake
     reports: Reports
-    rooms: Rooms
+    rooms: Executors
     clock: Clock
     background: Supervisor
     bounds: Bounds
@@ -44,7 +44,7 @@ class TaskServices:
     """See `context.Services`."""
 
     execution: Execution
-    held: Held
+    held: ReceivedTask
     task_id: TaskId
     means: Means
 

@@ -44,7 +44,7 @@ class FailpointReached(CoditectError):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Failpoint:
     """What is to happen, where, and which time."""
 
     point: str
@@ -53,7 +53,7 @@ class Order:
     """The n-th time that the point is reached, from 1; only then."""
 
 
-def strike(order: Order) -> None:
+def strike(order: Failpoint) -> None:
     """Does to this process what the order says, and says so first: who finds it dead or still can tell why.
 
     Raises: FailpointReached when it is that.
@@ -74,7 +74,7 @@ class Failpoints:
 
     __slots__ = ("_counts", "_orders", "_strike")
 
-    def __init__(self, orders: Iterable[Order] = (), *, strike: Callable[[Order], None] = strike) -> None:
+    def __init__(self, orders: Iterable[Failpoint] = (), *, strike: Callable[[Failpoint], None] = strike) -> None:
         """`strike` carries an order out; a simulation has its own."""
         self._orders = tuple(orders)
         self._strike = strike
@@ -100,7 +100,7 @@ OFF = Failpoints()
 """No orders."""
 
 
-def read_orders(text: str, known: Collection[str]) -> tuple[Order, ...]:
+def read_orders(text: str, known: Collection[str]) -> tuple[Failpoint, ...]:
     """The orders in the text of the variable; none in an empty one.
 
     Raises: SetupError for one that is no order, and for a point that is not known.
@@ -108,7 +108,7 @@ def read_orders(text: str, known: Collection[str]) -> tuple[Order, ...]:
     return tuple(_read_order(part, known) for part in text.split(",") if part.strip())
 
 
-def _read_order(text: str, known: Collection[str]) -> Order:
+def _read_order(text: str, known: Collection[str]) -> Failpoint:
     found = _ORDER.fullmatch(text.strip())
     if found is None or found["act"] not in tuple(Act):
         raise SetupError(
@@ -121,4 +121,4 @@ def _read_order(text: str, known: Collection[str]) -> Order:
         raise SetupError(
             "This program has no such failpoint", variable=VARIABLE, given=found["point"], known=tuple(sorted(known))
         )
-    return Order(found["point"], Act(found["act"]), int(found["at"] or 1))
+    return Failpoint(found["point"], Act(found["act"]), int(found["at"] or 1))

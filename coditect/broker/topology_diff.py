@@ -23,7 +23,7 @@ BINDINGS_NOTE = (
 )
 
 
-class Verdict(Enum):
+class ProbeVerdict(Enum):
     """How the broker's entity compares with ours."""
 
     SAME = "same"
@@ -35,17 +35,17 @@ class Verdict(Enum):
 class Probe:
     """What the broker said about one entity. `text` is its 406 text when it differs."""
 
-    verdict: Verdict
+    verdict: ProbeVerdict
     text: str = ""
 
     @classmethod
     def differs(cls, text: str) -> Probe:
         """The broker refused our arguments with this text."""
-        return cls(Verdict.DIFFERS, text)
+        return cls(ProbeVerdict.DIFFERS, text)
 
 
-SAME = Probe(Verdict.SAME)
-MISSING = Probe(Verdict.MISSING)
+SAME = Probe(ProbeVerdict.SAME)
+MISSING = Probe(ProbeVerdict.MISSING)
 
 
 class TopologyProbe(Protocol):
@@ -62,7 +62,7 @@ class PlannedBroker(Broker, TopologyProbe, Protocol):
     """What `apply` needs: a broker that can also compare."""
 
 
-class Kind(StrEnum):
+class DifferenceKind(StrEnum):
     """What sort of entity."""
 
     EXCHANGE = "exchange"
@@ -70,7 +70,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TopologyDifference:
     """One argument that differs. The broker names the first one only; others may differ, too."""
 
     argument: str
@@ -84,45 +84,47 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TopologyStep:
     """One entity of the plan."""
 
-    kind: Kind
+    kind: DifferenceKind
     name: str
-    verdict: Verdict
-    difference: Difference | None = None
+    verdict: ProbeVerdict
+    difference: TopologyDifference | None = None
     fix: str = ""
     """What a person does about a difference."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TopologyPlan:
     """Every entity compared, in the order in which they are declared."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[TopologyStep, ...]
     bindings: int
     """How many apply declares again."""
     unbound: tuple[Binding, ...] | None = None
     """Those that the broker lacks, also of living agents and clients; None when nobody lists them."""
 
-    def of(self, verdict: Verdict) -> tuple[Step, ...]:
+    def of(self, verdict: ProbeVerdict) -> tuple[TopologyStep, ...]:
         """The steps with this verdict."""
         return tuple(step for step in self.steps if step.verdict is verdict)
 
     @property
     def clean(self) -> bool:
         """Whether the broker holds every exchange, queue and, as far as that is known, binding as wanted."""
-        return not self.unbound and all(step.verdict is Verdict.SAME for step in self.steps)
+        return not self.unbound and all(step.verdict is ProbeVerdict.SAME for step in self.steps)
 
 
-async def make_plan(broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None) -> Plan:
+async def make_plan(
+    broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
+) -> TopologyPlan:
     """Compares every exchange and queue with the broker, and the bindings with those that it has; changes nothing."""
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:
         steps.append(_step(entity, await broker.probe(entity)))
     unbound = None if bound is None else _unbound(topology, bound)
-    return Plan(tuple(steps), len(topology.bindings), unbound)
+    return TopologyPlan(tuple(steps), len(topology.bindings), unbound)
 
 
 def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
@@ -137,17 +139,17 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
     return tuple(one for one in dict.fromkeys(wanted) if one.queue in queues and one not in bound)
 
 
-async def apply_topology(broker: PlannedBroker, topology: Topology) -> Plan:
+async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyPlan:
     """Creates what is missing and binds everything; what differs is left alone. Returns the plan it followed.
 
     Idempotent. The plan's differing steps are what remains for a person.
     """
     plan = await make_plan(broker, topology)
-    differing = {(step.kind, step.name) for step in plan.of(Verdict.DIFFERS)}
+    differing = {(step.kind, step.name) for step in plan.of(ProbeVerdict.DIFFERS)}
     await broker.declare(
         Topology(
-            tuple(one for one in topology.exchanges if (Kind.EXCHANGE, one.name) not in differing),
-            tuple(one for one in topology.queues if (Kind.QUEUE, one.name) not in differing),
+            tuple(one for one in topology.exchanges if (DifferenceKind.EXCHANGE, one.name) not in differing),
+            tuple(one for one in topology.queues if (DifferenceKind.QUEUE, one.name) not in differing),
             topology.bindings,
         )
     )
@@ -202,14 +204,14 @@ _INEQUIVALENT = re.compile(
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL)
 
 
-def parse_difference(text: str) -> Difference:
+def parse_difference(text: str) -> TopologyDifference:
     """Reads RabbitMQ's 406 text, such as ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost
     '/': received the value '100' of type 'signedint' but current is none``.
     """
     match = _INEQUIVALENT.search(text)
     if match is None:
-        return Difference("", None, None, text)
-    return Difference(match["argument"], _value(match["current"]), _value(match["received"]), text)
+        return TopologyDifference("", None, None, text)
+    return TopologyDifference(match["argument"], _value(match["current"]), _value(match["received"]), text)
 
 
 def _value(words: str) -> str | None:
@@ -219,15 +221,15 @@ def _value(words: str) -> str | None:
     return None if words.strip().startswith("none") else words.strip()
 
 
-def _step(entity: Exchange | Queue, probe: Probe) -> Step:
-    kind = Kind.QUEUE if isinstance(entity, Queue) else Kind.EXCHANGE
-    if probe.verdict is not Verdict.DIFFERS:
-        return Step(kind, entity.name, probe.verdict)
+def _step(entity: Exchange | Queue, probe: Probe) -> TopologyStep:
+    kind = DifferenceKind.QUEUE if isinstance(entity, Queue) else DifferenceKind.EXCHANGE
+    if probe.verdict is not ProbeVerdict.DIFFERS:
+        return TopologyStep(kind, entity.name, probe.verdict)
     difference = parse_difference(probe.text)
-    return Step(kind, entity.name, probe.verdict, difference, _fix(entity, difference))
+    return TopologyStep(kind, entity.name, probe.verdict, difference, _fix(entity, difference))
 
 
-def _fix(entity: Exchange | Queue, difference: Difference) -> str:
+def _fix(entity: Exchange | Queue, difference: TopologyDifference) -> str:
     if isinstance(entity, Exchange):
         fix = (
             "An exchange's arguments cannot be changed. While nobody publishes: "
@@ -265,7 +267,7 @@ _TEXT_POLICIES = {
 }
 
 
-def _policy(entity: Exchange | Queue, difference: Difference) -> str:
+def _policy(entity: Exchange | Queue, difference: TopologyDifference) -> str:
     """The policy that brings the wanted value without deleting, where there is one.
 
     An argument beats a policy; of two numbers the lower one holds. So a policy helps where the argument is

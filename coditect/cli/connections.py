@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it is heavy, and most commands do without
     from coditect.client.client import Client
 
 
-class Handle(Protocol):
+class TaskHandle(Protocol):
     """A submitted task."""
 
     @property
@@ -49,7 +49,7 @@ class TaskClient(Protocol):
         deadline: Duration | None,
         pin: AgentId | None,
         task_id: TaskId | None = None,
-    ) -> Handle:
+    ) -> TaskHandle:
         """Publishes a task."""
 
     async def cancel(self, task_id: str) -> None:

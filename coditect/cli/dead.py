@@ -17,7 +17,7 @@ from coditect.cli.dead_node import dead_nodes, dead_row, redrive_node
 from coditect.cli.output import Output, OutputOption, agree, instant, say, write_fields, write_json, write_table
 from coditect.errors import CoditectError, NotFound
 from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import DeadLetters, DeadQueue, Selection, Settled
+from coditect.operations.dead_letters import DeadLetters, DeadQueue, Selection, SettledLetter
 from coditect.wire import routing
 
 app = typer.Typer(no_args_is_help=True)
@@ -154,7 +154,7 @@ def redrive_letters(
     selection = _selection(ids, capability, reason, agent, everything=everything)
     agree("Bring the matching dead letters back?", yes=yes or dry_run)
 
-    async def act(letters: DeadLetters, queues: list[str]) -> Settled:
+    async def act(letters: DeadLetters, queues: list[str]) -> SettledLetter:
         return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
 
     settled = run_loop(_settle(connections(context), selection, act))
@@ -181,7 +181,7 @@ def discard_letters(
     selection = _selection(ids, capability, reason, agent, everything=everything)
     agree("Throw the matching dead letters away for good?", yes=yes or dry_run)
 
-    async def act(letters: DeadLetters, queues: list[str]) -> Settled:
+    async def act(letters: DeadLetters, queues: list[str]) -> SettledLetter:
         return await letters.discard(queues, selection, dry_run=dry_run)
 
     settled = run_loop(_settle(connections(context), selection, act))
@@ -191,8 +191,8 @@ def discard_letters(
 async def _settle(
     opened: Connections,
     selection: Selection,
-    act: Callable[[DeadLetters, list[str]], Awaitable[Settled]],
-) -> Settled:
+    act: Callable[[DeadLetters, list[str]], Awaitable[SettledLetter]],
+) -> SettledLetter:
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock())
         queues = await _queues(opened, letters, selection.capability)
@@ -229,7 +229,7 @@ def _selection(
     return selection
 
 
-def _report(verb: str, settled: Settled, selection: Selection, output: Output) -> None:
+def _report(verb: str, settled: SettledLetter, selection: Selection, output: Output) -> None:
     if output is Output.JSON:
         write_json(
             {

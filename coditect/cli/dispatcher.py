@@ -16,7 +16,7 @@ from coditect.errors import ControlPlaneRequired
 from coditect.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from coditect.operations.status import DispatcherStanding, Standing
+    from coditect.operations.status import ClusterStatus, DispatcherStatus
 
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
@@ -27,7 +27,7 @@ COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "r
 app = typer.Typer(no_args_is_help=True)
 
 
-class Program(Protocol):
+class ControlPlaneProgram(Protocol):
     """What an installed control plane offers to whoever runs it."""
 
     def main(self, settings: Settings) -> int:
@@ -100,24 +100,24 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     write_table(("shard", "owner", "epoch", "workflows", "under way"), rows)
 
 
-async def _standing(opened: Connections) -> Standing:
+async def _standing(opened: Connections) -> ClusterStatus:
     from coditect.operations.status import standing
 
     async with opened.broker() as broker:
         return await standing(broker)
 
 
-def _counts(one: DispatcherStanding) -> dict[str, int | None]:
+def _counts(one: DispatcherStatus) -> dict[str, int | None]:
     return dict.fromkeys(COUNTS) if one.counts is None else asdict(one.counts)
 
 
-def installed() -> Program:
+def installed() -> ControlPlaneProgram:
     """The installed control plane. Raises: ControlPlaneRequired when there is none, or it cannot be loaded."""
     from importlib.metadata import entry_points
 
     for one in entry_points(group=GROUP):
         try:
-            return cast(Program, one.load())
+            return cast(ControlPlaneProgram, one.load())
         except ImportError as error:
             raise ControlPlaneRequired(
                 "The installed control plane cannot be loaded",

@@ -13,8 +13,8 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
-from coditect.cli.load_drive import Counts, Load, drive
-from coditect.cli.load_report import Effect, Ending, LoadReport, parse_effects, report_json, summarize
+from coditect.cli.load_drive import LoadCounts, LoadPlan, drive
+from coditect.cli.load_report import Effect, LoadEnding, LoadReport, parse_effects, report_json, summarize
 from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.cli.waiting import checked, going_on
 from coditect.errors import InputError
@@ -60,9 +60,9 @@ def run_load(
     """
     if min_ms > max_ms:
         raise InputError("--min-ms is above --max-ms", min_ms=min_ms, max_ms=max_ms)
-    load = Load(tasks, concurrency, rate, min_ms, max_ms, capability, priority, seconds(wait))
+    load = LoadPlan(tasks, concurrency, rate, min_ms, max_ms, capability, priority, seconds(wait))
     opened = connections(context)
-    counts = Counts()
+    counts = LoadCounts()
     run_loop(_run(opened, load, counts))
     log = effect_log or default_log(opened.environ, Path.cwd())
     effects = read_effects(log, counts)
@@ -86,7 +86,7 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
     return (env_file.parent if env_file else folder / ".coditect") / LOG_FILE
 
 
-def read_effects(log: Path, counts: Counts) -> dict[str, list[Effect]] | None:
+def read_effects(log: Path, counts: LoadCounts) -> dict[str, list[Effect]] | None:
     """The effects of this run; None when there is no log to read."""
     if not log.is_file():
         return None
@@ -95,7 +95,7 @@ def read_effects(log: Path, counts: Counts) -> dict[str, list[Effect]] | None:
         return parse_effects(lines, ids)
 
 
-async def _run(opened: Connections, load: Load, counts: Counts) -> None:
+async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
     see = f"coditect task why-not {load.capability}; coditect agent list"
     async with opened.client() as client, _progress(load, counts):
         with going_on(f"What was submitted goes on; nobody waits for the results any more. To see it: {see}"):
@@ -103,7 +103,7 @@ async def _run(opened: Connections, load: Load, counts: Counts) -> None:
 
 
 @asynccontextmanager
-async def _progress(load: Load, counts: Counts) -> AsyncIterator[None]:
+async def _progress(load: LoadPlan, counts: LoadCounts) -> AsyncIterator[None]:
     """Shows how far it is: a bar on a terminal, a line now and then otherwise."""
     showing = asyncio.create_task(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts))
     try:
@@ -113,7 +113,7 @@ async def _progress(load: Load, counts: Counts) -> AsyncIterator[None]:
         await asyncio.wait([showing])
 
 
-async def _lines(load: Load, counts: Counts) -> None:
+async def _lines(load: LoadPlan, counts: LoadCounts) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     while True:
@@ -121,7 +121,7 @@ async def _lines(load: Load, counts: Counts) -> None:
         say(f"{loop.time() - started:6.1f} s  {_state(load, counts)}")
 
 
-async def _bar(load: Load, counts: Counts) -> None:
+async def _bar(load: LoadPlan, counts: LoadCounts) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -136,7 +136,7 @@ async def _bar(load: Load, counts: Counts) -> None:
             progress.update(bar, completed=len(counts.answers), description=_state(load, counts), refresh=True)
 
 
-def _state(load: Load, counts: Counts) -> str:
+def _state(load: LoadPlan, counts: LoadCounts) -> str:
     answered = len(counts.answers)
     return f"{answered}/{load.tasks} ended, {counts.in_flight} in flight, {counts.failed} without a value"
 
@@ -157,7 +157,7 @@ def _write(report: LoadReport, log: Path) -> None:
     )
     write_table(("agent", "answers"), list(report.agents.items()))
     write_table(("problem", "tasks"), list(report.problems.items()))
-    for ending, ids in ((Ending.HUNG.value, report.hung), ("lost", report.lost)):
+    for ending, ids in ((LoadEnding.HUNG.value, report.hung), ("lost", report.lost)):
         write_table((ending,), [(task_id,) for task_id in ids])
     write_table(
         ("repeated", "executions"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coditect.cli.connections import TaskClient
-from coditect.cli.load_report import Answer, Ending
+from coditect.cli.load_report import LoadAnswer, LoadEnding
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.model.result import Outcome, Status
@@ -16,7 +16,7 @@ _GOLDEN = 0.618033988749895
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadPlan:
     """What is submitted, and how fast."""
 
     tasks: int
@@ -37,21 +37,21 @@ class Load:
 
 
 @dataclass(slots=True)
-class Counts:
+class LoadCounts:
     """How far the run is; read by whoever shows the progress."""
 
     submitted: int = 0
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[LoadAnswer] = field(default_factory=list)
     failed: int = 0
     in_flight: int = 0
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: LoadAnswer) -> None:
         """One more has ended."""
         self.answers.append(answer)
-        self.failed += answer.ending is not Ending.COMPLETED
+        self.failed += answer.ending is not LoadEnding.COMPLETED
 
 
-async def drive(client: TaskClient, load: Load, counts: Counts) -> None:
+async def drive(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
     """Submits everything and waits for every answer; fills `counts`."""
     if load.per_second is None:
         await _closed_loop(client, load, counts)
@@ -59,7 +59,7 @@ async def drive(client: TaskClient, load: Load, counts: Counts) -> None:
         await _open_loop(client, load, counts, load.per_second)
 
 
-async def _closed_loop(client: TaskClient, load: Load, counts: Counts) -> None:
+async def _closed_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
     started = asyncio.get_running_loop().time()
     numbers = iter(range(load.tasks))
     async with asyncio.TaskGroup() as group:
@@ -68,14 +68,14 @@ async def _closed_loop(client: TaskClient, load: Load, counts: Counts) -> None:
 
 
 async def _work_through(
-    client: TaskClient, load: Load, counts: Counts, numbers: Iterator[int], *, started: float
+    client: TaskClient, load: LoadPlan, counts: LoadCounts, numbers: Iterator[int], *, started: float
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in numbers:
         await _one(client, load, counts, number, started=started, due=loop.time())
 
 
-async def _open_loop(client: TaskClient, load: Load, counts: Counts, per_second: float) -> None:
+async def _open_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts, per_second: float) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     async with asyncio.TaskGroup() as group:
@@ -87,7 +87,9 @@ async def _open_loop(client: TaskClient, load: Load, counts: Counts, per_second:
             group.create_task(_one(client, load, counts, number, started=started, due=due))
 
 
-async def _one(client: TaskClient, load: Load, counts: Counts, number: int, *, started: float, due: float) -> None:
+async def _one(
+    client: TaskClient, load: LoadPlan, counts: LoadCounts, number: int, *, started: float, due: float
+) -> None:
     loop = asyncio.get_running_loop()
     task_id: str | None = None
     outcome: Outcome | CoditectError
@@ -111,17 +113,17 @@ async def _one(client: TaskClient, load: Load, counts: Counts, number: int, *, s
     now = loop.time()
     ending, problem = _ending(task_id, outcome)
     agent = outcome.agent_id if isinstance(outcome, Outcome) else None
-    counts.add(Answer(task_id, ending, now - started, now - due, agent, problem))
+    counts.add(LoadAnswer(task_id, ending, now - started, now - due, agent, problem))
 
 
-def _ending(task_id: str | None, outcome: Outcome | CoditectError) -> tuple[Ending, str]:
+def _ending(task_id: str | None, outcome: Outcome | CoditectError) -> tuple[LoadEnding, str]:
     if isinstance(outcome, Outcome):
         if outcome.status is Status.COMPLETED:
-            return Ending.COMPLETED, ""
+            return LoadEnding.COMPLETED, ""
         reason = outcome.failure.reason if outcome.failure else outcome.status.value
-        return Ending.FAILED, reason
+        return LoadEnding.FAILED, reason
     if task_id is None:
-        return Ending.REFUSED, f"{type(outcome).__name__}: {outcome.sentence}"
+        return LoadEnding.REFUSED, f"{type(outcome).__name__}: {outcome.sentence}"
     if isinstance(outcome, ResultTimeout):
-        return Ending.HUNG, "no answer in time"
-    return Ending.FAILED, f"{type(outcome).__name__}: {outcome.sentence}"
+        return LoadEnding.HUNG, "no answer in time"
+    return LoadEnding.FAILED, f"{type(outcome).__name__}: {outcome.sentence}"

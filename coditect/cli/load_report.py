@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Ending(StrEnum):
+class LoadEnding(StrEnum):
     """How one submission ended, as its client saw it."""
 
     COMPLETED = "completed"
@@ -22,12 +22,12 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LoadAnswer:
     """One submission and its end."""
 
     task_id: str | None
     """None when it was refused."""
-    ending: Ending
+    ending: LoadEnding
     finished_at_seconds: float
     """Since the start of the run."""
     latency_seconds: float
@@ -60,7 +60,7 @@ class Percentiles:
 class LoadReport:
     """The summary of one run."""
 
-    endings: Mapping[Ending, int]
+    endings: Mapping[LoadEnding, int]
     elapsed_seconds: float
     throughput_per_second: float
     latency_ms: Percentiles
@@ -81,7 +81,7 @@ class LoadReport:
     @property
     def ok(self) -> bool:
         """Whether everything was taken, done and answered."""
-        unhappy = self.endings[Ending.FAILED] + self.endings[Ending.HUNG] + self.endings[Ending.REFUSED]
+        unhappy = self.endings[LoadEnding.FAILED] + self.endings[LoadEnding.HUNG] + self.endings[LoadEnding.REFUSED]
         return not (unhappy or self.lost or self.submitted_twice)
 
 
@@ -95,22 +95,22 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
     return effects
 
 
-def summarize(answers: Sequence[Answer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
+def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
     """The report; without effects (no log to read) nothing is said about what was executed."""
     endings = Counter(answer.ending for answer in answers)
     elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
-    completed = [answer for answer in answers if answer.ending is Ending.COMPLETED]
+    completed = [answer for answer in answers if answer.ending is LoadEnding.COMPLETED]
     ids = Counter(answer.task_id for answer in answers if answer.task_id is not None)
-    done_ids = [one.task_id for one in answers if one.task_id and one.ending is not Ending.FAILED]
+    done_ids = [one.task_id for one in answers if one.task_id and one.ending is not LoadEnding.FAILED]
     known = effects or {}
     return LoadReport(
-        endings={ending: endings[ending] for ending in Ending},
+        endings={ending: endings[ending] for ending in LoadEnding},
         elapsed_seconds=elapsed,
         throughput_per_second=len(completed) / elapsed if elapsed else 0.0,
         latency_ms=percentiles([answer.latency_seconds * 1000 for answer in completed]),
         problems=dict(Counter(answer.problem for answer in answers if answer.problem).most_common()),
         agents=dict(Counter(answer.agent_id for answer in answers if answer.agent_id).most_common()),
-        hung=tuple(one.task_id for one in answers if one.task_id and one.ending is Ending.HUNG),
+        hung=tuple(one.task_id for one in answers if one.task_id and one.ending is LoadEnding.HUNG),
         submitted_twice=tuple(task_id for task_id, times in ids.items() if times > 1),
         effects_compared=effects is not None,
         lost=() if effects is None else tuple(task_id for task_id in done_ids if not effects.get(task_id)),

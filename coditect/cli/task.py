@@ -25,7 +25,7 @@ from coditect.model.capability import Priority
 from coditect.model.event import Event
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import ENDINGS, Outcome, Status
-from coditect.operations.sightings import Place, task_verdict
+from coditect.operations.sightings import SightingPlace, task_verdict
 from coditect.wire.json import loads
 from coditect.workflow.rows import AttemptRow, NodeRow
 
@@ -161,7 +161,8 @@ def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(m
     run_loop(_cancel(opened, task_id))
     say(f"{task_id}: cancel was {'accepted by the control plane' if durable else 'sent to every agent'}.")
     if seen is not None and (
-        seen.best is None or seen.best.place not in (Place.WORKING, Place.WAITING, Place.RETRYING)
+        seen.best is None
+        or seen.best.place not in (SightingPlace.WORKING, SightingPlace.WAITING, SightingPlace.RETRYING)
     ):
         told = task_verdict(task_id, seen, None, named=True)
         raise NotFound("No such task waits or runs", task_id=task_id, seen=told.sentence, fix=told.fix)

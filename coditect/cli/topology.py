@@ -10,9 +10,9 @@ from coditect.aio.loop import run_loop
 from coditect.broker.topology import Binding, Topology, backbone, capability_queues
 from coditect.broker.topology_diff import (
     BINDINGS_NOTE,
-    Plan,
-    Step,
-    Verdict,
+    ProbeVerdict,
+    TopologyPlan,
+    TopologyStep,
     apply_topology,
     export_definitions,
     make_plan,
@@ -57,7 +57,7 @@ def apply_plan(
     """
     plan = run_loop(_apply(connections(context), capability or []))
     _write(plan, output, missing="created", applied=True)
-    differing = plan.of(Verdict.DIFFERS)
+    differing = plan.of(ProbeVerdict.DIFFERS)
     if differing:
         raise TopologyMismatch(
             "What differs was left alone", names=[step.name for step in differing], fix="See the table above."
@@ -81,13 +81,13 @@ def export_topology(
     write_json(export_definitions(_topology(known), vhost=vhost))
 
 
-async def _plan(opened: Connections, named: list[str]) -> Plan:
+async def _plan(opened: Connections, named: list[str]) -> TopologyPlan:
     topology = _topology(await known_capabilities(opened, named))
     async with opened.broker() as broker:
         return await make_plan(broker, topology, bound=await opened.bindings())
 
 
-async def _apply(opened: Connections, named: list[str]) -> Plan:
+async def _apply(opened: Connections, named: list[str]) -> TopologyPlan:
     topology = _topology(await known_capabilities(opened, named))
     async with opened.broker() as broker:
         return await apply_topology(broker, topology)
@@ -100,7 +100,7 @@ def _topology(capabilities: tuple[str, ...]) -> Topology:
     return whole
 
 
-def _write(plan: Plan, output: Output, *, missing: str, applied: bool) -> None:
+def _write(plan: TopologyPlan, output: Output, *, missing: str, applied: bool) -> None:
     if output is Output.JSON:
         write_json(
             {
@@ -110,13 +110,13 @@ def _write(plan: Plan, output: Output, *, missing: str, applied: bool) -> None:
             }
         )
         return
-    changes = [step for step in plan.steps if step.verdict is not Verdict.SAME]
+    changes = [step for step in plan.steps if step.verdict is not ProbeVerdict.SAME]
     rows = [(str(step.kind), step.name, _state(step, missing)) for step in changes]
     rows += [("binding", _way(one), missing) for one in plan.unbound or ()]
     write_table(("kind", "name", "state"), rows)
-    for step in plan.of(Verdict.DIFFERS):
+    for step in plan.of(ProbeVerdict.DIFFERS):
         typer.echo(f"\n{step.kind} {step.name}: {step.fix}")
-    same = len(plan.steps) - len(plan.of(Verdict.DIFFERS) if applied else changes)
+    same = len(plan.steps) - len(plan.of(ProbeVerdict.DIFFERS) if applied else changes)
     note = (
         f"{BINDINGS_NOTE} ({plan.bindings})" if plan.unbound is None else f"{len(plan.unbound)} bindings are missing."
     )
@@ -127,14 +127,14 @@ def _way(binding: Binding) -> str:
     return f"{binding.exchange} -> {binding.queue} ({binding.key or 'everything'})"
 
 
-def _bindings_json(plan: Plan) -> dict[str, object]:
+def _bindings_json(plan: TopologyPlan) -> dict[str, object]:
     if plan.unbound is None:
         return {"declared_again_by_apply": plan.bindings, "note": BINDINGS_NOTE}
     missing = [{"exchange": one.exchange, "queue": one.queue, "key": one.key} for one in plan.unbound]
     return {"declared_again_by_apply": plan.bindings, "missing": missing}
 
 
-def _state(step: Step, missing: str) -> str:
+def _state(step: TopologyStep, missing: str) -> str:
     difference = step.difference
     if difference is None:
         return missing
@@ -144,7 +144,7 @@ def _state(step: Step, missing: str) -> str:
     return f"differs: {difference.argument} is {current}, should be {wanted}"
 
 
-def _step_json(step: Step) -> dict[str, object]:
+def _step_json(step: TopologyStep) -> dict[str, object]:
     document: dict[str, object] = {"kind": step.kind, "name": step.name, "state": step.verdict.value}
     if step.difference is not None:
         document |= {

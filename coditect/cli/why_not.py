@@ -17,8 +17,8 @@ from coditect.errors import NotFound, RegistryUnavailable
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import is_uuid
 from coditect.model.registration import AgentRecord
-from coditect.operations.diagnose import Explanation, Question, QueueSeen, Verdict, explain
-from coditect.operations.locate import Whereabouts
+from coditect.operations.diagnose import Explanation, QueueSeen, TakeVerdict, TaskQuestion, explain
+from coditect.operations.locate import TaskLocator
 from coditect.operations.sightings import Found, Sighting, task_verdict, unseen
 from coditect.registry.port import Search
 from coditect.wire import routing
@@ -29,7 +29,7 @@ LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    verdict: Verdict
+    verdict: TakeVerdict
     explanation: Explanation | None
     task_id: str | None = None
     found: Found | None = None
@@ -60,12 +60,12 @@ def why_not(
     """
     opened, tags = connections(context), frozenset(tag or ())
     if capability is not None:
-        question = Question(check_capability_name(capability), priority, tags)
+        question = TaskQuestion(check_capability_name(capability), priority, tags)
         answer = run_loop(_of_task(opened, target, question, most))
     elif is_uuid(target):
         answer = run_loop(_of_task(opened, target, None, most))
     else:
-        answer = run_loop(_of_capability(opened, Question(check_capability_name(target), priority, tags)))
+        answer = run_loop(_of_capability(opened, TaskQuestion(check_capability_name(target), priority, tags)))
     if output is Output.JSON:
         write_json(_json(answer))
     else:
@@ -74,19 +74,19 @@ def why_not(
         raise typer.Exit(NotFound.exit_code)
 
 
-async def _of_capability(opened: Connections, question: Question) -> _Answer:
+async def _of_capability(opened: Connections, question: TaskQuestion) -> _Answer:
     fleet = await _fleet(opened)
     async with opened.broker() as broker:
         explanation = await _explained(broker, question, fleet)
     return _Answer(explanation.verdict, explanation)
 
 
-async def _of_task(opened: Connections, task_id: str, given: Question | None, most: int) -> _Answer:
+async def _of_task(opened: Connections, task_id: str, given: TaskQuestion | None, most: int) -> _Answer:
     fleet = await _fleet(opened)
     offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
     named = () if given is None else (given.capability,)
     async with opened.broker() as broker:
-        found = await Whereabouts(broker).find(task_id, waiting=named, dead=offered.union(named), most=most)
+        found = await TaskLocator(broker).find(task_id, waiting=named, dead=offered.union(named), most=most)
         question = _question_of(found.best, given)
         explanation = None if question is None else await _explained(broker, question, fleet)
     verdict = task_verdict(task_id, found, explanation, named=given is not None)
@@ -100,7 +100,7 @@ async def whereabouts(opened: Connections, task_id: str) -> Found:
     offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
     async with opened.broker() as broker:
         for pause in (LOOK_AGAIN_SECONDS, 0.0):
-            found = await Whereabouts(broker).find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
+            found = await TaskLocator(broker).find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
             if found.sightings:
                 break
             await asyncio.sleep(pause)  # on its way to a slot it is nowhere
@@ -115,7 +115,7 @@ async def _fleet(opened: Connections) -> tuple[AgentRecord, ...] | None:
         return None
 
 
-async def _explained(broker: Broker, question: Question, fleet: Sequence[AgentRecord] | None) -> Explanation:
+async def _explained(broker: Broker, question: TaskQuestion, fleet: Sequence[AgentRecord] | None) -> Explanation:
     queues = []
     for level in Priority:
         name = routing.task_queue(question.capability, level)
@@ -127,11 +127,11 @@ async def _explained(broker: Broker, question: Question, fleet: Sequence[AgentRe
     return explain(question, fleet, queues)
 
 
-def _question_of(seen: Sighting | None, given: Question | None) -> Question | None:
+def _question_of(seen: Sighting | None, given: TaskQuestion | None) -> TaskQuestion | None:
     """What the task itself says comes before what was said on the command line."""
     if seen is None or seen.capability is None:
         return given
-    return Question(seen.capability, seen.priority or Priority.P1, given.tags if given is not None else frozenset())
+    return TaskQuestion(seen.capability, seen.priority or Priority.P1, given.tags if given is not None else frozenset())
 
 
 def _tell(answer: _Answer) -> None:
@@ -184,7 +184,7 @@ def _json(answer: _Answer) -> dict[str, object]:
     }
 
 
-def _question_json(question: Question) -> dict[str, object]:
+def _question_json(question: TaskQuestion) -> dict[str, object]:
     return {"capability": question.capability, "priority": question.priority, "tags": sorted(question.tags)}
 
 

@@ -40,7 +40,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow i
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `workflow list` shows it.")]
 
 
-class Format(StrEnum):
+class GraphFormat(StrEnum):
     """How a graph is drawn."""
 
     TEXT = "text"
@@ -95,8 +95,8 @@ def draw_workflow(
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="FILE_OR_RUN", help="A definition, or the id of one that runs.")],
     form: Annotated[
-        Format, typer.Option("--format", "-f", help="text: layer by layer; mermaid: a flowchart.")
-    ] = Format.TEXT,
+        GraphFormat, typer.Option("--format", "-f", help="text: layer by layer; mermaid: a flowchart.")
+    ] = GraphFormat.TEXT,
     states: Annotated[
         Path | None, typer.Option("--states", help="A JSON object of the nodes' states, to be shown with them.")
     ] = None,
@@ -109,7 +109,7 @@ def draw_workflow(
     \b
     Example: coditect workflow graph examples/release.yaml --format mermaid
     """
-    draw = draw_text if form is Format.TEXT else draw_mermaid
+    draw = draw_text if form is GraphFormat.TEXT else draw_mermaid
     run = target if is_uuid(target) else live
     name, rows = ("", []) if run is None else run_loop(_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None

@@ -16,7 +16,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import backbone
-from coditect.client.completion import Ends
+from coditect.client.completion import Completions
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
@@ -25,16 +25,16 @@ from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any
 from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, Unroutable
-from coditect.messaging.event_stream import EventStream, Listening
+from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
 from coditect.model.capability import check_capability_name
 from coditect.model.duration import Duration
 from coditect.model.event import Event
 from coditect.model.ids import AgentId
-from coditect.registry.catalogue import Offers
+from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.registry.port import Registry
-from coditect.registry.selection.selector import Picker
+from coditect.registry.selection.selector import Selector
 from coditect.settings.settings import Settings, read_settings
 from coditect.wire import mail, routing
 from coditect.wire.events import event_message
@@ -102,10 +102,10 @@ class Client:
         self.name = name or f"client-{token_hex(6)}"
         self._stack = AsyncExitStack()
         self._background = Supervisor()
-        self._picker = Picker(registry, self._clock, self._background)
+        self._picker = Selector(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
-        self._listening = Listening(broker, name=self.name)
-        offers = Offers(broker, registry)
+        self._listening = EventStreams(broker, name=self.name)
+        offers = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(
             broker,
             self._clock,
@@ -120,7 +120,7 @@ class Client:
             offers=offers,
             requests=self._requests,
             listening=self._listening,
-            ends=Ends(self._listening, self._background),
+            ends=Completions(self._listening, self._background),
         )
         self._owned: tuple[Any, ...] = ()
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
-from coditect.messaging.event_stream import Listening
+from coditect.messaging.event_stream import EventStreams
 from coditect.workflow.states import WorkflowState
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ IDLE_SECONDS = 5.0
 """How long it is still listened when nobody waits any more."""
 
 
-class Ends:
+class Completions:
     """The ends that one client hears of."""
 
-    def __init__(self, listening: Listening, background: Supervisor) -> None:
+    def __init__(self, listening: EventStreams, background: Supervisor) -> None:
         self._listening = listening
         self._background = background
         self._waits: Counter[str] = Counter()

@@ -14,12 +14,12 @@ from coditect.client.handle import Handle
 from coditect.client.options import Options, deadline_at
 from coditect.codec import encode_any
 from coditect.errors import CoditectError, ControlPlaneRequired, Unroutable
-from coditect.messaging.event_stream import Listening
+from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
 from coditect.model.task import NO_LIMITS, Limits, Task
-from coditect.registry.catalogue import Offers
-from coditect.registry.selection.selector import Pick, Picker
+from coditect.registry.catalogue import CapabilityCatalogue
+from coditect.registry.selection.selector import Pick, Selector
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
@@ -32,7 +32,14 @@ class DirectLane:
     """Submits tasks of one client through our door of the broker."""
 
     def __init__(
-        self, broker: Broker, clock: Clock, *, picker: Picker, offers: Offers, requests: Requests, listening: Listening
+        self,
+        broker: Broker,
+        clock: Clock,
+        *,
+        picker: Selector,
+        offers: CapabilityCatalogue,
+        requests: Requests,
+        listening: EventStreams,
     ) -> None:
         self._broker = broker
         self._clock = clock

@@ -63,7 +63,7 @@ def _ms(duration: Duration | None) -> int | None:
     return None if duration is None else milliseconds(duration)
 
 
-class Kept:
+class KeptOptions:
     """What the control plane knows of one durable task, for its handle."""
 
     __slots__ = ("_task_id", "known", "run")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 from coditect.blobs import fetched
 from coditect.broker.port import Broker
-from coditect.client.durable import Kept
+from coditect.client.durable import KeptOptions
 from coditect.client.workflow_run import Run
 from coditect.codec import codec
 from coditect.errors import (
@@ -23,7 +23,7 @@ from coditect.errors import (
     TaskRejected,
     Unroutable,
 )
-from coditect.messaging.event_stream import EventStream, Listening
+from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
@@ -53,11 +53,11 @@ class Handle:
         self,
         task: Task,
         requests: Requests,
-        listening: Listening,
+        listening: EventStreams,
         broker: Broker,
         *,
         reply: asyncio.Future[Outcome] | None = None,
-        kept: Kept | None = None,
+        kept: KeptOptions | None = None,
     ) -> None:
         self._task = task
         self._kept = kept
@@ -98,7 +98,7 @@ class Handle:
         """
         return await self._of_durable().row()
 
-    def _of_durable(self) -> Kept:
+    def _of_durable(self) -> KeptOptions:
         if self._kept is None:
             fix = "submit it with durable=True, or an idempotency key"
             raise InputError("A direct task has no record", task_id=self.task_id, fix=fix)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.blobs import whole_value
-from coditect.client.completion import ENDINGS, Ends
+from coditect.client.completion import ENDINGS, Completions
 from coditect.client.control_plane import ASK_SECONDS, ControlPlane
 from coditect.codec import codec, encode_any
 from coditect.errors import (
@@ -23,7 +23,7 @@ from coditect.errors import (
     TaskFailed,
     TaskRejected,
 )
-from coditect.messaging.event_stream import Listening
+from coditect.messaging.event_stream import EventStreams
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
 from coditect.model.result import EXPIRED
@@ -77,7 +77,7 @@ class Run:
     __slots__ = ("_control", "_ends", "_listening", "id", "new")
 
     def __init__(
-        self, workflow: str, control: ControlPlane, *, listening: Listening, ends: Ends, new: bool = False
+        self, workflow: str, control: ControlPlane, *, listening: EventStreams, ends: Completions, new: bool = False
     ) -> None:
         self.id = workflow
         """The workflow's id; kept by the control plane, so any process may ask with it."""

@@ -9,22 +9,22 @@ from typing import Any
 
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
-from coditect.client.completion import Ends
+from coditect.client.completion import Completions
 from coditect.client.control_plane import ControlPlane
 from coditect.client.direct import encoded
-from coditect.client.durable import Kept, durable_definition, durable_id, workflow_of
+from coditect.client.durable import KeptOptions, durable_definition, durable_id, workflow_of
 from coditect.client.handle import Handle
 from coditect.client.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
 from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 from coditect.client.workflow_run import Run, pages
 from coditect.errors import CoditectError, InputError
-from coditect.messaging.event_stream import Listening
+from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
 from coditect.model.task import Task
-from coditect.registry.catalogue import Offers
+from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.builder import Workflow
@@ -45,7 +45,14 @@ class WorkflowLane:
     """What one client has at the control plane."""
 
     def __init__(
-        self, broker: Broker, clock: Clock, *, offers: Offers, requests: Requests, listening: Listening, ends: Ends
+        self,
+        broker: Broker,
+        clock: Clock,
+        *,
+        offers: CapabilityCatalogue,
+        requests: Requests,
+        listening: EventStreams,
+        ends: Completions,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -152,4 +159,4 @@ class WorkflowLane:
 
     def _handle(self, run: Run, capability: str, priority: Priority) -> Handle:
         task = Task(capability, priority, b"", id=durable_id(run.id))
-        return Handle(task, self._requests, self._listening, self._broker, kept=Kept(run))
+        return Handle(task, self._requests, self._listening, self._broker, kept=KeptOptions(run))

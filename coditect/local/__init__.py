@@ -9,13 +9,12 @@ from coditect.local.errors import AlreadyUp, LocalError, MissingServer, ServerUn
 from coditect.local.plan import Program, UpPlan
 from coditect.local.servers import PrivateServers, private_servers
 from coditect.local.state import ChildState, Phase, UpFolder, UpState, read_state
-from coditect.local.up import Downed, down, up, up_detached
+from coditect.local.up import StopReport, down, up, up_detached
 
 __all__ = [
     "AlreadyUp",
     "Check",
     "ChildState",
-    "Downed",
     "LocalError",
     "MissingServer",
     "Phase",
@@ -23,6 +22,7 @@ __all__ = [
     "Program",
     "ServerUnreachable",
     "StartFailed",
+    "StopReport",
     "UpFolder",
     "UpPlan",
     "UpState",

@@ -51,7 +51,7 @@ LEDGER = "ledger.db"
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class ProcessPlan:
     """A plan made concrete: the addresses to use and every child, servers first."""
 
     amqp_url: str
@@ -61,7 +61,7 @@ class Cast:
     """None where the broker has no management API, or nobody said where."""
 
 
-def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
+def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
     """Find the binaries, choose the ports and write the servers' configuration.
 
     Raises:
@@ -73,7 +73,7 @@ def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
     if amqp_url is None or redis_url is None:
         addresses = keep_addresses(folder.servers)
         binaries = find_binaries(environ)
-        wanted = Wanted(rabbitmq=amqp_url is None, redis=redis_url is None, management=_has_management(binaries))
+        wanted = WantedServers(rabbitmq=amqp_url is None, redis=redis_url is None, management=_has_management(binaries))
         children += server_children(binaries, addresses, wanted, folder=plan.folder, environ=environ)
         if wanted.rabbitmq:
             management_url = addresses.management_url if wanted.management else None
@@ -84,7 +84,7 @@ def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> Cast:
         urls["CODITECT_MANAGEMENT_URL"] = management_url
     folder.run.mkdir(parents=True, exist_ok=True)
     children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
-    return Cast(amqp_url, redis_url, tuple(children), management_url)
+    return ProcessPlan(amqp_url, redis_url, tuple(children), management_url)
 
 
 def _has_management(binaries: Binaries) -> bool:
@@ -105,7 +105,7 @@ def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedServers:
     """Which private servers to start."""
 
     rabbitmq: bool = True
@@ -115,7 +115,7 @@ class Wanted:
 
 
 def server_children(
-    binaries: Binaries, addresses: Addresses, wanted: Wanted, *, folder: Path, environ: Mapping[str, str]
+    binaries: Binaries, addresses: Addresses, wanted: WantedServers, *, folder: Path, environ: Mapping[str, str]
 ) -> list[Child]:
     """The children of the private servers that are wanted, with their files below `folder`."""
     children: list[Child] = []

@@ -20,7 +20,7 @@ DEFAULT_EPHEMERAL_START = 32_768
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class ServerPorts:
     """Where the private servers listen, on the loopback interface only."""
 
     amqp: int
@@ -35,7 +35,7 @@ class Ports:
 class Addresses:
     """Ports and secrets of one folder. The data on disk knows password and cookie: they never change."""
 
-    ports: Ports
+    ports: ServerPorts
     password: str
     cookie: str
 
@@ -76,7 +76,7 @@ def _read(file: Path) -> Addresses | None:
         return None
 
 
-def _free_ports() -> Ports:
+def _free_ports() -> ServerPorts:
     """Free ports below the range that the kernel gives to outgoing connections.
 
     Inside that range a client that dials a stopped server may be given the server's own port and reach
@@ -84,11 +84,11 @@ def _free_ports() -> Ports:
     """
     limit = max(LOWEST_PORT + 1_000, _ephemeral_start())
     candidates = iter(random.SystemRandom().sample(range(LOWEST_PORT, limit), 200))
-    needed = len(fields(Ports))
+    needed = len(fields(ServerPorts))
     free = list(islice(filter(_is_free, candidates), needed))
     if len(free) < needed:
         raise StartFailed("There are no free ports on the loopback interface")
-    return Ports(*free)
+    return ServerPorts(*free)
 
 
 def _ephemeral_start() -> int:

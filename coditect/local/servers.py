@@ -18,7 +18,7 @@ from coditect.agent.processes.process import ProcessId
 from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import StartFailed
-from coditect.local.plan import Wanted, server_children
+from coditect.local.plan import WantedServers, server_children
 from coditect.local.ports import Addresses, keep_addresses
 from coditect.local.probe import flush_redis
 from coditect.local.state import hold_data
@@ -159,7 +159,7 @@ async def private_servers(
     """
     marker = uuid.uuid4().hex
     addresses = keep_addresses(folder / "servers.json")
-    wanted = Wanted(rabbitmq, redis, management)
+    wanted = WantedServers(rabbitmq, redis, management)
     children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)
     servers = PrivateServers(children, addresses=addresses, marker=marker, folder=folder)
     with hold_data(folder), guarded(marker):

@@ -20,7 +20,7 @@ from coditect.agent.processes.process import ProcessId, identify, is_running
 from coditect.aio.loop import run_loop
 from coditect.local.child import POLL_SECONDS, last_lines
 from coditect.local.errors import AlreadyUp, LocalError, StartFailed
-from coditect.local.plan import Cast, UpPlan, cast, require_servers
+from coditect.local.plan import ProcessPlan, UpPlan, cast, require_servers
 from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 from coditect.local.watchdog import kill_marked
@@ -31,7 +31,7 @@ DOWN_WITHIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Downed:
+class StopReport:
     """What `down` found: whether something was up, and the names of what it stopped."""
 
     was_up: bool
@@ -95,7 +95,7 @@ def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpStat
     return state
 
 
-def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> Downed:
+def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> StopReport:
     """Stop what `up` started in this folder, and only that; agents finish their work first. Idempotent.
 
     A supervisor that does not end in time is killed, and everything it started with it.
@@ -103,13 +103,13 @@ def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> Downed
     files = UpFolder(folder)
     state = read_state(files)
     if state is None:
-        return Downed(was_up=False)
+        return StopReport(was_up=False)
     names = tuple(child.name for child in state.children if child.process and is_running(child.process))
     _stop_supervisor(state, within_seconds)
     killed = kill_marked(f"{state.marker}:")
     with suppress(AlreadyUp), hold(files):
         forget(files)
-    return Downed(was_up=bool(names) or killed > 0, stopped=names)
+    return StopReport(was_up=bool(names) or killed > 0, stopped=names)
 
 
 def _stop_supervisor(state: UpState, within_seconds: float) -> None:
@@ -138,7 +138,7 @@ def _reap_remains(folder: UpFolder) -> None:
 
 
 async def _supervise(
-    parts: Cast, folder: UpFolder, marker: str, watchdog: ProcessId, *, say: Say, ready: Callable[[], None]
+    parts: ProcessPlan, folder: UpFolder, marker: str, watchdog: ProcessId, *, say: Say, ready: Callable[[], None]
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -99,7 +99,7 @@ class EventStream:
         return self._events.popleft()
 
 
-class Listening:
+class EventStreams:
     """Makes streams, each with a queue of its own."""
 
     def __init__(self, broker: Broker, *, name: str) -> None:

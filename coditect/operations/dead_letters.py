@@ -56,7 +56,7 @@ class DeadQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptLetter:
     """A letter that stays where it is, and why."""
 
     id: str | None
@@ -65,13 +65,13 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledLetter:
     """What a redrive or discard did; of a dry run, what it would do."""
 
     count: int
     ids: tuple[str, ...]
     """Of the letters that have one."""
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[KeptLetter, ...] = ()
     stopped: CoditectError | None = None
     """Why the run ended early; what was not reached stays and can be run again."""
     dry_run: bool = False
@@ -87,12 +87,12 @@ class _Held:
 class _Tally:
     count: int = 0
     ids: list[str] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[KeptLetter] = field(default_factory=list)
 
     def add(self, held: _Held, error: CoditectError | None) -> None:
         letter = held.letter
         if error is not None:
-            self.kept.append(Kept(letter.id, letter.queue, error))
+            self.kept.append(KeptLetter(letter.id, letter.queue, error))
             return
         self.count += 1
         if letter.id is not None:
@@ -151,7 +151,7 @@ class DeadLetters:
 
     async def redrive(
         self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False, keep_limits: bool = False
-    ) -> Settled:
+    ) -> SettledLetter:
         """Publishes the letters to `coditect.tasks` as fresh tasks, then takes them out, in that order.
 
         Keeps id, reply address, owner and history; the attempts start again at 1, limits that have passed
@@ -167,7 +167,7 @@ class DeadLetters:
         )
         return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
 
-    async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> Settled:
+    async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> SettledLetter:
         """Takes the letters out for good."""
 
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
@@ -186,7 +186,7 @@ class DeadLetters:
         *,
         dry_run: bool,
         skip: Callable[[DeadLetter], bool] = lambda letter: False,
-    ) -> Settled:
+    ) -> SettledLetter:
         tally = _Tally()
         stopped: CoditectError | None = None
         try:
@@ -205,7 +205,7 @@ class DeadLetters:
             stopped = error
         finally:
             await self._release()
-        return Settled(tally.count, tuple(tally.ids), tuple(tally.kept), stopped, dry_run)
+        return SettledLetter(tally.count, tuple(tally.ids), tuple(tally.kept), stopped, dry_run)
 
     async def _windows(
         self, queue: str, selection: Selection, skip: Callable[[DeadLetter], bool]

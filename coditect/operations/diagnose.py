@@ -51,7 +51,7 @@ _DOES_NOT_OFFER = (Obstacle.NOT_OFFERED, Obstacle.OTHER_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TaskQuestion:
     """What somebody wants done."""
 
     capability: str
@@ -77,7 +77,7 @@ class QueueSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Diagnosis:
     """What one agent would do with the task now."""
 
     agent_id: AgentId
@@ -88,7 +88,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TakeVerdict:
     """The answer in one line, and the way out; empty when there is nothing to mend."""
 
     sentence: str
@@ -103,15 +103,15 @@ class Verdict:
 class Explanation:
     """Everything that is known of one question."""
 
-    question: Question
-    agents: tuple[Judgement, ...]
+    question: TaskQuestion
+    agents: tuple[Diagnosis, ...]
     queues: tuple[QueueSeen, ...]
     nearest: tuple[str, ...]
     """Names that are offered and like the one asked for, when nobody offers it."""
-    verdict: Verdict
+    verdict: TakeVerdict
 
 
-def explain(question: Question, fleet: Sequence[AgentRecord] | None, queues: Sequence[QueueSeen]) -> Explanation:
+def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues: Sequence[QueueSeen]) -> Explanation:
     """Why nobody takes it, or who would. `fleet` is every agent; None when the registry does not answer."""
     agents = tuple(judge(record, question, fleet or ()) for record in fleet or ())
     offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
@@ -121,13 +121,15 @@ def explain(question: Question, fleet: Sequence[AgentRecord] | None, queues: Seq
     return Explanation(question, agents, tuple(queues), nearest, verdict)
 
 
-def judge(record: AgentRecord, question: Question, fleet: Collection[AgentRecord]) -> Judgement:
+def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]) -> Diagnosis:
     """What the agent would do with the task now."""
     obstacle, text = _obstacle(record, question, fleet) or (None, _free(record))
-    return Judgement(record.agent_id, record.registration.version, obstacle, text)
+    return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
 
 
-def _obstacle(record: AgentRecord, question: Question, fleet: Collection[AgentRecord]) -> tuple[Obstacle, str] | None:
+def _obstacle(
+    record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]
+) -> tuple[Obstacle, str] | None:
     return (
         _not_offered(record, question, fleet)
         or _not_there(record)
@@ -137,7 +139,7 @@ def _obstacle(record: AgentRecord, question: Question, fleet: Collection[AgentRe
 
 
 def _not_offered(
-    record: AgentRecord, question: Question, fleet: Collection[AgentRecord]
+    record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]
 ) -> tuple[Obstacle, str] | None:
     own = [offer.name for offer in record.registration.capabilities]
     if question.capability in own:
@@ -169,7 +171,7 @@ def _not_there(record: AgentRecord) -> tuple[Obstacle, str] | None:
             return None
 
 
-def _tags_missing(record: AgentRecord, question: Question) -> tuple[Obstacle, str] | None:
+def _tags_missing(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] | None:
     missing = sorted(question.tags - record.registration.all_tags)
     if not missing:
         return None
@@ -201,14 +203,14 @@ def _ownerless(record: AgentRecord) -> str:
     )
 
 
-def _without_registry(asked: QueueSeen) -> Verdict:
+def _without_registry(asked: QueueSeen) -> TakeVerdict:
     if not asked.exists:
         said = "there is no such queue"
     else:
         said = (
             f"{asked.name} has {_counted(asked.messages, 'task')} waiting and {_counted(asked.consumers, 'consumer')}"
         )
-    return Verdict(
+    return TakeVerdict(
         f"The registry does not answer, so nobody knows the agents; the broker says: {said}",
         "coditect doctor says what is unreachable; running agents come back by themselves",
         takes=asked.exists and asked.consumers > 0,
@@ -216,57 +218,59 @@ def _without_registry(asked: QueueSeen) -> Verdict:
     )
 
 
-def _verdict(question: Question, agents: Sequence[Judgement], asked: QueueSeen, nearest: Sequence[str]) -> Verdict:
+def _verdict(
+    question: TaskQuestion, agents: Sequence[Diagnosis], asked: QueueSeen, nearest: Sequence[str]
+) -> TakeVerdict:
     offering = [one for one in agents if one.obstacle not in _DOES_NOT_OFFER]
     takers = [one for one in offering if one.obstacle is None]
     if not offering:
         return _nobody_offers(question, agents, asked, nearest)
     if not asked.exists:
-        return Verdict(
+        return TakeVerdict(
             f"{question.capability} is offered, but its queue {asked.name} is missing: a task for it is refused",
             f"coditect topology apply --capability {question.capability}",
         )
     if not takers:
         return _nobody_takes(offering, asked)
     if asked.consumers == 0 and asked.messages > 0:
-        return Verdict(
+        return TakeVerdict(
             f"{takers[0].agent_id} has a free slot, but nobody consumes {asked.name}, where {asked.messages} wait",
             "look again in a few seconds; when it stays so, start the agent again and look into its log",
         )
     others = f" (or {_counted(len(takers) - 1, 'other')})" if len(takers) > 1 else ""
     before = f", after {asked.messages} that wait before it" if asked.messages else ""
-    return Verdict(f"{takers[0].agent_id}{others} would take it now{before}", takes=True)
+    return TakeVerdict(f"{takers[0].agent_id}{others} would take it now{before}", takes=True)
 
 
 def _nobody_offers(
-    question: Question, agents: Sequence[Judgement], asked: QueueSeen, nearest: Sequence[str]
-) -> Verdict:
+    question: TaskQuestion, agents: Sequence[Diagnosis], asked: QueueSeen, nearest: Sequence[str]
+) -> TakeVerdict:
     name = question.capability
     start = next((one.text for one in agents if one.obstacle is Obstacle.OTHER_VERSION), START_ONE)
     meant = f"; or did you mean {', '.join(nearest)}?" if nearest else ""
     if not asked.exists:
-        return Verdict(
+        return TakeVerdict(
             f"Nobody offers {name}, and it has no queue: a task for it is refused", start + meant, known=False
         )
     if asked.consumers:
         strangers = _counted(asked.consumers, "consumer")
-        return Verdict(
+        return TakeVerdict(
             f"The registry knows nobody that offers {name}, but {asked.name} has {strangers}",
             "coditect doctor; an agent that lost the registry comes back to it by itself",
             takes=True,
         )
-    return Verdict(
+    return TakeVerdict(
         f"Nobody offers {name} now; {_counted(asked.messages, 'task')} in {asked.name} for the next agent",
         start + meant,
     )
 
 
-def _nobody_takes(offering: Sequence[Judgement], asked: QueueSeen) -> Verdict:
+def _nobody_takes(offering: Sequence[Diagnosis], asked: QueueSeen) -> TakeVerdict:
     counts = Counter(one.obstacle for one in offering if one.obstacle is not None)
     told = ", ".join(f"{counts[obstacle]} {text}" for obstacle, text in _TOLD.items() if counts[obstacle])
     first = next(obstacle for obstacle in Obstacle if counts[obstacle])
     waiting = f"; {asked.messages} waiting before it" if asked.messages else ""
-    return Verdict(f"Nobody would take it now: of those that offer it {told}{waiting}", _FIXES[first])
+    return TakeVerdict(f"Nobody would take it now: of those that offer it {told}{waiting}", _FIXES[first])
 
 
 def _counted(number: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RUNGS_MS
 from coditect.operations.dead_letter import read_dead_letter
-from coditect.operations.sightings import Found, Place, Sighting
+from coditect.operations.sightings import Found, Sighting, SightingPlace
 from coditect.wire import mail, routing
 from coditect.wire.json import loads
 from coditect.wire.target import task_target
@@ -28,7 +28,7 @@ ANSWER_SECONDS = 1.0
 """How long agents are given to say whether they have it."""
 
 
-class Whereabouts:
+class TaskLocator:
     """Looks for tasks at one broker. The connection must be the caller's alone while a call runs."""
 
     def __init__(self, broker: Broker) -> None:
@@ -116,12 +116,12 @@ def _sighting(delivery: Delivery, before: int) -> Sighting:
     except InputError:
         capability, priority = None, None
     if queue == routing.UNROUTED_QUEUE:
-        place = Place.UNROUTED
+        place = SightingPlace.UNROUTED
     elif queue.startswith("retry."):
-        place = Place.RETRYING
+        place = SightingPlace.RETRYING
     else:
-        place = Place.WAITING if routing.queue_key(queue) is not None else Place.DEAD
-    reason = read_dead_letter(delivery).reason if place is Place.DEAD else ""
+        place = SightingPlace.WAITING if routing.queue_key(queue) is not None else SightingPlace.DEAD
+    reason = read_dead_letter(delivery).reason if place is SightingPlace.DEAD else ""
     return Sighting(place, capability, priority, queue=queue, before=before, reason=reason)
 
 
@@ -133,7 +133,7 @@ def _working(answer: object) -> Sighting:
     values = answer if isinstance(answer, dict) else {}
     capability, level = values["task"].get("capability"), values["task"].get("priority")
     return Sighting(
-        Place.WORKING,
+        SightingPlace.WORKING,
         capability if isinstance(capability, str) else None,
         Priority(level) if level in tuple(Priority) else None,
         agent_id=AgentId(str(values.get("agent_id", ""))),

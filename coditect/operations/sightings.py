@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.operations.diagnose import Explanation, Verdict
+from coditect.operations.diagnose import Explanation, TakeVerdict
 
 UNSEEN = (
     "it ended: only who submitted it learns how, and a task that completed leaves nothing behind",
@@ -18,7 +18,7 @@ UNSEEN = (
 UNSEEN_IN_ITS_QUEUE = "it waits in its capability's queue: name it with --capability to look there"
 
 
-class Place(StrEnum):
+class SightingPlace(StrEnum):
     """Where a task is, the most telling first."""
 
     WORKING = "working"
@@ -32,7 +32,7 @@ class Place(StrEnum):
 class Sighting:
     """The task, seen at one place."""
 
-    place: Place
+    place: SightingPlace
     capability: str | None
     priority: Priority | None
     queue: str | None = None
@@ -58,7 +58,7 @@ class Found:
     @property
     def best(self) -> Sighting | None:
         """The most telling one: a task can be at two places when an agent died or it was redriven."""
-        order = list(Place)
+        order = list(SightingPlace)
         return min(self.sightings, key=lambda one: order.index(one.place), default=None)
 
 
@@ -68,33 +68,33 @@ def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
     return (*(() if named else (UNSEEN_IN_ITS_QUEUE,)), *further, *UNSEEN)
 
 
-def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *, named: bool) -> Verdict:
+def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *, named: bool) -> TakeVerdict:
     """What became of the task; `explanation` is that of its capability, as far as it is known."""
     seen = found.best
     if seen is None:
         fix = "see where it can be; ask who submitted it" if named else "name its capability with --capability"
-        return Verdict(f"{task_id} was not found", fix, known=False)
+        return TakeVerdict(f"{task_id} was not found", fix, known=False)
     match seen.place:
-        case Place.WORKING:
-            return Verdict(f"{seen.agent_id} works on it", takes=True)
-        case Place.WAITING:
+        case SightingPlace.WORKING:
+            return TakeVerdict(f"{seen.agent_id} works on it", takes=True)
+        case SightingPlace.WAITING:
             return _waits(seen, explanation)
-        case Place.RETRYING:
-            return Verdict(f"An attempt failed; it waits in {seen.queue} for the next one", "wait")
-        case Place.DEAD:
+        case SightingPlace.RETRYING:
+            return TakeVerdict(f"An attempt failed; it waits in {seen.queue} for the next one", "wait")
+        case SightingPlace.DEAD:
             about = f"coditect dead show {task_id} --capability {seen.capability}"
             again = f"coditect dead redrive --id {task_id} --capability {seen.capability}"
-            return Verdict(f"It was given up: {seen.reason}", f"{about}; once mended: {again}")
-        case Place.UNROUTED:
-            return Verdict(
+            return TakeVerdict(f"It was given up: {seen.reason}", f"{about}; once mended: {again}")
+        case SightingPlace.UNROUTED:
+            return TakeVerdict(
                 f"Nobody offered {seen.capability} when it was published; it was put aside",
                 f"start an agent that declares it, then: coditect dead redrive --id {task_id}",
             )
 
 
-def _waits(seen: Sighting, explanation: Explanation | None) -> Verdict:
+def _waits(seen: Sighting, explanation: Explanation | None) -> TakeVerdict:
     where = f"It waits in {seen.queue}, {seen.before} before it"
     if explanation is None:
-        return Verdict(where)
+        return TakeVerdict(where)
     rest = explanation.verdict
-    return Verdict(f"{where}. {rest.sentence}", rest.fix, takes=rest.takes)
+    return TakeVerdict(f"{where}. {rest.sentence}", rest.fix, takes=rest.takes)

@@ -18,7 +18,7 @@ OWN_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class ShardStanding:
+class ShardStatus:
     """A shard, by the ledger."""
 
     shard: int
@@ -32,7 +32,7 @@ class ShardStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class RefusalCounts:
     """What a dispatcher counted since it began."""
 
     under_way: int
@@ -52,24 +52,24 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class DispatcherStanding:
+class DispatcherStatus:
     """A dispatcher that is not taken for dead."""
 
     owner: str
     shards: tuple[int, ...]
-    counts: Counts | None
+    counts: RefusalCounts | None
     """None when it did not answer, or has no shard by which it could be asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ClusterStatus:
     """The control plane as it stands."""
 
-    dispatchers: tuple[DispatcherStanding, ...]
-    shards: tuple[ShardStanding, ...]
+    dispatchers: tuple[DispatcherStatus, ...]
+    shards: tuple[ShardStatus, ...]
 
 
-async def standing(broker: Broker, *, clock: Clock | None = None) -> Standing:
+async def standing(broker: Broker, *, clock: Clock | None = None) -> ClusterStatus:
     """How the control plane stands. Changes nothing.
 
     Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
@@ -83,7 +83,7 @@ async def standing(broker: Broker, *, clock: Clock | None = None) -> Standing:
         answers = await asyncio.gather(*(_ask(control, shard) for shard in asked.values()))
     told |= dict(_counted(answer) for answer in answers if answer is not None)
     owned = {owner: tuple(one.shard for one in shards if one.owner == owner) for owner in status["dispatchers"]}
-    return Standing(tuple(DispatcherStanding(owner, owned[owner], told.get(owner)) for owner in owned), shards)
+    return ClusterStatus(tuple(DispatcherStatus(owner, owned[owner], told.get(owner)) for owner in owned), shards)
 
 
 async def _ask(control: ControlPlane, shard: int) -> Mapping[str, Any] | None:
@@ -96,10 +96,10 @@ async def _ask(control: ControlPlane, shard: int) -> Mapping[str, Any] | None:
     return figures
 
 
-def _shard(row: Mapping[str, Any]) -> ShardStanding:
-    return ShardStanding(row["shard"], row["owner"], row["epoch"], row["workflows"], row["under_way"])
+def _shard(row: Mapping[str, Any]) -> ShardStatus:
+    return ShardStatus(row["shard"], row["owner"], row["epoch"], row["workflows"], row["under_way"])
 
 
-def _counted(figures: Mapping[str, Any]) -> tuple[str, Counts]:
+def _counted(figures: Mapping[str, Any]) -> tuple[str, RefusalCounts]:
     names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts")
-    return figures["owner"], Counts(*(int(figures.get(name, 0)) for name in names))
+    return figures["owner"], RefusalCounts(*(int(figures.get(name, 0)) for name in names))

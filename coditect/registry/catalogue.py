@@ -14,7 +14,7 @@ from coditect.wire import routing
 log = logging.getLogger(__name__)
 
 
-class Offers:
+class CapabilityCatalogue:
     """Looks capabilities up for one client."""
 
     def __init__(self, broker: Broker, registry: Registry | None) -> None:

@@ -12,6 +12,6 @@
 
 from coditect.testing.errors import FleetCrashed, FleetStuck
 from coditect.testing.fleet import TestFleet
-from coditect.testing.member import Member, State
+from coditect.testing.member import State, VirtualProcess
 
-__all__ = ["FleetCrashed", "FleetStuck", "Member", "State", "TestFleet"]
+__all__ = ["FleetCrashed", "FleetStuck", "State", "TestFleet", "VirtualProcess"]

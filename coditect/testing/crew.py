@@ -9,7 +9,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import NotFound
 from coditect.model.capability import nearest_names
 from coditect.model.ids import AgentId
-from coditect.testing.member import Member, Program, State
+from coditect.testing.member import Program, State, VirtualProcess
 from coditect.testing.schedule import Actor, Schedule
 
 SILENCE_SECONDS = 10.0
@@ -18,41 +18,41 @@ _END_SECONDS = 5.0
 _END_ROUNDS = 3
 
 
-class Crew:
+class VirtualProcesses:
     """Starts, kills, pauses, restarts and drains, by a process's id or by the name that several share."""
 
     def __init__(self, server: MemoryServer, schedule: Schedule) -> None:
         self._server = server
         self._schedule = schedule
-        self._members: list[Member] = []
+        self._members: list[VirtualProcess] = []
         self._numbers: dict[str, count[int]] = {}
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[VirtualProcess, ...]:
         """Every process that was ever started, in that order."""
         return tuple(self._members)
 
-    async def start(self, name: str, program: Program) -> Member:
+    async def start(self, name: str, program: Program) -> VirtualProcess:
         """A new process, at work."""
         number = next(self._numbers.setdefault(name, count(1)))
         id_ = AgentId(f"{name}-{number}")
-        member = Member(id_, name, MemoryBroker(self._server, name=id_), Actor(id_), program)
+        member = VirtualProcess(id_, name, MemoryBroker(self._server, name=id_), Actor(id_), program)
         self._members.append(member)
         await member.start()
         return member
 
-    def kill(self, target: str) -> tuple[Member, ...]:
+    def kill(self, target: str) -> tuple[VirtualProcess, ...]:
         """See `TestFleet.kill`."""
         return tuple(self._kill(member) for member in self.living(target))
 
-    def _kill(self, member: Member) -> Member:
+    def _kill(self, member: VirtualProcess) -> VirtualProcess:
         self._schedule.stop(member.actor)
         member.state = State.KILLED
         self._heard_of(member)
         member.broker.vanish()
         return member
 
-    def pause(self, target: str) -> tuple[Member, ...]:
+    def pause(self, target: str) -> tuple[VirtualProcess, ...]:
         """See `TestFleet.pause`."""
         paused = tuple(one for one in self.living(target) if one.state is not State.PAUSED)
         for member in paused:
@@ -61,7 +61,7 @@ class Crew:
             member.silence = asyncio.get_running_loop().call_later(SILENCE_SECONDS, member.broker.drop)
         return paused
 
-    def resume(self, target: str) -> tuple[Member, ...]:
+    def resume(self, target: str) -> tuple[VirtualProcess, ...]:
         """See `TestFleet.resume`."""
         resumed = tuple(one for one in self.living(target) if one.state is State.PAUSED)
         for member in resumed:
@@ -71,12 +71,12 @@ class Crew:
         return resumed
 
     @staticmethod
-    def _heard_of(member: Member) -> None:
+    def _heard_of(member: VirtualProcess) -> None:
         if member.silence is not None:
             member.silence.cancel()
             member.silence = None
 
-    async def restart(self, target: str) -> tuple[Member, ...]:
+    async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
         """See `TestFleet.restart`."""
         former = self._known(target)
         for member in former:
@@ -89,7 +89,7 @@ class Crew:
             started.append(await self.start(member.name, member.program))
         return tuple(started)
 
-    async def drain(self, target: str) -> tuple[Member, ...]:
+    async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
         """See `TestFleet.drain`."""
         draining = self.living(target)
         for member in draining:
@@ -97,7 +97,7 @@ class Crew:
         await asyncio.wait([one.work for one in draining if one.work is not None])
         return draining
 
-    def living(self, target: str | None = None) -> tuple[Member, ...]:
+    def living(self, target: str | None = None) -> tuple[VirtualProcess, ...]:
         """Those that live, of this name or id; all without one.
 
         Raises: NotFound when none of that name or id lives.
@@ -111,7 +111,7 @@ class Crew:
             )
         return living
 
-    def _known(self, target: str) -> tuple[Member, ...]:
+    def _known(self, target: str) -> tuple[VirtualProcess, ...]:
         known = tuple(one for one in self._members if target in (one.id, one.name))
         if not known:
             names = {one.id for one in self._members} | {one.name for one in self._members}

@@ -33,11 +33,11 @@ from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.testing.chance import SeededClock
 from coditect.testing.crashes import Crashes, warnings_muted
-from coditect.testing.crew import Crew
+from coditect.testing.crew import VirtualProcesses
 from coditect.testing.errors import FleetCrashed, FleetStuck
-from coditect.testing.member import InProcess, Member, State
+from coditect.testing.member import InProcess, State, VirtualProcess
 from coditect.testing.schedule import Actor, Schedule
-from coditect.testing.timeline import Jobs, Timeline, virtual_loop
+from coditect.testing.timeline import Jobs, VirtualClock, virtual_loop
 from coditect.wire import routing
 from coditect.wire.events import read_event
 from coditect.workflow.builder import Workflow
@@ -97,7 +97,7 @@ class TestFleet:
         self._stuck_after_seconds = seconds(stuck_after)
         self._patience_seconds = seconds(patience)
         self._outside = (Actor("broker"), Actor("observer"))
-        self._crew: Crew | None = None
+        self._crew: VirtualProcesses | None = None
         self._events: list[Event] = []
         self._stack = AsyncExitStack()
         self._test: asyncio.Task[Any] | None = None
@@ -109,7 +109,7 @@ class TestFleet:
     async def __aenter__(self) -> Self:
         loop = virtual_loop()
         self._test = asyncio.current_task()
-        self._timeline = Timeline(
+        self._timeline = VirtualClock(
             loop,
             beat_seconds=self._settings.beat_seconds,
             stuck_after_seconds=self._stuck_after_seconds,
@@ -137,7 +137,7 @@ class TestFleet:
         """The in-memory broker, with faults of its own: `stop`, `start`, `block`, `lose_next_confirms`."""
         self.registry = MemoryRegistry(now=asyncio.get_running_loop().time, wall_ms=self._clock("registry").now_ms)
         """The in-memory registry, with faults of its own: `failing`, `slow_seconds`."""
-        self._crew = Crew(self.server, self._schedule)
+        self._crew = VirtualProcesses(self.server, self._schedule)
         await asyncio.get_running_loop().create_task(self._observe(), context=observer.context())
         for name, running in planes.items():
             await self._crew.start(name, partial(self._plane, running))
@@ -225,7 +225,7 @@ class TestFleet:
     def _replicas_of(self, agent: Agent) -> int:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
 
-    def _agent(self, agent: Agent, member: Member) -> AbstractAsyncContextManager[Runtime]:
+    def _agent(self, agent: Agent, member: VirtualProcess) -> AbstractAsyncContextManager[Runtime]:
         return running_agent(
             InProcess(agent),
             broker=member.broker,
@@ -237,7 +237,7 @@ class TestFleet:
             host=Host(sample=lambda: Usage(0.0, 0), processes=False, health=member.health),
         )
 
-    def _plane(self, running: Callable[..., Any], member: Member) -> AbstractAsyncContextManager[Any]:
+    def _plane(self, running: Callable[..., Any], member: VirtualProcess) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(
             broker=member.broker,
             registry=self.registry,
@@ -258,11 +258,11 @@ class TestFleet:
         delivery.ack()
 
     @property
-    def _members(self) -> tuple[Member, ...]:
+    def _members(self) -> tuple[VirtualProcess, ...]:
         return () if self._crew is None else self._crew.members
 
     @property
-    def _processes(self) -> Crew:
+    def _processes(self) -> VirtualProcesses:
         if self._crew is None or self._ended:
             raise SetupError("The fleet is not open", fix="async with TestFleet(...) as fleet:")
         return self._crew
@@ -301,13 +301,13 @@ class TestFleet:
 
     # -- processes --------------------------------------------------------------------------------------
 
-    async def add(self, agent: Agent, *, replicas: int = 1) -> tuple[Member, ...]:
+    async def add(self, agent: Agent, *, replicas: int = 1) -> tuple[VirtualProcess, ...]:
         """Starts more processes of an agent; returns when they are at work."""
         self._added.append(agent)
         start = partial(self._processes.start, agent.name, partial(self._agent, agent))
         return tuple([await start() for _ in range(replicas)])
 
-    def kill(self, target: str) -> tuple[Member, ...]:
+    def kill(self, target: str) -> tuple[VirtualProcess, ...]:
         """Ends a process (by its id), or every process of an agent (by its name), as `kill -9` does.
 
         Nothing of it runs any more, not even a `finally` before the fleet ends. What it had not acknowledged
@@ -317,7 +317,7 @@ class TestFleet:
         """
         return self._processes.kill(target)
 
-    def pause(self, target: str) -> tuple[Member, ...]:
+    def pause(self, target: str) -> tuple[VirtualProcess, ...]:
         """Stops a process, or every one of an agent, as SIGSTOP does: nothing of it runs until `resume`.
 
         Its lease lapses after 3 s. It keeps its deliveries until the control plane evicts it then, or the broker,
@@ -325,15 +325,15 @@ class TestFleet:
         """
         return self._processes.pause(target)
 
-    def resume(self, target: str) -> tuple[Member, ...]:
+    def resume(self, target: str) -> tuple[VirtualProcess, ...]:
         """Lets a paused process, or every one of an agent, go on where it stood, as SIGCONT does."""
         return self._processes.resume(target)
 
-    async def restart(self, target: str) -> tuple[Member, ...]:
+    async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
         """Starts a process anew, or every one of an agent, under fresh ids; kills first what still lives."""
         return await self._processes.restart(target)
 
-    async def drain(self, target: str) -> tuple[Member, ...]:
+    async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
         """Ends a process, or every one of an agent, as SIGTERM does; returns when it has ended."""
         return await self._processes.drain(target)
 
@@ -353,13 +353,13 @@ class TestFleet:
     # -- what there is to see ---------------------------------------------------------------------------
 
     @property
-    def agents(self) -> tuple[Member, ...]:
+    def agents(self) -> tuple[VirtualProcess, ...]:
         """The processes of agents that live, in order of their start."""
         names = {one.name for one in self._added}
         return tuple(one for one in self._members if one.lives and one.name in names)
 
     @property
-    def processes(self) -> tuple[Member, ...]:
+    def processes(self) -> tuple[VirtualProcess, ...]:
         """Every process there ever was, the control plane's and the dead included."""
         return self._members
 

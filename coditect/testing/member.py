@@ -17,7 +17,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import Load
 from coditect.testing.schedule import Actor
 
-Program = Callable[["Member"], AbstractAsyncContextManager[Any]]
+Program = Callable[["VirtualProcess"], AbstractAsyncContextManager[Any]]
 """Puts a process together on its own connection; it is at work while the context is entered."""
 
 
@@ -34,7 +34,7 @@ class State(StrEnum):
     """It drained and ended by itself."""
 
 
-class Member:
+class VirtualProcess:
     """A process as a test sees it."""
 
     def __init__(self, id_: AgentId, name: str, broker: MemoryBroker, actor: Actor, program: Program) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.agent.intake.intake import PATROL_SECONDS, Intake
-from coditect.testing.timeline import Timeline
+from coditect.testing.timeline import VirtualClock
 
 _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)
 
@@ -58,7 +58,7 @@ def _owner(context: Context | None) -> Actor | None:
 class Schedule:
     """Takes the place of the loop's own order from `open` to `close`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeline: Timeline, random: Random) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeline: VirtualClock, random: Random) -> None:
         self._loop = loop
         self._timeline = timeline
         self._random = random

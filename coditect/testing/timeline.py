@@ -51,7 +51,7 @@ class Jobs:
         return max((since for since, counts in self._since.values() if counts()), default=None)
 
 
-class Timeline:
+class VirtualClock:
     """The time of one loop, from `open` to `close`. It starts at 0."""
 
     def __init__(

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from dispatcher.chaos.executions import used_up
-from dispatcher.chaos.judgement import Judgement
-from dispatcher.chaos.story import Operation, Story
+from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.story import HistoryIndex, Operation
 
 
-def keys_once(story: Story) -> Judgement:
+def keys_once(story: HistoryIndex) -> CheckResult:
     """One key means one workflow, however often it is asked for, and whatever became of the answers."""
     meant: dict[str, set[str]] = defaultdict(set)
     for one in story.of("submit"):
@@ -21,10 +21,12 @@ def keys_once(story: Story) -> Judgement:
         if one.val.get("submitted"):
             meant[one.val["submitted"]].add(one.key)
     violations = [f"{key} means {', '.join(sorted(runs))}" for key, runs in meant.items() if len(runs) > 1]
-    return Judgement("one key, one workflow", "a key that comes again is the same work", len(meant), tuple(violations))
+    return CheckResult(
+        "one key, one workflow", "a key that comes again is the same work", len(meant), tuple(violations)
+    )
 
 
-def held(story: Story) -> Judgement:
+def held(story: HistoryIndex) -> CheckResult:
     """No node of a workflow is claimed for the first time while it is paused, nor any after it was canceled.
 
     Paused it is from when the pause was answered until somebody asks for it to go on.
@@ -45,10 +47,10 @@ def held(story: Story) -> Judgement:
         new = claims[:1] if asked == "pause" else claims
         late = (one for one in new if one.happened and since < one.first < until)
         violations += [f"{node} was claimed at {one.begun:.3f}, after its workflow's {asked}" for one in late]
-    return Judgement("held when asked", "paused or canceled, nothing begins", len(spans), tuple(violations))
+    return CheckResult("held when asked", "paused or canceled, nothing begins", len(spans), tuple(violations))
 
 
-def nodes_as_meant(story: Story) -> Judgement:
+def nodes_as_meant(story: HistoryIndex) -> CheckResult:
     """A node ends as its condition, its attempts and its predecessors say, if its workflow was not canceled.
 
     What is meant to be skipped never runs. Only faults that used all attempts up excuse another end.
@@ -72,10 +74,10 @@ def nodes_as_meant(story: Story) -> Judgement:
                 violations.append(f"{key} ended {ends.get(key)}, it was meant to be {' or '.join(meant)}")
             if "skipped" in meant and story.about("execute", key) and not excused:
                 violations.append(f"{key} ran, and was to be skipped")
-    return Judgement("nodes as meant", "conditions and failures decide", checked, tuple(violations))
+    return CheckResult("nodes as meant", "conditions and failures decide", checked, tuple(violations))
 
 
-def given_as_asked(story: Story) -> Judgement:
+def given_as_asked(story: HistoryIndex) -> CheckResult:
     """What is executed has the priority and the input that were asked for: an element its item, a successor the value.
 
     The value is that of its predecessor's effect, which the agents' effects tell, not the ledger.
@@ -90,7 +92,7 @@ def given_as_asked(story: Story) -> Judgement:
                     violations.append(f"{key} ran as {one.val['priority']}, it was asked for as {level}")
                 if inputs is not None and one.val.get("after", inputs) != inputs:
                     violations.append(f"{key} was given {one.val['after']}, and should have been given {inputs}")
-    return Judgement("given as asked", "priority and input are those asked for", checked, tuple(violations))
+    return CheckResult("given as asked", "priority and input are those asked for", checked, tuple(violations))
 
 
 def _asked(work: Operation, tokens: dict[str, str]) -> Iterator[tuple[str, str | None, list[str] | None]]:

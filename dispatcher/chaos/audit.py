@@ -29,7 +29,7 @@ from dispatcher.ledger.keyspace import (
     TODO,
     WORKFLOWS,
 )
-from dispatcher.ledger.rows import NodeRow, RunRow, WorkflowRow
+from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
 
@@ -44,23 +44,23 @@ class Ledger:
 
     keys: dict[str, str] = field(default_factory=dict)
     """Of each workflow its idempotency key."""
-    runs: dict[str, RunRow] = field(default_factory=dict)
-    nodes: dict[str, dict[str, NodeRow]] = field(default_factory=lambda: defaultdict(dict))
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+    nodes: dict[str, dict[str, NodeRecord]] = field(default_factory=lambda: defaultdict(dict))
 
 
 def read_ledger(tr: Reads) -> Ledger:
     """Every workflow with its nodes; uploads that were never accepted are left out."""
     found = Ledger()
     for key, row in tr.get_range(*RUNS.range()):
-        found.runs[RUNS.unpack(key)[0]] = RunRow.unpack(row)
+        found.runs[RUNS.unpack(key)[0]] = RunRecord.unpack(row)
     for key, row in tr.get_range(*WORKFLOWS.range()):
         workflow = WORKFLOWS.unpack(key)[0]
         if workflow in found.runs:
-            found.keys[workflow] = WorkflowRow.unpack(row).key
+            found.keys[workflow] = WorkflowRecord.unpack(row).key
     for key, row in tr.get_range(*STATUSES.range()):
         workflow, node = STATUSES.unpack(key)
         if workflow in found.runs:
-            found.nodes[workflow][node] = NodeRow.unpack(row)
+            found.nodes[workflow][node] = NodeRecord.unpack(row)
     return found
 
 
@@ -100,7 +100,7 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
         yield from ((workflow, what) for what, is_so in wrong.items() if is_so)
 
 
-def _end_of(run: RunRow, lasts: Counter[str]) -> WorkflowState:
+def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
     """How a workflow ends whose last nodes ended so."""
     if run.canceling:
         return WorkflowState.CANCELED
@@ -128,7 +128,7 @@ def _indexes(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
         yield from ((":".join(place), f"it is listed as {what} and is not") for place in sorted(listed - most))
 
 
-def _in(nodes: dict[Name, NodeRow], state: TaskState) -> set[Name]:
+def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
     return {place for place, row in nodes.items() if row.state is state}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from dispatcher.chaos.judgement import Judgement
-from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.strangers import PREFIX
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import UNENDED, post_of
@@ -20,7 +20,7 @@ GIVEN_UP = frozenset({"failed", "dead"})
 WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
-def dag_order(story: Story) -> Judgement:
+def dag_order(story: HistoryIndex) -> CheckResult:
     """I3: a node runs only after each of its predecessors was executed to its end, granted, or ended without a value.
 
     That one has a value is read from what its agent wrote: for that the dispatcher is not trusted.
@@ -34,10 +34,10 @@ def dag_order(story: Story) -> Judgement:
         early = [before for before in after if not _over(story, before, runs[0].first)]
         if len(after) - len(early) < needed.get(key, len(after)):
             violations.append(f"{key} ran at {runs[0].begun:.3f}, before {', '.join(early)} was over")
-    return Judgement("DAG order", "a node runs after its predecessors", checked, tuple(violations))
+    return CheckResult("DAG order", "a node runs after its predecessors", checked, tuple(violations))
 
 
-def _over(story: Story, node: str, place: int) -> bool:
+def _over(story: HistoryIndex, node: str, place: int) -> bool:
     executed = (one for one in story.about("execute", node) if one.outcome in ENDED)
     granted = (one for one in story.about("grant", node) if one.possible)
     given_up = (one for one in story.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
@@ -45,7 +45,7 @@ def _over(story: Story, node: str, place: int) -> bool:
     return any(one.last < place for one in executed) or any(one.first < place for one in began)
 
 
-def executions(story: Story) -> Judgement:
+def executions(story: HistoryIndex) -> CheckResult:
     """I6: executions are at most one, one more for each that failed, and one more for each fault that touched it.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
@@ -69,16 +69,16 @@ def executions(story: Story) -> Judgement:
         spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(story, runs) else 0
         if attempts > most.get(key, attempts) + spared:
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
-    return Judgement("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+    return CheckResult("executions bounded", "repeated only where a fault was", checked, tuple(violations))
 
 
-def _killed(story: Story, runs: Sequence[Operation]) -> bool:
+def _killed(story: HistoryIndex, runs: Sequence[Operation]) -> bool:
     """Whether an agent that ran it was killed: a task without an owner is given more attempts then."""
     posts = {post_of(one.proc) for one in runs}
     return any(one.key.startswith("agent") and _holds(posts, one.key) for one in story.of("kill"))
 
 
-def _most_attempts(story: Story) -> dict[str, int]:
+def _most_attempts(story: HistoryIndex) -> dict[str, int]:
     """Of each task, direct ones and nodes, how many attempts it may have."""
     most: dict[str, int] = {}
     for work in story.of("accept"):
@@ -89,7 +89,7 @@ def _most_attempts(story: Story) -> dict[str, int]:
     return most
 
 
-def as_meant(story: Story) -> Judgement:
+def as_meant(story: HistoryIndex) -> CheckResult:
     """I1: work ends in a state that it was meant to end in. Only faults that used all attempts up excuse another."""
     checked, violations = 0, []
     for work in story.accepted:
@@ -100,10 +100,10 @@ def as_meant(story: Story) -> Judgement:
         excused = any(used_up(story, work, key, until=end.ended) for key in _given_up(story, work))
         if end.val["state"] not in work.val["ends"] and not excused:
             violations.append(f"{work.key} ended {end.val['state']}, and no faults explain that")
-    return Judgement("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
+    return CheckResult("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
 
 
-def _given_up(story: Story, work: Operation) -> Iterator[str]:
+def _given_up(story: HistoryIndex, work: Operation) -> Iterator[str]:
     """The tasks of which it failed: a direct one is its own."""
     nodes = work.val.get("nodes")
     if not nodes:
@@ -114,7 +114,7 @@ def _given_up(story: Story, work: Operation) -> Iterator[str]:
             yield key
 
 
-def used_up(story: Story, work: Operation, key: str, *, until: float = UNENDED) -> bool:
+def used_up(story: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
     """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it.
 
     An attempt begins when its start is granted: whoever was granted it may be gone before it executes anything.
@@ -127,14 +127,14 @@ def used_up(story: Story, work: Operation, key: str, *, until: float = UNENDED) 
     return bool(tries) and most is not None and failed + _touches(story, key, tries, until=until) >= int(most)
 
 
-def _tries(story: Story, key: str) -> list[Operation]:
+def _tries(story: HistoryIndex, key: str) -> list[Operation]:
     """Its executions, and what the ledger granted: who it was granted to stands for the process."""
     granted = (one for one in story.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*story.about("execute", key), *begun], key=lambda one: one.begun)
 
 
-def _touches(story: Story, key: str, runs: Sequence[Operation], *, until: float) -> int:
+def _touches(story: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
     """How many faults, and changes of its shard's owner, touched the task from its first beginning until then."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in story.faults if not one.key.startswith("agent") or _holds(posts, one.key)]

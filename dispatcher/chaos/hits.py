@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
 from dispatcher.witness.history import UNENDED, post_of
 
 FEWEST_PER_SECOND = 0.5
@@ -14,7 +14,7 @@ FEWEST_PER_SECOND = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Hits:
+class FaultCoverage:
     """One kind of fault."""
 
     kind: str
@@ -29,7 +29,7 @@ class Hits:
 class Toll:
     """Every fault of a run."""
 
-    kinds: tuple[Hits, ...]
+    kinds: tuple[FaultCoverage, ...]
     seconds: float
 
     @property
@@ -70,7 +70,7 @@ class Spans:
         return bisect_right(self._begun, instant) - bisect_right(self._ended, instant)
 
 
-def toll(story: Story, kinds: Sequence[str], *, seconds: float) -> Toll:
+def toll(story: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
     """What each of these kinds of faults hit, during so many seconds."""
     runs = executed_spans(story)
     everywhere = Spans([span for spans in runs.values() for span in spans])
@@ -91,12 +91,12 @@ def toll(story: Story, kinds: Sequence[str], *, seconds: float) -> Toll:
     return Toll(tuple(_of_kind(kind, story, met) for kind in kinds), seconds)
 
 
-def _of_kind(kind: str, story: Story, met: Callable[[Operation], int]) -> Hits:
+def _of_kind(kind: str, story: HistoryIndex, met: Callable[[Operation], int]) -> FaultCoverage:
     counts = [met(fault) for fault in (*story.faults, *story.of("send")) if fault.val.get("kind") == kind]
-    return Hits(kind, len(counts), sum(count > 0 for count in counts), sum(counts))
+    return FaultCoverage(kind, len(counts), sum(count > 0 for count in counts), sum(counts))
 
 
-def executed_spans(story: Story) -> dict[str, list[tuple[float, float]]]:
+def executed_spans(story: HistoryIndex) -> dict[str, list[tuple[float, float]]]:
     """When which agent executed; one that was killed executes no more."""
     deaths: dict[str, list[float]] = {}
     for fault in story.of("kill"):
@@ -110,12 +110,12 @@ def executed_spans(story: Story) -> dict[str, list[tuple[float, float]]]:
     return runs
 
 
-def _work(story: Story) -> list[tuple[float, float]]:
+def _work(story: HistoryIndex) -> list[tuple[float, float]]:
     ends = {one.key: one.begun for one in story.of("end")}
     return [(one.begun, ends.get(one.key, UNENDED)) for one in story.of("accept") if one.possible]
 
 
-def _claimed(story: Story) -> list[tuple[float, float]]:
+def _claimed(story: HistoryIndex) -> list[tuple[float, float]]:
     """When each node was published and not recorded."""
     spans = []
     for key, claims in story.by_key("claim"):

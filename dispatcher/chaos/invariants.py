@@ -12,12 +12,12 @@ from typing import Any
 
 from dispatcher.chaos.asked import given_as_asked, held, keys_once, nodes_as_meant
 from dispatcher.chaos.executions import as_meant, dag_order, executions
-from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.judgement import CheckResult
 from dispatcher.chaos.live_set import live_set
 from dispatcher.chaos.recovery import recovered
-from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.waiting import p0_soon, p2_progress
-from dispatcher.witness.history import Entry
+from dispatcher.witness.history import HistoryEntry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
 """A direct task lives in the broker alone: these kinds of faults may lose what is in flight."""
@@ -25,13 +25,13 @@ ANSWERED_SECONDS = 5.0
 """In calm times a task that has ended is answered long before."""
 
 
-def judge(entries: Iterable[Entry]) -> list[Judgement]:
+def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
     """Every promise, checked on one history."""
-    story = Story(entries)
+    story = HistoryIndex(entries)
     return [check(story) for check in CHECKS]
 
 
-def nothing_lost(story: Story) -> Judgement:
+def nothing_lost(story: HistoryIndex) -> CheckResult:
     """I1: what was accepted ends. A direct task is excused by a wipe of the broker's disk that met it in flight."""
     ended = {one.key for one in story.of("end") if one.happened}
     wiped = [one for one in story.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
@@ -40,10 +40,10 @@ def nothing_lost(story: Story) -> Judgement:
         for work in story.accepted
         if work.key not in ended and not (_is_direct(work) and any(_was_there(story, work, one) for one in wiped))
     ]
-    return Judgement("nothing lost", "accepted work ends", len(story.accepted), tuple(violations))
+    return CheckResult("nothing lost", "accepted work ends", len(story.accepted), tuple(violations))
 
 
-def _was_there(story: Story, work: Operation, wipe: Operation) -> bool:
+def _was_there(story: HistoryIndex, work: Operation, wipe: Operation) -> bool:
     """Whether the task, or its answer, may have been with the broker when that lost everything.
 
     It was published before the broker was back, it was not executed to its end in calm times long before, and nobody
@@ -56,18 +56,18 @@ def _was_there(story: Story, work: Operation, wipe: Operation) -> bool:
     return work.begun <= wipe.ended and not answered and not survived
 
 
-def _is_calm(story: Story, since: float, until: float) -> bool:
+def _is_calm(story: HistoryIndex, since: float, until: float) -> bool:
     return not any(one.begun <= until and one.ended >= since - ANSWERED_SECONDS for one in story.faults)
 
 
-def one_end_each(story: Story) -> Judgement:
+def one_end_each(story: HistoryIndex) -> CheckResult:
     """I2: at most one terminal transition of a node, but for those after a redrive that a person asked for."""
     nodes = dict(story.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(story, key)]
-    return Judgement("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
+    return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
 
 
-def _second_ends(story: Story, key: str) -> Iterator[str]:
+def _second_ends(story: HistoryIndex, key: str) -> Iterator[str]:
     asked = story.redrives(key)
     end: Operation | None = None
     for one in story.versioned("state", key):
@@ -81,7 +81,7 @@ def _second_ends(story: Story, key: str) -> Iterator[str]:
             end = one
 
 
-def effects_once(story: Story) -> Judgement:
+def effects_once(story: HistoryIndex) -> CheckResult:
     """I2: the effect of a task, keyed by its id, is there once, and the recorded result tells of that one."""
     effects = {key: list(found) for key, found in story.by_key("effect")}
     results = {one.key: one for one in story.of("result") if one.val.get("state") == "completed"}
@@ -90,21 +90,21 @@ def effects_once(story: Story) -> Judgement:
         token = result.val.get("token")
         if token is not None and not any(one.val["token"] == token for one in effects.get(key, ())):
             violations.append(f"{key} completed, and the effect that its result tells of is not there")
-    return Judgement(
+    return CheckResult(
         "effects exactly once", "a keyed effect is made once", len(effects.keys() | results.keys()), tuple(violations)
     )
 
 
-def one_completion(story: Story) -> Judgement:
+def one_completion(story: HistoryIndex) -> CheckResult:
     """I2: the ledger has exactly one completed attempt for a node that completed."""
     done = [one for one in story.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
     violations = [
         f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
     ]
-    return Judgement("one completion", "a node has one completed attempt", len(done), tuple(violations))
+    return CheckResult("one completion", "a node has one completed attempt", len(done), tuple(violations))
 
 
-def fences(story: Story) -> Judgement:
+def fences(story: HistoryIndex) -> CheckResult:
     """I4: in the order of the store's versions each publication of a node has a fence and a number of its own, higher.
 
     No two executions of a node have one fence, and no two owners of a shard one epoch: it grows with each.
@@ -124,10 +124,10 @@ def fences(story: Story) -> Judgement:
         fences = Counter(one.val.get("fence") for one in runs) if key in nodes else Counter[Any]()
         repeated = [(fence, many) for fence, many in fences.items() if many > 1]
         violations += [f"{key} was executed {many} times under fence {fence}" for fence, many in repeated]
-    return Judgement("fences grow", "each publication and execution has its own", checked, tuple(violations))
+    return CheckResult("fences grow", "each publication and execution has its own", checked, tuple(violations))
 
 
-def _epochs(story: Story) -> tuple[int, list[str]]:
+def _epochs(story: HistoryIndex) -> tuple[int, list[str]]:
     checked, violations = 0, []
     for shard, _ in story.by_key("lease"):
         known = [one for one in story.versioned("lease", shard) if one.happened]
@@ -139,7 +139,7 @@ def _epochs(story: Story) -> tuple[int, list[str]]:
     return checked, violations
 
 
-def stale_writes(story: Story) -> Judgement:
+def stale_writes(story: HistoryIndex) -> CheckResult:
     """I4: the recorded value is that of the node's newest fence.
 
     Or it was made under an older one by the very agent to which the newest was granted: that had it already, and
@@ -151,16 +151,16 @@ def stale_writes(story: Story) -> Judgement:
         for one in told
         if one.val["by"] != one.val["fence"] and not _went_on(story, one)
     ]
-    return Judgement("no stale write", "a late result is refused", len(told), tuple(violations))
+    return CheckResult("no stale write", "a late result is refused", len(told), tuple(violations))
 
 
-def _went_on(story: Story, result: Operation) -> bool:
+def _went_on(story: HistoryIndex, result: Operation) -> bool:
     newest, maker = result.val["fence"], result.val["maker"]
     granted = (one for one in story.about("state", result.key) if one.possible and one.val["state"] == "working")
     return any(one.val["fence"] == newest and one.val.get("agent") == maker for one in granted)
 
 
-def publications(story: Story) -> Judgement:
+def publications(story: HistoryIndex) -> CheckResult:
     """A publication number of a shard stands for one node and one fence, ever; what is published was claimed first."""
     owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
     violations = []
@@ -174,14 +174,16 @@ def publications(story: Story) -> Judgement:
     for one in story.of("publish"):
         if _number(one) not in possible or one.first < possible[_number(one)]:
             violations.append(f"{one.key} was published as {one.val['publication']} without a claim")
-    return Judgement("publications unique", "a number is given once, and claimed first", len(owners), tuple(violations))
+    return CheckResult(
+        "publications unique", "a number is given once, and claimed first", len(owners), tuple(violations)
+    )
 
 
 def _number(one: Operation) -> tuple[int, int]:
     return one.val["shard"], one.val["publication"]
 
 
-def outbox_kept(story: Story) -> Judgement:
+def outbox_kept(story: HistoryIndex) -> CheckResult:
     """What was claimed with a publication has a row in the outbox, so that a crash cannot forget to publish it."""
     claims = [one for one in story.of("claim") if one.happened and "row" in one.val]
     violations = [
@@ -189,10 +191,10 @@ def outbox_kept(story: Story) -> Judgement:
         for one in claims
         if not one.val["row"]
     ]
-    return Judgement("outbox kept", "what is claimed is in the outbox", len(claims), tuple(violations))
+    return CheckResult("outbox kept", "what is claimed is in the outbox", len(claims), tuple(violations))
 
 
-def recorded_before_acked(story: Story) -> Judgement:
+def recorded_before_acked(story: HistoryIndex) -> CheckResult:
     """A result is acknowledged only when the ledger has moved on from what it is about."""
     acks = story.of("ack")
     violations = [
@@ -200,7 +202,9 @@ def recorded_before_acked(story: Story) -> Judgement:
         for ack in acks
         if not any(_moved_on(one, ack) for one in story.about("state", ack.key))
     ]
-    return Judgement("recorded, then acked", "results are acknowledged after the commit", len(acks), tuple(violations))
+    return CheckResult(
+        "recorded, then acked", "results are acknowledged after the commit", len(acks), tuple(violations)
+    )
 
 
 def _moved_on(state: Operation, ack: Operation) -> bool:
@@ -219,7 +223,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
     )
 
 
-def conservation(story: Story) -> Judgement:
+def conservation(story: HistoryIndex) -> CheckResult:
     """I8: what was submitted is terminal, live or dead, and nothing else is there: the census is the ledger's own."""
     census = {one.key: one.val.get("state") for one in story.of("census")}
     sure = {one.key for one in story.accepted}
@@ -230,26 +234,26 @@ def conservation(story: Story) -> Judgement:
     violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe - keyed)]
     missing = sorted((sure & census.keys()) - there)
     violations += [f"{key} was submitted, and is neither terminal, live nor dead" for key in missing]
-    return Judgement("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))
+    return CheckResult("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))
 
 
-def balance(story: Story) -> Judgement:
+def balance(story: HistoryIndex) -> CheckResult:
     """The ledger's rows, counts and indexes agree at the end, whatever was done to them on the way."""
     audits = story.of("audit")
     violations = tuple(wrong for one in audits for wrong in one.val["wrong"])
-    return Judgement(
+    return CheckResult(
         "ledger balances", "rows, counts and indexes agree", sum(one.val["rows"] for one in audits), violations
     )
 
 
-def nothing_left(story: Story) -> Judgement:
+def nothing_left(story: HistoryIndex) -> CheckResult:
     """When all work has ended the tasks' queues are empty, and nobody holds any of it: strangers' messages, too."""
     looks = story.of("left")
     violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
-    return Judgement("nothing left over", "in the end the queues are empty", len(looks), violations)
+    return CheckResult("nothing left over", "in the end the queues are empty", len(looks), violations)
 
 
-def durable_acceptance(story: Story) -> Judgement:
+def durable_acceptance(story: HistoryIndex) -> CheckResult:
     """I9: a workflow whose acceptance was told is known for ever."""
     accepted = [work for work in story.accepted if not _is_direct(work)]
     census = {one.key: one.val.get("state") for one in story.of("census")}
@@ -258,14 +262,14 @@ def durable_acceptance(story: Story) -> Judgement:
         for work in accepted
         if census and census.get(work.key) is None
     ]
-    return Judgement("acceptance durable", "an accepted workflow stays known", len(accepted), tuple(violations))
+    return CheckResult("acceptance durable", "an accepted workflow stays known", len(accepted), tuple(violations))
 
 
 def _is_direct(work: Operation) -> bool:
     return not work.val.get("nodes")
 
 
-CHECKS: tuple[Callable[[Story], Judgement], ...] = (
+CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     nothing_lost,
     as_meant,
     one_end_each,

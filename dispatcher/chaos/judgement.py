@@ -11,7 +11,7 @@ _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class CheckResult:
     """One promise, checked."""
 
     invariant: str
@@ -43,7 +43,7 @@ class Judgement:
         return f"{word}  {self.invariant:<22} {self.checked:>8} checked, {sure:<20} {self.sentence}"
 
 
-def lines(judgements: Sequence[Judgement]) -> list[str]:
+def lines(judgements: Sequence[CheckResult]) -> list[str]:
     """All of them for a person, with the first violations of each."""
     told: list[str] = []
     for one in judgements:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dispatcher.chaos.judgement import Judgement
-from dispatcher.chaos.story import Operation, Story
+from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.story import HistoryIndex, Operation
 from dispatcher.witness.history import post_of
 
 PROMISED_SECONDS = 3.0
@@ -15,7 +15,7 @@ GAP_SECONDS = 2.0
 """Looks further apart leave what was between them unknown."""
 
 
-def live_set(story: Story) -> Judgement:
+def live_set(story: HistoryIndex) -> CheckResult:
     """I7: 3 s after any change the registry lists exactly the agents that live, if it was there itself.
 
     Who stood at work in all looks of that time, and was not stopped between them, must be listed. Who ran in none of
@@ -33,7 +33,7 @@ def live_set(story: Story) -> Judgement:
         stirred = {one.key for one in stops if _changes(window, one)}
         told = ((name, what) for name, what in _differences(window, looks[:place]) if post_of(name) not in stirred)
         violations += [f"{name} {what} at {look.begun:.1f}" for name, what in told]
-    return Judgement("registry true", "it lists who lives, 3 s later", checked, tuple(violations))
+    return CheckResult("registry true", "it lists who lives, 3 s later", checked, tuple(violations))
 
 
 def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:

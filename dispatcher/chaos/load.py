@@ -17,7 +17,7 @@ from coditect.client.options import Options
 from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Pace, Shapes, is_limited
+from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Generators, Pace, is_limited
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
@@ -33,7 +33,7 @@ MOST_REDRIVES = 20
 """Of one workflow: then it ends as it is."""
 
 
-class Load:
+class ChaosLoad:
     """Draws what is to be done, and notes what became of it."""
 
     def __init__(self, client: Client, note: Note, random: Random, pace: Pace) -> None:
@@ -41,7 +41,7 @@ class Load:
         self._note = note
         self._random = random
         self._pace = pace
-        self._shapes = Shapes(random, pace)
+        self._shapes = Generators(random, pace)
         self._work = asyncio.TaskGroup()
         self._number = 0
         self.closed = asyncio.Event()

@@ -15,7 +15,7 @@ LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class RegistryLook:
     """The agents now, each by the name of its life. Who is stopped is in neither."""
 
     running: frozenset[str]
@@ -24,7 +24,7 @@ class Crew:
 
 
 async def keep_looking(
-    registry: Registry, crew: Callable[[], Crew], note: Note, *, name_of: Callable[[AgentRecord], str]
+    registry: Registry, crew: Callable[[], RegistryLook], note: Note, *, name_of: Callable[[AgentRecord], str]
 ) -> None:
     """Notes one look after the other, until it is canceled. `name_of` names the life that a record is of."""
     while True:

@@ -16,7 +16,7 @@ from dispatcher.chaos.faults import KINDS
 from dispatcher.chaos.mutants.hunt import play_seeds
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import read_mutant
-from dispatcher.chaos.run import Order, Verdict, run
+from dispatcher.chaos.run import RunOrder, RunVerdict, run
 from dispatcher.chaos.simulation import Played, play
 
 FEWEST_SIDE_BY_SIDE = 8
@@ -56,7 +56,7 @@ def rehearse(
     mutant: str,
     simulate: bool,
     say: Callable[[str], None],
-) -> Iterator[Verdict | Played | Hunted]:
+) -> Iterator[RunVerdict | Played | Hunted]:
     """Plays the seeds and judges each; simulated ones side by side, on all processors.
 
     Raises: InputError for a kind of fault that there is not, SetupError for such a mutant; MissingServer, StartFailed,
@@ -67,7 +67,7 @@ def rehearse(
         raise InputError("There is no such kind of fault", given=unknown[0], known=tuple(KINDS))
     if simulate:
         return _hunted(read_mutant(mutant), seeds) if mutant else _simulated(seeds)
-    return _real(seeds, Order(0, seconds, folder, kinds=tuple(kinds) or tuple(KINDS), mutant=mutant), say)
+    return _real(seeds, RunOrder(0, seconds, folder, kinds=tuple(kinds) or tuple(KINDS), mutant=mutant), say)
 
 
 def _simulated(seeds: Sequence[int]) -> Iterator[Played]:
@@ -86,7 +86,7 @@ def _hunted(mutant: Mutant, seeds: Sequence[int]) -> Iterator[Hunted]:
         yield Hunted(mutant, told["seed"], told["broken"])
 
 
-def _real(seeds: Sequence[int], order: Order, say: Callable[[str], None]) -> Iterator[Verdict]:
+def _real(seeds: Sequence[int], order: RunOrder, say: Callable[[str], None]) -> Iterator[RunVerdict]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # everything is lost and found all the time
     try:

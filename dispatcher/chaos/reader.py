@@ -6,17 +6,17 @@ from collections.abc import Iterable
 
 from coditect.wire.json import loads
 from dispatcher.chaos.audit import Ledger, audit, read_ledger
-from dispatcher.chaos.work import Effects
+from dispatcher.chaos.work import WorkEffects
 from dispatcher.ledger import values
 from dispatcher.ledger.nodes.inputs import RESULT
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows import queries
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
-from dispatcher.witness.history import Entry, Note, Type
+from dispatcher.witness.history import HistoryEntry, Note, Type
 
 
-async def read_end(database: Database, entries: Iterable[Entry], effects: Effects, note: Note) -> None:
+async def read_end(database: Database, entries: Iterable[HistoryEntry], effects: WorkEffects, note: Note) -> None:
     """Notes the census of all work, the audit, what the ledger holds of every node, and the effects."""
     work = {one.key: one.val for one in entries if one.f == "accept" and one.type is Type.INVOKE}
     ended = {one.key: one.val.get("state") for one in entries if one.f == "end" and one.type is Type.OK}
@@ -42,11 +42,11 @@ def _audited(tr: Reads) -> tuple[Ledger, list[str]]:
     return ledger, [f"{key}: {what}" for key, what in audit(tr, ledger)]
 
 
-def _results(tr: Reads, workflow: str, nodes: dict[str, NodeRow]) -> dict[str, dict[str, object]]:
+def _results(tr: Reads, workflow: str, nodes: dict[str, NodeRecord]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for node, status in nodes.items():
         facts: dict[str, object] = {"state": status.state.value, "fence": status.fence}
-        body = values.get(tr, values.Place(workflow, node, RESULT))
+        body = values.get(tr, values.ValueKey(workflow, node, RESULT))
         value = None if body is None else loads(body)
         if isinstance(value, dict) and "token" in value:
             attempts = queries.attempts(tr, {"workflow": workflow, "node": node})["attempts"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dispatcher.chaos.hits import Spans, executed_spans
-from dispatcher.chaos.judgement import Judgement
-from dispatcher.chaos.story import TERMINAL, Operation, Story
+from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.work import SLOTS
 from dispatcher.witness.history import UNENDED, post_of
 
@@ -39,7 +39,7 @@ MOST_SLOWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldUp:
     """A task that could be executed and was not."""
 
     key: str
@@ -47,7 +47,7 @@ class Held:
     until: float
 
 
-def recovered(story: Story) -> Judgement:
+def recovered(story: HistoryIndex) -> CheckResult:
     """What one fault held up has begun, or is over, when the time is up that is promised for its kind."""
     faults = [one for one in story.faults if one.f != "restart"]
     runs = sorted(span for spans in executed_spans(story).values() for span in spans)
@@ -65,7 +65,7 @@ def recovered(story: Story) -> Judgement:
         if late > 0:
             waited = one.until - one.since
             violations.append(f"{one.key} waited {waited:.1f} s, {late:.1f} s too long after {_kind(near[0])}")
-    return Judgement("recovered in time", "what a fault held up goes on soon", checked, tuple(violations))
+    return CheckResult("recovered in time", "what a fault held up goes on soon", checked, tuple(violations))
 
 
 def _kind(fault: Operation) -> str:
@@ -77,13 +77,13 @@ def _deadline(fault: Operation) -> float:
     return fault.ended + ENDS_SECONDS if seconds is None else fault.begun + seconds
 
 
-def _near(faults: Sequence[Operation], wait: Held) -> list[Operation]:
+def _near(faults: Sequence[Operation], wait: HeldUp) -> list[Operation]:
     """The faults that may have to do with it, and with those."""
     since, until = wait.since - APART_SECONDS, wait.until
     return [one for one in faults if one.begun <= until and one.ended >= since]
 
 
-def _is_full(story: Story, places: Spans, begun: Sequence[float], wait: Held) -> bool:
+def _is_full(story: HistoryIndex, places: Spans, begun: Sequence[float], wait: HeldUp) -> bool:
     """Whether at some time of it the agents may have had no slot for it; one of them may be the fault's victim."""
     looks = [one for one in story.of("look") if one.begun <= wait.until]
     fewest = min((len(one.val["at_work"]) for one in looks if one.begun >= wait.since - APART_SECONDS), default=0)
@@ -92,7 +92,7 @@ def _is_full(story: Story, places: Spans, begun: Sequence[float], wait: Held) ->
     return most >= max(1, fewest - 1) * (SLOTS - 1)
 
 
-def _waits(story: Story) -> Iterator[Held]:
+def _waits(story: HistoryIndex) -> Iterator[HeldUp]:
     """Of every accepted task that nobody held on purpose."""
     held = {one.key for f in ("pause", "cancel", "redrive", "grant") for one in story.of(f)}
     for work in story.accepted:
@@ -109,7 +109,7 @@ def _waits(story: Story) -> Iterator[Held]:
                     yield from _recorded(story, work, name)
 
 
-def _executed(story: Story, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[Held]:
+def _executed(story: HistoryIndex, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[HeldUp]:
     """From when somebody could execute it, or the fault took its execution away, until somebody did or it was over.
 
     `ready` says of each time since when somebody may have, and when that was noted: one may have begun in between.
@@ -123,10 +123,10 @@ def _executed(story: Story, key: str, ready: Sequence[tuple[float, float]]) -> I
         after = bisect_right(ends, since)
         until = min(ends[after] if after < len(ends) else UNENDED, at_most)
         if until < UNENDED:
-            yield Held(key, since, until)
+            yield HeldUp(key, since, until)
 
 
-def _recorded(story: Story, work: Operation, name: str) -> Iterator[Held]:
+def _recorded(story: HistoryIndex, work: Operation, name: str) -> Iterator[HeldUp]:
     """From the end of its last predecessor until the ledger has it as ready, or further."""
     done = [
         [one.ended for one in story.about("execute", f"{work.key}:{before}") if one.happened]
@@ -134,10 +134,10 @@ def _recorded(story: Story, work: Operation, name: str) -> Iterator[Held]:
     ]
     known = [one.ended for one in story.about("state", f"{work.key}:{name}") if one.happened]
     if all(len(ends) == 1 for ends in done) and known:
-        yield Held(f"{work.key}:{name}", max(work.ended, *(ends[0] for ends in done), 0.0), known[0])
+        yield HeldUp(f"{work.key}:{name}", max(work.ended, *(ends[0] for ends in done), 0.0), known[0])
 
 
-def _taken(story: Story, run: Operation) -> Iterator[Operation]:
+def _taken(story: HistoryIndex, run: Operation) -> Iterator[Operation]:
     """What may have taken an execution away: who had it was killed, stopped or cut off."""
     for f in ("kill", "stop", "part"):
         yield from story.about(f, post_of(run.proc))

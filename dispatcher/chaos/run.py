@@ -19,18 +19,18 @@ from coditect.settings.settings import Settings
 from coditect.wire import routing
 from dispatcher.chaos import faults
 from dispatcher.chaos.agent import EFFECTS
-from dispatcher.chaos.breaking import Breaking
+from dispatcher.chaos.breaking import Nemesis
 from dispatcher.chaos.hits import Toll, toll
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement, lines
-from dispatcher.chaos.load import Load
+from dispatcher.chaos.judgement import CheckResult, lines
+from dispatcher.chaos.load import ChaosLoad
 from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.recovery import APART_SECONDS
 from dispatcher.chaos.shapes import Pace
-from dispatcher.chaos.stage import Stage, private_stage
-from dispatcher.chaos.story import Story
+from dispatcher.chaos.stage import Testbed, private_stage
+from dispatcher.chaos.story import HistoryIndex
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.store.sqlite import SqliteDatabase
@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunOrder:
     """What is to be run."""
 
     seed: int
@@ -65,11 +65,11 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """What came of a run."""
 
-    order: Order
-    judgements: tuple[Judgement, ...]
+    order: RunOrder
+    judgements: tuple[CheckResult, ...]
     toll: Toll
     work: int
     """Accepted workflows and tasks."""
@@ -139,7 +139,7 @@ class Verdict:
         }
 
 
-async def run(order: Order, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> Verdict:
+async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> RunVerdict:
     """Runs and judges. Everything lies below the order's folder, which is emptied first; no process outlives it.
 
     Raises: MissingServer, StartFailed, AlreadyUp; SetupError for a mutant that there is not.
@@ -165,7 +165,7 @@ async def run(order: Order, *, environ: Mapping[str, str] | None = None, say: Sa
     return await _judged(order, history)
 
 
-async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
+async def _play(order: RunOrder, stage: Testbed, scribe: Scribe, say: Say) -> None:
     """The load and the faults, until everything that was begun has ended."""
     settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
     async with AsyncExitStack() as stack:
@@ -173,12 +173,12 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         broker = await stack.enter_async_context(AmqpBroker(settings.amqp_url, name="chaos"))
         pace = replace(order.pace, wait_seconds=order.seconds + CALM_SECONDS + SETTLE_SECONDS)
-        load = Load(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
+        load = ChaosLoad(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
         looking = asyncio.create_task(keep_looking(registry, stage.crew, scribe.note, name_of=stage.life_of))
         telling = asyncio.create_task(_tell(load, say))
         strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
-        breaking = Breaking(stage, scribe.note, strangers)
+        breaking = Nemesis(stage, scribe.note, strangers)
         await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
         await stage.start()
         await asyncio.sleep(APART_SECONDS)
@@ -197,22 +197,22 @@ async def _play(order: Order, stage: Stage, scribe: Scribe, say: Say) -> None:
                 scribe.note(Type.OK, "left", queue, messages=found.messages)
 
 
-async def _tell(load: Load, say: Say) -> None:
+async def _tell(load: ChaosLoad, say: Say) -> None:
     while True:
         await asyncio.sleep(PROGRESS_SECONDS)
         say(f"{load.begun} begun, {load.ended} ended")
 
 
-async def _judged(order: Order, history: Path) -> Verdict:
+async def _judged(order: RunOrder, history: Path) -> RunVerdict:
     entries = read_histories(history)
     scribe = Scribe(history / f"reader{SUFFIX}", "reader")
     async with SqliteDatabase(order.folder / STORE) as database:
         await read_end(database, entries, EffectFolder(history / EFFECTS), scribe.note)
     scribe.close()
     entries = read_histories(history)
-    story = Story(entries)
+    story = HistoryIndex(entries)
     judgements = tuple(judge(entries))
     instants = [fault.begun for fault in story.faults]
     spread = instants[-1] - instants[0] if instants else 0.0
     counted = toll(story, order.kinds, seconds=max(order.seconds, spread))
-    return Verdict(order, judgements, counted, len(story.accepted), len(story.nodes), len(story.of("execute")))
+    return RunVerdict(order, judgements, counted, len(story.accepted), len(story.nodes), len(story.of("execute")))

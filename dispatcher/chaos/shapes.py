@@ -88,7 +88,7 @@ def is_limited(definition: Definition) -> bool:
     return any(node.call is not None and node.call.deadline_ms is not None for node in definition.nodes)
 
 
-class Shapes:
+class Generators:
     """Draws work."""
 
     def __init__(self, random: Random, pace: Pace) -> None:

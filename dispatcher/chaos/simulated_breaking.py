@@ -60,7 +60,7 @@ class Target:
     """Of each dispatcher, its ways to the broker and to the store."""
 
 
-class SimulatedBreaking:
+class SimulatedNemesis:
     """One seed's faults. Each lasts beside the others."""
 
     def __init__(self, target: Target, note: Note, chance: Random, wiped: float) -> None:
@@ -246,24 +246,24 @@ class SimulatedBreaking:
         self._note(Type.OK, "send", "stranger")
 
 
-Act = Callable[[SimulatedBreaking, Strangers], Coroutine[Any, Any, None]]
+Act = Callable[[SimulatedNemesis, Strangers], Coroutine[Any, Any, None]]
 ACTS: Mapping[str, Act] = MappingProxyType(
     {
-        "agent.kill": SimulatedBreaking._kill_agent,
-        "agent.stop": SimulatedBreaking._stop_agent,
-        "agent.part": SimulatedBreaking._part_agent,
-        "dispatcher.kill": SimulatedBreaking._kill_dispatcher,
-        "dispatcher.stop": SimulatedBreaking._stop_dispatcher,
-        "dispatcher.part": SimulatedBreaking._part_dispatcher,
-        "redis.wipe": SimulatedBreaking._wipe_redis,
-        "redis.kill": SimulatedBreaking._redis_away,
-        "broker.cut": SimulatedBreaking._drop_connections,
-        "broker.kill": SimulatedBreaking._restart_broker,
-        "broker.stop": SimulatedBreaking._stall_broker,
-        "broker.mute": SimulatedBreaking._lose_confirms,
-        "queue.stop": SimulatedBreaking._silence_a_queue,
-        "exchange.delete": SimulatedBreaking._delete_an_exchange,
-        "stranger.send": SimulatedBreaking._strangers,
+        "agent.kill": SimulatedNemesis._kill_agent,
+        "agent.stop": SimulatedNemesis._stop_agent,
+        "agent.part": SimulatedNemesis._part_agent,
+        "dispatcher.kill": SimulatedNemesis._kill_dispatcher,
+        "dispatcher.stop": SimulatedNemesis._stop_dispatcher,
+        "dispatcher.part": SimulatedNemesis._part_dispatcher,
+        "redis.wipe": SimulatedNemesis._wipe_redis,
+        "redis.kill": SimulatedNemesis._redis_away,
+        "broker.cut": SimulatedNemesis._drop_connections,
+        "broker.kill": SimulatedNemesis._restart_broker,
+        "broker.stop": SimulatedNemesis._stall_broker,
+        "broker.mute": SimulatedNemesis._lose_confirms,
+        "queue.stop": SimulatedNemesis._silence_a_queue,
+        "exchange.delete": SimulatedNemesis._delete_an_exchange,
+        "stranger.send": SimulatedNemesis._strangers,
     }
 )
 """Every kind of fault of a simulated fleet. A broker that is killed may lose its data, too."""

@@ -15,7 +15,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from coditect.aio.failpoints import Failpoints, Order
+from coditect.aio.failpoints import Failpoint, Failpoints
 from coditect.aio.loop import plain_runner
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.queue import MemoryQueue
@@ -25,19 +25,19 @@ from coditect.testing import TestFleet
 from coditect.testing.member import State
 from coditect.wire import routing
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import Judgement
-from dispatcher.chaos.load import Load
-from dispatcher.chaos.looking import Crew, keep_looking
+from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.load import ChaosLoad
+from dispatcher.chaos.looking import RegistryLook, keep_looking
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.shapes import Pace
-from dispatcher.chaos.simulated_breaking import KINDS, SimulatedBreaking, Target
+from dispatcher.chaos.simulated_breaking import KINDS, SimulatedNemesis, Target
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
-from dispatcher.ports import Ways
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.ports import ClaimPaths
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.witness.history import Entry, Note, Notebook, Type, merged
+from dispatcher.witness.history import HistoryEntry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
 STORE_FAULTS = Faults(
@@ -64,7 +64,7 @@ LONE_PLAN_SECONDS = 22.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SimulationPlan:
     """How one seed is played."""
 
     seconds: float = 6.0
@@ -82,14 +82,14 @@ class Plan:
     """The share of a dispatcher's calls to its ports at which it is killed."""
     wiped: float = 0.4
     """The share of the broker's deaths after which its data is gone."""
-    die_at: Order | None = None
+    die_at: Failpoint | None = None
     """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
     on_record: float = 0.5
     """The share of dispatchers that claim what a result made ready; with the others RQ has to propose it."""
     pace: Pace = PACE
 
 
-MUTATED = Plan(settle_seconds=400.0)
+MUTATED = SimulationPlan(settle_seconds=400.0)
 """How a seed is played that has a mutant in it: that may keep work from ending, and is not waited for so long."""
 
 
@@ -98,8 +98,8 @@ class Played:
     """What came of one seed."""
 
     seed: int
-    judgements: tuple[Judgement, ...]
-    entries: tuple[Entry, ...]
+    judgements: tuple[CheckResult, ...]
+    entries: tuple[HistoryEntry, ...]
     faults: int
     crashes: tuple[str, ...] = ()
     """What ended work in the background of a process: no fault may do that."""
@@ -143,13 +143,13 @@ class Played:
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
 
-def play(seed: int, plan: Plan | None = None) -> Played:
+def play(seed: int, plan: SimulationPlan | None = None) -> Played:
     """Plays one seed on a loop of its own; deterministic but for what reads the real clock."""
     with plain_runner() as runner:
-        return runner.run(_play(seed, plan or Plan()))
+        return runner.run(_play(seed, plan or SimulationPlan()))
 
 
-async def _play(seed: int, plan: Plan) -> Played:
+async def _play(seed: int, plan: SimulationPlan) -> Played:
     if seed % LONG_EVERY == 0:
         plan = replace(
             plan, pace=replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
@@ -183,14 +183,14 @@ class SimulatedFleet(TestFleet):
 class Scene:
     """One seed's fleet, and what is done to it."""
 
-    def __init__(self, seed: int, plan: Plan) -> None:
+    def __init__(self, seed: int, plan: SimulationPlan) -> None:
         self._plan = plan
         self._seed = seed
         self.notebook = Notebook(lambda: asyncio.get_running_loop().time())
         self._effects = EffectTable()
         self._disk = Disk()
         self._graph = MemoryTaskGraph()
-        self.entries: list[Entry] = []
+        self.entries: list[HistoryEntry] = []
         self._calm = True
         self._at_work = ""
         orders = [] if plan.die_at is None else [plan.die_at]
@@ -204,7 +204,7 @@ class Scene:
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
         self._ways: dict[str, tuple[MemoryBroker, MemoryDatabase]] = {}
         target = Target(self.fleet, self._graph, self._names, self._lives, self._ways)
-        self._breaking = SimulatedBreaking(target, self.notebook.of("chaos"), self._chance_of("faults"), plan.wiped)
+        self._breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._chance_of("faults"), plan.wiped)
 
     @property
     def faults(self) -> int:
@@ -229,8 +229,8 @@ class Scene:
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=chance.getrandbits(32))
         self._ways[name] = (broker, store)
         async with WitnessedDatabase(store, note, reached=reached) as database:
-            ways = Ways(on_record=chance.random() < self._plan.on_record)
-            options = Options(shards=self._plan.shards, owner=owner, ways=ways)
+            ways = ClaimPaths(on_record=chance.random() < self._plan.on_record)
+            options = DispatcherOptions(shards=self._plan.shards, owner=owner, ways=ways)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
             graph: Any = WitnessedGraph(self._graph, reached=reached)
             async with running_dispatcher(
@@ -254,14 +254,14 @@ class Scene:
         if self._plan.die_at is None and chance.random() < self._plan.die_at_a_call:
             self._breaking.kill(name, f"dispatcher.kill at {point}")
 
-    def _crew(self) -> Crew:
+    def _crew(self) -> RegistryLook:
         running = {one.id: one.load.status for one in self.fleet.agents if one.state is not State.PAUSED}
         at_work = (name for name, status in running.items() if status is not AgentStatus.STARTING)
-        return Crew(frozenset(running), frozenset(at_work))
+        return RegistryLook(frozenset(running), frozenset(at_work))
 
     async def run(self) -> None:
         """The load and the faults; then everybody is well, and what was begun comes to its end."""
-        load = Load(self.fleet.client, self.notebook.of("client"), self._chance_of("load"), self._plan.pace)
+        load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._chance_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
         looking = asyncio.ensure_future(

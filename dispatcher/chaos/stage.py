@@ -21,7 +21,7 @@ from coditect.local.errors import LocalError, StartFailed
 from coditect.local.servers import BROKER
 from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
-from dispatcher.chaos.looking import Crew
+from dispatcher.chaos.looking import RegistryLook
 from dispatcher.chaos.mutants.mutated import command
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
@@ -103,7 +103,7 @@ class Post:
         return "" if self._running is None else last_lines(self._running.log)
 
 
-class Stage:
+class Testbed:
     """Servers and posts of one run."""
 
     def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
@@ -116,12 +116,12 @@ class Stage:
         """The posts of one role."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
-    def crew(self) -> Crew:
+    def crew(self) -> RegistryLook:
         """The agents now."""
         posts = {post.pid: post for post in self.of("agent") if post.pid is not None}
         self._lives |= {pid: post.life for pid, post in posts.items()}
         running = {post.life: post.ready for post in posts.values() if not post.stopped}
-        return Crew(frozenset(running), frozenset(life for life, ready in running.items() if ready))
+        return RegistryLook(frozenset(running), frozenset(life for life, ready in running.items() if ready))
 
     def life_of(self, record: AgentRecord) -> str:
         """The name of an agent's life, if it was in the crew; else its process."""
@@ -173,7 +173,7 @@ async def private_stage(
     crew: Mapping[str, int],
     settings: Mapping[str, str],
     mutant: str = "",
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Testbed]:
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
     The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
@@ -200,7 +200,7 @@ async def private_stage(
         with guarded(marker):
             posts = {one.name: Post(one, marker=marker, log_folder=folder / "log") for one in children}
             try:
-                yield Stage(folder, servers, posts)
+                yield Testbed(folder, servers, posts)
             finally:
                 await asyncio.gather(*(post.end() for post in posts.values()))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dispatcher.witness.history import UNENDED, Entry, Type
+from dispatcher.witness.history import UNENDED, HistoryEntry, Type
 
 FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
 """What is done to a process or server; it ends when that is itself again."""
@@ -46,7 +46,7 @@ class Operation:
         return self.begun <= instant < self.ended
 
 
-def operations(entries: Iterable[Entry]) -> list[Operation]:
+def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
     """Every operation, in the order of their beginnings.
 
     An end belongs to the newest that is alike and of its process: one that is open still is of a process that died.
@@ -69,10 +69,10 @@ def operations(entries: Iterable[Entry]) -> list[Operation]:
     return found
 
 
-class Story:
+class HistoryIndex:
     """The operations of a history. `of` and `about` give them in the order of their beginnings."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[HistoryEntry]) -> None:
         self._by_f: dict[str, list[Operation]] = defaultdict(list)
         self._by_key: dict[str, dict[str, list[Operation]]] = defaultdict(lambda: defaultdict(list))
         self._redrives: dict[str, list[int]] = defaultdict(list)

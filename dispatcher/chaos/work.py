@@ -36,7 +36,7 @@ class Work(BaseModel):
     """Tokens of the predecessors: the result depends on them."""
 
 
-class Done(BaseModel):
+class WorkDone(BaseModel):
     """What it did."""
 
     fence: int
@@ -57,7 +57,7 @@ class Broken(Exception):
     retryable = False
 
 
-class Effects(Protocol):
+class WorkEffects(Protocol):
     """Things in the world, one for each key."""
 
     def make(self, key: str) -> str:
@@ -74,7 +74,7 @@ class EffectFolder:
         self._folder = folder
 
     def make(self, key: str) -> str:
-        """See `Effects`. The file appears with its token in it, or not at all."""
+        """See `WorkEffects`. The file appears with its token in it, or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
         file, token = self._folder / quote(key, safe=""), token_hex(8)
         draft = self._folder / f".{os.getpid()}-{token}"
@@ -85,7 +85,7 @@ class EffectFolder:
         return file.read_text()
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """See `Effects`."""
+        """See `WorkEffects`."""
         for file in sorted(self._folder.glob("[!.]*")):
             yield unquote(file.name), file.read_text()
 
@@ -97,21 +97,21 @@ class EffectTable:
         self._tokens: dict[str, str] = {}
 
     def make(self, key: str) -> str:
-        """See `Effects`."""
+        """See `WorkEffects`."""
         return self._tokens.setdefault(key, f"token {len(self._tokens)}")
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """See `Effects`."""
+        """See `WorkEffects`."""
         yield from self._tokens.items()
 
 
-def working_agent(name: str, *, note: Note, effects: Effects) -> Agent:
+def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
     """An agent that works, notes what it does and leaves effects. `note` is told the agent's id as `proc`."""
     agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}))
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
     @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")
-    async def work(task: Work, ctx: Context) -> Done:
+    async def work(task: Work, ctx: Context) -> WorkDone:
         """Wait, then make the effect of this task's id."""
         said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
         said |= {"priority": ctx.priority.value, "after": task.after}
@@ -129,6 +129,6 @@ def working_agent(name: str, *, note: Note, effects: Effects) -> Agent:
             raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")
         token = effects.make(ctx.task_id)
         note(Type.OK, "execute", ctx.task_id, **said)
-        return Done(fence=ctx.fence, agent=ctx.agent_id, token=token)
+        return WorkDone(fence=ctx.fence, agent=ctx.agent_id, token=token)
 
     return agent

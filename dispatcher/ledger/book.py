@@ -11,9 +11,9 @@ from coditect.workflow.definition import Call, Each, Node, OnFailure
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox
 from dispatcher.ledger.definitions import Caches
-from dispatcher.ledger.effects import Effects, Moved, Place, Shown
+from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition
 from dispatcher.ledger.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
-from dispatcher.ledger.rows import NodeRow, RunRow, WorkflowRow
+from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
 MOST_BYTES = 4_000_000
@@ -29,7 +29,7 @@ _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Policy:
     """What a shard's transactions go by."""
 
     shard: int
@@ -41,11 +41,11 @@ class Terms:
     """What fences and publication numbers are above: see `ledger/incarnation.py`."""
 
 
-class Book:
+class UnitOfWork:
     """The working copies of one try of a transaction. `close` writes what was changed."""
 
     def __init__(
-        self, tr: Transaction, terms: Terms, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
+        self, tr: Transaction, terms: Policy, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
     ) -> None:
         self.tr = tr
         self.terms = terms
@@ -57,28 +57,28 @@ class Book:
         self.effects = Effects()
         self.room = dict(room)
         """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
-        self.ended: deque[Place] = deque()
+        self.ended: deque[NodeKey] = deque()
         """Nodes that ended and whose dependents have not been looked at."""
-        self.unfit: deque[tuple[Place, Failure]] = deque()
+        self.unfit: deque[tuple[NodeKey, Failure]] = deque()
         """Nodes that nobody can be given, and why: they are about to end."""
         self.steps = 0
         """What the expressions of nodes, their definitions and their inputs cost so far."""
         self.follows_on = False
         """Whether what becomes ready may go straight to the agent that ended what comes before it."""
         self._free: tuple[str, str] | None = None
-        self.granted: set[Place] = set()
+        self.granted: set[NodeKey] = set()
         """Nodes whose claims this transaction granted: nobody was told yet."""
-        self._workflows: dict[str, WorkflowRow] = {}
-        self._runs: dict[str, tuple[bytes | None, RunRow | None]] = {}
+        self._workflows: dict[str, WorkflowRecord] = {}
+        self._runs: dict[str, tuple[bytes | None, RunRecord | None]] = {}
         self._states: dict[str, WorkflowState] = {}
         """Of the runs, as they were read."""
-        self._nodes: dict[Place, tuple[bytes, NodeRow]] = {}
-        self._dependents: dict[Place, list[KeyValue]] = {}
-        self._definitions: dict[Place, Node] = {}
-        self._rows: dict[Place, bytes] = {}
+        self._nodes: dict[NodeKey, tuple[bytes, NodeRecord]] = {}
+        self._dependents: dict[NodeKey, list[KeyValue]] = {}
+        self._definitions: dict[NodeKey, Node] = {}
+        self._rows: dict[NodeKey, bytes] = {}
         """Definitions as they are stored, which were read or written here."""
         self._backlog: dict[str, bool] = {}
-        self._to_show: list[Place] = []
+        self._to_show: list[NodeKey] = []
         self._first_number = 0
         self._last_number = 0
 
@@ -89,49 +89,49 @@ class Book:
 
     # -- rows -------------------------------------------------------------------------------------------
 
-    def workflow(self, workflow: str) -> WorkflowRow | None:
+    def workflow(self, workflow: str) -> WorkflowRecord | None:
         """What its nodes share; None when nobody knows it."""
         known = self._workflows.get(workflow)
         if known is None:  # what is not there may be made by a later command of the turn: only what is there is kept
             row = self.tr.get(WORKFLOWS.pack((workflow,)))
             if row is None:
                 return None
-            known = self._workflows[workflow] = WorkflowRow.unpack(row)
+            known = self._workflows[workflow] = WorkflowRecord.unpack(row)
         return known
 
-    def run(self, workflow: str) -> RunRow | None:
+    def run(self, workflow: str) -> RunRecord | None:
         """Where it is; None when it was never accepted."""
         if workflow not in self._runs:
             row = self.tr.get(RUNS.pack((workflow,)))
-            run = None if row is None else RunRow.unpack(row)
+            run = None if row is None else RunRecord.unpack(row)
             self._runs[workflow] = (row, run)
             if run is not None:
                 self._states[workflow] = run.state
         return self._runs[workflow][1]
 
-    def begin_run(self, workflow: str) -> RunRow:
+    def begin_run(self, workflow: str) -> RunRecord:
         """A new run's row."""
-        run = RunRow()
+        run = RunRecord()
         self._runs[workflow] = (None, run)
         return run
 
-    def node(self, place: Place) -> NodeRow | None:
+    def node(self, place: NodeKey) -> NodeRecord | None:
         """Where the node is; None when there is no such node."""
         known = self._nodes.get(place)
         if known is None:
             row = self.tr.get(STATUSES.pack((place.workflow, place.node)))
             if row is None:
                 return None
-            known = self._nodes[place] = (row, NodeRow.unpack(row))
+            known = self._nodes[place] = (row, NodeRecord.unpack(row))
         return known[1]
 
-    def met(self, place: Place, stored: bytes) -> NodeRow:
+    def met(self, place: NodeKey, stored: bytes) -> NodeRecord:
         """The same of a node whose row a walk in this transaction has just found."""
         if place not in self._nodes:
-            self._nodes[place] = (stored, NodeRow.unpack(stored))
+            self._nodes[place] = (stored, NodeRecord.unpack(stored))
         return self._nodes[place][1]
 
-    def expect(self, places: Iterable[Place]) -> None:
+    def expect(self, places: Iterable[NodeKey]) -> None:
         """Reads the rows of these nodes at once: they are asked for soon, one by one."""
         unread = [place for place in dict.fromkeys(places) if place not in self._nodes]
         if len(unread) < 2:  # it is as soon read when it is asked for
@@ -139,21 +139,21 @@ class Book:
         rows = self.tr.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
         for place, row in zip(unread, rows, strict=True):
             if row is not None:
-                self._nodes[place] = (row, NodeRow.unpack(row))
+                self._nodes[place] = (row, NodeRecord.unpack(row))
 
-    def expect_all(self, places: Iterable[Place]) -> None:
+    def expect_all(self, places: Iterable[NodeKey]) -> None:
         """Reads at once where these nodes are and what they are."""
         expected = tuple(places)
         self.expect(expected)
         self.expect_definitions(expected)
 
-    def expect_definitions(self, places: Iterable[Place]) -> None:
+    def expect_definitions(self, places: Iterable[NodeKey]) -> None:
         """Reads at once what the definitions of these nodes say that memory does not know: they are asked for soon.
 
         Of those that are large each is read when it is asked for.
         """
         known = self.caches.definitions
-        base = dict.fromkeys(Place(place.workflow, place.node.partition("[")[0]) for place in places)
+        base = dict.fromkeys(NodeKey(place.workflow, place.node.partition("[")[0]) for place in places)
         unread = [
             place
             for place in base
@@ -166,14 +166,14 @@ class Book:
             if row:
                 self._rows[place] = row
 
-    def seen(self, places: Sequence[Place]) -> list[NodeRow | None]:
+    def seen(self, places: Sequence[NodeKey]) -> list[NodeRecord | None]:
         """Where these nodes are, however many, by one read; they are only looked at."""
         unread = [place for place in places if place not in self._nodes]
         rows = self.tr.snapshot.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
-        read = {place: NodeRow.unpack(row) for place, row in zip(unread, rows, strict=True) if row is not None}
+        read = {place: NodeRecord.unpack(row) for place, row in zip(unread, rows, strict=True) if row is not None}
         return [self._nodes[place][1] if place in self._nodes else read.get(place) for place in places]
 
-    def expect_ends(self, places: Iterable[Place]) -> None:
+    def expect_ends(self, places: Iterable[NodeKey]) -> None:
         """Reads what comes after these nodes of accepted workflows: they end soon, and their dependents are told."""
         ending = [place for place in places if "[" not in place.node and place not in self._dependents]
         if not ending:
@@ -182,9 +182,9 @@ class Book:
         found = self.tr.get_ranges(ranges, limit=MOST_AHEAD + 1)
         few = {place: edges for place, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}
         self._dependents.update(few)
-        self.expect(Place(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
+        self.expect(NodeKey(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
 
-    def dependents(self, place: Place, after: str, limit: int) -> Sequence[KeyValue]:
+    def dependents(self, place: NodeKey, after: str, limit: int) -> Sequence[KeyValue]:
         """The edges from the node to those that come after it and behind `after`; at most so many."""
         if not after and place in self._dependents:
             return self._dependents[place][:limit]
@@ -192,7 +192,7 @@ class Book:
         begin, end = EDGES.range(key)
         return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
 
-    def add_node(self, place: Place, row: NodeRow) -> None:
+    def add_node(self, place: NodeKey, row: NodeRecord) -> None:
         """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
         written = row.pack()
         self.tr.set(STATUSES.pack((place.workflow, place.node)), written)
@@ -202,7 +202,7 @@ class Book:
         run.open += 1
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
 
-    def definition(self, place: Place) -> Node:
+    def definition(self, place: NodeKey) -> Node:
         """The node's definition; an element's is that of its map's call."""
         node = self._definitions.get(place)
         if node is None:
@@ -211,7 +211,7 @@ class Book:
             self._definitions[place] = node
         return node
 
-    def _read(self, place: Place) -> Node:
+    def _read(self, place: NodeKey) -> Node:
         row = self._rows.get(place)
         if row is None:
             node = self.caches.definitions.node(place)
@@ -226,12 +226,12 @@ class Book:
         self.steps += len(row) // BYTES_PER_STEP
         return definitions.known(place, row)
 
-    def _element(self, place: Place, base: str) -> Node:
-        of = self.definition(Place(place.workflow, base))
+    def _element(self, place: NodeKey, base: str) -> Node:
+        of = self.definition(NodeKey(place.workflow, base))
         assert isinstance(of.work, Each)
         return Node(place.node, of.work.call)
 
-    def call(self, place: Place) -> Call | None:
+    def call(self, place: NodeKey) -> Call | None:
         """What the node calls; None for an approval."""
         return self.definition(place).call
 
@@ -243,7 +243,7 @@ class Book:
 
     # -- changes ----------------------------------------------------------------------------------------
 
-    def move(self, place: Place, row: NodeRow, state: TaskState) -> None:
+    def move(self, place: NodeKey, row: NodeRecord, state: TaskState) -> None:
         """Gives the node another state, and says so to whoever follows."""
         run = self._of(place)
         run.counts[row.state.value] -= 1
@@ -252,19 +252,19 @@ class Book:
         row.state = state
         call = self.call(place)
         level = call.priority.value if call is not None else ""
-        self.effects.moved.append(Moved(place, state, call.capability if call is not None else "", level, row))
+        self.effects.moved.append(Transition(place, state, call.capability if call is not None else "", level, row))
 
-    def show(self, place: Place) -> None:
+    def show(self, place: NodeKey) -> None:
         """Has the node shown as it is at the end of the transaction; its definition is read now, for that counts."""
         self.definition(place)
         self._to_show.append(place)
 
-    def define(self, place: Place, definition: bytes) -> None:
+    def define(self, place: NodeKey, definition: bytes) -> None:
         """Writes the definition of a new node. Raises: ValueBeyondBound."""
         definitions.write(self.tr, place, definition)
         self._rows[place] = definition
 
-    def show_new(self, place: Place, node: Node) -> None:
+    def show_new(self, place: NodeKey, node: Node) -> None:
         """The same of a node that was written just now, by what was read of it then."""
         self._definitions[place] = node
         self._to_show.append(place)
@@ -282,7 +282,7 @@ class Book:
         self._last_number += 1
         return self._last_number
 
-    def advance_fence(self, row: NodeRow) -> None:
+    def advance_fence(self, row: NodeRecord) -> None:
         """Give the node a fence that none of its attempts had, in no incarnation of the store."""
         row.fence = max(row.fence, self.terms.floor) + 1
 
@@ -321,7 +321,7 @@ class Book:
         (agent, _), self._free = self._free, None
         return agent
 
-    def _of(self, place: Place) -> RunRow:
+    def _of(self, place: NodeKey) -> RunRecord:
         run = self.run(place.workflow)
         if run is None:
             raise KeyError(place)
@@ -359,7 +359,7 @@ class Book:
                 outbox.clear(self.tr, self.shard, [publication.number])
         self.effects.publications = standing
 
-    def shown(self, place: Place) -> Shown:
+    def shown(self, place: NodeKey) -> NodeSnapshot:
         """The node as it is, for a copy of the graph."""
         row, node = self.node(place), self.definition(place)
         call = node.call
@@ -368,7 +368,7 @@ class Book:
         plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
         after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
         timeout_ms = call.timeout_ms if call is not None else None
-        return Shown(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
+        return NodeSnapshot(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
 
     def _index(self, workflow: str, state: WorkflowState) -> None:
         before = self._states.get(workflow)
@@ -381,7 +381,7 @@ class Book:
         if before != after:
             self.tr.set(key, after)
 
-    def _end_of(self, workflow: str, run: RunRow) -> None:
+    def _end_of(self, workflow: str, run: RunRecord) -> None:
         """A run whose last node has ended ends with it, as its last nodes did."""
         if run.open or run.todo or run.state.terminal:
             return

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from coditect.workflow.definition import Node
 from coditect.workflow.document import known_node
 from dispatcher.ledger import values, versions
-from dispatcher.ledger.effects import Defined, Place
+from dispatcher.ledger.effects import Defined, NodeKey
 from dispatcher.ledger.keyspace import NODES
 from dispatcher.store.transaction import Reads, Transaction
 
@@ -33,31 +33,31 @@ MOST_READ_BYTES = 2_000_000
 waits for room is claimed seconds later. A large input takes ten times its row, once read."""
 
 
-def write(tr: Transaction, place: Place, definition: bytes) -> None:
+def write(tr: Transaction, place: NodeKey, definition: bytes) -> None:
     """Stores the definition of a new node. Raises: ValueBeyondBound."""
     small = len(definition) <= MOST_ROW_BYTES
     if not small:
-        values.put(tr, values.Place(place.workflow, place.node, KIND), definition, first=True)
+        values.put(tr, values.ValueKey(place.workflow, place.node, KIND), definition, first=True)
     tr.set(NODES.pack((place.workflow, place.node)), definition if small else b"")
 
 
-def find(tr: Reads, place: Place) -> bytes | None:
+def find(tr: Reads, place: NodeKey) -> bytes | None:
     """The node's definition; None when there is no such node. Raises: DamagedValue."""
     row = tr.get(NODES.pack((place.workflow, place.node)))
-    return row if row != b"" else values.get(tr, values.Place(place.workflow, place.node, KIND))
+    return row if row != b"" else values.get(tr, values.ValueKey(place.workflow, place.node, KIND))
 
 
-def find_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
+def find_all(tr: Reads, places: Sequence[NodeKey]) -> Iterator[bytes | None]:
     """The definitions of the nodes, in their order, by one read and one for each that is large.
 
     Raises: DamagedValue, at the one that is.
     """
     rows = tr.get_many([NODES.pack((place.workflow, place.node)) for place in places])
     for place, row in zip(places, rows, strict=True):
-        yield row if row != b"" else values.get(tr, values.Place(place.workflow, place.node, KIND))
+        yield row if row != b"" else values.get(tr, values.ValueKey(place.workflow, place.node, KIND))
 
 
-def known(place: Place, row: bytes) -> Node:
+def known(place: NodeKey, row: bytes) -> Node:
     """What the row of a node says."""
     return known_node(place.node, versions.NODE.unpack(row))
 
@@ -71,23 +71,23 @@ class Definitions:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._rows: OrderedDict[Place, bytes] = OrderedDict()
-        self._read: OrderedDict[Place, tuple[Node, int]] = OrderedDict()
+        self._rows: OrderedDict[NodeKey, bytes] = OrderedDict()
+        self._read: OrderedDict[NodeKey, tuple[Node, int]] = OrderedDict()
         self._read_bytes = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def node(self, place: Place) -> Node | None:
+    def node(self, place: NodeKey) -> Node | None:
         """What the node's row says, if that is remembered."""
         read = self._read.get(place)
         return None if read is None else read[0]
 
-    def row(self, place: Place) -> bytes | None:
+    def row(self, place: NodeKey) -> bytes | None:
         """The node's row, if it is remembered."""
         return self._rows.get(place)
 
-    def note(self, told: Mapping[Place, Defined | None]) -> None:
+    def note(self, told: Mapping[NodeKey, Defined | None]) -> None:
         """Remember what a committed transaction read or wrote, and forget the nodes that ended in it."""
         for place, definition in told.items():
             self._forget(place)
@@ -100,14 +100,14 @@ class Definitions:
             _, (_, size) = self._read.popitem(last=False)
             self._read_bytes -= size
 
-    def _keep(self, place: Place, row: bytes, node: Node | None) -> None:
+    def _keep(self, place: NodeKey, row: bytes, node: Node | None) -> None:
         self._rows[place] = row
         self._bytes += len(row) + OVERHEAD_BYTES
         if node is not None:
             self._read[place] = node, len(row)
             self._read_bytes += len(row)
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: NodeKey) -> None:
         _, size = self._read.pop(place, (None, 0))
         self._read_bytes -= size
         row = self._rows.pop(place, None)

@@ -10,13 +10,13 @@ from coditect.model.task import Task
 from coditect.model.value import value
 from coditect.workflow.definition import Node
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.rows import RunRow
+from dispatcher.ledger.rows import RunRecord
 
 Defined: TypeAlias = tuple[bytes, Node | None]
 """A node's definition as it is stored, and what it says if that was read."""
 
 
-class Place(NamedTuple):
+class NodeKey(NamedTuple):
     """A node of a workflow."""
 
     workflow: str
@@ -32,7 +32,7 @@ class Place(NamedTuple):
 class Publication:
     """A task to be published; its outbox row is cleared once the broker has it."""
 
-    place: Place
+    place: NodeKey
     number: int
     task: Task
     agent: str = ""
@@ -40,10 +40,10 @@ class Publication:
 
 
 @value
-class Moved:
+class Transition:
     """A node that changed its state."""
 
-    place: Place
+    place: NodeKey
     state: TaskState
     capability: str
     """Empty for an approval."""
@@ -53,10 +53,10 @@ class Moved:
 
 
 @value
-class Shown:
+class NodeSnapshot:
     """A node as it is after the transaction, for whoever keeps a copy of the graph."""
 
-    place: Place
+    place: NodeKey
     state: TaskState
     capability: str
     level: str
@@ -79,33 +79,33 @@ class Effects:
     """All that follows, in order. Filled by the verbs within one try of a transaction."""
 
     publications: list[Publication] = field(default_factory=list)
-    moved: list[Moved] = field(default_factory=list)
-    results: dict[Place, bytes] = field(default_factory=dict)
+    moved: list[Transition] = field(default_factory=list)
+    results: dict[NodeKey, bytes] = field(default_factory=dict)
     """The values of nodes that have one now."""
-    failures: dict[Place, Failure] = field(default_factory=dict)
+    failures: dict[NodeKey, Failure] = field(default_factory=dict)
     """Why nodes ended without one, where it was told."""
     notices: list[Notice] = field(default_factory=list)
-    shown: list[Shown] = field(default_factory=list)
-    adopted: set[Place] = field(default_factory=set)
+    shown: list[NodeSnapshot] = field(default_factory=list)
+    adopted: set[NodeKey] = field(default_factory=set)
     """Nodes that RQ proposed and that were claimed: it has them as started already."""
-    proposed: list[Place] = field(default_factory=list)
+    proposed: list[NodeKey] = field(default_factory=list)
     """Nodes that RQ proposed and that are left for another transaction."""
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     unshown: list[str] = field(default_factory=list)
     """Those of them that came in several pieces, and those that begin again after their end: all of their nodes are to
     be shown by later transactions."""
-    runs: list[tuple[str, RunRow]] = field(default_factory=list)
+    runs: list[tuple[str, RunRecord]] = field(default_factory=list)
     """The rows of workflows, as they are by now."""
-    cancels: list[tuple[Place, int]] = field(default_factory=list)
+    cancels: list[tuple[NodeKey, int]] = field(default_factory=list)
     """Agents that may run these publications are to be told."""
     late: int = 0
     """Results that a fence refused."""
     strange: int = 0
     """Results of nodes that nobody knows."""
-    evaluations: list[tuple[Place, str]] = field(default_factory=list)
+    evaluations: list[tuple[NodeKey, str]] = field(default_factory=list)
     """Nodes whose expressions are to be evaluated, with what is said of them when they are (`advance.evaluated`)."""
-    definitions: dict[Place, Defined | None] = field(default_factory=dict)
+    definitions: dict[NodeKey, Defined | None] = field(default_factory=dict)
     """Definitions that were read or written, to be remembered; None of the nodes that ended."""
     unfinished: bool = False
     """There is work left over for another transaction."""

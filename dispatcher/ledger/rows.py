@@ -1,7 +1,7 @@
 """The ledger's rows. A row is a JSON list in the store: short, and readable with any FoundationDB tool.
 
-`WorkflowRow` and a node's definition never change. `RunRow` and `NodeRow` are what changes: working copies of one
-transaction, changed in place by the verbs and written back by the book.
+`WorkflowRecord` and a node's definition never change. `RunRecord` and `NodeRecord` are what changes: working copies of
+one transaction, changed in place by the handlers and written back by the unit of work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class WorkflowRow:
+class WorkflowRecord:
     """What a workflow's nodes share; never changes."""
 
     shard: int
@@ -43,13 +43,13 @@ class WorkflowRow:
         return WORKFLOW.pack(fields)
 
     @classmethod
-    def unpack(cls, row: bytes) -> WorkflowRow:
+    def unpack(cls, row: bytes) -> WorkflowRecord:
         """From the row."""
         return cls(*WORKFLOW.unpack(row))
 
 
 @dataclass(slots=True)
-class RunRow:
+class RunRecord:
     """Where a workflow is."""
 
     state: WorkflowState = WorkflowState.ACCEPTED
@@ -82,14 +82,14 @@ class RunRow:
         return RUN.pack([*fields, True] if self.again else fields)
 
     @classmethod
-    def unpack(cls, row: bytes) -> RunRow:
+    def unpack(cls, row: bytes) -> RunRecord:
         """From the row."""
         state, *others = RUN.unpack(row)
         return cls(WorkflowState(state), *others)
 
 
 @dataclass(slots=True)
-class NodeRow:
+class NodeRecord:
     """Where a node is. Instants are milliseconds since the epoch."""
 
     state: TaskState
@@ -155,7 +155,7 @@ class NodeRow:
         return STATUS.pack(fields)
 
     @classmethod
-    def unpack(cls, row: bytes) -> NodeRow:
+    def unpack(cls, row: bytes) -> NodeRecord:
         """From the row."""
         fields = STATUS.unpack(row)
         fields[0] = _STATES[fields[0]]
@@ -165,7 +165,7 @@ class NodeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptRow:
+class AttemptRecord:
     """One attempt. In the store only those that others followed: the last one stands in the node's own row."""
 
     attempt: int
@@ -198,6 +198,6 @@ class AttemptRow:
         )
 
     @classmethod
-    def unpack(cls, row: bytes) -> AttemptRow:
+    def unpack(cls, row: bytes) -> AttemptRecord:
         """From the row."""
         return cls(*ATTEMPT.unpack(row))

@@ -30,7 +30,7 @@ KIND = "shard"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SharePlan:
     """What one dispatcher does about its share."""
 
     take: tuple[int, ...]
@@ -38,7 +38,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ShareStep:
     """How it stands after a step."""
 
     owned: tuple[Lease, ...]
@@ -77,7 +77,7 @@ def lease_name(shard: int) -> leases.Name:
     return (KIND, shard)
 
 
-def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> Plan:
+def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePlan:
     """What `me`, one of the living, takes and gives. `owners` has every shard; "" or a dead owner means free.
 
     Who has most keeps the larger share, so as few as possible move.
@@ -91,7 +91,7 @@ def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> Plan:
         fair = share + (place < larger)
         lacking = max(fair - len(owned[member]), 0)
         if member == me:
-            return Plan(tuple(free[:lacking]), tuple(owned[me][fair:]))
+            return SharePlan(tuple(free[:lacking]), tuple(owned[me][fair:]))
         free = free[lacking:]
     raise ValueError("Only one of the living can plan")
 
@@ -104,7 +104,7 @@ def step(
     count: int,
     pulses: Collection[Pulse] = (),
     busy: Collection[int] = (),
-) -> Step:
+) -> ShareStep:
     """Renews, expires the owners whose pulses have lapsed, gives and takes; all in one transaction.
 
     `busy` are the shards that the owner works on: none of them is given before it is closed.
@@ -124,7 +124,7 @@ def step(
     taken = [leases.acquire(tr, lease_name(shard), me) for shard in plan_now.take]
     kept = [held[shard] for shard, owner in owners.items() if owner == me and shard not in given]
     owned = sorted([*kept, *(lease for lease in taken if lease)], key=lambda lease: lease.name)
-    return Step(tuple(owned), given, to_give, beats)
+    return ShareStep(tuple(owned), given, to_give, beats)
 
 
 def leave(tr: Transaction, me: str) -> None:

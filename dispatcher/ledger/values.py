@@ -21,7 +21,7 @@ LARGEST_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ValueKey:
     """Where a value belongs."""
 
     workflow: str
@@ -36,7 +36,7 @@ class Place:
         return (self.workflow, self.node, self.kind)
 
 
-def put(tr: Transaction, place: Place, value: bytes, *, first: bool = False) -> None:
+def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) -> None:
     """Writes the value of the place, whatever was there; with `first` nothing ever was.
 
     Raises: ValueBeyondBound.
@@ -58,7 +58,7 @@ def put(tr: Transaction, place: Place, value: bytes, *, first: bool = False) -> 
         tr.set(VALUES.pack((*place.key, number)), value[begin : begin + PIECE_BYTES])
 
 
-def get(tr: Reads, place: Place) -> bytes | None:
+def get(tr: Reads, place: ValueKey) -> bytes | None:
     """The value of the place; None when there is none.
 
     Raises: DamagedValue.
@@ -66,7 +66,7 @@ def get(tr: Reads, place: Place) -> bytes | None:
     return _whole(tr, place, tr.get(VALUES.pack(place.key)))
 
 
-def read_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
+def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
     """The values of the places, in their order, by one read for `PAGE` of them, and one for each that is large.
 
     Raises: DamagedValue, at the one that is.
@@ -78,7 +78,7 @@ def read_all(tr: Reads, places: Sequence[Place]) -> Iterator[bytes | None]:
             yield _whole(tr, place, head)
 
 
-def _whole(tr: Reads, place: Place, head: bytes | None) -> bytes | None:
+def _whole(tr: Reads, place: ValueKey, head: bytes | None) -> bytes | None:
     if head is None:
         return None
     size_bytes, digest, *small = versions.VALUE.unpack(head)
@@ -90,7 +90,7 @@ def _whole(tr: Reads, place: Place, head: bytes | None) -> bytes | None:
     return bytes(value)
 
 
-def clear(tr: Transaction, place: Place) -> None:
+def clear(tr: Transaction, place: ValueKey) -> None:
     """Removes the value of the place, if there is one."""
     key = VALUES.pack(place.key)
     head = tr.get(key)
@@ -101,7 +101,7 @@ def clear(tr: Transaction, place: Place) -> None:
         tr.clear_range(*VALUES.range(place.key))
 
 
-def _damaged(place: Place, reason: str) -> DamagedValue:
+def _damaged(place: ValueKey, reason: str) -> DamagedValue:
     return DamagedValue(
         "A stored value is not what was written: restore the store from a backup",
         workflow=place.workflow,

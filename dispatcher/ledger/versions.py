@@ -32,7 +32,7 @@ _TUPLE = Space()
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class RowFormat:
     """How the rows of one kind are written and read."""
 
     kind: str
@@ -84,16 +84,16 @@ class Format:
         return fields
 
 
-def _list(kind: str, *steps: Step) -> Format:
-    return Format(kind, to_json, from_json, steps)
+def _list(kind: str, *steps: Step) -> RowFormat:
+    return RowFormat(kind, to_json, from_json, steps)
 
 
-def _object(kind: str, *steps: Step) -> Format:
-    return Format(kind, json.dumps, json.loads, steps)
+def _object(kind: str, *steps: Step) -> RowFormat:
+    return RowFormat(kind, json.dumps, json.loads, steps)
 
 
-def _tuple(kind: str, *steps: Step) -> Format:
-    return Format(kind, _TUPLE.pack, _decode_tuple, steps)
+def _tuple(kind: str, *steps: Step) -> RowFormat:
+    return RowFormat(kind, _TUPLE.pack, _decode_tuple, steps)
 
 
 def _decode_tuple(row: bytes) -> tuple[Any, ...]:

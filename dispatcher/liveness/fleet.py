@@ -11,7 +11,7 @@ from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry, Search
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Fleet:
         return tuple(replace(record, lease_ms=leases[one]) for one, record in sorted(self._records.items()))
 
 
-async def keep_slots(registry: Registry, window: Window) -> None:
+async def keep_slots(registry: Registry, window: Capacity) -> None:
     """Tells the window the fleet's slots, every two seconds; while the registry is silent it keeps what it knew."""
     fleet = Fleet(registry)
     while True:

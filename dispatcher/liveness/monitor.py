@@ -42,8 +42,8 @@ from dispatcher.ledger import leases
 from dispatcher.ledger.leases import Lease
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
-from dispatcher.liveness.ping import Answer, Pings
-from dispatcher.liveness.roster import Entry, Roll
+from dispatcher.liveness.ping import PingAnswer, Pings
+from dispatcher.liveness.roster import Roster, RosterEntry
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Transaction
 
@@ -95,7 +95,7 @@ class Monitor:
         self._evict = evict
         self._on_gone = on_gone
         self._fleet = Fleet(registry)
-        self._roll = Roll()
+        self._roll = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
         self._lease: Lease | None = None
@@ -167,9 +167,9 @@ class Monitor:
             if not self.leads or self._evict is None or agent not in self._offline:
                 return
             answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
-            if answer is Answer.SILENCE and await self._is_connected(agent):
+            if answer is PingAnswer.SILENCE and await self._is_connected(agent):
                 await self._close_connections(agent, self._evict)
-            if answer is Answer.PONG or self.evicted > before:
+            if answer is PingAnswer.PONG or self.evicted > before:
                 break
             await asyncio.sleep(pause)
         if self.evicted > before:
@@ -178,17 +178,17 @@ class Monitor:
 
     # -- is it dead? ------------------------------------------------------------------------------------
 
-    async def _examine(self, entry: Entry) -> None:
+    async def _examine(self, entry: RosterEntry) -> None:
         try:
             answer = await self._pings.ask(entry.agent)
-            if answer is Answer.PONG:
+            if answer is PingAnswer.PONG:
                 entry.grant(self._now())
-            elif answer is not Answer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
+            elif answer is not PingAnswer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
                 await self._lose(entry.agent, answer)
         finally:
             entry.examined = False
 
-    async def _has_lapsed(self, entry: Entry) -> bool:
+    async def _has_lapsed(self, entry: RosterEntry) -> bool:
         """Waits for the end of its lease; whether nobody renewed it until then."""
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
@@ -200,9 +200,9 @@ class Monitor:
             self._roll.note_one(record, self._now())
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
-    def _is_proof(self, answer: Answer, entry: Entry) -> bool:
+    def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
         """Mail is missing when an agent ended in order, and for a moment when the broker was wiped."""
-        if answer is Answer.SILENCE or entry.draining or entry.without_mail:
+        if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         entry.without_mail = True
         entry.grant(self._now())
@@ -210,13 +210,13 @@ class Monitor:
 
     # -- then ... ---------------------------------------------------------------------------------------
 
-    async def _lose(self, agent: AgentId, answer: Answer) -> None:
+    async def _lose(self, agent: AgentId, answer: PingAnswer) -> None:
         self._roll.strike(agent, self._now())
         before = self.evicted
         released = await self._cut_off(agent)
         self.lost += 1
-        facts = {"reason": "silent" if answer is Answer.SILENCE else "left", "connections": self.evicted - before}
-        level = logging.WARNING if answer is Answer.SILENCE else logging.INFO
+        facts = {"reason": "silent" if answer is PingAnswer.SILENCE else "left", "connections": self.evicted - before}
+        level = logging.WARNING if answer is PingAnswer.SILENCE else logging.INFO
         log.log(level, "An agent is gone", extra={"agent_id": agent, "released": released, **facts})
         self._on_gone(AgentGone(agent, released))
         if self.leads:

@@ -22,7 +22,7 @@ SLACK_SECONDS = 0.5
 PREFETCH = 1_000
 
 
-class Answer(Enum):
+class PingAnswer(Enum):
     """What came of a ping."""
 
     PONG = auto()
@@ -43,7 +43,7 @@ class Pings:
         self._broker = broker
         self._reply_to = f"reply.{name}"
         self._tokens = tokens()
-        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._waiting: dict[str, asyncio.Future[PingAnswer]] = {}
         self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
@@ -59,26 +59,26 @@ class Pings:
 
     async def ask(
         self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
-    ) -> Answer:
+    ) -> PingAnswer:
         """What the agent says in that time, of the task if one is named. Never fails."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
-        answered: asyncio.Future[Answer] = loop.create_future()
+        answered: asyncio.Future[PingAnswer] = loop.create_future()
         self._waiting[token] = answered
         try:
             await self._send(agent, token, task_id)
             sent_at = loop.time()
             await asyncio.wait((answered,), timeout=within_seconds)
         except Unroutable:
-            return Answer.NO_MAIL if self._broker.connected else Answer.UNKNOWN
+            return PingAnswer.NO_MAIL if self._broker.connected else PingAnswer.UNKNOWN
         except CoditectError:
-            return Answer.UNKNOWN
+            return PingAnswer.UNKNOWN
         finally:
             del self._waiting[token]
         if answered.done():
             return answered.result()
         stood_still = loop.time() - sent_at > within_seconds + SLACK_SECONDS
-        return Answer.UNKNOWN if stood_still or not self._broker.connected else Answer.SILENCE
+        return PingAnswer.UNKNOWN if stood_still or not self._broker.connected else PingAnswer.SILENCE
 
     async def _send(self, agent: AgentId, token: str, task_id: str | None) -> None:
         await self._broker.publish(
@@ -96,10 +96,10 @@ class Pings:
         delivery.ack()
 
 
-def _read(pong: Message) -> Answer:
+def _read(pong: Message) -> PingAnswer:
     """Whatever it says, it comes from somebody who is there; only a clear word says that a task is not."""
     try:
         told = loads(pong.body)
     except InvalidTask:
-        return Answer.PONG
-    return Answer.WITHOUT if isinstance(told, dict) and told.get("task", told) is None else Answer.PONG
+        return PingAnswer.PONG
+    return PingAnswer.WITHOUT if isinstance(told, dict) and told.get("task", told) is None else PingAnswer.PONG

@@ -24,7 +24,7 @@ MOST_GONE = 10_000
 
 
 @dataclass(slots=True)
-class Entry:
+class RosterEntry:
     """One agent, as far as it is known."""
 
     agent: AgentId
@@ -48,11 +48,11 @@ class Entry:
         self.lapses_at = max(self.lapses_at, now + self.lease_seconds)
 
 
-class Roll:
+class Roster:
     """What one observer knows of the fleet. Instants are seconds on any clock that never goes back."""
 
     def __init__(self) -> None:
-        self._entries: dict[AgentId, Entry] = {}
+        self._entries: dict[AgentId, RosterEntry] = {}
         self._gone: dict[AgentId, float] = {}
         self._looked_at: float | None = None
 
@@ -74,14 +74,14 @@ class Roll:
         if record.lease_ms <= 0:
             return False
         left = record.lease_ms / 1_000
-        entry = self._entries.setdefault(record.agent_id, Entry(record.agent_id, now + left, left))
+        entry = self._entries.setdefault(record.agent_id, RosterEntry(record.agent_id, now + left, left))
         entry.lapses_at = max(entry.lapses_at, now + left)
         entry.lease_seconds = max(entry.lease_seconds, left)
         entry.draining = record.load.status is AgentStatus.DRAINING
         entry.without_mail = False
         return self._gone.pop(record.agent_id, None) is not None
 
-    def overdue(self, now: float) -> list[Entry]:
+    def overdue(self, now: float) -> list[RosterEntry]:
         """Who should have been heard of and was not, and is not being examined yet."""
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 

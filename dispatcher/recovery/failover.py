@@ -15,13 +15,13 @@ from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.ports import Ports
 from dispatcher.shards.orphans import EARLY_ACK_MS
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 
 
 @asynccontextmanager
 async def watching_agents(
-    ports: Ports, registry: Registry, desks: Mapping[int, Desk], *, owner: str, evict: Evictor | None
+    ports: Ports, registry: Registry, desks: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
 ) -> AsyncIterator[Monitor]:
     """The monitor at work for these desks."""
 
@@ -42,7 +42,7 @@ async def watching_agents(
         yield monitor
 
 
-def dispatch_again(desk: Desk, gone: AgentGone, now_ms: int) -> None:
+def dispatch_again(desk: ShardWorker, gone: AgentGone, now_ms: int) -> None:
     """Publishes anew what the agent had and the broker does not give to others by itself.
 
     That is what may be acknowledged early by now, what a rebuild left with the agent, or everything if the broker still

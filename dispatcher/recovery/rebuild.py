@@ -15,9 +15,9 @@ from dispatcher.ledger.workflows.queries import live
 from dispatcher.ledger.workflows.republish import Built, built, left_over
 from dispatcher.ports import Ports
 from dispatcher.scheduling.reconciler import drift
-from dispatcher.shards.broker_epoch import Markers
-from dispatcher.shards.completions import Answer
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.broker_epoch import BrokerEpoch
+from dispatcher.shards.completions import CommandAnswer
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.port import TaskGraph
 
@@ -28,7 +28,7 @@ COMPARE_SECONDS = 10.0
 
 
 async def rebuild(
-    ports: Ports, desk: Desk, markers: Markers, occasion: str, *, graph: TaskGraph | None = None
+    ports: Ports, desk: ShardWorker, markers: BrokerEpoch, occasion: str, *, graph: TaskGraph | None = None
 ) -> dict[str, Any]:
     """Declares the queues, publishes anew what is under way, shows RQ every live workflow.
 
@@ -40,7 +40,7 @@ async def rebuild(
     queues = await declare_missing(ports.broker, backbone() + ours + notices())
     workflows = await ports.database.read(lambda tr: live(tr, desk.shard))
     wrong = await _wrong(ports, desk, graph, workflows)  # before RQ is told what the walk does: it gets lost jobs, too
-    noted: Answer[int] = Answer()
+    noted: CommandAnswer[int] = CommandAnswer()
     known, marker = desk.marker, await markers.of_broker(desk.marker)
     desk.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
     await noted.future
@@ -58,21 +58,27 @@ async def rebuild(
 
 
 async def rebuild_shard(
-    ports: Ports, desks: Mapping[int, Desk], markers: Markers, shard: int, occasion: str, *, graph: TaskGraph | None
+    ports: Ports,
+    desks: Mapping[int, ShardWorker],
+    markers: BrokerEpoch,
+    shard: int,
+    occasion: str,
+    *,
+    graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
     """As `rebuild`, of one of these shards; None when it is not among them."""
     desk = desks.get(shard)
     return None if desk is None or desk.closed else await rebuild(ports, desk, markers, occasion, graph=graph)
 
 
-async def _walked(ports: Ports, desk: Desk) -> Built:
+async def _walked(ports: Ports, desk: ShardWorker) -> Built:
     """What the walk published, when it is over, or set aside."""
     before: bytes | None = b""
     while True:
         found, left = await ports.database.read(lambda tr: (built(tr, desk.shard), left_over(tr, desk.shard)))
         if left in (None, before):
             return found
-        gone_on: Answer[bool] = Answer()
+        gone_on: CommandAnswer[bool] = CommandAnswer()
         desk.put(GoOn(), gone_on)
         try:
             if await gone_on.future:  # the walk comes first of all that is left over
@@ -82,7 +88,7 @@ async def _walked(ports: Ports, desk: Desk) -> Built:
                 raise
 
 
-async def _wrong(ports: Ports, desk: Desk, graph: TaskGraph | None, workflows: Sequence[str]) -> dict[str, Any]:
+async def _wrong(ports: Ports, desk: ShardWorker, graph: TaskGraph | None, workflows: Sequence[str]) -> dict[str, Any]:
     """How many jobs RQ does not have as they are, as far as it could be compared."""
     found, jobs, compared = set[str](), 0, True
     try:

@@ -29,13 +29,13 @@ from coditect.wire.json import dumps
 from coditect.wire.return_addresses import ReturnAddresses
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
 from dispatcher.ledger.commands import Asked, Claimed, Command
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import refusal_document
 from dispatcher.ledger.shards import shard_of
 from dispatcher.ledger.workflows.queries import QUERIES, overview, rows_of
 from dispatcher.ledger.workflows.submit import identity, number, text
 from dispatcher.shards.completions import Settle
-from dispatcher.shards.status_cache import Overviews
+from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ AGAIN_SECONDS = 0.2
 """The pause before a request that could not be handed on comes again."""
 
 
-class Desks(Protocol):
+class Shards(Protocol):
     """Who takes commands for which shard."""
 
     @property
@@ -55,7 +55,7 @@ class Desks(Protocol):
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Lays the command on the shard's desk; False when the shard is not worked for here."""
 
-    def overviews(self, workflow: str) -> Overviews | None:
+    def overviews(self, workflow: str) -> StatusCache | None:
         """What is known in memory about the workflow's shard; None when it is not worked for here."""
 
     def figures(self) -> dict[str, Any]:
@@ -66,14 +66,14 @@ Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
 """Makes again what a shard has outside of the ledger, by occasion; None when it is not worked for here."""
 
 
-class Control:
+class RequestServer:
     """Takes requests in. At least once: a request is acked when it is answered or handed on, and may come again."""
 
     def __init__(
         self,
         broker: Broker,
         database: Database,
-        desks: Desks,
+        desks: Shards,
         background: Supervisor,
         *,
         addresses: ReturnAddresses,
@@ -95,7 +95,7 @@ class Control:
                 raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
             verb, body = read_request(delivery.message)
             if verb is Verb.CLAIM:
-                place = Place(text(body, "workflow"), text(body, "node"))
+                place = NodeKey(text(body, "workflow"), text(body, "node"))
                 command = Claimed(place, number(body, "publication", 1), text(body, "agent"))
                 self._hand(delivery, command, place.workflow)
             elif verb is Verb.REBUILD:
@@ -265,7 +265,7 @@ def answer_message(request: Message, answer: Any) -> Message:
 class _Answering:
     """Answers when the desk has committed; hands back when it could not."""
 
-    control: Control
+    control: RequestServer
     delivery: Delivery
 
     def done(self, answer: Any) -> None:

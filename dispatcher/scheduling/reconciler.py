@@ -19,16 +19,16 @@ from functools import partial
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
 from dispatcher.ledger.commands import Look, Show
-from dispatcher.ledger.effects import Place, Shown
+from dispatcher.ledger.effects import NodeKey, NodeSnapshot
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.workflows.queries import live, over
-from dispatcher.shards.completions import Answer
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.completions import CommandAnswer
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
 from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.port import BATCH, Job, Key, TaskGraph
-from dispatcher.taskgraph.projector import Showing
+from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ TOGETHER = 32
 """Workflows whose first nodes are asked for at once."""
 
 
-class Reconciling:
+class Reconciler:
     """Compares for one dispatcher's desks."""
 
     def __init__(
         self,
         database: Database,
-        desks: Mapping[int, Desk],
+        desks: Mapping[int, ShardWorker],
         graph: TaskGraph,
         round_seconds: float = ROUND_SECONDS,
     ) -> None:
@@ -115,7 +115,7 @@ class Reconciling:
                 await self._workflows(desk, desk.showing, ended)
         return self.mended - before
 
-    async def _workflows(self, desk: Desk, showing: Showing, workflows: Sequence[str]) -> None:
+    async def _workflows(self, desk: ShardWorker, showing: Projector, workflows: Sequence[str]) -> None:
         """Compares these workflows, pages of all of them together, with one pass over the shard's queues."""
         if not workflows:
             return
@@ -129,7 +129,7 @@ class Reconciling:
             await self._mend(desk, showing, wrong)
             began = _now()
 
-    async def _mend(self, desk: Desk, showing: Showing, first: Collection[Job]) -> None:
+    async def _mend(self, desk: ShardWorker, showing: Projector, first: Collection[Job]) -> None:
         wrong = await _standing(desk, showing, self._graph, first)
         if wrong:
             self.mended += len(wrong)
@@ -139,7 +139,7 @@ class Reconciling:
 
 
 async def drift(
-    database: Database, desk: Desk, showing: Showing, graph: TaskGraph, workflows: Sequence[str]
+    database: Database, desk: ShardWorker, showing: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
     """The jobs of these workflows that RQ has otherwise or not at all, in two looks, by the page; nothing is mended.
 
@@ -160,17 +160,17 @@ async def drift(
         yield await _still(desk, showing, graph, wrong)
 
 
-async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[Place]]:
+async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
     """Their nodes, by the page; of small workflows many are read at once."""
-    page: list[Place] = []
+    page: list[NodeKey] = []
     for at in range(0, len(workflows), TOGETHER):
         together = workflows[at : at + TOGETHER]
         for workflow, nodes in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
-            page += [Place(workflow, node) for node in nodes]
+            page += [NodeKey(workflow, node) for node in nodes]
             after = nodes[-1] if len(nodes) == FEW else None
             while after is not None:
                 others = await database.read(partial(_names, workflow=workflow, after=after))
-                page += [Place(workflow, node) for node in others]
+                page += [NodeKey(workflow, node) for node in others]
                 after = others[-1] if len(others) == BATCH else None
                 while len(page) >= BATCH:
                     yield page[:BATCH]
@@ -191,7 +191,7 @@ async def _rest(began: float) -> None:
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
-async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+async def _standing(desk: ShardWorker, showing: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
     """Those of a page that differ in a second look, too, and just as before."""
     if not first:
         return set()
@@ -199,13 +199,13 @@ async def _standing(desk: Desk, showing: Showing, graph: TaskGraph, first: Colle
     return await _still(desk, showing, graph, first)
 
 
-async def _still(desk: Desk, showing: Showing, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    second = await _differing(desk, showing, graph, [Place(job.workflow, job.node) for job in first])
+async def _still(desk: ShardWorker, showing: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    second = await _differing(desk, showing, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 
 
 async def _differing(
-    desk: Desk, showing: Showing, graph: TaskGraph, places: Sequence[Place], queued: Collection[Key] = ()
+    desk: ShardWorker, showing: Projector, graph: TaskGraph, places: Sequence[NodeKey], queued: Collection[Key] = ()
 ) -> set[Job]:
     """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
     jobs = [showing.job(one) for one in await _seen(desk, tuple(places))]
@@ -215,11 +215,11 @@ async def _differing(
     return {job for job in jobs if (job.workflow, job.node) in wrong}
 
 
-async def _seen(desk: Desk, places: tuple[Place, ...]) -> list[Shown]:
+async def _seen(desk: ShardWorker, places: tuple[NodeKey, ...]) -> list[NodeSnapshot]:
     """Those of the nodes that there are, as they are now, in as many turns as they take."""
-    seen: list[Shown] = []
+    seen: list[NodeSnapshot] = []
     while places:
-        answer: Answer[list[Shown]] = Answer()
+        answer: CommandAnswer[list[NodeSnapshot]] = CommandAnswer()
         desk.put(Look(places), answer)
         if not (found := await answer.future):
             break
@@ -228,10 +228,10 @@ async def _seen(desk: Desk, places: tuple[Place, ...]) -> list[Shown]:
     return seen
 
 
-async def _show(desk: Desk, workflow: str, nodes: tuple[str, ...]) -> None:
+async def _show(desk: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
     """Has these shown, in as many turns as they take."""
     while nodes:
-        answer: Answer[tuple[str, ...]] = Answer()
+        answer: CommandAnswer[tuple[str, ...]] = CommandAnswer()
         desk.put(Show(workflow, nodes), answer)
         nodes = await answer.future
 

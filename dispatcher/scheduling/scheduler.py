@@ -20,14 +20,14 @@ from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.errors import CoditectError, Retryable
 from coditect.wire.control import Verb
 from dispatcher.ledger.commands import Asked, Command, Proposed, Show
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.shards import shard_of
 from dispatcher.ledger.workflows.queries import live
 from dispatcher.ports import Ports
 from dispatcher.shards.completions import NOTHING, Settle
-from dispatcher.shards.ownership import Tenure
+from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.taskgraph.bridge import Bridge
-from dispatcher.taskgraph.port import Proposal, Request, RequestKind, TaskGraph
+from dispatcher.taskgraph.port import Proposal, RequestKind, TaskGraph, ToolRequest
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ CLAIM_BYTES = 4_000
 """What the claim of one node adds to a turn, about: so many share one as would by commands of their own."""
 
 
-class Proposing:
+class Scheduler:
     """Serves the bridge for one dispatcher's desks."""
 
-    def __init__(self, ports: Ports, tenure: Tenure, graph: TaskGraph | None) -> None:
+    def __init__(self, ports: Ports, tenure: ShardOwnership, graph: TaskGraph | None) -> None:
         self._ports = ports
         self._tenure = tenure
         self._graph = graph
@@ -86,17 +86,17 @@ class Proposing:
         """They are claimed, if the ledger agrees. What there is no room for any more is not, and RQ has it back."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
         room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
-        groups: dict[tuple[int, str], list[Place]] = {}
+        groups: dict[tuple[int, str], list[NodeKey]] = {}
         for workflow, node, capability in proposals:
             left = room.get(capability, 0)
             if left > 0:
                 room[capability] = left - 1
-            groups.setdefault((shards[workflow], capability if left > 0 else ""), []).append(Place(workflow, node))
+            groups.setdefault((shards[workflow], capability if left > 0 else ""), []).append(NodeKey(workflow, node))
         for (shard, kept), places in groups.items():
             for first in range(0, len(places), MOST_OF_A_COMMAND):
                 self._propose(shard, kept, tuple(places[first : first + MOST_OF_A_COMMAND]))
 
-    def _propose(self, shard: int, capability: str, places: tuple[Place, ...]) -> None:
+    def _propose(self, shard: int, capability: str, places: tuple[NodeKey, ...]) -> None:
         """Room is kept for them, if a capability is named, until they are claimed or are not going to be."""
         settle: Settle = NOTHING
         if capability:
@@ -110,7 +110,7 @@ class Proposing:
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
-    def tell(self, place: Place) -> None:
+    def tell(self, place: NodeKey) -> None:
         """RQ is told what the node is, or the node is claimed."""
         self._propose(self._shard_of(place.workflow), "", (place,))
 
@@ -121,10 +121,10 @@ class Proposing:
         if not self._tenure.put(shard, command, settle, size_bytes=size_bytes):
             settle.undone()
 
-    async def requested(self, requests: Sequence[Request]) -> None:
+    async def requested(self, requests: Sequence[ToolRequest]) -> None:
         """What people asked for with RQ's tools; a job that a stock worker took is told what it is."""
         for request in requests:
-            place = Place(request.workflow, request.node)
+            place = NodeKey(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
             match request.kind:
                 case RequestKind.CANCEL:
@@ -174,7 +174,7 @@ class Proposing:
 class _Kept:
     """Frees the room that was kept for what RQ brought."""
 
-    proposing: Proposing
+    proposing: Scheduler
     capability: str
     number: int
 
@@ -192,8 +192,8 @@ class _Kept:
 class _Answered:
     """Has RQ told what became of a request: where it was refused, or changed nothing, it would stand for ever."""
 
-    proposing: Proposing
-    place: Place
+    proposing: Scheduler
+    place: NodeKey
 
     def done(self, answer: Any) -> None:
         """One that may be repeated stands, and comes again."""

@@ -31,7 +31,7 @@ class Waited:
         return now <= self.until + MOST_SECONDS
 
 
-class Later:
+class ContinuationBackoff:
     """The pieces of one shard that are not gone on with: for ever, or until `go_on` is called."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from coditect.errors import CoditectError, InputError, Retryable
 from coditect.model.result import Status
 from dispatcher.ledger import leases, outbox
-from dispatcher.ledger.book import Book, Terms
+from dispatcher.ledger.book import Policy, UnitOfWork
 from dispatcher.ledger.commands import (
     Asked,
     Began,
@@ -25,12 +25,12 @@ from dispatcher.ledger.commands import (
     Look,
     Lost,
     Proposed,
+    PublicationReturned,
     Rebuild,
-    Returned,
     Show,
 )
 from dispatcher.ledger.definitions import Caches
-from dispatcher.ledger.effects import Effects, Place, Shown
+from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot
 from dispatcher.ledger.handlers import finish, requests, timeouts
 from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance, claim
@@ -50,11 +50,11 @@ _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOu
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Batch:
     """What one transaction is to do, and at which instant."""
 
     lease: Lease
-    terms: Terms
+    terms: Policy
     caches: Caches
     commands: Sequence[Command]
     confirmed: Collection[int]
@@ -67,7 +67,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class BatchResult:
     """What a turn did."""
 
     effects: Effects
@@ -82,7 +82,7 @@ class TurnTooLong(CoditectError):
     """A turn that would be too old again and again: its commands are done one by one, and one alone is refused."""
 
 
-def run(tr: Transaction, turn: Turn) -> Done:
+def run(tr: Transaction, turn: Batch) -> BatchResult:
     """Run the turn, but not again and again when it takes longer than a transaction may.
 
     Raises: TurnTooLong, or SetAside when one piece of what is left over took the time; what `run_once` raises.
@@ -101,14 +101,14 @@ def run(tr: Transaction, turn: Turn) -> Done:
     return done
 
 
-def run_once(tr: Transaction, turn: Turn) -> Done:
+def run_once(tr: Transaction, turn: Batch) -> BatchResult:
     """Do the turn's commands in order, and what follows from them.
 
     Raises: LostLease; what the store raises; whatever a command raises that is no refusal of its input.
     """
     leases.check(tr, turn.lease)
     outbox.clear(tr, turn.terms.shard, turn.confirmed)
-    book = Book(tr, turn.terms, turn.caches, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
+    book = UnitOfWork(tr, turn.terms, turn.caches, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
     book.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
     _read_ahead(book, turn.commands)
     answers: list[Any] = []
@@ -118,10 +118,10 @@ def run_once(tr: Transaction, turn: Turn) -> Done:
         answers.append(_answer(book, command))
         if book.ended or book.unfit:
             advance.follow(book, most=0 if turn.apart else None)
-    return Done(book.close(), tuple(answers), tr.earlier.count > 0)
+    return BatchResult(book.close(), tuple(answers), tr.earlier.count > 0)
 
 
-def _read_ahead(book: Book, commands: Sequence[Command]) -> None:
+def _read_ahead(book: UnitOfWork, commands: Sequence[Command]) -> None:
     """Reads at once what the commands are going to ask for one by one: each read is a way to the store and back."""
     places, ending = [], []
     for command in commands:
@@ -131,8 +131,8 @@ def _read_ahead(book: Book, commands: Sequence[Command]) -> None:
                 if outcome.status is Status.COMPLETED:
                     ending.append(place)
             case Began(started=started):
-                places.append(Place(started.workflow, started.node))
-            case Heard(place=place) | Claimed(place=place) | Lost(place=place) | Returned(place=place):
+                places.append(NodeKey(started.workflow, started.node))
+            case Heard(place=place) | Claimed(place=place) | Lost(place=place) | PublicationReturned(place=place):
                 places.append(place)
             case Proposed(places=proposed) | Look(places=proposed):
                 places += proposed
@@ -141,7 +141,7 @@ def _read_ahead(book: Book, commands: Sequence[Command]) -> None:
         book.expect_ends(ending)
 
 
-def _answer(book: Book, command: Command) -> Any:
+def _answer(book: UnitOfWork, command: Command) -> Any:
     """Refusals of what is asked for are answers: a command checks before it writes.
 
     What the store refuses, or a value that is damaged, is no such answer, for it may come between two writes: nothing
@@ -155,12 +155,12 @@ def _answer(book: Book, command: Command) -> Any:
         return error
 
 
-def _apply(book: Book, command: Command) -> Any:
-    apply: Callable[[Book, Any], Any] = COMMANDS[type(command)]
+def _apply(book: UnitOfWork, command: Command) -> Any:
+    apply: Callable[[UnitOfWork, Any], Any] = COMMANDS[type(command)]
     return apply(book, command)
 
 
-def show(book: Book, command: Show) -> tuple[str, ...]:
+def show(book: UnitOfWork, command: Show) -> tuple[str, ...]:
     """Shows the nodes; of a workflow that has ended only those that are named. Which of these are left."""
     run = book.run(command.workflow)
     if run is None:
@@ -170,14 +170,14 @@ def show(book: Book, command: Show) -> tuple[str, ...]:
     for number, node in enumerate(command.nodes):
         if number and book.is_full:  # a definition may have a MiB
             return command.nodes[number:]
-        if book.node(place := Place(command.workflow, node)) is not None:
+        if book.node(place := NodeKey(command.workflow, node)) is not None:
             book.show(place)
     return ()
 
 
-def look(book: Book, command: Look) -> list[Shown]:
+def look(book: UnitOfWork, command: Look) -> list[NodeSnapshot]:
     """Those of the nodes that there are, as they are, as far as this transaction may."""
-    found: list[Shown] = []
+    found: list[NodeSnapshot] = []
     for place in command.places:
         if found and book.is_full:
             break
@@ -186,7 +186,7 @@ def look(book: Book, command: Look) -> list[Shown]:
     return found
 
 
-def propose(book: Book, command: Proposed) -> int:
+def propose(book: UnitOfWork, command: Proposed) -> int:
     """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is. How many it was.
 
     What is ready and has no room it has queued again, behind the others. What is too much for one transaction is left.
@@ -202,7 +202,7 @@ def propose(book: Book, command: Proposed) -> int:
     return claimed
 
 
-def _claim_proposed(book: Book, place: Place) -> bool:
+def _claim_proposed(book: UnitOfWork, place: NodeKey) -> bool:
     if book.node(place) is None:
         return False
     call = book.call(place)
@@ -213,7 +213,7 @@ def _claim_proposed(book: Book, place: Place) -> bool:
     return False
 
 
-def fill(book: Book, command: Fill) -> bool:
+def fill(book: UnitOfWork, command: Fill) -> bool:
     """Claims from the capability's backlog what there is room for; whether there may be more."""
     book.add_room(command.capability, command.room)
     places = claim.backlog(book, command.capability, command.room)
@@ -224,7 +224,7 @@ def fill(book: Book, command: Fill) -> bool:
     return len(places) == command.room
 
 
-COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
+COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
     {
         Finished: finish.finished,
         Began: finish.began,
@@ -232,7 +232,7 @@ COMMANDS: Mapping[type, Callable[[Book, Any], Any]] = MappingProxyType(
         Claimed: finish.claimed,
         Lost: finish.lost,
         Due: timeouts.due,
-        Returned: timeouts.returned,
+        PublicationReturned: timeouts.returned,
         Proposed: propose,
         Fill: fill,
         Show: show,

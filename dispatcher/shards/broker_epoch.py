@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PREFIX = "coditect.epoch."
 
 
-class Markers:
+class BrokerEpoch:
     """Looks for markers at the broker, for one dispatcher."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:

@@ -36,7 +36,7 @@ class Nothing:
         """It will be said again if it is still so."""
 
 
-class Answer(Generic[Value]):
+class CommandAnswer(Generic[Value]):
     """Keeps the answer for whoever waits for it: `await answer.future`.
 
     It raises what refused the command, and StoreUnavailable (retryable) when the shard went to another dispatcher.
@@ -63,7 +63,7 @@ NOTHING = Nothing()
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuildAnswer:
     """Publishing goes on when the ledger knows what is to be published anew."""
 
     go_on: Callable[[int], None]
@@ -84,7 +84,7 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class CommandRefused:
     """Settles what was refused, once the ledger knows that it was."""
 
     settle: Settle

@@ -21,12 +21,12 @@ from coditect.workflow.expressions import Account, Scope
 from dispatcher.ledger import definitions
 from dispatcher.ledger.commands import Evaluated
 from dispatcher.ledger.definitions import known
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes.advance import element_of, evaluation_key
 from dispatcher.ledger.nodes.inputs import Inputs, before, failure_of, inputs_of, scope_of
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.shards.completions import Settle
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
@@ -57,7 +57,7 @@ class Evaluations:
         self._tokens: dict[bytes, str] = {}
         self._turn = asyncio.Lock()
 
-    def begin(self, place: Place, token: str) -> None:
+    def begin(self, place: NodeKey, token: str) -> None:
         """Has the node's expressions evaluated, unless that is under way."""
         key = evaluation_key(self._shard, place)
         if self._tokens.get(key) == token:
@@ -66,7 +66,7 @@ class Evaluations:
         self._aside.add(key)
         self._background.start(self._evaluate(key, place, token), name=f"expressions of {place.task_id}")
 
-    async def _evaluate(self, key: bytes, place: Place, token: str) -> None:
+    async def _evaluate(self, key: bytes, place: NodeKey, token: str) -> None:
         async with self._turn:
             while self._tokens.get(key) == token:
                 try:
@@ -106,7 +106,7 @@ class _Taken:
         self.evaluations.taken(self.key, self.token)
 
 
-async def evaluate(database: Database, place: Place) -> Inputs | Failure:
+async def evaluate(database: Database, place: NodeKey) -> Inputs | Failure:
     """What the node's expressions say, or why they say nothing. Raises: Retryable when the store does not answer."""
     try:
         node, scope, has_elements, account = await database.read(lambda tr: _seen(tr, place))
@@ -115,12 +115,12 @@ async def evaluate(database: Database, place: Place) -> Inputs | Failure:
         return failure_of(error)
 
 
-def _seen(tr: Reads, place: Place) -> tuple[Node, Scope, bool, Account]:
+def _seen(tr: Reads, place: NodeKey) -> tuple[Node, Scope, bool, Account]:
     definition = definitions.find(tr, place)
     if definition is None:
         raise InputError("There is no such node any more", node=place.node)
     node, account = known(place, definition), Account()
     rows = tr.get_many([STATUSES.pack(one) for one in before(node, place.workflow)])
-    told = [None if row is None else NodeRow.unpack(row) for row in rows]
+    told = [None if row is None else NodeRecord.unpack(row) for row in rows]
     has_elements = tr.get(STATUSES.pack(element_of(place, 0))) is not None
     return node, scope_of(tr, place, node, told, account), has_elements, account

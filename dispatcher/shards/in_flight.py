@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from coditect.workflow.states import TaskState
-from dispatcher.capacity import Window
-from dispatcher.ledger.effects import Moved, Place
+from dispatcher.capacity import Capacity
+from dispatcher.ledger.effects import NodeKey, Transition
 
 
 @dataclass(slots=True)
@@ -30,28 +30,28 @@ class Flight:
     """How long the agent may be silent, where the node says so."""
 
 
-class Flights:
+class InFlight:
     """The flights of one shard, counted in the dispatcher's window. Instants are on the loop's clock."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Capacity) -> None:
         self._window = window
-        self._flights: dict[Place, Flight] = {}
+        self._flights: dict[NodeKey, Flight] = {}
         self.started: dict[tuple[str, str], int] = {}
         """By capability and level the last publication that is known to have started."""
-        self._others: dict[Place, int] = {}
+        self._others: dict[NodeKey, int] = {}
         self._doubtful = 0
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    def __iter__(self) -> Iterator[tuple[Place, Flight]]:
+    def __iter__(self) -> Iterator[tuple[NodeKey, Flight]]:
         return iter(tuple(self._flights.items()))
 
-    def get(self, place: Place) -> Flight | None:
+    def get(self, place: NodeKey) -> Flight | None:
         """The flight of this node; None when it has none."""
         return self._flights.get(place)
 
-    def follow(self, moved: Moved, now: float) -> None:
+    def follow(self, moved: Transition, now: float) -> None:
         """Takes in that a node changed its state."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
@@ -72,7 +72,7 @@ class Flights:
                 self._note_start(flight)
             self._window.end(flight.capability, completed=completed)
 
-    def set_apart(self, place: Place) -> None:
+    def set_apart(self, place: NodeKey) -> None:
         """It goes to an agent's own queue, not to the capability's."""
         if (flight := self._flights.get(place)) is not None:
             flight.apart = True
@@ -84,7 +84,7 @@ class Flights:
         if flight.publication > self.started.get(queue, 0):
             self.started[queue] = flight.publication
 
-    def agree(self, found: Sequence[Moved], now: float) -> None:
+    def agree(self, found: Sequence[Transition], now: float) -> None:
         """Takes in all that the ledger has under way; what it does not have has ended."""
         for place in self._flights.keys() - {moved.place for moved in found}:
             self._window.end(self._flights.pop(place).capability)
@@ -94,7 +94,7 @@ class Flights:
             if known != (row.publication, row.fence, row.agent):
                 self.follow(moved, now)
 
-    def hear(self, place: Place, fence: int, now: float) -> None:
+    def hear(self, place: NodeKey, fence: int, now: float) -> None:
         """Its agent says that it still runs, which is no news for the ledger, if that is what is under way."""
         flight = self._flights.get(place)
         if flight is not None and flight.fence == fence:
@@ -102,7 +102,7 @@ class Flights:
         else:
             self._others[place] = fence
 
-    def take_others(self) -> dict[Place, int]:
+    def take_others(self) -> dict[NodeKey, int]:
         """What else was said to run since this was asked last, and under which fence."""
         others, self._others = self._others, {}
         return others

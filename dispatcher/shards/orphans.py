@@ -38,10 +38,10 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.wire import routing
 from dispatcher.ledger.commands import Heard, Lost
-from dispatcher.ledger.effects import Place
-from dispatcher.liveness.ping import Answer, Pings
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.liveness.ping import PingAnswer, Pings
 from dispatcher.shards.in_flight import Flight
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ EARLY_ACK_MS = 600_000
 """From here on an agent has acked its delivery and reports every 20 s."""
 
 
-class Patrol:
+class OrphanDetector:
     """The patrol of one desk. `run` walks until it is canceled."""
 
-    def __init__(self, desk: Desk, broker: Broker, clock: Clock, pings: Pings) -> None:
+    def __init__(self, desk: ShardWorker, broker: Broker, clock: Clock, pings: Pings) -> None:
         self._desk = desk
         self._broker = broker
         self._clock = clock
@@ -89,7 +89,7 @@ class Patrol:
         for place, fence in self._desk.flights.take_others().items():
             self._desk.put(Heard(place, fence))
         empty: dict[str, bool] = {}
-        begun: list[tuple[Place, Flight]] = []
+        begun: list[tuple[NodeKey, Flight]] = []
         for place, flight in self._desk.flights:
             silent = now - flight.heard
             own_seconds = flight.heartbeat_ms / 1000 if flight.agent else 0.0
@@ -104,7 +104,7 @@ class Patrol:
         if begun:
             await self._look_for(begun[:MOST_ASKED], empty)
 
-    def _lose(self, place: Place, flight: Flight, told: str) -> None:
+    def _lose(self, place: NodeKey, flight: Flight, told: str) -> None:
         log.warning(told, extra={"task_id": place.task_id, "agent_id": flight.agent})
         self._desk.put(Lost(place, flight.publication, flight.agent))
 
@@ -113,7 +113,7 @@ class Patrol:
         acked = now_ms - flight.published_ms > EARLY_ACK_MS
         return acked or bool(flight.heartbeat_ms) or self._desk.flights.doubts(flight)
 
-    async def _look_for(self, begun: Sequence[tuple[Place, Flight]], empty: dict[str, bool]) -> None:
+    async def _look_for(self, begun: Sequence[tuple[NodeKey, Flight]], empty: dict[str, bool]) -> None:
         """Has that published anew which the broker has for nobody, nor its agent, nor told of meanwhile.
 
         In this order: what an agent takes from its queue after it was seen there is with the agent when that is asked.
@@ -127,9 +127,9 @@ class Patrol:
         for (place, flight, heard), answer in zip(sought, answers, strict=True):
             if flight.heard != heard or self._desk.flights.get(place) is not flight:
                 continue
-            if answer is Answer.PONG:
+            if answer is PingAnswer.PONG:
                 flight.heard = now
-            elif heard_all and answer in (Answer.WITHOUT, Answer.NO_MAIL):
+            elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
                 flight.heard = now
                 self._lose(place, flight, "A begun task is with nobody; it is published anew")
 

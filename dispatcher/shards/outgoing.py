@@ -14,7 +14,7 @@ from coditect.wire import mail, routing
 from coditect.wire.target import pinned_message
 from coditect.wire.tasks import task_message
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.effects import Effects, Place
+from dispatcher.ledger.effects import Effects, NodeKey
 from dispatcher.ports import Ports
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
     )
 
 
-async def send_cancel(broker: Broker, place: Place, publication: int) -> None:
+async def send_cancel(broker: Broker, place: NodeKey, publication: int) -> None:
     """Tells every agent that nobody wants the node any more; best effort: its result would be refused anyway."""
     letter = mail.cancel(place.task_id, reason="canceled", publication=publication)
     try:

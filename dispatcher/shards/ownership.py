@@ -32,15 +32,15 @@ from dispatcher.ledger.shards import shard_of
 from dispatcher.ledger.workflows.republish import built
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import Ports
-from dispatcher.shards.broker_epoch import Markers
+from dispatcher.shards.broker_epoch import BrokerEpoch
 from dispatcher.shards.completions import Settle
-from dispatcher.shards.orphans import Patrol
-from dispatcher.shards.results import Arrivals
-from dispatcher.shards.status_cache import Overviews
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.orphans import OrphanDetector
+from dispatcher.shards.results import ResultsConsumer
+from dispatcher.shards.status_cache import StatusCache
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.port import TaskGraph
-from dispatcher.taskgraph.projector import Showing
+from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def new_owner() -> str:
     return f"{NAME}-{os.getpid()}-{token_hex(4)}"
 
 
-class Tenure:
+class ShardOwnership:
     """The shards of one dispatcher. `async with` takes part; leaving it hands all shards over."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Tenure:
     ) -> None:
         self.owner = owner
         self.count = wanted
-        self.desks: dict[int, Desk] = {}
+        self.desks: dict[int, ShardWorker] = {}
         self._ports = ports
         self._pings = pings
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
@@ -85,7 +85,7 @@ class Tenure:
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
         """Something waits for room, or there is some; set before entering."""
-        self.markers = Markers(ports.broker, ports.database, ports.clock)
+        self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self.counters = Counters()
         self._consumers: dict[int, list[Consumer]] = {}
@@ -231,9 +231,9 @@ class Tenure:
             await self._evict(lease.previous)
         broker = self._ports.broker
         await broker.declare(shard_queues(shard, quorum=self._ports.quorum))
-        showing = None if self._graph is None else Showing(self._graph, shard, moved=self._nudge)
+        showing = None if self._graph is None else Projector(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
-        desk = Desk(
+        desk = ShardWorker(
             lease,
             self._ports,
             on_lost=self._lost,
@@ -249,7 +249,7 @@ class Tenure:
             self.desks[shard] = desk
             if returns != self._returns:
                 await self._check(desk)
-            patrol = Patrol(desk, broker, self._ports.clock, self._pings)
+            patrol = OrphanDetector(desk, broker, self._ports.clock, self._pings)
             name = f"{TASK_PREFIX}patrol {shard}"
             self._ports.background.keep(patrol.run, name=name, critical=True, until=lambda: desk.closed)
             listened = await self._consume(shard, desk)
@@ -260,12 +260,12 @@ class Tenure:
         if listened:
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
-    async def _consume(self, shard: int, desk: Desk) -> bool:
+    async def _consume(self, shard: int, desk: ShardWorker) -> bool:
         """Listen to the shard's queues. False when it was closed meanwhile: what comes would go back for ever."""
         consumers: list[Consumer] = []
         self._consumers[shard] = consumers
         for queue, take, prefetch in (
-            (routing.results_queue(shard), Arrivals(desk).take, RESULTS_PREFETCH),
+            (routing.results_queue(shard), ResultsConsumer(desk).take, RESULTS_PREFETCH),
             (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
         ):
             consumer = await self._ports.broker.consume(
@@ -292,10 +292,10 @@ class Tenure:
                 found[desk.marker] = await self.markers.of_broker(desk.marker)
             self._build_on(desk, found[desk.marker])
 
-    async def _check(self, desk: Desk) -> None:
+    async def _check(self, desk: ShardWorker) -> None:
         self._build_on(desk, await self.markers.of_broker(desk.marker))
 
-    def _build_on(self, desk: Desk, marker: str) -> None:
+    def _build_on(self, desk: ShardWorker, marker: str) -> None:
         if marker == desk.marker:
             return
         if desk.marker:
@@ -323,7 +323,7 @@ class Tenure:
     def _lost(self, shard: int) -> None:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
-    def overviews(self, workflow: str) -> Overviews | None:
+    def overviews(self, workflow: str) -> StatusCache | None:
         """What is known in memory about the workflow's shard; None when it is not worked for here."""
         desk = self.desks.get(shard_of(workflow, self.count))
         return None if desk is None or desk.closed else desk.overviews

@@ -18,7 +18,7 @@ from dispatcher.shards.outgoing import send_task
 Sent = Callable[[Publication, BaseException | None], None]
 
 
-class Sendings:
+class ShardPublisher:
     """Sends publications; `sent` is told how each came out, but for those that were dropped."""
 
     def __init__(self, broker: Broker, sent: Sent) -> None:

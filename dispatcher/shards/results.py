@@ -16,19 +16,19 @@ from coditect.wire.json import dumps, loads
 from coditect.wire.owned_results import RESULTS_TYPE, read_owners, read_results
 from coditect.wire.tasks import RESULT_TYPE, OwnedResult, owner_of, read_owned_result
 from dispatcher.ledger.commands import Began, Finished
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.shards.completions import NOTHING
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
 MOST_REASON = 2_000
 
 
-class Arrivals:
+class ResultsConsumer:
     """Takes deliveries of one shard's results queue."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ShardWorker) -> None:
         self._desk = desk
 
     def take(self, delivery: Delivery) -> None:
@@ -94,7 +94,7 @@ def read_finished(message: Message) -> Finished:
 
 def finished(told: OwnedResult) -> Finished:
     """What an agent told, as a command."""
-    place = Place(told.owner.workflow, told.owner.node)
+    place = NodeKey(told.owner.workflow, told.owner.node)
     return Finished(place, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
 
 
@@ -103,7 +103,7 @@ def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
-    return Finished(Place(owner.workflow, owner.node), owner.fence, publication, outcome)
+    return Finished(NodeKey(owner.workflow, owner.node), owner.fence, publication, outcome)
 
 
 @value

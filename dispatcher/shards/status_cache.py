@@ -10,32 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dispatcher.ledger.rows import RunRow, WorkflowRow
+from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 
 MOST = 10_000
 
 
-class Overviews:
+class StatusCache:
     """The rows of workflows that somebody asked for and that have not ended."""
 
     def __init__(self, most: int = MOST) -> None:
         """Forgets all of them when there are more than `most`."""
         self._most = most
-        self._heads: dict[str, WorkflowRow] = {}
-        self._runs: dict[str, RunRow] = {}
+        self._heads: dict[str, WorkflowRecord] = {}
+        self._runs: dict[str, RunRecord] = {}
 
-    def get(self, workflow: str) -> tuple[WorkflowRow, RunRow] | None:
+    def get(self, workflow: str) -> tuple[WorkflowRecord, RunRecord] | None:
         """Its rows after the last commit; None when the ledger has to be asked."""
         run = self._runs.get(workflow)
         return None if run is None else (self._heads[workflow], run)
 
-    def follow(self, workflow: str, head: WorkflowRow) -> None:
+    def follow(self, workflow: str, head: WorkflowRecord) -> None:
         """Somebody asked: its row is kept from the next commit on."""
         if len(self._heads) >= self._most:
             self.clear()
         self._heads[workflow] = head
 
-    def note(self, runs: Iterable[tuple[str, RunRow]]) -> None:
+    def note(self, runs: Iterable[tuple[str, RunRecord]]) -> None:
         """These rows were committed."""
         for workflow, run in runs:
             if run.state.terminal:

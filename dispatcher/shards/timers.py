@@ -33,7 +33,7 @@ DEAF_SECONDS = 0.3
 Put = Callable[[Due, Settle], None]
 
 
-class Alarm:
+class TimerService:
     """Waits for one instant at a time. `put` lays a command on the shard's desk."""
 
     def __init__(self, shard: int, ports: Ports, put: Put) -> None:

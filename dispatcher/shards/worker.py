@@ -21,26 +21,26 @@ from coditect.model.value import value
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
 from dispatcher.counters import Counters
-from dispatcher.ledger.book import Terms
-from dispatcher.ledger.commands import Command, Fill, Finished, GoOn, Lost, Proposed, Rebuild, Returned, Show
+from dispatcher.ledger.book import Policy
+from dispatcher.ledger.commands import Command, Fill, Finished, GoOn, Lost, Proposed, PublicationReturned, Rebuild, Show
 from dispatcher.ledger.definitions import Caches, Definitions
-from dispatcher.ledger.effects import Effects, Place, Publication
+from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ports import Ports
 from dispatcher.shards import batch as turn
-from dispatcher.shards.backoff import Later
-from dispatcher.shards.completions import NOTHING, Filled, Rebuilt, Refused, Settle
+from dispatcher.shards.backoff import ContinuationBackoff
+from dispatcher.shards.completions import NOTHING, CommandRefused, Filled, RebuildAnswer, Settle
 from dispatcher.shards.evaluations import Evaluations
-from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.outgoing import tell
-from dispatcher.shards.publisher import Sendings
-from dispatcher.shards.recover import Opening, learn
-from dispatcher.shards.status_cache import Overviews
-from dispatcher.shards.timers import Alarm
+from dispatcher.shards.publisher import ShardPublisher
+from dispatcher.shards.recover import RecoveredShard, learn
+from dispatcher.shards.status_cache import StatusCache
+from dispatcher.shards.timers import TimerService
 from dispatcher.store.errors import StoreFailed
-from dispatcher.taskgraph.projector import Showing
+from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ MOST_TRIES = 5
 
 
 @value
-class Entry:
+class QueuedCommand:
     """A command on the desk."""
 
     command: Command
@@ -66,7 +66,7 @@ class Entry:
     tries: int = 0  # that were refused before
 
 
-class Desk:
+class ShardWorker:
     """Works for one shard until it is closed or the lease is lost."""
 
     def __init__(
@@ -76,37 +76,35 @@ class Desk:
         *,
         on_lost: Callable[[int], None],
         nudge: Callable[[], None],
-        showing: Showing | None = None,
+        showing: Projector | None = None,
         marker: str = "",
         counters: Counters | None = None,
     ) -> None:
         self.shard = int(lease.name[1])
-        self._lease = lease
-        self._ports = ports
-        self._on_lost = on_lost
-        self._nudge = nudge
+        self._lease, self._ports = lease, ports
+        self._on_lost, self._nudge = on_lost, nudge
         self.showing = showing
-        self._terms = Terms(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
-        self._entries: deque[Entry] = deque()
+        self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
+        self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
         """So many of the first entries have a turn each: one of them failed a turn that they shared."""
         self._apart = False  # whether that is so of the turn that is under way
         self._wake = asyncio.Event()
         self._definitions = Definitions()
-        self._later = Later(lambda: self.put(GoOn()))
+        self._later = ContinuationBackoff(lambda: self.put(GoOn()))
         self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
         self._unsure = False
         """A try may be committed of which memory knows nothing."""
         self._confirmed: list[int] = []
-        self._sendings = Sendings(ports.broker, self._published)
+        self._sendings = ShardPublisher(ports.broker, self._published)
         self._unsent: deque[Effects] = deque()
         """Of transactions that are committed: what is yet to be published and told."""
         self._flush: asyncio.TimerHandle | None = None
-        self.alarm = Alarm(self.shard, ports, self.put)
+        self.alarm = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.flights = Flights(ports.window)
-        self.overviews = Overviews()
+        self.flights = InFlight(ports.window)
+        self.overviews = StatusCache()
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes which nobody claimed, as far as is known."""
         self.marker = marker
@@ -126,13 +124,13 @@ class Desk:
             self._tasks.append(keep(self.showing.run, name=f"showing {self.shard}", critical=False))
         self._nudge()
 
-    def _take_up(self, found: Opening) -> None:
+    def _take_up(self, found: RecoveredShard) -> None:
         """What the ledger has under way and memory does not know was not published: it is published anew."""
         known = {flight.publication for _, flight in self.flights}
         waiting = {moved.row.publication for moved in found.flights if moved.state is TaskState.PUBLISHED} - known
         for unsent in found.rows:
             if unsent.publication in waiting:
-                self.put(Lost(Place(unsent.workflow, unsent.node), unsent.publication))
+                self.put(Lost(NodeKey(unsent.workflow, unsent.node), unsent.publication))
             elif unsent.publication not in known:
                 self._confirmed.append(unsent.publication)
         self.flights.agree(found.flights, asyncio.get_running_loop().time())
@@ -191,7 +189,9 @@ class Desk:
             self._sendings.hold(recall=marker != self.marker)
         self.marker = marker
         again = partial(self.rebuild, marker, occasion, kept=kept)
-        self.put(Rebuild(marker, occasion, kept), Rebuilt(self.flights.doubt if kept else self._go_on, again, settle))
+        self.put(
+            Rebuild(marker, occasion, kept), RebuildAnswer(self.flights.doubt if kept else self._go_on, again, settle)
+        )
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))
@@ -201,12 +201,12 @@ class Desk:
         if self.closed:
             settle.undone()
             return
-        self._entries.append(Entry(command, settle, size_bytes, tries))
+        self._entries.append(QueuedCommand(command, settle, size_bytes, tries))
         self._wake.set()
 
     def hear(self, progress: Progress) -> None:
         """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
-        self.flights.hear(Place(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time())
+        self.flights.hear(NodeKey(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time())
 
     async def _take_turns(self) -> None:
         self._wake.set()  # for what a loop before this one was woken for, and died
@@ -216,8 +216,8 @@ class Desk:
             while (self._entries or self._confirmed or self._unsure) and not self.closed:
                 await self._turn(self._batch())
 
-    def _batch(self) -> list[Entry]:
-        batch, size_bytes = list[Entry](), 0
+    def _batch(self) -> list[QueuedCommand]:
+        batch, size_bytes = list[QueuedCommand](), 0
         self._apart = self._singly > 0
         most = 1 if self._apart else MOST_COMMANDS
         self._singly = max(0, self._singly - 1)
@@ -228,7 +228,7 @@ class Desk:
             size_bytes += batch[-1].size_bytes
         return batch
 
-    async def _turn(self, batch: list[Entry]) -> None:
+    async def _turn(self, batch: list[QueuedCommand]) -> None:
         try:
             await self._commit(batch)
             batch = []  # settled: what fails from here on gives none of it back
@@ -250,7 +250,7 @@ class Desk:
                 raise
             self._refuse(batch, error)
 
-    def _refuse(self, batch: list[Entry], error: Exception) -> None:
+    def _refuse(self, batch: list[QueuedCommand], error: Exception) -> None:
         """Refuses the command that cannot be done, alone either and without what would follow from it.
 
         Whose end cannot be recorded, again and again, has failed; then its message is given up.
@@ -269,24 +269,24 @@ class Desk:
             asyncio.get_running_loop().call_later(RETRY_SECONDS * 2**entry.tries, again)
         else:
             self._counters.unrecorded += 1
-            self.put(entry.command.unrecorded(error), Refused(entry.settle, refusal))
+            self.put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _refused(self, error: LostLease) -> None:
         self._lost = True
         self._counters.refused += 1
         log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
 
-    def _lose(self, batch: list[Entry]) -> None:
+    def _lose(self, batch: list[QueuedCommand]) -> None:
         for entry in batch:
             entry.settle.undone()
         self._give_back()
         self._on_lost(self.shard)
 
-    async def _commit(self, batch: list[Entry]) -> None:
+    async def _commit(self, batch: list[QueuedCommand]) -> None:
         commands, confirmed, self._confirmed = [entry.command for entry in batch], self._confirmed, []
         now_ms, chance, room = self._ports.clock.now_ms(), self._ports.clock.chance(), self._ports.window.room()
         caches = Caches(self._definitions, frozenset(self._later.aside))
-        one = turn.Turn(self._lease, self._terms, caches, commands, confirmed, room, now_ms, chance, self._apart)
+        one = turn.Batch(self._lease, self._terms, caches, commands, confirmed, room, now_ms, chance, self._apart)
         try:
             done = await self._ports.database.run(lambda tr: turn.run(tr, one))
         except BaseException:
@@ -362,7 +362,7 @@ class Desk:
                 self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):
             self._ports.window.note_no_queue(publication.task.capability)
-            self.put(Returned(publication.place, publication.number))
+            self.put(PublicationReturned(publication.place, publication.number))
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
             lost = Lost(publication.place, publication.number)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from coditect.aio.supervisor import Supervisor
 from dispatcher.taskgraph.errors import TaskGraphUnavailable
-from dispatcher.taskgraph.port import Proposal, Request, TaskGraph
+from dispatcher.taskgraph.port import Proposal, TaskGraph, ToolRequest
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ LOOK_SECONDS = 1.0
 """Between two looks for requests and for a wiped Redis, and after a failure."""
 
 
-class Desks(Protocol):
+class ShardCommands(Protocol):
     """Whom the bridge serves: the shards of this dispatcher."""
 
     def shards(self) -> Collection[int]:
@@ -37,7 +37,7 @@ class Desks(Protocol):
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """These were queued in RQ and are started there: claim them, or tell RQ what they are."""
 
-    async def requested(self, requests: Sequence[Request]) -> None:
+    async def requested(self, requests: Sequence[ToolRequest]) -> None:
         """People asked for this in RQ; it comes again until RQ is told the jobs' states."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
@@ -50,7 +50,7 @@ class Bridge:
     def __init__(
         self,
         graph: TaskGraph,
-        desks: Desks,
+        desks: ShardCommands,
         *,
         adopt_seconds: float = ADOPT_SECONDS,
         look_seconds: float = LOOK_SECONDS,

@@ -14,14 +14,14 @@ from dispatcher.taskgraph.port import (
     BATCH,
     PIECE,
     Change,
-    Counts,
-    Difference,
+    GraphDifference,
     Job,
+    JobCounts,
     JobState,
     Key,
     Proposal,
-    Request,
     RequestKind,
+    ToolRequest,
     Unfinished,
     looks,
 )
@@ -161,7 +161,7 @@ class MemoryTaskGraph:
             if (entry := self._jobs.pop(key, None)) is not None:
                 self._unqueue(key, entry)
 
-    async def counts(self, shards: Collection[int]) -> Counts:
+    async def counts(self, shards: Collection[int]) -> JobCounts:
         """What stock tools count."""
         self._check("counts")
         names = [queue_name(level, shard) for shard in shards for level in Priority]
@@ -169,23 +169,23 @@ class MemoryTaskGraph:
         for entry in self._jobs.values():
             if (name := _queue(entry.job)) in counts:
                 counts[name][entry.state] += 1
-        return Counts(counts)
+        return JobCounts(counts)
 
-    async def requests(self, shards: Collection[int]) -> list[Request]:
+    async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """What people did."""
         self._check("requests")
         found = [
-            Request(*key, kind)
+            ToolRequest(*key, kind)
             for key, entry in self._jobs.items()
             if entry.job.shard in shards and (kind := _asked(entry.state, entry.told)) is not None
         ]
         return found[:BATCH]
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
         """Compares the jobs with what is here."""
         self._check("difference")
         found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
-        return Difference(
+        return GraphDifference(
             tuple(job for job, entry in found if entry is None),
             tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
         )

@@ -112,7 +112,7 @@ class RequestKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ToolRequest:
     """What a person wants of a job; told again and again until a change gives the job its state."""
 
     workflow: str
@@ -121,7 +121,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class JobCounts:
     """Jobs by queue and state, as `rq info` and rq-dashboard count them."""
 
     by_queue: Mapping[str, Mapping[JobState, int]]
@@ -132,7 +132,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class GraphDifference:
     """Where RQ is not as it should be: `create` the missing and `tell` the changes."""
 
     missing: tuple[Job, ...]
@@ -185,13 +185,13 @@ class TaskGraph(Protocol):
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
         """Forgets jobs with everything about them."""
 
-    async def counts(self, shards: Collection[int]) -> Counts:
+    async def counts(self, shards: Collection[int]) -> JobCounts:
         """What stock tools count, at one instant."""
 
-    async def requests(self, shards: Collection[int]) -> list[Request]:
+    async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """What people did with stock tools since the jobs were last told their states; at most `BATCH`."""
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
         """Compares these jobs, as the ledger has them, with RQ: hash, queue, registries and executions.
 
         `queued` are those that were seen in their queues just now. Of the others so many are looked for in queues, and

@@ -9,7 +9,7 @@ from contextlib import suppress
 from coditect.model.capability import Priority
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.effects import Effects, Moved, Shown
+from dispatcher.ledger.effects import Effects, NodeSnapshot, Transition
 from dispatcher.taskgraph.port import MOST_RESULT_BYTES, Change, Job, TaskGraph
 from dispatcher.taskgraph.projection import Entry, Projection
 from dispatcher.taskgraph.states import job_state
@@ -18,7 +18,7 @@ MOST_WITH_OUTCOMES = 10_000
 """Waiting entries that keep what their nodes ended with, of 1 kB at most: a Redis that is away is to cost no more."""
 
 
-class Showing:
+class Projector:
     """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
 
     def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
@@ -79,7 +79,7 @@ class Showing:
         """Tells RQ."""
         await self._projection.run()
 
-    def job(self, shown: Shown) -> Job:
+    def job(self, shown: NodeSnapshot) -> Job:
         """The node as RQ is to have it."""
         place, level = shown.place, _level(shown.level)
         return Job(
@@ -93,7 +93,7 @@ class Showing:
             shown.timeout_ms,
         )
 
-    def _change(self, moved: Moved, result: bytes | None, failure: Failure | None) -> Change:
+    def _change(self, moved: Transition, result: bytes | None, failure: Failure | None) -> Change:
         place, row = moved.place, moved.row
         finished_ms = row.finished_ms
         why = row.reason if failure is None else _error(failure)

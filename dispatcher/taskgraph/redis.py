@@ -21,14 +21,14 @@ from dispatcher.taskgraph.port import (
     BATCH,
     PIECE,
     Change,
-    Counts,
-    Difference,
+    GraphDifference,
     Job,
+    JobCounts,
     JobState,
     Key,
     Proposal,
-    Request,
     RequestKind,
+    ToolRequest,
     Unfinished,
     looks,
 )
@@ -147,22 +147,22 @@ class RedisTaskGraph:
             ids = json.dumps([job_id(workflow, node) for node in page])
             await self._run("remove", self._remove, self._stamp(), ids)
 
-    async def counts(self, shards: Collection[int]) -> Counts:
+    async def counts(self, shards: Collection[int]) -> JobCounts:
         """What stock tools count; one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         registries = json.dumps([_REGISTRIES[state] for state in COUNTED])
         numbers = iter(await self._run("counts", self._counts, json.dumps(queues), registries))
-        return Counts({queue: {state: next(numbers) for state in (JobState.QUEUED, *COUNTED)} for queue in queues})
+        return JobCounts({queue: {state: next(numbers) for state in (JobState.QUEUED, *COUNTED)} for queue in queues})
 
-    async def requests(self, shards: Collection[int]) -> list[Request]:
+    async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """What people did with stock tools; one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         found = await self._run("requests", self._requests, json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
         asked = [(RequestKind(kind.decode()), identity(job.decode(errors="replace"))) for kind, job in kinds]
-        return [Request(*job, kind) for kind, job in asked if job is not None]
+        return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
         """Compares the jobs with RQ, `BATCH` in a round trip."""
         missing: list[Job] = []
         changes: list[Change] = []
@@ -179,7 +179,7 @@ class RedisTaskGraph:
             absent, differing = await self._run("difference", self._difference, json.dumps(rows))
             missing += [page[number] for number in absent]
             changes += [change_to(page[number]) for number in differing]
-        return Difference(tuple(missing), tuple(changes))
+        return GraphDifference(tuple(missing), tuple(changes))
 
     async def unfinished(self, shard: int) -> Unfinished:
         """Goes over the shard's queues and registries, `LOOKED_AT` of each in a round trip."""

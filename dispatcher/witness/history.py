@@ -84,7 +84,7 @@ def post_of(proc: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HistoryEntry:
     """One line of a history."""
 
     t: float
@@ -120,14 +120,14 @@ class Notebook:
     """A scribe that keeps its lines in memory: for simulations, which have no processes to lose."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[HistoryEntry] = []
         self._now = now
 
     def of(self, proc: str) -> Callable[..., None]:
         """The `note` of one process."""
 
         def note(type_: Type, f: str, key: str = "", **val: Any) -> None:
-            self.entries.append(Entry(self._now(), proc, type_, f, key, val))
+            self.entries.append(HistoryEntry(self._now(), proc, type_, f, key, val))
 
         return note
 
@@ -140,30 +140,30 @@ def silent(type_: Type, f: str, key: str = "", **val: Any) -> None:
     """Notes nothing."""
 
 
-def read_histories(folder: Path) -> list[Entry]:
+def read_histories(folder: Path) -> list[HistoryEntry]:
     """All that the processes wrote into this folder, in order of time; a line that was cut short is left out."""
     files = sorted(folder.glob(f"*{SUFFIX}"))
     return merged(entry for file in files for entry in _entries(file))
 
 
-def merged(entries: Iterable[Entry]) -> list[Entry]:
+def merged(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
     """In order of time, each transaction's line taken apart into its rows."""
     ordered = sorted(entries, key=lambda entry: entry.t)
     return list(_unpacked(ordered))
 
 
-def _entries(file: Path) -> Iterator[Entry]:
+def _entries(file: Path) -> Iterator[HistoryEntry]:
     with file.open("rb") as lines:
         for line in lines:
             try:
                 read = json.loads(line)
-                yield Entry(read["t"], read["proc"], Type(read["type"]), read["f"], read["key"], read["val"])
+                yield HistoryEntry(read["t"], read["proc"], Type(read["type"]), read["f"], read["key"], read["val"])
             except (ValueError, KeyError, TypeError):
                 continue  # killed while it wrote
 
 
-def _unpacked(entries: Iterable[Entry]) -> Iterator[Entry]:
-    open_: dict[tuple[str, str], Entry] = {}
+def _unpacked(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
+    open_: dict[tuple[str, str], HistoryEntry] = {}
     for entry in entries:
         if entry.f != COMMIT:
             yield entry
@@ -175,4 +175,4 @@ def _unpacked(entries: Iterable[Entry]) -> Iterator[Entry]:
             begun = open_.pop((entry.proc, entry.key), None)
             rows = begun.val["rows"] if begun else ()
         for f, key, val in rows:
-            yield Entry(entry.t, entry.proc, entry.type, f, key, val)
+            yield HistoryEntry(entry.t, entry.proc, entry.type, f, key, val)

@@ -19,9 +19,9 @@ from coditect.wire import routing, tasks
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.wire.owned_results import RESULTS_TYPE, read_owners
 from dispatcher.ledger import versions
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
@@ -70,7 +70,7 @@ class Rows:
         """A pair was set."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
-            row = NodeRow.unpack(value)
+            row = NodeRecord.unpack(value)
             facts = {"state": row.state.value, "fence": row.fence, "attempt": row.attempt, "agent": row.agent}
             self._states[f"{workflow}:{node}"] = facts | {"publication": row.publication}
         elif FLIGHTS.contains(key):
@@ -286,7 +286,7 @@ def _results(delivery: Delivery) -> Iterator[tuple[str, dict[str, int]]]:
     if message.type == RESULTS_TYPE:
         shard = delivery.routing_key
         for owner, publication in read_owners(message, shard):
-            task = Place(owner.workflow, owner.node).task_id
+            task = NodeKey(owner.workflow, owner.node).task_id
             yield task, {"fence": owner.fence, "publication": publication, "shard": int(shard)}
     elif message.type not in (STARTED_TYPE, PROGRESS_TYPE) and tasks.WORKFLOW in message.headers:
         yield str(message.correlation_id), _numbers(message)

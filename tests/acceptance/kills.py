@@ -14,8 +14,8 @@ from random import Random
 
 from agents.load import load as load_agent
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.cli.load_drive import Counts, Load, drive
-from coditect.cli.load_report import Answer, LoadReport, parse_effects, summarize
+from coditect.cli.load_drive import LoadCounts, LoadPlan, drive
+from coditect.cli.load_report import LoadAnswer, LoadReport, parse_effects, summarize
 from coditect.client.client import Client
 from coditect.local import ChildState, Phase, UpFolder, read_state
 from coditect.model.capability import Priority
@@ -24,7 +24,7 @@ from coditect.wire import routing
 from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-LOAD = Load(
+LOAD = LoadPlan(
     tasks=2_000,
     concurrency=100,
     per_second=None,
@@ -58,7 +58,7 @@ class Kill:
     at_seconds: float
     """Since the start of the load."""
 
-    def in_flight(self, answers: Iterable[Answer]) -> set[str]:
+    def in_flight(self, answers: Iterable[LoadAnswer]) -> set[str]:
         """Ids of the tasks that were submitted and not answered at that moment."""
         return {
             one.task_id
@@ -77,7 +77,7 @@ def strikes(seed: int) -> list[Strike]:
     return [Strike(victim, ended) for victim, ended in zip(victims, moments, strict=True)]
 
 
-class StruckCounts(Counts):
+class StruckCounts(LoadCounts):
     """The load's own counts, which strike at the very answer that makes the number full."""
 
     def __init__(self, plan: Sequence[Strike], kill: Callable[[str], None]) -> None:
@@ -87,7 +87,7 @@ class StruckCounts(Counts):
         self._started_at = asyncio.get_running_loop().time()
         self.kills: list[Kill] = []
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: LoadAnswer) -> None:
         super().add(answer)
         while self._to_come and len(self.answers) >= self._to_come[0].ended:
             victim = self._to_come.pop(0).victim
@@ -165,7 +165,7 @@ class Ordeal:
     """One run of the load, the kills amid it and what its client and the effect log say."""
 
     kills: Sequence[Kill]
-    answers: Sequence[Answer]
+    answers: Sequence[LoadAnswer]
     report: LoadReport
     late_replies: int
     """Second answers that reached the client's process and went no further."""

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.chaos.run import Order, run
+from dispatcher.chaos.run import RunOrder, run
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(1_200)]
 SEEDS = (1, 2, 3)
 
 
 async def test_a_minute_of_every_fault_breaks_no_promise(tmp_path: Path) -> None:
-    verdict = await run(Order(4, 60.0, tmp_path / "run"))
+    verdict = await run(RunOrder(4, 60.0, tmp_path / "run"))
 
     print("\n".join(verdict.lines()))
     assert verdict.kept
@@ -22,7 +22,7 @@ async def test_a_minute_of_every_fault_breaks_no_promise(tmp_path: Path) -> None
 @pytest.mark.endurance
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_no_promise_is_broken_whatever_breaks(seed: int, tmp_path: Path) -> None:
-    verdict = await run(Order(seed, 60.0, tmp_path / "run"))
+    verdict = await run(RunOrder(seed, 60.0, tmp_path / "run"))
 
     print("\n".join(verdict.lines()))
     assert verdict.kept
@@ -33,7 +33,7 @@ async def test_no_promise_is_broken_whatever_breaks(seed: int, tmp_path: Path) -
 @pytest.mark.parametrize("mutant", ["skip_fence", "drop_outbox_row"])
 async def test_mutant_in_real_processes_is_caught_within_three_seeds(mutant: str, tmp_path: Path) -> None:
     for seed in SEEDS:
-        verdict = await run(Order(seed, 60.0, tmp_path / f"run-{seed}", mutant=mutant))
+        verdict = await run(RunOrder(seed, 60.0, tmp_path / f"run-{seed}", mutant=mutant))
         if verdict.caught:
             return
     pytest.fail(f"{mutant} was not caught")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.cli.load_report import Answer, Effect, Ending, summarize
+from coditect.cli.load_report import Effect, LoadAnswer, LoadEnding, summarize
 from tests.acceptance.kills import (
     AGENTS,
     BROKER,
@@ -51,7 +51,7 @@ async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(
     assert killed & set(AGENTS) and killed >= {BROKER, REDIS}
     assert all(EARLIEST <= kill.ended / LOAD.tasks <= LATEST for kill in ordeal.kills)
     assert all(kill.in_flight(ordeal.answers) for kill in ordeal.kills), "it proves nothing"
-    assert report.endings[Ending.COMPLETED] == LOAD.tasks, report.problems
+    assert report.endings[LoadEnding.COMPLETED] == LOAD.tasks, report.problems
     assert len({answer.task_id for answer in ordeal.answers}) == LOAD.tasks, "one answer each"
     assert (report.lost, report.hung) == ((), ())
     assert ordeal.repeats <= ordeal.endangered
@@ -68,11 +68,11 @@ def starting_at_the_brokers_death(kills: Sequence[Kill]) -> set[str]:
     return {name for name in at.keys() & set(AGENTS) if 0 < at[BROKER] - at[name] < START_SECONDS}
 
 
-def answered(task_id: str, *, from_seconds: float, to_seconds: float) -> Answer:
-    return Answer(task_id, Ending.COMPLETED, to_seconds, to_seconds - from_seconds)
+def answered(task_id: str, *, from_seconds: float, to_seconds: float) -> LoadAnswer:
+    return LoadAnswer(task_id, LoadEnding.COMPLETED, to_seconds, to_seconds - from_seconds)
 
 
-def judged(kill: Kill, answers: list[Answer], repeated: str) -> Ordeal:
+def judged(kill: Kill, answers: list[LoadAnswer], repeated: str) -> Ordeal:
     """An ordeal in which one task was executed twice."""
     effects = {one.task_id: [Effect("agent", 1, 1)] for one in answers if one.task_id}
     effects[repeated] *= 2

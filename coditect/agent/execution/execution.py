@@ -108,12 +108,12 @@ class Execution:
 
 
 @dataclass(eq=False, slots=True)
-class Answer:
+class RememberedAnswer:
     """The reply of a completed execution on its way: a `Promise` of the broker's."""
 
     execution: Execution
     outcome: Outcome
-    told: Callable[[Answer, BaseException | None], None]
+    told: Callable[[RememberedAnswer, BaseException | None], None]
     """Called once, with what came of it."""
     over: bool = False
 

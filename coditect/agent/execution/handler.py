@@ -38,7 +38,7 @@ class SentBack(BaseException):
 
 
 @value
-class Ended:
+class HandlerEnd:
     """How one attempt ended, before anybody decided what follows from it."""
 
     status: Status
@@ -51,7 +51,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class Executors:
     """Where handlers run."""
 
     loop: asyncio.AbstractEventLoop
@@ -63,10 +63,10 @@ class Rooms:
 
 
 async def run_handler(
-    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
-) -> Ended:
+    capability: Capability, execution: Execution, context: Context | None, rooms: Executors, *, limit_seconds: float
+) -> HandlerEnd:
     """One attempt. Somebody else's cancellation and `SentBack` pass; everything else that a handler can do
-    becomes an `Ended`.
+    becomes an `HandlerEnd`.
 
     A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
     """
@@ -96,7 +96,7 @@ async def run_handler(
         rooms.limits.end(execution)
         if execution.overdue or execution.canceled is not None:
             _go_on()
-    return Ended(Status.COMPLETED, body)
+    return HandlerEnd(Status.COMPLETED, body)
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
@@ -111,7 +111,7 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     return max(0.0, seconds)
 
 
-def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> Ended | None:
+def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> HandlerEnd | None:
     """How a task ends that comes after its time, or to a long capability without an owner; None when it may start."""
     now_ms = clock.now_ms()
     if long and task.owner is None and (refused := _unkept(task, now_ms)) is not None:
@@ -123,21 +123,21 @@ def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> End
                 told += f", {(now_ms - task.published_at_ms) / 1000:.1f} s after its publication by its sender's clock"
             if clock.doubt:
                 told += f"; {clock.doubt}"
-            return Ended(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
+            return HandlerEnd(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
     return None
 
 
-def _unkept(task: Task, now_ms: int) -> Ended | None:
+def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
     """The refusal, unless the task's own limits are those of a direct one."""
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
         return None
     told = "This capability may run for more than 10 minutes: its tasks are kept by the control plane"
-    return Ended(Status.REJECTED, failure=Failure("not_durable", "ControlPlaneRequired", told, fix=KEEP_IT))
+    return HandlerEnd(Status.REJECTED, failure=Failure("not_durable", "ControlPlaneRequired", told, fix=KEEP_IT))
 
 
-def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> Ended:
+def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> HandlerEnd:
     """What a cancellation means: a request to cancel, the end of its time, a drain, or the handler's own doing.
 
     Raises: the error, when the process itself is to end.
@@ -150,7 +150,7 @@ def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds
     _go_on()
     if execution.canceled is None:
         return _timed_out(execution, limit_seconds)
-    return Ended(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
+    return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
 
 
 def _go_on() -> None:
@@ -184,7 +184,7 @@ def _in_thread(capability: Capability, execution: Execution, context: Context | 
     return capability.signature.output.encode(value)
 
 
-async def _elsewhere(capability: Capability, execution: Execution, context: Context | None, rooms: Rooms) -> bytes:
+async def _elsewhere(capability: Capability, execution: Execution, context: Context | None, rooms: Executors) -> bytes:
     """Runs the handler in a process or thread."""
     if capability.where is Where.THREAD and rooms.alone is None:
         # In a copy of the context: a thread's own would keep what a task sets for the next one.
@@ -200,7 +200,7 @@ async def _elsewhere(capability: Capability, execution: Execution, context: Cont
         raise _BadInput(error) from error
 
 
-def _failed(error: BaseException, reason: str) -> Ended:
+def _failed(error: BaseException, reason: str) -> HandlerEnd:
     failure = Failure(
         reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
         type=getattr(error, "remote_type", type(error).__name__),
@@ -209,7 +209,7 @@ def _failed(error: BaseException, reason: str) -> Ended:
         retryable=getattr(error, "retryable", True) is not False,
         fix=str(error.facts.get("fix", "")) if isinstance(error, CoditectError) else "",
     )
-    return Ended(Status.FAILED, failure=failure, error=error)
+    return HandlerEnd(Status.FAILED, failure=failure, error=error)
 
 
 def said(error: BaseException) -> str:
@@ -228,23 +228,23 @@ def _shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
 
 
-def _timed_out(execution: Execution, limit_seconds: float) -> Ended:
+def _timed_out(execution: Execution, limit_seconds: float) -> HandlerEnd:
     if execution.by_clock:
         told = "The task did not end by its deadline, or within what a task may last, its waits included"
     else:
         told = f"The handler did not end within its time ({limit_seconds:g} s)"
     error = TimeoutError(told)
     failure = Failure("timeout", "TimeoutError", told, retryable=True)
-    return Ended(Status.FAILED, failure=failure, error=error)
+    return HandlerEnd(Status.FAILED, failure=failure, error=error)
 
 
-def _rejected(error: InvalidTask) -> Ended:
+def _rejected(error: InvalidTask) -> HandlerEnd:
     fix = "publish a body that fits the input's schema, which `coditect capability show` has with an example"
     failure = Failure("invalid_input", "InvalidTask", str(error), fix=fix)
-    return Ended(Status.REJECTED, failure=failure, error=error)
+    return HandlerEnd(Status.REJECTED, failure=failure, error=error)
 
 
-async def tidied(context: Context, handling: Awaitable[Ended]) -> Ended:
+async def tidied(context: Context, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
     """The handling; its folder goes with it."""
     try:
         return await handling

@@ -15,11 +15,11 @@ from typing import Any
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.handler import Ended, Rooms, SentBack, cut_short, run_handler
+from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, run_handler
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable
-from coditect.agent.quarantine import Suspects, Suspicion
+from coditect.agent.quarantine import Quarantine, Suspicion
 from coditect.errors import Retryable, SetupError
 from coditect.model.result import Failure, Status
 
@@ -36,7 +36,7 @@ class Isolation:
     awaited by a suspect can then always run in its turn.
     """
 
-    def __init__(self, suspects: Suspects, intake: Intake, *, slots: int, most_suspended: int) -> None:
+    def __init__(self, suspects: Quarantine, intake: Intake, *, slots: int, most_suspended: int) -> None:
         self._suspects = suspects
         self._intake = intake
         self._most_suspended = most_suspended
@@ -44,7 +44,7 @@ class Isolation:
         self._places: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places))
 
     @asynccontextmanager
-    async def around(self, held: Held) -> AsyncIterator[Suspicion]:
+    async def around(self, held: ReceivedTask) -> AsyncIterator[Suspicion]:
         """Examines the task; a suspect gets a place. Inside, its start is recorded. Waits hold no slot."""
         aside = partial(self._aside, held)
         async with self._suspects.examined(held.task, held.delivery, aside) as suspicion:
@@ -55,7 +55,7 @@ class Isolation:
                     yield suspicion
 
     @asynccontextmanager
-    async def place(self, held: Held) -> AsyncIterator[None]:
+    async def place(self, held: ReceivedTask) -> AsyncIterator[None]:
         """A place for a suspect, however it became one. Waits hold no slot."""
         async with AsyncExitStack() as stack:
             await self._take_place(held, stack)
@@ -67,7 +67,7 @@ class Isolation:
                 await asyncio.sleep(RETURN_SECONDS)
                 raise
 
-    async def _take_place(self, held: Held, stack: AsyncExitStack) -> None:
+    async def _take_place(self, held: ReceivedTask, stack: AsyncExitStack) -> None:
         """Where it may not wait without its slot it goes on without a place: slots bound those."""
         place = self._places[held.task.depth]
 
@@ -80,7 +80,7 @@ class Isolation:
         elif self._intake.may_suspend(held, self._most_suspended):
             await self._aside(held, enter())
 
-    async def _aside(self, held: Held, work: Coroutine[Any, Any, bool]) -> bool:
+    async def _aside(self, held: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
         """Awaits the work without a slot, unless too many do so already."""
         if not self._intake.may_suspend(held, self._most_suspended):
             return await work
@@ -95,8 +95,8 @@ class Isolation:
 
 
 async def run_apart(
-    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
-) -> Ended:
+    capability: Capability, execution: Execution, context: Context | None, rooms: Executors, *, limit_seconds: float
+) -> HandlerEnd:
     """`run_handler` for a suspect.
 
     A handler that no other process can load runs here where only the number of deliveries speaks against its
@@ -113,8 +113,8 @@ async def run_apart(
 
 
 async def run_alone(
-    capability: Capability, execution: Execution, context: Context | None, rooms: Rooms, *, limit_seconds: float
-) -> Ended:
+    capability: Capability, execution: Execution, context: Context | None, rooms: Executors, *, limit_seconds: float
+) -> HandlerEnd:
     """`run_handler` in a process that nobody had before or gets after; loading does not count to the limit.
 
     Raises: SetupError when no other process can load the handler; WorkerUnavailable, retryable.
@@ -136,7 +136,7 @@ async def run_alone(
         await asyncio.shield(rooms.workers.end(worker))
 
 
-def _blocked(ended: Ended) -> Ended:
+def _blocked(ended: HandlerEnd) -> HandlerEnd:
     if ended.failure is None:
         return ended
     told = f"{ended.failure.message}, and an agent that ran it before ended meanwhile: its process was killed"
@@ -152,11 +152,11 @@ def _blocked(ended: Ended) -> Ended:
     )
 
 
-def _not_run(error: SetupError) -> Ended:
+def _not_run(error: SetupError) -> HandlerEnd:
     failure = Failure(
         PROCESS_DIED,
         ProcessDied.__name__,
         f"An agent ended while it ran this task, and its handler cannot be run apart: {error}",
         fix=str(error.facts.get("fix", "")),
     )
-    return Ended(Status.FAILED, failure=failure, error=error)
+    return HandlerEnd(Status.FAILED, failure=failure, error=error)

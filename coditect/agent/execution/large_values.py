@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.handler import Ended
+from coditect.agent.execution.handler import HandlerEnd
 from coditect.blobs import Blobs, whole
 from coditect.errors import BlobUnavailable, ClaimBroken, CoditectError, TooLarge
 from coditect.model.result import Failure, Status
 
 
-async def fetch_input(blobs: Blobs, execution: Execution) -> Ended | None:
+async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
     """Gives the execution its input; how it ended, if there is none to be had."""
     try:
         execution.task = replace(execution.task, body=await whole(blobs, execution.task.body))
     except (TooLarge, ClaimBroken) as error:
         reason = "too_large" if isinstance(error, TooLarge) else "claim_broken"
-        return Ended(Status.REJECTED, failure=_failure(reason, error), error=error)
+        return HandlerEnd(Status.REJECTED, failure=_failure(reason, error), error=error)
     except BlobUnavailable as error:
         return _failed("blob_unavailable", error)
     return None
 
 
-async def put_value(blobs: Blobs, ended: Ended) -> Ended:
+async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
     """The same with the value's claim as its body, or the failure to put it away."""
     try:
         claim = await blobs.put(ended.body)
@@ -31,11 +31,11 @@ async def put_value(blobs: Blobs, ended: Ended) -> Ended:
         return _failed("result_too_large", error)
     except BlobUnavailable as error:
         return _failed("blob_unavailable", error)
-    return Ended(ended.status, claim.document, claims=True)
+    return HandlerEnd(ended.status, claim.document, claims=True)
 
 
-def _failed(reason: str, error: CoditectError) -> Ended:
-    return Ended(Status.FAILED, failure=_failure(reason, error), error=error)
+def _failed(reason: str, error: CoditectError) -> HandlerEnd:
+    return HandlerEnd(Status.FAILED, failure=_failure(reason, error), error=error)
 
 
 def _failure(reason: str, error: CoditectError) -> Failure:

@@ -17,19 +17,19 @@ from types import coroutine
 from typing import Any
 
 from coditect.agent.execution.execution import Execution
-from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.intake.queue_consumer import ReceivedTask
 
 Work = Coroutine[Any, Any, None]
-Perform = Callable[[Execution, Held], Work]
+Perform = Callable[[Execution, ReceivedTask], Work]
 
 
-class Shifts:
+class TaskRunner:
     """Starts executions in the order they come, in the next turn of the event loop."""
 
     def __init__(self, perform: Perform, loop: asyncio.AbstractEventLoop) -> None:
         self._perform = perform
         self._loop = loop
-        self._ready: deque[tuple[Execution, Held]] = deque()
+        self._ready: deque[tuple[Execution, ReceivedTask]] = deque()
         self._wait: set[str] = set()
         """Capabilities whose handlers waited."""
         self._context = copy_context()
@@ -37,7 +37,7 @@ class Shifts:
         self._next: asyncio.Task[None] | None = None
         """The shift that will run what is ready."""
 
-    def start(self, execution: Execution, held: Held) -> None:
+    def start(self, execution: Execution, held: ReceivedTask) -> None:
         """Runs it soon; `execution.work` is its asyncio task from then on."""
         if execution.task.capability in self._wait:
             execution.work = self._loop.create_task(self._perform(execution, held), context=self._context.copy())
@@ -67,7 +67,7 @@ class Shifts:
         finally:
             self._start_all(ready)
 
-    def _start_all(self, ready: deque[tuple[Execution, Held]]) -> None:
+    def _start_all(self, ready: deque[tuple[Execution, ReceivedTask]]) -> None:
         while ready:
             self.start(*ready.popleft())
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sized
 from functools import partial
 from itertools import islice
 
-from coditect.agent.intake.queue_consumer import Feed, Held
+from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.intake.slots import Slots, most_in_hand
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -50,7 +50,7 @@ class Intake:
         unsettled: Sized,
         *,
         screen: Callable[[Delivery], Task | None],
-        start: Callable[[Held], None],
+        start: Callable[[ReceivedTask], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
         """`screen` reads a delivery, None when it needs no slot; `unsettled` is what was started and not settled.
@@ -64,14 +64,14 @@ class Intake:
         self._returns = returns
         self._unsettled = unsettled
         self._loop = asyncio.get_running_loop()
-        self._feeds: dict[str, Feed] = {}
-        self._lively: dict[Feed, None] = {}
+        self._feeds: dict[str, QueueConsumer] = {}
+        self._lively: dict[QueueConsumer, None] = {}
         """Every look of the patrol visits them; of the others some in turn, `_unvisited` until it rests."""
-        self._others: deque[Feed] = deque()
+        self._others: deque[QueueConsumer] = deque()
         self._unvisited = 0
-        self._candidates: dict[Priority, dict[Feed, None]] = {level: {} for level in Priority}
+        self._candidates: dict[Priority, dict[QueueConsumer, None]] = {level: {} for level in Priority}
         self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
-        self._closed: dict[Feed, None] = {}
+        self._closed: dict[QueueConsumer, None] = {}
         self._suspended: Counter[int] = Counter()
         self._parked = 0
         self._patrol: asyncio.TimerHandle | None = None
@@ -85,7 +85,7 @@ class Intake:
         """How many tasks await others, without a slot."""
         return self._suspended.total() + self._parked
 
-    async def open(self, feed: Feed) -> None:
+    async def open(self, feed: QueueConsumer) -> None:
         """Starts to consume a queue. Raises: NotFound, BrokerUnavailable."""
         self._feeds[feed.queue] = feed
         self._others.append(feed)
@@ -96,13 +96,13 @@ class Intake:
         feed = None if self.closed else self._feeds.get(queue)
         return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(Priority.P1) > 0
 
-    def _arrived(self, feed: Feed, delivery: Delivery) -> None:
+    def _arrived(self, feed: QueueConsumer, delivery: Delivery) -> None:
         if self.closed:
             feed.give_back(delivery)
             return
         if (task := self._screen(delivery)) is None:
             return
-        held = Held(delivery, task, feed, self._loop.time())
+        held = ReceivedTask(delivery, task, feed, self._loop.time())
         self._lively[feed] = None
         if feed.reserved:
             feed.reserved -= 1
@@ -121,7 +121,7 @@ class Intake:
     def _nobody_waits(self) -> bool:
         return not any(self._candidates.values()) and not any(self._resuming.values())
 
-    def _go(self, held: Held) -> None:
+    def _go(self, held: ReceivedTask) -> None:
         held.feed.took_slot(held)
         held.feed.open += 1
         self._start(held)
@@ -129,7 +129,7 @@ class Intake:
 
     def _admit(self) -> None:
         """Gives free slots away: the levels by weight, in each to what resumes first, then its queues in turn."""
-        asked: dict[Feed, None] = {}
+        asked: dict[QueueConsumer, None] = {}
         waiting = dict.fromkeys(Priority, ()) if self.closed else self._candidates
         while (
             level := self._slots.choose([one for one in Priority if waiting[one] or self._resuming[one]])
@@ -144,7 +144,7 @@ class Intake:
             feed.changing = True
             self._background.start(self._ask(feed), name=f"ask {feed.queue}")
 
-    def _serve(self, level: Priority, asked: dict[Feed, None]) -> bool:
+    def _serve(self, level: Priority, asked: dict[QueueConsumer, None]) -> bool:
         """Starts what waits in hand, or has the queue asked; whether the slot is taken by that."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
@@ -163,7 +163,7 @@ class Intake:
             candidates[feed] = None  # behind the others: queues of one level take turns
         return taken
 
-    async def _ask(self, feed: Feed) -> None:
+    async def _ask(self, feed: QueueConsumer) -> None:
         """Takes a task for each slot that is reserved from its queue, or what it holds."""
         try:
             if feed.reserved >= MANY:
@@ -183,7 +183,7 @@ class Intake:
             feed.changing = False
             self._release(feed)
 
-    async def _get(self, feed: Feed) -> Delivery | None:
+    async def _get(self, feed: QueueConsumer) -> Delivery | None:
         """What the queue holds next. While it is silent it keeps no slots; its late answer arrives as any delivery."""
         silent = self._loop.call_later(RETRY_SECONDS, self._release, feed)
         try:
@@ -191,18 +191,18 @@ class Intake:
         finally:
             silent.cancel()
 
-    def _release(self, feed: Feed) -> None:
+    def _release(self, feed: QueueConsumer) -> None:
         for _ in range(feed.reserved):
             self._slots.give_back(feed.level)
         feed.reserved = 0
         self._reconsider(feed)
 
-    def _doubt(self, feed: Feed) -> None:
+    def _doubt(self, feed: QueueConsumer) -> None:
         """Has its queue asked when a slot is free."""
         feed.hungry = True
         self._reconsider(feed)
 
-    def _reconsider(self, feed: Feed) -> None:
+    def _reconsider(self, feed: QueueConsumer) -> None:
         """It changed: whether it is a candidate may have, too."""
         self._lively[feed] = None
         if feed.wants_a_slot:
@@ -212,7 +212,7 @@ class Intake:
         self._admit()
         self._watch()
 
-    def finished(self, held: Held, ran_seconds: float | None) -> None:
+    def finished(self, held: ReceivedTask, ran_seconds: float | None) -> None:
         """Its handler ended: the slot is free, the delivery still has to be settled."""
         if ran_seconds is not None:
             held.feed.ran(ran_seconds)
@@ -222,7 +222,7 @@ class Intake:
             self._suspended[held.task.depth] -= 1
         self._give_back(held)
 
-    def _give_back(self, held: Held) -> None:
+    def _give_back(self, held: ReceivedTask) -> None:
         if held.slot:
             held.slot = False
             held.feed.stopped(held)
@@ -249,7 +249,7 @@ class Intake:
         most = most_in_hand(self._slots.total) + self.suspended
         return self._slots.startable(level) > 0 and len(self._unsettled) < most
 
-    def may_suspend(self, held: Held, most: int) -> bool:
+    def may_suspend(self, held: ReceivedTask, most: int) -> bool:
         """Whether it may await somebody without a slot.
 
         The bound counts for each depth of nesting by itself: whoever is awaited can then always await in its
@@ -257,14 +257,14 @@ class Intake:
         """
         return held.awaiting > 0 or self._suspended[held.task.depth] < most
 
-    def suspend(self, held: Held) -> None:
+    def suspend(self, held: ReceivedTask) -> None:
         """It awaits somebody else: its slot is free meanwhile. To be followed by `resume` or `abandon`."""
         held.awaiting += 1
         if held.awaiting == 1 and not held.over:
             self._suspended[held.task.depth] += 1
             self._give_back(held)
 
-    async def resume(self, held: Held) -> None:
+    async def resume(self, held: ReceivedTask) -> None:
         """An await is over; after the last of them it takes the next slot of its level, before anything new of it.
 
         While it still awaits others it goes on without a slot: with one it could keep them from theirs.
@@ -292,7 +292,7 @@ class Intake:
                 self._free(level)
             raise
 
-    def abandon(self, held: Held) -> None:
+    def abandon(self, held: ReceivedTask) -> None:
         """An await is over and nobody goes on with what it brought: it was canceled, or its handler ended."""
         held.awaiting -= 1
         if held.awaiting == 0 and not held.over:
@@ -317,7 +317,7 @@ class Intake:
         some = min(MOST_AT_EACH_LOOK, len(self._others))
         self._unvisited -= some
         self._others.rotate(-some)
-        feeds = dict.fromkeys([*filter(Feed.is_lively, self._lively), *islice(self._others, some)])
+        feeds = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
         self._lively = feeds
         soon = sum(feed.slots for feed in feeds if feed.slots and feed.is_quick(now, lag))
         rivals = sum(feed.hungry or not (feed.unused or feed in self._closed) for feed in feeds) > 1
@@ -332,7 +332,7 @@ class Intake:
         elif self._unvisited > 0:
             self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
 
-    def _fits(self, feed: Feed, now: float, soon: int, *, rivals: bool) -> bool:
+    def _fits(self, feed: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
         """Whether its credit may stay as it is; else it lacks what `feed.missing` says.
 
         Where several queues hold more than could start, no acknowledgement may bring something: they are asked in turn.
@@ -351,7 +351,7 @@ class Intake:
                 self._doubt(feed)
         return True
 
-    async def _fit(self, feed: Feed, *, returns: bool) -> None:
+    async def _fit(self, feed: QueueConsumer, *, returns: bool) -> None:
         """Gives it more credit, or closes its lanes and gives it less.
 
         With `returns` it has none for now, so that what waits can go back without coming again.
@@ -375,7 +375,7 @@ class Intake:
             feed.changing = False
             self._reconsider(feed)
 
-    async def _give_back_all(self, feed: Feed, waiting: Iterable[Held]) -> None:
+    async def _give_back_all(self, feed: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
         unstarted = tuple(waiting)
         for held in unstarted:
             feed.waiting.remove(held)
@@ -384,7 +384,7 @@ class Intake:
         for held in unstarted:
             feed.give_back(held.delivery)
 
-    async def _widen(self, feed: Feed, many: int) -> None:
+    async def _widen(self, feed: QueueConsumer, many: int) -> None:
         await feed.widen(self._broker, partial(self._arrived, feed), many)
         if self.closed:
             await feed.close_lanes()

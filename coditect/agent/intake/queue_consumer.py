@@ -34,12 +34,12 @@ ACK_SECONDS = 0.05
 
 
 @dataclass(eq=False, slots=True)
-class Held:
+class ReceivedTask:
     """A task in hand. It waits, then holds a slot, may be suspended, and is settled once."""
 
     delivery: Delivery
     task: Task
-    feed: Feed
+    feed: QueueConsumer
     since: float
     """Loop time of its arrival."""
     slot: bool = False
@@ -49,7 +49,7 @@ class Held:
     """Its handler ended."""
 
 
-class Feed:
+class QueueConsumer:
     """The lanes of one queue and the deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
@@ -59,7 +59,7 @@ class Feed:
         self.group = group
         self.own = own
         self.passes_on = passes_on
-        self.waiting: deque[Held] = deque()
+        self.waiting: deque[ReceivedTask] = deque()
         self.lanes: list[Consumer] = []
         self.hungry = False
         """Its queue holds more, or may, and nothing comes by itself: it is asked when a slot is free."""
@@ -76,21 +76,21 @@ class Feed:
         """Slots that its tasks have."""
         self.open = 0
         """How many of its tasks were started and have not ended; some may wait without a slot."""
-        self._running: dict[Held, float] = {}
+        self._running: dict[ReceivedTask, float] = {}
         self._longest_seconds = UNKNOWN_SECONDS
 
     # -- how long its tasks take ------------------------------------------------------------------------
 
-    def began(self, held: Held, now: float) -> None:
+    def began(self, held: ReceivedTask, now: float) -> None:
         """The handler of one of its tasks begins, or goes on."""
         self._running[held] = now
 
-    def took_slot(self, held: Held) -> None:
+    def took_slot(self, held: ReceivedTask) -> None:
         """It may begin, or go on."""
         held.slot = True
         self.slots += 1
 
-    def stopped(self, held: Held) -> None:
+    def stopped(self, held: ReceivedTask) -> None:
         """It gave its slot back."""
         self.slots -= 1
         self._running.pop(held, None)
@@ -159,7 +159,7 @@ class Feed:
 
     # -- what waits -------------------------------------------------------------------------------------
 
-    def next_waiting(self) -> Held | None:
+    def next_waiting(self) -> ReceivedTask | None:
         """The oldest delivery that waits and is still ours."""
         while self.waiting:
             held = self.waiting.popleft()
@@ -174,7 +174,7 @@ class Feed:
         else:
             delivery.requeue()
 
-    def returnable(self, overdue: float = inf) -> list[Held]:
+    def returnable(self, overdue: float = inf) -> list[ReceivedTask]:
         """What may go back, and could not start until then: the broker counts how often it did."""
         return [
             one

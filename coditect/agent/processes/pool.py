@@ -14,8 +14,8 @@ from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability
-from coditect.agent.processes.protocol import Frame, Kind, receive
-from coditect.agent.processes.rpc import Errands
+from coditect.agent.processes.protocol import Frame, FrameKind, receive
+from coditect.agent.processes.rpc import WorkerRpc
 from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
 from coditect.model.task import Task
 from coditect.wire import routing
@@ -73,7 +73,7 @@ class Worker:
                 frame = await receive(self._stdout)
         except (TimeoutError, asyncio.IncompleteReadError) as error:
             raise WorkerUnavailable("The handler's process did not start") from error
-        if frame.kind is Kind.UNUSABLE:
+        if frame.kind is FrameKind.UNUSABLE:
             raise SetupError(
                 "The handler cannot be loaded into a process of its own",
                 reason=str(frame.head),
@@ -87,14 +87,14 @@ class Worker:
         and what `Services.request` raises past a handler.
         """
         async with asyncio.TaskGroup() as group:
-            errands = Errands(context.services, group, self._send)
+            errands = WorkerRpc(context.services, group, self._send)
             ended = await self._converse(task, context, errands)
             errands.cancel()
         if isinstance(ended, Exception):
             raise ended
         return ended
 
-    async def _converse(self, task: Task, context: Context, errands: Errands) -> bytes | Exception:
+    async def _converse(self, task: Task, context: Context, errands: WorkerRpc) -> bytes | Exception:
         head = {
             "key": routing.key_of(task),
             "headers": dict(task_message(replace(task, claims=None)).headers),
@@ -103,13 +103,13 @@ class Worker:
             "workspace": str(context.workspace),
         }
         try:
-            self._send(Frame(Kind.TASK, head, task.body))
+            self._send(Frame(FrameKind.TASK, head, task.body))
             await self._stdin.drain()
-            while (frame := await receive(self._stdout)).kind not in (Kind.VALUE, Kind.FAILURE):
+            while (frame := await receive(self._stdout)).kind not in (FrameKind.VALUE, FrameKind.FAILURE):
                 errands.run(frame)
         except (asyncio.IncompleteReadError, ConnectionError):
             return _died(await self._process.wait())
-        return frame.body if frame.kind is Kind.VALUE else _remote(frame.head)
+        return frame.body if frame.kind is FrameKind.VALUE else _remote(frame.head)
 
     def _send(self, frame: Frame) -> None:
         self._stdin.write(frame.packed())

@@ -27,7 +27,7 @@ from coditect.wire.json import dumps, loads
 _SIZES = struct.Struct(">BII")
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame says."""
 
     TASK = auto()
@@ -46,7 +46,7 @@ class Kind(IntEnum):
 class Frame:
     """One of them."""
 
-    kind: Kind
+    kind: FrameKind
     head: Any = None
     body: bytes = b""
 
@@ -59,7 +59,7 @@ class Frame:
 async def receive(stream: asyncio.StreamReader) -> Frame:
     """The next frame. Raises: IncompleteReadError when the stream ends."""
     kind, head, body = _SIZES.unpack(await stream.readexactly(_SIZES.size))
-    return Frame(Kind(kind), loads(await stream.readexactly(head)), await stream.readexactly(body))
+    return Frame(FrameKind(kind), loads(await stream.readexactly(head)), await stream.readexactly(body))
 
 
 def read(stream: BinaryIO) -> Frame | None:
@@ -69,4 +69,4 @@ def read(stream: BinaryIO) -> Frame | None:
         return None
     kind, head, body = _SIZES.unpack(start)
     content = stream.read(head + body)
-    return Frame(Kind(kind), loads(content[:head]), content[head:]) if len(content) == head + body else None
+    return Frame(FrameKind(kind), loads(content[:head]), content[head:]) if len(content) == head + body else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from coditect import errors
 from coditect.agent.context import Services
-from coditect.agent.processes.protocol import Frame, Kind
+from coditect.agent.processes.protocol import Frame, FrameKind
 from coditect.errors import CoditectError
 from coditect.model.capability import Priority
 from coditect.model.message import Message
@@ -16,7 +16,7 @@ from coditect.model.result import Outcome
 from coditect.wire.tasks import read_result, result_message
 
 
-class Errands:
+class WorkerRpc:
     """The errands of one execution; its requests run in `group`, and their answers go out through `send`."""
 
     def __init__(self, services: Services, group: asyncio.TaskGroup, send: Callable[[Frame], None]) -> None:
@@ -29,16 +29,16 @@ class Errands:
         """Does what the frame asks for, in the background where it takes time."""
         head = frame.head
         match frame.kind:
-            case Kind.PROGRESS:
+            case FrameKind.PROGRESS:
                 self._services.progress(*head)
-            case Kind.EVENT:
+            case FrameKind.EVENT:
                 kind, subject, facts = head
                 self._services.emit(kind, subject=subject, **facts)
-            case Kind.REQUEST:
+            case FrameKind.REQUEST:
                 number = head["number"]
                 self._requests[number] = self._group.create_task(self._request(head, frame.body), name="errand")
                 self._requests[number].add_done_callback(lambda _: self._requests.pop(number, None))
-            case Kind.ABANDON:
+            case FrameKind.ABANDON:
                 if head in self._requests:
                     self._requests[head].cancel()
             case _:
@@ -59,7 +59,7 @@ class Errands:
                 priority=Priority(head["priority"]),
             )
         except CoditectError as error:
-            self._send(Frame(Kind.ANSWER, {"number": head["number"], "error": _described(error)}))
+            self._send(Frame(FrameKind.ANSWER, {"number": head["number"], "error": _described(error)}))
         else:
             self._send(_answer(head["number"], head["capability"], outcome))
 
@@ -67,7 +67,7 @@ class Errands:
 def _answer(number: int, capability: str, outcome: Outcome) -> Frame:
     message = result_message(outcome, capability=capability)
     head = {"number": number, "headers": dict(message.headers), "correlation_id": message.correlation_id}
-    return Frame(Kind.ANSWER, head, message.body)
+    return Frame(FrameKind.ANSWER, head, message.body)
 
 
 def _described(error: CoditectError) -> dict[str, Any]:

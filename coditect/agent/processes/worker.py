@@ -16,7 +16,7 @@ from coditect.agent.context import Context
 from coditect.agent.declaration import Capability
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.parent import die_first, die_with
-from coditect.agent.processes.protocol import Frame, Kind, read
+from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import outcome_in
 from coditect.aio.loop import run_loop
 from coditect.errors import InvalidTask, SetupError
@@ -46,8 +46,8 @@ class _Link:
 
     def read_all(self) -> None:
         while (frame := read(self._source)) is not None:
-            waiting = self._waiting.get(frame.head.get("number")) if frame.kind is Kind.ANSWER else None
-            if frame.kind is Kind.TASK:
+            waiting = self._waiting.get(frame.head.get("number")) if frame.kind is FrameKind.ANSWER else None
+            if frame.kind is FrameKind.TASK:
                 self.tasks.put(frame)
             elif waiting is not None:
                 waiting.get_loop().call_soon_threadsafe(_bring, waiting, frame)
@@ -59,11 +59,11 @@ class _Link:
         number = self._asked
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        self.send(Frame(Kind.REQUEST, {"number": number, **head}, body))
+        self.send(Frame(FrameKind.REQUEST, {"number": number, **head}, body))
         try:
             return await answer
         except asyncio.CancelledError:
-            self.send(Frame(Kind.ABANDON, number))
+            self.send(Frame(FrameKind.ABANDON, number))
             raise
         finally:
             del self._waiting[number]
@@ -94,7 +94,7 @@ class _RemoteServices:
 
     def progress(self, share: float, note: str) -> None:
         """Tells the agent, which tells the fleet."""
-        self._link.send(Frame(Kind.PROGRESS, [share, note]))
+        self._link.send(Frame(FrameKind.PROGRESS, [share, note]))
 
     def report(self, share: float, note: str) -> None:
         """The same for a plain handler."""
@@ -102,7 +102,7 @@ class _RemoteServices:
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Tells the agent, which publishes it."""
-        self._link.send(Frame(Kind.EVENT, [type_, subject, data]))
+        self._link.send(Frame(FrameKind.EVENT, [type_, subject, data]))
 
 
 class _ProcessContext(Context):
@@ -134,7 +134,7 @@ def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
     except InvalidTask as error:
         return _failure(capability, error, invalid_input=True)
     try:
-        return Frame(Kind.VALUE, body=_run(capability, frame, value, link))
+        return Frame(FrameKind.VALUE, body=_run(capability, frame, value, link))
     except Exception as error:  # noqa: BLE001 - the boundary: any failure travels to the agent
         return _failure(capability, error)
 
@@ -147,7 +147,7 @@ def _failure(capability: Capability, error: Exception, *, invalid_input: bool = 
         "retryable": capability.retry.allows(error),
         "invalid_input": invalid_input,
     }
-    return Frame(Kind.FAILURE, facts)
+    return Frame(FrameKind.FAILURE, facts)
 
 
 def _load(target: str, capability_name: str) -> Capability:
@@ -167,10 +167,10 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
     try:
         capability = _load(target, capability_name)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary: the agent's file may do anything
-        link.send(Frame(Kind.UNUSABLE, f"{type(error).__name__}: {error}"))
+        link.send(Frame(FrameKind.UNUSABLE, f"{type(error).__name__}: {error}"))
         return
     threading.Thread(target=link.read_all, name="link", daemon=True).start()
-    link.send(Frame(Kind.READY))
+    link.send(Frame(FrameKind.READY))
     while (frame := link.tasks.get()) is not None:
         link.send(copy_context().run(_answer, capability, frame, link))  # what a task sets ends with it
 

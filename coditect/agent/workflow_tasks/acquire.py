@@ -50,7 +50,7 @@ def no_owner(sentence: str, **named: str) -> NoOwner:
 
 
 @dataclass(eq=False, slots=True)
-class Question:
+class AcquireRequest:
     """One claim, from its first asking to its answer."""
 
     message: Message
@@ -63,7 +63,7 @@ class Question:
         return self.message.correlation_id or ""
 
 
-class Claims:
+class AcquireRequests:
     """The claims of one agent process."""
 
     def __init__(self, broker: Broker, requests: Requests, clock: Clock, *, agent_id: AgentId) -> None:
@@ -104,18 +104,18 @@ class Claims:
             raise no_owner("The task names a shard that does not exist", origin=origin) from error
         self._silent.add(origin)
 
-    def question(self, task: Task, owner: Owner, *, running: bool = False) -> Question:
+    def question(self, task: Task, owner: Owner, *, running: bool = False) -> AcquireRequest:
         """The claim of this task; to be ended by `forget`."""
         question_id = self._clock.new_id()
         body = claim_body(owner, publication=task.publication, agent=self._agent_id, running=running)
         message = request(Verb.CLAIM, body, reply_to=self._requests.reply_to, correlation_id=question_id)
-        return Question(message, owner.origin, self._requests.expect(question_id))
+        return AcquireRequest(message, owner.origin, self._requests.expect(question_id))
 
-    def forget(self, question: Question) -> None:
+    def forget(self, question: AcquireRequest) -> None:
         """Nobody waits for its answer any more."""
         self._requests.forget(question.id)
 
-    async def ask(self, question: Question, *, pause_seconds: float = 0.0) -> Claim | None:
+    async def ask(self, question: AcquireRequest, *, pause_seconds: float = 0.0) -> Claim | None:
         """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one now.
 
         It lies in its queue for no longer than until the next one, after that and the pause: nobody finds what an agent
@@ -143,7 +143,7 @@ class Claims:
             self._unanswered(question, str(error))
         return None
 
-    async def insist(self, question: Question, delivery: Delivery) -> Claim | None:
+    async def insist(self, question: AcquireRequest, delivery: Delivery) -> Claim | None:
         """Asks with growing pauses; None when the delivery is lost meanwhile, or there is no answer for too long."""
         loop = asyncio.get_running_loop()
         give_up, pause = loop.time() + GIVE_UP_SECONDS, FIRST_PAUSE_SECONDS
@@ -157,7 +157,7 @@ class Claims:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         return None
 
-    def _answered(self, question: Question) -> Claim | None:
+    def _answered(self, question: AcquireRequest) -> Claim | None:
         """What came between two askings."""
         try:
             return self._read(question)
@@ -165,7 +165,7 @@ class Claims:
             self._unanswered(question, str(error))
             return None
 
-    def _read(self, question: Question) -> Claim:
+    def _read(self, question: AcquireRequest) -> Claim:
         """Raises: CoditectError when the answer is no claim; the next one is waited for then."""
         reply, question.reply = question.reply, self._requests.expect(question.id)
         outcome = reply.result()
@@ -176,7 +176,7 @@ class Claims:
         self._silent.discard(question.origin)
         return claim
 
-    def _unanswered(self, question: Question, reason: str) -> None:
+    def _unanswered(self, question: AcquireRequest, reason: str) -> None:
         level = logging.DEBUG if question.origin in self._silent else logging.WARNING
         self._silent.add(question.origin)
         facts = {"shard": question.origin, "reason": reason}

@@ -23,15 +23,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import replace
 from typing import Protocol
 
-from coditect.agent.execution.execution import Answer, Execution
+from coditect.agent.execution.execution import Execution, RememberedAnswer
 from coditect.agent.execution.handler import SentBack
 from coditect.agent.execution.isolation import Isolation
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.quarantine import Suspicion, killed_its_process
 from coditect.agent.settle import guarded, pause_seconds
-from coditect.agent.workflow_tasks.acquire import Claims, Question, no_owner
-from coditect.agent.workflow_tasks.heartbeats import Starts
+from coditect.agent.workflow_tasks.acquire import AcquireRequest, AcquireRequests, no_owner
+from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.broker.port import Delivery
 from coditect.errors import Retryable, Unroutable
@@ -52,20 +52,20 @@ LAST_ANSWER_SECONDS = 1.0
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
 
 
-class Run(Protocol):
+class ManagedRun(Protocol):
     """One attempt and what follows; with `post` the result of a completed one is on its way when it returns."""
 
-    def __call__(self, execution: Execution, held: Held, *, post: bool = False) -> Awaitable[None]:
+    def __call__(self, execution: Execution, held: ReceivedTask, *, post: bool = False) -> Awaitable[None]:
         """Raises what the attempt raises that is not its own."""
 
 
-class Owned:
+class ManagedTasks:
     """The owned tasks of one agent process."""
 
     def __init__(
         self,
-        claims: Claims,
-        starts: Starts,
+        claims: AcquireRequests,
+        starts: TaskHeartbeats,
         reports: Reports,
         *,
         intake: Intake,
@@ -73,9 +73,7 @@ class Owned:
         most_suspended: int,
     ) -> None:
         """`isolation` is where suspects run; None where there are no other processes."""
-        self._claims = claims
-        self._starts = starts
-        self._reports = reports
+        self._claims, self._starts, self._reports = claims, starts, reports
         self._intake = intake
         self._isolation = isolation
         self._most_suspended = most_suspended
@@ -92,7 +90,7 @@ class Owned:
 
     # -- before it runs -----------------------------------------------------------------------------------
 
-    async def execute(self, execution: Execution, held: Held, run: Run) -> None:
+    async def execute(self, execution: Execution, held: ReceivedTask, run: ManagedRun) -> None:
         """Claims the task if it must be, and runs it; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
@@ -128,7 +126,7 @@ class Owned:
             self._live.discard(execution)
             self._to_begin.discard(execution)
 
-    async def _run(self, execution: Execution, held: Held, run: Run, *, apart: bool) -> None:
+    async def _run(self, execution: Execution, held: ReceivedTask, run: ManagedRun, *, apart: bool) -> None:
         if not apart or self._isolation is None:
             await run(execution, held, post=True)
             return
@@ -151,7 +149,7 @@ class Owned:
         finally:
             self._waiting.discard(waiting)
 
-    async def _decided(self, execution: Execution, held: Held, owner: Owner) -> Claim | None:
+    async def _decided(self, execution: Execution, held: ReceivedTask, owner: Owner) -> Claim | None:
         """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
         self._undecided.add(execution)
         try:
@@ -171,7 +169,9 @@ class Owned:
             claim = None
         return claim
 
-    async def _waited(self, execution: Execution, held: Held, question: Question, claim: Claim | None) -> Claim | None:
+    async def _waited(
+        self, execution: Execution, held: ReceivedTask, question: AcquireRequest, claim: Claim | None
+    ) -> Claim | None:
         """Waits without the slot, for an answer or until it may go back; None when it is to go back.
 
         Those that wait for one shard take a share of the places at most, the others are sent round. What was granted
@@ -203,7 +203,7 @@ class Owned:
         """Tasks that wait for a word of their owner, without a slot."""
         return self._waiting_for.total()
 
-    async def _give_back(self, execution: Execution, held: Held) -> None:
+    async def _give_back(self, execution: Execution, held: ReceivedTask) -> None:
         """It was granted when its delivery was not ours any more.
 
         Whoever has the delivery now may have been granted it before, and is refused then: nobody else will begin it.
@@ -214,7 +214,7 @@ class Owned:
         await self._begin_anew(execution, NOT_BEGUN)
 
     @asynccontextmanager
-    async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[Question]:
+    async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[AcquireRequest]:
         """A claim; a drain ends whoever asks it, in a moment."""
         question, asking = self._claims.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
@@ -279,7 +279,7 @@ class Owned:
 
     # -- after it ran ---------------------------------------------------------------------------------------
 
-    def post(self, answer: Answer) -> None:
+    def post(self, answer: RememberedAnswer) -> None:
         """Tells the owner of a completed one; the answer is told what came of that. `report` follows if it failed.
 
         A delivery that comes meanwhile claims the task, and has the value told again under the fence that it gets.

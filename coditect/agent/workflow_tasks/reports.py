@@ -29,7 +29,7 @@ EVERY_SECONDS = 1.0
 MOST_NOTE = 500
 
 
-class Together:
+class ResultBatch:
     """Results that travel in one message, and the `Promise` of it."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Reports:
         self._background = background
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._posts: dict[str, Together] = {}
+        self._posts: dict[str, ResultBatch] = {}
         """By shard: results of this turn of the loop."""
         self._pending: dict[Owner, Progress] = {}
         self._last_said: dict[tuple[str, str], tuple[float, str]] = {}
@@ -98,7 +98,7 @@ class Reports:
             return
         if not self._posts:
             self._loop.call_soon(self._post_all)
-        together = self._posts.setdefault(origin, Together())
+        together = self._posts.setdefault(origin, ResultBatch())
         together.add(result, promise)
         if together.full:
             del self._posts[origin]
@@ -109,7 +109,7 @@ class Reports:
         for origin, together in posts.items():
             self._post_together(together, origin)
 
-    def _post_together(self, together: Together, origin: str) -> None:
+    def _post_together(self, together: ResultBatch, origin: str) -> None:
         if len(together.results) == 1:
             self._post(self._message(together.results[0]), together.promises[0], origin)
         else:

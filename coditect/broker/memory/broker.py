@@ -13,8 +13,8 @@ from typing import Self, assert_never
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.memory.delivery import Hand
-from coditect.broker.memory.link import Link
-from coditect.broker.memory.server import MemoryServer, Publication, Verdict
+from coditect.broker.memory.link import MemoryConnection
+from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict
 from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
 from coditect.broker.topology import Topology
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
@@ -35,7 +35,7 @@ ASTRAY_PAUSE_SECONDS = 0.25
 class _Attempt:
     """What is known of one publish while it is under way."""
 
-    publication: Publication
+    publication: RoutedMessage
     wait_when_full: bool
     unknown: bool = False
     held_back: bool = False
@@ -70,7 +70,9 @@ class MemoryBroker:
         self._background = Supervisor(self.health)
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._link = Link(server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again)
+        self._link = MemoryConnection(
+            server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again
+        )
 
     async def __aenter__(self) -> Self:
         self._link.open()
@@ -180,7 +182,7 @@ class MemoryBroker:
         wait_when_full: bool = True,
     ) -> None:
         """See `Broker.publish`."""
-        attempt = _Attempt(Publication(message, exchange, routing_key), wait_when_full)
+        attempt = _Attempt(RoutedMessage(message, exchange, routing_key), wait_when_full)
         try:
             async with asyncio.timeout(timeout_seconds):
                 while not await self._taken(attempt):
@@ -233,17 +235,17 @@ class MemoryBroker:
         before, attempt.unknown = attempt.unknown, True
         verdict = await asyncio.shield(answer)
         match verdict:
-            case Verdict.TAKEN:
+            case RouteVerdict.TAKEN:
                 await asyncio.sleep(0)
                 return True
-            case Verdict.LOST:
+            case RouteVerdict.LOST:
                 return False
-            case Verdict.UNROUTABLE:
+            case RouteVerdict.UNROUTABLE:
                 attempt.unknown = before
                 facts = {"exchange": attempt.publication.exchange, "routing_key": attempt.publication.routing_key}
                 why = Unroutable("No queue is bound to this key; nothing was taken", **facts)
                 return await self._found_way(attempt, why)
-            case Verdict.REFUSED:
+            case RouteVerdict.REFUSED:
                 attempt.unknown, attempt.held_back = before, True
                 if not attempt.wait_when_full:
                     raise Overloaded("The queue is full", routing_key=attempt.publication.routing_key)

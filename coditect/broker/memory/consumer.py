@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 
 from coditect.broker.memory.delivery import Hand, MemoryDelivery
-from coditect.broker.memory.queue import Stored, Subscription
+from coditect.broker.memory.queue import QueueSubscription, Stored
 from coditect.broker.memory.server import MemoryServer
 from coditect.broker.port import OnDelivery
 from coditect.errors import NotFound, SetupError
@@ -38,7 +38,7 @@ class MemoryConsumer:
         self._on_lost = on_lost
         self._exclusive = exclusive
         self._hand = Hand()
-        self._subscription: Subscription | None = None
+        self._subscription: QueueSubscription | None = None
         self._connected = False
         self._ended = False
         self._context = copy_context()
@@ -88,7 +88,7 @@ class MemoryConsumer:
             delivery = self._hand.take(stored, queue, subscription)
             asyncio.get_running_loop().call_soon(self._hand_over, delivery, context=self._context)
 
-        subscription = Subscription(deliver, self._canceled, self._prefetch, self._exclusive)
+        subscription = QueueSubscription(deliver, self._canceled, self._prefetch, self._exclusive)
         self._subscription = subscription
         queue.subscribe(subscription)
 

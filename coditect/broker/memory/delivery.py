@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coditect.broker.memory.queue import MemoryQueue, Stored, Subscription
+from coditect.broker.memory.queue import MemoryQueue, QueueSubscription, Stored
 from coditect.broker.topology import QueueType
 from coditect.model.message import Message
 
@@ -20,7 +20,7 @@ class Hand:
         """How many are left to settle."""
         return len(self._held)
 
-    def take(self, stored: Stored, queue: MemoryQueue, subscription: Subscription | None) -> MemoryDelivery:
+    def take(self, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> MemoryDelivery:
         """Another one in hand."""
         delivery = MemoryDelivery(self, stored, queue, subscription)
         self._held[delivery] = None
@@ -47,7 +47,7 @@ class MemoryDelivery:
 
     __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
 
-    def __init__(self, hand: Hand, stored: Stored, queue: MemoryQueue, subscription: Subscription | None) -> None:
+    def __init__(self, hand: Hand, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> None:
         self._hand = hand
         self._stored = stored
         self._returns = stored.returns

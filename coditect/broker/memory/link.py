@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.05
 
 
-class Link:
+class MemoryConnection:
     """`restore` runs on every new connection before anybody uses it, `lost` when it breaks."""
 
     def __init__(

@@ -42,7 +42,7 @@ class Stored:
 
 
 @dataclass(slots=True, eq=False)
-class Subscription:
+class QueueSubscription:
     """One consumer as the queue sees it."""
 
     deliver: Callable[[Stored], None]
@@ -83,7 +83,7 @@ class MemoryQueue:
         self._in_hand: dict[int, Stored] = {}
         self._retained: list[tuple[Stored, Reason]] = []
         self._places = itertools.count()
-        self._subscriptions: deque[Subscription] = deque()
+        self._subscriptions: deque[QueueSubscription] = deque()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._paused = False
         self.used()
@@ -142,13 +142,13 @@ class MemoryQueue:
         """Whether another consumer may come."""
         return not any(exclusive or one.exclusive for one in self._subscriptions)
 
-    def subscribe(self, subscription: Subscription) -> None:
+    def subscribe(self, subscription: QueueSubscription) -> None:
         """It gets its share from now on."""
         self._subscriptions.append(subscription)
         self.used()
         self._turn()
 
-    def unsubscribe(self, subscription: Subscription) -> None:
+    def unsubscribe(self, subscription: QueueSubscription) -> None:
         """It gets nothing any more; what it has stays in its hand."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
@@ -173,13 +173,13 @@ class MemoryQueue:
 
     # Settling
 
-    def ack(self, stored: Stored, subscription: Subscription | None) -> None:
+    def ack(self, stored: Stored, subscription: QueueSubscription | None) -> None:
         """It is done with."""
         if self._let_go(stored, subscription):
             stored.gone = True
             self._turn()
 
-    def requeue(self, stored: Stored, subscription: Subscription | None) -> None:
+    def requeue(self, stored: Stored, subscription: QueueSubscription | None) -> None:
         """It goes back; over the delivery limit it is given up."""
         if not self._let_go(stored, subscription):
             return
@@ -200,13 +200,13 @@ class MemoryQueue:
             stored.place = next(self._places) - (BEFORE_ALL if in_front else 0)
         heapq.heappush(self._ready, stored)
 
-    def reject(self, stored: Stored, subscription: Subscription | None) -> None:
+    def reject(self, stored: Stored, subscription: QueueSubscription | None) -> None:
         """It is given up."""
         if self._let_go(stored, subscription):
             self._dead_letter(stored, Reason.REJECTED)
             self._turn()
 
-    def _let_go(self, stored: Stored, subscription: Subscription | None) -> bool:
+    def _let_go(self, stored: Stored, subscription: QueueSubscription | None) -> bool:
         if stored.gone or self._in_hand.pop(stored.place, None) is None:
             return False
         if subscription is not None:
@@ -236,7 +236,7 @@ class MemoryQueue:
             subscription.deliver(stored)
         self._expire_heads()
 
-    def _next_with_room(self) -> Subscription | None:
+    def _next_with_room(self) -> QueueSubscription | None:
         if self._chance is not None and self._subscriptions:
             self._subscriptions.rotate(self._chance.randrange(len(self._subscriptions)))
         for _ in range(len(self._subscriptions)):

@@ -24,7 +24,7 @@ from coditect.model.message import Message
 log = logging.getLogger(__name__)
 
 
-class Verdict(Enum):
+class RouteVerdict(Enum):
     """What the broker says to a publish."""
 
     TAKEN = "taken"
@@ -36,7 +36,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class RoutedMessage:
     """A message on its way into the broker."""
 
     message: Message
@@ -73,7 +73,7 @@ class MemoryServer:
         self._exchanges = Exchanges()
         self._queues: dict[str, MemoryQueue] = {}
         self._sessions: list[Session] = []
-        self._held: list[tuple[Session, Publication, asyncio.Future[Verdict]]] = []
+        self._held: list[tuple[Session, RoutedMessage, asyncio.Future[RouteVerdict]]] = []
         self._waiting: list[Callable[[], None]] = []
         self._running = True
         self._alarm = False
@@ -150,13 +150,13 @@ class MemoryServer:
                 else:
                     _answer(answer, self._publish(publication))
             except NotFound:  # its exchange was deleted: the channel is closed, and nobody knows
-                _answer(answer, Verdict.LOST)
+                _answer(answer, RouteVerdict.LOST)
 
-    def _holds(self, publication: Publication) -> bool:
+    def _holds(self, publication: RoutedMessage) -> bool:
         """Whether it is not taken now: because of the alarm, or because it leads to a silent queue."""
         return self._alarm or any(name in self._silent for name in self._led_to(publication))
 
-    def _led_to(self, publication: Publication) -> tuple[str, ...]:
+    def _led_to(self, publication: RoutedMessage) -> tuple[str, ...]:
         keys = routing_keys(publication.message, publication.routing_key)
         return self._exchanges.route(publication.exchange, keys, self._queues)
 
@@ -186,7 +186,7 @@ class MemoryServer:
             self._sessions.remove(session)
         session.open.set()
         for _, _, answer in [one for one in self._held if one[0] is session]:
-            _answer(answer, Verdict.LOST)
+            _answer(answer, RouteVerdict.LOST)
         self._held = [one for one in self._held if one[0] is not session]
 
     async def evict(self, process: str) -> int:
@@ -272,7 +272,7 @@ class MemoryServer:
 
     # Messages
 
-    def offer(self, session: Session, publication: Publication) -> asyncio.Future[Verdict]:
+    def offer(self, session: Session, publication: RoutedMessage) -> asyncio.Future[RouteVerdict]:
         """A publish with confirm and `mandatory`: the future is the broker's answer.
 
         Raises: NotFound when there is no such exchange; SetupError when it is forbidden; InvalidTask when AMQP
@@ -282,26 +282,26 @@ class MemoryServer:
         if publication.exchange in self._forbidden:
             self.refusals[publication.exchange] += 1
             raise SetupError("The broker's permissions do not allow it", entity=publication.exchange or "amq.default")
-        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[RouteVerdict] = asyncio.get_running_loop().create_future()
         if self._alarm:
             session.open.clear()
         if self._alarm or (self._silent and self._holds(publication)):
             self._held.append((session, publication, answer))
             return answer
         verdict = self._publish(publication)
-        if verdict is Verdict.TAKEN and self._confirms_to_lose > 0:
+        if verdict is RouteVerdict.TAKEN and self._confirms_to_lose > 0:
             self._confirms_to_lose -= 1
-            verdict = Verdict.LOST
+            verdict = RouteVerdict.LOST
         answer.set_result(verdict)
         return answer
 
-    def _publish(self, publication: Publication) -> Verdict:
+    def _publish(self, publication: RoutedMessage) -> RouteVerdict:
         names = self._led_to(publication)
         if not names:
-            return Verdict.UNROUTABLE
-        return Verdict.TAKEN if self._put(publication, names) else Verdict.REFUSED
+            return RouteVerdict.UNROUTABLE
+        return RouteVerdict.TAKEN if self._put(publication, names) else RouteVerdict.REFUSED
 
-    def _put(self, publication: Publication, names: tuple[str, ...]) -> bool:
+    def _put(self, publication: RoutedMessage, names: tuple[str, ...]) -> bool:
         """Gives every queue its copy; False when one of them refused (the others keep theirs)."""
         taken = [
             self._queues[name].put(
@@ -328,10 +328,10 @@ class MemoryServer:
         onward = tuple(name for name in names if not is_cycle(message.headers, name, reason))
         if names and not onward:
             return True
-        return bool(onward) and self._put(Publication(message, exchange, key), onward)
+        return bool(onward) and self._put(RoutedMessage(message, exchange, key), onward)
 
 
-def _on_the_wire(publication: Publication) -> Publication:
+def _on_the_wire(publication: RoutedMessage) -> RoutedMessage:
     message = publication.message
     carried_text(publication.routing_key)
     message = replace(
@@ -347,6 +347,6 @@ def _on_the_wire(publication: Publication) -> Publication:
     return replace(publication, message=message)
 
 
-def _answer(answer: asyncio.Future[Verdict], verdict: Verdict) -> None:
+def _answer(answer: asyncio.Future[RouteVerdict], verdict: RouteVerdict) -> None:
     if not answer.done():
         answer.set_result(verdict)

@@ -31,7 +31,7 @@ from coditect.broker.rabbitmq.entities import Entities
 from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, unreachable
 from coditect.broker.rabbitmq.frames.path import DirectPath, is_tested
 from coditect.broker.rabbitmq.inlet import Group, Subscription
-from coditect.broker.rabbitmq.link import Link
+from coditect.broker.rabbitmq.link import RabbitConnection
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.broker.rabbitmq.publisher import Publisher
 from coditect.broker.rabbitmq.watch import watch_consumers
@@ -78,7 +78,7 @@ class AmqpBroker:
         """The wire path in use."""
         new_path = DirectPath if self.wire == DIRECT else PlainPath
         publishes, consumes = connection_names(name)
-        new_link = partial(Link, url, heartbeat_seconds=heartbeat_seconds)
+        new_link = partial(RabbitConnection, url, heartbeat_seconds=heartbeat_seconds)
         self._outgoing = new_link(name=publishes, path=new_path(), restore=self._restore_outgoing)
         self._incoming = new_link(name=consumes, path=new_path(), restore=self._restore_incoming)
         self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)

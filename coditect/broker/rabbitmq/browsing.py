@@ -13,7 +13,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq.channels import close_quietly, open_channel
 from coditect.broker.rabbitmq.faults import LOST
-from coditect.broker.rabbitmq.plain import PlainInlet, plain_delivery
+from coditect.broker.rabbitmq.plain import PlainConsumerChannel, plain_delivery
 from coditect.errors import NotFound
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class Browsing:
 
     def __init__(self, background: Supervisor) -> None:
         self._background = background
-        self._inlets: list[PlainInlet] = []
-        self._asking: set[PlainInlet] = set()
+        self._inlets: list[PlainConsumerChannel] = []
+        self._asking: set[PlainConsumerChannel] = set()
         self._given_up: dict[asyncio.Task[Delivery | None], str] = {}
         """Questions that wait for an answer and have no asker any more, with their queue."""
 
@@ -69,12 +69,12 @@ class Browsing:
             return None
         return plain_delivery(delivered, _Browsed(queue), inlet.settlements)
 
-    async def _idle(self, connection: AbstractConnection) -> PlainInlet:
+    async def _idle(self, connection: AbstractConnection) -> PlainConsumerChannel:
         self._inlets = [one for one in self._inlets if not one.channel.is_closed]
         for inlet in self._inlets:
             if inlet not in self._asking:
                 return inlet
-        inlet = PlainInlet(await open_channel(connection))
+        inlet = PlainConsumerChannel(await open_channel(connection))
         inlet.start(self._background)
         self._background.start(_lose_with(inlet), name="watch browsed")
         self._inlets.append(inlet)
@@ -93,7 +93,7 @@ class Browsing:
             inlet.lose()
 
 
-async def _lose_with(inlet: PlainInlet) -> None:
+async def _lose_with(inlet: PlainConsumerChannel) -> None:
     """What was fetched is lost with its channel."""
     await asyncio.wait({inlet.channel.closing})
     inlet.lose()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coditect.broker.rabbitmq.settle import Settlements, Verdict
+from coditect.broker.rabbitmq.settle import Settlement, Settlements
 from coditect.model.message import Message
 
 
@@ -65,17 +65,17 @@ class AmqpDelivery:
 
     def ack(self) -> None:
         """It is done with."""
-        self._settle(Verdict.ACK)
+        self._settle(Settlement.ACK)
 
     def requeue(self) -> None:
         """It goes back unstarted."""
-        self._settle(Verdict.REQUEUE)
+        self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:
         """It goes to the dead-letter exchange."""
-        self._settle(Verdict.REJECT)
+        self._settle(Settlement.REJECT)
 
-    def _settle(self, verdict: Verdict) -> None:
+    def _settle(self, verdict: Settlement) -> None:
         if self._open and not self.settlements.lost:
             self._open = False
             self.source.unsettled -= 1

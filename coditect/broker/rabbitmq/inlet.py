@@ -18,7 +18,7 @@ from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.rabbitmq.channels import CALL_SECONDS, give_up
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
 from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, refusal
-from coditect.broker.rabbitmq.path import Inlet, WirePath
+from coditect.broker.rabbitmq.path import ConsumerChannel, WirePath
 from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Subscription:
         self.canceled = True
         await self._group.unsubscribe(self)
 
-    async def start(self, inlet: Inlet, tag: str) -> None:
+    async def start(self, inlet: ConsumerChannel, tag: str) -> None:
         """Subscribes on this channel."""
         await inlet.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
         self.tag = tag
@@ -112,7 +112,7 @@ class Group:
         self._declare_again = declare_again
         self._background = background
         self._connection: AbstractConnection | None = None
-        self._inlet: Inlet | None = None
+        self._inlet: ConsumerChannel | None = None
         self._lock = asyncio.Lock()
         self._tags = count(1)
         self.subscriptions: set[Subscription] = set()
@@ -231,7 +231,7 @@ class Group:
         for subscription in tuple(self.subscriptions):
             subscription.lose()
 
-    async def _watch(self, inlet: Inlet) -> None:
+    async def _watch(self, inlet: ConsumerChannel) -> None:
         """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
         await asyncio.wait({inlet.channel.closing})
         connection = self._connection

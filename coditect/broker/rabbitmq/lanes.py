@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.rabbitmq.link import Link
-from coditect.broker.rabbitmq.path import Outlet
-from coditect.broker.rabbitmq.window import Window
+from coditect.broker.rabbitmq.link import RabbitConnection
+from coditect.broker.rabbitmq.path import PublisherChannel
+from coditect.broker.rabbitmq.window import ConfirmWindow
 from coditect.wire import routing
 
 log = logging.getLogger(__name__)
@@ -39,15 +39,15 @@ Key = tuple[str, str]
 class Lane:
     """One channel, opened when it is needed, and how much may be under way on it."""
 
-    window: Window
-    outlet: Outlet | None = None
+    window: ConfirmWindow
+    outlet: PublisherChannel | None = None
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     oldest: int = 0
     """The number of the oldest unconfirmed publish, when it was last looked at."""
     since: float = 0.0
     """Since when that is the oldest; on the event loop's clock."""
 
-    async def opened(self, link: Link) -> Outlet:
+    async def opened(self, link: RabbitConnection) -> PublisherChannel:
         """Its outlet on the standing connection; waits for that. Raises what the library raises."""
         async with self.opening:
             connection = await link.connection()
@@ -67,7 +67,7 @@ def _kind(exchange: str) -> str:
 class Lanes:
     """The lanes of one link."""
 
-    def __init__(self, link: Link, background: Supervisor, *, window: int) -> None:
+    def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int) -> None:
         self._link = link
         self._background = background
         self._size = window
@@ -86,7 +86,7 @@ class Lanes:
         kind = _kind(exchange)
         lane = self._kinds.get(kind)
         if lane is None:
-            lane = self._kinds[kind] = Lane(Window(self._size))
+            lane = self._kinds[kind] = Lane(ConfirmWindow(self._size))
         self._of_exchange[exchange] = lane
         return lane
 
@@ -122,7 +122,7 @@ class Lanes:
             "A publish is not confirmed; its like go over a channel of their own",
             extra={"exchange": key[0], "routing_key": key[1]},
         )
-        apart = self._apart[key] = Lane(Window(APART_WINDOW), since=asyncio.get_running_loop().time())
+        apart = self._apart[key] = Lane(ConfirmWindow(APART_WINDOW), since=asyncio.get_running_loop().time())
         if answered:  # else the connection goes, with everything on it
             apart.outlet, lane.outlet = outlet, None
             self._background.start(_give_back(outlet, key), name="give back")
@@ -133,7 +133,9 @@ class Lanes:
         for lane in self._kinds.values():
             first = lane.outlet.oldest if lane.outlet is not None and not lane.outlet.closed else None
             if first is not None and len(self._apart) < MOST_APART:
-                self._apart.setdefault((first.exchange, first.routing_key), Lane(Window(APART_WINDOW), since=now))
+                self._apart.setdefault(
+                    (first.exchange, first.routing_key), Lane(ConfirmWindow(APART_WINDOW), since=now)
+                )
 
     def _join(self) -> None:
         """What is not under way any more need not be apart."""
@@ -148,6 +150,6 @@ class Lanes:
                     self._background.start(outlet.close(), name="close a lane")
 
 
-async def _give_back(outlet: Outlet, key: Key) -> None:
+async def _give_back(outlet: PublisherChannel, key: Key) -> None:
     await asyncio.sleep(GRACE_SECONDS)
     await outlet.give_back(*key)

@@ -62,7 +62,7 @@ class _Connection(aiormq.Connection):
         await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
 
 
-class Link:
+class RabbitConnection:
     """Keeps one connection; `restore` runs on every new one before anybody else may use it.
 
     Of several hosts it takes the first that answers, and another after a loss.

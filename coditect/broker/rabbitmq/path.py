@@ -17,11 +17,11 @@ from coditect.broker.rabbitmq.settle import Settlements
 from coditect.model.message import Message
 
 
-class Refused(Exception):
+class PublishRefused(Exception):
     """The broker took the message not (a full queue); again later."""
 
 
-class Returned(Exception):
+class PublishReturned(Exception):
     """The message found no queue and came back."""
 
 
@@ -65,7 +65,7 @@ class Unconfirmed:
     routing_key: str
 
 
-class Outlet(Protocol):
+class PublisherChannel(Protocol):
     """A channel that publishes with confirms and `mandatory`."""
 
     @property
@@ -124,7 +124,7 @@ class Receiver(Protocol):
         """Takes a delivery in hand."""
 
 
-class Inlet(Protocol):
+class ConsumerChannel(Protocol):
     """A channel that consumes."""
 
     @property
@@ -157,8 +157,8 @@ class WirePath(Protocol):
     def tap(self, writer: asyncio.StreamWriter) -> Feed | None:
         """Called for each new connection, before its first byte; None when the library sees everything."""
 
-    async def outlet(self, connection: AbstractConnection) -> Outlet:
+    async def outlet(self, connection: AbstractConnection) -> PublisherChannel:
         """A channel to publish on."""
 
-    async def inlet(self, connection: AbstractConnection) -> Inlet:
+    async def inlet(self, connection: AbstractConnection) -> ConsumerChannel:
         """A channel to consume on."""

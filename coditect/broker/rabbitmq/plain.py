@@ -14,9 +14,9 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.rabbitmq.delivery import AmqpDelivery, Source
 from coditect.broker.rabbitmq.faults import LOST, canceled_by_us
-from coditect.broker.rabbitmq.path import Publish, Receiver, Refused, Returned, Unconfirmed
+from coditect.broker.rabbitmq.path import Publish, PublishRefused, PublishReturned, Receiver, Unconfirmed
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
-from coditect.broker.rabbitmq.settle import Settlements, Verdict
+from coditect.broker.rabbitmq.settle import Settlement, Settlements
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 
@@ -29,16 +29,16 @@ class PlainPath:
     def tap(self, writer: asyncio.StreamWriter) -> None:
         """aiormq sees everything."""
 
-    async def outlet(self, connection: AbstractConnection) -> PlainOutlet:
+    async def outlet(self, connection: AbstractConnection) -> PlainPublisherChannel:
         """A channel to publish on."""
-        return PlainOutlet(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
+        return PlainPublisherChannel(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
 
-    async def inlet(self, connection: AbstractConnection) -> PlainInlet:
+    async def inlet(self, connection: AbstractConnection) -> PlainConsumerChannel:
         """A channel to consume on."""
-        return PlainInlet(await open_channel(connection, frames=HOT_FRAMES))
+        return PlainConsumerChannel(await open_channel(connection, frames=HOT_FRAMES))
 
 
-class PlainOutlet:
+class PlainPublisherChannel:
     """See `Outlet`."""
 
     ready = False
@@ -99,9 +99,9 @@ class PlainOutlet:
                 wait=False,
             )
         except PublishError as error:
-            raise Returned from error
+            raise PublishReturned from error
         except DeliveryError as error:
-            raise Refused from error
+            raise PublishRefused from error
         except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
         finally:
@@ -112,7 +112,7 @@ class PlainOutlet:
         raise NotImplementedError
 
 
-class PlainInlet:
+class PlainConsumerChannel:
     """See `Inlet`."""
 
     def __init__(self, channel: Channel) -> None:
@@ -170,10 +170,10 @@ class PlainInlet:
 
     async def _write(self) -> None:
         for settled in self.settlements.decided():
-            if settled.verdict is Verdict.ACK:
+            if settled.verdict is Settlement.ACK:
                 await self.channel.basic_ack(settled.tag, multiple=settled.multiple, wait=False)
             else:
-                await self.channel.basic_nack(settled.tag, requeue=settled.verdict is Verdict.REQUEUE, wait=False)
+                await self.channel.basic_nack(settled.tag, requeue=settled.verdict is Settlement.REQUEUE, wait=False)
 
 
 def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Settlements) -> AmqpDelivery:

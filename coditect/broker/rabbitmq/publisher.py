@@ -1,6 +1,6 @@
 """Publishing with confirms, `mandatory`, a window, and patience.
 
-Where nothing holds it up a publish is sent at once (`Outlet.begin`). What is held up, or comes to nothing at
+Where nothing holds it up a publish is sent at once (`PublisherChannel.begin`). What is held up, or comes to nothing at
 first, is repeated by a coroutine until it is known or too late.
 """
 
@@ -18,16 +18,16 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Promise
 from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.rabbitmq.lanes import Lane, Lanes
-from coditect.broker.rabbitmq.link import Link
-from coditect.broker.rabbitmq.path import Late, Outlet, Refused, Returned
-from coditect.broker.rabbitmq.window import Window
+from coditect.broker.rabbitmq.link import RabbitConnection
+from coditect.broker.rabbitmq.path import Late, PublisherChannel, PublishRefused, PublishReturned
+from coditect.broker.rabbitmq.window import ConfirmWindow
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from coditect.wire.tasks import sent_again
 
 log = logging.getLogger(__name__)
 
-_FAILED: tuple[type[BaseException], ...] = (Refused, Returned, *LOST)
+_FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LOST)
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
 ASTRAY_SECONDS = 15.0
@@ -35,7 +35,7 @@ ASTRAY_SECONDS = 15.0
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
-class Ways(Protocol):
+class Routes(Protocol):
     """Knows what leads where at the broker."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
@@ -59,7 +59,7 @@ class _Attempt:
     promise: Promise
     """Who is told, where it was sent at once."""
     returned: bool = False
-    placed: Window | None = None
+    placed: ConfirmWindow | None = None
     """The window in which it has a place."""
     in_flight: bool = False
     unknown: bool = False
@@ -111,7 +111,7 @@ class _Attempt:
 class Publisher:
     """Publishes over one link: at most `window` unconfirmed at once, repeated until it is known or too late."""
 
-    def __init__(self, link: Link, background: Supervisor, *, window: int, ways: Ways) -> None:
+    def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
         self._ways = ways
         self._link = link
         self._background = background
@@ -202,11 +202,11 @@ class Publisher:
         if isinstance(error, Late):
             raise attempt.verdict() from error
         attempt.astray = None
-        if isinstance(error, Returned):
+        if isinstance(error, PublishReturned):
             attempt.in_flight = False
             self._go_astray(attempt, attempt.unroutable())
             return
-        if isinstance(error, Refused):
+        if isinstance(error, PublishRefused):
             attempt.in_flight = False
             attempt.refusals += 1
             if not attempt.wait_when_full:
@@ -284,7 +284,7 @@ class Publisher:
         await outlet.send(message, exchange=attempt.exchange, routing_key=attempt.routing_key)
         return True
 
-    async def _open_gate(self, outlet: Outlet) -> bool:
+    async def _open_gate(self, outlet: PublisherChannel) -> bool:
         """False after a while, for another look: a connection that dies while it is blocked never opens."""
         self._gated += 1
         try:

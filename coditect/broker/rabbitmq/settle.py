@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Verdict(Enum):
+class Settlement(Enum):
     """How a delivery is settled."""
 
     ACK = "ack"
@@ -21,11 +21,11 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledRange:
     """One frame's worth: a delivery, or with `multiple` it and all before it."""
 
     tag: int
-    verdict: Verdict
+    verdict: Settlement
     multiple: bool = False
 
 
@@ -37,7 +37,7 @@ class Settlements:
         are to be called.
         """
         self._wake = wake
-        self._outstanding: dict[int, Verdict | None] = {}
+        self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -54,13 +54,13 @@ class Settlements:
         """A delivery arrived."""
         self._outstanding[tag] = None
 
-    def settle(self, tag: int, verdict: Verdict) -> None:
+    def settle(self, tag: int, verdict: Settlement) -> None:
         """A delivery is decided; the second decision about it is ignored, and so is one of a lost channel."""
         if self.lost or self._outstanding.get(tag, verdict) is not None:
             return
         self._outstanding[tag] = verdict
         self._decided.append(tag)
-        presses = verdict is not Verdict.ACK and not self.pressing
+        presses = verdict is not Settlement.ACK and not self.pressing
         self.pressing |= presses
         if len(self._decided) == 1 or presses:
             self._idle.clear()
@@ -80,15 +80,15 @@ class Settlements:
         """Waits until everything decided so far was written."""
         await self._idle.wait()
 
-    def decided(self) -> list[Settled]:
+    def decided(self) -> list[SettledRange]:
         """What is to be written now, in this order; it is forgotten here."""
         decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
-        settled = [Settled(head, Verdict.ACK, multiple=True)] if head else []
+        settled = [SettledRange(head, Settlement.ACK, multiple=True)] if head else []
         for tag in decided:
             verdict = self._outstanding.pop(tag, None)
             if verdict is not None:
-                settled.append(Settled(tag, verdict))
+                settled.append(SettledRange(tag, verdict))
         return settled
 
     def written(self) -> None:
@@ -100,7 +100,7 @@ class Settlements:
         """The last tag of the unbroken run of acked deliveries at the head; they are forgotten here."""
         head: list[int] = []
         for tag, verdict in self._outstanding.items():
-            if verdict is not Verdict.ACK:
+            if verdict is not Settlement.ACK:
                 break
             head.append(tag)
         for tag in head:

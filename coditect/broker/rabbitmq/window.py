@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class Window:
+class ConfirmWindow:
     """Places for `size`; who waits gets the next one that is left, in order."""
 
     def __init__(self, size: int) -> None:

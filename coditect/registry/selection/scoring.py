@@ -37,7 +37,7 @@ LATENCY_MS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ScoreTerms:
     """What is known of one agent, each in [0, 1]; more is better."""
 
     free: float
@@ -49,7 +49,7 @@ class Terms:
     overlap: float
 
 
-_TERMS = tuple(term.name for term in fields(Terms))
+_TERMS = tuple(term.name for term in fields(ScoreTerms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,13 @@ def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = 
     return float(product)
 
 
-def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> Terms:
+def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> ScoreTerms:
     """What is known of the agent, beside the others of its fleet."""
     load, slots, room = record.load, record.registration.slots, _room(record)
     capacity = room / scale.most_room if scale.most_room > 0 else slots / max(1, scale.most_slots)
     seen = load.completed + TRUSTED_SUCCESSES
     quick = scale.fastest_ms + LATENCY_MS
-    return Terms(
+    return ScoreTerms(
         free=_bounded(room / max(1, slots)),
         capacity=_bounded(capacity),
         cpu=_bounded(1 - load.cpu_percent / 100),

@@ -80,7 +80,7 @@ class _Order:
     many: int
 
 
-class Picker:
+class Selector:
     """Picks agents for one client. Its reads run in the client's background."""
 
     def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
@@ -222,7 +222,7 @@ class Picker:
 class Batch:
     """The picks for a sequence of tasks, in order."""
 
-    def __init__(self, picker: Picker, order: _Order, pinned: Pick | None) -> None:
+    def __init__(self, picker: Selector, order: _Order, pinned: Pick | None) -> None:
         self._picker = picker
         self._order = order
         self._pinned = pinned

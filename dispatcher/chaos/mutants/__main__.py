@@ -30,7 +30,7 @@ def fingerprint(root: Path) -> str:
     return digest.hexdigest()
 
 
-class Progress:
+class HuntProgress:
     """Which mutants were caught in this very code. A line of the file for each, behind the code's fingerprint."""
 
     def __init__(self, file: Path, code: str) -> None:
@@ -48,7 +48,7 @@ class Progress:
             file.write(f"{name}\n")
 
 
-async def hunt_all(mutants: Sequence[Mutant], progress: Progress) -> list[Catch]:
+async def hunt_all(mutants: Sequence[Mutant], progress: HuntProgress) -> list[Catch]:
     """Hunts all of them, and says of each what caught it."""
     places, done = asyncio.Semaphore(os.cpu_count() or 1), 0
 
@@ -72,7 +72,7 @@ def _say(line: str) -> None:
 
 def main(names: Iterable[str]) -> int:
     """The exit code. Raises: SetupError for a mutant that there is not."""
-    progress = Progress(CAUGHT, fingerprint(ROOT))
+    progress = HuntProgress(CAUGHT, fingerprint(ROOT))
     named = [read_mutant(name) for name in names]
     mutants = named or [one for one in MUTANTS.values() if one.name not in progress.caught]
     if not named and progress.caught:

@@ -13,18 +13,18 @@ from coditect.model.retry import Retry
 from coditect.wire.control import Claim, Verdict
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.book import Book
+from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Began, Claimed, Finished, Heard, Lost
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS
 from dispatcher.ledger.nodes import advance, claim, limits
 from dispatcher.ledger.nodes.attempts import DIED, UNDER_WAY, UNRECORDABLE, write_attempt
 from dispatcher.ledger.nodes.inputs import RESULT, write
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 
 
-def finished(book: Book, command: Finished) -> None:
+def finished(book: UnitOfWork, command: Finished) -> None:
     """Records how an attempt ended, once."""
     place, outcome = command.place, command.outcome
     row = book.node(place)
@@ -48,13 +48,13 @@ def finished(book: Book, command: Finished) -> None:
         _failed(book, place, row, replace(command, outcome=outcome))
 
 
-def _is_current(row: NodeRow, command: Finished) -> bool:
+def _is_current(row: NodeRecord, command: Finished) -> bool:
     if not command.fence:
         return row.publication == command.publication > 0
     return row.fence == command.fence
 
 
-def _take_in(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
+def _take_in(book: UnitOfWork, place: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
     """The attempt is over. How it ended stands in the node's row until another one takes its place."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
@@ -62,11 +62,11 @@ def _take_in(book: Book, place: Place, row: NodeRow, outcome: Outcome) -> None:
     _leave_flight(book, place)
 
 
-def _leave_flight(book: Book, place: Place) -> None:
+def _leave_flight(book: UnitOfWork, place: NodeKey) -> None:
     book.tr.clear(FLIGHTS.pack((book.shard, place.workflow, place.node)))
 
 
-def _failed(book: Book, place: Place, row: NodeRow, command: Finished) -> None:
+def _failed(book: UnitOfWork, place: NodeKey, row: NodeRecord, command: Finished) -> None:
     status, failure = command.outcome.status, command.outcome.failure or Failure("failed", "", "")
     if advance.is_over(book.run(place.workflow)):
         advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
@@ -82,7 +82,7 @@ def _failed(book: Book, place: Place, row: NodeRow, command: Finished) -> None:
         advance.fail(book, place, row, failure, state=state)
 
 
-def _retry_ms(book: Book, place: Place, row: NodeRow, command: Finished) -> int | None:
+def _retry_ms(book: UnitOfWork, place: NodeKey, row: NodeRecord, command: Finished) -> int | None:
     """After how long the failed attempt is followed by another; None when it is not.
 
     The node's own policy decides, or else the capability's, whose word the agent brings. What no agent told, because
@@ -97,16 +97,16 @@ def _retry_ms(book: Book, place: Place, row: NodeRow, command: Finished) -> int 
     return round(1000 * policy.delay_seconds(row.attempt, book.chance)) if row.attempt < policy.max_attempts else None
 
 
-def _own_policy(book: Book, place: Place) -> Retry | None:
+def _own_policy(book: UnitOfWork, place: NodeKey) -> Retry | None:
     call = book.call(place)
     return call.retry if call is not None else None
 
 
-def _policy(book: Book, place: Place) -> Retry:
+def _policy(book: UnitOfWork, place: NodeKey) -> Retry:
     return _own_policy(book, place) or claim.DEFAULT_RETRY
 
 
-def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
+def _retry_later(book: UnitOfWork, place: NodeKey, row: NodeRecord, delay_ms: int) -> None:
     limits.told(book, place, row)
     row.attempt += 1
     row.start_by_ms = None
@@ -116,10 +116,10 @@ def _retry_later(book: Book, place: Place, row: NodeRow, delay_ms: int) -> None:
     book.effects.timers = True
 
 
-def began(book: Book, command: Began) -> None:
+def began(book: UnitOfWork, command: Began) -> None:
     """Records that the attempt runs, if it may."""
     started = command.started
-    place = Place(started.workflow, started.node)
+    place = NodeKey(started.workflow, started.node)
     row = book.node(place)
     if row is None or row.state not in UNDER_WAY or row.fence != started.fence:
         heard(book, Heard(place, started.fence))
@@ -131,7 +131,7 @@ def began(book: Book, command: Began) -> None:
     book.move(place, row, TaskState.WORKING)
 
 
-def heard(book: Book, command: Heard) -> None:
+def heard(book: UnitOfWork, command: Heard) -> None:
     """Who runs what nobody wants any more is told so, again: the first cancel is sent once, and may reach nobody.
 
     Unwanted is what is older than the node's end, or than the publication by which it works. The letter names the last
@@ -147,7 +147,7 @@ def heard(book: Book, command: Heard) -> None:
         book.effects.cancels.append((place, row.publication - 1))
 
 
-def claimed(book: Book, command: Claimed) -> Claim:
+def claimed(book: UnitOfWork, command: Claimed) -> Claim:
     """Whether a delivery that is not the first of its publication may run, and as which attempt.
 
     A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
@@ -184,7 +184,7 @@ def claimed(book: Book, command: Claimed) -> Claim:
     return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
 
 
-def lost(book: Book, command: Lost) -> None:
+def lost(book: UnitOfWork, command: Lost) -> None:
     """The publication, or the agent that had it, is gone: the node is published anew.
 
     Nothing is lost when somebody else has it by now: an agent may have begun while it was looked for in vain.

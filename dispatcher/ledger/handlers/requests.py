@@ -16,11 +16,11 @@ from coditect import errors
 from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.wire.control import Verb
 from dispatcher.ledger import answers, versions
-from dispatcher.ledger.book import Book
+from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.workflows import control, redrive, submit
 
-VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+VERBS: Mapping[Verb, Callable[[UnitOfWork, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
     {
         Verb.START: submit.start,
         Verb.CANCEL: control.cancel,
@@ -33,7 +33,7 @@ VERBS: Mapping[Verb, Callable[[Book, Mapping[str, Any]], dict[str, Any]]] = Mapp
 """What changes a workflow. What only reads is in `queries.py`."""
 
 
-def ask(book: Book, asked: Asked) -> dict[str, Any]:
+def ask(book: UnitOfWork, asked: Asked) -> dict[str, Any]:
     """Does what a client asked for, or tells what it was told before. Raises: InputError."""
     if asked.verb not in VERBS:
         raise InvalidTask("This is nothing that a shard does", verb=asked.verb.value)
@@ -58,7 +58,7 @@ def refusal_document(error: CoditectError) -> dict[str, Any]:
     return {"type": known, "sentence": error.sentence, "facts": facts}
 
 
-def _keep(book: Book, identity: str, answer: dict[str, Any]) -> None:
+def _keep(book: UnitOfWork, identity: str, answer: dict[str, Any]) -> None:
     answers.put(book.tr, book.shard, identity, versions.ANSWER.pack(answer), now_ms=book.now_ms)
 
 

@@ -18,8 +18,8 @@ from coditect.workflow.expressions import Account
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers, values
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
 from dispatcher.ledger.nodes import approvals, claim, limits
@@ -40,7 +40,7 @@ from dispatcher.ledger.nodes.inputs import (
     value_of,
     write,
 )
-from dispatcher.ledger.rows import NodeRow, RunRow
+from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
@@ -58,25 +58,26 @@ ROOT = ""
 """Everything that comes after nobody comes after the beginning."""
 
 
-def end(book: Book, place: Place, row: NodeRow, state: TaskState, *, reason: str = "") -> None:
+def end(book: UnitOfWork, place: NodeKey, row: NodeRecord, state: TaskState, *, reason: str = "") -> None:
     """The node has ended; what follows is done by `follow`."""
     limits.clear(book, place, row)
     book.move(place, row, state)
-    row.finished_ms = book.now_ms
-    row.reason = reason
+    row.finished_ms, row.reason = book.now_ms, reason
     if state is TaskState.DEAD:
         book.tr.set(DEAD.pack(place), b"")
     book.ended.append(place)
 
 
-def fail(book: Book, place: Place, row: NodeRow, failure: Failure, *, state: TaskState = TaskState.FAILED) -> None:
+def fail(
+    book: UnitOfWork, place: NodeKey, row: NodeRecord, failure: Failure, *, state: TaskState = TaskState.FAILED
+) -> None:
     """The node has ended without a value, for this reason."""
     write(book, place, FAILURE, dumps(failure.as_json()))
     book.effects.failures[place] = failure
     end(book, place, row, state, reason=failure.reason)
 
 
-def follow(book: Book, *, most: int | None = None) -> None:
+def follow(book: UnitOfWork, *, most: int | None = None) -> None:
     """Does what follows from the nodes that ended, as far as this transaction may; the rest is left in the store.
 
     With `most` 0 all of it is left.
@@ -96,7 +97,7 @@ def follow(book: Book, *, most: int | None = None) -> None:
         left -= release(book, place, "", left)
 
 
-def _give_up(book: Book, place: Place, failure: Failure) -> None:
+def _give_up(book: UnitOfWork, place: NodeKey, failure: Failure) -> None:
     """Nobody can be given the node: what it would run with is damaged."""
     row = book.node(place)
     if row is not None and not row.state.terminal:
@@ -104,7 +105,7 @@ def _give_up(book: Book, place: Place, failure: Failure) -> None:
         fail(book, place, row, failure)
 
 
-def leave(book: Book, place: Place, kind: str, cursor: str) -> None:
+def leave(book: UnitOfWork, place: NodeKey, kind: str, cursor: str) -> None:
     """Leaves the rest of a piece of work to later transactions."""
     run = book.run(place.workflow)
     assert run is not None
@@ -114,7 +115,7 @@ def leave(book: Book, place: Place, kind: str, cursor: str) -> None:
     book.effects.unfinished = True
 
 
-def drop(book: Book, place: Place, kind: str) -> bool:
+def drop(book: UnitOfWork, place: NodeKey, kind: str) -> bool:
     """Nothing is left of a piece of work any more; whether there was."""
     run = book.run(place.workflow)
     key = TODO.pack((book.shard, place.workflow, place.node, kind))
@@ -128,12 +129,12 @@ def drop(book: Book, place: Place, kind: str) -> bool:
 # -- dependents ---------------------------------------------------------------------------------------------
 
 
-def begin(book: Book, workflow: str) -> None:
+def begin(book: UnitOfWork, workflow: str) -> None:
     """The workflow was accepted: its roots are released."""
-    book.ended.append(Place(workflow, ROOT))
+    book.ended.append(NodeKey(workflow, ROOT))
 
 
-def release(book: Book, place: Place, after: str, most: int) -> int:
+def release(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
     """Tells the dependents behind `after` that the node ended; how many."""
     if "[" in place.node:
         _element_ended(book, place)
@@ -144,7 +145,7 @@ def release(book: Book, place: Place, after: str, most: int) -> int:
     edges = book.dependents(place, after, most + 1)
     if not edges and not after:
         _note_last(book, place)
-    dependents = [(Place(place.workflow, EDGES.unpack(key)[2]), _POLICIES[policy]) for key, policy in edges[:most]]
+    dependents = [(NodeKey(place.workflow, EDGES.unpack(key)[2]), _POLICIES[policy]) for key, policy in edges[:most]]
     told = 0
     for dependent, policy in dependents:
         if not told % AHEAD:
@@ -158,7 +159,7 @@ def release(book: Book, place: Place, after: str, most: int) -> int:
     return max(1, told)
 
 
-def _is_held(book: Book, workflow: str) -> bool:
+def _is_held(book: UnitOfWork, workflow: str) -> bool:
     """Whether nobody is told of ends, since others are being taken back (`again.py`)."""
     run = book.run(workflow)
     if run is None or not run.again or run.canceling:
@@ -166,13 +167,13 @@ def _is_held(book: Book, workflow: str) -> bool:
     return TODO.pack((book.shard, workflow, ROOT, AGAIN)) not in book.caches.set_aside
 
 
-def _note_last(book: Book, place: Place) -> None:
+def _note_last(book: UnitOfWork, place: NodeKey) -> None:
     run, row = book.run(place.workflow), book.node(place)
     if run is not None and row is not None:
         run.lasts[row.state.value] = run.lasts.get(row.state.value, 0) + 1
 
 
-def _tell(book: Book, place: Place, before: Place, policy: OnFailure) -> None:
+def _tell(book: UnitOfWork, place: NodeKey, before: NodeKey, policy: OnFailure) -> None:
     row = book.node(place)
     if row is None or row.state is not TaskState.BLOCKED:
         return
@@ -191,7 +192,7 @@ def _tell(book: Book, place: Place, before: Place, policy: OnFailure) -> None:
 # -- what may run -------------------------------------------------------------------------------------------
 
 
-def may_run(book: Book, place: Place, row: NodeRow) -> None:
+def may_run(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The node's predecessors let it: it runs, asks a person, becomes many, or is skipped by its condition."""
     if is_over(book.run(place.workflow)):
         end(book, place, row, TaskState.CANCELED, reason="canceled")
@@ -215,7 +216,7 @@ def may_run(book: Book, place: Place, row: NodeRow) -> None:
     book.steps += account.spent
 
 
-def evaluate_later(book: Book, place: Place, cursor: str = "", most: int = 1) -> int:
+def evaluate_later(book: UnitOfWork, place: NodeKey, cursor: str = "", most: int = 1) -> int:
     """The node's expressions are evaluated outside of transactions: they take longer than the others are to wait."""
     token = cursor or f"{book.now_ms} {book.chance}"
     leave(book, place, EVALUATE, token)
@@ -223,7 +224,7 @@ def evaluate_later(book: Book, place: Place, cursor: str = "", most: int = 1) ->
     return most
 
 
-def evaluated(book: Book, place: Place, token: str, told: Inputs | Failure) -> None:
+def evaluated(book: UnitOfWork, place: NodeKey, token: str, told: Inputs | Failure) -> None:
     """Takes what the node's expressions say, unless it was left to be evaluated anew meanwhile, or waits again."""
     if book.tr.get(evaluation_key(book.shard, place)) != token.encode():
         return
@@ -239,12 +240,12 @@ def evaluated(book: Book, place: Place, token: str, told: Inputs | Failure) -> N
         _begin(book, place, row, told)
 
 
-def evaluation_key(shard: int, place: Place) -> bytes:
+def evaluation_key(shard: int, place: NodeKey) -> bytes:
     """Of what is left over of the node while its expressions are evaluated."""
     return TODO.pack((shard, place.workflow, place.node, EVALUATE))
 
 
-def _begin(book: Book, place: Place, row: NodeRow, inputs: Inputs) -> None:
+def _begin(book: UnitOfWork, place: NodeKey, row: NodeRecord, inputs: Inputs) -> None:
     if not inputs.holds:
         end(book, place, row, TaskState.SKIPPED, reason="condition")
         return
@@ -254,7 +255,7 @@ def _begin(book: Book, place: Place, row: NodeRow, inputs: Inputs) -> None:
         fail(book, place, row, failure_of(error))
 
 
-def _begin_work(book: Book, place: Place, row: NodeRow, bodies: Sequence[bytes] | None) -> None:
+def _begin_work(book: UnitOfWork, place: NodeKey, row: NodeRecord, bodies: Sequence[bytes] | None) -> None:
     match book.definition(place).work:
         case Call():
             if bodies is not None:
@@ -275,12 +276,12 @@ def _begin_work(book: Book, place: Place, row: NodeRow, bodies: Sequence[bytes] 
 # -- maps ---------------------------------------------------------------------------------------------------
 
 
-def has_elements(book: Book, place: Place) -> bool:
+def has_elements(book: UnitOfWork, place: NodeKey) -> bool:
     """Whether any of the map's elements was made. They are made in order."""
     return book.node(element_of(place, 0)) is not None
 
 
-def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
+def expand(book: UnitOfWork, place: NodeKey, row: NodeRecord, count: int) -> None:
     """The map's elements are made from its recorded input by later transactions; those that there are run again."""
     row.tally = Tally(count, count)
     row.ready_ms = book.now_ms
@@ -291,7 +292,7 @@ def expand(book: Book, place: Place, row: NodeRow, count: int) -> None:
         _end_map(book, place, row)
 
 
-def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
+def continue_expansion(book: UnitOfWork, place: NodeKey, cursor: str, most: int) -> int:
     """Makes the map's elements from the cursor on; how many."""
     first = number = int(cursor)
     row = book.node(place)
@@ -310,7 +311,7 @@ def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
         child = book.node(element) if may_exist else None
         may_exist = child is not None  # behind one that was not made is none
         if child is None:
-            child = NodeRow(TaskState.BLOCKED, own_input=True)
+            child = NodeRecord(TaskState.BLOCKED, own_input=True)
             book.add_node(element, child)
             write(book, element, INPUT, dumps(bodies[number]), first=True)
             claim.offer(book, element, child)
@@ -327,13 +328,13 @@ def continue_expansion(book: Book, place: Place, cursor: str, most: int) -> int:
     return max(1, number - first)
 
 
-def element_of(place: Place, number: int) -> Place:
+def element_of(place: NodeKey, number: int) -> NodeKey:
     """The map's element."""
-    return Place(place.workflow, f"{place.node}[{number}]")
+    return NodeKey(place.workflow, f"{place.node}[{number}]")
 
 
-def _element_ended(book: Book, element: Place) -> None:
-    place = Place(element.workflow, element.node.partition("[")[0])
+def _element_ended(book: UnitOfWork, element: NodeKey) -> None:
+    place = NodeKey(element.workflow, element.node.partition("[")[0])
     row, ended = book.node(place), book.node(element)
     if row is None or ended is None or row.state is not TaskState.WORKING:
         return
@@ -342,14 +343,14 @@ def _element_ended(book: Book, element: Place) -> None:
         _end_map(book, place, row)
 
 
-def _end_map(book: Book, place: Place, row: NodeRow) -> None:
+def _end_map(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """All of its elements have ended."""
     tally = row.tally
     if tally.worst is not None:
         end(book, place, row, tally.worst, reason="element")
         return
     try:
-        places = [values.Place(*element_of(place, number), RESULT) for number in range(tally.met)]
+        places = [values.ValueKey(*element_of(place, number), RESULT) for number in range(tally.met)]
         results = (body or b"null" for body in values.read_all(book.tr.snapshot, places))
         write(book, place, RESULT, list_of(gathered(results)))
     except DamagedValue as error:
@@ -365,13 +366,13 @@ def _end_map(book: Book, place: Place, row: NodeRow) -> None:
 # -- called off ----------------------------------------------------------------------------------------------
 
 
-def cancel_node(book: Book, place: Place, row: NodeRow) -> None:
+def cancel_node(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The node ends canceled, whatever it was about; an agent that may run it is told."""
     call_off(book, place, row)
     end(book, place, row, TaskState.CANCELED, reason="canceled")
 
 
-def call_off(book: Book, place: Place, row: NodeRow) -> None:
+def call_off(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """Withdraws the node; an agent that may run it is told."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         book.effects.cancels.append((place, row.publication))
@@ -379,7 +380,7 @@ def call_off(book: Book, place: Place, row: NodeRow) -> None:
     withdraw(book, place, row)
 
 
-def withdraw(book: Book, place: Place, row: NodeRow) -> None:
+def withdraw(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """Takes the node out of whatever it waits in, or was published to; what an agent tells of it is late then."""
     match row.state:
         case TaskState.READY:
@@ -394,6 +395,6 @@ def withdraw(book: Book, place: Place, row: NodeRow) -> None:
             pass
 
 
-def is_over(run: RunRow | None) -> bool:
+def is_over(run: RunRecord | None) -> bool:
     """Whether nothing new happens in it."""
     return run is None or run.state.terminal or run.canceling

@@ -5,11 +5,11 @@ from __future__ import annotations
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import values
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
-from dispatcher.ledger.rows import AttemptRow, NodeRow
+from dispatcher.ledger.rows import AttemptRecord, NodeRecord
 
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
@@ -22,9 +22,9 @@ UNRECORDABLE = "unrecordable_result"
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
 
-def write_attempt(book: Book, place: Place, row: NodeRow, status: str, failure: Failure | None) -> None:
+def write_attempt(book: UnitOfWork, place: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
     """Keeps an attempt that another will follow, for the history."""
-    attempt = AttemptRow(
+    attempt = AttemptRecord(
         row.attempt,
         row.fence,
         row.publication,
@@ -39,7 +39,7 @@ def write_attempt(book: Book, place: Place, row: NodeRow, status: str, failure: 
     book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
 
 
-def begin_anew(book: Book, place: Place, row: NodeRow) -> None:
+def begin_anew(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The ended node has another life: what is known of this one goes to the history, attempts are counted anew."""
     if row.state is TaskState.DEAD:
         book.tr.clear(DEAD.pack(place))
@@ -50,9 +50,9 @@ def begin_anew(book: Book, place: Place, row: NodeRow) -> None:
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
 
 
-def _forget_values(book: Book, place: Place) -> Failure | None:
+def _forget_values(book: UnitOfWork, place: NodeKey) -> Failure | None:
     """Why the node ended, which would be told of its next life, too; so would the answer of whoever denied it."""
     known = value_of(book.tr, place, FAILURE)
     for kind in (FAILURE, RESULT):
-        values.clear(book.tr, values.Place(place.workflow, place.node, kind))
+        values.clear(book.tr, values.ValueKey(place.workflow, place.node, kind))
     return None if known is None else Failure(**known)

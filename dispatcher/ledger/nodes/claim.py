@@ -17,21 +17,21 @@ from coditect.wire.routing import task_key
 from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place, Publication
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import FLIGHTS, READY
 from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.nodes.attempts import DIED
 from dispatcher.ledger.nodes.inputs import body_of, failure_of
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
 DEFAULT_RETRY = Retry()
 
 
-def offer(book: Book, place: Place, row: NodeRow) -> None:
+def offer(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The node may run: it is claimed at once if that is allowed, there is room and nobody waits; else it waits."""
     call = _call(book, place)
     run = book.run(place.workflow)
@@ -46,18 +46,18 @@ def offer(book: Book, place: Place, row: NodeRow) -> None:
     _wait(book, place, row, call)
 
 
-def queue(book: Book, place: Place, row: NodeRow) -> None:
+def queue(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The ready node waits in the backlog for room."""
     _wait(book, place, row, _call(book, place))
 
 
-def _wait(book: Book, place: Place, row: NodeRow, call: Call) -> None:
+def _wait(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call) -> None:
     book.move(place, row, TaskState.READY)
     book.tr.set(_ready_key(book, place, row, call), b"")
     book.note_backlog(call.capability)
 
 
-def claim(book: Book, place: Place) -> bool:
+def claim(book: UnitOfWork, place: NodeKey) -> bool:
     """Publishes the node if it is ready and its workflow goes on; False when there is nothing to do."""
     row, run = book.node(place), book.run(place.workflow)
     if row is None or run is None or row.state is not TaskState.READY or run.state.terminal:
@@ -69,13 +69,13 @@ def claim(book: Book, place: Place) -> bool:
     return True
 
 
-def backlog(book: Book, capability: str, most: int) -> list[Place]:
+def backlog(book: UnitOfWork, capability: str, most: int) -> list[NodeKey]:
     """The capability's ready nodes, urgent ones first, then the oldest; at most so many."""
     found = book.tr.get_range(*READY.range((book.shard, capability)), limit=most)
-    return [Place(*READY.unpack(key)[4:6]) for key, _ in found]
+    return [NodeKey(*READY.unpack(key)[4:6]) for key, _ in found]
 
 
-def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
+def publish(book: UnitOfWork, place: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
     """Gives the node a new publication and a new fence, and puts it into the outbox; `agent` as in `Publication`."""
     call = _call(book, place)
     try:
@@ -96,7 +96,7 @@ def publish(book: Book, place: Place, row: NodeRow, *, agent: str = "") -> None:
     book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call, body), agent))
 
 
-def _task(book: Book, place: Place, row: NodeRow, call: Call, body: bytes) -> Task:
+def _task(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call, body: bytes) -> Task:
     task_id = TaskId(place.task_id)
     return Task(
         call.capability,
@@ -114,23 +114,23 @@ def _task(book: Book, place: Place, row: NodeRow, call: Call, body: bytes) -> Ta
     )
 
 
-def _died(row: NodeRow) -> tuple[Any, ...]:
+def _died(row: NodeRecord) -> tuple[Any, ...]:
     """By this history an agent knows, without a claim, that the task is a suspect."""
     error = "An agent was gone before the attempt ended"
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 
 
-def leave_backlog(book: Book, place: Place, row: NodeRow) -> None:
+def leave_backlog(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The ready node does not wait any more."""
     book.tr.clear(_ready_key(book, place, row, _call(book, place)))
 
 
-def _ready_key(book: Book, place: Place, row: NodeRow, call: Call) -> bytes:
+def _ready_key(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call) -> bytes:
     level = LEVELS.index(call.priority)
     return READY.pack((book.shard, call.capability, level, row.ready_ms or 0, place.workflow, place.node))
 
 
-def _call(book: Book, place: Place) -> Call:
+def _call(book: UnitOfWork, place: NodeKey) -> Call:
     call = book.call(place)
     assert call is not None
     return call

@@ -21,10 +21,10 @@ from coditect.workflow.expressions import (
 from coditect.workflow.states import TaskState
 from coditect.workflow.template import node_expressions
 from dispatcher.ledger import values
-from dispatcher.ledger.book import BYTES_PER_STEP, Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import BYTES_PER_STEP, UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.store.transaction import Reads
 
@@ -65,12 +65,12 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
             return NO_EXPRESSIONS
 
 
-def before(node: Node, workflow: str) -> list[Place]:
+def before(node: Node, workflow: str) -> list[NodeKey]:
     """What the node comes after."""
-    return [Place(workflow, edge.node) for edge in node.after]
+    return [NodeKey(workflow, edge.node) for edge in node.after]
 
 
-def scope_of(tr: Reads, place: Place, node: Node, rows: Sequence[NodeRow | None], account: Account) -> Scope:
+def scope_of(tr: Reads, place: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
     """The workflow's input, and how the node's predecessors, in order, ended; to read it costs steps, too.
 
     Raises: ValueBeyondBound, DamagedValue; InputError when the account does not have so many.
@@ -79,7 +79,7 @@ def scope_of(tr: Reads, place: Place, node: Node, rows: Sequence[NodeRow | None]
     states = {name: row.state for name, row in zip(names, rows, strict=True) if row is not None}
     having = [name for name, state in states.items() if state is TaskState.COMPLETED]
     wanted = [(name, RESULT) for name in having] + [("", INPUT)]
-    bodies = values.read_all(tr, [values.Place(place.workflow, *one) for one in wanted])
+    bodies = values.read_all(tr, [values.ValueKey(place.workflow, *one) for one in wanted])
     seen: list[Any] = []
     seen_bytes = 0
     for found in bodies:
@@ -107,12 +107,12 @@ def failure_of(error: CoditectError) -> Failure:
     return Failure(reason, type(error).__name__, message, fix=fix)
 
 
-def body_at(tr: Reads, place: Place, kind: str) -> bytes | None:
+def body_at(tr: Reads, place: NodeKey, kind: str) -> bytes | None:
     """The value as it is stored. Raises: DamagedValue."""
-    return values.get(tr, values.Place(place.workflow, place.node, kind))
+    return values.get(tr, values.ValueKey(place.workflow, place.node, kind))
 
 
-def value_of(tr: Reads, place: Place, kind: str) -> Any:
+def value_of(tr: Reads, place: NodeKey, kind: str) -> Any:
     """The value as JSON; None when there is none. Raises: DamagedValue."""
     body = body_at(tr, place, kind)
     return None if body is None else loads(body)
@@ -136,9 +136,9 @@ def list_of(bodies: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(bodies) + b"]"
 
 
-def write(book: Book, place: Place, kind: str, body: bytes, *, first: bool = False) -> None:
+def write(book: UnitOfWork, place: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
     """Writes a value; with `first` the place never had one. Raises: ValueBeyondBound."""
-    values.put(book.tr, values.Place(place.workflow, place.node, kind), body, first=first)
+    values.put(book.tr, values.ValueKey(place.workflow, place.node, kind), body, first=first)
     if kind == RESULT:
         book.effects.results[place] = body
 
@@ -148,7 +148,7 @@ def has_expressions(node: Node) -> bool:
     return next(iter(node_expressions(node)), None) is not None
 
 
-def body_of(book: Book, place: Place, row: NodeRow) -> bytes:
+def body_of(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> bytes:
     """The input of the node's task: what was recorded for it, else what its definition says."""
     if row.own_input:
         recorded = body_at(book.tr, place, INPUT)

@@ -24,9 +24,9 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
@@ -44,7 +44,7 @@ _BY_TIME = ("expired", "timeout")
 """What an agent says of an attempt that a limit ended, or did not let begin."""
 
 
-def wait(book: Book, place: Place, row: NodeRow, call: Call) -> None:
+def wait(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call) -> None:
     """An attempt waits to be started from now on, unless one has been waiting that was not."""
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
@@ -55,7 +55,7 @@ def wait(book: Book, place: Place, row: NodeRow, call: Call) -> None:
         _put(book, Timer(place.workflow, place.node, START_TIMER, row.start_by_ms + START_GRACE_MS))
 
 
-def began(book: Book, place: Place, row: NodeRow) -> None:
+def began(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """An agent runs the attempt: it is to tell its end in time. By our clock, an agent's may be another.
 
     It may tell so again, which gives it no more time, unless the attempt was granted anew meanwhile. A suspect waits
@@ -70,12 +70,12 @@ def began(book: Book, place: Place, row: NodeRow) -> None:
         _put(book, Timer(place.workflow, place.node, TIMEOUT_TIMER, due_ms, row.fence))
 
 
-def _put(book: Book, timer: Timer) -> None:
+def _put(book: UnitOfWork, timer: Timer) -> None:
     timers.put(book.tr, book.shard, timer)
     book.effects.timers = True
 
 
-def clear(book: Book, place: Place, row: NodeRow) -> None:
+def clear(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The node is about to end: nothing of it is waited for any more."""
     if row.start_by_ms is not None:
         timers.cancel(book.tr, place.workflow, place.node, START_TIMER)
@@ -85,7 +85,7 @@ def clear(book: Book, place: Place, row: NodeRow) -> None:
     row.start_by_ms = row.deadline_ms = None
 
 
-def told(book: Book, place: Place, row: NodeRow) -> None:
+def told(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The attempt is about to be no longer at work: its end is not waited for, nor left to whatever follows it."""
     if row.state is TaskState.WORKING and row.publication:
         call = book.call(place)
@@ -93,18 +93,18 @@ def told(book: Book, place: Place, row: NodeRow) -> None:
             timers.cancel(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
 
 
-def of(row: NodeRow, call: Call) -> Limits:
+def of(row: NodeRecord, call: Call) -> Limits:
     """What its agent is to keep."""
     most = call.retry.max_attempts if call.retry is not None else None
     return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
 
 
-def too_late(book: Book, row: NodeRow) -> bool:
+def too_late(book: UnitOfWork, row: NodeRecord) -> bool:
     """Whether nobody may start it any more who has not."""
     return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= book.now_ms
 
 
-def judged(book: Book, row: NodeRow, outcome: Outcome) -> Outcome:
+def judged(book: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
     """The outcome of an attempt without a value: by which of the node's limits, if an agent says that it was one."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
@@ -122,7 +122,7 @@ def _ended_by(limit: Failure, outcome: Outcome) -> Outcome:
     return replace(outcome, status=Status.FAILED, body=dumps(limit.as_json()), failure=limit)
 
 
-def overdue(row: NodeRow) -> Outcome:
+def overdue(row: NodeRecord) -> Outcome:
     """How an attempt ended of which nobody told it in time."""
     body = dumps(TIMEOUT.as_json())
     return Outcome(Status.FAILED, body, None, None, attempt=row.attempt, fence=row.fence, failure=TIMEOUT)

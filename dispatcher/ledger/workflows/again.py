@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from coditect.workflow.definition import Call, Each, Node
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, EDGES, STATUSES, TODO
 from dispatcher.ledger.nodes import advance, claim
 from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.store.transaction import KeyValue
 
 FIND = "find"
@@ -37,33 +37,33 @@ _FIRST = b"first"
 _PAGE = 100
 
 
-def begin(book: Book, place: Place, row: NodeRow) -> None:
+def begin(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """The ended node runs at once, if its predecessors let it; what ended because of it is taken back."""
     _hold(book, place.workflow)
     _take_back(book, place, row, first=True)
     book.tr.clear(AGAIN.pack((place.workflow, _COUNT, place.node)))
     _count(book, place, first=True)
-    go_on(book, Place(place.workflow, ROOT), "", MOST_STEPS)
+    go_on(book, NodeKey(place.workflow, ROOT), "", MOST_STEPS)
 
 
-def begin_all(book: Book, workflow: str) -> None:
+def begin_all(book: UnitOfWork, workflow: str) -> None:
     """The same of every node of the workflow, which has ended, that ended without a value by itself."""
     _hold(book, workflow)
-    find(book, Place(workflow, ROOT), "", MOST_STEPS)
+    find(book, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
 
-def _hold(book: Book, workflow: str) -> None:
+def _hold(book: UnitOfWork, workflow: str) -> None:
     run = book.run(workflow)
     assert run is not None
     run.again = True
 
 
-def ended_by_itself(row: NodeRow) -> bool:
+def ended_by_itself(row: NodeRecord) -> bool:
     """Whether the node ended without a value, and not because of another."""
     return row.state in REDRIVABLE and row.reason != BY_OTHERS
 
 
-def find(book: Book, place: Place, after: str, most: int) -> int:
+def find(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
     """Takes back the ends of those behind `after` that ended by themselves; how many it looked at."""
     if _is_given_up(book, place.workflow):
         return 1
@@ -73,7 +73,7 @@ def find(book: Book, place: Place, after: str, most: int) -> int:
     for key, stored in found[:most]:
         if seen and book.is_full:
             break
-        one = Place(place.workflow, STATUSES.unpack(key)[1])
+        one = NodeKey(place.workflow, STATUSES.unpack(key)[1])
         row = book.met(one, stored)
         if row is not None and ended_by_itself(row) and "[" not in one.node:  # an element runs with its map
             _take_back(book, one, row, first=True)
@@ -84,7 +84,7 @@ def find(book: Book, place: Place, after: str, most: int) -> int:
     return seen + go_on(book, place, "", most - seen)
 
 
-def go_on(book: Book, place: Place, _: str, most: int) -> int:
+def go_on(book: UnitOfWork, place: NodeKey, _: str, most: int) -> int:
     """Takes back the next ends, then counts; how many edges it looked at."""
     if _is_given_up(book, place.workflow):
         return 1
@@ -98,22 +98,22 @@ def go_on(book: Book, place: Place, _: str, most: int) -> int:
             _, step, node = AGAIN.unpack(key)
             book.tr.clear(key)
             if step == _TELL:
-                done += _tell(book, Place(place.workflow, node), stored.decode(), most - done)
+                done += _tell(book, NodeKey(place.workflow, node), stored.decode(), most - done)
             else:
-                done += _count(book, Place(place.workflow, node), first=stored == _FIRST)
+                done += _count(book, NodeKey(place.workflow, node), first=stored == _FIRST)
     run = book.run(place.workflow)
     assert run is not None
     run.again = False
     return max(1, done)
 
 
-def _page(book: Book, workflow: str) -> list[KeyValue]:
+def _page(book: UnitOfWork, workflow: str) -> list[KeyValue]:
     """What comes next; what is to be counted when nobody is to be looked at any more."""
     rows = book.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or book.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
 
-def _is_given_up(book: Book, workflow: str) -> bool:
+def _is_given_up(book: UnitOfWork, workflow: str) -> bool:
     """Whether the workflow was canceled meanwhile: all that waits ends by that."""
     run = book.run(workflow)
     if run is None or not advance.is_over(run):
@@ -123,7 +123,7 @@ def _is_given_up(book: Book, workflow: str) -> bool:
     return True
 
 
-def _take_back(book: Book, place: Place, row: NodeRow, *, first: bool = False) -> None:
+def _take_back(book: UnitOfWork, place: NodeKey, row: NodeRecord, *, first: bool = False) -> None:
     run = book.run(place.workflow)
     assert run is not None
     has_dependents = bool(book.tr.snapshot.get_range(*EDGES.range((place.workflow, place.node)), limit=1))
@@ -137,19 +137,19 @@ def _take_back(book: Book, place: Place, row: NodeRow, *, first: bool = False) -
     _count_later(book, place, first=first)
 
 
-def _count_later(book: Book, place: Place, *, first: bool = False) -> None:
+def _count_later(book: UnitOfWork, place: NodeKey, *, first: bool = False) -> None:
     key = AGAIN.pack((place.workflow, _COUNT, place.node))
     if first or book.tr.get(key) is None:
         book.tr.set(key, _FIRST if first else b"")
 
 
-def _tell(book: Book, place: Place, after: str, most: int) -> int:
+def _tell(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
     """The node's dependents behind `after` learn that it has not ended; how many."""
     start, end = EDGES.range((place.workflow, place.node))
     if after:
         start = EDGES.pack((place.workflow, place.node, after)) + b"\0"
     edges = book.tr.get_range(start, end, limit=max(1, most) + 1)
-    dependents = [Place(place.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
+    dependents = [NodeKey(place.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
     told = 0
     for dependent in dependents:
         if not told % advance.AHEAD:
@@ -167,7 +167,7 @@ def _tell(book: Book, place: Place, after: str, most: int) -> int:
     return max(1, told)
 
 
-def _count(book: Book, place: Place, *, first: bool) -> int:
+def _count(book: UnitOfWork, place: NodeKey, *, first: bool) -> int:
     """The node waits for those of its predecessors that have not ended, or runs; how many they are."""
     row, node = book.node(place), book.definition(place)
     if row is None or row.state is not TaskState.BLOCKED:
@@ -185,10 +185,10 @@ def _count(book: Book, place: Place, *, first: bool) -> int:
     return max(1, len(node.after))
 
 
-def tally_of(book: Book, place: Place, node: Node) -> Tally:
+def tally_of(book: UnitOfWork, place: NodeKey, node: Node) -> Tally:
     """The node's edges, by those ends that it has been told of."""
     tally = Tally.of(node)
-    rows = book.seen([Place(place.workflow, edge.node) for edge in node.after])
+    rows = book.seen([NodeKey(place.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
     for (edge, state), told in zip(ended, _were_told(book, place, [edge.node for edge, _ in ended]), strict=True):
         if told:
@@ -196,7 +196,7 @@ def tally_of(book: Book, place: Place, node: Node) -> Tally:
     return tally
 
 
-def _were_told(book: Book, place: Place, ended: Sequence[str]) -> list[bool]:
+def _were_told(book: UnitOfWork, place: NodeKey, ended: Sequence[str]) -> list[bool]:
     """Whether the node was told of the ends of these that it comes after, one by one."""
     run = book.run(place.workflow)
     if run is None or not run.todo:
@@ -206,7 +206,7 @@ def _were_told(book: Book, place: Place, ended: Sequence[str]) -> list[bool]:
     return [cursor is None or cursor.decode() >= place.node for cursor in cursors]
 
 
-def _run_again(book: Book, place: Place, row: NodeRow, node: Node) -> None:
+def _run_again(book: UnitOfWork, place: NodeKey, row: NodeRecord, node: Node) -> None:
     """What ended by itself: its predecessors let it run before, and they have not changed."""
     bodies = value_of(book.tr, place, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
@@ -217,6 +217,6 @@ def _run_again(book: Book, place: Place, row: NodeRow, node: Node) -> None:
         advance.may_run(book, place, row)
 
 
-def _has_input(book: Book, place: Place, node: Node) -> bool:
+def _has_input(book: UnitOfWork, place: NodeKey, node: Node) -> bool:
     """Whether what it is to be called with is known: it got as far as that before."""
     return not has_expressions(node) or value_of(book.tr, place, INPUT) is not None

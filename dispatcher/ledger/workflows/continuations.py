@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from coditect.errors import InputError, Retryable
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.nodes import advance
@@ -38,7 +38,7 @@ class SetAside(Retryable):
         """It may only have been the machine: it is to be tried again."""
 
 
-def go_on(book: Book, limit: int = 8) -> bool:
+def go_on(book: UnitOfWork, limit: int = 8) -> bool:
     """Does some of what earlier transactions left over; False when there was some, and the transaction was full before.
 
     Raises: SetAside when a piece of it cannot be done. Overdue.
@@ -61,7 +61,7 @@ def go_on(book: Book, limit: int = 8) -> bool:
     return done > 0 or not pieces
 
 
-def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
+def _go_on_with(book: UnitOfWork, key: bytes, cursor: bytes, most: int) -> int:
     _, workflow, node, kind = TODO.unpack(key)
     book.tr.clear(key)
     if kind == republish.REBUILD:
@@ -70,14 +70,14 @@ def _go_on_with(book: Book, key: bytes, cursor: bytes, most: int) -> int:
     if run is None:
         return 0
     run.todo -= 1
-    return _CONTINUED[kind](book, Place(workflow, node), cursor.decode(), most)
+    return _CONTINUED[kind](book, NodeKey(workflow, node), cursor.decode(), most)
 
 
-def _walked(kind: str, bound: int = MOST_STEPS) -> Callable[[Book, Place, str, int], int]:
+def _walked(kind: str, bound: int = MOST_STEPS) -> Callable[[UnitOfWork, NodeKey, str, int], int]:
     return lambda book, place, after, most: walks.walk(book, place, kind, after, min(most, bound))
 
 
-_CONTINUED: Mapping[str, Callable[[Book, Place, str, int], int]] = MappingProxyType(
+_CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = MappingProxyType(
     {
         advance.RELEASE: advance.release,
         advance.EXPAND: advance.continue_expansion,

@@ -8,11 +8,11 @@ from typing import Any
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes import advance, approvals
 from dispatcher.ledger.nodes.inputs import RESULT, write
-from dispatcher.ledger.rows import NodeRow, RunRow
+from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.workflows import walks
 from dispatcher.ledger.workflows.submit import text
 
@@ -21,7 +21,7 @@ MOST_COMMENT = 2_000
 """Characters of what somebody says to an answer, or to a cancel."""
 
 
-def run_of(book: Book, workflow: str) -> RunRow:
+def run_of(book: UnitOfWork, workflow: str) -> RunRecord:
     """The workflow's run. Raises: NotFound."""
     run = book.run(workflow)
     if run is None:
@@ -29,7 +29,7 @@ def run_of(book: Book, workflow: str) -> RunRow:
     return run
 
 
-def node_of(book: Book, place: Place) -> NodeRow:
+def node_of(book: UnitOfWork, place: NodeKey) -> NodeRecord:
     """The node's row. Raises: NotFound."""
     row = book.node(place)
     if row is None:
@@ -37,7 +37,7 @@ def node_of(book: Book, place: Place) -> NodeRow:
     return row
 
 
-def cancel(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def cancel(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Everything of the workflow that has not ended ends canceled; again is the same."""
     workflow = text(body, "workflow")
     run = run_of(book, workflow)
@@ -48,7 +48,7 @@ def cancel(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}
 
 
-def pause(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def pause(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Nothing new of the workflow is published; what runs goes on."""
     workflow = text(body, "workflow")
     run = run_of(book, workflow)
@@ -60,7 +60,7 @@ def pause(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"workflow": workflow, "state": run.state.value}
 
 
-def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def resume(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """A paused workflow goes on with what is ready."""
     workflow = text(body, "workflow")
     run = run_of(book, workflow)
@@ -71,9 +71,9 @@ def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"workflow": workflow, "state": run.state.value}
 
 
-def answer(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def answer(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """An approval is granted or denied, once: the first answer counts, and is kept with who gave it."""
-    place = Place(text(body, "workflow"), text(body, "node"))
+    place = NodeKey(text(body, "workflow"), text(body, "node"))
     granted = body.get("granted")
     if not isinstance(granted, bool):
         raise InvalidTask("An answer says granted: true or false", field="granted")

@@ -11,7 +11,7 @@ from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, values, versions
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import (
     APPROVALS,
     ATTEMPTS,
@@ -26,7 +26,7 @@ from dispatcher.ledger.keyspace import (
     WORKFLOWS,
 )
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
-from dispatcher.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
+from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.keys import Space
@@ -54,15 +54,15 @@ def get(tr: Reads, body: Body) -> dict[str, Any]:
     return overview(workflow, *rows_of(tr, workflow))
 
 
-def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRow, RunRow]:
+def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
     """The workflow's rows. Raises: NotFound."""
     head, run = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or run is None:
         raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
-    return WorkflowRow.unpack(head), RunRow.unpack(run)
+    return WorkflowRecord.unpack(head), RunRecord.unpack(run)
 
 
-def overview(workflow: str, head: WorkflowRow, run: RunRow) -> dict[str, Any]:
+def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, Any]:
     """The answer to `get`."""
     return {
         "workflow": workflow,
@@ -92,11 +92,11 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
     rows = tr.get_range(begin, space.pack((after,)) if after else end, limit=most, reverse=True)
     workflows = [str(space.unpack(key)[0]) for key, _ in rows]
     runs = tr.get_many([RUNS.pack((workflow,)) for workflow in workflows])
-    known = [(one, RunRow.unpack(row)) for one, row in zip(workflows, runs, strict=True) if row is not None]
+    known = [(one, RunRecord.unpack(row)) for one, row in zip(workflows, runs, strict=True) if row is not None]
     wanted = [(workflow, run) for workflow, run in known if state in (None, run.state)][:limit]
     heads = tr.get_many([WORKFLOWS.pack((workflow,)) for workflow, _ in wanted])
     found = zip(wanted, heads, strict=True)
-    told = [overview(workflow, WorkflowRow.unpack(head), run) for (workflow, run), head in found if head is not None]
+    told = [overview(workflow, WorkflowRecord.unpack(head), run) for (workflow, run), head in found if head is not None]
     last = wanted[-1][0] if len(wanted) == limit else workflows[-1] if len(rows) == most else None
     return {"workflows": told, "next": last}
 
@@ -106,17 +106,17 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
-    found = [(Place(workflow, STATUSES.unpack(key)[1]), NodeRow.unpack(row)) for key, row in rows]
+    found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
     told = _nodes(tr, found)
     return {"nodes": told, "next": following if len(told) == len(found) else told[-1]["name"]}
 
 
-def _nodes(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[dict[str, Any]]:
+def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
     """What each of these nodes is and where it is, as far as their definitions are not too much for one answer."""
-    bases = [Place(place.workflow, place.node.partition("[")[0]) for place, _ in found]
+    bases = [NodeKey(place.workflow, place.node.partition("[")[0]) for place, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
-    documents: dict[Place, dict[str, Any]] = {}
+    documents: dict[NodeKey, dict[str, Any]] = {}
     told: list[dict[str, Any]] = []
     size_bytes = 0
     messages = _messages(tr, found)
@@ -131,7 +131,7 @@ def _nodes(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[dict[str, 
     return told
 
 
-def _node(place: Place, document: Mapping[str, Any], one: NodeRow, message: str) -> dict[str, Any]:
+def _node(place: NodeKey, document: Mapping[str, Any], one: NodeRecord, message: str) -> dict[str, Any]:
     name = place.node
     kind = next((kind for kind in _KINDS if kind in document), "task")
     element = "[" in name
@@ -158,17 +158,17 @@ def _node(place: Place, document: Mapping[str, Any], one: NodeRow, message: str)
     }
 
 
-def _messages(tr: Reads, found: Iterable[tuple[Place, NodeRow]]) -> Iterator[str]:
+def _messages(tr: Reads, found: Iterable[tuple[NodeKey, NodeRecord]]) -> Iterator[str]:
     """Why each of the nodes ended that ended without a value; empty for the others."""
     nodes = list(found)
     failed = [place for place, row in nodes if _has_failed(row)]
-    bodies = values.read_all(tr, [values.Place(*place, FAILURE) for place in failed])
+    bodies = values.read_all(tr, [values.ValueKey(*place, FAILURE) for place in failed])
     for _, row in nodes:
         body = next(bodies) if _has_failed(row) else None
         yield "" if body is None else str(loads(body).get("message", ""))
 
 
-def _has_failed(row: NodeRow) -> bool:
+def _has_failed(row: NodeRecord) -> bool:
     return row.state.terminal and row.state is not TaskState.COMPLETED
 
 
@@ -181,9 +181,9 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
         status = tr.get(STATUSES.pack((workflow, node)))
         if status is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-        return {"attempts": _attempts(tr, [(Place(workflow, node), NodeRow.unpack(status))])[0], "next": None}
+        return {"attempts": _attempts(tr, [(NodeKey(workflow, node), NodeRecord.unpack(status))])[0], "next": None}
     rows, following = _page(tr, STATUSES, workflow, body)
-    found = [(Place(workflow, STATUSES.unpack(key)[1]), NodeRow.unpack(row)) for key, row in rows]
+    found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
     told: list[dict[str, Any]] = []
     for first in range(0, len(found), _AHEAD):
         page = found[first : first + _AHEAD]
@@ -194,7 +194,7 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
     return {"attempts": told, "next": following}
 
 
-def _attempts(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[list[dict[str, Any]]]:
+def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[list[dict[str, Any]]]:
     """Those of each of the nodes."""
     several = [place for place, row in found if row.fence > 1]
     before = dict(zip(several, tr.get_ranges([ATTEMPTS.range(place) for place in several]), strict=True))
@@ -204,19 +204,19 @@ def _attempts(tr: Reads, found: Sequence[tuple[Place, NodeRow]]) -> list[list[di
     ]
 
 
-def _attempts_of(node: str, row: NodeRow, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
-    told = [_attempt(node, AttemptRow.unpack(one)) for _, one in before]
+def _attempts_of(node: str, row: NodeRecord, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
+    told = [_attempt(node, AttemptRecord.unpack(one)) for _, one in before]
     if not row.publication or row.state not in _SAYS_ITS_ATTEMPT:
         return told
     times = (row.published_ms, row.started_ms, row.finished_ms)
-    last = AttemptRow(
+    last = AttemptRecord(
         row.attempt, row.fence, row.publication, row.agent, times[0], times[1], times[2], row.state.value,
         row.reason, message,
     )  # fmt: skip
     return [*(one for one in told if one["fence"] != row.fence), _attempt(node, last)]
 
 
-def _attempt(node: str, one: AttemptRow) -> dict[str, Any]:
+def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
     return {
         "node": node,
         "attempt": one.attempt,
@@ -245,7 +245,7 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
         row = tr.get(STATUSES.pack((workflow, node)))
         if row is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-        return {"state": NodeRow.unpack(row).state.value, **_value(tr, Place(workflow, node))}
+        return {"state": NodeRecord.unpack(row).state.value, **_value(tr, NodeKey(workflow, node))}
     told: dict[str, Any] = {"state": run.state.value, "reason": run.reason, "value": None, "failure": None}
     if not run.state.terminal:
         return told
@@ -257,9 +257,9 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
     return told | {"failure": _first_failure(tr, workflow)}
 
 
-def _value(tr: Reads, place: Place) -> dict[str, Any]:
-    value = values.get(tr, values.Place(place.workflow, place.node, RESULT))
-    failure = values.get(tr, values.Place(place.workflow, place.node, FAILURE)) if value is None else None
+def _value(tr: Reads, place: NodeKey) -> dict[str, Any]:
+    value = values.get(tr, values.ValueKey(place.workflow, place.node, RESULT))
+    failure = values.get(tr, values.ValueKey(place.workflow, place.node, FAILURE)) if value is None else None
     return {"value": None if value is None else loads(value), "failure": None if failure is None else loads(failure)}
 
 
@@ -272,7 +272,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
     names = [NODES.unpack(key)[1] for key, _ in rows[:MOST]]
     edges = tr.get_ranges([EDGES.range((workflow, name)) for name in names], limit=1)
     last = [name for name, following in zip(names, edges, strict=True) if not following]
-    bodies = values.read_all(tr, [values.Place(workflow, name, RESULT) for name in last])
+    bodies = values.read_all(tr, [values.ValueKey(workflow, name, RESULT) for name in last])
     found: dict[str, Any] = {}
     size_bytes = 0
     for name, value in zip(last, bodies, strict=True):
@@ -289,7 +289,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
     """Of the nodes that failed by themselves, the one that did so first."""
     failed = [
-        (NodeRow.unpack(row), STATUSES.unpack(key)[1])
+        (NodeRecord.unpack(row), STATUSES.unpack(key)[1])
         for key, row in tr.get_range(*STATUSES.range((workflow,)))
         if b'"completed"' not in row[:16]
     ]
@@ -301,7 +301,7 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
     if not own:
         return None
     _, name = min(own)
-    failure = _value(tr, Place(workflow, name))["failure"] or {}
+    failure = _value(tr, NodeKey(workflow, name))["failure"] or {}
     return {"node": name, "reason": next(row.reason for row, one in failed if one == name), **failure}
 
 
@@ -314,7 +314,13 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows[:limit]]
     heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
     told = [
-        {"workflow": workflow, "name": WorkflowRow.unpack(head).name, "node": node, "question": question, "since": ms}
+        {
+            "workflow": workflow,
+            "name": WorkflowRecord.unpack(head).name,
+            "node": node,
+            "question": question,
+            "since": ms,
+        }
         for (ms, workflow, node, question), head in zip(asked, heads, strict=True)
         if head is not None
     ]
@@ -328,11 +334,11 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
     after = body.get("after")
     begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
     rows = tr.get_range(begin, DEAD.range()[1], limit=limit + 1)
-    places = [Place(*DEAD.unpack(key)) for key, _ in rows]
+    places = [NodeKey(*DEAD.unpack(key)) for key, _ in rows]
     rows_of_them = tr.get_many([STATUSES.pack(place) for place in places[:limit]])
     runs = tr.get_many([RUNS.pack((place.workflow,)) for place in places[:limit]])
     found = [  # but for what is being taken away
-        (place, NodeRow.unpack(row))
+        (place, NodeRecord.unpack(row))
         for place, row, run in zip(places, rows_of_them, runs, strict=False)
         if row is not None and run is not None
     ]
@@ -355,7 +361,7 @@ def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
     return [
         workflow
         for workflow, row in zip(ended, runs, strict=True)
-        if row is not None and RunRow.unpack(row).state.terminal
+        if row is not None and RunRecord.unpack(row).state.terminal
     ]
 
 

@@ -14,13 +14,13 @@ from coditect.errors import InputError, Retryable
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Each
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Moved, Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.keyspace import EDGES, ENDED, LIVE
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
-from dispatcher.ledger.rows import NodeRow, RunRow
+from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
@@ -28,14 +28,14 @@ MOST_NAMED = 500
 """Nodes that an answer names, of those that begin anew."""
 
 
-def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def redrive(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew.
 
     Of many nodes that begin anew the answer names some, and says that there are `more`.
 
     Raises: InputError; Retryable while an earlier redrive, or a cancel, is not done.
     """
-    place = Place(text(body, "workflow"), text(body, "node"))
+    place = NodeKey(text(body, "workflow"), text(body, "node"))
     run = control.run_of(book, place.workflow)
     row = control.node_of(book, place)
     _check_ended_by_itself(place, row)
@@ -55,7 +55,7 @@ def redrive(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     return told | _begun(book.effects.moved[known:], run) | {"dry_run": False}
 
 
-def _check_ended_by_itself(place: Place, row: NodeRow) -> None:
+def _check_ended_by_itself(place: NodeKey, row: NodeRecord) -> None:
     if "[" in place.node:
         raise InputError("An element runs again with its map", node=place.node, fix="redrive the map itself")
     if row.state not in again.REDRIVABLE:
@@ -65,7 +65,7 @@ def _check_ended_by_itself(place: Place, row: NodeRow) -> None:
         raise InputError("The node ended because of another", node=place.node, fix=fix)
 
 
-def _check_predecessors(book: Book, place: Place, *, has_input: bool) -> None:
+def _check_predecessors(book: UnitOfWork, place: NodeKey, *, has_input: bool) -> None:
     """They let the node run, now or later; what they end with later would take the place of an input given now."""
     node = book.definition(place)
     decision = again.tally_of(book, place, node).decision
@@ -77,7 +77,7 @@ def _check_predecessors(book: Book, place: Place, *, has_input: bool) -> None:
         raise InputError("The node's input is evaluated when its predecessors have ended", node=place.node, fix=fix)
 
 
-def _check_input(book: Book, place: Place, given: object) -> None:
+def _check_input(book: UnitOfWork, place: NodeKey, given: object) -> None:
     """A map's input is the list of its elements' inputs, and stands once there are any: some may have completed."""
     work = book.definition(place).work
     if not isinstance(work, Each):
@@ -92,14 +92,14 @@ def _check_input(book: Book, place: Place, given: object) -> None:
         raise InputError("The list is longer than the map's limit", node=place.node, count=len(given), most=work.limit)
 
 
-def _check_done_with(place: Place, run: RunRow) -> None:
+def _check_done_with(place: NodeKey, run: RunRecord) -> None:
     """What is being canceled is so first, in a map to its last element, and what is being taken back is."""
     if run.again or (run.canceling and not run.state.terminal):
         fix = "try again in a moment"
         raise Retryable("What was begun before is not done yet", workflow=place.workflow, node=place.node, fix=fix)
 
 
-def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def resume(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """A paused workflow goes on; one that did not complete runs again from its first failed nodes."""
     workflow = text(body, "workflow")
     run = control.run_of(book, workflow)
@@ -115,7 +115,7 @@ def resume(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"workflow": workflow, "state": run.state.value, **_begun(book.effects.moved[known:], run)}
 
 
-def _reopen(book: Book, workflow: str, run: RunRow) -> None:
+def _reopen(book: UnitOfWork, workflow: str, run: RunRecord) -> None:
     if run.finished_ms is not None:
         book.tr.clear(ENDED.pack((book.shard, run.finished_ms, workflow)))
         book.tr.set(LIVE.pack((book.shard, workflow)), b"")
@@ -126,22 +126,22 @@ def _reopen(book: Book, workflow: str, run: RunRow) -> None:
         book.effects.say("workflow.resumed", workflow)
 
 
-def _begun(moved: list[Moved], run: RunRow) -> dict[str, Any]:
+def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
     """What begins anew, as far as it is known by now."""
     return _named({one.place.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 
-def _planned(book: Book, place: Place) -> dict[str, Any]:
+def _planned(book: UnitOfWork, place: NodeKey) -> dict[str, Any]:
     """The node, and those behind it that ended without having run because of it or one of these."""
     found, waiting, looked = {place.node}, deque([place.node]), 0
     while waiting and looked < advance.MOST_STEPS:
         key = (place.workflow, waiting.popleft())
         edges = book.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS)
         dependents = [EDGES.unpack(edge)[2] for edge, _ in edges]
-        book.expect(Place(place.workflow, dependent) for dependent in dependents)
+        book.expect(NodeKey(place.workflow, dependent) for dependent in dependents)
         for dependent in dependents:
             looked += 1
-            row = book.node(Place(place.workflow, dependent))
+            row = book.node(NodeKey(place.workflow, dependent))
             if dependent not in found and row is not None and row.state.terminal and row.reason == BY_OTHERS:
                 found.add(dependent)
                 waiting.append(dependent)

@@ -28,7 +28,7 @@ from dispatcher.ledger.keyspace import (
     VALUES,
     WORKFLOWS,
 )
-from dispatcher.ledger.rows import RunRow, WorkflowRow
+from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads, Transaction
 
@@ -56,7 +56,7 @@ def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedPage:
     """Workflows that ended, for RQ's copy of them."""
 
     workflows: tuple[str, ...]
@@ -65,7 +65,7 @@ class Ended:
     """The last that was looked at; None when there is none."""
 
 
-def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> Ended:
+def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
     """The next of the shard's workflows that ended before the instant: those that failed, or all the others."""
     stored = tr.get(SHOWN.pack((shard, _which(failed))))
     begin, _ = ENDED.range((shard,))
@@ -78,9 +78,9 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
     wanted = [
         workflow
         for (_, workflow), run in zip(ended, runs, strict=True)
-        if run is not None and (RunRow.unpack(run).state in _FAILED) is failed
+        if run is not None and (RunRecord.unpack(run).state in _FAILED) is failed
     ]
-    return Ended(tuple(wanted), ended[-1] if ended else None)
+    return EndedPage(tuple(wanted), ended[-1] if ended else None)
 
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
@@ -97,7 +97,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or found is None:
         return False
-    row, run = WorkflowRow.unpack(head), RunRow.unpack(found)
+    row, run = WorkflowRecord.unpack(head), RunRecord.unpack(found)
     if not run.state.terminal or run.finished_ms is None or run.finished_ms >= before_ms:
         return False
     tr.clear(RUNS.pack((workflow,)))
@@ -117,7 +117,7 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
     begin, end = RUNS.range()
     rows = tr.get_range(cursor or begin, end, limit=limit)
     for key, row in rows:
-        tr.set(STATES.pack((RunRow.unpack(row).state.value, RUNS.unpack(key)[0])), b"")
+        tr.set(STATES.pack((RunRecord.unpack(row).state.value, RUNS.unpack(key)[0])), b"")
     more = len(rows) == limit
     tr.set(INDEXED.pack(), rows[-1][0] + b"\0" if more else b"")
     return more
@@ -182,6 +182,6 @@ def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_
         key = str(KEY_EXPIRIES.unpack(place)[1])
         workflow = idempotency.holder(tr, key)
         found = None if workflow is None else tr.get(RUNS.pack((workflow,)))
-        if workflow is not None and found is not None and not RunRow.unpack(found).state.terminal:
+        if workflow is not None and found is not None and not RunRecord.unpack(found).state.terminal:
             kept += idempotency.keep(tr, key, workflow, until_ms=now_ms + idempotency.KEEP_MS)
     return kept

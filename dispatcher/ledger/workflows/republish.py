@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from coditect.wire.json import dumps, loads
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import versions
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS, MARKERS, TODO
 from dispatcher.ledger.nodes import claim
 from dispatcher.ledger.nodes.attempts import BROKER_LOST, UNDER_WAY, write_attempt
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
@@ -62,7 +62,7 @@ def left_over(tr: Reads, shard: int) -> bytes | None:
     return tr.get(_key(shard))
 
 
-def begin(book: Book, marker: str, occasion: str, *, kept: bool = False) -> int:
+def begin(book: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
     """Records the marker and leaves the walk to later transactions; the last publication number before it.
 
     A walk that is not over yet goes on with this one: what another broker had is published anew, whoever asks.
@@ -81,19 +81,19 @@ def _key(shard: int) -> bytes:
     return TODO.pack((shard, "", "", REBUILD))
 
 
-def _leave(book: Book, last: int, kept: bool, workflow: str, node: str) -> None:
+def _leave(book: UnitOfWork, last: int, kept: bool, workflow: str, node: str) -> None:
     book.tr.set(_key(book.shard), dumps([last, kept, workflow, node]))
     book.effects.unfinished = True
 
 
-def go_on(book: Book, cursor: bytes) -> int:
+def go_on(book: UnitOfWork, cursor: bytes) -> int:
     """Publishes the next page; how many nodes it looked at."""
     last, kept, workflow, node = loads(cursor)
     begin_key, end_key = FLIGHTS.range((book.shard,))
     if workflow:
         begin_key = FLIGHTS.pack((book.shard, workflow, node)) + b"\0"
     found = book.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
-    places = [Place(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
+    places = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
     count = {TaskState.PUBLISHED: 0, TaskState.WORKING: 0}
     looked = 0
     for place in places:
@@ -111,7 +111,7 @@ def go_on(book: Book, cursor: bytes) -> int:
     return looked
 
 
-def _add(book: Book, published: int, working: int) -> None:
+def _add(book: UnitOfWork, published: int, working: int) -> None:
     """To what was published anew since the walk began."""
     so_far = built(book.tr, book.shard)
     counts = so_far.published + published, so_far.working + working
@@ -119,12 +119,12 @@ def _add(book: Book, published: int, working: int) -> None:
     book.tr.set(MARKERS.pack((book.shard,)), row)
 
 
-def _may_run(book: Book, row: NodeRow) -> bool:
+def _may_run(book: UnitOfWork, row: NodeRecord) -> bool:
     """Whether an agent may have begun it."""
     return row.state is TaskState.WORKING or book.now_ms - (row.published_ms or 0) < UNTOLD_MS
 
 
-def publish(book: Book, place: Place, row: NodeRow) -> None:
+def publish(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
     """Publishes a node anew whose publication is gone; no attempt is counted."""
     if row.state is TaskState.WORKING:
         write_attempt(book, place, row, "lost", BROKER_LOST)

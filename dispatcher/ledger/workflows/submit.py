@@ -25,19 +25,19 @@ from coditect.workflow.graph import edge_problems
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import idempotency, versions
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
 from dispatcher.ledger.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.inputs import INPUT, write
-from dispatcher.ledger.rows import NodeRow, WorkflowRow
+from dispatcher.ledger.rows import NodeRecord, WorkflowRecord
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_CHUNK_NODES = 1_000
 
 
-def start(book: Book, body: Mapping[str, Any]) -> dict[str, Any]:
+def start(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Takes one chunk; the last one accepts the workflow.
 
     Raises: InvalidTask, InvalidWorkflow; nothing of the chunk is taken then.
@@ -96,12 +96,12 @@ def number(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _state(book: Book, workflow: str) -> str:
+def _state(book: UnitOfWork, workflow: str) -> str:
     run = book.run(workflow)
     return run.state.value if run is not None else WorkflowState.ACCEPTED.value
 
 
-def _upload(book: Book, workflow: str) -> tuple[int, int, int]:
+def _upload(book: UnitOfWork, workflow: str) -> tuple[int, int, int]:
     """Chunks so far, when it began, nodes so far."""
     row = book.tr.get(UPLOADS.pack((workflow,)))
     if row is None:
@@ -110,13 +110,13 @@ def _upload(book: Book, workflow: str) -> tuple[int, int, int]:
     return chunks, begun_ms, nodes
 
 
-def read_head(book: Book, body: Mapping[str, Any]) -> WorkflowRow:
+def read_head(book: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
     """What the first chunk says of the workflow. Raises: InputError."""
     name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
     if count > MOST_NODES:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
     description = fields.text(body.get("description") or "")
-    return WorkflowRow(book.shard, name, description, str(body.get("key") or ""), count, book.now_ms)
+    return WorkflowRecord(book.shard, name, description, str(body.get("key") or ""), count, book.now_ms)
 
 
 def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
@@ -126,12 +126,12 @@ def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
         raise InvalidWorkflow("Nodes of the workflow are missing", workflow=workflow, given=nodes, count=count)
 
 
-def _write_head(book: Book, workflow: str, head: WorkflowRow, value: Any) -> None:
-    write(book, Place(workflow, ""), INPUT, dumps(value))  # may be refused, and then nothing is written yet
+def _write_head(book: UnitOfWork, workflow: str, head: WorkflowRecord, value: Any) -> None:
+    write(book, NodeKey(workflow, ""), INPUT, dumps(value))  # may be refused, and then nothing is written yet
     book.tr.set(WORKFLOWS.pack((workflow,)), head.pack())
 
 
-def read_nodes(book: Book, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
+def read_nodes(book: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
     """The nodes of a chunk and their definitions as they are stored.
 
     Raises: InvalidWorkflow when they do not hold together with what is stored; ValueBeyondBound.
@@ -149,7 +149,7 @@ def read_nodes(book: Book, workflow: str, documents: object) -> list[tuple[Node,
     return [(node, _definition(node)) for node in nodes]
 
 
-def _stored(book: Book, workflow: str, nodes: Sequence[Node]) -> set[str]:
+def _stored(book: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
     """Which of these nodes, and of those that they come after, are stored already.
 
     By the rows that are never large; a conflict would show in the upload's own.
@@ -181,18 +181,18 @@ def _definition(node: Node) -> bytes:
     return definition
 
 
-def _write_nodes(book: Book, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
+def _write_nodes(book: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
     for node, definition in nodes:
         tally = Tally.of(node)
-        place = Place(workflow, node.name)
+        place = NodeKey(workflow, node.name)
         book.define(place, definition)
-        row = NodeRow(TaskState.BLOCKED, tally.needed, tally.open)
+        row = NodeRecord(TaskState.BLOCKED, tally.needed, tally.open)
         book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
             book.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
 
 
-def _accept(book: Book, workflow: str, key: str, head: WorkflowRow, added: Sequence[Node]) -> dict[str, Any]:
+def _accept(book: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
     """The workflow runs. One that came as a whole is shown as a whole, and what was read of its nodes is kept."""
     if key:
         idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)
@@ -208,7 +208,7 @@ def _accept(book: Book, workflow: str, key: str, head: WorkflowRow, added: Seque
         book.effects.unshown.append(workflow)
     else:
         for node in added:
-            book.show_new(Place(workflow, node.name), node)
+            book.show_new(NodeKey(workflow, node.name), node)
     book.effects.say("workflow.accepted", workflow, name=head.name)
     advance.begin(book, workflow)
     return {"workflow": workflow, "state": WorkflowState.ACCEPTED.value, "new": True}

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.book import Book
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.book import UnitOfWork
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes import advance, claim
 
 
-def begin_cancel(book: Book, workflow: str) -> None:
+def begin_cancel(book: UnitOfWork, workflow: str) -> None:
     """Every node that has not ended ends canceled."""
-    walk(book, Place(workflow, advance.ROOT), advance.CANCEL, "", advance.MOST_STEPS)
+    walk(book, NodeKey(workflow, advance.ROOT), advance.CANCEL, "", advance.MOST_STEPS)
 
 
-def begin_resume(book: Book, workflow: str) -> None:
+def begin_resume(book: UnitOfWork, workflow: str) -> None:
     """Every node that is ready waits for its turn again."""
-    walk(book, Place(workflow, advance.ROOT), advance.RESUME, "", advance.MOST_STEPS)
+    walk(book, NodeKey(workflow, advance.ROOT), advance.RESUME, "", advance.MOST_STEPS)
 
 
-def begin_show(book: Book, workflow: str) -> None:
+def begin_show(book: UnitOfWork, workflow: str) -> None:
     """Every node is shown as it is, for a copy of the graph that lost them."""
-    walk(book, Place(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
+    walk(book, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
 
 
-def walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
+def walk(book: UnitOfWork, place: NodeKey, kind: str, after: str, most: int) -> int:
     """Goes over the workflow's nodes behind `after`; how many."""
     start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
     found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
@@ -32,11 +32,11 @@ def walk(book: Book, place: Place, kind: str, after: str, most: int) -> int:
     for key, stored in found[:most]:
         if not met % advance.AHEAD:
             names = [STATUSES.unpack(one)[1] for one, _ in found[met : met + advance.AHEAD]]
-            book.expect_definitions(Place(place.workflow, name) for name in names)
+            book.expect_definitions(NodeKey(place.workflow, name) for name in names)
         if met and book.is_full:
             break
         met += 1
-        one = Place(place.workflow, STATUSES.unpack(key)[1])
+        one = NodeKey(place.workflow, STATUSES.unpack(key)[1])
         row = book.met(one, stored)
         if kind == advance.SHOW:
             book.show(one)

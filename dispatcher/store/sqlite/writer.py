@@ -36,7 +36,7 @@ MOST_BYTES_OF_A_GROUP = 16_000_000
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class WriteRequest:
     """A transaction function that waits for its turn, and then for the sync."""
 
     body: Callable[[Transaction], Any]
@@ -66,7 +66,7 @@ class Writer:
         self._path = path
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._waiting: SimpleQueue[Request | None] = SimpleQueue()
+        self._waiting: SimpleQueue[WriteRequest | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._stopping = False
         self._failed: StoreFailed | None = None
@@ -83,7 +83,7 @@ class Writer:
             raise self._failed
         if self._stopping:
             raise StoreUnavailable("The store is closed")
-        request = Request(body, self._loop.create_future(), earlier)
+        request = WriteRequest(body, self._loop.create_future(), earlier)
         self._waiting.put(request)
         return request.answer
 
@@ -104,7 +104,7 @@ class Writer:
                 requests.append(following)
             self._commit_all(requests)
 
-    def _commit_all(self, requests: list[Request]) -> None:
+    def _commit_all(self, requests: list[WriteRequest]) -> None:
         while requests:
             done = requests
             try:
@@ -118,7 +118,7 @@ class Writer:
             requests = requests[len(done) :]
             self._loop.call_soon_threadsafe(_settle, done)
 
-    def _give_up(self, requests: Sequence[Request], error: CoditectError) -> None:
+    def _give_up(self, requests: Sequence[WriteRequest], error: CoditectError) -> None:
         """Nobody of the group is answered with success. All but a held lock is for good."""
         if not isinstance(error, StoreLocked) and self._failed is None:
             self._failed = error if isinstance(error, StoreFailed) else StoreFailed(error.sentence, **error.facts)
@@ -127,7 +127,7 @@ class Writer:
         for request in requests:
             request.error = self._failed or error
 
-    def _commit_group(self, requests: list[Request]) -> list[Request]:
+    def _commit_group(self, requests: list[WriteRequest]) -> list[WriteRequest]:
         """Runs and commits as many as the group's time allows; returns them."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -143,7 +143,7 @@ class Writer:
             roll_back(self._connection)
         return requests[:count]
 
-    def _run_all(self, requests: list[Request], version: int, overlay: Overlay) -> tuple[int, int]:
+    def _run_all(self, requests: list[WriteRequest], version: int, overlay: Overlay) -> tuple[int, int]:
         """How many were run, and the version that they lead to."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
@@ -152,7 +152,7 @@ class Writer:
                 return count, version
         return len(requests), version
 
-    def _run(self, request: Request, version: int, overlay: Overlay) -> bool:
+    def _run(self, request: WriteRequest, version: int, overlay: Overlay) -> bool:
         """Whether it wrote something that stays."""
         if request.answer.cancelled():
             return False
@@ -170,7 +170,7 @@ class Writer:
         return wrote
 
 
-def _settle(requests: Sequence[Request]) -> None:
+def _settle(requests: Sequence[WriteRequest]) -> None:
     for request in requests:
         request.settle()
 

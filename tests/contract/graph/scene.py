@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.port import Change, Job, JobState, Request, RequestKind, TaskGraph
+from dispatcher.taskgraph.port import Change, Job, JobState, RequestKind, TaskGraph, ToolRequest
 
 CAPABILITY = "code.review"
 
@@ -49,8 +49,8 @@ class Scene:
         counts = await self.graph.counts([self.shard])
         return {state.value: number for state in JobState if (number := counts.of(state))}
 
-    async def requests(self) -> list[Request]:
+    async def requests(self) -> list[ToolRequest]:
         return await self.graph.requests([self.shard])
 
-    def request(self, node: str, kind: RequestKind) -> Request:
-        return Request(self.workflow, node, kind)
+    def request(self, node: str, kind: RequestKind) -> ToolRequest:
+        return ToolRequest(self.workflow, node, kind)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from coditect.agent.quarantine import Suspects
+from coditect.agent.quarantine import Quarantine
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
@@ -31,7 +31,7 @@ async def hand_back(broker: AmqpBroker, registry: RedisRegistry) -> None:
     """Do with all that waits as an agent does that has no slot for it."""
     queue = routing.task_queue(CAPABILITY, Priority.P1)
     async with Supervisor() as background:
-        suspects = Suspects(registry, AgentId("full-1"), background)
+        suspects = Quarantine(registry, AgentId("full-1"), background)
         taken = [await broker.get(queue) for _ in range(TASKS)]
         deliveries = [one for one in taken if one is not None]
         await suspects.hand_back(read_task(one.message, one.routing_key) for one in deliveries)

@@ -11,7 +11,7 @@ import pytest
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker, link
 from coditect.broker.rabbitmq.frames import path as direct_path
-from coditect.broker.rabbitmq.frames.outlet import DirectOutlet
+from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.path import TESTED, DirectPath
 from coditect.broker.rabbitmq.lanes import Lane
 from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
@@ -39,9 +39,9 @@ def lane_of(broker: AmqpBroker) -> Lane:
     return broker._publisher._lanes.of("", "any")
 
 
-def outlet_of(broker: AmqpBroker) -> DirectOutlet:
+def outlet_of(broker: AmqpBroker) -> DirectPublisherChannel:
     outlet = lane_of(broker).outlet
-    assert isinstance(outlet, DirectOutlet)
+    assert isinstance(outlet, DirectPublisherChannel)
     return outlet
 
 

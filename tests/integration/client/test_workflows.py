@@ -13,12 +13,12 @@ from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import backbone, capability_queues
 from coditect.client.client import Client
-from coditect.client.options import Options as TaskOptions
+from coditect.client.options import Options
 from coditect.model.result import Status
 from coditect.registry.redis import RedisRegistry
 from coditect.workflow.rows import ApprovalRow
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from tests.fleet import Running, remove_queues, running
 from tests.servers import Servers
@@ -27,7 +27,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.servers
 
 SECONDS = 60.0
-FEW = Options(shards=2)
+FEW = DispatcherOptions(shards=2)
 
 
 class Worker:
@@ -192,8 +192,8 @@ async def test_limits_of_time_hold_without_an_agent_and_over_a_dispatcher_s_end(
 ) -> None:
     disk = Disk()
     async with dispatching(servers, fleet, disk):
-        waits = await fleet.client.submit_durable(unserved, 1, options=TaskOptions(start_within="2s"))
-        runs = await fleet.client.submit_durable(worker.capability, -1, options=TaskOptions(deadline="4s"))
+        waits = await fleet.client.submit_durable(unserved, 1, options=Options(start_within="2s"))
+        runs = await fleet.client.submit_durable(worker.capability, -1, options=Options(deadline="4s"))
         await asyncio.wait_for(worker.held.wait(), SECONDS)
 
     async with dispatching(servers, fleet, disk):

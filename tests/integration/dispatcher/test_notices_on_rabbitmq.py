@@ -21,7 +21,7 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, Topology, backbone, capability_queues
 from coditect.registry.redis import RedisRegistry
 from coditect.wire import routing
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.undeliverable.notices import Notices
 from tests.fleet import remove_queues, running, taken
 from tests.integration.wire import foreign, hostile
@@ -39,7 +39,7 @@ async def broker(amqp_url: str) -> AsyncIterator[AmqpBroker]:
         yield opened
 
 
-ONE = Options(shards=1)
+ONE = DispatcherOptions(shards=1)
 
 
 @asynccontextmanager

@@ -20,8 +20,8 @@ from coditect.model.retry import Retry
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.workflow.builder import Workflow
-from dispatcher.ports import Ways
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.ports import ClaimPaths
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.scheduling.reconciler import ROUND_SECONDS
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.keys import queue_name
@@ -51,10 +51,14 @@ class Plane:
 
     @asynccontextmanager
     async def dispatcher(
-        self, ways: Ways, *, reconcile_seconds: float = ROUND_SECONDS, graph_of: type[RedisTaskGraph] = RedisTaskGraph
+        self,
+        ways: ClaimPaths,
+        *,
+        reconcile_seconds: float = ROUND_SECONDS,
+        graph_of: type[RedisTaskGraph] = RedisTaskGraph,
     ) -> AsyncIterator[None]:
         """A dispatcher for as long as the block lasts."""
-        options = Options(shards=SHARDS, ways=ways, reconcile_seconds=reconcile_seconds)
+        options = DispatcherOptions(shards=SHARDS, ways=ways, reconcile_seconds=reconcile_seconds)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(MemoryBroker(self.server, name=options.owner))
             graph = graph_of(self.redis_url, worker=options.owner, timeout_seconds=10)

@@ -47,7 +47,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each transaction was for."""
     found, run = list[int](), batch.run
 
-    def noted(tr: Transaction, one: batch.Turn) -> batch.Done:
+    def noted(tr: Transaction, one: batch.Batch) -> batch.BatchResult:
         found.append(len(one.commands))
         return run(tr, one)
 

@@ -12,7 +12,7 @@ from rq.results import Result
 from coditect.client.workflow_run import Run
 from coditect.model.retry import Retry
 from coditect.workflow.builder import Workflow
-from dispatcher.ports import Ways
+from dispatcher.ports import ClaimPaths
 from dispatcher.scheduling.scheduler import PATIENCE_SECONDS
 from dispatcher.taskgraph.keys import job_id
 from dispatcher.taskgraph.port import Change, JobState
@@ -23,8 +23,8 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 
-NO_WAY = Ways(on_record=False, from_rq=False, from_index=False)
-BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
+NO_WAY = ClaimPaths(on_record=False, from_rq=False, from_index=False)
+BY_RQ = ClaimPaths(on_record=False, from_rq=True, from_index=False)
 
 
 async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
@@ -57,7 +57,7 @@ async def executed(hall: Plane, number: int) -> None:
 
 
 async def test_rq_info_shows_what_the_ledger_has_whenever_a_run_stands_still(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways()):
+    async with hall.dispatcher(ClaimPaths()):
         run = await hall.client.start(layered(10, 100))
         for number in (0, 150, 600):
             hall.permit(number - len(hall.executed))
@@ -127,7 +127,7 @@ async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane
     for number in range(3):
         flow.task(CAPABILITY, after=[retried, works], name=f"blocked_{number}")
     hall.failing |= {"failed", "retried"}
-    async with hall.dispatcher(Ways()):
+    async with hall.dispatcher(ClaimPaths()):
         run = await hall.client.start(flow, {"wanted": False})
         hall.permit(3)
         ended = {"completed": 1, "failed": 2, "skipped": 1}
@@ -172,7 +172,7 @@ async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq
 async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> None:
     hall.permit(6)
     hall.failing.add("n1_1")
-    async with hall.dispatcher(Ways()):
+    async with hall.dispatcher(ClaimPaths()):
         run = await hall.client.start(layered(2, 3))
         assert await run.wait(timeout="100s") == "failed"
         await eventually(lambda: rq.counts()["finished"] == 5 and rq.counts()["failed"] == 1)
@@ -185,7 +185,7 @@ async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> Non
 
 
 async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways()):
+    async with hall.dispatcher(ClaimPaths()):
         run = await hall.client.start(layered(4, 20))
         hall.permit(30)
         await executed(hall, 30)
@@ -226,7 +226,7 @@ async def test_job_that_stock_rq_cancels_cancels_its_workflow_and_an_ended_one_s
 async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes(hall: Plane, rq: Rq) -> None:
     hall.permit(100)
     hall.failing.add("n0_0")
-    async with hall.dispatcher(Ways()):
+    async with hall.dispatcher(ClaimPaths()):
         run = await hall.client.start(layered(2, 5))
         assert await run.wait(timeout="100s") == "failed"
         await eventually(lambda: rq.counts()["failed"] > 0)
@@ -240,7 +240,7 @@ async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes
 
 
 async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways(), reconcile_seconds=0.1):
+    async with hall.dispatcher(ClaimPaths(), reconcile_seconds=0.1):
         run = await hall.client.start(layered(2, 5))
         await rq.agrees(lambda: as_shown(hall, run, 0))
 
@@ -253,7 +253,7 @@ async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: 
 
 
 async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(Ways(), reconcile_seconds=0.1):
+    async with hall.dispatcher(ClaimPaths(), reconcile_seconds=0.1):
         run = await hall.client.start(layered(2, 5))
         await rq.agrees(lambda: as_shown(hall, run, 0))
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from coditect.aio.supervisor import Supervisor
-from dispatcher.ports import Ways
+from dispatcher.ports import ClaimPaths
 from dispatcher.taskgraph.port import JobState
 from tests.integration.graph.counted import COUNTED, Rq
 from tests.integration.graph.plane import Plane, layered
@@ -74,7 +74,7 @@ async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane
         states = await hall.ledger(run)
         return {word: states[JobState(state)] for word, state in COUNTED.items()}
 
-    async with hall.dispatcher(Ways()), Supervisor() as background:
+    async with hall.dispatcher(ClaimPaths()), Supervisor() as background:
         run = await hall.client.start(layered(10, NODES // 10))
         background.start(keep_looking(by_ledger, ledger), name="ledger")
         background.start(keep_looking(lambda: asyncio.to_thread(rq.counts), classes), name="classes")

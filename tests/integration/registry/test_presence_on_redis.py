@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from coditect.agent.heartbeat import Presence
+from coditect.agent.heartbeat import Heartbeat
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.registry.port import Search
@@ -31,7 +31,7 @@ async def found(registry: RedisRegistry) -> bool:
 async def test_registration_is_back_after_a_redis_that_was_killed_and_came_back_empty(
     server: PrivateRedis, registry: RedisRegistry
 ) -> None:
-    async with Presence(registry, make_registration(), lambda: IDLE):
+    async with Heartbeat(registry, make_registration(), lambda: IDLE):
         server.kill()
         stall = await longest_stall(3)
         await asyncio.to_thread(server.start)
@@ -42,7 +42,7 @@ async def test_registration_is_back_after_a_redis_that_was_killed_and_came_back_
 
 
 async def test_registration_is_back_after_a_wipe(registry: RedisRegistry, client: Redis) -> None:
-    async with Presence(registry, make_registration(), lambda: IDLE):
+    async with Heartbeat(registry, make_registration(), lambda: IDLE):
         await client.flushall()
 
         await eventually(lambda: found(registry))
@@ -51,7 +51,7 @@ async def test_registration_is_back_after_a_wipe(registry: RedisRegistry, client
 async def test_slow_redis_does_not_block_and_the_registration_is_back_after_it(
     registry: RedisRegistry, client: Redis
 ) -> None:
-    async with Presence(registry, make_registration(), lambda: IDLE) as presence:
+    async with Heartbeat(registry, make_registration(), lambda: IDLE) as presence:
         await client.client_pause(4_000)
         stall = await longest_stall(3)
         assert not presence.known
@@ -66,7 +66,7 @@ async def test_agent_starts_and_ends_without_a_redis(server: PrivateRedis, regis
     server.kill()
     started = time.monotonic()
 
-    async with Presence(registry, make_registration(), lambda: IDLE) as presence:
+    async with Heartbeat(registry, make_registration(), lambda: IDLE) as presence:
         known = presence.known
 
     assert not known
@@ -74,7 +74,7 @@ async def test_agent_starts_and_ends_without_a_redis(server: PrivateRedis, regis
 
 
 async def test_agent_that_ended_is_gone_from_redis_at_once(registry: RedisRegistry) -> None:
-    async with Presence(registry, make_registration(), lambda: IDLE):
+    async with Heartbeat(registry, make_registration(), lambda: IDLE):
         pass
 
     assert await registry.get(A) is None

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, Claims, Question
+from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, AcquireRequest, AcquireRequests
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
@@ -27,14 +27,14 @@ GRANT = Claim(Verdict.RUN, 2)
 class Asker:
     """An agent that has a delivery in hand and asks, and the owner of its shard, who is not there yet."""
 
-    def __init__(self, server: MemoryServer, claims: Claims, delivery: Delivery, owner: ScriptedOwner) -> None:
+    def __init__(self, server: MemoryServer, claims: AcquireRequests, delivery: Delivery, owner: ScriptedOwner) -> None:
         self._server = server
         self._delivery = delivery
         self.claims = claims
         self.owner = owner
 
     @property
-    def question(self) -> Question:
+    def question(self) -> AcquireRequest:
         task = read_task(self._delivery.message, self._delivery.routing_key)
         assert task.owner is not None
         return self.claims.question(task, task.owner)
@@ -58,7 +58,7 @@ async def asker() -> AsyncIterator[Asker]:
         await owner.publish("work.do")
         delivery = await broker.get("tasks.work.do.p1")
         assert delivery is not None
-        yield Asker(server, Claims(broker, requests, SystemClock(), agent_id=AgentId("a-1")), delivery, owner)
+        yield Asker(server, AcquireRequests(broker, requests, SystemClock(), agent_id=AgentId("a-1")), delivery, owner)
 
 
 @in_virtual_time

@@ -21,7 +21,7 @@ from coditect.model.registration import Load
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
-from coditect.testing.member import Member, State
+from coditect.testing.member import State, VirtualProcess
 from tests.loops import loops, strike_for_ever, strike_once
 
 ENDED_SECONDS = 15.0
@@ -39,7 +39,7 @@ def worker(executed: Counter[str]) -> Agent:
     return agent
 
 
-def why_not(member: Member) -> str:
+def why_not(member: VirtualProcess) -> str:
     return unready(member.broker, member.broker.health, member.health)
 
 

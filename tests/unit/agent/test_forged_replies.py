@@ -19,7 +19,7 @@ from coditect.testing import TestFleet
 from coditect.wire import mail, routing
 from coditect.wire.json import dumps
 from coditect.wire.return_addresses import ANSWER_QUEUES, ReturnAddresses
-from dispatcher.liveness.ping import Answer, Pings
+from dispatcher.liveness.ping import PingAnswer, Pings
 from tests.unit.agent.scene import replies
 
 ASKED = {"card": "4711"}
@@ -143,7 +143,7 @@ async def test_ping_is_answered_by_who_got_it_alone() -> None:
                 pong = Message(b"{}", correlation_id=guess, type="coditect.pong.v1")
                 await broker.publish(pong, exchange=routing.REPLIES, routing_key="reply.patrol")
 
-            assert await asked is Answer.SILENCE
+            assert await asked is PingAnswer.SILENCE
 
 
 async def test_letter_that_wants_its_answer_elsewhere_gets_none() -> None:

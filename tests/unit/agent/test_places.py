@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from coditect.agent.execution.isolation import Isolation
-from coditect.agent.intake.queue_consumer import Feed, Held
+from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.quarantine import Suspicion
 from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
@@ -36,16 +36,16 @@ class Suspending:
         self.most = most
         self.waiting = 0
 
-    def may_suspend(self, held: Held, most: int) -> bool:
+    def may_suspend(self, held: ReceivedTask, most: int) -> bool:
         return self.waiting < self.most
 
-    def suspend(self, held: Held) -> None:
+    def suspend(self, held: ReceivedTask) -> None:
         self.waiting += 1
 
-    async def resume(self, held: Held) -> None:
+    async def resume(self, held: ReceivedTask) -> None:
         self.abandon(held)
 
-    def abandon(self, held: Held) -> None:
+    def abandon(self, held: ReceivedTask) -> None:
         self.waiting -= 1
 
 
@@ -64,7 +64,9 @@ class Stage:
         return self._background.start(self._stay(name, depth), name=name)
 
     async def _stay(self, name: str, depth: int) -> None:
-        held = Held(cast(Any, None), replace(TASK, depth=depth), Feed("q", Priority.P1, group="p1"), 0.0)
+        held = ReceivedTask(
+            cast(Any, None), replace(TASK, depth=depth), QueueConsumer("q", Priority.P1, group="p1"), 0.0
+        )
         async with self.isolation.around(held):
             self.inside.append(name)
             await self._leave[name].wait()

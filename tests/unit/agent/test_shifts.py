@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.runner import Shifts
-from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.execution.runner import TaskRunner
+from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 from tests.support import eventually
@@ -25,10 +25,10 @@ class Bench:
 
     def __init__(self, **handlers: Handler) -> None:
         self.tasks: list[asyncio.Task[Any] | None] = []
-        self.shifts = Shifts(self._perform, asyncio.get_running_loop())
+        self.shifts = TaskRunner(self._perform, asyncio.get_running_loop())
         self._handlers = handlers
 
-    async def _perform(self, execution: Execution, _: Held) -> None:
+    async def _perform(self, execution: Execution, _: ReceivedTask) -> None:
         self.tasks.append(asyncio.current_task())
         execution.handling = True
         try:

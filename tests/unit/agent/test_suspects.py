@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from coditect.agent import quarantine
 from coditect.agent.quarantine import (
     MANY_DELIVERIES,
+    Quarantine,
     Recorded,
-    Suspects,
     Suspicion,
     earlier_deliveries,
     mark_of,
@@ -118,7 +118,7 @@ class Stage:
 
     def __init__(self, background: Supervisor) -> None:
         self.registry = MemoryRegistry()
-        self.suspects = Suspects(self.registry, ME, background, patience_seconds=0.3)
+        self.suspects = Quarantine(self.registry, ME, background, patience_seconds=0.3)
         self.waits = 0
 
     async def aside(self, work: Any) -> bool:
@@ -205,7 +205,7 @@ def test_a_task_kills_two_agents_at_most_whatever_became_of_its_deliveries(earli
         killed, registry = list[Any](), MemoryRegistry()
         async with Supervisor() as background:
             for deliveries, event in enumerate([*earlier, *["it kills its agent"] * 3]):
-                agent = Suspects(registry, AgentId(f"agent-{deliveries}"), background, patience_seconds=0.0)
+                agent = Quarantine(registry, AgentId(f"agent-{deliveries}"), background, patience_seconds=0.0)
                 if event.endswith("goes back"):
                     await agent.hand_back([TASK])
                 elif event == "it kills its agent":

@@ -6,7 +6,7 @@ import pytest
 
 from coditect import Agent, Context, Retry
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import Held
+from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.errors import TaskCanceled, TaskFailed
@@ -121,7 +121,7 @@ async def test_bound_on_suspended_is_kept(scene: Scene, monkeypatch: pytest.Monk
     seen: list[tuple[bool, int]] = []
     may_suspend = Intake.may_suspend
 
-    def noted(intake: Intake, held: Held, most: int) -> bool:
+    def noted(intake: Intake, held: ReceivedTask, most: int) -> bool:
         allowed = may_suspend(intake, held, most)
         seen.append((allowed, running.runtime.load().suspended))
         return allowed

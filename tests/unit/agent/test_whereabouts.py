@@ -9,8 +9,8 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, backbone
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.operations.locate import Whereabouts
-from coditect.operations.sightings import Place
+from coditect.operations.locate import TaskLocator
+from coditect.operations.sightings import SightingPlace
 from coditect.wire import routing
 from tests.unit.agent.scene import Scene
 
@@ -41,10 +41,10 @@ async def test_agent_says_that_it_works_on_a_task(scene: Scene) -> None:
     handle = await client.submit(CAPABILITY, options=Options(priority=Priority.P0))
     await started.wait()
 
-    found = await Whereabouts(await scene.broker()).find(handle.task_id, waiting=(), dead=(), most=10)
+    found = await TaskLocator(await scene.broker()).find(handle.task_id, waiting=(), dead=(), most=10)
 
     (seen,) = found.sightings
-    assert (seen.place, seen.agent_id, seen.capability) == (Place.WORKING, agent.agent_id, CAPABILITY)
+    assert (seen.place, seen.agent_id, seen.capability) == (SightingPlace.WORKING, agent.agent_id, CAPABILITY)
     assert seen.priority is Priority.P0
 
 
@@ -52,7 +52,7 @@ async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
     for _ in range(3):
         await scene.start(Agent("other"))
 
-    found = await Whereabouts(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
+    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert (found.sightings, found.asked) == ((), 3)
     assert "unrouted" in found.looked
@@ -61,7 +61,7 @@ async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
 async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
     await scene.client()  # declares what every process needs
 
-    found = await Whereabouts(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
+    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert (found.sightings, found.asked) == ((), 0)
 
@@ -70,7 +70,7 @@ async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.
     monkeypatch.setattr("coditect.operations.locate.token_hex", lambda length: "known")
     await scene.start(Agent("other"))
 
-    found = await Whereabouts(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
+    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert found.asked == 1
     assert scene.server.find("reply.why-not-known") is None
@@ -88,7 +88,7 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
 
     answers: list[asyncio.Future[None]] = []
     await stranger.consume(routing.mail_queue(AgentId("stranger-1")), answer, prefetch=1)
-    found = await Whereabouts(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
+    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert len(answers) == 1
     assert all(seen.capability is None and seen.priority is None for seen in found.sightings)

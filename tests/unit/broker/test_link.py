@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.link import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Link, hosts_of
+from coditect.broker.rabbitmq.link import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, RabbitConnection, hosts_of
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.errors import BrokerUnavailable
 
@@ -29,7 +29,7 @@ def test_setting_names_one_host_or_several(setting: str, hosts: list[str]) -> No
 async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
     async def nothing(_: object) -> None: ...
 
-    links = [Link("amqp://localhost", name=str(n), path=PlainPath(), restore=nothing) for n in range(20)]
+    links = [RabbitConnection("amqp://localhost", name=str(n), path=PlainPath(), restore=nothing) for n in range(20)]
     for link in links:
         link.last_error = ConnectionRefusedError()
 

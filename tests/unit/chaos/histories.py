@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from dispatcher.witness.history import Entry, Type, merged
+from dispatcher.witness.history import HistoryEntry, Type, merged
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
 MOST_ATTEMPTS = 3
@@ -24,12 +24,12 @@ class Telling:
     work: str
     shard: int
     t: float = 0.0
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[HistoryEntry] = field(default_factory=list)
     publication: int = 0
 
     def note(self, proc: str, type_: Type, f: str, key: str, **val: Any) -> None:
         self.t = round(self.t + self.random.uniform(0.0001, 0.05), 6)
-        self.entries.append(Entry(self.t, proc, type_, f, key, val))
+        self.entries.append(HistoryEntry(self.t, proc, type_, f, key, val))
 
     def whole(self, proc: str, f: str, key: str, **val: Any) -> None:
         self.note(proc, Type.INVOKE, f, key, **val)
@@ -142,9 +142,9 @@ class Telling:
         self.note("reader", Type.OK, "census", self.work, state=state)
 
 
-def clean_history(random: Random) -> list[Entry]:
+def clean_history(random: Random) -> list[HistoryEntry]:
     """Workflows and tasks side by side, each with faults of its own; no promise is broken. At least one workflow."""
-    entries: list[Entry] = []
+    entries: list[HistoryEntry] = []
     for number in range(random.randint(1, 3)):
         names = [f"n{place}" for place in range(random.randint(2, 6))]
         edges = {
@@ -169,7 +169,7 @@ ASKED, CANCELED, STRUCK = "asked", "canceled", "struck"
 """Workflows of which a client wanted more than that they run."""
 
 
-def asked() -> list[Entry]:
+def asked() -> list[HistoryEntry]:
     """A workflow that was started twice by its key, and paused; one node is to be skipped, and one to fail."""
     telling = Telling(Random(0), ASKED, shard=7, t=CALM_AT + 100.0)
     facts = {
@@ -200,7 +200,7 @@ def asked() -> list[Entry]:
     return telling.entries
 
 
-def canceled() -> list[Entry]:
+def canceled() -> list[HistoryEntry]:
     """A workflow that was canceled after its first node."""
     telling = Telling(Random(0), CANCELED, shard=8, t=CALM_AT + 200.0)
     telling.note("client", Type.OK, "accept", CANCELED, nodes={"first": [], "second": ["first"]}, ends=["canceled"])
@@ -211,7 +211,7 @@ def canceled() -> list[Entry]:
     return telling.entries
 
 
-def leased() -> list[Entry]:
+def leased() -> list[HistoryEntry]:
     """A shard that goes from one dispatcher to another."""
     telling = Telling(Random(0), "", shard=9, t=CALM_AT + 300.0)
     for epoch, owner in enumerate(("one", "", "two"), 1):
@@ -219,7 +219,7 @@ def leased() -> list[Entry]:
     return telling.entries
 
 
-def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list[Entry]:
+def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list[HistoryEntry]:
     """A node that one fault alone met: both so many seconds after it began."""
     t, key = CALM_AT + 500.0, f"{STRUCK}:only"
     post, _, act = kind.partition(".")
@@ -228,30 +228,30 @@ def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list
     claim = {"shard": 10, "fence": 1, "publication": 1, "row": True, "version": 10**9}
     ran = {"agent": "agent-1", "attempt": 1, "fence": 1}
     return [
-        Entry(t - 1.0, "client", Type.OK, "accept", STRUCK, facts),
+        HistoryEntry(t - 1.0, "client", Type.OK, "accept", STRUCK, facts),
         *look(t - 0.5, [STEADY], running=[STEADY], at_work=[STEADY]),
-        Entry(t, "chaos", Type.INVOKE, act, post, {"kind": kind}),
-        Entry(t + 0.5, "chaos", Type.OK, act, post),
-        Entry(t + published, "dispatcher-1", Type.OK, "claim", key, claim),
-        Entry(t + executed, "agent-1", Type.OK, "execute", key, ran),
-        Entry(t + executed, "client", Type.OK, "end", STRUCK, {"state": "completed"}),
-        Entry(t + executed, "reader", Type.OK, "census", STRUCK, {"state": "completed"}),
+        HistoryEntry(t, "chaos", Type.INVOKE, act, post, {"kind": kind}),
+        HistoryEntry(t + 0.5, "chaos", Type.OK, act, post),
+        HistoryEntry(t + published, "dispatcher-1", Type.OK, "claim", key, claim),
+        HistoryEntry(t + executed, "agent-1", Type.OK, "execute", key, ran),
+        HistoryEntry(t + executed, "client", Type.OK, "end", STRUCK, {"state": "completed"}),
+        HistoryEntry(t + executed, "reader", Type.OK, "census", STRUCK, {"state": "completed"}),
     ]
 
 
 def look(
     t: float, listed: Collection[str] | None, *, running: Collection[str], at_work: Collection[str]
-) -> list[Entry]:
+) -> list[HistoryEntry]:
     """One look at the registry; None was listed where it was not there."""
-    begun = Entry(t, "chaos", Type.INVOKE, "look", "registry", {"running": [*running], "at_work": [*at_work]})
+    begun = HistoryEntry(t, "chaos", Type.INVOKE, "look", "registry", {"running": [*running], "at_work": [*at_work]})
     end = (Type.FAIL, {}) if listed is None else (Type.OK, {"listed": [*listed]})
-    return [begun, Entry(t + 0.01, "chaos", end[0], "look", "registry", end[1])]
+    return [begun, HistoryEntry(t + 0.01, "chaos", end[0], "look", "registry", end[1])]
 
 
-def looks(random: Random) -> list[Entry]:
+def looks(random: Random) -> list[HistoryEntry]:
     """One agent lives, another dies, and is listed until its lease has lapsed."""
     died_at, lease = random.uniform(3.0, 8.0), random.uniform(2.0, 3.0)
-    found: list[Entry] = []
+    found: list[HistoryEntry] = []
     for second in range(20):
         t = second + random.uniform(0.0, 0.3)
         living = [STEADY, *([DYING] if t < died_at else [])]
@@ -262,22 +262,26 @@ def looks(random: Random) -> list[Entry]:
 # Lies
 
 
-def drop(entries: list[Entry], *, f: str, key: str) -> list[Entry]:
+def drop(entries: list[HistoryEntry], *, f: str, key: str) -> list[HistoryEntry]:
     return [one for one in entries if (one.f, one.key) != (f, key)]
 
 
-def moved(entries: list[Entry], *, f: str, type_: Type, key: str, to: float) -> list[Entry]:
+def moved(entries: list[HistoryEntry], *, f: str, type_: Type, key: str, to: float) -> list[HistoryEntry]:
     """The first such entry at another time."""
     found = next(one for one in entries if (one.f, one.type, one.key) == (f, type_, key))
     return merged([replace(found, t=to), *(one for one in entries if one is not found)])
 
 
-def added(entries: list[Entry], *, proc: str, f: str, key: str, **val: Any) -> list[Entry]:
+def added(entries: list[HistoryEntry], *, proc: str, f: str, key: str, **val: Any) -> list[HistoryEntry]:
     """Something that was done at the very end, from beginning to end."""
     t = entries[-1].t + 100.0
-    return [*entries, Entry(t, proc, Type.INVOKE, f, key, val), Entry(t + 0.01, proc, Type.OK, f, key, {})]
+    return [
+        *entries,
+        HistoryEntry(t, proc, Type.INVOKE, f, key, val),
+        HistoryEntry(t + 0.01, proc, Type.OK, f, key, {}),
+    ]
 
 
-def changed(entries: list[Entry], *, f: str, key: str, **val: Any) -> list[Entry]:
+def changed(entries: list[HistoryEntry], *, f: str, key: str, **val: Any) -> list[HistoryEntry]:
     """Every such entry with other facts."""
     return [replace(one, val={**one.val, **val}) if (one.f, one.key) == (f, key) else one for one in entries]

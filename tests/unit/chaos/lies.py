@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dispatcher.witness.history import Entry, Type, merged
+from dispatcher.witness.history import HistoryEntry, Type, merged
 from tests.unit.chaos.histories import (
     ASKED,
     CANCELED,
@@ -21,11 +21,11 @@ from tests.unit.chaos.histories import (
     struck,
 )
 
-Lie = Callable[[list[Entry], str, str], list[Entry]]
+Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
 """Makes a false history of a clean one, about a node and its workflow."""
 
 
-def a_completed_node(entries: list[Entry]) -> tuple[str, ...]:
+def a_completed_node(entries: list[HistoryEntry]) -> tuple[str, ...]:
     """A node that completed, and its workflow: the last of them; empty when none did."""
     keys = [
         one.key
@@ -35,98 +35,100 @@ def a_completed_node(entries: list[Entry]) -> tuple[str, ...]:
     return (keys[-1], keys[-1].partition(":")[0]) if keys else ()
 
 
-def _first(entries: list[Entry], f: str, key: str) -> Entry:
+def _first(entries: list[HistoryEntry], f: str, key: str) -> HistoryEntry:
     return next(one for one in entries if (one.f, one.key) == (f, key))
 
 
-def _newest(entries: list[Entry], f: str, key: str) -> Entry:
+def _newest(entries: list[HistoryEntry], f: str, key: str) -> HistoryEntry:
     return [one for one in entries if (one.f, one.key) == (f, key) and one.val][-1]
 
 
-def _successor_too_early(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _successor_too_early(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     nodes = _first(entries, "accept", workflow).val["nodes"]
     name = node.partition(":")[2]
     later = changed(entries, f="accept", key=workflow, nodes={**nodes, "extra": [name]})
-    early = Entry(
+    early = HistoryEntry(
         _first(later, "execute", node).t - 0.00001, "agent-1", Type.INVOKE, "execute", f"{workflow}:extra", {}
     )
     return sorted([*later, early], key=lambda one: one.t)
 
 
-def _again(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _again(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     newest = _newest(entries, "state", node).val
     return added(entries, proc="dispatcher-2", f="state", key=node, **{**newest, "state": "failed", "version": 10**12})
 
 
-def _fallen_fence(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _fallen_fence(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     newest = _newest(entries, "claim", node).val
     lower = {**newest, "fence": newest["fence"] - 1, "publication": 9_999, "version": 10**12}
     return added(entries, proc="dispatcher-2", f="claim", key=node, **lower)
 
 
-def _same_fence(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _same_fence(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     newest = _newest(entries, "claim", node).val
     again = {**newest, "publication": 9_999, "version": 10**12}
     return added(entries, proc="dispatcher-2", f="claim", key=node, **again)
 
 
-def _claimed_while_paused(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _claimed_while_paused(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     paused = next(one.t for one in entries if one.f == "pause" and one.type is Type.OK)
     key, facts = f"{ASKED}:early", {"shard": 7, "fence": 1, "publication": 99, "version": 10**12}
-    claim = [Entry(paused + 0.00001, "dispatcher-1", type_, "claim", key, facts) for type_ in (Type.INVOKE, Type.OK)]
+    claim = [
+        HistoryEntry(paused + 0.00001, "dispatcher-1", type_, "claim", key, facts) for type_ in (Type.INVOKE, Type.OK)
+    ]
     return merged([*entries, *claim])
 
 
-def _looping(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _looping(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     for _ in range(10):
         entries = added(entries, proc="agent-1", f="execute", key=STRANGER, attempt=1, fence=1)
     return entries
 
 
-def _reused_publication(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _reused_publication(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     newest = _newest(entries, "claim", node).val
     return added(entries, proc="dispatcher-2", f="claim", key=f"{workflow}:other", **newest)
 
 
-def _unclaimed_publish(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _unclaimed_publish(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     return added(entries, proc="dispatcher-1", f="publish", key=node, shard=0, fence=99, publication=77_777)
 
 
-def _acked_too_early(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _acked_too_early(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     return moved(entries, f="ack", type_=Type.OK, key=node, to=_first(entries, "accept", workflow).t)
 
 
-def _ran_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _ran_for_no_reason(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     many = entries
     for _ in range(40):  # more than there are faults
         many = added(many, proc="agent-1", f="execute", key="task0", agent="agent-1", attempt=1, fence=1)
     return many
 
 
-def _failed_for_no_reason(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+def _failed_for_no_reason(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
     """One attempt at its only node, and nothing that was done to anybody."""
     facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
     key, t = "workflow9:only", entries[-1].t + 100.0
     return [
         *entries,
-        Entry(t, "client", Type.OK, "accept", "workflow9", facts),
-        Entry(t + 1, "agent-1", Type.OK, "execute", key, {"agent": "agent-1", "attempt": 1, "fence": 1}),
-        Entry(t + 2, "dispatcher-1", Type.OK, "state", key, {"state": "failed", "fence": 1, "version": 10**12}),
-        Entry(t + 3, "client", Type.OK, "end", "workflow9", {"state": "failed"}),
+        HistoryEntry(t, "client", Type.OK, "accept", "workflow9", facts),
+        HistoryEntry(t + 1, "agent-1", Type.OK, "execute", key, {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        HistoryEntry(t + 2, "dispatcher-1", Type.OK, "state", key, {"state": "failed", "fence": 1, "version": 10**12}),
+        HistoryEntry(t + 3, "client", Type.OK, "end", "workflow9", {"state": "failed"}),
     ]
 
 
 def _starved(priority: str, other: str) -> Lie:
     """A task waits for all of the many that come after it."""
 
-    def tell(entries: list[Entry], node: str, workflow: str) -> list[Entry]:
+    def tell(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
         t = entries[-1].t + 100.0
-        told = [Entry(t, "client", Type.OK, "accept", "starved", {"priority": priority})]
+        told = [HistoryEntry(t, "client", Type.OK, "accept", "starved", {"priority": priority})]
         for number in range(200):
             key, at = f"other{number}", t + 0.01 * (number + 1)
-            told.append(Entry(at, "client", Type.OK, "accept", key, {"priority": other}))
-            told.append(Entry(at, "agent-1", Type.OK, "execute", key, {}))
-        return [*entries, *told, Entry(t + 5.0, "agent-1", Type.OK, "execute", "starved", {})]
+            told.append(HistoryEntry(at, "client", Type.OK, "accept", key, {"priority": other}))
+            told.append(HistoryEntry(at, "agent-1", Type.OK, "execute", key, {}))
+        return [*entries, *told, HistoryEntry(t + 5.0, "agent-1", Type.OK, "execute", "starved", {})]
 
     return tell
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from coditect.aio.failpoints import OFF, Act, FailpointReached, Failpoints, Order, read_orders
+from coditect.aio.failpoints import OFF, Act, Failpoint, FailpointReached, Failpoints, read_orders
 from coditect.errors import SetupError
 from coditect.model.capability import Priority
 from dispatcher.taskgraph.memory import MemoryTaskGraph
@@ -42,7 +42,7 @@ threading.Thread(target=work).start()
 def test_orders_say_where_what_and_which_time() -> None:
     orders = read_orders(" commit.before:kill@3, ack.after:stop,", POINTS)
 
-    assert orders == (Order("commit.before", Act.KILL, 3), Order("ack.after", Act.STOP, 1))
+    assert orders == (Failpoint("commit.before", Act.KILL, 3), Failpoint("ack.after", Act.STOP, 1))
     assert read_orders("", POINTS) == ()
 
 
@@ -65,8 +65,8 @@ def test_unknown_point_is_refused_with_those_that_there_are() -> None:
 
 
 def test_order_is_carried_out_at_its_time_and_only_then() -> None:
-    met: list[str | Order] = []
-    second, fourth = Order("a", Act.KILL, 2), Order("a", Act.STOP, 4)
+    met: list[str | Failpoint] = []
+    second, fourth = Failpoint("a", Act.KILL, 2), Failpoint("a", Act.STOP, 4)
     failpoints = Failpoints([second, fourth], strike=met.append)
 
     for _ in range(5):
@@ -78,7 +78,7 @@ def test_order_is_carried_out_at_its_time_and_only_then() -> None:
 
 
 def test_order_to_raise_raises() -> None:
-    failpoints = Failpoints([Order("a", Act.RAISE)])
+    failpoints = Failpoints([Failpoint("a", Act.RAISE)])
 
     with pytest.raises(FailpointReached):
         failpoints.reached("a")

@@ -18,9 +18,9 @@ from dispatcher.chaos.faults import (
     schedule,
 )
 from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
-from dispatcher.chaos.story import Story
+from dispatcher.chaos.story import HistoryIndex
 from dispatcher.ledger.leases import TTL_MS
-from dispatcher.witness.history import Entry, Type
+from dispatcher.witness.history import HistoryEntry, Type
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -64,8 +64,8 @@ def test_most_stops_are_longer_than_the_lease_and_some_are_not(kind: str, lease_
     assert median > 1.4 * lease_seconds
 
 
-def entry(t: float, proc: str, type_: Type, f: str, key: str, **val: object) -> Entry:
-    return Entry(t, proc, type_, f, key, val)
+def entry(t: float, proc: str, type_: Type, f: str, key: str, **val: object) -> HistoryEntry:
+    return HistoryEntry(t, proc, type_, f, key, val)
 
 
 RUN = [
@@ -83,7 +83,7 @@ RUN = [
 
 
 def test_toll_tells_which_faults_met_work_in_flight() -> None:
-    counted = toll(Story(RUN), ("agent.kill", "agent.stop", "redis.wipe", "broker.kill"), seconds=8.0)
+    counted = toll(HistoryIndex(RUN), ("agent.kill", "agent.stop", "redis.wipe", "broker.kill"), seconds=8.0)
 
     assert [(one.kind, one.faults, one.hitting) for one in counted.kinds] == [
         ("agent.kill", 1, 1),
@@ -95,8 +95,8 @@ def test_toll_tells_which_faults_met_work_in_flight() -> None:
 
 
 def test_run_that_proves_nothing_says_why() -> None:
-    busy = toll(Story(RUN), ("agent.kill",), seconds=1.0)
-    idle = toll(Story(RUN), ("agent.stop", "broker.wipe"), seconds=100.0)
+    busy = toll(HistoryIndex(RUN), ("agent.kill",), seconds=1.0)
+    idle = toll(HistoryIndex(RUN), ("agent.stop", "broker.wipe"), seconds=100.0)
 
     assert busy.objections == ()
     assert idle.objections == (

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dispatcher.chaos.story import Story, operations
-from dispatcher.witness.history import SUFFIX, UNENDED, Entry, Notebook, Scribe, Type, merged, read_histories
+from dispatcher.chaos.story import HistoryIndex, operations
+from dispatcher.witness.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
 
 CHILD = """
 import sys
@@ -30,7 +30,7 @@ def test_histories_of_all_processes_are_merged_in_order_of_time(tmp_path: Path) 
     entries = read_histories(tmp_path / "run")
 
     assert [(one.t, one.proc) for one in entries] == [(1.0, "two"), (2.0, "three"), (3.0, "one")]
-    assert entries[0] == Entry(1.0, "two", Type.INVOKE, "execute", "of two", {"attempt": 1})
+    assert entries[0] == HistoryEntry(1.0, "two", Type.INVOKE, "execute", "of two", {"attempt": 1})
 
 
 def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_what_was_noted_outlives_a_kill(tmp_path: Path) -> None:
 def test_line_of_a_transaction_is_read_as_its_rows() -> None:
     rows = [["claim", "w:a", {"fence": 1}], ["state", "w:a", {"state": "published"}]]
     entries = [
-        Entry(1.0, "d", Type.INVOKE, "commit", "7", {"rows": rows}),
-        Entry(2.0, "d", Type.OK, "commit", "7"),
-        Entry(3.0, "d", Type.INVOKE, "commit", "8", {"rows": rows[:1]}),
+        HistoryEntry(1.0, "d", Type.INVOKE, "commit", "7", {"rows": rows}),
+        HistoryEntry(2.0, "d", Type.OK, "commit", "7"),
+        HistoryEntry(3.0, "d", Type.INVOKE, "commit", "8", {"rows": rows[:1]}),
     ]
 
     done, open_ = operations(merged(entries)), operations(merged(entries[2:]))
@@ -79,7 +79,7 @@ def test_end_belongs_to_the_newest_beginning_of_its_process() -> None:
         now[0] = at
         note(type_, "execute", "task", attempt=at)
 
-    died, elsewhere, failed = Story(notebook.entries).about("execute", "task")
+    died, elsewhere, failed = HistoryIndex(notebook.entries).about("execute", "task")
 
     assert (died.outcome, died.possible, elsewhere.proc, elsewhere.ended) == (Type.INFO, True, "other", UNENDED)
     assert (failed.begun, failed.ended, failed.possible, failed.val) == (3.0, 4.0, False, {"attempt": 4.0})

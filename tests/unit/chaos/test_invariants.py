@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.chaos.invariants import CHECKS, judge
-from dispatcher.chaos.judgement import Judgement, lines
-from dispatcher.witness.history import Entry, Type
+from dispatcher.chaos.judgement import CheckResult, lines
+from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import clean_history, look
 from tests.unit.chaos.lies import LIES, a_completed_node
 
@@ -44,17 +44,17 @@ def test_every_checker_has_a_lie_that_it_finds() -> None:
     assert {invariant for invariant, _ in LIES.values()} == {one.invariant for one in judge([])}
 
 
-def wipe(begun: float, ended: float) -> list[Entry]:
+def wipe(begun: float, ended: float) -> list[HistoryEntry]:
     return [
-        Entry(begun, "chaos", Type.INVOKE, "wipe", "broker", {"kind": "broker.wipe"}),
-        Entry(ended, "chaos", Type.OK, "wipe", "broker"),
+        HistoryEntry(begun, "chaos", Type.INVOKE, "wipe", "broker", {"kind": "broker.wipe"}),
+        HistoryEntry(ended, "chaos", Type.OK, "wipe", "broker"),
     ]
 
 
-def executed(begun: float, ended: float) -> list[Entry]:
+def executed(begun: float, ended: float) -> list[HistoryEntry]:
     return [
-        Entry(begun, "agent-1", Type.INVOKE, "execute", "task", {}),
-        Entry(ended, "agent-1", Type.OK, "execute", "task"),
+        HistoryEntry(begun, "agent-1", Type.INVOKE, "execute", "task", {}),
+        HistoryEntry(ended, "agent-1", Type.OK, "execute", "task"),
     ]
 
 
@@ -82,20 +82,20 @@ def executed(begun: float, ended: float) -> list[Entry]:
     ],
 )
 def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there(
-    what: list[Entry], excused: bool
+    what: list[HistoryEntry], excused: bool
 ) -> None:
     accepted = [
-        Entry(1.0, "client", Type.INVOKE, "accept", "task", {}),
-        Entry(1.1, "client", Type.OK, "accept", "task"),
+        HistoryEntry(1.0, "client", Type.INVOKE, "accept", "task", {}),
+        HistoryEntry(1.1, "client", Type.OK, "accept", "task"),
     ]
 
     assert judge(sorted([*accepted, *what], key=lambda one: one.t))[0].passed == excused
 
 
 def test_judgement_tells_how_sure_one_may_be() -> None:
-    passed = Judgement("nothing lost", "accepted work ends", 1_000)
-    failed = Judgement("nothing lost", "accepted work ends", 1_000, tuple("abcdefg"))
-    empty = Judgement("nothing lost", "accepted work ends", 0)
+    passed = CheckResult("nothing lost", "accepted work ends", 1_000)
+    failed = CheckResult("nothing lost", "accepted work ends", 1_000, tuple("abcdefg"))
+    empty = CheckResult("nothing lost", "accepted work ends", 0)
 
     assert (passed.bound, failed.bound, empty.bound) == (0.003, None, None)
     assert "pass" in passed.line and "< 0.003 at 95 %" in passed.line
@@ -103,26 +103,26 @@ def test_judgement_tells_how_sure_one_may_be() -> None:
     assert (empty.passed, "nothing to check" in empty.line) == (True, True)
 
 
-def _failing(attempts: int) -> list[Entry]:
+def _failing(attempts: int) -> list[HistoryEntry]:
     """A workflow whose only node fails on purpose, so many times."""
     tries = [
-        Entry(2.0 + one, "agent-1", type_, "execute", "w:n", {"attempt": one + 1})
+        HistoryEntry(2.0 + one, "agent-1", type_, "execute", "w:n", {"attempt": one + 1})
         for one in range(attempts)
         for type_ in (Type.INVOKE, Type.FAIL)
     ]
     facts = {"nodes": {"n": []}, "most": 3, "ends": ["completed"]}
     return [
-        Entry(1.0, "client", Type.INVOKE, "accept", "w", facts),
-        Entry(1.1, "client", Type.OK, "accept", "w"),
+        HistoryEntry(1.0, "client", Type.INVOKE, "accept", "w", facts),
+        HistoryEntry(1.1, "client", Type.OK, "accept", "w"),
         *tries,
-        Entry(8.0, "dispatcher-1", Type.OK, "state", "w:n", {"state": "failed", "fence": 1, "version": 8}),
-        Entry(9.0, "client", Type.OK, "end", "w", {"state": "failed"}),
+        HistoryEntry(8.0, "dispatcher-1", Type.OK, "state", "w:n", {"state": "failed", "fence": 1, "version": 8}),
+        HistoryEntry(9.0, "client", Type.OK, "end", "w", {"state": "failed"}),
     ]
 
 
 @pytest.mark.parametrize(("attempts", "faults", "excused"), [(3, 0, True), (2, 0, False), (2, 1, True)])
 def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults: int, excused: bool) -> None:
-    killed = [Entry(2.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"})] * faults
+    killed = [HistoryEntry(2.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"})] * faults
     entries = sorted([*_failing(attempts), *killed], key=lambda one: one.t)
 
     (judgement,) = (one for one in judge(entries) if one.invariant == "ends as meant")
@@ -130,18 +130,18 @@ def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults:
     assert (judgement.checked, judgement.passed) == (1, excused)
 
 
-def _granted(agents: list[str]) -> list[Entry]:
+def _granted(agents: list[str]) -> list[HistoryEntry]:
     """A durable task that was granted to one agent after the other, and ended dead without an execution."""
     states = [("working", agent, 2.0 + one) for one, agent in enumerate(agents)]
     states.append(("dead", "", 2.0 + len(agents)))
     facts = {"nodes": {"n": []}, "most": len(agents), "ends": ["completed"]}
     return [
-        Entry(1.0, "client", Type.OK, "accept", "w", facts),
+        HistoryEntry(1.0, "client", Type.OK, "accept", "w", facts),
         *(
-            Entry(at, "dispatcher-1", Type.OK, "state", "w:n", {"state": state, "agent": agent, "version": at})
+            HistoryEntry(at, "dispatcher-1", Type.OK, "state", "w:n", {"state": state, "agent": agent, "version": at})
             for state, agent, at in states
         ),
-        Entry(9.0, "client", Type.OK, "end", "w", {"state": "dead"}),
+        HistoryEntry(9.0, "client", Type.OK, "end", "w", {"state": "dead"}),
     ]
 
 
@@ -157,7 +157,8 @@ def _granted(agents: list[str]) -> list[Entry]:
 def test_agents_that_died_before_they_began_use_attempts_up(killed: list[str], excused: bool) -> None:
     granted = _granted(["agent-1-7b41b1bd", "agent-2-fb447e83", "agent-1-75c7165c"])
     kills = [
-        Entry(2.5 + one, "chaos", Type.OK, "kill", post, {"kind": "agent.kill"}) for one, post in enumerate(killed)
+        HistoryEntry(2.5 + one, "chaos", Type.OK, "kill", post, {"kind": "agent.kill"})
+        for one, post in enumerate(killed)
     ]
 
     (judgement,) = (
@@ -169,15 +170,15 @@ def test_agents_that_died_before_they_began_use_attempts_up(killed: list[str], e
 
 def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> None:
     ends = [
-        Entry(
+        HistoryEntry(
             at, "dispatcher-1", Type.OK, "state", "w:after", {"state": state, "fence": 1, "attempt": 1, "version": at}
         )
         for at, state in ((1.0, "failed"), (5.0, "completed"))
     ]
-    asked = [Entry(3.0, "client", type_, "redrive", "w:broken", {}) for type_ in (Type.INVOKE, Type.OK)]
-    elsewhere = [Entry(3.0, "client", Type.OK, "redrive", "other:broken", {})]
+    asked = [HistoryEntry(3.0, "client", type_, "redrive", "w:broken", {}) for type_ in (Type.INVOKE, Type.OK)]
+    elsewhere = [HistoryEntry(3.0, "client", Type.OK, "redrive", "other:broken", {})]
 
-    def passes(more: list[Entry]) -> bool:
+    def passes(more: list[HistoryEntry]) -> bool:
         judgements = judge(sorted([*ends, *more], key=lambda one: one.t))
         return next(one for one in judgements if one.invariant == "one end each").passed
 
@@ -187,14 +188,14 @@ def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> Non
 def test_what_had_begun_when_its_acceptance_was_noted_did_not_wait() -> None:
     facts = {"most": 5, "ends": ["completed"], "priority": "p2"}
     entries = [
-        Entry(1.0, "chaos", Type.INVOKE, "wipe", "redis", {"kind": "redis.wipe"}),
-        Entry(1.0, "chaos", Type.OK, "wipe", "redis"),
+        HistoryEntry(1.0, "chaos", Type.INVOKE, "wipe", "redis", {"kind": "redis.wipe"}),
+        HistoryEntry(1.0, "chaos", Type.OK, "wipe", "redis"),
         *look(2.0, ["agent-1", "agent-2"], running=["agent-1", "agent-2"], at_work=["agent-1", "agent-2"]),
-        Entry(3.0, "client", Type.INVOKE, "accept", "task", facts),
-        Entry(3.0, "client", Type.OK, "accept", "task"),
-        Entry(3.0, "agent-1", Type.INVOKE, "execute", "task", {"agent": "agent-1", "attempt": 1, "fence": 1}),
-        Entry(60.0, "agent-1", Type.OK, "execute", "task"),
-        Entry(60.0, "client", Type.OK, "end", "task", {"state": "completed"}),
+        HistoryEntry(3.0, "client", Type.INVOKE, "accept", "task", facts),
+        HistoryEntry(3.0, "client", Type.OK, "accept", "task"),
+        HistoryEntry(3.0, "agent-1", Type.INVOKE, "execute", "task", {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        HistoryEntry(60.0, "agent-1", Type.OK, "execute", "task"),
+        HistoryEntry(60.0, "client", Type.OK, "end", "task", {"state": "completed"}),
     ]
 
     (judgement,) = (one for one in judge(entries) if one.invariant == "recovered in time")
@@ -207,9 +208,9 @@ def test_result_may_be_acknowledged_by_what_a_stopped_process_had_committed() ->
 
     def passes(committer: str) -> bool:
         entries = [
-            Entry(1.0, committer, Type.INVOKE, "state", "w:n", completed),
-            Entry(2.0, "dispatcher-1", Type.OK, "ack", "w:n", {"fence": 1, "publication": 1}),
-            Entry(3.0, committer, Type.OK, "state", "w:n", completed),
+            HistoryEntry(1.0, committer, Type.INVOKE, "state", "w:n", completed),
+            HistoryEntry(2.0, "dispatcher-1", Type.OK, "ack", "w:n", {"fence": 1, "publication": 1}),
+            HistoryEntry(3.0, committer, Type.OK, "state", "w:n", completed),
         ]
         return next(one for one in judge(entries) if one.invariant == "recorded, then acked").passed
 

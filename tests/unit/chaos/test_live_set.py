@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dispatcher.chaos.judgement import Judgement
+from dispatcher.chaos.judgement import CheckResult
 from dispatcher.chaos.live_set import live_set
-from dispatcher.chaos.story import Story
-from dispatcher.witness.history import Entry, Type
+from dispatcher.chaos.story import HistoryIndex
+from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import look
 
 WELL, AWAY = ("one", "two"), ("two",)
 
 
-def judged(*looks: tuple[float, Collection[str] | None, Collection[str]], faults: Collection[Entry] = ()) -> Judgement:
+def judged(
+    *looks: tuple[float, Collection[str] | None, Collection[str]], faults: Collection[HistoryEntry] = ()
+) -> CheckResult:
     """Of looks: when, who was listed, who was at work."""
     entries = [entry for t, listed, living in looks for entry in look(t, listed, running=living, at_work=living)]
-    return live_set(Story(sorted([*entries, *faults], key=lambda one: one.t)))
+    return live_set(HistoryIndex(sorted([*entries, *faults], key=lambda one: one.t)))
 
 
 def test_stopped_agent_may_be_listed_until_its_lease_has_lapsed_and_not_longer() -> None:
@@ -30,7 +32,9 @@ def test_stopped_agent_may_be_listed_until_its_lease_has_lapsed_and_not_longer()
 
 def test_agent_that_goes_on_for_a_moment_between_two_looks_is_listed_rightly() -> None:
     stood = [(float(t), AWAY, AWAY) for t in range(5)]
-    moments = [Entry(5.2, "chaos", type_, "stop", "one", {"kind": "agent.stop"}) for type_ in (Type.OK, Type.INVOKE)]
+    moments = [
+        HistoryEntry(5.2, "chaos", type_, "stop", "one", {"kind": "agent.stop"}) for type_ in (Type.OK, Type.INVOKE)
+    ]
     looks = [*stood, (5.0, AWAY, AWAY), (6.0, WELL, AWAY), (8.0, WELL, AWAY), (9.0, WELL, AWAY), (10.0, WELL, AWAY)]
 
     assert judged(*looks, faults=moments).violations == ("one is listed and does not live at 10.0",)
@@ -47,14 +51,14 @@ def test_agent_that_goes_on_is_to_be_listed_3_s_later() -> None:
 def test_agent_on_its_way_is_neither_missed_nor_taken_for_dead() -> None:
     entries = [entry for t in range(8) for entry in look(float(t), ("new",), running=("new",), at_work=())]
 
-    judgement = live_set(Story(entries))
+    judgement = live_set(HistoryIndex(entries))
 
     assert (judgement.checked, judgement.violations) == (4, ())
 
 
 def test_nothing_is_judged_soon_after_redis_was_away_or_when_nobody_looked() -> None:
     wrong = [(float(t), (), WELL) for t in range(10)]
-    wiped = Entry(5.5, "chaos", Type.OK, "wipe", "redis", {"kind": "redis.wipe"})
+    wiped = HistoryEntry(5.5, "chaos", Type.OK, "wipe", "redis", {"kind": "redis.wipe"})
     without_an_answer = [(t, None, living) for t, _, living in wrong]
 
     assert judged(*wrong).checked == 6

@@ -15,8 +15,8 @@ from coditect.client.client import Client
 from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.load import Load
-from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Pace, Shapes
+from dispatcher.chaos.load import ChaosLoad
+from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Generators, Pace
 from dispatcher.chaos.work import MOST_ATTEMPTS
 from dispatcher.witness.history import Type
 
@@ -105,7 +105,7 @@ class Notes:
 
 async def noted(run: FakeRun, pace: Pace = PACE) -> Notes:
     notes = Notes()
-    load = Load(cast(Client, FakeClient(run)), notes, Random(1), pace)
+    load = ChaosLoad(cast(Client, FakeClient(run)), notes, Random(1), pace)
     async with load._work:
         await load.workflow()
     return notes
@@ -114,11 +114,11 @@ async def noted(run: FakeRun, pace: Pace = PACE) -> Notes:
 @pytest.fixture
 def only(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes one shape the only one."""
-    return lambda shape: monkeypatch.setattr(Shapes, "drawn", shape)
+    return lambda shape: monkeypatch.setattr(Generators, "drawn", shape)
 
 
 async def test_a_cancel_that_nobody_answers_is_no_end(only: Any) -> None:
-    only(Shapes.fan)
+    only(Generators.fan)
     run = FakeRun(WorkflowState.CANCELED)
 
     notes = await noted(run)
@@ -133,7 +133,7 @@ async def test_what_does_not_end_in_time_has_no_known_end() -> None:
 
 
 async def test_what_fails_for_good_is_redriven_with_another_input_until_it_completes(only: Any) -> None:
-    only(Shapes.broken)
+    only(Generators.broken)
     run = FakeRun(WorkflowState.FAILED, WorkflowState.COMPLETED)
 
     notes = await noted(run)  # it is not canceled: then nobody would redrive it
@@ -148,7 +148,7 @@ async def test_what_fails_for_good_is_redriven_with_another_input_until_it_compl
 
 
 async def test_what_is_not_meant_to_fail_is_not_redriven(only: Any) -> None:
-    only(Shapes.chain)
+    only(Generators.chain)
     run = FakeRun(WorkflowState.FAILED)
 
     notes = await noted(run, LEFT_ALONE)
@@ -157,7 +157,7 @@ async def test_what_is_not_meant_to_fail_is_not_redriven(only: Any) -> None:
 
 
 async def test_paused_workflow_is_resumed_also_when_nobody_answered_the_pause(only: Any) -> None:
-    only(Shapes.fan)
+    only(Generators.fan)
     run = FakeRun(WorkflowState.COMPLETED)
 
     notes = await noted(run, replace(LEFT_ALONE, paused=1.0))
@@ -173,7 +173,7 @@ async def test_paused_workflow_is_resumed_also_when_nobody_answered_the_pause(on
 async def task(pace: Pace) -> tuple[Notes, Sequence[Type]]:
     """What was noted of a task, and what of its end by the time that the next could be begun."""
     notes, handle = Notes(), FakeHandle()
-    load = Load(cast(Client, FakeClient(FakeRun(), handle)), notes, Random(1), pace)
+    load = ChaosLoad(cast(Client, FakeClient(FakeRun(), handle)), notes, Random(1), pace)
     async with load._work:
         await load.task()
         early = notes.about("end")
@@ -208,20 +208,20 @@ async def test_task_without_hope_is_meant_to_fail_after_few_attempts() -> None:
 
 
 EVERY_SHAPE = [
-    Shapes.layers,
-    Shapes.fan,
-    Shapes.chain,
-    Shapes.gate,
-    Shapes.spread,
-    Shapes.broken,
-    Shapes.choice,
-    Shapes.hopeless,
+    Generators.layers,
+    Generators.fan,
+    Generators.chain,
+    Generators.gate,
+    Generators.spread,
+    Generators.broken,
+    Generators.choice,
+    Generators.hopeless,
 ]
 
 
 @pytest.mark.parametrize("shape", EVERY_SHAPE)
 def test_acceptance_names_every_task_that_is_executed_with_its_priority(shape: Any) -> None:
-    shapes = Shapes(Random(1), PACE)
+    shapes = Generators(Random(1), PACE)
 
     told = shapes.told(shape(shapes).definition())
 

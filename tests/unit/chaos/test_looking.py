@@ -13,8 +13,8 @@ import pytest
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.chaos.looking import Crew, keep_looking
-from dispatcher.chaos.stage import Stage
+from dispatcher.chaos.looking import RegistryLook, keep_looking
+from dispatcher.chaos.stage import Testbed
 from dispatcher.witness.history import Notebook, Type
 
 
@@ -37,11 +37,11 @@ def test_crew_is_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still
             post("dispatcher-1", 10),
         )
     }
-    stage = Stage(Path(), cast(Any, None), posts)
+    stage = Testbed(Path(), cast(Any, None), posts)
 
     crew = stage.crew()
 
-    assert crew == Crew(frozenset({"agent-1#7", "agent-3#9"}), frozenset({"agent-1#7"}))
+    assert crew == RegistryLook(frozenset({"agent-1#7", "agent-3#9"}), frozenset({"agent-1#7"}))
     named = [stage.life_of(AgentRecord(registered(pid), Load(), 1_000)) for pid in (7, 8, 99)]
     assert named == ["agent-1#7", "agent-2#8", "99"]  # who was never in the crew has no other name
 
@@ -49,7 +49,7 @@ def test_crew_is_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still
 @pytest.mark.parametrize("failing", [False, True])
 async def test_look_says_who_was_there_and_who_was_listed_or_that_nobody_answered(failing: bool) -> None:
     notebook = Notebook(asyncio.get_running_loop().time)
-    crew = Crew(frozenset({"worker-1", "worker-2"}), frozenset({"worker-1"}))
+    crew = RegistryLook(frozenset({"worker-1", "worker-2"}), frozenset({"worker-1"}))
     async with MemoryRegistry() as registry:
         await registry.register(registered(1), Load(), lease_seconds=3.0)
         registry.failing = failing

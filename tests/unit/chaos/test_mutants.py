@@ -11,7 +11,7 @@ import pytest
 
 from coditect.errors import SetupError
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.mutants.__main__ import Progress, fingerprint
+from dispatcher.chaos.mutants.__main__ import HuntProgress, fingerprint
 from dispatcher.chaos.mutants.hunt import ROOT, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.mutated import command
@@ -62,12 +62,12 @@ async def test_mutant_that_breaks_other_promises_only_is_not_caught() -> None:
 
 def test_what_was_caught_is_not_hunted_again_until_the_code_changes(tmp_path: Path) -> None:
     file = tmp_path / "caught"
-    Progress(file, "code").add("one")
-    Progress(file, "code").add("other")
+    HuntProgress(file, "code").add("one")
+    HuntProgress(file, "code").add("other")
 
-    assert Progress(file, "code").caught == {"one", "other"}
-    assert Progress(file, "changed").caught == set()
-    assert Progress(file, "code").caught == set()
+    assert HuntProgress(file, "code").caught == {"one", "other"}
+    assert HuntProgress(file, "changed").caught == set()
+    assert HuntProgress(file, "code").caught == set()
 
 
 def test_code_is_told_from_another_by_each_of_its_bytes(tmp_path: Path) -> None:

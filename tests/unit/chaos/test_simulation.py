@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from coditect.aio.failpoints import Act, Order
-from dispatcher.chaos.simulation import PACE, Plan, Played, play
-from dispatcher.shards.ownership import Tenure
+from coditect.aio.failpoints import Act, Failpoint
+from dispatcher.chaos.simulation import PACE, Played, SimulationPlan, play
+from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS
 
@@ -18,7 +18,7 @@ SEEDS = range(1, 7)
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
-    played = play(seed, Plan(calm_seconds=8.0))
+    played = play(seed, SimulationPlan(calm_seconds=8.0))
 
     assert played.violations == ()
     assert played.faults >= 4
@@ -30,14 +30,14 @@ def test_no_promise_is_broken_by_another_seed(seed: int) -> None:
 
 
 def test_every_promise_has_something_that_could_break_it() -> None:
-    played = [play(seed, Plan(calm_seconds=8.0)) for seed in (7, 8)]
+    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (7, 8)]
 
     idle = [{one.invariant for one in each.judgements if not one.checked} for each in played]
     assert set.intersection(*idle) == set()
 
 
 def test_limits_of_time_end_a_node_once_whatever_breaks() -> None:
-    plan = Plan(pace=replace(PACE, limited=0.5))
+    plan = SimulationPlan(pace=replace(PACE, limited=0.5))
 
     played = [play(seed, plan) for seed in (3, 5, 6)]
 
@@ -48,7 +48,7 @@ def test_limits_of_time_end_a_node_once_whatever_breaks() -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_dispatcher_may_die_at_every_step(point: str) -> None:
-    plan = Plan(seconds=4.0, die_at=Order(point, Act.KILL, at=3))
+    plan = SimulationPlan(seconds=4.0, die_at=Failpoint(point, Act.KILL, at=3))
 
     played = play(1, plan)
 
@@ -58,12 +58,12 @@ def test_dispatcher_may_die_at_every_step(point: str) -> None:
 
 
 def test_error_that_ends_work_in_the_background_fails_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def watch(_: Tenure) -> None:
+    async def watch(_: ShardOwnership) -> None:
         raise KeyError("planted")
 
-    monkeypatch.setattr(Tenure, "_watch", watch)
+    monkeypatch.setattr(ShardOwnership, "_watch", watch)
 
-    played = play(1, Plan(seconds=1.0))
+    played = play(1, SimulationPlan(seconds=1.0))
 
     assert not played.kept
     assert "crashed: KeyError('planted')" in {line.strip() for line in played.lines()}

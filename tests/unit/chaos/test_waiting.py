@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.chaos.story import Story
+from dispatcher.chaos.story import HistoryIndex
 from dispatcher.chaos.waiting import CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
-from dispatcher.witness.history import Entry, Type
+from dispatcher.witness.history import HistoryEntry, Type
 
 READY_AT = 100.0
 
 
-def backlog(many: int, *, priority: str, first_at: float) -> list[Entry]:
+def backlog(many: int, *, priority: str, first_at: float) -> list[HistoryEntry]:
     """Tasks that could be executed from then on, and start one after the other once the one in question waits."""
     accepted = [
-        Entry(first_at, "client", Type.OK, "accept", f"other{one}", {"priority": priority}) for one in range(many)
+        HistoryEntry(first_at, "client", Type.OK, "accept", f"other{one}", {"priority": priority})
+        for one in range(many)
     ]
     return accepted + [
-        Entry(READY_AT + 0.001 * (one + 1), "agent-1", Type.OK, "execute", f"other{one}") for one in range(many)
+        HistoryEntry(READY_AT + 0.001 * (one + 1), "agent-1", Type.OK, "execute", f"other{one}") for one in range(many)
     ]
 
 
-def waiting(priority: str, *more: Entry) -> Story:
-    accepted = Entry(READY_AT, "client", Type.OK, "accept", "task", {"priority": priority})
-    started = Entry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "task")
-    return Story(sorted([accepted, started, *more], key=lambda one: one.t))
+def waiting(priority: str, *more: HistoryEntry) -> HistoryIndex:
+    accepted = HistoryEntry(READY_AT, "client", Type.OK, "accept", "task", {"priority": priority})
+    started = HistoryEntry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "task")
+    return HistoryIndex(sorted([accepted, started, *more], key=lambda one: one.t))
 
 
 @pytest.mark.parametrize(("many", "passed"), [(MOST_BEFORE_P0, True), (MOST_BEFORE_P0 + 1, False)])
@@ -36,7 +37,7 @@ def test_p0_is_started_before_a_backlog_that_was_there_before_it(many: int, pass
 
 @pytest.mark.parametrize("at", [READY_AT - CALM_SECONDS + 0.1, READY_AT + 1.0])
 def test_nobody_is_judged_while_something_is_broken_nor_soon_after(at: float) -> None:
-    killed = Entry(at, "chaos", Type.OK, "kill", "agent-1", {"kind": "agent.kill"})
+    killed = HistoryEntry(at, "chaos", Type.OK, "kill", "agent-1", {"kind": "agent.kill"})
 
     assert p0_soon(waiting("p0", *backlog(100, priority="p2", first_at=50.0), killed)).checked == 0
     assert p2_progress(waiting("p2", *backlog(1_000, priority="p1", first_at=READY_AT + 0.0001), killed)).checked == 0
@@ -57,12 +58,12 @@ def test_p2_is_overtaken_by_so_many_and_waits_for_those_before_it(many: int, fir
 
 
 def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
-    accepted = Entry(0.0, "client", Type.OK, "accept", "w", {"nodes": {"n": []}, "priorities": {"n": "p0"}})
-    ready = Entry(READY_AT, "dispatcher-1", Type.OK, "state", "w:n", {"state": "ready", "version": 1})
-    ran = Entry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "w:n")
-    before = [Entry(10.0 + one, "agent-1", Type.OK, "execute", f"other{one}") for one in range(40)]
+    accepted = HistoryEntry(0.0, "client", Type.OK, "accept", "w", {"nodes": {"n": []}, "priorities": {"n": "p0"}})
+    ready = HistoryEntry(READY_AT, "dispatcher-1", Type.OK, "state", "w:n", {"state": "ready", "version": 1})
+    ran = HistoryEntry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "w:n")
+    before = [HistoryEntry(10.0 + one, "agent-1", Type.OK, "execute", f"other{one}") for one in range(40)]
     others = backlog(10, priority="p1", first_at=50.0)
 
-    judgement = p0_soon(Story(sorted([accepted, ready, ran, *before, *others], key=lambda one: one.t)))
+    judgement = p0_soon(HistoryIndex(sorted([accepted, ready, ran, *before, *others], key=lambda one: one.t)))
 
     assert (judgement.checked, judgement.passed) == (1, True)

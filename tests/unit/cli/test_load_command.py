@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.cli.load_drive import Load
+from coditect.cli.load_drive import LoadPlan
 from coditect.cli.load_report import (
-    Answer,
     Effect,
-    Ending,
+    LoadAnswer,
+    LoadEnding,
     parse_effects,
     percentiles,
     report_json,
@@ -22,8 +22,8 @@ from coditect.model.result import Failure, Outcome, Status
 from tests.unit.cli.scene import Terminal, completed
 
 
-def answer(task_id: str | None, ending: Ending = Ending.COMPLETED, latency: float = 0.1) -> Answer:
-    return Answer(task_id, ending, 1.0, latency, agent_id="a" if ending is Ending.COMPLETED else None)
+def answer(task_id: str | None, ending: LoadEnding = LoadEnding.COMPLETED, latency: float = 0.1) -> LoadAnswer:
+    return LoadAnswer(task_id, ending, 1.0, latency, agent_id="a" if ending is LoadEnding.COMPLETED else None)
 
 
 def test_repeated_execution_is_listed_and_no_failure() -> None:
@@ -40,21 +40,21 @@ def test_repeated_execution_is_listed_and_no_failure() -> None:
 @pytest.mark.parametrize(
     "answers",
     [
-        [answer("x"), answer("y", Ending.FAILED)],
-        [answer("x"), answer("y", Ending.HUNG)],
-        [answer("x"), answer(None, Ending.REFUSED)],
+        [answer("x"), answer("y", LoadEnding.FAILED)],
+        [answer("x"), answer("y", LoadEnding.HUNG)],
+        [answer("x"), answer(None, LoadEnding.REFUSED)],
         [answer("x"), answer("x")],
         [answer("x"), answer("without-effect")],
     ],
 )
-def test_anything_not_done_and_answered_once_is_not_ok(answers: list[Answer]) -> None:
+def test_anything_not_done_and_answered_once_is_not_ok(answers: list[LoadAnswer]) -> None:
     effects = {"x": [Effect("a", 1, 1)], "y": [Effect("a", 1, 1)]}
 
     assert not summarize(answers, effects).ok
 
 
 def test_taken_task_without_an_effect_is_lost_whether_answered_or_not() -> None:
-    report = summarize([answer("x"), answer("y", Ending.HUNG), answer("z", Ending.FAILED)], {})
+    report = summarize([answer("x"), answer("y", LoadEnding.HUNG), answer("z", LoadEnding.FAILED)], {})
 
     assert report.lost == ("x", "y")
 
@@ -86,7 +86,7 @@ def test_no_values_have_zero_percentiles() -> None:
 
 @given(st.integers(0, 1_000_000), st.integers(0, 500), st.integers(0, 500))
 def test_lengths_of_tasks_stay_in_their_range(number: int, low: int, more: int) -> None:
-    load = Load(1, 1, None, low, low + more, "load.work", Priority.P1, 1.0)
+    load = LoadPlan(1, 1, None, low, low + more, "load.work", Priority.P1, 1.0)
 
     assert low <= load.milliseconds(number) <= low + more
 

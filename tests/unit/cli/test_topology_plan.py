@@ -14,7 +14,7 @@ from coditect.broker.topology import (
     capability_queues,
     reply_queue,
 )
-from coditect.broker.topology_diff import Difference, Probe, Verdict, parse_difference
+from coditect.broker.topology_diff import Probe, ProbeVerdict, TopologyDifference, parse_difference
 from tests.unit.cli.scene import AGENT, Terminal
 
 QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': "
@@ -48,7 +48,7 @@ QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'r
 def test_broker_text_about_a_difference_is_read(
     text: str, argument: str, current: str | None, wanted: str | None
 ) -> None:
-    assert parse_difference(text) == Difference(argument, current, wanted, text)
+    assert parse_difference(text) == TopologyDifference(argument, current, wanted, text)
 
 
 def test_plan_of_an_empty_broker_says_that_apply_creates_every_queue(terminal: Terminal) -> None:
@@ -124,7 +124,7 @@ def test_apply_leaves_what_differs_and_makes_the_rest(terminal: Terminal) -> Non
 
 
 def test_plan_has_steps_by_verdict(terminal: Terminal) -> None:
-    assert {verdict.value for verdict in Verdict} == {"same", "missing", "differs"}
+    assert {verdict.value for verdict in ProbeVerdict} == {"same", "missing", "differs"}
 
 
 def test_export_is_a_definitions_document(terminal: Terminal) -> None:

@@ -17,7 +17,7 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import backbone
 from coditect.errors import Unroutable
 from coditect.messaging.event_publisher import Events
-from coditect.messaging.event_stream import EventStream, Listening
+from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.model.event import Event
 from coditect.testing import TestFleet
 from coditect.wire import mail, routing
@@ -68,7 +68,7 @@ async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Supervisor() as background:
         await broker.declare(backbone())
         events = Events(broker, background, SystemClock(), source="/agents/a")
-        async with Listening(other, name="client").stream("task.*", of=["mine"]) as stream:
+        async with EventStreams(other, name="client").stream("task.*", of=["mine"]) as stream:
             events.unmute(["mine"])
             events.emit("task.progress", subject="another's")
             await eventually(lambda: not events.heard("task.progress", "another's"))
@@ -121,7 +121,7 @@ async def _follow(mine: str, subjects: list[str]) -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other:
         await broker.declare(backbone())
-        async with Listening(other, name="client").stream("task.*", of=[mine]) as stream:
+        async with EventStreams(other, name="client").stream("task.*", of=[mine]) as stream:
             for subject in subjects:
                 await _emit(broker, subject)
             await _emit(broker, mine, "task.last")

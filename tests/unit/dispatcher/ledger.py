@@ -18,14 +18,14 @@ from coditect.workflow.document import node_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import leases, shards, timers
-from dispatcher.ledger.book import Terms
+from dispatcher.ledger.book import Policy
 from dispatcher.ledger.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
 from dispatcher.ledger.definitions import Caches, Definitions
-from dispatcher.ledger.effects import Effects, Place, Publication
+from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance
-from dispatcher.ledger.rows import NodeRow, RunRow
+from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.workflows import again, continuations
 from dispatcher.shards import batch
 from dispatcher.shards.evaluations import evaluate
@@ -60,7 +60,7 @@ class Ledger:
 
     database: MemoryDatabase
     lease: Lease
-    terms: Terms
+    terms: Policy
     room: dict[str, int] = field(default_factory=lambda: {"": 1_000_000})
     now_ms: int = 1_000_000
     published: list[Publication] = field(default_factory=list)
@@ -79,12 +79,12 @@ class Ledger:
     async def open(cls, database: MemoryDatabase, **terms: Any) -> Ledger:
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
-        return cls(database, step.owned[0], Terms(0, **terms))
+        return cls(database, step.owned[0], Policy(0, **terms))
 
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
         caches = Caches(self.definitions, frozenset(self.set_aside))
-        one = batch.Turn(self.lease, self.terms, caches, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
+        one = batch.Batch(self.lease, self.terms, caches, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
         try:
             done = await self.database.run(lambda tr: batch.run(tr, one))
         except continuations.SetAside as error:
@@ -153,17 +153,17 @@ class Ledger:
 
     async def states(self, workflow: str = "w") -> dict[str, TaskState]:
         rows = await self.database.read(lambda tr: tr.get_range(*STATUSES.range((workflow,))))
-        return {STATUSES.unpack(key)[1]: NodeRow.unpack(row).state for key, row in rows}
+        return {STATUSES.unpack(key)[1]: NodeRecord.unpack(row).state for key, row in rows}
 
-    async def node(self, name: str, workflow: str = "w") -> NodeRow:
+    async def node(self, name: str, workflow: str = "w") -> NodeRecord:
         row = await self.database.read(lambda tr: tr.get(STATUSES.pack((workflow, name))))
         assert row is not None
-        return NodeRow.unpack(row)
+        return NodeRecord.unpack(row)
 
-    async def run(self, workflow: str = "w") -> RunRow:
+    async def run(self, workflow: str = "w") -> RunRecord:
         row = await self.database.read(lambda tr: tr.get(RUNS.pack((workflow,))))
         assert row is not None
-        return RunRow.unpack(row)
+        return RunRecord.unpack(row)
 
     async def state(self, workflow: str = "w") -> WorkflowState:
         return (await self.run(workflow)).state
@@ -184,4 +184,4 @@ def failed(*, retryable: bool = False, status: Status = Status.FAILED) -> Outcom
     return Outcome(status, dumps(failure.as_json()), None, None, AGENT, failure=failure)
 
 
-__all__ = ["AGENT", "Claim", "Ledger", "Place", "completed", "failed", "few_steps", "leases"]
+__all__ = ["AGENT", "Claim", "Ledger", "NodeKey", "completed", "failed", "few_steps", "leases"]

@@ -19,26 +19,26 @@ from coditect.model.capability import Priority
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.document import node_document
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.counters import Counters
 from dispatcher.ledger import outbox, shards
 from dispatcher.ledger.commands import Asked
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ports import Ports
 from dispatcher.shards import worker as desk_module
-from dispatcher.shards.completions import Answer
+from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import Flight
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import CommitUnknown, StoreUnavailable, TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.taskgraph.port import TaskGraph
-from dispatcher.taskgraph.projector import Showing
+from dispatcher.taskgraph.projector import Projector
 
 Value = TypeVar("Value")
 CAPABILITY = "work"
-ONLY = Place("w", "only")
+ONLY = NodeKey("w", "only")
 
 
 class Doubtful(MemoryDatabase):
@@ -84,15 +84,15 @@ def start_of(workflow: str, flow: Workflow | None = None) -> Asked:
 class LoneDesk:
     """One shard's desk at work, and what stands around it."""
 
-    desk: Desk
+    desk: ShardWorker
     ports: Ports
     database: Doubtful
     server: MemoryServer
-    window: Window
+    window: Capacity
     counters: Counters
 
     async def say(self, command: Any) -> Any:
-        answer: Answer[Any] = Answer()
+        answer: CommandAnswer[Any] = CommandAnswer()
         self.desk.put(command, answer)
         return await answer.future
 
@@ -129,7 +129,7 @@ async def open_desk(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
 
 @asynccontextmanager
 async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
-    server, clock, window = MemoryServer(), SystemClock(), Window(lambda: 0.0)
+    server, clock, window = MemoryServer(), SystemClock(), Capacity(lambda: 0.0)
     async with Doubtful() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(backbone() + capability_queues(CAPABILITY))
         await database.run(lambda tr: shards.fix_count(tr, 1))
@@ -137,8 +137,10 @@ async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, clock, background, window)
         lost, counters = list[int](), Counters()
-        showing = None if graph is None else Showing(graph, 0, moved=lambda: None)
-        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, showing=showing, counters=counters)
+        showing = None if graph is None else Projector(graph, 0, moved=lambda: None)
+        desk = ShardWorker(
+            step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, showing=showing, counters=counters
+        )
         await desk.open()
         yield LoneDesk(desk, ports, database, server, window, counters)
         await desk.close()

@@ -15,7 +15,7 @@ from coditect.model.result import Outcome
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from coditect.wire.tasks import read_result
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.undeliverable.notices import Notices
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration
@@ -37,7 +37,9 @@ class Scene:
     async def dispatcher(self, broker: MemoryBroker | None = None) -> Notices:
         """Another dispatcher, at work when this returns."""
         own = await self.stack.enter_async_context(broker or MemoryBroker(self.server, name="dispatcher"))
-        running = running_dispatcher(broker=own, registry=self.registry, clock=SystemClock(), options=Options(shards=1))
+        running = running_dispatcher(
+            broker=own, registry=self.registry, clock=SystemClock(), options=DispatcherOptions(shards=1)
+        )
         return (await self.stack.enter_async_context(running)).notices
 
     async def offer(self, capability: str = CAPABILITY) -> None:

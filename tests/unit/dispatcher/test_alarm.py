@@ -27,7 +27,7 @@ from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
 from dispatcher.shards import timers as alarm
 from dispatcher.shards.completions import Settle
-from dispatcher.shards.timers import GRACE_SECONDS, Alarm
+from dispatcher.shards.timers import GRACE_SECONDS, TimerService
 from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
@@ -66,7 +66,7 @@ class Around:
     ears: list[Consumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.alarm = Alarm(0, cast(Ports, self), self.put)
+        self.alarm = TimerService(0, cast(Ports, self), self.put)
 
     def put(self, command: Due, settle: Settle) -> None:
         self.rung[command.timer.kind] = asyncio.get_running_loop().time()

@@ -17,7 +17,7 @@ from coditect.wire.json import loads
 from coditect.wire.return_addresses import ReturnAddresses
 from coditect.wire.tasks import read_result
 from dispatcher.ledger.commands import Asked, Command
-from dispatcher.requests.server import Control
+from dispatcher.requests.server import RequestServer
 from dispatcher.shards.completions import Settle
 from tests.support import eventually
 
@@ -54,7 +54,7 @@ class Request:
 async def answered(broker: Narrow, answer: Any) -> Request:
     request = Request()
     async with Supervisor() as background:
-        control = Control(
+        control = RequestServer(
             cast("Broker", broker),
             cast("Any", None),
             cast("Any", None),
@@ -105,7 +105,7 @@ ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
     broker, desks, messages = Narrow(), Desks(), []
     async with Supervisor() as background:
-        control = Control(
+        control = RequestServer(
             cast("Broker", broker),
             cast("Any", None),
             cast("Any", desks),
@@ -143,13 +143,13 @@ class Rebuilding:
 async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_told_to_each() -> None:
     broker, desks = Narrow(), Rebuilding()
 
-    def asked(control: Control, occasion: str) -> None:
+    def asked(control: RequestServer, occasion: str) -> None:
         body = {"shard": 0, "occasion": occasion}
         message = request(Verb.REBUILD, body, reply_to="reply.me", correlation_id="c")
         control.arrived(cast("Delivery", Request(message)))
 
     async with Supervisor() as background:
-        control = Control(
+        control = RequestServer(
             cast("Broker", broker),
             cast("Any", None),
             cast("Any", desks),
@@ -183,7 +183,7 @@ async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_t
 
     requests = [Request(Message(b"{}", message_id=str(number), reply_to=reply_to)) for number in range(3)]
     async with Supervisor() as background:
-        control = Control(
+        control = RequestServer(
             cast("Broker", Closed()),
             cast("Any", None),
             cast("Any", None),

@@ -20,7 +20,7 @@ from coditect.workflow.template import From
 from dispatcher.ledger import book, values, versions
 from dispatcher.ledger.commands import Evaluated, Fill, Look, Proposed, Show
 from dispatcher.ledger.definitions import Definitions
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes import advance
@@ -35,7 +35,7 @@ MEGABYTE = "x" * 1_000_000
 async def failure(ledger: Ledger, node: str) -> dict[str, str]:
     """Why the node failed."""
     assert (await ledger.states())[node] is TaskState.FAILED
-    told = await ledger.database.read(lambda tr: value_of(tr, Place("w", node), FAILURE))
+    told = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", node), FAILURE))
     assert told["reason"] == (await ledger.node(node)).reason
     return dict(told)
 
@@ -157,7 +157,7 @@ async def test_what_was_evaluated_for_another_beginning_is_not_taken(ledger: Led
     ledger.evaluates = False
     await ledger.start(flow.definition(), [*range(30_000)])
 
-    await ledger.turn(Evaluated(Place("w", "slow"), "another", Inputs(False)))
+    await ledger.turn(Evaluated(NodeKey("w", "slow"), "another", Inputs(False)))
 
     assert (await ledger.states())["slow"] is TaskState.BLOCKED
 
@@ -198,7 +198,7 @@ async def test_the_values_of_a_map_are_read_no_further_than_its_list_may_be_long
     flow = Workflow("map")
     flow.map("work", "input", limit=10, name="each")
     await ledger.start(flow.definition(), [*range(10)])
-    behind = values.Place("w", "each[4]", RESULT)
+    behind = values.ValueKey("w", "each[4]", RESULT)
 
     last = ledger.published.pop(0)
     await ledger.play(lambda _: completed("x" * 500_000))
@@ -321,23 +321,23 @@ async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn
     names = ("none", *(f"n{number}" for number in range(4)))
     others = ("none", *(f"n{number}" for number in range(2, 6)))
 
-    (looked,) = await ledger.turn(Look(tuple(Place("w", name) for name in names)))
+    (looked,) = await ledger.turn(Look(tuple(NodeKey("w", name) for name in names)))
     (left,) = await ledger.turn(Show("w", others))
     shown = ledger.seen[-1].shown
 
     assert [one.place.node for one in looked] == ["n0", "n1"]
     assert [one.place.node for one in shown] == ["n2", "n3"]
     assert left == ("n4", "n5")
-    assert await ledger.turn(Show("w", left), Look((Place("w", "none"),))) == ((), [])
+    assert await ledger.turn(Show("w", left), Look((NodeKey("w", "none"),))) == ((), [])
 
 
-async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[Place]:
+async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[NodeKey]:
     """The same nodes, which are ready and wait for room; nothing is remembered of them."""
     ledger.room = {"work": 0}
     await start_large(ledger, patched)
     ledger.definitions = Definitions()
     ledger.seen.clear()
-    return [Place("w", f"n{number}") for number in range(9)]
+    return [NodeKey("w", f"n{number}") for number in range(9)]
 
 
 async def test_large_definitions_are_claimed_from_the_ready_index_in_several_transactions(

@@ -14,13 +14,13 @@ from coditect.testing import TestFleet
 from coditect.wire.control import Started, Verb
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Began, Claimed, Command, Heard, Lost
-from dispatcher.ledger.effects import Place
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.witness.ports import WitnessedDatabase
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed
 
-PLACE = Place("w", "one")
+PLACE = NodeKey("w", "one")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def ledger() -> AsyncIterator[Ledger]:
         yield ledger
 
 
-async def told(ledger: Ledger, command: Command) -> list[tuple[Place, int]]:
+async def told(ledger: Ledger, command: Command) -> list[tuple[NodeKey, int]]:
     await ledger.turn(command)
     return ledger.seen[-1].cancels
 
@@ -62,7 +62,7 @@ async def test_nobody_is_told_who_may_still_be_granted_it(ledger: Ledger, fence:
     await ledger.turn(Lost(PLACE, 1, AGENT))
 
     assert await told(ledger, Heard(PLACE, fence)) == [], "it is published anew, and not granted to anybody"
-    assert await told(ledger, Heard(Place("w", "unknown"), fence)) == []
+    assert await told(ledger, Heard(NodeKey("w", "unknown"), fence)) == []
 
 
 async def test_agent_that_told_the_end_itself_is_told_nothing_and_one_that_was_given_up_is(ledger: Ledger) -> None:
@@ -74,7 +74,7 @@ async def test_agent_that_told_the_end_itself_is_told_nothing_and_one_that_was_g
     flow.task("work", name="one")
     await ledger.start(flow.definition(), workflow="v")
     await ledger.turn(ledger.finished(ledger.published[-1], completed()))
-    assert await told(ledger, Heard(Place("v", "one"), 1)) == []
+    assert await told(ledger, Heard(NodeKey("v", "one"), 1)) == []
 
 
 class Kept(TestFleet):
@@ -91,7 +91,7 @@ class Kept(TestFleet):
         store = MemoryDatabase(self._disk)
         async with (
             WitnessedDatabase(store, lambda *_, **__: None, reached=self._reached) as database,
-            running_dispatcher(database=database, options=Options(shards=1, owner=owner), **ports) as running,
+            running_dispatcher(database=database, options=DispatcherOptions(shards=1, owner=owner), **ports) as running,
         ):
             yield running
 

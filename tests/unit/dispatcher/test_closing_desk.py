@@ -16,8 +16,8 @@ from coditect.wire import routing
 from coditect.wire.control import Started, started_message
 from dispatcher.ledger.effects import Publication
 from dispatcher.shards import worker as desk_module
-from dispatcher.shards.results import Arrivals
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.results import ResultsConsumer
+from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
 
@@ -57,7 +57,7 @@ async def left(lone: LoneDesk) -> int:
 async def test_starts_are_acked_when_they_are_recorded(lone: LoneDesk, nodes: Sequence[str]) -> None:
     delivery = await starts(lone, nodes)
 
-    Arrivals(lone.desk).take(delivery)
+    ResultsConsumer(lone.desk).take(delivery)
 
     await eventually(lambda: lone.flight.agent == ("worker-1" if nodes else ""))
     assert await left(lone) == 0
@@ -69,7 +69,7 @@ async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str)
     if closed == "before":
         await lone.desk.close()
 
-    Arrivals(lone.desk).take(delivery)
+    ResultsConsumer(lone.desk).take(delivery)
     await lone.desk.close()
 
     assert await left(lone) == 1
@@ -77,7 +77,7 @@ async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str)
 
 async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneDesk) -> None:
     before = await lone.rows()
-    successor = Desk(lone.desk._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    successor = ShardWorker(lone.desk._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
     await successor.open()
     await successor.close()
 

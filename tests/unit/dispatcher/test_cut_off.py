@@ -17,7 +17,7 @@ from coditect.broker.port import Consumer
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
-from dispatcher.program import Dispatcher, Options, running_dispatcher, unready
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher, unready
 from dispatcher.store.memory import Disk, MemoryDatabase
 from tests.support import eventually
 
@@ -92,7 +92,7 @@ async def scene(seed: int = 0, *, second: type[MemoryBroker] = MemoryBroker) -> 
                 clock=fleet._clock(name),
                 database=store,
                 evict=fleet.server,
-                options=Options(shards=SHARDS, owner=name),
+                options=DispatcherOptions(shards=SHARDS, owner=name),
             )
             posts.append(Post(broker, store, await stack.enter_async_context(running)))
         if second is MemoryBroker:

@@ -18,7 +18,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import GoOn
-from dispatcher.program import Dispatcher, Options, running_dispatcher, unready
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher, unready
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.loops import loops, strike_for_ever, strike_once
@@ -93,7 +93,7 @@ async def scene(seed: int = 0) -> AsyncIterator[Scene]:
             database=store,
             graph=MemoryTaskGraph(),
             evict=fleet.server,
-            options=Options(shards=1, owner="ada"),
+            options=DispatcherOptions(shards=1, owner="ada"),
         )
         async with running as dispatcher:
             yield Scene(fleet, broker, dispatcher, executed)

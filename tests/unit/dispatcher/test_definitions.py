@@ -5,9 +5,9 @@ from functools import partial
 
 from coditect import Workflow
 from coditect.workflow.definition import Call, Node
-from dispatcher.ledger.book import BYTES_PER_STEP, Book
+from dispatcher.ledger.book import BYTES_PER_STEP, UnitOfWork
 from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions
-from dispatcher.ledger.effects import Defined, Place
+from dispatcher.ledger.effects import Defined, NodeKey
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed
@@ -15,7 +15,7 @@ from tests.unit.dispatcher.ledger import Ledger, completed
 
 def test_the_oldest_definitions_go_first_and_one_that_is_read_again_is_new() -> None:
     definitions = Definitions(most_bytes=2 * (OVERHEAD_BYTES + 10))
-    places = [Place("w", f"n{number}") for number in range(3)]
+    places = [NodeKey("w", f"n{number}") for number in range(3)]
     for place in (*places[:2], places[0]):
         definitions.note({place: (b"x" * 10, None)})
 
@@ -26,17 +26,17 @@ def test_the_oldest_definitions_go_first_and_one_that_is_read_again_is_new() -> 
 
 def test_definitions_take_no_more_than_their_bytes() -> None:
     definitions = Definitions(most_bytes=10_000)
-    definitions.note({Place("w", "small"): (b"x", None), Place("w", "large"): (b"x" * 10_000, None)})
+    definitions.note({NodeKey("w", "small"): (b"x", None), NodeKey("w", "large"): (b"x" * 10_000, None)})
     nothing = len(definitions)
     for number in range(1_000):
-        definitions.note({Place("w", f"n{number % 60}"): (b"x" * (number % 50), None)})
+        definitions.note({NodeKey("w", f"n{number % 60}"): (b"x" * (number % 50), None)})
 
     assert nothing == 0
     assert 30 <= len(definitions) <= 10_000 // OVERHEAD_BYTES
 
 
 def test_what_a_node_s_row_says_goes_with_the_row() -> None:
-    definitions, place = Definitions(), Place("w", "n")
+    definitions, place = Definitions(), NodeKey("w", "n")
     node = Node("n", Call("one"))
 
     found = []
@@ -49,9 +49,9 @@ def test_what_a_node_s_row_says_goes_with_the_row() -> None:
 
 def test_of_the_nodes_that_were_read_the_first_are_let_go_by_the_bytes_of_their_rows() -> None:
     definitions, node = Definitions(), Node("n", Call("one"))
-    large, places = b"x" * (MOST_READ_BYTES // 4), [Place("w", f"n{number}") for number in range(5)]
+    large, places = b"x" * (MOST_READ_BYTES // 4), [NodeKey("w", f"n{number}") for number in range(5)]
     definitions.note(dict.fromkeys(places, (large, node)))
-    too_large = Place("w", "large")
+    too_large = NodeKey("w", "large")
     kept = [definitions.node(place) for place in places]
 
     definitions.note({too_large: (large * 5, node)})
@@ -65,15 +65,15 @@ async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) ->
     flow = Workflow("two")
     flow.task("work", {"x": "y" * 1_000}, after=[flow.task("work", name="first")], name="second")
     await ledger.start(flow.definition())
-    place = Place("w", "second")
+    place = NodeKey("w", "second")
     node, row = ledger.definitions.node(place), ledger.definitions.row(place)
     assert node is not None
     assert row is not None
 
-    def look(tr: Transaction, known: Defined | None) -> tuple[Node, int, Mapping[Place, Defined | None]]:
+    def look(tr: Transaction, known: Defined | None) -> tuple[Node, int, Mapping[NodeKey, Defined | None]]:
         caches = Caches()
         caches.definitions.note({place: known})
-        book = Book(tr, ledger.terms, caches, now_ms=0, chance=0.0, room={})
+        book = UnitOfWork(tr, ledger.terms, caches, now_ms=0, chance=0.0, room={})
         return book.definition(place), book.steps, book.close().definitions
 
     found = [await ledger.database.run(partial(look, known=known)) for known in (None, (row, None), (row, node))]
@@ -95,4 +95,4 @@ async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
 
     assert at_first == 2
     assert len(ledger.definitions) == 0
-    assert ledger.definitions.row(Place("w", "first")) is None
+    assert ledger.definitions.row(NodeKey("w", "first")) is None

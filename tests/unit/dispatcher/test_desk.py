@@ -17,22 +17,22 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import CoditectError
 from coditect.messaging.event_publisher import Events
 from coditect.workflow.states import TaskState
-from dispatcher.capacity import LEAST, Window
+from dispatcher.capacity import LEAST, Capacity
 from dispatcher.ledger import shards, timers
-from dispatcher.ledger.book import Book
+from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Due, Finished, GoOn, Proposed
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
 from dispatcher.shards import backoff, batch
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
@@ -84,14 +84,14 @@ class _One:
 
 
 @asynccontextmanager
-async def new_desk(lost: list[int]) -> AsyncIterator[tuple[Desk, Losing]]:
+async def new_desk(lost: list[int]) -> AsyncIterator[tuple[ShardWorker, Losing]]:
     async with Losing() as database, Supervisor() as background:
         broker, clock = MemoryBroker(MemoryServer(), name="dispatcher"), SystemClock()
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, background, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, clock, background, Window(lambda: 0.0))
-        desk = Desk(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
+        ports = Ports(broker, database, events, clock, background, Capacity(lambda: 0.0))
+        desk = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
         yield desk, database
         await desk.close()
 
@@ -130,7 +130,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
 ) -> None:
     settled, run, left = Settled(), batch.run_once, tries
 
-    def slow(tr: Transaction, one: batch.Turn) -> batch.Done:
+    def slow(tr: Transaction, one: batch.Batch) -> batch.BatchResult:
         nonlocal left
         done = run(tr, replace(one, commands=[GoOn() for _ in one.commands]))
         if any(isinstance(command, Slow) for command in one.commands):
@@ -155,7 +155,7 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
 ) -> None:
     few_steps(monkeypatch, 1)
 
-    def release(book: Book, place: Place, after: str, most: int) -> int:
+    def release(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
         if place.workflow == "slow":
             book.tr._until = 0.0  # the time that it may take is over
         return advance.release(book, place, after, most)
@@ -180,7 +180,7 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
 async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_later() -> None:
     tried: list[float] = []
 
-    def release(book: Book, place: Place, after: str, most: int) -> int:
+    def release(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
         tried.append(asyncio.get_running_loop().time())
         if len(tried) <= 3 * batch.MOST_SLOW:
             book.tr._until = -1.0  # the time that it may take is over
@@ -211,9 +211,9 @@ async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_turn(mon
         lone.window.keep("work", LEAST)  # nothing is claimed at once
         await lone.say(start_of("w", flow))
         lone.window.free("work", LEAST)
-        monkeypatch.setattr(Book, "is_full", True)
+        monkeypatch.setattr(UnitOfWork, "is_full", True)
 
-        lone.desk.put(Proposed(tuple(Place("w", name) for name in "abc")))
+        lone.desk.put(Proposed(tuple(NodeKey("w", name) for name in "abc")))
 
         await eventually(lambda: lone.published() == 3)
 
@@ -270,7 +270,7 @@ async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end
         told = await lone.database.read(lambda tr: value_of(tr, ONLY, FAILURE))
 
     assert row is not None
-    assert (NodeRow.unpack(row).state, NodeRow.unpack(row).attempt) == (TaskState.DEAD, attempts)
+    assert (NodeRecord.unpack(row).state, NodeRecord.unpack(row).attempt) == (TaskState.DEAD, attempts)
     assert (told["reason"], told["type"]) == (UNRECORDABLE, "ValueBeyondBound")
     assert settled.told == [(f"attempt {number}", "refused") for number in range(1, attempts + 1)]
     assert lone.counters.unrecorded == attempts

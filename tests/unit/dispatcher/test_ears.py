@@ -7,7 +7,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import backbone
 from coditect.messaging.event_publisher import Events
-from coditect.messaging.event_stream import Listening
+from coditect.messaging.event_stream import EventStreams
 from coditect.wire import mail, routing
 from dispatcher.requests.interest import hearing_listeners
 from tests.support import eventually
@@ -22,7 +22,7 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
             events.emit("node.started", subject="nobody hears it")
             await eventually(lambda: not events.heard("node.started"))
 
-            async with Listening(other, name="client").stream("node.*") as stream:
+            async with EventStreams(other, name="client").stream("node.*") as stream:
                 await eventually(lambda: events.heard("node.started"))
                 events.emit("node.started", subject="w")
                 event = await asyncio.wait_for(anext(stream), 60)

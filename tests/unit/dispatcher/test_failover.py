@@ -10,12 +10,12 @@ from coditect.aio.supervisor import Supervisor
 from coditect.model.ids import AgentId
 from dispatcher.ledger import leases
 from dispatcher.ledger.commands import Command, Lost
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.liveness.monitor import AgentGone
 from dispatcher.recovery.failover import Predecessors, dispatch_again
 from dispatcher.shards.in_flight import Flight
 from dispatcher.shards.orphans import EARLY_ACK_MS
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -23,7 +23,7 @@ NOW_MS = 10_000_000
 GONE = AgentId("worker-1")
 
 
-class FlightsLaid(list[tuple[Place, Flight]]):
+class FlightsLaid(list[tuple[NodeKey, Flight]]):
     """Flights as far as failover sees them."""
 
     doubtful = 0
@@ -43,8 +43,8 @@ class Laid:
         self.commands.append(command)
 
 
-def flight(node: str, *, agent: str = GONE, age_ms: int = 1_000) -> tuple[Place, Flight]:
-    return Place("w", node), Flight("work.do", "p1", 7, NOW_MS - age_ms, agent=agent)
+def flight(node: str, *, agent: str = GONE, age_ms: int = 1_000) -> tuple[NodeKey, Flight]:
+    return NodeKey("w", node), Flight("work.do", "p1", 7, NOW_MS - age_ms, agent=agent)
 
 
 def laid() -> Laid:
@@ -66,18 +66,18 @@ def laid() -> Laid:
 def test_only_what_the_broker_does_not_give_to_others_is_published_anew(released: bool, again: list[str]) -> None:
     desk = laid()
 
-    dispatch_again(cast(Desk, desk), AgentGone(GONE, released), NOW_MS)
+    dispatch_again(cast(ShardWorker, desk), AgentGone(GONE, released), NOW_MS)
 
-    assert desk.commands == [Lost(Place("w", node), 7, GONE) for node in again]
+    assert desk.commands == [Lost(NodeKey("w", node), 7, GONE) for node in again]
 
 
 def test_what_a_rebuild_left_with_the_agent_is_published_anew_though_the_broker_gave_back_what_it_has() -> None:
     desk = laid()
     desk.flights.doubtful = 7
 
-    dispatch_again(cast(Desk, desk), AgentGone(GONE, released=True), NOW_MS)
+    dispatch_again(cast(ShardWorker, desk), AgentGone(GONE, released=True), NOW_MS)
 
-    assert desk.commands == [Lost(Place("w", node), 7, GONE) for node in ("short", "long")]
+    assert desk.commands == [Lost(NodeKey("w", node), 7, GONE) for node in ("short", "long")]
 
 
 class Counting:

@@ -21,11 +21,11 @@ from coditect.wire import routing
 from coditect.wire.tasks import read_task
 from coditect.workflow.definition import Definition
 from coditect.workflow.states import TaskState
-from dispatcher.capacity import Window
-from dispatcher.ledger.effects import Moved, Place, Publication
-from dispatcher.ledger.rows import NodeRow
-from dispatcher.shards.in_flight import Flights
-from dispatcher.shards.publisher import Sendings
+from dispatcher.capacity import Capacity
+from dispatcher.ledger.effects import NodeKey, Publication, Transition
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.publisher import ShardPublisher
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
@@ -115,7 +115,7 @@ async def sent(broker: MemoryBroker) -> list[BaseException | None]:
     """What came of a publication to that agent."""
     told: list[BaseException | None] = []
     task = Task(WORK, Priority.P1, b"{}", id=TaskId("one"), published_at_ms=7)
-    Sendings(broker, lambda _, error: told.append(error)).send(Publication(Place("w", "n"), 1, task, FREE))
+    ShardPublisher(broker, lambda _, error: told.append(error)).send(Publication(NodeKey("w", "n"), 1, task, FREE))
     await eventually(lambda: bool(told))
     return told
 
@@ -150,12 +150,12 @@ async def test_it_goes_to_anybody_and_is_claimed_when_that_agents_queue_does_not
 
 
 def test_start_from_an_agents_own_queue_says_nothing_of_the_capabilitys() -> None:
-    flights = Flights(Window(lambda: 0.0))
-    place = Place("w", "n")
+    flights = InFlight(Capacity(lambda: 0.0))
+    place = NodeKey("w", "n")
 
     def move(state: TaskState, publication: int) -> None:
-        row = NodeRow(state, publication=publication, fence=1, agent=AGENT if state is TaskState.WORKING else "")
-        flights.follow(Moved(place, state, WORK, "p1", row), 0.0)
+        row = NodeRecord(state, publication=publication, fence=1, agent=AGENT if state is TaskState.WORKING else "")
+        flights.follow(Transition(place, state, WORK, "p1", row), 0.0)
 
     move(TaskState.PUBLISHED, 7)
     flights.set_apart(place)

@@ -20,8 +20,8 @@ from coditect.settings.settings import Settings
 from coditect.wire import routing
 from dispatcher.ledger import leases
 from dispatcher.ledger.shards import shard_of
-from dispatcher.program import Dispatcher, Options, running_dispatcher
-from dispatcher.shards.completions import Answer
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
+from dispatcher.shards.completions import CommandAnswer
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -103,7 +103,7 @@ async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a
         database = await enter(MemoryDatabase())
         own, other = await enter(MemoryBroker(server, name="own")), await enter(MemoryBroker(server, name="other"))
         ending = await enter(AsyncExitStack())
-        options = Options(shards=MANY_SHARDS)
+        options = DispatcherOptions(shards=MANY_SHARDS)
         plane = running_dispatcher(
             broker=own, registry=registry, clock=SystemClock(), database=database, options=options
         )
@@ -113,7 +113,7 @@ async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a
         await registry.asked.wait()
         server.block()
         for workflow in (f"w{number}" for number in range(100)):
-            answer: Answer[object] = Answer()
+            answer: CommandAnswer[object] = CommandAnswer()
             desks[shard_of(workflow, MANY_SHARDS)].put(start_of(workflow), answer)
             await answer.future
 
@@ -144,7 +144,7 @@ async def test_nothing_that_was_published_runs_twice_when_its_shard_is_handed_ov
         database = await enter(MemoryDatabase())
 
         async def dispatcher() -> Dispatcher:
-            options = Options(shards=SHARDS)
+            options = DispatcherOptions(shards=SHARDS)
             own = await enter(MemoryBroker(server, name=options.owner))
             plane = running_dispatcher(broker=own, registry=registry, clock=clock, database=database, options=options)
             return await enter(plane)

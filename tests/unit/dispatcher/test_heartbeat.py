@@ -18,19 +18,19 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.wire.control import Claim, Started, Verdict
 from coditect.workflow.definition import LEAST_HEARTBEAT_MS
 from coditect.workflow.states import TaskState
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Began, Claimed, Command, Lost
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.liveness.ping import Pings
-from dispatcher.shards.in_flight import Flights
-from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, Patrol
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, OrphanDetector
 from dispatcher.shards.recover import learn
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import AGENT, Ledger
 
-PLACE = Place("w", "one")
+PLACE = NodeKey("w", "one")
 HEARTBEAT_SECONDS = 45
 
 
@@ -41,13 +41,15 @@ class Walked:
     broker: MemoryBroker
     clock: Ledger
     shard: int = 0
-    flights: Flights = field(default_factory=lambda: Flights(Window(lambda: 0.0)))
+    flights: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
     lost: list[Command] = field(default_factory=list)
     followed: int = 0
     """How many of the ledger's effects are taken in."""
 
     def __post_init__(self) -> None:
-        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self), Pings(self.broker, name="patrol"))
+        self.patrol = OrphanDetector(
+            cast(ShardWorker, self), self.broker, cast(Clock, self), Pings(self.broker, name="patrol")
+        )
 
     def put(self, command: Command) -> None:
         self.lost.append(command)

@@ -6,7 +6,7 @@ import asyncio
 
 from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.workflows.continuations import SetAside
-from dispatcher.shards.backoff import FIRST_SECONDS, MOST_SECONDS, Later
+from dispatcher.shards.backoff import FIRST_SECONDS, MOST_SECONDS, ContinuationBackoff
 from tests.unit.broker.virtual_time import in_virtual_time
 
 PIECE = TODO.pack((0, "w", "n", "release"))
@@ -17,7 +17,7 @@ class Spells:
 
     def __init__(self) -> None:
         self._over = asyncio.Event()
-        self.later = Later(self._over.set)
+        self.later = ContinuationBackoff(self._over.set)
 
     async def come(self, piece: bytes = PIECE) -> float:
         self._over.clear()

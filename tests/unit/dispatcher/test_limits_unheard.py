@@ -15,7 +15,7 @@ from coditect.client.client import Client
 from coditect.client.workflow_run import Run
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
-from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.shards.timers import GRACE_SECONDS
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
@@ -74,7 +74,7 @@ class Plane:
                 registry=self._registry,
                 clock=self._clock,
                 database=self._database,
-                options=Options(shards=1),
+                options=DispatcherOptions(shards=1),
             )
             async with plane as running:
                 yield running, broker

@@ -10,7 +10,7 @@ from coditect import Workflow
 from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
-from dispatcher.ledger.rows import RunRow, WorkflowRow
+from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ledger.workflows.queries import QUERIES
 from dispatcher.store.transaction import Reads, Transaction
@@ -72,7 +72,7 @@ async def test_an_older_store_is_looked_through_until_its_index_is_built(
 @pytest.mark.once
 async def test_a_state_is_listed_by_as_much_as_is_asked_for_however_many_are_kept(ledger: Ledger) -> None:
     def many(tr: Transaction) -> None:
-        head, run = WorkflowRow(0, "one", "", "", 1, 1).pack(), RunRow(WorkflowState.COMPLETED).pack()
+        head, run = WorkflowRecord(0, "one", "", "", 1, 1).pack(), RunRecord(WorkflowState.COMPLETED).pack()
         for number in range(5_000):
             tr.set(WORKFLOWS.pack((f"w{number:04}",)), head)
             tr.set(RUNS.pack((f"w{number:04}",)), run)

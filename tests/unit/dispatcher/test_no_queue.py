@@ -15,8 +15,8 @@ from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
-from dispatcher.capacity import LEAST, MOST_PAUSE_SECONDS, Window
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.capacity import LEAST, MOST_PAUSE_SECONDS, Capacity
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 
@@ -64,7 +64,7 @@ async def test_capability_without_a_queue_is_probed_by_one_node_and_all_go_on_wh
             clock=fleet._clock("own"),
             database=database,
             graph=MemoryTaskGraph(),
-            options=Options(shards=1, owner="own"),
+            options=DispatcherOptions(shards=1, owner="own"),
         ):
             run = await fleet.start(gated(**{f"n{number}": "late.work" for number in range(NODES)}))
             await lose(fleet, broker, worker, "late.work")
@@ -100,7 +100,7 @@ async def test_other_capabilities_go_on_beside_one_without_a_queue() -> None:
 @given(st.lists(st.floats(0.01, 5.0), min_size=20, max_size=200))
 def test_probes_of_a_paused_capability_are_ever_further_apart(steps: list[float]) -> None:
     now, probes = 0.0, []
-    window = Window(lambda: now)
+    window = Capacity(lambda: now)
     window.note_no_queue("work")
     for step in steps:
         now += step
@@ -118,7 +118,7 @@ def test_probes_of_a_paused_capability_are_ever_further_apart(steps: list[float]
 
 def test_paused_capability_is_open_again_when_a_queue_took_one_and_probed_when_an_agent_offers_it() -> None:
     now = 0.0
-    window = Window(lambda: now)
+    window = Capacity(lambda: now)
     window.note_no_queue("work")
     assert window.room_for("work") == 0
 

@@ -16,28 +16,28 @@ from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.workflow.definition import Node
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.rows import RunRow, WorkflowRow
-from dispatcher.program import Options, running_dispatcher
-from dispatcher.shards.status_cache import Overviews
+from dispatcher.ledger.rows import RunRecord, WorkflowRecord
+from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 
-HEAD = WorkflowRow(0, "release", "", "", 1, 1_000)
+HEAD = WorkflowRecord(0, "release", "", "", 1, 1_000)
 
 
 def test_nothing_is_kept_of_what_nobody_asked_for() -> None:
-    overviews = Overviews()
+    overviews = StatusCache()
 
-    overviews.note([("w", RunRow(WorkflowState.RUNNING))])
+    overviews.note([("w", RunRecord(WorkflowState.RUNNING))])
     overviews.follow("w", HEAD)
 
     assert overviews.get("w") is None
 
 
 def test_what_was_asked_for_is_known_as_it_was_committed_last() -> None:
-    overviews = Overviews()
+    overviews = StatusCache()
     overviews.follow("w", HEAD)
-    first, last = RunRow(WorkflowState.RUNNING, open=2), RunRow(WorkflowState.RUNNING, open=1)
+    first, last = RunRecord(WorkflowState.RUNNING, open=2), RunRecord(WorkflowState.RUNNING, open=1)
 
     overviews.note([("w", first), ("other", first)])
     overviews.note([("w", last)])
@@ -47,20 +47,20 @@ def test_what_was_asked_for_is_known_as_it_was_committed_last() -> None:
 
 
 def test_the_end_is_read_from_the_ledger() -> None:
-    overviews = Overviews()
+    overviews = StatusCache()
     overviews.follow("w", HEAD)
-    overviews.note([("w", RunRow(WorkflowState.RUNNING))])
+    overviews.note([("w", RunRecord(WorkflowState.RUNNING))])
 
-    overviews.note([("w", RunRow(WorkflowState.COMPLETED))])
+    overviews.note([("w", RunRecord(WorkflowState.COMPLETED))])
 
     assert overviews.get("w") is None
 
 
 def test_too_many_are_forgotten_and_read_again() -> None:
-    overviews = Overviews(most=2)
+    overviews = StatusCache(most=2)
     for workflow in ("a", "b", "c"):
         overviews.follow(workflow, HEAD)
-    run = RunRow(WorkflowState.RUNNING)
+    run = RunRecord(WorkflowState.RUNNING)
 
     overviews.note([("a", run), ("b", run), ("c", run)])
 
@@ -81,7 +81,7 @@ async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger()
         database = await enter(MemoryDatabase())
         own = await enter(MemoryBroker(server, name="dispatcher"))
         plane = running_dispatcher(
-            broker=own, registry=registry, clock=clock, database=database, options=Options(shards=1)
+            broker=own, registry=registry, clock=clock, database=database, options=DispatcherOptions(shards=1)
         )
         dispatcher = await enter(plane)
         broker = await enter(MemoryBroker(server, name="worker"))

@@ -23,15 +23,15 @@ from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.json import dumps, loads
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Command, Lost
-from dispatcher.ledger.effects import Moved, Place
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.liveness.ping import Pings
-from dispatcher.shards.in_flight import Flights
-from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, Patrol
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, OrphanDetector
 from dispatcher.shards.recover import learn
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import Ledger
@@ -74,7 +74,7 @@ class Walked:
     shard: int = 0
     closed: bool = False
     set_ms: int = NOW_MS
-    flights: Flights = field(default_factory=lambda: Flights(Window(lambda: 0.0)))
+    flights: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
     lost: list[Command] = field(default_factory=list)
 
     def put(self, command: Command) -> None:
@@ -85,7 +85,7 @@ class Walked:
         return self.set_ms
 
     def open(self, pings: Pings) -> None:
-        self.patrol = Patrol(cast(Desk, self), self.broker, cast(Clock, self), pings)
+        self.patrol = OrphanDetector(cast(ShardWorker, self), self.broker, cast(Clock, self), pings)
 
     async def answer(self, *, has_it: bool) -> Mailbox:
         """The agent reads its mail and says whether it has what it is asked for."""
@@ -103,11 +103,13 @@ class Walked:
             await asyncio.sleep(PATROL_SECONDS)
             await self.patrol.look()
 
-    def move(self, number: int, state: TaskState = TaskState.PUBLISHED, *, level: str = "p1", age_ms: int = 0) -> Place:
-        place = Place("w", f"n{number}")
+    def move(
+        self, number: int, state: TaskState = TaskState.PUBLISHED, *, level: str = "p1", age_ms: int = 0
+    ) -> NodeKey:
+        place = NodeKey("w", f"n{number}")
         agent = AGENT if state is TaskState.WORKING else ""
-        row = NodeRow(state, publication=number, fence=1, agent=agent, published_ms=NOW_MS - age_ms)
-        self.flights.follow(Moved(place, state, WORK, level, row), asyncio.get_running_loop().time())
+        row = NodeRecord(state, publication=number, fence=1, agent=agent, published_ms=NOW_MS - age_ms)
+        self.flights.follow(Transition(place, state, WORK, level, row), asyncio.get_running_loop().time())
         return place
 
     async def fill(self, level: Priority = Priority.P1) -> None:

@@ -13,7 +13,7 @@ from coditect.workflow.document import node_document
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.book import MOST_AHEAD
 from dispatcher.ledger.commands import Asked, Look, Proposed
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.store.memory import View
 from tests.unit.dispatcher.ledger import Ledger, completed
 
@@ -90,11 +90,11 @@ async def test_what_is_made_in_the_turn_is_found_though_it_was_not_there_before(
     flow.task("work", name="only")
     nodes = {node.name: node_document(node) for node in flow.definition().nodes}
     start = {"workflow": "w", "name": "one", "count": 1, "nodes": nodes}
-    places = (Place("w", "only"), Place("w", "none"))
+    places = (NodeKey("w", "only"), NodeKey("w", "none"))
 
     early, _, seen = await ledger.turn(Proposed(places), Asked(Verb.START, start), Look(places))
 
     assert early == 0
-    assert [shown.place for shown in seen] == [Place("w", "only")]
+    assert [shown.place for shown in seen] == [NodeKey("w", "only")]
     await all_at_once(ledger)
     assert await ledger.state() is WorkflowState.COMPLETED

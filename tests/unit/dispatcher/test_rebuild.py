@@ -12,7 +12,7 @@ from dispatcher.ledger import book
 from dispatcher.ledger.commands import Began, GoOn, Rebuild
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import ATTEMPTS
-from dispatcher.ledger.rows import AttemptRow
+from dispatcher.ledger.rows import AttemptRecord
 from dispatcher.ledger.workflows import republish
 from dispatcher.ledger.workflows.queries import QUERIES
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
@@ -97,7 +97,7 @@ async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(le
     row = await ledger.node("only")
     assert (row.attempt, row.state) == (1, TaskState.WORKING)
     rows = await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "only"))))
-    attempts = [AttemptRow.unpack(value) for _, value in rows]
+    attempts = [AttemptRecord.unpack(value) for _, value in rows]
     assert [(one.attempt, one.status, one.reason) for one in attempts] == [(1, "lost", "broker_lost")] * 5
     await ledger.turn(ledger.finished(ledger.published[-1], completed()))
     assert await ledger.state() is WorkflowState.COMPLETED

@@ -20,15 +20,15 @@ from coditect.operations.rebuild import KINDS, rebuild
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from coditect.wire.control import Started
-from dispatcher.ledger.book import Book
+from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Began
 from dispatcher.ledger.workflows import republish
-from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
-from dispatcher.shards.broker_epoch import Markers
+from dispatcher.shards.broker_epoch import BrokerEpoch
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import Difference, Job, JobState
+from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT
 from tests.unit.dispatcher.lone_desk import ONLY, open_desk
@@ -70,7 +70,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         enter = stack.enter_async_context
         broker = await enter(MemoryBroker(server, name="dispatcher"))
         plane = running_dispatcher(
-            broker=broker, registry=registry, clock=clock, graph=graph, options=Options(shards=SHARDS)
+            broker=broker, registry=registry, clock=clock, graph=graph, options=DispatcherOptions(shards=SHARDS)
         )
         found = Scene(await enter(plane), await enter(MemoryBroker(server, name="doctor")), graph)
         client = await enter(Client(found.broker, registry, clock=clock, name="client-test"))
@@ -124,7 +124,7 @@ async def test_jobs_that_were_found_before_redis_was_gone_are_told(
             scene.graph.lose(run.id, f"n{number}")
     difference, looks = scene.graph.difference, count()
 
-    async def goes(jobs: Sequence[Job], _: object = ()) -> Difference:
+    async def goes(jobs: Sequence[Job], _: object = ()) -> GraphDifference:
         scene.graph.failing = next(looks) == 2  # after both looks at a first page
         return await difference(jobs)
 
@@ -159,7 +159,7 @@ async def test_what_was_begun_is_published_anew_unless_the_broker_surely_has_it(
         await lone.say(Began(Started(*ONLY, flight.fence, flight.publication, AGENT, 1, 0)))
         before = lone.flight.publication
 
-        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(Markers, Unsure(there)), "a person")
+        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(BrokerEpoch, Unsure(there)), "a person")
 
         assert (told["published"], told["working"]) == (0, 0 if there else 1)
         assert (lone.flight.publication == before) is there
@@ -173,8 +173,8 @@ async def test_all_that_is_published_anew_is_told_when_turns_are_full(monkeypatc
         await lone.start(flow)
         await eventually(lambda: lone.published() == WIDTH)
         looks = count()
-        monkeypatch.setattr(Book, "is_full", property(lambda _: next(looks) < 10))
+        monkeypatch.setattr(UnitOfWork, "is_full", property(lambda _: next(looks) < 10))
 
-        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(Markers, Unsure(there=False)), "a person")
+        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(BrokerEpoch, Unsure(there=False)), "a person")
 
         assert told["published"] == WIDTH

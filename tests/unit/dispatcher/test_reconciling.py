@@ -18,15 +18,15 @@ from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger import book
 from dispatcher.ledger.commands import Show
 from dispatcher.ledger.shards import shard_of
-from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.scheduling import reconciler
-from dispatcher.scheduling.reconciler import Reconciling
-from dispatcher.shards.worker import Desk
+from dispatcher.scheduling.reconciler import Reconciler
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph import projection
 from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import Difference, Job, JobState, Key, Unfinished
+from dispatcher.taskgraph.port import GraphDifference, Job, JobState, Key, Unfinished
 from tests.support import eventually
 
 SHARDS = 2
@@ -43,11 +43,11 @@ class Lagging(MemoryTaskGraph):
         """How many jobs each comparison was of."""
         self.passes = 0
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Difference:
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
         self.compared.append(len(expected))
         if self.late:
             self.late = False
-            return Difference(tuple(expected), ())
+            return GraphDifference(tuple(expected), ())
         return await super().difference(expected, queued)
 
     async def unfinished(self, shard: int) -> Unfinished:
@@ -65,10 +65,10 @@ class Scene:
         self.client = client
         self.graph = graph
         self.run = run
-        self.reconciling = Reconciling(database, dispatcher.tenure.desks, graph)
+        self.reconciling = Reconciler(database, dispatcher.tenure.desks, graph)
 
     @property
-    def desk(self) -> Desk:
+    def desk(self) -> ShardWorker:
         """The workflow's."""
         return self.dispatcher.tenure.desks[shard_of(self.run.id, SHARDS)]
 
@@ -96,7 +96,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
             clock=SystemClock(),
             database=database,
             graph=graph,
-            options=Options(shards=SHARDS),
+            options=DispatcherOptions(shards=SHARDS),
         )
         dispatcher = await enter(plane)
         mine = await enter(MemoryBroker(server, name="client"))

@@ -21,7 +21,7 @@ from dispatcher.ledger.nodes.advance import MOST_STEPS
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import queries
-from tests.unit.dispatcher.ledger import Ledger, Place, completed, failed
+from tests.unit.dispatcher.ledger import Ledger, NodeKey, completed, failed
 
 
 async def take(ledger: Ledger) -> dict[str, Publication]:
@@ -158,7 +158,7 @@ async def test_map_without_elements_runs_again_from_a_list(ledger: Ledger) -> No
     await ledger.play(lambda one: completed(one.place.node))
 
     assert inputs == {"each[0]": {"n": 1}, "each[1]": {"n": 2}}
-    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == ["each[0]", "each[1]"]
+    assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT)) == ["each[0]", "each[1]"]
     assert (await ledger.run()).counts == {"completed": 3}
 
 
@@ -168,7 +168,7 @@ async def test_map_runs_again_from_an_empty_list(ledger: Ledger) -> None:
     await redrive(ledger, "each", input=[])
 
     assert await ledger.state() is WorkflowState.COMPLETED
-    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == []
+    assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT)) == []
 
 
 async def test_map_that_has_elements_keeps_their_inputs(ledger: Ledger) -> None:
@@ -213,7 +213,7 @@ async def test_map_that_was_canceled_before_its_last_element_was_counted_has_its
     await redrive(ledger, "each")
 
     assert [row.state for row in before] == [TaskState.CANCELED, TaskState.COMPLETED]
-    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == [1, 2]
+    assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT)) == [1, 2]
     assert await ledger.state() is WorkflowState.CANCELED
 
 
@@ -236,7 +236,7 @@ async def test_map_that_is_told_again_runs_its_elements_again(ledger: Ledger) ->
     assert ran == ["before", "each[1]"]
     assert (await ledger.node("each[1]")).fence > fence
     assert (await ledger.run()).counts == {"completed": 4}
-    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT)) == [1, 2]
+    assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT)) == [1, 2]
 
 
 # -- values of an earlier life ------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ async def test_failure_of_an_element_s_earlier_life_stands_in_its_attempt_alone(
 
     assert await told(ledger, "each[0]") == ("completed", "", "")
     assert [(one["status"], one["message"]) for one in attempts["attempts"]] == [("failed", "no"), ("completed", "")]
-    assert await ledger.database.read(lambda tr: value_of(tr, Place("w", "each[0]"), FAILURE)) is None
+    assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each[0]"), FAILURE)) is None
 
 
 async def test_approval_that_times_out_has_a_value_of_its_own(ledger: Ledger) -> None:
@@ -287,13 +287,13 @@ async def test_approval_that_times_out_has_a_value_of_its_own(ledger: Ledger) ->
     await ledger.start(flow.definition())
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
     await redrive(ledger, "gate")
-    asked = await ledger.database.read(lambda tr: value_of(tr, Place("w", "gate"), RESULT))
+    asked = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "gate"), RESULT))
 
     await ledger.pass_time(3_601)
     await ledger.play(lambda _: completed(1))
 
     assert asked is None
-    answer = await ledger.database.read(lambda tr: value_of(tr, Place("w", "gate"), RESULT))
+    answer = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "gate"), RESULT))
     assert answer == {"granted": True, "by": "timeout", "comment": ""}
     assert (await ledger.node("ship")).state is TaskState.COMPLETED
 

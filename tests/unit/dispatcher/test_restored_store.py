@@ -17,7 +17,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import incarnation, outbox
-from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.unit.layers.scene import Store
@@ -37,7 +37,7 @@ async def dispatcher(fleet: TestFleet, disk: Disk, graph: MemoryTaskGraph, name:
             database=database,
             graph=graph,
             evict=fleet.server,
-            options=Options(shards=1, owner=name),
+            options=DispatcherOptions(shards=1, owner=name),
         ) as running,
     ):
         yield running

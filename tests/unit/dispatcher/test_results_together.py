@@ -17,9 +17,9 @@ from coditect.wire.owned_results import RESULTS_TYPE
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Finished, GoOn
 from dispatcher.ledger.keyspace import STATUSES
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.shards import batch
-from dispatcher.shards.results import Arrivals
+from dispatcher.shards.results import ResultsConsumer
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
 
@@ -69,13 +69,13 @@ async def states(lone: LoneDesk) -> list[TaskState]:
     found = await lone.database.read(
         lambda tr: [tr.get(STATUSES.pack(("w", name))) for name in ("n0", "n1")]
     )  # fmt: skip
-    return [NodeRow.unpack(row).state for row in found if row is not None]
+    return [NodeRecord.unpack(row).state for row in found if row is not None]
 
 
 async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneDesk) -> None:
     delivery = await brought(lone, dumps(rows(lone)))
 
-    Arrivals(lone.desk).take(delivery)
+    ResultsConsumer(lone.desk).take(delivery)
     await eventually(lambda: not list(lone.desk.flights))
 
     assert await states(lone) == [TaskState.COMPLETED] * 2
@@ -83,7 +83,7 @@ async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneDesk) -> 
 
 
 async def test_a_message_of_none_is_done_with(lone: LoneDesk) -> None:
-    Arrivals(lone.desk).take(await brought(lone, b"[]"))
+    ResultsConsumer(lone.desk).take(await brought(lone, b"[]"))
 
     assert await left(lone) == (0, 0)
 
@@ -92,7 +92,7 @@ async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneDes
     first, second = rows(lone)
     second[2] = int(str(second[2])) + 1
 
-    Arrivals(lone.desk).take(await brought(lone, dumps([first, second])))
+    ResultsConsumer(lone.desk).take(await brought(lone, dumps([first, second])))
     await eventually(lambda: len(list(lone.desk.flights)) == 1)
 
     assert await states(lone) == [TaskState.COMPLETED, TaskState.PUBLISHED]
@@ -106,7 +106,7 @@ async def test_what_is_not_recorded_goes_back(lone: LoneDesk, closed: str) -> No
     if closed == "before":
         await lone.desk.close()
 
-    Arrivals(lone.desk).take(delivery)
+    ResultsConsumer(lone.desk).take(delivery)
     await lone.desk.close()
 
     assert await left(lone) == (1, 0)
@@ -124,7 +124,7 @@ async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_
 
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: fails})
 
-    Arrivals(lone.desk).take(await brought(lone, dumps(rows(lone))))
+    ResultsConsumer(lone.desk).take(await brought(lone, dumps(rows(lone))))
     await eventually(lambda: lone.counters.unrecorded)
     await lone.say(GoOn())
 
@@ -136,7 +136,7 @@ async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneD
     first, second = rows(lone)
     second[8] = None
 
-    Arrivals(lone.desk).take(await brought(lone, dumps([first, second])))
+    ResultsConsumer(lone.desk).take(await brought(lone, dumps([first, second])))
     await eventually(lambda: not list(lone.desk.flights))
 
     assert await states(lone) == [TaskState.RETRY_WAIT] * 2
@@ -146,7 +146,7 @@ async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneD
 async def test_what_does_not_say_whose_it_is_is_a_dead_letter(lone: LoneDesk) -> None:
     (first, _) = rows(lone)
     first[2] = 0  # of no attempt
-    Arrivals(lone.desk).take(await brought(lone, dumps([["w"], first[:-1]])))
+    ResultsConsumer(lone.desk).take(await brought(lone, dumps([["w"], first[:-1]])))
 
     assert await left(lone) == (0, 1)
     assert await states(lone) == [TaskState.PUBLISHED] * 2

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
-from dispatcher.liveness.roster import EARLY_SECONDS, MOST_GONE, PAUSE_SECONDS, Roll
+from dispatcher.liveness.roster import EARLY_SECONDS, MOST_GONE, PAUSE_SECONDS, Roster
 from tests.unit.registry.samples import make_registration
 
 LEASE_SECONDS = 3.0
@@ -18,12 +18,12 @@ def record(left_seconds: float, *, status: AgentStatus = AgentStatus.IDLE) -> Ag
     return AgentRecord(make_registration(), Load(status), round(left_seconds * 1_000))
 
 
-def overdue(roll: Roll, now: float) -> list[AgentId]:
+def overdue(roll: Roster, now: float) -> list[AgentId]:
     return [entry.agent for entry in roll.overdue(now)]
 
 
 def test_agent_is_overdue_shortly_before_its_lease_ends_and_not_earlier() -> None:
-    roll = Roll()
+    roll = Roster()
     roll.note([record(LEASE_SECONDS)], 10.0)
     for now in (10.5, 11.0, 11.5):
         roll.note([], now)
@@ -33,7 +33,7 @@ def test_agent_is_overdue_shortly_before_its_lease_ends_and_not_earlier() -> Non
 
 
 def test_short_lease_is_not_asked_after_all_the_time() -> None:
-    roll = Roll()
+    roll = Roster()
     roll.note([record(0.5)], 10.0)
 
     assert overdue(roll, 10.2) == []
@@ -41,7 +41,7 @@ def test_short_lease_is_not_asked_after_all_the_time() -> None:
 
 
 def test_first_look_and_the_first_after_a_pause_grant_everybody_a_full_lease() -> None:
-    roll = Roll()
+    roll = Roster()
     roll.note([record(LEASE_SECONDS)], 10.0)
     roll.note([record(0.2)], 10.5)
 
@@ -52,7 +52,7 @@ def test_first_look_and_the_first_after_a_pause_grant_everybody_a_full_lease() -
 
 
 def test_who_is_examined_is_not_examined_again() -> None:
-    roll = Roll()
+    roll = Roster()
     roll.note([record(LEASE_SECONDS)], 10.0)
     (entry,) = roll.overdue(20.0)
     entry.examined = True
@@ -61,7 +61,7 @@ def test_who_is_examined_is_not_examined_again() -> None:
 
 
 def test_who_was_struck_is_greeted_once_when_it_is_back() -> None:
-    roll = Roll()
+    roll = Roster()
     roll.note([record(LEASE_SECONDS)], 10.0)
     roll.strike(AGENT, 14.0)
     assert (len(roll), overdue(roll, 20.0)) == (0, [])
@@ -71,7 +71,7 @@ def test_who_was_struck_is_greeted_once_when_it_is_back() -> None:
 
 
 def test_record_whose_lease_has_ended_is_no_sign_of_life() -> None:
-    roll = Roll()
+    roll = Roster()
     roll.strike(AGENT, 14.0)
 
     assert roll.note([record(0)], 15.0) == []
@@ -79,7 +79,7 @@ def test_record_whose_lease_has_ended_is_no_sign_of_life() -> None:
 
 
 def test_the_gone_are_remembered_in_bounds() -> None:
-    roll = Roll()
+    roll = Roster()
     for number in range(MOST_GONE + 10):
         roll.strike(AgentId(f"a-{number}"), 1.0)
     first = replace(make_registration(), agent_id=AgentId("a-0"))
@@ -99,7 +99,7 @@ def test_agent_that_beats_is_never_near_its_end_whatever_is_seen_of_it(
     beats: list[float], looks: list[float], missing: list[bool]
 ) -> None:
     """Looks come at any pace, the registry forgets at will: absent for less than a lease, nobody is past it."""
-    roll, now, beaten, seen = Roll(), 0.0, 0.0, 0.0
+    roll, now, beaten, seen = Roster(), 0.0, 0.0, 0.0
     pace = iter(beats * 1_000)
     for look, forgets in zip(looks, missing, strict=False):
         now += look

@@ -24,29 +24,29 @@ from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher import capacity, program
-from dispatcher.capacity import LEAST, Window
+from dispatcher.capacity import LEAST, Capacity
 from dispatcher.ledger.commands import Asked, Command, Fill, Proposed, Show
-from dispatcher.ledger.effects import Place
-from dispatcher.ports import Ports, Ways
-from dispatcher.program import Options, running_dispatcher
-from dispatcher.scheduling.scheduler import Proposing
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ports import ClaimPaths, Ports
+from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.scheduling.scheduler import Scheduler
 from dispatcher.shards.completions import Settle
-from dispatcher.shards.ownership import Tenure
+from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
 from dispatcher.taskgraph.bridge import Bridge
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import JobState, Proposal, Request, RequestKind
+from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import Ledger
 
-BY_RQ = Ways(on_record=False, from_rq=True, from_index=False)
-BY_INDEX = Ways(on_record=False, from_rq=False, from_index=True)
+BY_RQ = ClaimPaths(on_record=False, from_rq=True, from_index=False)
+BY_INDEX = ClaimPaths(on_record=False, from_rq=False, from_index=True)
 CAPABILITIES = ("slow", "quick")
 
 
-class Gauge(Window):
+class Gauge(Capacity):
     """Remembers how much was under way at most."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -79,7 +79,7 @@ class Hall:
 
 
 @asynccontextmanager
-async def hall(ways: Ways, shards: int) -> AsyncIterator[Hall]:
+async def hall(ways: ClaimPaths, shards: int) -> AsyncIterator[Hall]:
     server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
     graph = MemoryTaskGraph()
     async with AsyncExitStack() as stack:
@@ -90,10 +90,10 @@ async def hall(ways: Ways, shards: int) -> AsyncIterator[Hall]:
             await own.declare(backbone() + capability_queues(capability))
         gauge = Gauge(asyncio.get_running_loop().time)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(program, "Window", lambda _: gauge)
+            patched.setattr(program, "Capacity", lambda _: gauge)
             patched.setattr(capacity, "RECENT_SECONDS", 0.0)
             database = await enter(MemoryDatabase())
-            options = Options(shards=shards, ways=ways)
+            options = DispatcherOptions(shards=shards, ways=ways)
             plane = running_dispatcher(
                 broker=own,
                 registry=registry,
@@ -171,7 +171,7 @@ async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> N
 async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
     await ledger.start(fan("work", 1, Priority.P1).definition())
-    place = Place("w", "p1n0")
+    place = NodeKey("w", "p1n0")
 
     refused = await ledger.turn(Proposed((place,)))
     shown = [(one.place, one.state) for one in ledger.seen[-1].shown]
@@ -189,7 +189,7 @@ async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_i
     flow = Workflow("two")
     flow.task("work", name="behind", after=[flow.task("work", name="first")])
     await ledger.start(flow.definition())
-    behind = Place("w", "behind")
+    behind = NodeKey("w", "behind")
 
     answers = await ledger.turn(Proposed((behind,), "work"))
 
@@ -235,12 +235,12 @@ class Desks:
 class OnlyWindow:
     """The part of the ports that they touch."""
 
-    window: Window
+    window: Capacity
 
 
-def proposing(desks: Desks, *, least: int = 2) -> tuple[Proposing, Window]:
-    room = Window(lambda: 0.0, least=least)
-    return Proposing(cast(Ports, OnlyWindow(room)), cast(Tenure, desks), None), room
+def proposing(desks: Desks, *, least: int = 2) -> tuple[Scheduler, Capacity]:
+    room = Capacity(lambda: 0.0, least=least)
+    return Scheduler(cast(Ports, OnlyWindow(room)), cast(ShardOwnership, desks), None), room
 
 
 async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
@@ -252,8 +252,8 @@ async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
     desks.put_down[0][1].done(1)
 
     assert desks.commands == [
-        Proposed((Place("w", "a"), Place("w", "b")), "slow"),
-        Proposed((Place("w", "c"),)),
+        Proposed((NodeKey("w", "a"), NodeKey("w", "b")), "slow"),
+        Proposed((NodeKey("w", "c"),)),
     ]
     assert kept == (0, 0)
     assert room.room_for("slow") == 2
@@ -295,7 +295,7 @@ async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: objec
     desks = Desks()
     made, _ = proposing(desks)
 
-    await made.requested([Request("w", "a", RequestKind.REQUEUE)])
+    await made.requested([ToolRequest("w", "a", RequestKind.REQUEUE)])
     ((asked, settle),) = desks.put_down
     settle.done(answer)
 
@@ -320,7 +320,7 @@ async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> Non
     async with Silent() as database:
         ledger = await Ledger.open(database)
         await ledger.start(fan("work", 1, Priority.P1).definition())
-        made = Proposing(cast(Ports, OnlyDatabase(database)), cast(Tenure, desks), graph)
+        made = Scheduler(cast(Ports, OnlyDatabase(database)), cast(ShardOwnership, desks), graph)
         database.silent = 2
         async with Supervisor() as supervisor:
             Bridge(graph, Forgetful(made), look_seconds=0.01).open(supervisor)
@@ -338,13 +338,13 @@ class OnlyDatabase:
     """The part of the ports that touches the store."""
 
     database: MemoryDatabase
-    ways: Ways = field(default_factory=Ways)
+    ways: ClaimPaths = field(default_factory=ClaimPaths)
 
 
 class Forgetful:
     """One shard, as the bridge sees it, without room for anything."""
 
-    def __init__(self, proposing: Proposing) -> None:
+    def __init__(self, proposing: Scheduler) -> None:
         self.forgotten, self.proposed, self.requested = proposing.forgotten, proposing.proposed, proposing.requested
 
     def shards(self) -> list[int]:

@@ -13,7 +13,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.workflow_run import Run
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
-from dispatcher.program import Dispatcher, Options, running_dispatcher
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from tests.support import eventually
 
@@ -70,7 +70,7 @@ async def test_scaling_from_one_to_four_and_back_under_load_repeats_nothing_and_
                 clock=fleet._clock(f"dispatcher-{number}"),
                 database=store,
                 evict=evictions,
-                options=Options(shards=SHARDS, owner=f"dispatcher-{number}"),
+                options=DispatcherOptions(shards=SHARDS, owner=f"dispatcher-{number}"),
             )
             return await enter(running), own
 

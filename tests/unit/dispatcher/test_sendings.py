@@ -11,9 +11,9 @@ from coditect.broker.port import Broker
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.task import Task
-from dispatcher.ledger.effects import Place, Publication
-from dispatcher.shards.completions import Answer
-from dispatcher.shards.publisher import Sendings
+from dispatcher.ledger.effects import NodeKey, Publication
+from dispatcher.shards.completions import CommandAnswer
+from dispatcher.shards.publisher import ShardPublisher
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import CAPABILITY, open_desk
 
@@ -41,11 +41,13 @@ class Scene:
     def __init__(self) -> None:
         self.broker = Slow()
         self.sent: list[int] = []
-        self.sendings = Sendings(cast(Broker, self.broker), lambda publication, _: self.sent.append(publication.number))
+        self.sendings = ShardPublisher(
+            cast(Broker, self.broker), lambda publication, _: self.sent.append(publication.number)
+        )
 
     def send(self, *numbers: int) -> None:
         for number in numbers:
-            self.sendings.send(Publication(Place("w", f"n{number}"), number, task(number)))
+            self.sendings.send(Publication(NodeKey("w", f"n{number}"), number, task(number)))
 
     async def begun(self, *numbers: int) -> None:
         await eventually(lambda: self.broker.begun == [str(number) for number in numbers])
@@ -117,12 +119,12 @@ async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one
         await lone.start()
         await eventually(lambda: lone.published() == 1)
         lone.server.stop()
-        noted: Answer[int] = Answer()
+        noted: CommandAnswer[int] = CommandAnswer()
         lone.desk.rebuild("marker", "a person", noted)
         last = await noted.future
         await eventually(lambda: lone.flight.publication > last)
 
-        again: Answer[int] = Answer()
+        again: CommandAnswer[int] = CommandAnswer()
         lone.desk.rebuild("marker", "a person", again)
         assert await again.future == last
         lone.server.start()

@@ -12,11 +12,11 @@ from coditect.wire.control import Verb
 from coditect.workflow.definition import Node
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Fill, Proposed, Show
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import MOST_RESULT_BYTES, JobState
-from dispatcher.taskgraph.projector import Showing
+from dispatcher.taskgraph.projector import Projector
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 LONGEST = "x" * (MOST_RESULT_BYTES - 2)
@@ -25,7 +25,7 @@ LONGEST = "x" * (MOST_RESULT_BYTES - 2)
 async def shown(ledger: Ledger) -> MemoryTaskGraph:
     """What RQ has after everything that happened."""
     graph = MemoryTaskGraph()
-    of_shard = Showing(graph, ledger.terms.shard, moved=lambda: None)
+    of_shard = Projector(graph, ledger.terms.shard, moved=lambda: None)
     for effects in ledger.seen:
         of_shard.follow(effects)
     telling = asyncio.create_task(of_shard.run())
@@ -63,8 +63,8 @@ async def test_a_workflow_that_came_whole_is_shown_with_its_acceptance(ledger: L
 
     accepted = ledger.seen[-1]
     whole = {
-        Place("w", "first"): (TaskState.PUBLISHED, ()),
-        Place("w", "second"): (TaskState.BLOCKED, ("first",)),
+        NodeKey("w", "first"): (TaskState.PUBLISHED, ()),
+        NodeKey("w", "second"): (TaskState.BLOCKED, ("first",)),
     }
     assert {one.place: (one.state, tuple(one.after)) for one in accepted.shown} == (whole if chunk == 2 else {})
     assert accepted.unshown == ([] if chunk == 2 else ["w"])
@@ -111,7 +111,7 @@ async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledg
     for node in ("brought", "other"):
         flow.task("work", name=node)
     await ledger.start(flow.definition())
-    await ledger.turn(Proposed((Place("w", "brought"),), "work"))
+    await ledger.turn(Proposed((NodeKey("w", "brought"),), "work"))
     await ledger.turn(Fill("work", 1))
     before = await ledger.states()
 

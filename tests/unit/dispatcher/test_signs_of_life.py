@@ -7,13 +7,13 @@ import pytest
 from coditect.model.ids import AgentId
 from coditect.wire.control import Progress, progress_message
 from coditect.workflow.states import TaskState
-from dispatcher.capacity import Window
-from dispatcher.ledger.effects import Moved, Place
-from dispatcher.ledger.rows import NodeRow
-from dispatcher.shards.in_flight import Flights
-from dispatcher.shards.results import Arrivals
+from dispatcher.capacity import Capacity
+from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.results import ResultsConsumer
 
-PLACE = Place("w", "n")
+PLACE = NodeKey("w", "n")
 
 
 class Heard:
@@ -32,15 +32,15 @@ class Heard:
 
 
 @pytest.fixture
-def flights() -> Flights:
+def flights() -> InFlight:
     """One node that works with fence 2, heard at 1."""
-    made = Flights(Window(lambda: 0.0))
-    row = NodeRow(TaskState.WORKING, fence=2, publication=7, agent=AgentId("a"), published_ms=500)
-    made.follow(Moved(PLACE, TaskState.WORKING, "code.review", "p1", row), 1.0)
+    made = InFlight(Capacity(lambda: 0.0))
+    row = NodeRecord(TaskState.WORKING, fence=2, publication=7, agent=AgentId("a"), published_ms=500)
+    made.follow(Transition(PLACE, TaskState.WORKING, "code.review", "p1", row), 1.0)
     return made
 
 
-def heard(flights: Flights) -> float:
+def heard(flights: InFlight) -> float:
     ((_, flight),) = flights
     return flight.heard
 
@@ -49,7 +49,7 @@ def test_progress_is_heard_and_acked() -> None:
     progress = Progress("w", "n", 2, 0.5, "half", 2_000)
     heard = Heard(progress, progress)
 
-    Arrivals(heard).take(heard)  # type: ignore[arg-type]
+    ResultsConsumer(heard).take(heard)  # type: ignore[arg-type]
 
     assert heard.signs == [progress, progress]
     assert heard.acked
@@ -57,11 +57,11 @@ def test_progress_is_heard_and_acked() -> None:
 
 @pytest.mark.parametrize(
     ("place", "fence", "at"),
-    [(PLACE, 2, 9.0), (PLACE, 1, 1.0), (Place("w", "other"), 2, 1.0)],
+    [(PLACE, 2, 9.0), (PLACE, 1, 1.0), (NodeKey("w", "other"), 2, 1.0)],
     ids=["own", "older execution", "nobody"],
 )
 def test_only_the_execution_that_counts_keeps_its_node_alive(
-    flights: Flights, place: Place, fence: int, at: float
+    flights: InFlight, place: NodeKey, fence: int, at: float
 ) -> None:
     flights.hear(place, fence, 9.0)
 
@@ -69,9 +69,9 @@ def test_only_the_execution_that_counts_keeps_its_node_alive(
 
 
 def test_whose_start_was_not_told_is_alive_and_has_not_started() -> None:
-    flights = Flights(Window(lambda: 0.0))
-    row = NodeRow(TaskState.PUBLISHED, fence=2, publication=7, published_ms=500)
-    flights.follow(Moved(PLACE, TaskState.PUBLISHED, "code.review", "p1", row), 1.0)
+    flights = InFlight(Capacity(lambda: 0.0))
+    row = NodeRecord(TaskState.PUBLISHED, fence=2, publication=7, published_ms=500)
+    flights.follow(Transition(PLACE, TaskState.PUBLISHED, "code.review", "p1", row), 1.0)
 
     flights.hear(PLACE, 2, 9.0)
 

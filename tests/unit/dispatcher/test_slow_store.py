@@ -16,7 +16,7 @@ from coditect.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import values, versions
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
 from dispatcher.ledger.workflows.queries import QUERIES
@@ -54,7 +54,7 @@ async def test_a_map_of_the_most_elements_ends(ledger: Ledger, elements: int) ->
     await finish_all(ledger)
 
     assert await ledger.state() is WorkflowState.COMPLETED
-    told = await ledger.database.read(lambda tr: value_of(tr, Place("w", "each"), RESULT))
+    told = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT))
     assert told == [f"each[{number}]" for number in range(elements)]
 
 
@@ -68,7 +68,7 @@ async def test_a_join_over_thousands_sees_their_values(ledger: Ledger, width: in
     await finish_all(ledger)
 
     assert await ledger.state() is WorkflowState.COMPLETED
-    given = await ledger.database.read(lambda tr: body_at(tr, Place("w", "sum"), INPUT))
+    given = await ledger.database.read(lambda tr: body_at(tr, NodeKey("w", "sum"), INPUT))
     assert given is not None
     assert loads(given) == {"n": width}
 
@@ -105,7 +105,7 @@ async def test_a_damaged_value_of_a_map_fails_it_and_says_so(ledger: Ledger, kin
     if kind == RESULT:
         await ledger.fill("work", 19)
         await finish_all(ledger)
-        await ledger.database.run(lambda tr: values.put(tr, values.Place("w", at, kind), b"7"))
+        await ledger.database.run(lambda tr: values.put(tr, values.ValueKey("w", at, kind), b"7"))
     key = VALUES.pack(("w", at, kind))
     await ledger.database.run(lambda tr: tr.set(key, versions.VALUE.pack((1, b"\0" * 32, b"x"))))
     ledger.goes_on = True
@@ -119,7 +119,7 @@ async def test_a_damaged_value_of_a_map_fails_it_and_says_so(ledger: Ledger, kin
 
     assert await ledger.state() is WorkflowState.FAILED
     failed = at if kind == INPUT else "each"
-    told = await ledger.database.read(lambda tr: value_of(tr, Place("w", failed), FAILURE))
+    told = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", failed), FAILURE))
     assert (told["reason"], told["type"]) == ("damaged_value", "DamagedValue")
 
 

@@ -11,12 +11,12 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.control_plane import asking
 from coditect.errors import InvalidTask
 from coditect.operations import status as standing_module
-from coditect.operations.status import Counts, standing
+from coditect.operations.status import RefusalCounts, standing
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire.control import Verb
 from dispatcher.ledger import leases, shards
-from dispatcher.program import Options, running_dispatcher
-from dispatcher.shards.ownership import Tenure
+from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 
@@ -29,14 +29,17 @@ class Plane:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
         self.server = MemoryServer()
-        self.tenures: list[Tenure] = []
+        self.tenures: list[ShardOwnership] = []
 
     async def open(self) -> None:
         enter = self._stack.enter_async_context
         self.database, registry = await enter(MemoryDatabase()), MemoryRegistry()
         self.broker = await enter(MemoryBroker(self.server, name="person"))
         for name in ("first", "second"):
-            broker, options = await enter(MemoryBroker(self.server, name=name)), Options(shards=SHARDS, owner=name)
+            broker, options = (
+                await enter(MemoryBroker(self.server, name=name)),
+                DispatcherOptions(shards=SHARDS, owner=name),
+            )
             running = running_dispatcher(
                 broker=broker, registry=registry, clock=SystemClock(), database=self.database, options=options
             )
@@ -55,8 +58,8 @@ async def test_each_dispatcher_says_what_it_counted_and_one_without_shards_is_on
         stands = await standing(plane.broker)
 
     first, idle, second = stands.dispatchers
-    assert (first.owner, first.counts) == ("first", Counts(0, 1, 0, 0, 0, 0, 0))
-    assert (second.owner, second.counts) == ("second", Counts(0, 2, 0, 0, 0, 0, 0))
+    assert (first.owner, first.counts) == ("first", RefusalCounts(0, 1, 0, 0, 0, 0, 0))
+    assert (second.owner, second.counts) == ("second", RefusalCounts(0, 2, 0, 0, 0, 0, 0))
     assert (idle.owner, idle.shards, idle.counts) == ("idle", (), None)
     assert sorted(first.shards + second.shards) == list(range(SHARDS))
     assert {one.shard: one.owner for one in stands.shards} == {

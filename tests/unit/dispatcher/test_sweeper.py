@@ -20,13 +20,13 @@ from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
 from coditect.workflow.document import node_document
 from coditect.workflow.states import WorkflowState
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.ledger import answers, idempotency, leases
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.keyspace import ANSWERS, ROOT, UPLOADS
 from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ports import Ports
-from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Sweeper
+from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Retention
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Job, JobState
@@ -59,7 +59,7 @@ class Broom:
     ledger: Ledger
     graph: MemoryTaskGraph
     clock: At
-    sweeper: Sweeper
+    sweeper: Retention
 
     async def sweep(self, *, after_ms: int = 0) -> bool:
         self.clock.ms = self.ledger.now_ms + after_ms
@@ -76,9 +76,9 @@ async def broom() -> AsyncIterator[Broom]:
     server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
     async with MemoryDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
         events = Events(broker, background, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, clock, background, Window(lambda: 0.0))
+        ports = Ports(broker, database, events, clock, background, Capacity(lambda: 0.0))
         ledger = await Ledger.open(database)
-        yield Broom(ledger, graph, clock, Sweeper(ports, owner="me", graph=graph, keep_days=7))
+        yield Broom(ledger, graph, clock, Retention(ports, owner="me", graph=graph, keep_days=7))
 
 
 def fan(width: int) -> Definition:
@@ -191,7 +191,7 @@ async def test_answers_go_after_a_day_and_not_before(broom: Broom) -> None:
 
 async def test_another_dispatcher_sweeps_only_when_the_first_is_dead(broom: Broom) -> None:
     assert await broom.sweep()
-    other = Sweeper(broom.sweeper._ports, owner="other", graph=None, keep_days=7)
+    other = Retention(broom.sweeper._ports, owner="other", graph=None, keep_days=7)
 
     assert not await other.sweep()
     await broom.ledger.database.run(lambda tr: leases.renew(tr, "other", 1))

@@ -19,9 +19,9 @@ from coditect.wire import routing
 from coditect.wire.control import Verb, request
 from dispatcher.ledger import leases, shards
 from dispatcher.ledger.commands import Finished
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import INDEXED
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import worker as desk_module
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
@@ -52,7 +52,7 @@ async def test_late_commit_is_refused_counted_and_said(
         database = await enter(MemoryDatabase())
         own = await enter(MemoryBroker(server, name="dispatcher"))
         plane = running_dispatcher(
-            broker=own, registry=registry, clock=SystemClock(), database=database, options=Options(shards=1)
+            broker=own, registry=registry, clock=SystemClock(), database=database, options=DispatcherOptions(shards=1)
         )
         tenure = (await enter(plane)).tenure
         mine = await enter(MemoryBroker(server, name="client"))
@@ -120,7 +120,11 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
         enter = stack.enter_async_context
         database, own = await enter(MemoryDatabase()), await enter(Deaf(server, name="dispatcher"))
         plane = running_dispatcher(
-            broker=own, registry=MemoryRegistry(), clock=SystemClock(), database=database, options=Options(shards=1)
+            broker=own,
+            registry=MemoryRegistry(),
+            clock=SystemClock(),
+            database=database,
+            options=DispatcherOptions(shards=1),
         )
         tenure = (await enter(plane)).tenure
         own.deaf, own.error = 2, error
@@ -141,6 +145,6 @@ async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -
         await lone.start()
 
         await lone.say(Finished(ONLY, 0, 99, outcome))
-        await lone.say(Finished(Place("nobody", "knows"), 1, 1, outcome))
+        await lone.say(Finished(NodeKey("nobody", "knows"), 1, 1, outcome))
 
         assert (lone.counters.late, lone.counters.strange, lone.counters.refused) == (1, 1, 0)

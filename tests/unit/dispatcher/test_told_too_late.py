@@ -15,7 +15,7 @@ from coditect import Agent, Workflow
 from coditect.client.workflow_run import Run
 from coditect.model.retry import Retry
 from coditect.testing import TestFleet
-from dispatcher.program import Options, running_dispatcher
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState
@@ -52,7 +52,7 @@ class Fleet(TestFleet):
 
         graph: Any = WitnessedGraph(self.graph, reached=reached)
         async with WitnessedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
-            options = Options(shards=SHARDS, owner=owner)
+            options = DispatcherOptions(shards=SHARDS, owner=owner)
             async with running_dispatcher(database=database, graph=graph, options=options, **ports) as running:
                 yield running
 

@@ -20,8 +20,8 @@ from coditect.workflow.join import beginning, consequences, workflow_end
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, Returned
-from dispatcher.ledger.effects import Place, Publication
+from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, PublicationReturned
+from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
@@ -160,7 +160,7 @@ async def test_failed_attempt_is_retried_after_its_delay_then_the_node_fails(led
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.turn(Returned(publication.place, publication.number))
+    await ledger.turn(PublicationReturned(publication.place, publication.number))
     waiting = await ledger.node("one")
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.pass_time(2)
@@ -212,7 +212,7 @@ async def test_map_becomes_its_elements_and_their_values_a_list(ledger: Ledger) 
 
     assert await ledger.state() is WorkflowState.COMPLETED
     assert set(await ledger.states()) == {"doubled", "doubled[0]", "doubled[1]", "doubled[2]", "sum"}
-    result = await ledger.database.read(lambda tr: value_of(tr, Place("w", "sum"), RESULT))
+    result = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "sum"), RESULT))
     assert result == {"all": [6, 2, 4]}
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState
-from dispatcher.capacity import Window
+from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Asked, Claimed, Fill, Finished, GoOn
-from dispatcher.ledger.effects import Moved, Place
-from dispatcher.ledger.rows import NodeRow
+from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.queries import rows_of
-from dispatcher.shards.in_flight import Flights
+from dispatcher.shards.in_flight import InFlight
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed, failed
 from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
@@ -132,8 +132,8 @@ async def test_desk_that_is_in_doubt_looks_without_being_asked(lone: LoneDesk) -
 
 
 def test_flights_are_what_the_ledger_has() -> None:
-    window = Window(lambda: 0.0)
-    flights = Flights(window)
+    window = Capacity(lambda: 0.0)
+    flights = InFlight(window)
     rows = {name: _published(number) for number, name in enumerate("abc", 1)}
     flights.agree([_found(name, row) for name, row in rows.items()], 5.0)
     rows["b"].publication, rows["b"].fence = 4, 2
@@ -146,9 +146,9 @@ def test_flights_are_what_the_ledger_has() -> None:
     assert window.under_way("work") == 2
 
 
-def _published(number: int) -> NodeRow:
-    return NodeRow(TaskState.PUBLISHED, publication=number, fence=1, published_ms=1_000)
+def _published(number: int) -> NodeRecord:
+    return NodeRecord(TaskState.PUBLISHED, publication=number, fence=1, published_ms=1_000)
 
 
-def _found(name: str, row: NodeRow) -> Moved:
-    return Moved(Place("w", name), row.state, "work", "p1", row)
+def _found(name: str, row: NodeRecord) -> Transition:
+    return Transition(NodeKey("w", name), row.state, "work", "p1", row)

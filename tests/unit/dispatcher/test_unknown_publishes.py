@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.shards import outgoing
 from dispatcher.shards import worker as desk_module
-from dispatcher.shards.worker import Desk
+from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
 from tests.unit.dispatcher.lone_desk import open_desk
 
@@ -34,7 +34,7 @@ async def test_who_takes_a_shard_over_publishes_anew_what_may_not_have_been_sent
         await lone.start()
         await eventually(lambda: lone.published() == 1)
 
-        successor = Desk(lone.desk._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+        successor = ShardWorker(lone.desk._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
         await successor.open()
 
         await eventually(lambda: lone.published() == 2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox, shards
-from dispatcher.ledger.book import Terms
+from dispatcher.ledger.book import Policy
 from dispatcher.ledger.commands import Lost
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
 from tests.unit.layers import store_of_version_1
@@ -17,11 +17,11 @@ async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> No
     async with MemoryDatabase() as database:
         await database.run(store_of_version_1.put)
         step = await database.run(lambda tr: shards.step(tr, "me", 2, count=1))
-        ledger = Ledger(database, step.owned[0], Terms(0), now_ms=1_100_000)
+        ledger = Ledger(database, step.owned[0], Policy(0), now_ms=1_100_000)
         waiting = await database.read(lambda tr: outbox.waiting(tr, 0))
 
         await ledger.go_on()  # the rebuild that was begun
-        await ledger.turn(*[Lost(Place(one.workflow, one.node), one.publication) for one in waiting])
+        await ledger.turn(*[Lost(NodeKey(one.workflow, one.node), one.publication) for one in waiting])
         await ledger.pass_time(60)  # the retry, and nobody told of what had a limit
         await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": True, "by": "ada"})
         while ledger.published:

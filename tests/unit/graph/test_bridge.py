@@ -9,7 +9,7 @@ import pytest
 from coditect.aio.supervisor import Supervisor
 from dispatcher.taskgraph.bridge import Bridge
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import JobState, Proposal, Request, RequestKind
+from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.support import eventually
 
@@ -22,7 +22,7 @@ class RecordingDesks:
         self.shard = shard
         self.free = 100
         self.claimed: list[str] = []
-        self.asked: list[Request] = []
+        self.asked: list[ToolRequest] = []
 
     def shards(self) -> Collection[int]:
         return [self.shard]
@@ -34,7 +34,7 @@ class RecordingDesks:
         self.free -= len(proposals)
         self.claimed += [one.node for one in proposals]
 
-    async def requested(self, requests: Sequence[Request]) -> None:
+    async def requested(self, requests: Sequence[ToolRequest]) -> None:
         self.asked = [*requests]
 
     async def forgotten(self, shards: Collection[int]) -> None:

@@ -35,7 +35,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield opened
 
 
-async def step(database: Database, name: str, beat: int, *pulses: Pulse) -> shards.Step:
+async def step(database: Database, name: str, beat: int, *pulses: Pulse) -> shards.ShareStep:
     return await database.run(lambda tr: shards.step(tr, name, beat, count=COUNT, pulses=pulses))
 
 

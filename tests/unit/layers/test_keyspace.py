@@ -51,7 +51,7 @@ def everything(tr: Transaction) -> None:
     outbox.count(tr, 0, 1)
     idempotency.claim(tr, "k", "w", now_ms=0)
     answers.put(tr, 0, "i", b"{}", now_ms=0)
-    values.put(tr, values.Place("w", "n", "result"), b"v" * 70_000)
+    values.put(tr, values.ValueKey("w", "n", "result"), b"v" * 70_000)
 
 
 def test_the_table_draws_every_space_and_no_other() -> None:

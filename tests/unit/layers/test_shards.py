@@ -65,7 +65,7 @@ def test_a_fair_share_is_left_as_it_is(alive: set[str], count: int) -> None:
     members = sorted(alive, reverse=True)
     owners = {shard: members[shard % len(members)] for shard in range(count)}
 
-    assert all(plan(owners, alive, member) == shards.Plan((), ()) for member in alive)
+    assert all(plan(owners, alive, member) == shards.SharePlan((), ()) for member in alive)
 
 
 def test_only_the_living_plan() -> None:

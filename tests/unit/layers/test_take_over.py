@@ -35,7 +35,7 @@ class Dispatcher:
             pulses = leases.look(pulses, step.beats, now_ms=int(1_000 * begun))
             await asyncio.sleep(max(begun + shards.STEP_MS / 1_000 - clock.time(), 0))
 
-    async def _step(self, beat: int, pulses: Mapping[str, Pulse]) -> shards.Step:
+    async def _step(self, beat: int, pulses: Mapping[str, Pulse]) -> shards.ShareStep:
         return await self._database.run(
             lambda tr: shards.step(tr, self._name, beat, count=COUNT, pulses=pulses.values())
         )

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from dispatcher.ledger import values
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import VALUES
-from dispatcher.ledger.values import LARGEST_BYTES, PIECE_BYTES, Place
+from dispatcher.ledger.values import LARGEST_BYTES, PIECE_BYTES, ValueKey
 from dispatcher.store.limits import VALUE_BYTES
 from tests.unit.layers.scene import End, Store
 
-RESULT = Place("w", "n", "result")
+RESULT = ValueKey("w", "n", "result")
 SIZES = (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES, LARGEST_BYTES)
 
 
@@ -56,7 +56,7 @@ def test_a_value_over_the_bound_is_refused(store: Store) -> None:
 
 @pytest.mark.parametrize("kind", ["result\0x", "resul", "results", ""])
 def test_neighbours_do_not_meet(store: Store, kind: str) -> None:
-    neighbour = Place("w", "n", kind)
+    neighbour = ValueKey("w", "n", kind)
     store.run(lambda tr: values.put(tr, neighbour, b"neighbour"))
     store.run(lambda tr: values.put(tr, RESULT, text(2 * PIECE_BYTES)))
 

@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 from coditect.errors import NewerVersion
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import keyspace, versions
-from dispatcher.ledger.rows import AttemptRow, NodeRow, RunRow, WorkflowRow
-from dispatcher.ledger.versions import Format
+from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
+from dispatcher.ledger.versions import RowFormat
 from tests.unit.layers.store_of_version_1 import rows_by_kind
 
-FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, Format)}
+FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
 PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed"}
 """Values that are one text, or nothing: they have no version."""
-CLASSES: dict[str, type[Any]] = {"workflow": WorkflowRow, "run": RunRow, "status": NodeRow, "attempt": AttemptRow}
+CLASSES: dict[str, type[Any]] = {
+    "workflow": WorkflowRecord,
+    "run": RunRecord,
+    "status": NodeRecord,
+    "attempt": AttemptRecord,
+}
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 number = st.integers(0, 2**53 - 1)
@@ -28,9 +33,9 @@ instant = st.none() | st.integers(1, 2**45)  # none is at the epoch itself: a 0 
 counts = st.dictionaries(st.sampled_from([state.value for state in TaskState]), st.integers(1, 9))
 state = st.sampled_from(TaskState)
 ROWS: dict[str, st.SearchStrategy[Any]] = {
-    "workflow": st.builds(WorkflowRow, number, text, text, text, number, number),
+    "workflow": st.builds(WorkflowRecord, number, text, text, text, number, number),
     "run": st.builds(
-        RunRow,
+        RunRecord,
         st.sampled_from(WorkflowState),
         counts,
         counts,
@@ -42,11 +47,11 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         st.booleans(),
     ),
     "status": st.builds(
-        NodeRow,
+        NodeRecord,
         *(state, number, number, number, st.none() | state, st.integers(1, 99), number, number, text),
         *(instant, instant, instant, instant, text, st.booleans(), st.booleans(), instant, instant, instant),
     ),
-    "attempt": st.builds(AttemptRow, number, number, number, text, instant, instant, instant, text, text, text),
+    "attempt": st.builds(AttemptRecord, number, number, number, text, instant, instant, instant, text, text, text),
 }
 fields = st.one_of(text, number, st.binary(max_size=9), st.none(), st.booleans())
 
@@ -102,13 +107,13 @@ def test_a_row_of_a_newer_version_is_refused_by_name_and_says_what_to_do(kind: s
 
 
 @pytest.mark.parametrize("of", [versions.STATUS, versions.NODE, versions.TIMER])
-def test_each_version_is_read_by_the_steps_that_follow_it(of: Format) -> None:
+def test_each_version_is_read_by_the_steps_that_follow_it(of: RowFormat) -> None:
     def add(field: str) -> versions.Step:
         if of is versions.NODE:
             return lambda document: {**document, field: True}
         return lambda row: type(row)((*row, field))
 
-    raised = Format(of.kind, of.pack, of.decode, (add("second"), add("third")))
+    raised = RowFormat(of.kind, of.pack, of.decode, (add("second"), add("third")))
     first: Any = {"first": True} if of is versions.NODE else (1,)
     second, third = add("second")(first), add("third")(add("second")(first))
     expected = raised.decode(raised.pack(third))

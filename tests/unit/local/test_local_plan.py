@@ -7,11 +7,11 @@ from pydantic import TypeAdapter
 from coditect.local.binaries import Binaries
 from coditect.local.errors import MissingServer
 from coditect.local.plan import READY_FILE, Program, UpPlan, cast, require_servers
-from coditect.local.ports import Addresses, Ports
+from coditect.local.ports import Addresses, ServerPorts
 from coditect.local.rabbitmq import rabbitmq_children
 from coditect.local.redis_server import redis_child
 
-ADDRESSES = Addresses(Ports(amqp=20001, distribution=20002, epmd=20003, redis=20004), "secret", "COOKIE")
+ADDRESSES = Addresses(ServerPorts(amqp=20001, distribution=20002, epmd=20003, redis=20004), "secret", "COOKIE")
 BINARIES = Binaries(rabbitmq=Path("/r/rabbitmq-server"), epmd=Path("/r/epmd"), redis=Path("/r/redis-server"))
 
 

@@ -15,7 +15,7 @@ from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
 from coditect.registry.selection import selector
-from coditect.registry.selection.selector import GLANCE, Pick, Picker
+from coditect.registry.selection.selector import GLANCE, Pick, Selector
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, make_registration
 
@@ -52,16 +52,16 @@ def registry() -> CountingRegistry:
 
 
 @pytest.fixture
-async def picker(registry: CountingRegistry) -> AsyncIterator[Picker]:
+async def picker(registry: CountingRegistry) -> AsyncIterator[Selector]:
     async with Supervisor() as background:
-        yield Picker(registry, SystemClock(), background)
+        yield Selector(registry, SystemClock(), background)
 
 
-async def picks(picker: Picker, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
+async def picks(picker: Selector, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
     return Counter([agent_of(await picker.pick(CAPABILITY, strategy, ANYTHING)) for _ in range(many)])
 
 
-async def batch(picker: Picker, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
+async def batch(picker: Selector, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
     sequence = picker.batch(CAPABILITY, strategy, ANYTHING, many=size)
     return [agent_of(await sequence.next()) for _ in range(many)]
 
@@ -70,14 +70,14 @@ def agent_of(pick: Pick | None) -> AgentId | None:
     return None if pick is None else pick.agent_id
 
 
-async def learnt(picker: Picker, registry: CountingRegistry) -> None:
+async def learnt(picker: Selector, registry: CountingRegistry) -> None:
     assert picker.follow(CAPABILITY) is None
     await eventually(lambda: picker._known.get(CAPABILITY) is not None)
 
 
 @pytest.mark.parametrize("strategy", Strategy)
 async def test_many_picks_are_one_read_of_the_registry(
-    picker: Picker, registry: CountingRegistry, strategy: Strategy
+    picker: Selector, registry: CountingRegistry, strategy: Strategy
 ) -> None:
     await registry.fleet(4, 4)
 
@@ -87,14 +87,14 @@ async def test_many_picks_are_one_read_of_the_registry(
     assert registry.finds == {CAPABILITY: 1}
 
 
-async def test_picks_from_one_read_do_not_all_go_to_the_same(picker: Picker, registry: CountingRegistry) -> None:
+async def test_picks_from_one_read_do_not_all_go_to_the_same(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(2, 4, 6)
 
     assert await picks(picker, 60, Strategy.LEAST_BUSY) == {"a0": 10, "a1": 20, "a2": 30}
 
 
 async def test_what_is_old_is_read_again(
-    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selector, "FRESH_SECONDS", 0.0)
     await registry.fleet(4)
@@ -103,10 +103,10 @@ async def test_what_is_old_is_read_again(
     assert registry.finds[CAPABILITY] == 3
 
 
-async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Picker, registry: CountingRegistry) -> None:
+async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4, 4)
     async with Supervisor() as background:
-        other = Picker(registry, SystemClock(), background)
+        other = Selector(registry, SystemClock(), background)
 
         turns = [
             agent_of(await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING))
@@ -118,7 +118,7 @@ async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Picker, regist
 
 
 async def test_batch_is_assigned_from_one_read_and_the_rest_is_the_broker_s(
-    picker: Picker, registry: CountingRegistry
+    picker: Selector, registry: CountingRegistry
 ) -> None:
     await registry.fleet(2, 4)
 
@@ -129,7 +129,7 @@ async def test_batch_is_assigned_from_one_read_and_the_rest_is_the_broker_s(
     assert (registry.finds[CAPABILITY], registry.turns) == (1, 0)
 
 
-async def test_two_batches_share_the_room(picker: Picker, registry: CountingRegistry) -> None:
+async def test_two_batches_share_the_room(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(2, 4)
 
     both = [*await batch(picker, 7, Strategy.ROUND_ROBIN), *await batch(picker, 7, Strategy.ROUND_ROBIN)]
@@ -137,7 +137,7 @@ async def test_two_batches_share_the_room(picker: Picker, registry: CountingRegi
     assert Counter(both) == {"a0": 4, "a1": 8, None: 2}
 
 
-async def test_what_a_batch_did_not_use_is_free_for_the_next(picker: Picker, registry: CountingRegistry) -> None:
+async def test_what_a_batch_did_not_use_is_free_for_the_next(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(2)
 
     assert await batch(picker, 1, Strategy.LEAST_BUSY) == ["a0"]
@@ -145,7 +145,7 @@ async def test_what_a_batch_did_not_use_is_free_for_the_next(picker: Picker, reg
 
 
 async def test_batch_that_goes_on_looks_again(
-    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await registry.fleet(2)
     sequence = picker.batch(CAPABILITY, Strategy.LEAST_BUSY, ANYTHING, many=100)
@@ -157,7 +157,7 @@ async def test_batch_that_goes_on_looks_again(
 
 
 async def test_call_without_a_strategy_waits_for_nothing_and_learns_beside(
-    picker: Picker, registry: CountingRegistry
+    picker: Selector, registry: CountingRegistry
 ) -> None:
     await registry.fleet(4)
 
@@ -168,7 +168,7 @@ async def test_call_without_a_strategy_waits_for_nothing_and_learns_beside(
     assert registry.finds[CAPABILITY] == 1
 
 
-async def test_call_without_a_strategy_follows_its_capability(picker: Picker, registry: CountingRegistry) -> None:
+async def test_call_without_a_strategy_follows_its_capability(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4, asks=Strategy.ROUND_ROBIN)
     await learnt(picker, registry)
 
@@ -177,7 +177,7 @@ async def test_call_without_a_strategy_follows_its_capability(picker: Picker, re
 
 
 async def test_batch_without_a_strategy_follows_its_capability_once_that_is_known(
-    picker: Picker, registry: CountingRegistry
+    picker: Selector, registry: CountingRegistry
 ) -> None:
     await registry.fleet(2, 4, asks=Strategy.LEAST_BUSY)
     sequence = picker.batch(CAPABILITY, None, ANYTHING, many=100)
@@ -188,14 +188,14 @@ async def test_batch_without_a_strategy_follows_its_capability_once_that_is_know
     assert Counter([agent_of(await sequence.next()) for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
 
 
-async def test_call_s_own_strategy_comes_before_its_capability_s(picker: Picker, registry: CountingRegistry) -> None:
+async def test_call_s_own_strategy_comes_before_its_capability_s(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(1, 9, asks=Strategy.LEAST_BUSY)
     await learnt(picker, registry)
 
     assert await picks(picker, 10, Strategy.ROUND_ROBIN) == {"a0": 5, "a1": 5}
 
 
-async def test_newest_version_says_what_its_capability_asks_for(picker: Picker, registry: CountingRegistry) -> None:
+async def test_newest_version_says_what_its_capability_asks_for(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4)
     newer = replace(
         make_registration("b0", offers=(replace(REVIEW, strategy=Strategy.LEAST_BUSY),)),
@@ -207,7 +207,7 @@ async def test_newest_version_says_what_its_capability_asks_for(picker: Picker, 
     assert await picks(picker, 8, None) == {"a0": 4, "b0": 4}
 
 
-async def test_what_is_wanted_is_the_best_match(picker: Picker, registry: CountingRegistry) -> None:
+async def test_what_is_wanted_is_the_best_match(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4)
     await registry.register(make_registration("b0", tags=frozenset({"gpu"})), IDLE, lease_seconds=60)
 
@@ -216,7 +216,7 @@ async def test_what_is_wanted_is_the_best_match(picker: Picker, registry: Counti
 
 @pytest.mark.parametrize("strategy", [None, *Strategy])
 async def test_registry_that_fails_leaves_it_to_the_broker(
-    picker: Picker, registry: CountingRegistry, strategy: Strategy | None
+    picker: Selector, registry: CountingRegistry, strategy: Strategy | None
 ) -> None:
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
     registry.failing = True
@@ -229,7 +229,7 @@ async def test_registry_that_fails_leaves_it_to_the_broker(
 @pytest.mark.parametrize("strategy", [None, *Strategy])
 async def test_client_without_a_registry_leaves_it_to_the_broker(strategy: Strategy | None) -> None:
     async with Supervisor() as background:
-        picker = Picker(None, SystemClock(), background)
+        picker = Selector(None, SystemClock(), background)
 
         assert await picks(picker, 5, strategy) == {None: 5}
         assert await batch(picker, 40, strategy) == [None] * 40
@@ -237,7 +237,7 @@ async def test_client_without_a_registry_leaves_it_to_the_broker(strategy: Strat
 
 
 async def test_what_was_learnt_too_long_ago_is_not_gone_by(
-    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
     await learnt(picker, registry)
@@ -246,7 +246,7 @@ async def test_what_was_learnt_too_long_ago_is_not_gone_by(
     assert picker.follow(CAPABILITY) is None
 
 
-async def test_task_whose_end_is_known_does_not_count_any_more(picker: Picker, registry: CountingRegistry) -> None:
+async def test_task_whose_end_is_known_does_not_count_any_more(picker: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(1)
     await registry.register(make_registration("b0", tags=frozenset({"gpu"}), slots=1), IDLE, lease_seconds=60)
 
@@ -259,7 +259,7 @@ async def test_task_whose_end_is_known_does_not_count_any_more(picker: Picker, r
 
 
 async def test_capability_that_begins_to_ask_is_followed_in_time(
-    picker: Picker, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selector, "LEARN_SECONDS", 0.2)
     await registry.fleet(4)

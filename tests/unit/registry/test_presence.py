@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from coditect.agent.heartbeat import Presence, load_sampler
+from coditect.agent.heartbeat import Heartbeat, load_sampler
 from coditect.errors import InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
@@ -34,8 +34,10 @@ class CountingLoad:
 
 def make_presence(
     registry: MemoryRegistry, load: CountingLoad | None = None, *, beat_seconds: float = 0.02
-) -> Presence:
-    return Presence(registry, make_registration(), load or CountingLoad(), beat_seconds=beat_seconds, lease_seconds=0.5)
+) -> Heartbeat:
+    return Heartbeat(
+        registry, make_registration(), load or CountingLoad(), beat_seconds=beat_seconds, lease_seconds=0.5
+    )
 
 
 async def known(registry: MemoryRegistry) -> AgentRecord | None:
@@ -204,7 +206,7 @@ async def test_no_task_is_left_behind() -> None:
 
 async def test_registration_that_json_cannot_say_fails_at_the_start() -> None:
     offer = CapabilitySpec(name="code.review", input_schema={"default": object()})
-    presence = Presence(MemoryRegistry(), make_registration(offers=(offer,)), lambda: IDLE)
+    presence = Heartbeat(MemoryRegistry(), make_registration(offers=(offer,)), lambda: IDLE)
 
     with pytest.raises(InvalidTask):
         async with presence:
@@ -231,7 +233,7 @@ async def test_agent_whose_broker_does_not_answer_lets_its_lease_end_and_is_back
         record = await registry.get(described.agent_id)
         return record is not None and record.lease_ms > 0
 
-    async with Presence(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=0.2):
+    async with Heartbeat(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=0.2):
         before = await leased()
         status[0] = AgentStatus.OFFLINE
         told = []
@@ -253,7 +255,7 @@ async def test_word_that_the_broker_does_not_answer_ends_a_long_lease_soon() -> 
         record = await registry.get(described.agent_id)
         return record is None or record.lease_ms <= 1_500
 
-    async with Presence(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=60):
+    async with Heartbeat(registry, described, lambda: Load(status[0]), beat_seconds=0.02, lease_seconds=60):
         before = await soon()
         status[0] = AgentStatus.OFFLINE
         await eventually(soon)

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from dispatcher.ledger.definitions import Definitions
-from dispatcher.ledger.effects import Place
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, read_counter
 from tests.rerun import Impure
@@ -25,7 +25,7 @@ async def test_a_cache_that_is_filled_before_the_commit_is_found_though_it_is_th
     definitions = Definitions()
 
     def fill(tr: Transaction) -> None:
-        definitions.note({Place("w", "n"): (b"x", None)})
+        definitions.note({NodeKey("w", "n"): (b"x", None)})
 
     async with MemoryDatabase() as database:
         with pytest.raises(Impure, match="changed what is not in the store"):

@@ -16,7 +16,7 @@ from coditect import Agent, Context, TaskFailed
 from coditect.errors import ResultTimeout, SetupError
 from coditect.registry.port import Search
 from coditect.testing import FleetStuck, TestFleet
-from coditect.testing.timeline import Timeline
+from coditect.testing.timeline import VirtualClock
 from tests.unit.testing.workers import Sleepers
 
 
@@ -80,13 +80,13 @@ def test_everybody_wakes_at_their_time_and_in_order(delays: list[float]) -> None
 def timers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Every timer that is set, whether it is a quiet one."""
     counted: list[bool] = []
-    really_set = Timeline.set
+    really_set = VirtualClock.set
 
-    def count(self: Timeline, timer: asyncio.TimerHandle, *, quiet: bool) -> None:
+    def count(self: VirtualClock, timer: asyncio.TimerHandle, *, quiet: bool) -> None:
         counted.append(quiet)
         really_set(self, timer, quiet=quiet)
 
-    monkeypatch.setattr(Timeline, "set", count)
+    monkeypatch.setattr(VirtualClock, "set", count)
     return counted
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.operations.diagnose import Explanation, Obstacle, Question, QueueSeen, explain, judge
-from coditect.operations.sightings import Found, Place, Sighting, task_verdict, unseen
+from coditect.operations.diagnose import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
+from coditect.operations.sightings import Found, Sighting, SightingPlace, task_verdict, unseen
 from tests.unit.registry.fleets import records_of_any_kind
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
 
-QUESTION = Question("code.review")
+QUESTION = TaskQuestion("code.review")
 TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
@@ -34,7 +34,7 @@ def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord
         (make_record("a"), QUESTION, None, "would take it now: 4 of 4 slots are free"),
         (make_record("a", running=2), QUESTION, None, "2 of 4"),
         (make_record("a", slots=1), QUESTION, None, "1 of 1"),
-        (make_record("a", running=3), Question("code.review", Priority.P0), None, "1 of 4"),
+        (make_record("a", running=3), TaskQuestion("code.review", Priority.P0), None, "1 of 4"),
         (make_record("a", running=3), QUESTION, Obstacle.KEPT_FOR_P0, "last free slot of 4 is kept for P0"),
         (make_record("a", running=4), QUESTION, Obstacle.NO_FREE_SLOT, "all 4 slots are in use"),
         (make_record("a", running=9, suspended=2), QUESTION, Obstacle.NO_FREE_SLOT, "2 suspended"),
@@ -45,15 +45,15 @@ def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord
         (make_record("a", status=AgentStatus.DRAINING), QUESTION, Obstacle.DRAINING, "takes nothing new"),
         (
             make_record("a"),
-            Question("code.review", tags=frozenset({"gpu", "fast"})),
+            TaskQuestion("code.review", tags=frozenset({"gpu", "fast"})),
             Obstacle.TAGS_MISSING,
             "lacks gpu:",
         ),
-        (make_record("a"), Question("code.reviews"), Obstacle.NOT_OFFERED, "offers code.review"),
-        (make_record("a"), Question("xyz.abc"), Obstacle.NOT_OFFERED, "does not offer it"),
+        (make_record("a"), TaskQuestion("code.reviews"), Obstacle.NOT_OFFERED, "offers code.review"),
+        (make_record("a"), TaskQuestion("xyz.abc"), Obstacle.NOT_OFFERED, "does not offer it"),
     ],
 )
-def test_each_agent_has_its_reason(agent: AgentRecord, question: Question, obstacle: Obstacle, said: str) -> None:
+def test_each_agent_has_its_reason(agent: AgentRecord, question: TaskQuestion, obstacle: Obstacle, said: str) -> None:
     judged = judge(agent, question, [agent])
 
     assert judged.obstacle is obstacle
@@ -116,7 +116,7 @@ def test_verdict_is_one_sentence_with_the_way_out(
 
 
 def test_unknown_capability_names_the_nearest() -> None:
-    explanation = explain(Question("code.revew"), [make_record("a")], [])
+    explanation = explain(TaskQuestion("code.revew"), [make_record("a")], [])
 
     assert explanation.nearest == ("code.review",)
     assert not explanation.verdict.known
@@ -134,7 +134,7 @@ def test_verdict_without_the_tags_says_what_happens_without_them() -> None:
 def test_every_situation_has_an_answer_that_agrees_with_its_agents(
     fleet: list[AgentRecord], level: Priority, messages: int, consumers: int, exists: bool
 ) -> None:
-    question = Question("code.review", level)
+    question = TaskQuestion("code.review", level)
     seen = QueueSeen(question.queue, exists, messages, consumers)
 
     explanation = explain(question, fleet, [seen])
@@ -149,7 +149,7 @@ def found(*sightings: Sighting, cut: tuple[str, ...] = ()) -> Found:
     return Found(sightings, ("tasks.code.review.p1",), cut, 1)
 
 
-def seen(place: Place, **more: Any) -> Sighting:
+def seen(place: SightingPlace, **more: Any) -> Sighting:
     return Sighting(place, "code.review", Priority.P1, **more)
 
 
@@ -159,15 +159,19 @@ EXPLAINED: Explanation = explain(QUESTION, [make_record("a", running=4)], [queue
 @pytest.mark.parametrize(
     ("sighting", "sentence", "fix"),
     [
-        (seen(Place.WORKING, agent_id=AgentId("a-1")), "a-1 works on it", ""),
+        (seen(SightingPlace.WORKING, agent_id=AgentId("a-1")), "a-1 works on it", ""),
         (
-            seen(Place.WAITING, queue="tasks.code.review.p1", before=3),
+            seen(SightingPlace.WAITING, queue="tasks.code.review.p1", before=3),
             "It waits in tasks.code.review.p1, 3 before it. Nobody would take it now",
             "--slots",
         ),
-        (seen(Place.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
-        (seen(Place.DEAD, reason="handler_error"), "given up: handler_error", f"coditect dead redrive --id {TASK}"),
-        (seen(Place.UNROUTED), "Nobody offered code.review", f"coditect dead redrive --id {TASK}"),
+        (seen(SightingPlace.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
+        (
+            seen(SightingPlace.DEAD, reason="handler_error"),
+            "given up: handler_error",
+            f"coditect dead redrive --id {TASK}",
+        ),
+        (seen(SightingPlace.UNROUTED), "Nobody offered code.review", f"coditect dead redrive --id {TASK}"),
     ],
 )
 def test_task_that_was_seen_has_its_verdict(sighting: Sighting, sentence: str, fix: str) -> None:
@@ -179,7 +183,7 @@ def test_task_that_was_seen_has_its_verdict(sighting: Sighting, sentence: str, f
 
 
 def test_most_telling_sighting_counts() -> None:
-    both = found(seen(Place.DEAD, reason="expired"), seen(Place.WORKING, agent_id=AgentId("a-1")))
+    both = found(seen(SightingPlace.DEAD, reason="expired"), seen(SightingPlace.WORKING, agent_id=AgentId("a-1")))
 
     assert task_verdict(TASK, both, None, named=False).sentence == "a-1 works on it"
 

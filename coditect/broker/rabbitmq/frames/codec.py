@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from coditect.broker.rabbitmq.frames.fields import write_properties
-from coditect.broker.rabbitmq.settle import Settled, Verdict
+from coditect.broker.rabbitmq.settle import SettledRange, Settlement
 from coditect.model.message import Message
 
 METHOD, HEADER, BODY = 1, 2, 3
@@ -88,12 +88,12 @@ def _name(name: str) -> bytes:
     return bytes((len(raw),)) + raw
 
 
-def settle_frame(channel: int, settled: Settled) -> bytes:
+def settle_frame(channel: int, settled: SettledRange) -> bytes:
     """An ack, or a nack that returns or rejects."""
-    if settled.verdict is Verdict.ACK:
+    if settled.verdict is Settlement.ACK:
         payload = _ACK + _BIT.pack(settled.tag, _MULTIPLE if settled.multiple else 0)
     else:
-        bits = (_MULTIPLE if settled.multiple else 0) | (_REQUEUE if settled.verdict is Verdict.REQUEUE else 0)
+        bits = (_MULTIPLE if settled.multiple else 0) | (_REQUEUE if settled.verdict is Settlement.REQUEUE else 0)
         payload = _NACK + _BIT.pack(settled.tag, bits)
     return _HEAD.pack(METHOD, channel, len(payload)) + payload + _END
 
@@ -101,7 +101,7 @@ def settle_frame(channel: int, settled: Settled) -> bytes:
 # -- reading --------------------------------------------------------------------------------------------------
 
 
-class Torn(Exception):
+class FramingError(Exception):
     """The stream is no sequence of frames (any more)."""
 
 
@@ -121,7 +121,7 @@ class Taken(Protocol):
 _MALFORMED = (ValueError, IndexError, struct.error)
 
 
-class Cutter:
+class FrameParser:
     """Cuts a stream into frames, whatever the reads: those of `channels` are offered, the rest is passed on whole."""
 
     def __init__(self, channels: Mapping[int, Taken]) -> None:
@@ -138,7 +138,7 @@ class Cutter:
         try:
             return self._cut(chunk)
         except _MALFORMED as error:
-            raise Torn(f"a frame cannot be read: {error!r}") from error
+            raise FramingError(f"a frame cannot be read: {error!r}") from error
 
     def _cut(self, chunk: bytes) -> bytes:
         self._chunks.append(chunk)
@@ -153,10 +153,10 @@ class Cutter:
             kind, channel, size = _HEAD.unpack_from(data, at)
             after = at + OVERHEAD + size
             if kind > _LARGEST_KIND or (after <= end and data[after - 1] != END):
-                raise Torn(f"byte {at} of {end} begins no frame")
+                raise FramingError(f"byte {at} of {end} begins no frame")
             if after > end:
                 if size > _LARGEST_FRAME:
-                    raise Torn(f"a frame of {size} bytes")
+                    raise FramingError(f"a frame of {size} bytes")
                 self._needed = after - at
                 break
             taken = self._channels.get(channel)
@@ -195,7 +195,7 @@ def _where_from(names: bytes) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
+class ReturnFrame:
     """What `basic.return` says."""
 
     code: int
@@ -204,17 +204,17 @@ class Returned:
     routing_key: str
 
 
-def read_return(method: bytes) -> Returned:
+def read_return(method: bytes) -> ReturnFrame:
     """The arguments of a returned message."""
     texts, at = [], 2
     for _ in range(3):
         behind = at + 1 + method[at]
         texts.append(method[at + 1 : behind].decode(errors="backslashreplace"))
         at = behind
-    return Returned(int.from_bytes(method[:2], "big"), *texts)
+    return ReturnFrame(int.from_bytes(method[:2], "big"), *texts)
 
 
-class Contents:
+class ContentAssembler:
     """Takes the hot frames of one channel and puts messages together."""
 
     def __init__(

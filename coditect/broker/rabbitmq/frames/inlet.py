@@ -13,11 +13,11 @@ from aiormq.channel import Channel
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.channels import CALL_SECONDS
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
-from coditect.broker.rabbitmq.frames.codec import Contents, read_deliver, settle_frame
+from coditect.broker.rabbitmq.frames.codec import ContentAssembler, read_deliver, settle_frame
 from coditect.broker.rabbitmq.frames.fields import read_message
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Receiver
-from coditect.broker.rabbitmq.settle import Settlements, Verdict
+from coditect.broker.rabbitmq.settle import Settlement, Settlements
 
 LINGER_SECONDS = 0.03
 """How long acks wait for others while no consumer needs its credit.
@@ -30,7 +30,7 @@ SPARE_SHARE = 4
 """A consumer needs no credit while this part of it is not used up."""
 
 
-class DirectInlet:
+class DirectConsumerChannel:
     """See `Inlet`."""
 
     def __init__(self, channel: Channel, stream: Stream) -> None:
@@ -38,7 +38,7 @@ class DirectInlet:
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._receivers: dict[bytes, Receiver] = {}
-        self._contents = Contents(delivered=self._delivered, closing=self.lose)
+        self._contents = ContentAssembler(delivered=self._delivered, closing=self.lose)
         self.settlements = Settlements(self._write_soon)
         self._spare: int | None = None
         """Acks linger while no more deliveries than this are outstanding on the channel."""
@@ -86,7 +86,7 @@ class DirectInlet:
         if self._lingering is not None and not self._may_linger():
             self._hurry()
         if receiver is None:  # nobody wants it; a multiple ack must not cover it
-            settlements.settle(tag, Verdict.REQUEUE)
+            settlements.settle(tag, Settlement.REQUEUE)
             return
         receiver.deliver(
             AmqpDelivery(tag, redelivered, exchange, routing_key, receiver, settlements, read_message, header, body)

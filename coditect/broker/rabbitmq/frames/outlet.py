@@ -15,10 +15,10 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
 
 from coditect.broker.rabbitmq.channels import give_up
-from coditect.broker.rabbitmq.frames.codec import Contents, publish_frames, read_return
+from coditect.broker.rabbitmq.frames.codec import ContentAssembler, publish_frames, read_return
 from coditect.broker.rabbitmq.frames.fields import read_message
 from coditect.broker.rabbitmq.frames.stream import Stream
-from coditect.broker.rabbitmq.path import Late, Publish, Refused, Returned, Unconfirmed
+from coditect.broker.rabbitmq.path import Late, Publish, PublishRefused, PublishReturned, Unconfirmed
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
@@ -50,7 +50,7 @@ class Once:
             self.promise.set_exception(error)
 
 
-class DirectOutlet:
+class DirectPublisherChannel:
     """See `Outlet`."""
 
     def __init__(self, channel: Channel, stream: Stream, *, frame_max: int, sequence: int = 0) -> None:
@@ -62,7 +62,7 @@ class DirectOutlet:
         self._pending: dict[int, Publish] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = math.inf
-        self._contents = Contents(returned=self._came_back, confirmed=self._confirmed, closing=self._go)
+        self._contents = ContentAssembler(returned=self._came_back, confirmed=self._confirmed, closing=self._go)
         self._going = False
         self.connection: AbstractConnection = channel.connection
         self._closing = channel.closing
@@ -208,11 +208,11 @@ class DirectOutlet:
 
 def _end(one: Publish, *, has_it: bool) -> None:
     if one.returned:
-        one.failed(Returned())
+        one.failed(PublishReturned())
     elif has_it:
         one.taken()
     else:
-        one.failed(Refused())
+        one.failed(PublishRefused())
 
 
 def _why(closing: asyncio.Future[object]) -> BaseException:

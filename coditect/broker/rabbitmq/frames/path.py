@@ -9,8 +9,8 @@ from importlib.metadata import version
 from aiormq.abc import AbstractConnection
 
 from coditect.broker.rabbitmq.channels import open_channel
-from coditect.broker.rabbitmq.frames.inlet import DirectInlet
-from coditect.broker.rabbitmq.frames.outlet import DirectOutlet
+from coditect.broker.rabbitmq.frames.inlet import DirectConsumerChannel
+from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Feed
 
@@ -42,16 +42,16 @@ class DirectPath:
         self._stream = Stream(writer, asyncio.get_running_loop())
         return self._stream.feed
 
-    async def outlet(self, connection: AbstractConnection) -> DirectOutlet:
+    async def outlet(self, connection: AbstractConnection) -> DirectPublisherChannel:
         """A channel to publish on."""
         stream = self._of_this_connection()
         channel = await open_channel(connection, confirms=True)
-        return DirectOutlet(channel, stream, frame_max=connection.connection_tune.frame_max)
+        return DirectPublisherChannel(channel, stream, frame_max=connection.connection_tune.frame_max)
 
-    async def inlet(self, connection: AbstractConnection) -> DirectInlet:
+    async def inlet(self, connection: AbstractConnection) -> DirectConsumerChannel:
         """A channel to consume on."""
         stream = self._of_this_connection()
-        return DirectInlet(await open_channel(connection), stream)
+        return DirectConsumerChannel(await open_channel(connection), stream)
 
     def _of_this_connection(self) -> Stream:
         if self._stream is None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import Protocol
 
-from coditect.broker.rabbitmq.frames.codec import METHOD, Cutter, Taken, Torn
+from coditect.broker.rabbitmq.frames.codec import METHOD, FrameParser, FramingError, Taken
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Stream:
         self.open = True
         """Whether publishes need not wait: neither for an alarm's end nor for bytes to leave."""
         self._channels: dict[int, Taken] = {0: self}
-        self._cutter = Cutter(self._channels)
+        self._cutter = FrameParser(self._channels)
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._torn = False
@@ -66,7 +66,7 @@ class Stream:
             return b""
         try:
             passed = self._cutter.feed(chunk)
-        except Torn as error:
+        except FramingError as error:
             self._torn = True
             log.error("The broker's stream cannot be read; the connection is given up", extra={"reason": str(error)})
             self._writer.transport.abort()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Basic, Channel
 
-from coditect.broker.rabbitmq.frames.codec import Contents, Cutter, Torn, read_deliver, read_return
+from coditect.broker.rabbitmq.frames.codec import ContentAssembler, FrameParser, FramingError, read_deliver, read_return
 from tests.unit.broker.direct.written import ALSO_OURS, OURS, Said, content, conversations, interleaved
 
 Heard = list[tuple[Any, ...]]
@@ -24,7 +24,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: Heard = []
-        self.contents = Contents(delivered=self._delivered, returned=self._returned, confirmed=self._confirmed)
+        self.contents = ContentAssembler(delivered=self._delivered, returned=self._returned, confirmed=self._confirmed)
 
     def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
         consumer, tag, redelivered, exchange, routing_key = read_deliver(method)
@@ -42,7 +42,7 @@ class Listener:
 
 def hear(chunks: Iterable[bytes]) -> tuple[dict[int, Heard], list[bytes]]:
     listeners = {OURS: Listener(), ALSO_OURS: Listener()}
-    cutter = Cutter({number: one.contents for number, one in listeners.items()})
+    cutter = FrameParser({number: one.contents for number, one in listeners.items()})
     passed = [cutter.feed(chunk) for chunk in chunks]
     return {number: one.heard for number, one in listeners.items()}, passed
 
@@ -91,7 +91,7 @@ def test_one_byte_at_a_time_makes_no_difference(said: list[Said]) -> None:
 def test_body_of_400_kb_in_frames_of_128_kb_is_put_together() -> None:
     body = bytes(range(256)) * 1_600
     listener = Listener()
-    cutter = Cutter({OURS: listener.contents})
+    cutter = FrameParser({OURS: listener.contents})
     written = _frames(body, 131_072)
 
     for chunk in split(b"".join(written), [65_536 * number for number in range(8)]):
@@ -110,7 +110,7 @@ def _frames(body: bytes, frame_max: int) -> list[bytes]:
 
 def test_empty_body_is_complete_without_a_body_frame() -> None:
     listener = Listener()
-    cutter = Cutter({OURS: listener.contents})
+    cutter = FrameParser({OURS: listener.contents})
 
     cutter.feed(b"".join(content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"")))
 
@@ -119,14 +119,14 @@ def test_empty_body_is_complete_without_a_body_frame() -> None:
 
 def test_end_of_a_channel_in_the_middle_of_a_message_is_told_and_passed_on() -> None:
     told: list[str] = []
-    contents = Contents(delivered=lambda *_: told.append("delivered"), closing=lambda: told.append("closing"))
+    contents = ContentAssembler(delivered=lambda *_: told.append("delivered"), closing=lambda: told.append("closing"))
     channels = {OURS: contents}
-    cutter = Cutter(channels)
+    cutter = FrameParser(channels)
     begun = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"x" * 100)[:-1]
     close = frame.marshal(Channel.Close(404, "gone", 0, 0), OURS)
 
     passed = cutter.feed(b"".join((*begun, close)))
-    channels[OURS] = Contents(delivered=lambda _, __, body: told.append(body.decode()))
+    channels[OURS] = ContentAssembler(delivered=lambda _, __, body: told.append(body.decode()))
     cutter.feed(b"".join(content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"next")))
 
     assert passed == close
@@ -135,7 +135,7 @@ def test_end_of_a_channel_in_the_middle_of_a_message_is_told_and_passed_on() -> 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
 def test_garbage_is_torn_and_nothing_else(chunks: list[bytes]) -> None:
-    with suppress(Torn):
+    with suppress(FramingError):
         hear(chunks)
 
 
@@ -149,7 +149,7 @@ def test_frame_of_garbage_on_our_channel_is_torn_and_nothing_else(kind: int, met
     begun = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"")[0]
     garbage = bytes([kind, 0, OURS]) + len(payload).to_bytes(4, "big") + payload + b"\xce"
     for stream in (garbage, begun + garbage):
-        with suppress(Torn):
+        with suppress(FramingError):
             hear([stream])
 
 
@@ -163,5 +163,5 @@ def test_frame_of_garbage_on_our_channel_is_torn_and_nothing_else(kind: int, met
     ids=["another protocol", "no end", "a frame of 4 GB"],
 )
 def test_stream_that_is_no_sequence_of_frames_is_torn(stream: bytes) -> None:
-    with pytest.raises(Torn):
+    with pytest.raises(FramingError):
         hear([stream])

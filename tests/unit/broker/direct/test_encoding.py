@@ -18,7 +18,7 @@ from coditect.broker.rabbitmq.frames.codec import publish_frames, settle_frame
 from coditect.broker.rabbitmq.frames.fields import read_message, write_properties
 from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, marked, read_leniently
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
-from coditect.broker.rabbitmq.settle import Settled, Verdict
+from coditect.broker.rabbitmq.settle import SettledRange, Settlement
 from coditect.model.message import Message, SharedHeaders, TemplateHeaders
 from coditect.wire.tasks import PUBLISHED_AT, UNDECODABLE
 from tests.integration.wire.hostile import nested, void_array
@@ -224,19 +224,19 @@ def _unmarshaled(stream: bytes, channel: int, frame_max: int) -> list[Any]:
     return found
 
 
-@given(st.integers(1, 65_535), st.integers(0, 2**64 - 1), st.sampled_from(Verdict), st.booleans())
-@example(1, 2**63 + 5, Verdict.ACK, True)
-def test_settlement_is_read_back_by_pamqp(channel: int, tag: int, verdict: Verdict, multiple: bool) -> None:
-    written = settle_frame(channel, Settled(tag, verdict, multiple))
+@given(st.integers(1, 65_535), st.integers(0, 2**64 - 1), st.sampled_from(Settlement), st.booleans())
+@example(1, 2**63 + 5, Settlement.ACK, True)
+def test_settlement_is_read_back_by_pamqp(channel: int, tag: int, verdict: Settlement, multiple: bool) -> None:
+    written = settle_frame(channel, SettledRange(tag, verdict, multiple))
 
     consumed, number, read = frame.unmarshal(written)
 
     assert (consumed, number) == (len(written), channel)
-    assert isinstance(read, Basic.Ack if verdict is Verdict.ACK else Basic.Nack)
+    assert isinstance(read, Basic.Ack if verdict is Settlement.ACK else Basic.Nack)
     assert int.from_bytes(written[11:19], "big") == tag  # pamqp reads a tag of 2^63 and more as a negative number
     assert read.multiple is multiple
     if isinstance(read, Basic.Nack):
-        assert read.requeue is (verdict is Verdict.REQUEUE)
+        assert read.requeue is (verdict is Settlement.REQUEUE)
 
 
 def _deep() -> dict[str, Any]:

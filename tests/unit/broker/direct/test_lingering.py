@@ -9,7 +9,7 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 
 from coditect.broker.rabbitmq.frames import inlet as direct
-from coditect.broker.rabbitmq.frames.inlet import DirectInlet
+from coditect.broker.rabbitmq.frames.inlet import DirectConsumerChannel
 from tests.unit.broker.direct.wire import Held, Wire
 
 
@@ -22,7 +22,7 @@ def acks(frames: list[Frame]) -> list[tuple[int | None, bool | None]]:
     return [(one.delivery_tag, one.multiple) for one in frames if isinstance(one, Basic.Ack)]
 
 
-def consuming(wire: Wire, *, prefetch: int) -> tuple[DirectInlet, Held]:
+def consuming(wire: Wire, *, prefetch: int) -> tuple[DirectConsumerChannel, Held]:
     inlet, held = wire.inlet(), Held()
     inlet._receivers[b"c"] = held
     inlet._credit(prefetch)

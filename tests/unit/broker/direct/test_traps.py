@@ -16,9 +16,9 @@ from pamqp.heartbeat import Heartbeat
 
 from coditect.broker.rabbitmq.frames import inlet as inlet_module
 from coditect.broker.rabbitmq.frames.fields import read_message
-from coditect.broker.rabbitmq.frames.outlet import DirectOutlet
+from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
-from coditect.broker.rabbitmq.path import Refused, Returned
+from coditect.broker.rabbitmq.path import PublishRefused, PublishReturned
 from tests.unit.broker.direct.wire import Held, Wire, ack, ended, publish, returned
 
 HIGH = 2**63 - 10
@@ -79,7 +79,7 @@ async def test_trap_2_returned_message_is_no_success_and_its_neighbours_are(wire
 
     wire.say(returned("nowhere", "the same id"), returned("nowhere", "the same id"), ack(5, multiple=True))
 
-    assert ended(publishes) == [None, Returned, None, Returned, None]
+    assert ended(publishes) == [None, PublishReturned, None, PublishReturned, None]
 
 
 async def test_trap_2_key_whose_queue_went_away_fails_only_what_came_back(wire: Wire) -> None:
@@ -88,7 +88,7 @@ async def test_trap_2_key_whose_queue_went_away_fails_only_what_came_back(wire: 
 
     wire.say(returned("q", "came back"), ack(2), ack(1), ack(3))
 
-    assert ended(publishes) == [None, Returned, None]
+    assert ended(publishes) == [None, PublishReturned, None]
 
 
 async def test_trap_2_return_may_be_split_from_its_ack_and_has_no_id(wire: Wire) -> None:
@@ -99,7 +99,7 @@ async def test_trap_2_return_may_be_split_from_its_ack_and_has_no_id(wire: Wire)
     for at in range(len(said)):
         assert wire.say(said[at : at + 1]) == b""
 
-    assert ended(publishes) == [Returned, None]
+    assert ended(publishes) == [PublishReturned, None]
 
 
 @pytest.mark.parametrize("start", [0, HIGH, 2**64 - 120], ids=["from the start", "about 2^63", "about 2^64"])
@@ -113,7 +113,7 @@ async def test_trap_3_multiple_covers_the_prefix_only(wire: Wire, start: int) ->
     wire.say(ack(start + 15, multiple=True, taken=False), ack(start + 5, multiple=True), ack(start + 99))
 
     assert first == [None] * 5 + ["waits"] * 15
-    assert ended(publishes) == [None] * 5 + [Refused] * 10 + ["waits"] * 5
+    assert ended(publishes) == [None] * 5 + [PublishRefused] * 10 + ["waits"] * 5
 
 
 async def test_trap_5_acks_of_one_turn_are_one_frame_and_leave_a_slow_delivery_out(wire: Wire) -> None:
@@ -333,7 +333,7 @@ async def test_trap_9_small_frames_and_no_limit_of_frames() -> None:
     sizes = {}
     for frame_max in (4_096, 0):
         wire = Wire()
-        outlet = DirectOutlet(wire.channel(1), wire.stream, frame_max=frame_max)
+        outlet = DirectPublisherChannel(wire.channel(1), wire.stream, frame_max=frame_max)
         publish(outlet, body=b"x" * 400_000)
         await asyncio.sleep(0)
         sizes[frame_max] = [len(frame_) for frame_ in _frames(wire.writer.sent)]

@@ -13,8 +13,8 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
-from coditect.broker.rabbitmq.frames.inlet import DirectInlet
-from coditect.broker.rabbitmq.frames.outlet import DirectOutlet, Once
+from coditect.broker.rabbitmq.frames.inlet import DirectConsumerChannel
+from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel, Once
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.model.message import Message
 from tests.unit.broker.direct.written import content
@@ -79,11 +79,11 @@ class Wire:
         self.channels[number] = WireChannel(number)
         return cast(Channel, self.channels[number])
 
-    def outlet(self, number: int = 1, *, sequence: int = 0) -> DirectOutlet:
-        return DirectOutlet(self.channel(number), self.stream, frame_max=4_096, sequence=sequence)
+    def outlet(self, number: int = 1, *, sequence: int = 0) -> DirectPublisherChannel:
+        return DirectPublisherChannel(self.channel(number), self.stream, frame_max=4_096, sequence=sequence)
 
-    def inlet(self, number: int = 1) -> DirectInlet:
-        return DirectInlet(self.channel(number), self.stream)
+    def inlet(self, number: int = 1) -> DirectConsumerChannel:
+        return DirectConsumerChannel(self.channel(number), self.stream)
 
     def say(self, *said: bytes) -> bytes:
         """The broker sends; returns what aiormq sees of it."""
@@ -135,7 +135,9 @@ def returned(key: str, message_id: str | None, *, exchange: str = "", body: byte
     return b"".join(content(number, method, Basic.Properties(message_id=message_id), body))
 
 
-def publish(outlet: DirectOutlet, key: str = "q", name: str | None = None, body: bytes = b"x") -> asyncio.Future[None]:
+def publish(
+    outlet: DirectPublisherChannel, key: str = "q", name: str | None = None, body: bytes = b"x"
+) -> asyncio.Future[None]:
     """One publish; it ends with None, or with the path's error."""
     one = Once(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
     outlet.begin(one)
