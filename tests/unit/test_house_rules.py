@@ -1,8 +1,9 @@
-"""The sizes that CONTRIBUTING.md names, held by a test."""
+"""The sizes and names that CONTRIBUTING.md asks for, held by tests."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def test_files_and_their_functions_are_short(room: str) -> None:
 
     assert texts, "the room was not found"
     assert (long_files, long_functions) == ([], [])
+
+
+def test_no_two_classes_of_the_product_share_a_name() -> None:
+    names = Counter(
+        node.name
+        for room in ("coditect", "dispatcher")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+
+    assert len(names) > 500
+    assert [name for name, times in names.items() if times > 1] == []

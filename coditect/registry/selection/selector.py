@@ -119,10 +119,10 @@ class Selector:
 
     def batch(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
-    ) -> Batch:
+    ) -> SelectionBatch:
         """The picks for a sequence of tasks, assigned `many` at a time."""
         order = _Order(capability, _asked(strategy, wanted), wanted, many)
-        return Batch(self, order, None if pin is None else Pick(pin))
+        return SelectionBatch(self, order, None if pin is None else Pick(pin))
 
     async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
         """Who gets each of the next tasks, from one look at the registry; None leaves them to the broker."""
@@ -219,7 +219,7 @@ class Selector:
         return turn
 
 
-class Batch:
+class SelectionBatch:
     """The picks for a sequence of tasks, in order."""
 
     def __init__(self, picker: Selector, order: _Order, pinned: Pick | None) -> None:
