@@ -15,7 +15,7 @@ from coditect.local.servers import REDIS as REDIS_PROCESS
 from coditect.model.capability import Priority
 from coditect.wire import routing
 from dispatcher.chaos.faults import Fault
-from dispatcher.chaos.stage import Post, Testbed
+from dispatcher.chaos.stage import ChaosTestbed, Post
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
@@ -32,7 +32,7 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 class Nemesis:
     """One run's faults. Each lasts beside the others; nobody is hit while something is being done to it."""
 
-    def __init__(self, stage: Testbed, note: Note, strangers: Strangers) -> None:
+    def __init__(self, stage: ChaosTestbed, note: Note, strangers: Strangers) -> None:
         self._stage = stage
         self._strangers = strangers
         self._note = note

@@ -29,7 +29,7 @@ from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.recovery import APART_SECONDS
 from dispatcher.chaos.shapes import Pace
-from dispatcher.chaos.stage import Testbed, private_stage
+from dispatcher.chaos.stage import ChaosTestbed, private_stage
 from dispatcher.chaos.story import HistoryIndex
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
@@ -165,7 +165,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
     return await _judged(order, history)
 
 
-async def _play(order: RunOrder, stage: Testbed, scribe: Scribe, say: Say) -> None:
+async def _play(order: RunOrder, stage: ChaosTestbed, scribe: Scribe, say: Say) -> None:
     """The load and the faults, until everything that was begun has ended."""
     settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
     async with AsyncExitStack() as stack:

@@ -103,7 +103,7 @@ class Post:
         return "" if self._running is None else last_lines(self._running.log)
 
 
-class Testbed:
+class ChaosTestbed:
     """Servers and posts of one run."""
 
     def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
@@ -173,7 +173,7 @@ async def private_stage(
     crew: Mapping[str, int],
     settings: Mapping[str, str],
     mutant: str = "",
-) -> AsyncIterator[Testbed]:
+) -> AsyncIterator[ChaosTestbed]:
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
     The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
@@ -200,7 +200,7 @@ async def private_stage(
         with guarded(marker):
             posts = {one.name: Post(one, marker=marker, log_folder=folder / "log") for one in children}
             try:
-                yield Testbed(folder, servers, posts)
+                yield ChaosTestbed(folder, servers, posts)
             finally:
                 await asyncio.gather(*(post.end() for post in posts.values()))
 

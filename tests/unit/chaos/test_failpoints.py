@@ -30,10 +30,10 @@ for number in range(3):
 
 THREAD = """
 import os, threading, time
-from coditect.aio.failpoints import Act, Order, strike
+from coditect.aio.failpoints import Act, Failpoint, strike
 def work():
     time.sleep(0.05)  # the other thread has nothing more to do than to take signals
-    strike(Order("a.b", Act.STOP))
+    strike(Failpoint("a.b", Act.STOP))
     os.write(1, b"still here")
 threading.Thread(target=work).start()
 """

@@ -14,7 +14,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.chaos.looking import RegistryLook, keep_looking
-from dispatcher.chaos.stage import Testbed
+from dispatcher.chaos.stage import ChaosTestbed
 from dispatcher.witness.history import Notebook, Type
 
 
@@ -37,7 +37,7 @@ def test_crew_is_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still
             post("dispatcher-1", 10),
         )
     }
-    stage = Testbed(Path(), cast(Any, None), posts)
+    stage = ChaosTestbed(Path(), cast(Any, None), posts)
 
     crew = stage.crew()
 
