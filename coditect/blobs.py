@@ -1,8 +1,9 @@
-"""Claim Check (EIP): values over the inline limit lie in a folder that every process can reach.
+"""The store for large values, over the inline limit, in a folder that every process can reach (EIP's Claim Check).
 
-What travels is their claim (`model.claim_check`). The folder is an fsspec URL, `CODITECT_BLOB_URL`: `file:///srv/blobs`,
-`s3://bucket/folder`, `gs://...`; needs the extra `blob`, and for most URLs fsspec's own library for it. Files are
-written before the message that needs them, never changed, and removed by nobody here: their age decides.
+A message carries a blob reference (`wire.blob_ref`) in place of such a value. The folder is an fsspec URL,
+`CODITECT_BLOB_URL`: `file:///srv/blobs`, `s3://bucket/folder`, `gs://...`; needs the extra `blob`, and for most URLs
+fsspec's own library for it. Files are written before the message that needs them, never changed, and never removed by
+Coditect: their age decides.
 """
 
 from __future__ import annotations
@@ -25,45 +26,66 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 T = TypeVar("T")
 
 TRANSFER_SECONDS = 60.0
-"""How long writing or reading one value may take."""
+"""The longest time to write or read one value."""
 MOST_AT_ONCE = 16
-"""Transfers of one process at a time."""
+"""Concurrent transfers of one process."""
 _SET_IT = "set CODITECT_BLOB_URL everywhere to a folder that all can reach, or pass a reference to where it lies"
 
 
 class Blobs(Protocol):
-    """Where large values lie."""
+    """The port of the store for large values."""
 
     def check(self, size_bytes: int) -> None:
-        """Raises: TooLarge when that is more than anybody may have in memory."""
+        """Check that a value of this size may be held in memory.
+
+        Raises:
+            TooLarge: when the value is over the limit for large values.
+        """
 
     async def put(self, body: bytes) -> ClaimCheck:
-        """Keeps a value; when it returns the value can be fetched. The same one again is no error.
+        """Store a value so that it can be fetched from now on, and return its reference; idempotent.
 
-        Raises: TooLarge; BlobUnavailable, retryable.
+        Raises:
+            TooLarge: when the value is over the limit for large values.
+            BlobUnavailable: when the store did not answer; retryable.
         """
 
     async def get(self, claim: ClaimCheck) -> bytes:
-        """The value that is meant, verified.
+        """Fetch the value of a reference, and verify its hash and size.
 
-        Raises: ClaimBroken, TooLarge; BlobUnavailable, retryable.
+        Raises:
+            ClaimBroken: when the value is missing or differs.
+            TooLarge: when the value is over the limit for large values.
+            BlobUnavailable: when the store did not answer; retryable.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class NoBlobs:
-    """Where there is no such place: what is over the inline limit is refused."""
+    """The absence of a store for large values: every value over the inline limit is refused."""
 
     def check(self, size_bytes: int) -> NoReturn:
-        """Raises: TooLarge."""
+        """Refuse a large value.
+
+        Raises:
+            TooLarge: always.
+        """
         raise TooLarge("Where this value over the inline limit lies is not known here", bytes=size_bytes, fix=_SET_IT)
 
     async def put(self, body: bytes) -> ClaimCheck:
-        """Raises: TooLarge."""
+        """Refuse to store a large value.
+
+        Raises:
+            TooLarge: always.
+        """
         raise TooLarge("The body is over the inline limit", bytes=len(body), limit=MAX_BODY_BYTES, fix=_SET_IT)
 
     async def get(self, claim: ClaimCheck) -> bytes:
-        """Raises: TooLarge."""
+        """Refuse to fetch a large value.
+
+        Raises:
+            TooLarge: always.
+        """
         self.check(claim.size_bytes)
 
 
@@ -76,29 +98,33 @@ def _threads() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class FolderBlobs:
-    """A folder of a file system that fsspec can reach. `files` is fsspec's, which blocks: it is used in threads."""
+    """A store for large values in a folder of any file system of fsspec, whose blocking `files` are used in threads."""
 
     files: Any
     folder: str
     most_bytes: int
     durable: bool = False
-    """Whether it is a folder of this machine, where a file must be synced and put in place."""
+    """Whether the folder is on this machine, where a file must be synced and put in place."""
     transfer_seconds: float = TRANSFER_SECONDS
     threads: ThreadPoolExecutor = field(default_factory=_threads, compare=False, repr=False)
-    """Its own: where a folder hangs, nothing else waits for a thread (a name's look-up takes one of the loop's)."""
+    """Threads of the store's own: when a folder hangs, nothing else waits for a thread of the event loop."""
 
     async def put(self, body: bytes) -> ClaimCheck:
-        """See `Blobs.put`."""
+        """Store a value in a file named by its hash, and return its reference; idempotent."""
         self.check(len(body))
         return await self._transferred(lambda: self._write(body))
 
     async def get(self, claim: ClaimCheck) -> bytes:
-        """See `Blobs.get`."""
+        """Fetch the value of a reference from its file, and verify its hash and size."""
         self.check(claim.size_bytes)
         return await self._transferred(lambda: self._read(claim))
 
     def check(self, size_bytes: int) -> None:
-        """See `Blobs.check`."""
+        """Check that a value's size is within `most_bytes`.
+
+        Raises:
+            TooLarge: when the value is larger.
+        """
         if size_bytes > self.most_bytes:
             raise TooLarge(
                 "The value is over the limit for large values",
@@ -133,7 +159,7 @@ class FolderBlobs:
         return f"{self.folder}/{claim.name}"
 
     async def _transferred(self, transfer: Callable[[], T]) -> T:
-        """What it gives, from a thread, within its time; a thread that hangs is left behind."""
+        """Run a transfer in a thread within the time limit, and return its result; leave a hanging thread behind."""
         try:
             async with asyncio.timeout(self.transfer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self.threads, transfer)
@@ -149,9 +175,10 @@ class FolderBlobs:
 
 
 def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
-    """The place that the URL names; nothing is read or written yet.
+    """Return the store that the URL names, without reading or writing yet; no URL gives `NO_BLOBS`.
 
-    Raises: SetupError when fsspec, or what it needs for this URL, is not installed.
+    Raises:
+        SetupError: when fsspec, or what it needs for this URL, is not installed.
     """
     if url is None:
         return NO_BLOBS
@@ -171,7 +198,11 @@ def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
 
 
 async def whole(blobs: Blobs, body: bytes) -> bytes:
-    """The JSON document with what its claims stand for. Raises: what `Blobs.get` raises; InvalidTask."""
+    """Return a JSON document with each blob reference replaced by its value.
+
+    Raises:
+        CoditectError: any error of `Blobs.get`, and InvalidTask for invalid JSON.
+    """
     value = loads(body)
     claim = as_claim(value)
     if claim is not None:
@@ -180,7 +211,11 @@ async def whole(blobs: Blobs, body: bytes) -> bytes:
 
 
 async def whole_value(blobs: Blobs, value: Any) -> Any:
-    """The JSON value with what its claims stand for; the value itself where it has none. Raises: as `whole`."""
+    """Return a JSON value with each blob reference replaced by its value; the value itself without references.
+
+    Raises:
+        CoditectError: any error of `Blobs.get`, and InvalidTask for invalid JSON.
+    """
     claims = [*claims_in(value)]
     if not claims:
         return value
@@ -189,12 +224,16 @@ async def whole_value(blobs: Blobs, value: Any) -> Any:
 
 
 async def fetched(blobs: Blobs, outcome: Outcome) -> Outcome:
-    """The outcome with its value. Raises: as `whole`."""
+    """Return an outcome with the blob references in its body replaced by their values.
+
+    Raises:
+        CoditectError: any error of `Blobs.get`, and InvalidTask for invalid JSON.
+    """
     return replace(outcome, body=await whole(blobs, outcome.body), claims=False)
 
 
 def _write_in_place(path: Path, body: bytes) -> None:
-    """The file appears whole, and is on the disk when this returns."""
+    """Write a file that appears whole, and is on the disk when the function returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
@@ -210,7 +249,7 @@ def _write_in_place(path: Path, body: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """What was put into the folder stays there."""
+    """Sync a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

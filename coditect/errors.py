@@ -1,4 +1,4 @@
-"""Every error that Coditect raises, ordered by what the caller can do about it.
+"""All errors that Coditect raises, as a tree ordered by the caller's remedy: retry, fix the input, fix the set-up.
 
 ::
 
@@ -14,7 +14,7 @@
     │   ├── TooLarge              over the inline limit, or over the one for large values
     │   ├── ClaimBroken           the large value that is meant is not there, or is another
     │   ├── InvalidWorkflow       a definition or an expression in it; names the places and what to do
-    │   ├── UnknownCapability     nobody offers it; names the nearest
+    │   ├── UnknownCapability     no agent offers it; names the nearest
     │   ├── Unroutable            no queue is bound to the key; names the nearest capability
     │   └── NotFound              no such task, agent, dead letter
     ├── SetupError            fix the set-up
@@ -39,7 +39,7 @@ from typing import ClassVar
 
 
 class CoditectError(Exception):
-    """The root. `retryable` says whether the same call may succeed later."""
+    """The root of all errors; `retryable` says whether the same call may succeed later."""
 
     retryable: bool = False
     exit_code: ClassVar[int] = 1
@@ -57,66 +57,66 @@ class CoditectError(Exception):
 
 
 class Retryable(CoditectError):
-    """Try again later, unchanged."""
+    """The base of errors after which an unchanged call may succeed later."""
 
     retryable = True
 
 
 class BrokerUnavailable(Retryable):
-    """No connection to the broker within the deadline. Nothing was sent."""
+    """The error of a missing connection to the broker within the deadline; nothing was sent."""
 
 
 class PublishUnconfirmed(Retryable):
-    """The deadline passed without a confirm: the message may still be delivered."""
+    """The error of a publish without a confirm within the deadline; the message may still be delivered."""
 
 
 class Overloaded(Retryable):
-    """The broker refused the message until the deadline (full queue or alarm). It was not taken."""
+    """The error of a broker that refused a message until the deadline (full queue or alarm); nothing was taken."""
 
 
 class RegistryUnavailable(Retryable):
-    """The registry did not answer in time."""
+    """The error of a registry that did not answer in time."""
 
 
 class BlobUnavailable(Retryable):
-    """Where large values lie did not answer in time, or refused."""
+    """The error of a store for large values that did not answer in time, or refused."""
 
 
 class InputError(CoditectError):
-    """The input must change."""
+    """The base of errors that the caller mends by changing the input."""
 
     exit_code = 2
 
 
 class InvalidTask(InputError):
-    """Body, headers or limits are not what the wire allows."""
+    """The error of a body, header or limit that the wire format does not allow."""
 
 
 class TooLarge(InvalidTask):
-    """The body is over the inline limit of the wire (`model.wire.MAX_BODY_BYTES`), or over the broker's.
+    """The error of a body over the wire's inline limit (`wire.tasks.MAX_BODY_BYTES`), or over the broker's limit.
 
     With `CODITECT_BLOB_URL` set the limit is `CODITECT_BLOB_MAX_BYTES`.
     """
 
 
 class ClaimBroken(InvalidTask):
-    """The large value that is meant is not where it should lie, or what lies there is another."""
+    """The error of a blob reference whose large value is missing, or has another content than the reference says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a document, where, and what to do about it."""
+    """One problem in a document: its place, a sentence, and how to correct it."""
 
     path: tuple[str | int, ...]
-    """From the document's root: `("nodes", "build", "after", 0)`."""
+    """The path from the document's root: `("nodes", "build", "after", 0)`."""
     sentence: str
     fix: str = ""
     line: int | None = None
-    """From 1; None when the document was not a text."""
+    """The line, from 1; None when the document was not a text."""
 
     @property
     def place(self) -> str:
-        """The path for a person: `nodes.build.after[0]`."""
+        """The path of the problem as text for people: `nodes.build.after[0]`."""
         parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
         return "".join(parts).removeprefix(".")
 
@@ -126,16 +126,16 @@ class Problem:
 
 
 class InvalidWorkflow(InputError):
-    """A workflow's definition is not one, or an expression in it cannot be evaluated."""
+    """The error of an invalid workflow definition, or of an expression in it that cannot be evaluated."""
 
     def __init__(self, sentence: str, *, problems: tuple[Problem, ...] = (), **facts: object) -> None:
         super().__init__(sentence, **facts)
         self.problems = problems
-        """All that was found, in the document's order; empty when it is about a single expression."""
+        """All problems that were found, in the document's order; empty for an error of a single expression."""
 
     @classmethod
     def of(cls, problems: tuple[Problem, ...], **facts: object) -> InvalidWorkflow:
-        """The refusal for these problems: it tells the first in full."""
+        """Return the error for a list of problems, with the first problem in full."""
         first, *others = problems
         told = {"at": first.place or None, "line": first.line, "others": tuple(str(one) for one in others[:9])}
         shown = {name: fact for name, fact in (facts | told).items() if fact not in (None, ())}
@@ -143,47 +143,47 @@ class InvalidWorkflow(InputError):
 
 
 class UnknownCapability(InputError):
-    """Nobody offers this capability."""
+    """The error of a capability that no agent offers."""
 
     exit_code = 4
 
 
 class Unroutable(InputError):
-    """No queue is bound to this key. Nothing was taken."""
+    """The error of a routing key to which no queue is bound; the message was not taken."""
 
     exit_code = 4
 
 
 class NotFound(InputError):
-    """There is no such thing."""
+    """The error of a task, agent, workflow or other object that does not exist."""
 
     exit_code = 4
 
 
 class SetupError(CoditectError):
-    """Something around the program must change."""
+    """The base of errors that the caller mends by changing the set-up around the program."""
 
 
 def missing_extra(extra: str) -> SetupError:
-    """The refusal of what needs an extra of the package that is not installed."""
+    """Return the error for a feature whose extra of the package is not installed."""
     fix = f"pip install 'coditect[{extra}]'"
     return SetupError("This needs a part of Coditect that is not installed", extra=extra, fix=fix)
 
 
 class TopologyMismatch(SetupError):
-    """The broker holds an exchange or queue of this name with other arguments."""
+    """The error of an exchange or queue that exists on the broker with other arguments."""
 
 
 class UnsupportedBroker(SetupError):
-    """The broker is too old for what is asked of it."""
+    """The error of a broker that is too old for a required feature."""
 
 
 class ControlPlaneRequired(SetupError):
-    """Only a dispatcher can do this, and none is there."""
+    """The error of a request that only a dispatcher can serve, when none runs."""
 
 
 class NewerVersion(SetupError):
-    """A newer process wrote or sent what this one met: upgrade this one. Nothing was changed.
+    """The error of data from a newer version: upgrade the process that read the data. Nothing was changed.
 
     Retryable: an upgraded process may answer the next time. Facts: `kind`, `version`, `known`, `fix`.
     """
@@ -192,28 +192,28 @@ class NewerVersion(SetupError):
 
 
 class TaskError(CoditectError):
-    """The work ended without a value."""
+    """The base of errors of tasks that ended without a value."""
 
 
 class TaskFailed(TaskError):
-    """The handler failed and no attempt is left."""
+    """The error of a task whose handler failed, with no attempt left."""
 
 
 class TaskRejected(TaskError):
-    """The task was refused before it ran."""
+    """The error of a task that was refused before it ran."""
 
 
 class TaskCanceled(TaskError):
-    """The task was canceled on request."""
+    """The error of a task that was canceled on request."""
 
 
 class TaskExpired(TaskError):
-    """The task's deadline passed before it was done."""
+    """The error of a task whose deadline passed before the end."""
 
     exit_code = 3
 
 
 class ResultTimeout(TaskError):
-    """No result came within the caller's time. The task itself goes on."""
+    """The error of a wait for a result beyond the caller's time; the task itself goes on."""
 
     exit_code = 3

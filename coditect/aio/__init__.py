@@ -1,4 +1,4 @@
-"""What every program does with asyncio: tasks that are watched over, and loops that are started again.
+"""Asyncio helpers of every program: supervised tasks, loops that restart, cancellation, clock, event loop, failpoints.
 
-Everything may use it; it imports nothing of the product but the errors and its own kind.
+Every package may use these helpers. They import only `coditect.errors`, `coditect.model.ids` and each other.
 """

@@ -1,8 +1,8 @@
-"""Cancellations that a library swallows.
+"""A guard for calls into libraries that swallow a cancellation.
 
-Python 3.11's `wait_for`, which aiormq and redis-py use, drops one that arrives together with what it waits for. An
-endless loop over their calls would then never end, and whoever canceled it would wait for it for ever. So the adapters
-make their calls within `heeded`.
+Python 3.11's `wait_for`, which aiormq and redis-py use, drops a cancellation that arrives together with the awaited
+result. An endless loop over such calls would then never end, and the code that canceled the loop would wait for ever.
+So the adapters make their calls within `heeded`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from contextlib import contextmanager
 
 
 def cancellations() -> int:
-    """How often somebody asked the current task to end."""
+    """Return how many cancellations of the current task are pending; 0 outside of a task."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Whatever comes of the block, a cancellation that arrived within it is raised at its end."""
+    """Raise, at the end of the block, any cancellation that arrived within the block.
+
+    A library inside the block may have swallowed the cancellation.
+
+    Raises:
+        CancelledError: when the task was canceled within the block.
+    """
     before = cancellations()
     try:
         yield

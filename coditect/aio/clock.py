@@ -1,4 +1,4 @@
-"""Time, chance and fresh identities come from here, so that a test can hold them still."""
+"""The sources of wall time, random numbers and new task ids, behind one port, so that a test can replace all three."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from coditect.model.ids import TaskId
 
 
 class Clock(Protocol):
-    """Wall time, chance and identities."""
+    """A source of wall time, random numbers and new task ids."""
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return the wall time in milliseconds since the Unix epoch."""
 
     def chance(self) -> float:
-        """A number in [0, 1)."""
+        """Return a random number in [0, 1)."""
 
     def new_id(self) -> TaskId:
-        """A UUIDv7: unique, and in order of time."""
+        """Return a new task id: a UUIDv7, unique and sorted by time."""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemClock:
-    """The machine's own time and chance."""
+    """The clock that reads the machine's own time and random source."""
 
     _random: random.Random = field(default_factory=random.SystemRandom)
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return the machine's wall time in milliseconds since the Unix epoch."""
         return time.time_ns() // 1_000_000
 
     def chance(self) -> float:
-        """A number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         return self._random.random()
 
     def new_id(self) -> TaskId:
-        """A UUIDv7."""
+        """Return a new task id: a UUIDv7 of the machine's wall time."""
         return TaskId(str(uuid_utils.uuid7()))

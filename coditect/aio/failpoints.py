@@ -1,7 +1,7 @@
-"""Named points of a program at which a test may end, stop or fail it: what `kill -9` meets only by luck.
+"""Failpoints: named places in a program at which a test may kill, stop or fail the process.
 
-A program says `failpoints.reached("commit.after")` where something has just become true. Nothing happens unless it
-was started with orders::
+A program calls `failpoints.reached("commit.after")` where something has just become true. Nothing happens unless the
+program was started with orders::
 
     CODITECT_FAILPOINTS="commit.after:kill@3"          the third time, as kill -9 does
     CODITECT_FAILPOINTS="commit.before:stop,ack.before:raise@2"
@@ -29,34 +29,37 @@ _ORDER = re.compile(r"(?P<point>[a-z_.]+):(?P<act>[a-z]+)(@(?P<at>[1-9][0-9]{0,8
 
 
 class Act(StrEnum):
-    """What happens at a failpoint."""
+    """The action that a failpoint takes: kill the process, stop the process, or raise an error."""
 
     KILL = "kill"
     """The process is gone, as by SIGKILL."""
     STOP = "stop"
-    """The process stands still, as by SIGSTOP, until somebody continues it."""
+    """The process stands still, as by SIGSTOP, until a SIGCONT."""
     RAISE = "raise"
     """FailpointReached is raised."""
 
 
 class FailpointReached(CoditectError):
-    """A test asked for an error here."""
+    """The error that a failpoint raises because a test ordered an error at that point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failpoint:
-    """What is to happen, where, and which time."""
+    """An order for one failpoint: which point, which action, and at which visit of the point."""
 
     point: str
     act: Act
     at: int = 1
-    """The n-th time that the point is reached, from 1; only then."""
+    """The n-th time that the point is reached, from 1; no other time counts."""
 
 
 def strike(order: Failpoint) -> None:
-    """Does to this process what the order says, and says so first: who finds it dead or still can tell why.
+    """Carry out one failpoint order on this process: kill, stop or raise.
 
-    Raises: FailpointReached when it is that.
+    A warning is logged first, so that the cause of a dead or stopped process can be found.
+
+    Raises:
+        FailpointReached: when the order is to raise.
     """
     log.warning("A failpoint is reached", extra={"point": order.point, "act": order.act.value, "at": order.at})
     match order.act:
@@ -70,12 +73,12 @@ def strike(order: Failpoint) -> None:
 
 
 class Failpoints:
-    """The orders of one process. Without any, a point costs a call and nothing else."""
+    """The failpoint orders of one process; without orders a point costs one call and has no effect."""
 
     __slots__ = ("_counts", "_orders", "_strike")
 
     def __init__(self, orders: Iterable[Failpoint] = (), *, strike: Callable[[Failpoint], None] = strike) -> None:
-        """`strike` carries an order out; a simulation has its own."""
+        """Take the orders; `strike` carries an order out, and a simulation passes its own."""
         self._orders = tuple(orders)
         self._strike = strike
         self._counts: dict[str, int] = {}
@@ -84,9 +87,10 @@ class Failpoints:
         return bool(self._orders)
 
     def reached(self, point: str) -> None:
-        """Carries out what was ordered for this point and this time. From any thread.
+        """Count a visit of the named point, and carry out the orders for that visit; safe from any thread.
 
-        Raises: FailpointReached when that was ordered.
+        Raises:
+            FailpointReached: when an order for that visit is to raise.
         """
         if not self._orders:
             return
@@ -97,13 +101,14 @@ class Failpoints:
 
 
 OFF = Failpoints()
-"""No orders."""
+"""No orders: every point is without effect."""
 
 
 def read_orders(text: str, known: Collection[str]) -> tuple[Failpoint, ...]:
-    """The orders in the text of the variable; none in an empty one.
+    """Parse the text of the environment variable into failpoint orders; an empty text gives none.
 
-    Raises: SetupError for one that is no order, and for a point that is not known.
+    Raises:
+        SetupError: when a part of the text is not an order, or names a point that is not known.
     """
     return tuple(_read_order(part, known) for part in text.split(",") if part.strip())
 

@@ -1,6 +1,6 @@
-"""The event loop of every program of ours: uvloop's when it is installed (the `speed` extra), else asyncio's.
+"""The event loop of the project's programs: uvloop when the `speed` extra is installed, else asyncio's own.
 
-The one place that chooses. A loop that a user's program runs is theirs; nothing here touches it.
+No other module chooses a loop. A loop that a user's program runs is left alone.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ except ImportError:  # the `speed` extra is not installed
 
 
 def new_runner() -> asyncio.Runner:
-    """A runner of the fastest loop that is installed; to be entered, or closed, by whoever asked for it."""
+    """Return an asyncio runner of the fastest installed event loop; the caller enters or closes the runner."""
     return asyncio.Runner(loop_factory=None if uvloop is None else uvloop.new_event_loop)
 
 
 def plain_runner() -> asyncio.Runner:
-    """A runner of asyncio's own selector loop, whose time can be made virtual."""
+    """Return an asyncio runner of asyncio's selector loop, whose time can be made virtual."""
     return asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a program's coroutine to its end on a loop of its own, as `asyncio.run` does."""
+    """Run a program's main coroutine to its end on a new event loop, as `asyncio.run` does, and return its result."""
     with new_runner() as runner:
         return runner.run(work)
 
 
 def collect_rarely() -> None:
-    """For a program whose start-up is over: what that made is not looked at again, and the rest rarely.
+    """Make Python's garbage collector run rarely from now on, and exempt all objects that exist already.
 
-    What is in flight is young and many: looking at it every 700 allocations costs an agent a tenth of its throughput,
-    and a dispatcher, which remembers thousands of nodes, a quarter.
+    A program calls this once its start-up is over. Objects in flight are young and many: a collection every 700
+    allocations costs an agent a tenth of its throughput, and a dispatcher, which remembers thousands of nodes, a
+    quarter.
     """
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

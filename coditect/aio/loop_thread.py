@@ -1,7 +1,7 @@
-"""An event loop in a thread of its own, for callers who have none or must not wait in theirs.
+"""A thread with its own event loop, for callers that have no loop or must not wait in theirs.
 
-The thread enters an asynchronous context, runs what other threads hand to it, and leaves the context when it is
-told to, when its owner was forgotten, or when the interpreter ends.
+The thread enters an asynchronous context and runs the coroutines that other threads hand over. The thread leaves the
+context when the owner closes the thread, when the owner is garbage-collected, or when the interpreter ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from coditect.errors import SetupError
 T = TypeVar("T")
 
 EXIT_SECONDS = 5.0
-"""How long the end of the interpreter waits for a context that nobody left."""
+"""How long the end of the interpreter waits for a context that is still open."""
 
 
 class LoopThread:
-    """Holds a context open on a loop of its own and runs coroutines there; safe to share between threads.
+    """A thread that holds an asynchronous context open on its own event loop and runs other threads' coroutines there.
 
-    One task of the loop enters and leaves the context, as `async with` would.
+    Threads may share a `LoopThread`. One task of the loop enters and leaves the context, as `async with` would.
     """
 
     def __init__(self, context: AbstractAsyncContextManager[object], *, name: str) -> None:
@@ -37,9 +37,11 @@ class LoopThread:
         self._closed = False
 
     def open(self) -> None:
-        """Starts the thread; returns when the context was entered.
+        """Start the thread, and return once the thread has entered the context.
 
-        Raises: what entering it raises; SetupError when it was opened before.
+        Raises:
+            SetupError: when the thread was opened before.
+            Exception: any error that entering the context raises.
         """
         if self._life.process is not None or self._closed:
             raise SetupError("A client is opened once", fix="make a new one: Client.sync()")
@@ -57,9 +59,12 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Leaves the context and ends the thread; whoever still waits gets a SetupError. May be repeated.
+        """Leave the context and end the thread; may be repeated.
 
-        Raises: what leaving the context raises.
+        A `run` that still waits raises SetupError.
+
+        Raises:
+            Exception: any error that leaving the context raises.
         """
         self._closed = True
         self._life.leave()
@@ -69,10 +74,14 @@ class LoopThread:
                 self._life.ended.result()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs it on the loop and waits. Whatever interrupts the wait (Ctrl-C) cancels it there.
+        """Run a coroutine on the thread's loop, wait for the end, and return the result.
 
-        Raises: what the work raises; SetupError before `open`, after `close`, after a fork, and on the loop's
-        own thread, which would wait for itself.
+        An interrupt of the wait (Ctrl-C) cancels the coroutine.
+
+        Raises:
+            SetupError: before `open`, after `close`, after a fork, and on the loop's own thread, which would wait for
+                itself.
+            Exception: any error that the coroutine raises.
         """
         future = self._start(work)
         try:
@@ -91,7 +100,7 @@ class LoopThread:
             del future  # or it would hold on to itself by the traceback of its error
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Runs it on the loop when there still is one; nobody waits."""
+        """Start a coroutine on the thread's loop without waiting; close the coroutine unrun when the loop is gone."""
         if self._usable:
             self._hand_over(work)
         else:
@@ -110,7 +119,7 @@ class LoopThread:
         return future
 
     def _hand_over(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
-        """None when the loop has ended meanwhile."""
+        """Schedule a coroutine on the thread's loop; return None when the loop has ended meanwhile."""
         try:
             return asyncio.run_coroutine_threadsafe(work, self._life.loop)
         except RuntimeError:
@@ -128,27 +137,27 @@ class LoopThread:
 
 
 class _Life:
-    """What the thread knows: nothing of its owner, who can be forgotten therefore."""
+    """The state of a loop thread, without a reference to the thread's owner, which can thus be garbage-collected."""
 
     def __init__(self) -> None:
         self.process: int | None = None
-        """Whose thread it is; None when it was not started."""
+        """Id of the process that started the thread; None before the start."""
         self._begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, Callable[[], object]]] = Future()
         self.opened: Future[None] = Future()
         self.ended: Future[None] = Future()
 
     @property
     def ours(self) -> bool:
-        """Whether the thread was started, and not by the process that this one was forked from."""
+        """Whether this process started the thread; false in a child that was forked later."""
         return self.process == os.getpid()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """There is one as soon as the context was entered."""
+        """The thread's event loop; blocks until the loop runs."""
         return self._begun.result()[0]
 
     def run(self, context: AbstractAsyncContextManager[object]) -> None:
-        """The thread's work."""
+        """Run the thread's body: hold the context open on a new event loop until `leave`."""
         try:
             with new_runner() as runner:
                 runner.run(self._hold(context))
@@ -169,7 +178,7 @@ class _Life:
             await leave.wait()
 
     def leave(self) -> None:
-        """Makes the thread leave the context, or give up to enter it; does not wait."""
+        """Ask the thread to leave the context, or to stop entering the context, without waiting for the end."""
         if not self.ours:
             return
         either: set[Future[Any]] = {self._begun, self.ended}
@@ -181,7 +190,7 @@ class _Life:
             loop.call_soon_threadsafe(leave.set if self.opened.done() else cancel)
 
     def leave_at_exit(self) -> None:
-        """The same at the end of the interpreter, which it holds up for a few seconds at most."""
+        """Leave the context at the end of the interpreter, and wait for that at most `EXIT_SECONDS`."""
         self.leave()
         if self.ours:
             wait((self.ended,), timeout=EXIT_SECONDS)

@@ -1,12 +1,12 @@
-"""Ends a program whose event loop stands still, and says which line holds it.
+"""A watchdog that ends a program whose event loop is blocked, and logs the line that blocks the loop.
 
-A handler that blocks (`time.sleep` in an `async def`) stops everything that its process does: heartbeats, other
-tasks, signals. A thread therefore looks whether the loop still turns. It warns after a fifth of the bound with the
-stack of the loop's thread, and ends the process at the bound: the broker gives the tasks to others, and the program's
-parent, supervisor or orchestrator starts it again. Time in which the process itself did not run (it was stopped, the
-machine was busy) does not count.
+A handler that blocks (`time.sleep` in an `async def`) stops everything that its process does: heartbeats, other tasks,
+signals. A thread therefore checks that the loop still turns. The thread warns after a fifth of the bound with the stack
+of the loop's thread, and ends the process at the bound: the broker gives the tasks to other agents, and the program's
+parent, supervisor or orchestrator starts the program again. Time in which the process itself did not run (a stopped
+process, a busy machine) does not count.
 
-A call into C that never lets go of the interpreter's lock (a regular expression that backtracks for ever) stops that
+A call into C that never releases the interpreter's lock (a regular expression that backtracks for ever) stops that
 thread, too. Python's `faulthandler` writes the stacks and ends the process then, after three times the bound.
 """
 
@@ -26,19 +26,19 @@ from contextlib import contextmanager
 log = logging.getLogger(__name__)
 
 STALLED_EXIT_CODE = 70
-"""With which the process ends: EX_SOFTWARE."""
+"""The exit code of a process that the watchdog ends: EX_SOFTWARE."""
 LOOKS = 20
-"""Looks within the bound."""
+"""How many times the watchdog looks within the bound."""
 LOOKS_TO_WARNING = LOOKS // 5
 BETWEEN_WARNINGS_SECONDS = 60.0
 LOG_SECONDS = 2.0
-"""How long the last words may take: what holds the loop may hold the log, too."""
+"""How long the last log line may take: the code that blocks the loop may block the log, too."""
 _FIX = "declare the handler as a plain function (def): it gets a thread; or await asyncio.to_thread(...) what blocks"
 
 
 @contextmanager
 def watched_loop(bound_seconds: float) -> Iterator[None]:
-    """Watch the running loop inside the block, and end the process when it stands still for longer than the bound.
+    """Watch the running event loop inside the block, and end the process when the loop is blocked beyond the bound.
 
     A bound of 0 watches nothing, for a debugger that stops in a handler.
     """
@@ -54,7 +54,7 @@ def watched_loop(bound_seconds: float) -> Iterator[None]:
 
 
 class LoopWatchdog:
-    """A thread that watches the event loop of the thread that makes it.
+    """A thread that watches the event loop of the thread that constructs the watchdog.
 
     `end` is called with the exit code, from the watching thread. `last_resort` arms `faulthandler`, of which a process
     has one.
@@ -81,12 +81,12 @@ class LoopWatchdog:
         self._thread = threading.Thread(target=self._watch, name="loop watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the watching thread."""
         self._turn()
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop the watching thread, and wait for its end."""
         self._stopped.set()
         self._thread.join()
         if self._next_turn is not None:
@@ -97,7 +97,10 @@ class LoopWatchdog:
         self._next_turn = self._loop.call_later(self._pause_seconds, self._turn)
 
     def _watch(self) -> None:
-        """The thread. Each look counts once, however long ago the last one was: whoever slept saw nothing."""
+        """Look in regular steps whether the loop turned; warn, and later end the process, when the loop stands still.
+
+        Each look counts once, however long ago the last look was: a process that did not run saw nothing.
+        """
         seen, looks = 0, 0
         try:
             while not self._stopped.wait(self._pause_seconds):

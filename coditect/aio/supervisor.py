@@ -1,9 +1,9 @@
-"""Tasks that run beside their owner's work and end with it: some run once, some have no end and are kept alive.
+"""A supervisor of background tasks: some tasks run once, others are endless loops, restarted after each death.
 
 A loop without an end dies by an error, by a cancellation that its owner did not ask for, and by returning. The
-supervisor logs each death, counts it in `Health`, and starts the loop again after a pause that grows. While a
-*critical* loop is down the process is not ready; one that dies `RestartLimits.most_deaths` times in a row ends the
-process, by `Health.failure`. An *optional* loop is started again for as long as the process lives.
+supervisor logs each death, counts the death in `Health`, and starts the loop again after a pause that grows. While a
+*critical* loop is down the process is not ready; a critical loop that dies `RestartLimits.most_deaths` times in a row
+ends the process, by `Health.failure`. An *optional* loop is started again for as long as the process lives.
 
 The idea is that of the supervisors of Erlang/OTP: https://www.erlang.org/doc/system/sup_princ.html
 """
@@ -25,35 +25,35 @@ from coditect.errors import CoditectError
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.1
-"""Between two looks, in a pause, whether the loop is still wanted."""
+"""The time between two checks, during a restart pause, that the loop is still wanted."""
 
 
 class LoopDied(CoditectError):
-    """A loop that has no end ended."""
+    """The error of an endless loop that ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartLimits:
-    """How soon a loop that died is started again, and when its process ends instead."""
+    """The policy for loops that die: the pause before a restart, and the number of deaths that ends the process."""
 
     first_pause_seconds: float = 0.1
-    """Before the first restart; each death in a row doubles the pause."""
+    """The pause before the first restart; each death in a row doubles the pause."""
     longest_pause_seconds: float = 30.0
     most_deaths: int = 8
-    """So many deaths in a row of one critical loop end the process: 13 s of pauses, by the defaults."""
+    """How many deaths in a row of one critical loop end the process: 13 s of pauses, by the defaults."""
     healthy_seconds: float = 60.0
-    """A loop that ran for so long before it died is counted from 1 again."""
+    """After a run of this length, the next death of a loop counts from 1 again."""
     proven_seconds: float = 1.0
-    """A loop that was started again is down until it has run for so long."""
+    """A loop that was started again counts as down until it has run for this long."""
 
     def pause_seconds(self, deaths_in_a_row: int) -> float:
-        """How long to wait after the last of so many deaths."""
+        """Return how many seconds to wait before the restart that follows the given number of deaths in a row."""
         return min(self.longest_pause_seconds, self.first_pause_seconds * 2.0 ** min(deaths_in_a_row - 1, 16))
 
 
 @dataclass(slots=True, eq=False)
 class _Kept:
-    """A loop that is kept alive."""
+    """An endless loop that a supervisor keeps alive, with its count of deaths."""
 
     name: str
     work: Callable[[], Coroutine[Any, Any, object]]
@@ -67,12 +67,12 @@ class _Kept:
     error: str = ""
 
     def is_down(self, now: float) -> bool:
-        """Whether it waits for its restart, or has not run for long since."""
+        """Return whether the loop waits for its restart, or has not yet run for `proven_seconds` since."""
         return self.paused or (self.deaths_in_a_row > 0 and now - self.began < self.limits.proven_seconds)
 
 
 class Health:
-    """What the loops of one process tell about themselves."""
+    """The health of one process: which endless loops are down, how often each died, and whether one died too often."""
 
     def __init__(self) -> None:
         self.deaths: Counter[str] = Counter()
@@ -82,7 +82,7 @@ class Health:
         self._failed = asyncio.Event()
 
     def why_not(self) -> str:
-        """Name a critical loop that is down, in a few words; empty when all of them run."""
+        """Return the name of a critical loop that is down, with the reason; empty when all critical loops run."""
         now = asyncio.get_running_loop().time()
         for kept in self._kept:
             if kept.critical and kept.is_down(now):
@@ -90,7 +90,7 @@ class Health:
         return ""
 
     async def failure(self) -> LoopDied:
-        """Wait until a critical loop has died too often in a row; give the error to end the process with."""
+        """Wait until a critical loop has died too often in a row, and return the error that should end the process."""
         await self._failed.wait()
         assert self._failure is not None
         return self._failure
@@ -108,20 +108,20 @@ class Health:
 
 
 class Supervisor:
-    """Owns tasks: watches over them, starts loops again, cancels and awaits all of them at the end.
+    """An owner of background tasks: restarts endless loops, and cancels and awaits every task at the end.
 
-    Unlike `asyncio.TaskGroup` a crash does not cancel the owner's body: an agent goes on serving when, say,
+    Unlike `asyncio.TaskGroup`, a crash of a task does not cancel the owner's body: an agent goes on serving when, say,
     its event publisher failed. Leaving the context waits for every task.
     """
 
     def __init__(self, health: Health | None = None, *, limits: RestartLimits | None = None) -> None:
-        """`health` is shared by all supervisors of a process; a fresh one when None."""
+        """Take the `Health` that all supervisors of a process share; None makes a new one."""
         self.health = Health() if health is None else health
         self._limits = limits or RestartLimits()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any], *, name: str, awaited: bool = False) -> asyncio.Task[Any]:
-        """Run the coroutine once, beside the caller; log its crash unless the caller awaits the task."""
+        """Run the coroutine once in the background; log its crash unless the caller awaits the task."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard if awaited else self._ended)
@@ -135,10 +135,10 @@ class Supervisor:
         critical: bool,
         until: Callable[[], bool] = lambda: False,
     ) -> asyncio.Task[None]:
-        """Run an endless loop beside the caller, and start it again whenever it dies.
+        """Run an endless loop in the background, and start the loop again after each death.
 
-        `work` is called for each life of the loop, and goes on with what the life before left behind. A return is a
-        death, too, unless `until` says that the loop is over. Canceling the task ends the loop for good.
+        `work` is called for each life of the loop, and continues from the state that the previous life left behind. A
+        return is a death, too, unless `until` says that the loop is over. Canceling the task ends the loop for good.
         """
         kept = _Kept(name, work, critical, until, self._limits)
         self.health._kept.add(kept)
@@ -182,7 +182,7 @@ class Supervisor:
             log.error("A background task crashed", exc_info=error, extra={"task_name": task.get_name()})
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait for it."""
+        """Cancel all tasks that still run, and wait for their end."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -198,7 +198,7 @@ class Supervisor:
 
 
 async def _life(kept: _Kept) -> Exception | None:
-    """Run the loop once. Give what it died of; None when it ended because it is over."""
+    """Run the loop once, and return the error that ended the loop; None when the loop is over in order."""
     try:
         await kept.work()
     except asyncio.CancelledError as error:
@@ -217,7 +217,7 @@ async def _life(kept: _Kept) -> Exception | None:
 
 
 async def _paused(kept: _Kept, seconds: float) -> bool:
-    """Let the time pass; return False, early, when the loop is over."""
+    """Wait for the given pause; return False, early, when the loop is over."""
     steps = math.ceil(seconds / STEP_SECONDS)
     for _ in range(steps):
         if kept.is_over():
@@ -227,7 +227,11 @@ async def _paused(kept: _Kept, seconds: float) -> bool:
 
 
 async def run_until(stop: asyncio.Event, *failures: Coroutine[Any, Any, Exception]) -> None:
-    """Wait for the order to stop, or for the first failure. Raises: the error that a failure gives."""
+    """Wait until the stop event is set or the first failure returns its error, which is raised.
+
+    Raises:
+        Exception: the error that the first failure returns.
+    """
     failing = [asyncio.ensure_future(one) for one in failures]
     stopping = asyncio.ensure_future(stop.wait())
     try:

@@ -1,4 +1,4 @@
-"""Tells the fleet what happens here. Costs nothing while nobody listens."""
+"""The publisher of a process's events to the fleet, almost free while no process listens."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PUBLISH_SECONDS = 5.0
 
 
 class Events:
-    """Publishes CloudEvents to `coditect.events`, at most once each, never holding up the caller.
+    """A publisher of CloudEvents to `coditect.events`, at most once each, without ever blocking the caller.
 
-    An event that comes back unroutable has no listener: its type is muted for a while, or until somebody
-    announces that he listens (`unmute`). What is about a subject that somebody follows is sent all the same.
+    An event that comes back unroutable has no listener: its type is muted for a while, or until a listener announces
+    itself (`unmute`). Events about a followed subject are sent all the same.
     """
 
     def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, source: str) -> None:
@@ -39,16 +39,16 @@ class Events:
         self._source = source
         self._muted: set[str] = set()
         self._followed: OrderedDict[str, None] = OrderedDict()
-        """Subjects that somebody announced to follow, until their story ends or nobody is there any more."""
+        """Subjects that listeners announced to follow, until the last event, or an event without a listener."""
         self._under_way = 0
         self.dropped = 0
 
     def heard(self, type_: str, subject: str = "") -> bool:
-        """Whether somebody may listen: asked before the facts of a frequent event are put together."""
+        """Return whether an event may have a listener; asked before the facts of a frequent event are gathered."""
         return type_ not in self._muted or subject in self._followed
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Sends an event in the background; drops it when nobody listens or too many are under way."""
+        """Publish an event in the background; drop the event without listeners, or with too many under way."""
         if not self.heard(type_, subject):
             return
         if self._under_way >= MOST_UNDER_WAY:
@@ -59,7 +59,7 @@ class Events:
         self._background.start(self._publish(event), name=f"event {type_}")
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
-        """Somebody listens now: to everything, or to what is about these subjects."""
+        """Send events again after a listener's announcement: all events, or the events about the given subjects."""
         if not subjects:
             self._muted.clear()
         for subject in subjects:

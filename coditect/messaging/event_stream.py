@@ -1,4 +1,4 @@
-"""Publish-Subscribe: event streams of one process."""
+"""Subscriptions of one process to event streams (EIP's Publish-Subscribe)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANNOUNCE_SECONDS = 5.0
 
 
 class EventStream:
-    """Events of some patterns, or those of them about some subjects, from the moment the block is entered."""
+    """A stream of events that match topic patterns, optionally of some subjects only, while the block lasts."""
 
     def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
         self._broker = broker
@@ -46,7 +46,7 @@ class EventStream:
         return self
 
     async def _announce(self) -> None:
-        """Agents mute what nobody listened to; they hear that somebody does now."""
+        """Announce the listener to all agents, which mute events without listeners."""
         try:
             await self._broker.publish(
                 mail.listen(self._subjects),
@@ -78,7 +78,7 @@ class EventStream:
         delivery.ack()
 
     async def next_before(self, end: asyncio.Future[Any]) -> Event | None:
-        """The next event; None when the future ends first and nothing is left to read."""
+        """Return the next event; None when the given future ends first and no event is buffered."""
         while not self._events and not end.done():
             self._arrived.clear()
             arrival = asyncio.ensure_future(self._arrived.wait())
@@ -100,7 +100,7 @@ class EventStream:
 
 
 class EventStreams:
-    """Makes streams, each with a queue of its own."""
+    """A factory of event streams, each with its own queue."""
 
     def __init__(self, broker: Broker, *, name: str) -> None:
         self._broker = broker
@@ -108,6 +108,6 @@ class EventStreams:
         self._numbers = count(1)
 
     def stream(self, *patterns: str, of: Collection[str] = ()) -> EventStream:
-        """A stream of its own queue: what matches any of the topic patterns, or of that what is about some subjects."""
+        """Return a stream of the events that match any topic pattern, limited to the subjects in `of` when given."""
         queue = f"events.{self._name}.{next(self._numbers)}"
         return EventStream(self._broker, queue, patterns, tuple(of))

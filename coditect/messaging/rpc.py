@@ -1,10 +1,10 @@
-"""Request-Reply (EIP): submits tasks with a return address and gives each reply to whoever waits for it.
+"""Request and reply (EIP): tasks sent with a return address, and each reply passed to the caller that waits.
 
-One per process. The reply queue is durable and keeps its name over reconnects, so a reply that was
-confirmed arrives even when the broker was restarted in between. The first reply counts.
+One per process. The reply queue is durable and keeps its name over reconnects, so a confirmed reply arrives even when
+the broker restarted in between. The first reply counts.
 
-A reply is known by its correlation id alone, and everybody may have an agent write to our queue: so the correlation id
-of a request is a token that only those know who have the request, never an id that somebody could work out.
+A reply is identified by its correlation id alone, and anyone may have an agent write to the reply queue: so the
+correlation id of a request is a random token that only the holders of the request know.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DRAWN_AT_ONCE = 256
 
 
 def tokens() -> Iterator[str]:
-    """Correlation ids that nobody can guess: 128 bits of the system's chance each."""
+    """Yield correlation ids that cannot be guessed: 128 random bits of the operating system each."""
     width = 2 * _TOKEN_BYTES
     while True:
         drawn = os.urandom(_DRAWN_AT_ONCE * _TOKEN_BYTES).hex()
@@ -48,22 +48,22 @@ def tokens() -> Iterator[str]:
 
 
 class Requests:
-    """The replies of one process. `async with` declares and consumes its reply queue."""
+    """The requests of one process and their replies; `async with` declares and consumes the reply queue."""
 
     def __init__(self, broker: Broker, *, name: str, quorum: bool = False, blobs: Blobs = NO_BLOBS) -> None:
         self._broker = broker
         self.blobs = blobs
-        """Where bodies over the inline limit lie: whoever makes a task or reads an outcome asks there."""
+        """The store for bodies over the inline limit; the makers of tasks and the readers of outcomes use it."""
         self.reply_to = f"reply.{name}"
         self._quorum = quorum
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._consumer: Consumer | None = None
         self.new_token = partial(next, tokens())
-        """A correlation id for the next request."""
+        """Return a correlation id for the next request."""
         self._looked_at: dict[AgentId, float] = {}
-        """When an agent's inbox was last seen, on the event loop's clock."""
+        """The last time each agent's inbox was seen, on the event loop's clock."""
         self.strays = 0
-        """Replies that nobody waited for: late, forged, or the second of two executions."""
+        """Replies without a waiting caller: late, forged, or the second of two executions."""
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
@@ -80,14 +80,14 @@ class Requests:
         self._waiting.clear()
 
     def expect(self, correlation_id: str) -> asyncio.Future[Outcome]:
-        """The reply to come. Two who expect the same one share it."""
+        """Return the future of the reply with a correlation id; all callers for one id share the future."""
         future = self._waiting.get(correlation_id)
         if future is None:
             future = self._waiting[correlation_id] = asyncio.get_running_loop().create_future()
         return future
 
     def forget(self, correlation_id: str) -> None:
-        """Nobody waits any more."""
+        """Cancel the wait for a reply."""
         future = self._waiting.pop(correlation_id, None)
         if future is not None:
             future.cancel()
@@ -106,11 +106,15 @@ class Requests:
         delivery.ack()
 
     def send(self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None) -> Awaitable[None]:
-        """Publishes a task through our door; done when the broker has it.
+        """Publish a task for any agent or a pinned agent; the awaitable ends when the broker has confirmed the task.
 
-        A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is
-        gone or full. Raises, here or when awaited: TooLarge; Unroutable when nobody offers the capability; what
-        `publish` raises.
+        A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is gone or full.
+        Raises, at the call or when awaited:
+
+        Raises:
+            TooLarge: when the body is over the inline limit.
+            Unroutable: when no agent offers the capability.
+            CoditectError: any other error of `publish`.
         """
         if len(task.body) > MAX_BODY_BYTES:
             raise TooLarge("The body is over the inline limit", bytes=len(task.body), limit=MAX_BODY_BYTES)
@@ -122,7 +126,7 @@ class Requests:
         )
 
     async def withdraw(self, task: Task) -> None:
-        """Has agents end a task that was sent, or not start it: who asked for it has ended. At most once."""
+        """Ask all agents to cancel a task that was sent, because its requester has ended; at most once."""
         letter = mail.cancel(task.id or "", reason="who asked for it has ended", correlation_id=task.correlation_id)
         try:
             await self._broker.publish(
@@ -153,7 +157,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Whether the agent's inbox is there, and stays while the task is in it: it was looked at not long ago."""
+        """Return whether an agent's inbox exists, and will stay while a task is in it, from a look not long ago."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True

@@ -1,1 +1,1 @@
-"""The words of Coditect as frozen values and pure functions: no I/O, no clock, no randomness of their own."""
+"""The domain model of Coditect as frozen values and pure functions, without I/O, clock or random source."""

@@ -1,7 +1,7 @@
-"""Checks of what a caller gave: the value as it is used from then on, or an `InputError` that names the parameter.
+"""Checks of a caller's arguments: each returns the checked value, or raises an `InputError` that names the parameter.
 
-Each function takes the parameter's name first. Nothing is guessed: `True` is no number, and a text is no set of
-letters. What reads naturally is taken: a text where an enum is, one text where several may stand.
+Each function takes the parameter's name first. No value is guessed: `True` is not a number, and a text is not a set of
+letters. Natural spellings are accepted: a text for an enum member, one text for a set of texts.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def refuse(parameter: str, sentence: str, given: object, fix: str) -> NoReturn:
-    """Raise the InputError of one parameter; what was given is shown shortened."""
+    """Raise the InputError of one parameter, with the given value shortened to 80 characters."""
     raise InputError(sentence, parameter=parameter, given=shown(given), fix=fix)
 
 
 def shown(given: object) -> str:
-    """The value as code would write it, at most 80 characters; its type where it cannot be written."""
+    """Return the repr of a value, at most 80 characters long; the name of its type when the repr fails."""
     try:
         text = repr(given)
     except Exception:  # noqa: BLE001 - a stranger's own __repr__
@@ -33,7 +33,7 @@ def shown(given: object) -> str:
 
 
 def choice(parameter: str, given: object, kind: type[E]) -> E:
-    """The member of the enum: itself, or its text in any case."""
+    """Return the enum member that an argument names, by the member itself or by its text in any case."""
     if isinstance(given, kind):
         return given
     if isinstance(given, str):
@@ -44,7 +44,7 @@ def choice(parameter: str, given: object, kind: type[E]) -> E:
 
 
 def span(parameter: str, given: object) -> Duration:
-    """The duration, unchanged."""
+    """Check that an argument is a duration, and return the argument unchanged."""
     return _span(parameter, given, "a number and a unit: 250ms, 30s, 5m, 2h or 2d; or seconds, or a timedelta")
 
 
@@ -59,7 +59,7 @@ def _span(parameter: str, given: object, fix: str) -> Duration:
 
 
 def moment(parameter: str, given: object) -> Duration | datetime:
-    """A duration from now on, or an instant with its time zone, unchanged."""
+    """Check that an argument is a duration or an instant with a time zone, and return the argument unchanged."""
     if not isinstance(given, datetime):
         return _span(parameter, given, "a duration from now on, such as 30s, or a datetime with its time zone")
     if given.tzinfo is None:
@@ -68,28 +68,28 @@ def moment(parameter: str, given: object) -> Duration | datetime:
 
 
 def whole(parameter: str, given: object, low: int, high: int) -> int:
-    """The whole number within its bounds."""
+    """Check that an argument is a whole number within the given bounds, and return the number."""
     if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
         refuse(parameter, "This is no whole number within its bounds", given, f"between {low} and {high}")
     return given
 
 
 def number(parameter: str, given: object) -> float:
-    """The finite number, zero or more."""
+    """Check that an argument is a finite number of zero or more, and return the number."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not (isfinite(given) and given >= 0):
         refuse(parameter, "This is no number of zero or more", given, "such as 1 or 0.5")
     return given
 
 
 def yes_or_no(parameter: str, given: object) -> bool:
-    """The truth value: nothing else counts as one."""
+    """Check that an argument is True or False, and return the argument; no other value counts as a truth value."""
     if not isinstance(given, bool):
         refuse(parameter, "This is neither True nor False", given, "True or False")
     return given
 
 
 def text(parameter: str, given: object, *, shortest: int = 0, longest: int = 255) -> str:
-    """The text, between so many bytes of UTF-8."""
+    """Check that an argument is a text within the given bounds, in bytes of UTF-8, and return the text."""
     if not isinstance(given, str):
         refuse(parameter, "This is no text", given, "put it in quotes")
     if not shortest <= len(given.encode(errors="replace")) <= longest:
@@ -98,7 +98,7 @@ def text(parameter: str, given: object, *, shortest: int = 0, longest: int = 255
 
 
 def texts(parameter: str, given: Any) -> frozenset[str]:
-    """The set of texts; one text alone is a set of one."""
+    """Return the argument as a set of texts; a single text becomes a set of one."""
     if isinstance(given, str):
         return frozenset({given})
     if not isinstance(given, Iterable) or isinstance(given, bytes):

@@ -1,4 +1,4 @@
-"""What an agent can do: a named capability with the shape of its input and output."""
+"""Capabilities: the named abilities of agents, with the schemas of input and output."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 MAX_NAME_LENGTH = 100
 """Leaves room for a queue's prefix and suffix within AMQP's 255 bytes."""
 LONGEST_DIRECT_SECONDS = 25 * 60.0
-"""Longest attempt of a task without an owner: the broker takes an unacknowledged delivery back after 30 minutes."""
+"""Longest attempt of a task outside of workflows: the broker takes an unacknowledged delivery back after 30 minutes."""
 LONG_SECONDS = 10 * 60.0
-"""From here on a capability's tasks go through the control plane, which an agent can tell that it goes on."""
+"""A capability with a longer timeout takes only workflow tasks, whose agent sends the control plane signs of life."""
 LONGEST_SECONDS = 7 * 24 * 3600.0
 """Longest attempt that a capability may declare."""
 
 
 class Priority(StrEnum):
-    """How urgent a task is. One queue per level, admitted 8:4:1; P0 has a slot of its own."""
+    """The urgency of a task: one queue per level, admitted 8:4:1; P0 has a slot of its own."""
 
     P0 = "p0"
     P1 = "p1"
@@ -32,9 +32,10 @@ class Priority(StrEnum):
 
 
 def check_capability_name(name: str) -> str:
-    """The name itself, if it is one: lower-case words joined by dots, at most 100 characters.
+    """Check that a text is a capability name, lower-case words joined by dots, and return the name.
 
-    Raises: InputError otherwise; a last word `p0`, `p1` or `p2` is taken by the priority.
+    Raises:
+        InputError: when the text has over 100 characters, is no such name, or ends in a priority (`p0`, `p1`, `p2`).
     """
     if not isinstance(name, str):
         raise InputError("A capability is named by a text", given=type(name).__name__, fix='such as "code.review"')
@@ -51,13 +52,13 @@ def _checked(name: str) -> str:
 
 
 def nearest_names(name: str, known: Iterable[str], *, most: int = 3) -> tuple[str, ...]:
-    """The known names most like the given one, best first."""
+    """Return the known names that are most similar to the given name, best first."""
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=most, cutoff=0.5))
 
 
 @dataclass(frozen=True, slots=True)
 class CapabilitySpec:
-    """A capability as it stands in the registry; JSON shape in ``docs/wire/registration.schema.json``."""
+    """The description of one capability in the registry; JSON shape in ``docs/wire/registration.schema.json``."""
 
     name: str
     description: str = ""
@@ -75,5 +76,5 @@ class CapabilitySpec:
 
     @property
     def long(self) -> bool:
-        """Whether one attempt may take so long that its tasks need an owner."""
+        """Whether one attempt may take so long (over 10 minutes) that the capability takes only workflow tasks."""
         return self.timeout_seconds > LONG_SECONDS

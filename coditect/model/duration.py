@@ -1,4 +1,4 @@
-"""Time spans as people write them: ``"250ms"``, ``"30s"``, ``"5m"``, ``"2h"``, ``"2d"``, or seconds."""
+"""Durations as people write them: ``"250ms"``, ``"30s"``, ``"5m"``, ``"2h"``, ``"2d"``, or a number of seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from coditect.errors import InputError
 
 Duration = str | int | float | timedelta
-"""What every public parameter that is a time span takes."""
+"""The type of every public parameter that is a time span."""
 
 NO_DURATION = "A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d"
 
@@ -17,9 +17,10 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 def seconds(duration: Duration) -> float:
-    """The duration in seconds.
+    """Convert a duration to seconds.
 
-    Raises: InputError for a negative span, text without a unit, and whatever is no duration.
+    Raises:
+        InputError: for a negative span, a text without a unit, and a value that is no duration.
     """
     if isinstance(duration, timedelta):
         value = duration.total_seconds()
@@ -49,14 +50,18 @@ def _parse(text: str) -> float:
 
 
 def milliseconds(duration: Duration) -> int:
-    """The duration in whole milliseconds, at least one. Raises: InputError as `seconds`, and for less than that."""
+    """Convert a duration to whole milliseconds, at least one.
+
+    Raises:
+        InputError: when `seconds` raises it, and for less than one millisecond.
+    """
     if (whole := round(seconds(duration) * 1000)) < 1:
         raise InputError("A duration is at least 1ms here", given=duration)
     return whole
 
 
 def duration_text(whole_ms: int) -> str:
-    """The duration as text, in the largest unit that needs no fraction: the reverse of `milliseconds`."""
+    """Write a number of milliseconds as a duration text, in the largest unit that needs no fraction."""
     for unit in ("d", "h", "m", "s"):
         count, rest = divmod(whole_ms, round(_UNIT_SECONDS[unit] * 1000))
         if count and not rest:

@@ -1,4 +1,4 @@
-"""Events: what happened, to what, and the keys by which listeners find it."""
+"""Events that agents, clients and dispatchers publish, and the routing keys by which listeners find an event."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ MOST_KEY_BYTES = 255
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. `type` is its routing key on `coditect.events`, e.g. ``task.completed``."""
+    """A notification that something happened; `type` is the routing key on `coditect.events`: ``task.completed``."""
 
     type: str
     source: str
-    """URI reference of who says so, e.g. ``/agents/reviewer-1a2b3c4d``."""
+    """URI reference of the publisher, e.g. ``/agents/reviewer-1a2b3c4d``."""
     id: str
     time_ms: int
     """Milliseconds since the epoch."""
     subject: str = ""
-    """What it is about: a task id, an agent id."""
+    """Id of the task or agent that the event is about."""
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def subject_key(type_: str, subject: str) -> str | None:
-    """The second routing key of an event, `<type>.<subject>`: a listener who follows one subject binds nothing else.
+    """Return the second routing key of an event, `<type>.<subject>`, by which a listener follows one subject.
 
-    Of a pattern, what such a listener binds. None where AMQP has no room for it.
+    With a pattern as type, the result is the key that such a listener binds. None for an empty subject, and for a key
+    over AMQP's 255 bytes.
     """
     key = f"{type_}.{subject}"
     return key if subject and len(key.encode(errors="replace")) <= MOST_KEY_BYTES else None

@@ -1,7 +1,7 @@
-"""A small JSON value that fits a JSON Schema: what a person starts from who has never seen the capability.
+"""A generator of a small example value for a JSON Schema, as a start for people who have never used the capability.
 
-Required fields only, each as short as its bounds allow. An author's own `examples` come first. A text whose pattern
-none of a few common texts fits is left as it is, and its place is named.
+An example has the required fields only, each as short as its bounds allow. An author's own `examples` come first. Where
+no common text fits a pattern, the example holds the pattern itself, and the place is listed as unsure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
 
 
 class Example:
-    """The value for one schema: `body`. `unsure` are its places that may not fit, with what they have to match."""
+    """An example value for one JSON Schema (`body`), and a list of the places that may not fit (`unsure`)."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._definitions = schema.get("$defs") or {}
@@ -42,7 +42,10 @@ class Example:
         self.body = self._value(schema, "body", (), 0)
 
     def _value(self, schema: Any, at: str, within: tuple[str, ...], nth: int) -> Any:
-        """One value; another for each `nth`, as far as there are several. `within` are the definitions around it."""
+        """Return an example value for a schema; `nth` selects among several possible values, as far as there are any.
+
+        `within` are the definitions around the value.
+        """
         schema = schema if isinstance(schema, Mapping) else {}  # true: anything
         if (name := _definition(schema)) is not None:
             if name in within:
@@ -99,7 +102,7 @@ class Example:
         return pattern
 
     def _number(self, schema: Mapping[str, Any], at: str, nth: int) -> int | float:
-        """1 where it fits, else what is nearest to a bound."""
+        """Return a number within the schema's bounds: 1 where 1 fits, else a number near a bound."""
         low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf))
         high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf))
         bounds = [bound for bound in (low, high) if math.isfinite(bound)]
@@ -125,7 +128,10 @@ def _definition(schema: Mapping[str, Any]) -> str | None:
 
 
 def _rank(schema: Mapping[str, Any], within: tuple[str, ...]) -> int:
-    """Of several choices the lowest is taken: a plain one, then a definition, then null, and last one around it."""
+    """Rank one of several alternative schemas; the lowest rank is used.
+
+    A plain schema ranks first, then a definition, then null, and last a definition that contains the alternative.
+    """
     name = _definition(schema)
     if name is not None:
         return _ITSELF if name in within else 1

@@ -1,4 +1,7 @@
-"""Identities. Fresh ones are UUIDv7 and made where the clock is (`coditect.aio.clock`); derived ones here."""
+"""Identities of tasks and agents, and the derived ids of child tasks.
+
+Fresh ids are UUIDv7, and a `Clock` makes them (`coditect.aio.clock`).
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,25 @@ from typing import NewType
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 TaskId = NewType("TaskId", str)
-"""AMQP's `message_id` of a task; ours are UUIDv7, a foreign publisher may use any text up to 255 bytes."""
+"""The `message_id` of a task in AMQP; a UUIDv7, or any text up to 255 bytes from a foreign publisher."""
 
 AgentId = NewType("AgentId", str)
-"""`<agent name>-<eight hex digits>`: one per agent process."""
+"""The id of one agent process: `<agent name>-<eight hex digits>`."""
 
 _CHILDREN = uuid5(NAMESPACE_OID, "coditect.child")
 
 
 def child_task_id(parent: TaskId, capability: str, body: bytes, ordinal: int) -> TaskId:
-    """The id of a request that a task makes: the same whenever the parent runs again, in whatever order it asks.
+    """Derive the id of a task that another task's handler requests; stable when the parent runs again, in any order.
 
-    `ordinal` counts its requests that ask the same.
+    `ordinal` counts the parent's requests with equal capability and body.
     """
     asked = sha256(body).hexdigest()
     return TaskId(str(uuid5(_CHILDREN, f"{parent}/{capability}/{asked}/{ordinal}")))
 
 
 def is_uuid(text: str) -> bool:
-    """Whether the text is a UUID of any version."""
+    """Return whether the text is a UUID of any version."""
     try:
         UUID(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A message as AMQP 0-9-1 means it: a body, properties and a header table."""
+"""Messages in the sense of AMQP 0-9-1: a body, properties and a header table."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from coditect.model.value import value
 
 HeaderTable = Mapping[str, Any]
-"""AMQP field table: text, numbers, booleans, times, bytes, lists and tables; foreign ones hold anything."""
+"""An AMQP field table: text, numbers, booleans, times, bytes, lists and tables; a foreign table may hold any value."""
 
 NO_HEADERS: HeaderTable = MappingProxyType({})
 JSON = "application/json"
 
 
 class SharedHeaders(dict[str, Any]):
-    """Headers that many messages have in common, to be kept and never changed: an adapter encodes them once.
+    """A header table that many messages have in common; must never change, because an adapter encodes the table once.
 
-    Known by identity: two of them with the same content are not the same.
+    An adapter knows the table by identity: two tables with equal content are different tables.
     """
 
     __slots__ = ()
@@ -27,7 +27,7 @@ class SharedHeaders(dict[str, Any]):
 
 
 class TemplateHeaders(Mapping[str, Any]):
-    """A header table from a template: the shared headers, and under other names the message's own."""
+    """A header table of two parts: headers shared by many messages, and one message's own headers under other names."""
 
     __slots__ = ("own", "shared")
 
@@ -51,7 +51,7 @@ class TemplateHeaders(Mapping[str, Any]):
 
 @value
 class Message:
-    """What is published and delivered. Always persistent; properties that are None are not sent."""
+    """A message as published and as delivered; always persistent, and properties that are None are not sent."""
 
     body: bytes
     headers: HeaderTable = field(default_factory=lambda: NO_HEADERS)
@@ -61,5 +61,5 @@ class Message:
     type: str | None = None
     content_type: str | None = JSON
     expiration_ms: int | None = None
-    """Broker-side limit on waiting in a queue; None waits for ever."""
+    """The broker's limit on waiting in a queue; None waits for ever."""
     app_id: str | None = None

@@ -1,4 +1,4 @@
-"""An agent as the fleet knows it: what it said of itself, and what it carries."""
+"""An agent process as the registry shows it: registration (fixed at the start), load (per heartbeat) and lease."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coditect.model.ids import AgentId
 
 
 class AgentStatus(StrEnum):
-    """Where an agent is in its life."""
+    """The status of an agent process in its life cycle."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -22,7 +22,7 @@ class AgentStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an agent process says of itself when it starts; it does not change while it lives."""
+    """The description that an agent process registers when it starts; constant while the process lives."""
 
     agent_id: AgentId
     name: str
@@ -37,48 +37,48 @@ class Registration:
 
     @property
     def all_tags(self) -> frozenset[str]:
-        """Its own tags and those of its capabilities."""
+        """The agent's own tags together with the tags of its capabilities."""
         return self.tags.union(*(offer.tags for offer in self.capabilities))
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What an agent carries right now; sent with every heartbeat."""
+    """The current load of an agent process, sent with every heartbeat."""
 
     status: AgentStatus = AgentStatus.STARTING
     running: int = 0
     """Slots in use."""
     suspended: int = 0
-    """Tasks that await another agent, or a word of their owner, and hold no slot."""
+    """Tasks without a slot, which await another agent or an answer of their dispatcher."""
     cpu_percent: float = 0.0
-    """Of one core, since the last heartbeat."""
+    """Share of one core, since the last heartbeat."""
     resident_bytes: int = 0
     latency_ms: float = 0.0
-    """Moving average of a handler's run."""
+    """Moving average of a handler's run time."""
     completed: int = 0
     """Since the process started."""
     failed: int = 0
     awaiting_owner: int = 0
-    """How many of the suspended wait for their owner: a dispatcher that does not answer."""
+    """How many of the suspended tasks wait for a dispatcher that does not answer."""
     trouble: str = ""
-    """Why tasks fail here for a reason of the agent's own, such as too many open files; empty while they do not."""
+    """Why tasks fail in this agent for a reason of its own, such as too many open files; empty while none fails so."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentRecord:
-    """One agent as the registry holds it."""
+    """An agent's entry in the registry: registration, last load, and the time left of the lease."""
 
     registration: Registration
     load: Load
     lease_ms: int
-    """What is left of its lease, in milliseconds; 0 when it lapsed."""
+    """Milliseconds until the agent's lease ends; 0 after the end."""
 
     @property
     def agent_id(self) -> AgentId:
-        """Its id."""
+        """The id of the agent process."""
         return self.registration.agent_id
 
     @property
     def free_slots(self) -> int:
-        """Slots not in use."""
+        """Number of slots that run no task."""
         return max(0, self.registration.slots - self.load.running)

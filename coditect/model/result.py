@@ -1,4 +1,4 @@
-"""How a task ended: a status, and a value or a failure."""
+"""The outcome of a task: a status, and a value or a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coditect.model.value import value
 
 
 class Status(StrEnum):
-    """How a task ended."""
+    """The final status of a task."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -20,15 +20,15 @@ class Status(StrEnum):
 
 
 ENDED_AS = MappingProxyType({status: f"task.{status.value}" for status in Status})
-"""Types of the events that end a task's story."""
+"""Types of the events that a task ends with, by status."""
 ENDINGS = frozenset(ENDED_AS.values())
 EXPIRED = frozenset({"expired", "start_timeout", "deadline"})
-"""Reasons of failures that say that its time was over: the first of a task without an owner, the others of a node."""
+"""Failure reasons of a task whose time was over: `expired` of a direct task, the others of a workflow's node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no value."""
+    """The reason why a task has no value: a machine-readable reason, an error type and a message."""
 
     reason: str
     """One word a program can act on: handler_error, timeout, process_died, deadline, start_timeout, invalid_input,
@@ -39,17 +39,17 @@ class Failure:
     traceback: str = ""
     retryable: bool = False
     fix: str = ""
-    """What to do about it, when that is known."""
+    """Advice how to correct the cause, when an advice is known."""
 
     def __post_init__(self) -> None:
-        """Escapes what has no UTF-8: a failure must be told, whatever a handler's exception says."""
+        """Escape characters that UTF-8 cannot encode, because a failure must be sent whatever text an exception has."""
         for name in ("type", "message", "traceback", "fix"):
             text = getattr(self, name)
             if not text.isascii():
                 object.__setattr__(self, name, text.encode(errors="backslashreplace").decode())
 
     def as_json(self) -> dict[str, object]:
-        """The body of a failed result."""
+        """Return the failure as the JSON object that a failed result has as its body."""
         return {
             "reason": self.reason,
             "type": self.type,
@@ -61,12 +61,12 @@ class Failure:
 
 
 NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before the task began", retryable=True)
-"""What an agent says of an attempt that it was granted and gives back: the same attempt is for another agent."""
+"""The failure of a granted attempt that an agent gives back unstarted: the same attempt is for another agent."""
 
 
 @value
 class Outcome:
-    """The end of a task, as it comes back. `body` is the JSON of the value, or of the failure."""
+    """The end of a task, as a result carries it; `body` is the JSON of the value, or of the failure."""
 
     status: Status
     body: bytes
@@ -81,4 +81,4 @@ class Outcome:
     """Epoch milliseconds at the agent when the handler ended."""
     failure: Failure | None = None
     claims: bool = False
-    """Whether claims stand in the body for large values, which were not fetched yet."""
+    """Whether the body holds blob references, to large values that were not fetched yet."""

@@ -1,8 +1,8 @@
-"""When a failed attempt is tried again: exponential backoff with full jitter, over a ladder of retry queues.
+"""Retry policies: exponential backoff with full jitter, over a fixed set of retry-delay queues.
 
-A delay is a queue with that TTL, never a message that somebody holds. RabbitMQ expires only the head of a
-queue, so every message of a queue must have the same TTL: hence one queue per rung.
-(Full jitter: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
+A delay is a queue with that TTL, never a message that a process holds. RabbitMQ expires only the head of a queue, so
+every message of a queue must have the same TTL: hence one queue per delay. (Full jitter: Marc Brooker, "Exponential
+Backoff And Jitter", AWS Architecture Blog, 2015.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ RUNGS_MS: tuple[int, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A capability's retry policy. Default: three attempts, 1 s, doubling up to 1 min.
+    """A capability's retry policy; by default three attempts, with a delay of up to 1 s that doubles up to 1 min.
 
-    Raises: InputError that names the field.
+    Raises:
+        InputError: for a field out of its bounds; the error names the field.
     """
 
     max_attempts: int = 3
@@ -33,7 +34,7 @@ class Retry:
     cap: Duration = "1m"
     """Upper bound of any delay; at most 1 h."""
     on: tuple[type[BaseException], ...] = (Exception,)
-    """Only these exceptions are tried again, and none whose `retryable` attribute is False. One alone will do."""
+    """Exceptions that are tried again (a tuple, or one class), unless their `retryable` attribute is False."""
 
     def __post_init__(self) -> None:
         arguments.whole("max_attempts", self.max_attempts, 1, 1_000)
@@ -47,20 +48,24 @@ class Retry:
         object.__setattr__(self, "on", kinds)
 
     def ceiling_seconds(self, attempt: int) -> float:
-        """The longest delay after that attempt (1 = the first)."""
+        """Return the longest delay, in seconds, after the given attempt (1 is the first)."""
         return float(min(seconds(self.cap), seconds(self.first) * 2.0 ** min(attempt - 1, 40)))
 
     def delay_seconds(self, attempt: int, chance: float) -> float:
-        """The delay after that attempt: `chance` (0..1) of the ceiling."""
+        """Return the delay, in seconds, after the given attempt: the share `chance` (0 to 1) of the longest delay."""
         return self.ceiling_seconds(attempt) * chance
 
     def allows(self, error: BaseException) -> bool:
-        """Whether such a failure is worth another attempt at all."""
+        """Return whether the policy tries again after an error of this type."""
         return isinstance(error, self.on) and getattr(error, "retryable", True) is not False
 
 
 def retry_of(given: Retry | int | None) -> Retry:
-    """The policy that a declaration names: a whole number is that of so many attempts. Raises: InputError."""
+    """Return the retry policy that a declaration names; a whole number means so many attempts, None the default policy.
+
+    Raises:
+        InputError: for any other value.
+    """
     if given is None or isinstance(given, Retry):
         return given or Retry()
     if isinstance(given, bool) or not isinstance(given, int):
@@ -69,7 +74,10 @@ def retry_of(given: Retry | int | None) -> Retry:
 
 
 def rung_ms(delay_seconds: float, chance: float) -> int:
-    """The rung for a delay: one of its two neighbours, drawn so that the mean delay is kept."""
+    """Choose the retry-delay queue, by its delay in milliseconds, for a wanted delay in seconds.
+
+    The choice falls on one of the two neighbours, drawn with `chance` so that the mean delay is kept.
+    """
     wanted = delay_seconds * 1000
     if wanted <= RUNGS_MS[0]:
         return RUNGS_MS[0]

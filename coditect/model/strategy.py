@@ -1,4 +1,4 @@
-"""How a sender picks the agent to prefer, and what it wants of it."""
+"""Strategies by which a sender selects the preferred agent, and the criteria of the best match."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coditect.errors import InputError
 
 
 class Strategy(StrEnum):
-    """How the sender picks."""
+    """A strategy by which a sender selects the agent to prefer for a task."""
 
     ROUND_ROBIN = "round_robin"
     LEAST_BUSY = "least_busy"
@@ -20,17 +20,18 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the best match should have, beside the capability itself; each entry counts the same.
+    """The tags, capabilities and keywords that the best matching agent should have; each entry counts equally.
 
-    Raises: InputError for a bare text where a set of texts is meant.
+    Raises:
+        InputError: for a bare text where a set of texts is meant.
     """
 
     tags: Collection[str] = frozenset()
-    """Of the agent, or of one of its capabilities."""
+    """Tags of the agent, or of one of its capabilities."""
     capabilities: Collection[str] = frozenset()
-    """That it offers, too."""
+    """Further capabilities that the agent offers."""
     keywords: Collection[str] = frozenset()
-    """That occur, in any case, in a name or tag of it, or in a capability's name, description or tags."""
+    """Words that occur, in any case, in the agent's name or tags, or in a capability's name, description or tags."""
 
     def __post_init__(self) -> None:
         for given in (self.tags, self.capabilities, self.keywords):
@@ -42,4 +43,4 @@ class Wanted:
 
 
 ANYTHING = Wanted()
-"""Every agent that offers the capability is as good a match as any other."""
+"""No criteria: every agent that offers the capability matches equally well."""

@@ -1,4 +1,4 @@
-"""A task: one piece of work for whoever has the capability, with its limits and its owner.
+"""Tasks: one piece of work for any agent with the capability, with limits and an optional owner.
 
 ======================  =======================================================
 states                  blocked → ready → published → working → completed | failed |
@@ -24,16 +24,16 @@ MAX_DEPTH = 64
 
 @value
 class Limits:
-    """The bounds of a task, in milliseconds since the epoch where they are instants; None is no bound."""
+    """The time and attempt limits of a task; instants are milliseconds since the epoch, and None means no limit."""
 
     deadline_ms: int | None = None
-    """After it nobody wants the result: not started any more, and cut short when it runs."""
+    """The instant after which the result is worthless: the task is not started any more, and cut short when it runs."""
     start_by_ms: int | None = None
-    """After it the task is not started any more."""
+    """The instant after which the task is not started any more."""
     timeout_ms: int | None = None
-    """Longest run of one attempt; the capability's own timeout when None, and never longer."""
+    """Longest run of one attempt; never longer than the capability's own timeout, which counts when None."""
     max_attempts: int | None = None
-    """Attempts in all; the capability's own when None, and never more."""
+    """Number of attempts in all; never more than the capability's own number, which counts when None."""
 
 
 NO_LIMITS = Limits()
@@ -41,7 +41,7 @@ NO_LIMITS = Limits()
 
 @value
 class Owner:
-    """Who decides about a failure, when it is not the agent: a workflow's node at its dispatcher."""
+    """The workflow node that a task belongs to; its dispatcher, and not the agent, decides about a failure."""
 
     workflow: str
     node: str
@@ -52,37 +52,37 @@ class Owner:
 
 @value
 class Task:
-    """One piece of work as an agent sees it. The body is its input and nothing else."""
+    """One task as an agent receives it; the body is the task's input and nothing else."""
 
     capability: str
     priority: Priority
     body: bytes
     id: TaskId | None = None
-    """None for a foreign publisher that gave no `message_id`: no duplicate is recognised then."""
+    """The task's id; None for a foreign publisher that gave no `message_id`, and then no duplicate is recognised."""
     correlation_id: str | None = None
     reply_to: str | None = None
     limits: Limits = NO_LIMITS
     attempt: int = 1
     publication: int = 0
     redrive: int = 0
-    """How often it was brought back from the dead letters."""
+    """How many times the task was redriven from the dead letters."""
     depth: int = 0
-    """How many tasks await it, one through the other: 0 for a client's, one more than its parent's for a child's."""
+    """How deep the task is nested in requests: 0 for a client's task, one more than its parent's for a child task."""
     published_at_ms: int | None = None
     errors: tuple[Mapping[str, Any], ...] = ()
-    """Earlier failed attempts, oldest first; see `model.history`."""
+    """Earlier failed attempts, oldest first; the format is in `wire.history`."""
     owner: Owner | None = None
     claims: bytes | None = None
-    """The body as it travels, where claims stand in it for large values; until they were fetched, it is the body."""
+    """The body as sent, with blob references in place of large values; None when the body has none."""
     traceparent: str | None = None
     tracestate: str | None = None
 
     @property
     def execution_key(self) -> ExecutionKey | None:
-        """What two deliveries of the same execution share; a retry or redrive is another execution.
+        """The key that deliveries of one execution share, in this process only; a retry or redrive has another key.
 
-        An id that comes with another question is another task: two publishers may have chosen the same. Only of use in
-        this process: the hash is one that nobody outside can foresee.
+        An id that comes with another body is another task: two publishers may have chosen the same id. None without an
+        id. The hash of the body is one that no other process can foresee.
         """
         if self.id is None:
             return None

@@ -1,1 +1,1 @@
-"""Who is there and what they can do: port, Redis adapter, in-memory twin, and the selection of one agent."""
+"""The registry of agents and their capabilities: port, Redis adapter, in-memory twin, and the selection of an agent."""

@@ -1,4 +1,4 @@
-"""Which capabilities there are, as far as a client can know: by their queues, and by what living agents registered."""
+"""A client's catalogue of the capabilities that exist: by their queues, and by registrations of living agents."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class CapabilityCatalogue:
-    """Looks capabilities up for one client."""
+    """A client's look-up of capabilities in the broker and the registry."""
 
     def __init__(self, broker: Broker, registry: Registry | None) -> None:
         self._broker = broker
         self._registry = registry
 
     async def registered(self) -> frozenset[str]:
-        """What living agents offer; nothing where the registry does not answer."""
+        """Return the capabilities that living agents offer; an empty set when the registry does not answer."""
         if self._registry is not None:
             try:
                 return await self._registry.capabilities()
@@ -31,14 +31,18 @@ class CapabilityCatalogue:
         return frozenset()
 
     async def missing(self, capabilities: Iterable[str]) -> frozenset[str]:
-        """Those that have no queue: no agent ever offered them here. Raises: BrokerUnavailable."""
+        """Return the capabilities without a queue, which no agent of this broker ever offered.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer.
+        """
         names = dict.fromkeys(capabilities)
         return frozenset([
             name for name in names if await self._broker.stats(routing.task_queue(name, Priority.P1)) is None
         ])  # fmt: skip
 
     async def unknown(self, capability: str, **facts: object) -> UnknownCapability | Unroutable:
-        """Why a task for this capability came back: nobody offers it, or the way to who does is gone."""
+        """Return the error for a task that came back unroutable: unknown capability, or a missing queue binding."""
         offered = await self.registered()
         if capability in offered or not await self.missing((capability,)):
             return Unroutable(

@@ -1,7 +1,7 @@
-"""A registration and a load as JSON, as they stand in the registry: ``docs/wire/registration.schema.json``.
+"""JSON encoding of registrations and loads for the registry: ``docs/wire/registration.schema.json``.
 
-Fields that a newer agent adds are ignored, fields with a default may be missing: agents of several
-versions share a registry.
+Fields that a newer agent adds are ignored, fields with a default may be missing: agents of several versions share a
+registry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from coditect.wire import json
 
 
 def encode_registration(registration: Registration) -> bytes:
-    """The registration as JSON. Raises: InvalidTask when JSON cannot say it (a schema, metadata)."""
+    """Encode a registration as JSON.
+
+    Raises:
+        InvalidTask: when JSON cannot express a schema or the metadata.
+    """
     return json.dumps(
         {
             "agent_id": registration.agent_id,
@@ -36,7 +40,11 @@ def encode_registration(registration: Registration) -> bytes:
 
 
 def decode_registration(text: bytes) -> Registration:
-    """The registration that the JSON says. Raises: InvalidTask when it is none."""
+    """Decode a registration from JSON.
+
+    Raises:
+        InvalidTask: when the JSON is no registration.
+    """
     try:
         values = json.loads(text)
         return Registration(
@@ -56,7 +64,7 @@ def decode_registration(text: bytes) -> Registration:
 
 
 def encode_load(load: Load) -> bytes:
-    """The load as JSON."""
+    """Encode an agent's load as JSON."""
     return json.dumps(
         {
             "status": load.status.value,
@@ -74,7 +82,11 @@ def encode_load(load: Load) -> bytes:
 
 
 def decode_load(text: bytes) -> Load:
-    """The load that the JSON says. Raises: InvalidTask when it is none."""
+    """Decode an agent's load from JSON.
+
+    Raises:
+        InvalidTask: when the JSON is no load.
+    """
     try:
         values = json.loads(text)
         return Load(
@@ -120,5 +132,5 @@ def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
 
 
 def _strategy(value: object) -> Strategy | None:
-    """One that a newer version knows is none here: the broker balances."""
+    """Decode a strategy; a strategy that only a newer version knows gives None, and the broker balances."""
     return Strategy(value) if isinstance(value, str) and value in tuple(Strategy) else None

@@ -1,4 +1,4 @@
-"""The registry's in-memory twin: same behaviour, one process, a time and faults that a test can set."""
+"""The registry's in-memory twin: equal behaviour in one process, with a time and faults that a test can set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coditect.registry.document import decode_load, decode_registration, encode_
 from coditect.registry.port import Search
 
 CALL_SECONDS = 0.9
-"""What a call may take, as with the real one."""
+"""The longest time of a call, as with Redis."""
 
 
 @dataclass(slots=True)
@@ -32,14 +32,14 @@ def _system_ms() -> int:
 
 
 class MemoryRegistry:
-    """Keeps the agents as the documents that Redis would hold.
+    """An in-memory registry that keeps agents as the JSON documents that Redis would hold.
 
-    Switches for tests, each from the next call on: `failing` refuses it, `slow_seconds` delays it (longer
-    than CALL_SECONDS: it is written, and unavailable all the same), `wipe` loses everything.
+    Switches for tests, each from the next call on: `failing` refuses calls, `slow_seconds` delays them (beyond
+    CALL_SECONDS a call writes, and is unavailable all the same), `wipe` loses everything.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic, wall_ms: Callable[[], int] = _system_ms) -> None:
-        """`now` is the time in seconds by which leases lapse, `wall_ms` the time of day."""
+        """Take the clocks: `now`, in seconds, by which leases lapse, and `wall_ms`, the time of day."""
         self._wall_ms = wall_ms
         self.failing = False
         self.slow_seconds = 0.0
@@ -58,20 +58,20 @@ class MemoryRegistry:
         return None
 
     def wipe(self) -> None:
-        """Loses everything, as a Redis that came back empty."""
+        """Lose all agents, turns and marks, as a Redis that came back empty."""
         self._entries.clear()
         self._turns.clear()
         self._starts.clear()
         self._handed_back.clear()
 
     def extend(self, agent_ids: Collection[AgentId], seconds: float) -> None:
-        """These leases end so much later, as if they had been renewed. For tests whose time leaps."""
+        """Move the ends of the given agents' leases by some seconds, for tests that skip time."""
         for agent_id in agent_ids:
             if agent_id in self._entries:
                 self._entries[agent_id].ends += seconds
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
-        """Writes the agent; replaces what was there."""
+        """Write an agent's registration and load; replaces an earlier registration of the agent."""
         entry = _Entry(encode_registration(registration), encode_load(load), 0)
         self._refuse_when_failing()
         entry.ends = self._now() + lease_seconds
@@ -79,7 +79,7 @@ class MemoryRegistry:
         await self._answer()
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
-        """Extends the lease and writes the load; False when the agent is unknown."""
+        """Extend an agent's lease and write its load; return False when the agent is unknown."""
         self._refuse_when_failing()
         entry = self._living().get(agent_id)
         if entry is not None:
@@ -89,27 +89,27 @@ class MemoryRegistry:
         return entry is not None
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Removes the agent; idempotent."""
+        """Remove an agent; idempotent."""
         self._refuse_when_failing()
         self._entries.pop(agent_id, None)
         await self._answer()
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """The living agents that match, by agent id."""
+        """Return the living agents that match a search, sorted by agent id."""
         self._refuse_when_failing()
         records = [self._record(entry) for _, entry in sorted(self._living().items())]
         await self._answer()
         return tuple(filter(search.matches, records))
 
     async def leases(self) -> Mapping[AgentId, int]:
-        """The living agents with what is left of their leases, in milliseconds."""
+        """Return the remaining lease of every living agent, in milliseconds."""
         self._refuse_when_failing()
         found = {agent_id: round((entry.ends - self._now()) * 1000) for agent_id, entry in self._living().items()}
         await self._answer()
         return found
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """One living agent."""
+        """Return the entry of one living agent; None without a living agent of this id."""
         self._refuse_when_failing()
         entry = self._living().get(agent_id)
         record = None if entry is None else self._record(entry)
@@ -117,19 +117,19 @@ class MemoryRegistry:
         return record
 
     async def capabilities(self) -> frozenset[str]:
-        """Every capability that a living agent offers."""
+        """Return the names of all capabilities that living agents offer."""
         records = await self.find(Search())
         return frozenset(offer.name for record in records for offer in record.registration.capabilities)
 
     async def now_ms(self) -> int:
-        """The time of day that the registry was given."""
+        """Return the time of day of the clock given to the registry, in milliseconds."""
         self._refuse_when_failing()
         now_ms = self._wall_ms()
         await self._answer()
         return now_ms
 
     async def next_turn(self, name: str) -> int:
-        """Grows by one with each call."""
+        """Increment a named counter, and return the count."""
         self._refuse_when_failing()
         turn = self._turns[name] = self._turns.get(name, 0) + 1
         await self._answer()
@@ -144,7 +144,7 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Notes that this agent starts the task; another's mark stays and is returned."""
+        """Mark a task as started by an agent; return the agent whose earlier mark stays, or None."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()
@@ -154,14 +154,14 @@ class MemoryRegistry:
         return None if free else holder
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Takes this agent's mark away; idempotent."""
+        """Remove an agent's start mark of a task; idempotent."""
         self._refuse_when_failing()
         self._unmark(task, agent_id)
         self._handed_back.pop(task, None)
         await self._answer()
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Counts that this agent hands these tasks back; takes its marks away."""
+        """Count that an agent hands tasks back unstarted, and remove the agent's start marks of these tasks."""
         self._refuse_when_failing()
         for task in tasks:
             self._unmark(task, agent_id)

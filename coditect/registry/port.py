@@ -1,7 +1,7 @@
-"""What the rest of Coditect asks of the registry. Two adapters: `redis` and `memory`.
+"""The port of the agent registry, with two adapters: `redis` and `memory`.
 
-A registration is a lease: it lives `lease_seconds` from its last heartbeat. Losing the registry loses
-nothing else: execution goes on, and every agent's next heartbeat puts it back.
+A registration is a lease: it lives `lease_seconds` from its last heartbeat. Losing the registry loses nothing else:
+execution goes on, and every agent's next heartbeat registers the agent again.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ BEAT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which agents are asked for; every field that is set must match, an empty search finds all."""
+    """The criteria of a search for agents; every field that is set must match, an empty search finds all agents."""
 
     capability: str | None = None
     tag: str | None = None
     """A tag of the agent or of one of its capabilities."""
     keyword: str | None = None
-    """Occurs, in any case, in a name or tag of the agent, or in a capability's name, description or tags."""
+    """A text that occurs, in any case, in the agent's name or tags, or in a capability's name, description or tags."""
     status: AgentStatus | None = None
 
     def matches(self, record: AgentRecord) -> bool:
-        """Whether the agent is one of those asked for."""
+        """Return whether an agent's record matches all criteria of the search."""
         agent = record.registration
         if self.capability is not None and all(offer.name != self.capability for offer in agent.capabilities):
             return False
@@ -42,7 +42,7 @@ class Search:
 
 
 def texts_of(agent: Registration) -> Iterator[str]:
-    """What a keyword is looked for in."""
+    """Yield the texts of an agent in which a keyword is searched: names, tags and descriptions."""
     yield agent.name
     yield from agent.all_tags
     for offer in agent.capabilities:
@@ -51,39 +51,40 @@ def texts_of(agent: Registration) -> Iterator[str]:
 
 
 class Registry(Protocol):
-    """The fleet's directory; an async context manager (opening it needs no server).
+    """The fleet's directory of agents; an async context manager, and opening needs no server.
 
     Every call ends within 1 s.
 
-    Raises: RegistryUnavailable, retryable; whether a write was done is unknown then.
+    Raises:
+        RegistryUnavailable: when the registry does not answer; retryable, and a write may have been done or not.
     """
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
-        """Writes the agent with its indexes, atomically; replaces what was there."""
+        """Write an agent's registration, load and index entries atomically; replaces an earlier registration."""
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
-        """Extends the lease and writes the load; False when the agent is unknown (register again)."""
+        """Extend an agent's lease and write its load; return False when the agent is unknown (register again)."""
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Removes the agent and its indexes; idempotent."""
+        """Remove an agent and its index entries; idempotent."""
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """The living agents that match, by agent id."""
+        """Return the living agents that match a search, sorted by agent id."""
 
     async def leases(self) -> Mapping[AgentId, int]:
-        """The living agents with what is left of their leases, in milliseconds; nothing else of them is read."""
+        """Return the remaining lease of every living agent, in milliseconds; reads nothing else of the agents."""
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """One living agent."""
+        """Return the entry of one living agent; None without a living agent of this id."""
 
     async def capabilities(self) -> frozenset[str]:
-        """Every capability that a living agent offers."""
+        """Return the names of all capabilities that living agents offer."""
 
     async def now_ms(self) -> int:
-        """The registry's wall time, in milliseconds since the epoch: what the clocks of a fleet are compared with."""
+        """Return the registry's wall time in milliseconds since the Unix epoch, the reference of the fleet's clocks."""
 
     async def next_turn(self, name: str) -> int:
-        """A number that grows by one with each call by anybody, for round robin."""
+        """Increment a counter that all clients share, and return the count, for round robin."""
 
     async def mark_start(
         self,
@@ -94,17 +95,20 @@ class Registry(Protocol):
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Notes that this agent starts the task; None when it is noted.
+        """Mark a task as started by an agent; return the agent whose earlier mark stays, or None.
 
-        A mark of another agent stays, unless it is that of `instead_of`; that agent is returned. A mark lives
-        `keep_seconds`. There is nothing to note where the task was handed back as often as it had `deliveries`.
+        Another agent's mark stays, unless that agent is `instead_of`. A mark lives `keep_seconds`. No mark is written
+        for a task that was handed back as often as it had `deliveries`.
         """
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Takes this agent's mark away and leaves another's; idempotent. It is not known as handed back any more."""
+        """Remove an agent's start mark of a task, and the task's count of hand-backs; idempotent.
+
+        Another agent's mark stays.
+        """
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Counts that this agent had these tasks and hands them back; takes its marks away.
+        """Count that an agent hands the given tasks back unstarted, and remove the agent's start marks of the tasks.
 
-        A count lives `keep_seconds` from the last time.
+        A count lives `keep_seconds` from the last hand-back.
         """

@@ -1,8 +1,7 @@
 """The registry in Redis 7: atomic Lua scripts over a handful of keys (drawn in `scripts`).
 
-Redis may be killed, wiped, slow or full at any time: a call then raises RegistryUnavailable within its
-limit, and the next call connects anew by itself. Redis Cluster needs the keys in one slot: a prefix with a
-hash tag, such as ``{coditect}:``.
+Redis may be killed, wiped, slow or full at any time: a call then raises RegistryUnavailable within its limit, and the
+next call connects again. Redis Cluster needs the keys in one slot: a prefix with a hash tag, such as ``{coditect}:``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,11 @@ class RedisRegistry:
     """
 
     def __init__(self, url: str, *, prefix: str = "coditect:", timeout_seconds: float = 0.9) -> None:
-        """Connects to nothing yet. Raises: SetupError when the URL is none that Redis knows."""
+        """Prepare the scripts and the connection pool, without connecting yet.
+
+        Raises:
+            SetupError: when the URL is no Redis URL.
+        """
         self._connection = RedisConnection(url, timeout_seconds=timeout_seconds, unavailable=_unavailable)
         self._redis = self._connection.redis
         self._bounded = self._connection.bounded
@@ -62,7 +65,7 @@ class RedisRegistry:
         await self._connection.close()
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
-        """Writes the agent with its indexes; replaces what was there."""
+        """Write an agent's registration, load and index entries atomically; replaces an earlier registration."""
         await self._run(
             "register",
             self._register,
@@ -74,16 +77,16 @@ class RedisRegistry:
         )
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
-        """Extends the lease and writes the load; False when anything of the agent is missing."""
+        """Extend an agent's lease and write its load; return False when any part of the agent's entry is missing."""
         written = encode_load(load)
         return bool(await self._run("renew", self._renew, agent_id, written, _milliseconds(lease_seconds)))
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Removes the agent and its indexes; idempotent."""
+        """Remove an agent and its index entries; idempotent."""
         await self._run("deregister", self._deregister, agent_id)
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """The living agents that match, by agent id; one round trip."""
+        """Return the living agents that match a search, sorted by agent id, in one round trip."""
         term = scripts.ANY_AGENT
         if search.capability is not None:
             term = scripts.capability_term(search.capability)
@@ -93,27 +96,27 @@ class RedisRegistry:
         return tuple(sorted(filter(search.matches, records), key=lambda record: record.agent_id))
 
     async def leases(self) -> Mapping[AgentId, int]:
-        """The living agents with what is left of their leases, in milliseconds; one round trip."""
+        """Return the remaining lease of every living agent, in milliseconds, in one round trip."""
         now, found = await self._run("leases", self._leases)
         pairs = zip(found[::2], found[1::2], strict=True)
         return {AgentId(agent.decode(errors="surrogateescape")): round(float(ends)) - now for agent, ends in pairs}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """One living agent."""
+        """Return the entry of one living agent; None without a living agent of this id."""
         return next(self._records(await self._run("get", self._get, agent_id)), None)
 
     async def capabilities(self) -> frozenset[str]:
-        """Every capability that a living agent offers."""
+        """Return the names of all capabilities that living agents offer."""
         names = await self._run("capabilities", self._capabilities)
         return frozenset(name.decode() for name in names)
 
     async def now_ms(self) -> int:
-        """Redis' own wall time."""
+        """Return the wall time of the Redis server, in milliseconds since the Unix epoch."""
         seconds, microseconds = await self._bounded("now", self._redis.time())
         return int(seconds) * 1_000 + int(microseconds) // 1_000
 
     async def next_turn(self, name: str) -> int:
-        """Grows by one with each call by anybody; may skip some when a connection breaks."""
+        """Increment a counter that all clients share, and return the count; skips numbers when a connection breaks."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def mark_start(
@@ -125,7 +128,7 @@ class RedisRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Notes that this agent starts the task; another's mark stays and is returned."""
+        """Mark a task as started by an agent; return the agent whose earlier mark stays, or None."""
         delivered = "" if deliveries is None else deliveries
         arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)]
         call = self._mark_start(keys=self._start_keys([task]), args=arguments)
@@ -133,12 +136,12 @@ class RedisRegistry:
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Takes this agent's mark away; idempotent."""
+        """Remove an agent's start mark of a task; idempotent."""
         call = self._clear_start(keys=self._start_keys([task]), args=[_encode(agent_id)])
         await self._bounded("clear_start", call)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Counts that this agent hands these tasks back; takes its marks away."""
+        """Count that an agent hands tasks back unstarted, and remove the agent's start marks of these tasks."""
         arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds))]
         await self._bounded("hand_back", self._hand_back(keys=self._start_keys(tasks), args=arguments))
 

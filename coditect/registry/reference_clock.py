@@ -1,9 +1,9 @@
-"""The wall time that a fleet agrees on: this machine's clock, less what it is ahead of the registry's.
+"""The wall time that a fleet agrees on: the machine's clock, corrected by its difference from the registry's clock.
 
-Deadlines and the instants beside them travel between machines, and machines differ. Every process compares its clock
-with the registry's when it starts and twice a minute, warns when they differ, and corrects its own from then on. A
-difference of more than a day is no drift but a wrong setting, and is told, not corrected. Without a registry the clock
-is taken as it is.
+Deadlines and other instants travel between machines, and machines differ. Every process compares its clock with the
+registry's when it starts and twice a minute, warns when they differ, and corrects its own from then on. A difference of
+more than a day is no drift but a wrong setting, and is reported, not corrected. Without a registry the clock is not
+corrected.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 30.0
 TOLERATED_MS = 100
-"""Differences up to this, or up to half of what the question took, are not corrected."""
+"""Differences up to this, or up to half of the time that the question took, are not corrected."""
 TOLD_MS = 1_000
 MOST_CORRECTED_MS = 86_400_000
 _FIX = "synchronize the machines' clocks (NTP)"
 
 
 async def following(clock: Clock, registry: Registry, background: Supervisor, *, name: str) -> ReferenceClock:
-    """A clock that has been compared once and follows the registry's, in a task of `background` of this name."""
+    """Return a clock that follows the registry's: compared once, and then by a background task of the given name."""
     reference = ReferenceClock(clock)
     await reference.compare(registry)
     background.keep(partial(reference.follow, registry), name=name, critical=False)
@@ -37,7 +37,7 @@ async def following(clock: Clock, registry: Registry, background: Supervisor, *,
 
 
 class ReferenceClock:
-    """A clock (see `Clock`) that follows the registry's."""
+    """A clock that corrects the machine's wall time by the registry's time."""
 
     def __init__(self, own: Clock) -> None:
         self._own = own
@@ -47,20 +47,20 @@ class ReferenceClock:
         """How far the machine's own clock was ahead of the registry's at the last comparison; negative: behind."""
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return the corrected wall time in milliseconds since the Unix epoch."""
         return self._own.now_ms() - self._correction_ms
 
     def chance(self) -> float:
-        """A number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         return self._own.chance()
 
     def new_id(self) -> TaskId:
-        """A UUIDv7."""
+        """Return a new task id: a UUIDv7 of the machine's own, uncorrected time."""
         return self._own.new_id()
 
     @property
     def doubt(self) -> str:
-        """What is to be said of this clock beside an instant; empty when it agrees with the registry's."""
+        """A sentence about the clock's difference from the registry's; empty when the clocks agree within a second."""
         if abs(self.ahead_ms) < TOLD_MS:
             return ""
         side = "ahead of" if self.ahead_ms > 0 else "behind"
@@ -68,13 +68,13 @@ class ReferenceClock:
         return f"this machine's clock is {abs(self.ahead_ms) / 1000:.0f} s {side} the registry's{done}"
 
     async def follow(self, registry: Registry) -> None:
-        """Compare again and again, for ever."""
+        """Compare the clock with the registry's every 30 s, for ever."""
         while True:
             await asyncio.sleep(COMPARE_SECONDS)
             await self.compare(registry)
 
     async def compare(self, registry: Registry) -> None:
-        """Ask the registry for its time once, and follow it. A registry that does not answer changes nothing."""
+        """Ask the registry for its time once, and correct the clock; without an answer, change nothing."""
         before = self._own.now_ms()
         try:
             reference = await registry.now_ms()

@@ -1,30 +1,29 @@
-"""The registry's Lua scripts: each is one atomic step and one round trip.
+"""The registry's Lua scripts for Redis: each is one atomic step and one round trip.
 
 ::
 
     <prefix>leases         sorted set  agent id by the end of its lease, ms of Redis' own clock
     <prefix>registrations  hash        agent id: registration as JSON
     <prefix>loads          hash        agent id: load as JSON
-    <prefix>terms          hash        agent id: JSON list of its index terms, to take them away again
+    <prefix>terms          hash        agent id: JSON list of its index terms, to remove them again
     <prefix>index          sorted set  every score 0, members "<term> NUL <agent id>", found by range
     <prefix>turns          hash        name: the last turn given out
     <prefix>start:<task>   string      id of the agent that started this redelivered task; lives a day at most
     <prefix>returns:<task> string      how often agents handed this task back; lives an hour at most
 
-A term is ``a`` (every agent has it), ``c NUL <capability>`` or ``t NUL <tag>``. One index for all of them
-keeps every key of a script declared, however many capabilities there are.
+A term is ``a`` (every agent has it), ``c NUL <capability>`` or ``t NUL <tag>``. One index for all terms keeps every key
+of a script declared, however many capabilities there are.
 
-A lapsed agent is taken away by the next script that anybody runs. Each key (but `turns`, marks and returns) also lives
-no longer than the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may
-write when the memory is full (`allow-oom`): what they hold is bounded by the fleet, and agents must not
-lapse because something else filled Redis. Start marks are bounded by nothing but the redelivered tasks, so
-none is written then.
+The next script that runs removes a lapsed agent. Each key (but `turns`, marks and returns) also lives no longer than
+the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may write when the memory is
+full (`allow-oom`): the fleet bounds what they hold, and agents must not lapse because another program filled Redis.
+Start marks are bounded by nothing but the redelivered tasks, so no mark is written then.
 """
 
 from __future__ import annotations
 
 KEYS = ("leases", "registrations", "loads", "terms", "index")
-"""What each script declares, in this order."""
+"""The keys that each script declares, in order."""
 
 TURNS_KEY = "turns"
 START_PREFIX = "start:"
@@ -32,16 +31,16 @@ RETURNS_PREFIX = "returns:"
 SEPARATOR = "\0"
 
 ANY_AGENT = "a"
-"""The term that every agent has."""
+"""The index term that every agent has."""
 
 
 def capability_term(name: str) -> str:
-    """The index term of a capability."""
+    """Return the index term of a capability."""
     return f"c{SEPARATOR}{name}"
 
 
 def tag_term(tag: str) -> str:
-    """The index term of a tag."""
+    """Return the index term of a tag."""
     return f"t{SEPARATOR}{tag}"
 
 
@@ -110,7 +109,7 @@ write(id, load, lease)
 return 1
 """
 )
-"""ARGV: agent id, load, lease in ms. 0 when a part of the agent is missing (lapsed, wiped, evicted)."""
+"""ARGV: agent id, load, lease in ms. Returns 0 when a part of the agent is missing (lapsed, wiped, evicted)."""
 
 DEREGISTER = _SHARED + "forget(ARGV[1])\nreturn 1\n"
 """ARGV: agent id."""
@@ -125,13 +124,13 @@ end
 return found
 """
 )
-"""ARGV: term. Answers a list of (registration, load, ms left of the lease)."""
+"""ARGV: term. Returns a list of (registration, load, ms left of the lease)."""
 
 GET = _SHARED + "local found = {}\ndescribe(ARGV[1], found)\nreturn found\n"
-"""ARGV: agent id. Answers like FIND."""
+"""ARGV: agent id. Returns a list like FIND's."""
 
 LEASES = _SHARED + "return {now, redis.call('ZRANGE', LEASES, 0, -1, 'WITHSCORES')}\n"
-"""No ARGV. Answers the time, then agent id, end of its lease, agent id..."""
+"""No ARGV. Returns the time, then agent id, end of its lease, agent id..."""
 
 CAPABILITIES = (
     _SHARED
@@ -147,7 +146,7 @@ end
 return names
 """
 )
-"""No ARGV. Answers the names, each once."""
+"""No ARGV. Returns the names of capabilities, each once."""
 
 MARK_START = r"""#!lua
 local holder = redis.call('GET', KEYS[1])
@@ -156,15 +155,16 @@ if ARGV[4] ~= '' and tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false
 """
-"""KEYS: the mark, how often the task was handed back. ARGV: agent id, life in ms, whose mark may be replaced, how often
-it was delivered. Answers whose mark stays, if one does."""
+"""KEYS: the mark, the count of hand-backs. ARGV: agent id, life in ms, whose mark may be replaced, count of
+deliveries. Returns the agent whose mark stays, or nothing.
+"""
 
 CLEAR_START = r"""#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 redis.call('DEL', KEYS[2])
 return 1
 """
-"""KEYS: as before. ARGV: agent id."""
+"""KEYS: as for MARK_START. ARGV: agent id."""
 
 HAND_BACK = r"""#!lua
 for at = 1, #KEYS, 2 do
@@ -174,4 +174,4 @@ for at = 1, #KEYS, 2 do
 end
 return 1
 """
-"""KEYS: as before, of each task. ARGV: agent id, life in ms."""
+"""KEYS: as for MARK_START, for each task. ARGV: agent id, life in ms."""

@@ -1,4 +1,4 @@
-"""Settings: read once by a program from the environment and `.env`, and passed on as values.
+"""Settings: a program reads them once, at its start, from the environment and `.coditect/env`, and passes values on.
 
-Every program reads them at its start; nothing below a program does.
+No module below a program reads them.
 """

@@ -1,4 +1,4 @@
-"""Addresses of servers as they may be shown: without the password that stands in them."""
+"""Server addresses in a form that may be shown, without passwords."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/@\"']+@")
 
 
 def without_passwords(text: str) -> str:
-    """The text with `***` for the password of every address in it, such as `amqp://user:***@host:5672/`."""
+    """Replace the password of every address in a text with `***`: `amqp://user:***@host:5672/`."""
     return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text

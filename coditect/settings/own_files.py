@@ -1,4 +1,4 @@
-"""Files that a program finds by looking upwards from its folder, and believes only where no other user can write."""
+"""Files that a program finds in its folder or above, and trusts only where no other user can write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_own(path: Path) -> bool:
-    """Whether the file is there, this user's, and writable by this user alone; a warning tells of any other."""
+    """Return whether a file exists, belongs to this user, and is writable by this user alone; otherwise log a warning.
+
+    A missing file, and a path that is no regular file, give False without a warning.
+    """
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -28,5 +31,5 @@ def is_own(path: Path) -> bool:
 
 
 def read_own(path: Path) -> str | None:
-    """The text of such a file; None when there is none."""
+    """Return the text of a file that `is_own` accepts; None for any other."""
     return path.read_text() if is_own(path) else None

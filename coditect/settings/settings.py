@@ -6,7 +6,7 @@ variable                       default                     meaning
 CODITECT_AMQP_URL              amqp://localhost:5672/      the broker; `amqps://` for TLS; several with commas
 CODITECT_REDIS_URL             redis://localhost:6379/0    the registry; `rediss://`, `redis+sentinel://`
 CODITECT_HEARTBEAT_SECONDS     5                           AMQP's heartbeat, 2 to 60
-CODITECT_MANAGEMENT_URL        none                        RabbitMQ's management API, to evict who died
+CODITECT_MANAGEMENT_URL        none                        RabbitMQ's management API, to evict dead processes
 CODITECT_DECLARE               true                        declare what is missing, or only check
 CODITECT_SLOTS                 the agent's own             slots of an agent process, 1 to 10000
 CODITECT_WINDOW                500                         unconfirmed publishes at once, 1 to 10000
@@ -26,16 +26,16 @@ CODITECT_BLOB_MAX_BYTES        67108864                    the largest such valu
 CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
 CODITECT_LEASE_SECONDS         3                           lease in the registry
 CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
-CODITECT_FDB_TLS_CERT_FILE     none                        FoundationDB's TLS: our certificate, PEM
+CODITECT_FDB_TLS_CERT_FILE     none                        FoundationDB's TLS: the certificate, PEM
 CODITECT_FDB_TLS_KEY_FILE      none                        its key, PEM
 CODITECT_FDB_TLS_KEY_PASSWORD  none                        the key's password
-CODITECT_FDB_TLS_CA_FILE       none                        who signs the cluster's certificates, PEM
-CODITECT_FDB_TLS_VERIFY_PEERS  none                        whom to believe, such as Check.Valid=1
+CODITECT_FDB_TLS_CA_FILE       none                        the authority of the cluster's certificates, PEM
+CODITECT_FDB_TLS_VERIFY_PEERS  none                        peers to trust, such as Check.Valid=1
 CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
 CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
 =============================  ==========================  ==============================================
 
-What the environment does not say is taken from the nearest `.coditect/env` (written by `coditect up`),
+A variable missing from the environment is taken from the nearest `.coditect/env` (written by `coditect up`),
 looked for in the current folder and above it.
 """
 
@@ -55,7 +55,7 @@ ENV_FILE = Path(".coditect") / "env"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. The environment variable is `CODITECT_` and the field's name."""
+    """All settings of a program, checked; the environment variable is `CODITECT_` and the field's name."""
 
     amqp_url: str = "amqp://localhost:5672/"
     redis_url: str = "redis://localhost:6379/0"
@@ -93,9 +93,10 @@ DEFAULTS = Settings()
 
 
 def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> Settings:
-    """The settings of this process: its environment over the nearest `.coditect/env` over the defaults.
+    """Read the settings of this process: its environment over the nearest `.coditect/env` over the defaults.
 
-    Raises: SetupError for a value outside its range; the error names the variable.
+    Raises:
+        SetupError: for a value outside its range; the error names the variable.
     """
     own = os.environ if environment is None else environment
     values = {**_env_file(folder or Path.cwd()), **own}
@@ -134,7 +135,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
 
 
 def find_env_file(folder: Path) -> Path | None:
-    """The nearest `.coditect/env` in the folder or above it that is this user's own (`own_files`)."""
+    """Return the nearest `.coditect/env` in the folder or above that only this user can write; None without any."""
     return next((place / ENV_FILE for place in (folder, *folder.parents) if is_own(place / ENV_FILE)), None)
 
 

@@ -1,1 +1,1 @@
-"""What the outside sees of us: logs. Every name in one place."""
+"""Telemetry of all programs: logs."""

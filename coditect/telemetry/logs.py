@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr when it is a pipe, plain words on a terminal. Payloads and passwords never."""
+"""Log formats: one JSON object a line on stderr when it is a pipe, plain text on a terminal; never passwords."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: timestamp, level, event, logger, and the record's own fields."""
+    """A log formatter that writes one JSON object a line: timestamp, level, event, logger, and extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format a log record as one line of JSON."""
         line: dict[str, object] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -35,10 +35,10 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """A line for people: time, level, sentence, facts."""
+    """A log formatter for people: time, level, sentence and facts on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format a log record as a line for people, with tracebacks below."""
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         extra = _extra(record)
         trace = extra.pop("traceback", "")  # of a handler, perhaps of another process
@@ -49,9 +49,9 @@ class PlainLines(logging.Formatter):
 
 
 def configure_logs(level: str) -> None:
-    """Sets the process's logging up; called once, by the program.
+    """Set the logging of the process up; a program calls this once.
 
-    The AMQP library reports every lost connection with tracebacks of its own; ours says it once.
+    The AMQP library's own reports of lost connections, with tracebacks, are silenced; Coditect logs each loss once.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())

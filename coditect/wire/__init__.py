@@ -1,5 +1,5 @@
-"""What travels between processes, and how it lies in messages: bodies, headers, names of exchanges and queues.
+"""The wire format: bodies and headers of all messages, and the names of exchanges, queues and routing keys.
 
-Pure: nothing here does I/O or knows a clock. Everybody who publishes or reads a message calls it; it imports the model
-and the errors. The formats are described in `docs/wire.md`.
+Pure: no module here does I/O or knows a clock. All code that publishes or reads a message calls this package; the
+package imports the model and the errors. The formats are described in `docs/wire.md`.
 """

@@ -1,9 +1,9 @@
-"""Claim Check (EIP): what travels in place of a value over the inline limit.
+"""Blob references: the small JSON objects that travel in place of values over the inline limit (EIP's Claim Check).
 
-In a message with the header `x-coditect-claim`, an object ``{"$claim": {"sha256": ..., "bytes": ...}}`` stands for
-such a value: usually it is the whole body, but it may stand anywhere in it. The value itself lies in a folder that both
-sides can reach, under its own hash: ``<first two digits>/<sha256>``. So a claim has no path in it that could lead
-elsewhere, the same value twice is one file, and whoever fetches it can tell whether it is the one that was meant.
+In a message with the header `x-coditect-claim`, an object ``{"$claim": {"sha256": ..., "bytes": ...}}`` stands for a
+large value: usually the object is the whole body, but it may be any part of the body. The value itself lies in a folder
+that both sides can reach, under its own hash: ``<first two digits>/<sha256>``. So a reference has no path in it that
+could lead elsewhere, equal values are one file, and a reader can check that a fetched value is the right one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from coditect.errors import InvalidTask
 from coditect.wire.json import dumps, loads
 
 CLAIM_TYPE = "coditect.claim.v1"
-"""What the header says."""
+"""The value of the header `x-coditect-claim`."""
 MARK = "$claim"
 MOST_CLAIMED_BYTES = 2**40
 _MARK_BYTES = b'"$claim"'
@@ -27,7 +27,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """Which value is meant: its hash, and its size."""
+    """A reference to a large value by the value's SHA-256 hash and size."""
 
     sha256: str
     """64 hexadecimal digits in lower case."""
@@ -35,22 +35,22 @@ class ClaimCheck:
 
     @property
     def name(self) -> str:
-        """Where it lies, from the folder: `ab/abcd...`."""
+        """The path of the value's file below the blob folder: `ab/abcd...`."""
         return f"{self.sha256[:2]}/{self.sha256}"
 
     @property
     def document(self) -> bytes:
-        """The JSON that stands for it."""
+        """The JSON object that replaces the value in a message."""
         return dumps({MARK: {"sha256": self.sha256, "bytes": self.size_bytes}})
 
 
 def claim_check_of(body: bytes) -> ClaimCheck:
-    """The claim of a value."""
+    """Return the blob reference of a value's bytes."""
     return ClaimCheck(sha256(body).hexdigest(), len(body))
 
 
 def as_claim(value: object) -> ClaimCheck | None:
-    """The claim that this JSON value is, if it is one; anything else is a value like any other."""
+    """Return the blob reference that a JSON value is; None when the value is no blob reference."""
     if not isinstance(value, dict) or len(value) != 1:
         return None
     told = value.get(MARK)
@@ -65,7 +65,7 @@ def as_claim(value: object) -> ClaimCheck | None:
 
 
 def claims_in(value: object) -> Iterator[ClaimCheck]:
-    """Every claim in a JSON value, in its order."""
+    """Yield every blob reference inside a JSON value, in document order."""
     claim = as_claim(value)
     if claim is not None:
         yield claim
@@ -77,7 +77,7 @@ def claims_in(value: object) -> Iterator[ClaimCheck]:
 
 
 def redeemed(value: Any, values: Mapping[ClaimCheck, Any]) -> Any:
-    """The JSON value with what its claims stand for."""
+    """Return a copy of a JSON value with each blob reference replaced by the value it refers to."""
     claim = as_claim(value)
     if claim is not None:
         return values[claim]
@@ -87,12 +87,16 @@ def redeemed(value: Any, values: Mapping[ClaimCheck, Any]) -> Any:
 
 
 def has_claims(body: bytes) -> bool:
-    """Whether a claim stands in this JSON document; costs next to nothing where none does."""
+    """Return whether a JSON document holds a blob reference; almost free for a document without."""
     return _MARK_BYTES in body and any(claims_in(loads(body)))
 
 
 def check_claims(body: bytes) -> None:
-    """Raises: InvalidTask when a body that should hold a claim holds none."""
+    """Check that a message body holds a blob reference.
+
+    Raises:
+        InvalidTask: when the body holds none.
+    """
     if not has_claims(body):
         raise InvalidTask(
             "There is no claim in the body", expected='{"$claim": {"sha256": 64 hexadecimal digits, "bytes": a number}}'

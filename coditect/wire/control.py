@@ -1,7 +1,7 @@
-"""What is said to the control plane and by it: requests, claims, and what agents tell about owned tasks.
+"""Messages to and from the control plane: requests, agents' acquire requests, and reports of running tasks.
 
-Everything is a message whose body is JSON. A *request* goes to `coditect.control` and is answered to its `reply_to`
-as a task is: with a result, status `completed` and a value, or `rejected` and a failure.
+Every message has a JSON body. A *request* goes to `coditect.control`; the answer goes to the request's `reply_to`, in
+the form of a task's result: status `completed` and a value, or `rejected` and a failure.
 
 ========================  =====================  =========================================================
 message (AMQP ``type``)   exchange, key          body
@@ -15,11 +15,13 @@ message (AMQP ``type``)   exchange, key          body
 ``coditect.progress.v1``  results, the shard     a list of `[workflow, node, fence, share, message, at_ms]`
 ========================  =====================  =========================================================
 
-A request is known by its ``message_id``, unique for each, or else its ``correlation_id``: one that changes a workflow
-is done once, and the same message again is told what it was told, for a day. Without either each is another request.
+A request is identified by its ``message_id``, unique for each, or else by its ``correlation_id``. A request that
+changes a workflow is carried out once: for a day, a repetition of the message gets the first answer. A message with
+neither id is always a new request.
 
-A request about a workflow may go to ``any``: whoever gets it hands it to the workflow's shard. A claim goes to the
-shard that the task's ``x-coditect-origin`` names.
+A request about a workflow may go to ``any``: the dispatcher that receives the request passes it on to the workflow's
+shard. An acquire request, by which an agent asks to run a workflow task (`Verb.CLAIM`), goes to the shard that the
+task's ``x-coditect-origin`` names.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ ANY = "any"
 
 
 class Verb(StrEnum):
-    """What may be asked of the control plane. Every answer is a JSON object."""
+    """The verbs of requests to the control plane; every answer is a JSON object."""
 
     START = "workflow.start"
     """One chunk of a workflow: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key`
@@ -70,11 +72,13 @@ class Verb(StrEnum):
     """`workflow`: a paused one goes on; a failed one runs again from its first failed nodes → its `state`, and in the
     second case `again` and `more` as of a redrive."""
     REDRIVE = "node.redrive"
-    """`workflow`, `node`, `input` (optional), `dry_run` → `again`: nodes that begin anew, at most 500 of them; and
-    whether there are `more`, or may be."""
+    """`workflow`, `node`, `input` (optional), `dry_run` → `again`: nodes that start again, at most 500 of them; and
+    whether there are `more`, or may be.
+    """
     DEAD = "dead.list"
     """`after`, `limit` → `{"dead": [...], "next": ...}`: nodes whose agents died until no attempt was left, with the
-    fields of `nodes` and `workflow`; those of the workflow that was accepted first come first."""
+    fields of `nodes` and `workflow`; nodes of the workflow that was accepted first come first.
+    """
     APPROVALS = "approval.list"
     """`after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"
@@ -83,40 +87,41 @@ class Verb(StrEnum):
     """`workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
     """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
-    "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded"}}`: of the dispatcher
-    that answers, since it began: how many commits a lease refused, how many results a fence, how many were of nodes
-    that nobody knows, and how many could not be recorded. With `shard` that one's owner answers,
-    with `answered_by` alone."""
+    "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`: of the
+    dispatcher that answers, since its start: how many commits a lease refused, how many results a fence refused, how
+    many results were of unknown nodes, how many could not be recorded, and how many nodes a newer dispatcher must
+    handle. With `shard`, the owner of that shard answers, with `answered_by` alone."""
     REBUILD = "control.rebuild"
-    """`shard`, `occasion` → what was made anew, by kind: queues, published, working, workflows, jobs; and
-    `compared`, whether all of RQ was compared to count the last two. The same occasion again publishes nothing more."""
+    """`shard`, `occasion` → what was restored, by kind: queues, published, working, workflows, jobs; and
+    `compared`, whether all of RQ was compared to count the last two. A repeated occasion publishes nothing more.
+    """
 
 
 class Verdict(StrEnum):
-    """What becomes of a delivery that was claimed."""
+    """The decision of the control plane about a delivery that an agent wants to run."""
 
     RUN = "run"
     """Run it, as the attempt and with the fence of the answer."""
     STALE = "stale"
     """Drop it: there is a newer publication, or the node has ended."""
     WAIT = "wait"
-    """Another agent has it, as far as is known: hand it back and ask again."""
+    """Another agent has the task, as far as is known: hand the delivery back and ask again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The answer to a claim."""
+    """The control plane's answer to an agent that asks to run a workflow task: verdict, fence and attempt."""
 
     verdict: Verdict
     fence: int = 0
     attempt: int = 1
     suspect: bool = False
-    """Run it in a process of its own: it may have killed the agent that had it."""
+    """Whether to run the task in a worker process of its own: the task may have killed the agent that had it."""
     known: bool = True
-    """Whether there is such a node; what names another is stale, and no delivery of ours."""
+    """Whether the node exists; a delivery of an unknown node is stale, and comes from a foreign publisher."""
 
     def as_json(self) -> dict[str, Any]:
-        """The body of the answer."""
+        """Return the control plane's answer to an acquire request as the JSON object of its message body."""
         return {
             "verdict": self.verdict.value,
             "fence": self.fence,
@@ -127,7 +132,11 @@ class Claim:
 
     @classmethod
     def read(cls, value: Any) -> Self:
-        """The claim in an answer. Raises: InvalidTask."""
+        """Parse the control plane's answer to an agent's acquire request.
+
+        Raises:
+            InvalidTask: when the value is no such answer.
+        """
         try:
             verdict, fence, attempt = Verdict(value["verdict"]), int(value["fence"]), int(value["attempt"])
             return cls(verdict, fence, attempt, value["suspect"] is True, value.get("known") is not False)
@@ -137,7 +146,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """An owned task runs."""
+    """A report that an agent started to run a workflow task."""
 
     workflow: str
     node: str
@@ -150,19 +159,19 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an owned task is; also the sign of life of one whose delivery was acknowledged early."""
+    """A report of a workflow task's progress; also the sign of life of a task whose delivery was acknowledged early."""
 
     workflow: str
     node: str
     fence: int
     share: float
-    """0 to 1."""
+    """The finished share of the work, 0 to 1."""
     message: str
     at_ms: int
 
 
 def request(verb: Verb, body: dict[str, Any], *, reply_to: str | None, correlation_id: str) -> Message:
-    """The message of a request."""
+    """Build the message of a request to the control plane; `correlation_id` is the message id, too."""
     return Message(
         body=dumps(body),
         headers={VERB: verb.value},
@@ -174,7 +183,11 @@ def request(verb: Verb, body: dict[str, Any], *, reply_to: str | None, correlati
 
 
 def read_request(message: Message) -> tuple[Verb, dict[str, Any]]:
-    """Verb and body. Raises: InvalidTask when it is no request that we know."""
+    """Parse a request to the control plane into verb and body.
+
+    Raises:
+        InvalidTask: when the message is no request, its verb is unknown, or its body is no JSON object.
+    """
     if message.type != REQUEST_TYPE:
         raise InvalidTask("This is no request to the control plane", type=str(message.type)[:120])
     try:
@@ -189,7 +202,10 @@ def read_request(message: Message) -> tuple[Verb, dict[str, Any]]:
 
 
 def claim_body(owner: Owner, *, publication: int, agent: str, running: bool) -> dict[str, Any]:
-    """The body of a claim. `running`: the agent re-attached it to an execution that it still has."""
+    """Build the body of an agent's request to run a workflow task.
+
+    `running`: the delivery belongs to an execution that the agent still has.
+    """
     return {
         "workflow": owner.workflow,
         "node": owner.node,
@@ -201,12 +217,16 @@ def claim_body(owner: Owner, *, publication: int, agent: str, running: bool) -> 
 
 
 def started_message(started: list[Started]) -> Message:
-    """What an agent began, one message for many."""
+    """Build one message that reports many started workflow tasks."""
     return Message(body=dumps([list(astuple(one)) for one in started]), type=STARTED_TYPE)
 
 
 def read_started(message: Message) -> list[Started]:
-    """Raises: InvalidTask when it is not what `started_message` writes."""
+    """Parse the message that `started_message` builds into its list of reports.
+
+    Raises:
+        InvalidTask: when the message has another form.
+    """
     try:
         return [
             Started(str(workflow), str(node), int(fence), int(publication), str(agent), int(attempt), int(at_ms))
@@ -217,12 +237,16 @@ def read_started(message: Message) -> list[Started]:
 
 
 def progress_message(progress: list[Progress]) -> Message:
-    """How far an agent's owned tasks are, one message for many."""
+    """Build one message that reports the progress of many workflow tasks."""
     return Message(body=dumps([list(astuple(one)) for one in progress]), type=PROGRESS_TYPE)
 
 
 def read_progress(message: Message) -> list[Progress]:
-    """Raises: InvalidTask when it is not what `progress_message` writes."""
+    """Parse the message that `progress_message` builds into its list of reports.
+
+    Raises:
+        InvalidTask: when the message has another form.
+    """
     try:
         return [
             Progress(str(workflow), str(node), int(fence), float(share), str(note), int(at_ms))

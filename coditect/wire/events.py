@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0: attributes in `ce-` headers, data in the body."""
+"""Events as CloudEvents 1.0 in AMQP's binary mode: attributes in `ce-` headers, data in the body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPE_SUFFIX = ".v1"
 
 
 def event_message(event: Event) -> Message:
-    """The message of an event: type ``dev.coditect.<type>.v1``, routed by its type and by that with its subject."""
+    """Build the message of an event: type ``dev.coditect.<type>.v1``, the event's subject as a second routing key."""
     moment = datetime.fromtimestamp(event.time_ms / 1000, UTC)
     headers: dict[str, Any] = {
         "ce-specversion": "1.0",
@@ -32,9 +32,10 @@ def event_message(event: Event) -> Message:
 
 
 def read_event(message: Message) -> Event:
-    """The event in a message.
+    """Parse the event in a message.
 
-    Raises: InvalidTask when it is no CloudEvent.
+    Raises:
+        InvalidTask: when the message is no CloudEvent.
     """
     headers = message.headers
     try:

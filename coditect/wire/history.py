@@ -1,8 +1,8 @@
 """The failed attempts that travel with a task, as JSON text in the header `x-coditect-errors`.
 
-Each is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`. The text may come from a stranger,
-and it is written again with every retry: what is read is bounded in number, in depth and in length, so that it can
-always be written again, and both ways look at each attempt once.
+Each is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`. The text may come from a stranger, and
+every retry writes the text again. Reading therefore bounds the number, depth and length of the attempts, so that the
+text can always be written again; reading and writing look at each attempt once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from coditect.wire.json import dumps, loads
 
 HEADER = "x-coditect-errors"
 MOST_BYTES = 16 * 1024
-"""Of the text that is written; twice as much is read."""
+"""The longest text that is written; twice as much is read."""
 MOST_ATTEMPTS = 100
-"""The latest that are kept."""
+"""How many attempts, the latest, are kept."""
 _LONGEST = 500
 _KINDS: Mapping[str, type] = {"agent": str, "attempt": int, "type": str, "message": str, "reason": str, "at_ms": int}
 
 
 def read_history(text: str) -> tuple[Mapping[str, Any], ...]:
-    """The latest attempts in the text, oldest first; whatever else stands in it is left out.
+    """Parse the header text into the latest failed attempts, oldest first; anything else in the text is left out.
 
-    Raises: InvalidTask when it is too long, no JSON, or no list.
+    Raises:
+        InvalidTask: when the text is too long, no JSON, or no list.
     """
     if len(text) > 2 * MOST_BYTES:
         raise InvalidTask("A header is not text of its length", header=HEADER, longest=2 * MOST_BYTES)
@@ -39,7 +40,7 @@ def read_history(text: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def _plain(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """Its known fields, as far as they are what they should be."""
+    """Return the known fields of an attempt that have the right type, with long texts shortened."""
     known = {name: attempt.get(name) for name in _KINDS}
     return {
         name: value[:_LONGEST] if isinstance(value, str) else value
@@ -49,7 +50,7 @@ def _plain(attempt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def history_header(attempts: tuple[Mapping[str, Any], ...]) -> str:
-    """The text for these attempts, oldest first; the oldest are left out when it does not fit."""
+    """Write failed attempts (oldest first) as the header text; drop the oldest when the text would be too long."""
     written: list[bytes] = []
     left = MOST_BYTES - 1
     for attempt in reversed(attempts[-MOST_ATTEMPTS:]):

@@ -1,7 +1,7 @@
-"""JSON on the wire: what is written is read back as the same value, or it is refused.
+"""JSON encoding and decoding for all messages: a written value is read back as an equal value, or it is refused.
 
-orjson does the work when it is installed, else the standard library. Both give the same: the functions below
-say what JSON is here, and orjson is asked only where it agrees with them.
+orjson does the work when it is installed, else the standard library. Both give equal results: the functions below
+define JSON for this project, and orjson is used only where it agrees with the definition.
 
 =====================  ==================================================================================
 value                  on the wire
@@ -52,9 +52,10 @@ def _refuse(value: object) -> NoReturn:
 
 
 def loads(body: bytes) -> Any:
-    """The value of a JSON document.
+    """Parse a JSON document.
 
-    Raises: InvalidTask when it is not JSON, not UTF-8 or nested beyond the parser's limit.
+    Raises:
+        InvalidTask: when the document is not JSON, not UTF-8, or nested beyond the parser's limit.
     """
     try:
         if orjson is not None:
@@ -65,9 +66,11 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
-    """The value as a JSON document without spaces; `otherwise` gives a plain value for what JSON cannot say.
+    """Write a value as a JSON document without spaces; `otherwise` converts values that JSON cannot express.
 
-    Raises: InvalidTask when JSON cannot say it; what `otherwise` raises.
+    Raises:
+        InvalidTask: when JSON cannot express the value.
+        Exception: any error that `otherwise` raises.
     """
     if orjson is not None:
         try:
@@ -91,7 +94,7 @@ def _read(body: bytes) -> Any:
 
 
 def _agrees(value: Any) -> bool:
-    """Whether each null that orjson wrote is None: it is its word for NaN, too."""
+    """Return whether each null that orjson wrote stands for None; orjson writes null for NaN, too."""
     try:
         _written(value)
     except (TypeError, ValueError, RecursionError):
@@ -100,10 +103,10 @@ def _agrees(value: Any) -> bool:
 
 
 def _compact(written: bytes) -> bytes:
-    """The same in memory of its own size.
+    """Return a copy of orjson's output that takes no more memory than its length.
 
-    orjson shortens a buffer of 4 KiB in place, and what it leaves behind a few bytes that somebody keeps is of no
-    use to the next buffer: ten thousand remembered results of `null` held 40 MB.
+    orjson shortens a buffer of 4 KiB in place. The rest of a buffer of which a few bytes are kept is of no use to the
+    next buffer: ten thousand remembered results of `null` held 40 MB.
     """
     return bytes(memoryview(written)) if len(written) < _ORJSON_BUFFER else written
 
@@ -128,7 +131,7 @@ def _finite(text: str) -> float:
 
 
 def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
-    """The value in nothing but None, bool, int, float, str, list and dict."""
+    """Convert a value to nothing but None, bool, int, float, str, list and dict."""
     if levels < 0:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
     if type(value) in _PLAIN:

@@ -1,4 +1,4 @@
-"""What is written to an agent's mail: one address, or by broadcast to all."""
+"""Control messages to an agent's mailbox: cancel, ping, drain, listen and broadcast."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from coditect.model.task import Task
 from coditect.wire.json import dumps
 
 CANCEL = "coditect.cancel.v1"
-"""Cancel a task; see `Cancel`."""
+"""Cancel a task; the content is a `Cancel`."""
 PING = "coditect.ping.v1"
-"""Are you there? Answered to `reply_to` with the agent's id and load; `{"task_id": ...}` also with that task."""
+"""Ask whether the agent is alive; the answer has its id and load, and with `{"task_id": ...}` also that task."""
 DRAIN = "coditect.drain.v1"
-"""Finish what runs, return the rest, end. Never by broadcast."""
+"""Finish the running tasks, return the rest, and end the process. Never by broadcast."""
 LISTEN = "coditect.listen.v1"
-"""Somebody listens to events now: muted ones are sent again, or with `{"subjects": [...]}` those about these."""
+"""Events have a listener now: send muted ones again, or with `{"subjects": [...]}` the events about these subjects."""
 BROADCAST = "coditect.broadcast.v1"
-"""Data for every agent: the topic in `x-coditect-topic`, who shall ignore it in `x-coditect-except`."""
+"""Data for every agent: the topic in `x-coditect-topic`, the excluded agents in `x-coditect-except`."""
 
 _LONGEST_REASON = 500
 MOST_SUBJECTS = 100
-"""Of one letter; more are not read."""
+"""The subjects of one control message; further ones are not read."""
 TOPIC = "x-coditect-topic"
 EXCEPT = "x-coditect-except"
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """What is to be canceled, and why: `{"task_id": ..., "reason": ...}` and what narrows that down."""
+    """An order to cancel one task: `{"task_id": ..., "reason": ...}`, optionally one publication or request only."""
 
     task_id: str
     reason: str = ""
     publication: int | None = None
-    """An owned task may be wanted again under the same id: up to which publication it is not."""
+    """Cancel the task only up to this publication; later ones, with the same id, go on."""
     correlation_id: str | None = None
-    """The child of a task may be asked for again under the same id: which request of it is meant."""
+    """Cancel only this request of a child task, which may be requested again under its id."""
 
     def means(self, task: Task) -> bool:
-        """Whether it is about this task."""
+        """Return whether the order to cancel applies to the given task."""
         return (
             task.id == self.task_id
             and (self.publication is None or task.publication <= self.publication)
@@ -50,7 +50,11 @@ class Cancel:
 
     @classmethod
     def read(cls, content: Any) -> Self:
-        """The one in a letter. Raises: InvalidTask."""
+        """Parse the content of a cancel message.
+
+        Raises:
+            InvalidTask: when the content names no task.
+        """
         if not isinstance(content, dict) or not isinstance(content.get("task_id"), str):
             raise InvalidTask("A letter names no task to cancel")
         reason = str(content.get("reason") or "canceled on request")[:_LONGEST_REASON]
@@ -64,14 +68,14 @@ class Cancel:
 
 
 def mail(kind: str, content: Any = None, **headers: Any) -> Message:
-    """A letter of this kind."""
+    """Build a control message of the given kind, with JSON content."""
     return Message(body=dumps(content), headers=headers, type=kind)
 
 
 def cancel(
     task_id: str, *, reason: str = "", publication: int | None = None, correlation_id: str | None = None
 ) -> Message:
-    """Asks whoever has the task to cancel it; see `Cancel`."""
+    """Build a control message that asks an agent to cancel a task, up to a publication, or of one request only."""
     narrowed = {"publication": publication, "correlation_id": correlation_id}
     return mail(
         CANCEL,
@@ -80,22 +84,22 @@ def cancel(
 
 
 def listen(subjects: tuple[str, ...] = ()) -> Message:
-    """Tells who publishes events that somebody listens to all, or to those about these subjects."""
+    """Build a control message that announces a listener to all events, or to the events about the given subjects."""
     return mail(LISTEN, {"subjects": list(subjects)} if subjects else None)
 
 
 def listened(content: Any) -> tuple[str, ...]:
-    """The subjects in the content of a `LISTEN` letter; none when it is about all."""
+    """Return the subjects in the content of a `LISTEN` message; none when the message is about all events."""
     subjects = content.get("subjects") if isinstance(content, dict) else None
     return tuple(one for one in subjects[:MOST_SUBJECTS] if isinstance(one, str)) if isinstance(subjects, list) else ()
 
 
 def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:
-    """Asks an agent whether it is there, and with a task whether it works on that."""
+    """Build a control message that asks an agent whether it is alive, and optionally whether a given task runs."""
     content = None if task_id is None else {"task_id": task_id}
     return replace(mail(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
 
 
 def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:
-    """Data for every agent but the excluded ones (agent ids or agent names)."""
+    """Build a control message with data for every agent but the excluded ones (agent ids or agent names)."""
     return Message(body=dumps(data), headers={TOPIC: topic, EXCEPT: list(excluded)}, type=BROADCAST)

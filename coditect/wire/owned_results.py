@@ -1,4 +1,4 @@
-"""Results of owned tasks that travel together: what an agent ends in one moment, for the owner of one shard.
+"""Result batches: one message with the results of many workflow tasks, from one agent to the owner of one shard.
 
 ====================  ==========================================================================================
 type                  ``coditect.results.v1``; `app_id` is the agent process that did all of them
@@ -6,8 +6,8 @@ body                  a list of ``[workflow, node, fence, publication, attempt, 
                       capability, free, value]``; the times in milliseconds since the epoch
 ====================  ==========================================================================================
 
-Only of completed attempts, and small: whatever else there is to say of one takes a message of its own
-(`wire.owned_result_message`). A message costs the broker what a result of a few bytes never would.
+A batch holds only small results of completed attempts: any other result takes a message of its own
+(`wire.owned_result_message`). A message costs the broker far more than a result of a few bytes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MOST_NUMBER = 2**53 - 1
 RESULTS_TYPE = "coditect.results.v1"
 MOST_TOGETHER = 128
 MOST_BYTES = 65_536
-"""Of the values in a message."""
+"""Limit of the values in one message, together."""
 LONGEST_BYTES = 4_096
-"""Of a value that travels with others."""
+"""Limit of each value in a batch."""
 
 
 def may_share(result: OwnedResult) -> bool:
-    """Whether it can travel with others."""
+    """Return whether a workflow task's result can travel in a batch: a small value of a completed attempt."""
     outcome = result.outcome
     return (
         outcome.status is Status.COMPLETED
@@ -50,13 +50,17 @@ def may_share(result: OwnedResult) -> bool:
 
 
 def results_message(results: Sequence[OwnedResult], *, message_id: str) -> Message:
-    """Several of one agent and one shard, each of which `may_share`."""
+    """Build one message of several results of one agent and one shard, each of which passes `may_share`."""
     body = b"[%s]" % b",".join(map(_written, results))
     return Message(body, {}, message_id, type=RESULTS_TYPE, app_id=results[0].outcome.agent_id)
 
 
 def read_results(message: Message, origin: str) -> list[OwnedResult]:
-    """What `results_message` wrote, for the owner of the shard `origin`. Raises: InvalidTask when it is not that."""
+    """Parse a result batch, as `results_message` builds it, for the owner of the shard `origin`.
+
+    Raises:
+        InvalidTask: when the message has another form.
+    """
     agent, rows = AgentId(message.app_id) if message.app_id else None, loads(message.body)
     try:
         return [_read(row, agent, origin) for row in rows]
@@ -65,7 +69,7 @@ def read_results(message: Message, origin: str) -> list[OwnedResult]:
 
 
 def read_owners(message: Message, origin: str) -> list[tuple[Owner, int]]:
-    """Whose results they are, with the publications, as far as the rows say; also of a message that is not that."""
+    """Return the owners and publications named in a result batch, also in one that is only partly readable."""
     try:
         rows = loads(message.body)
     except InvalidTask:

@@ -1,8 +1,8 @@
-"""Where this process sends answers: to our own reply queues, and to those of others that are declared for it.
+"""The check of reply addresses: which queues this process may send answers to.
 
-Whoever may publish a task names the queue that its result goes to, and the agent may write to more queues than its
-publisher may. So a name outside of ours is answered only if it fits a pattern of `CODITECT_ANSWER_QUEUES`. Our own
-reply queues take anything: a reply counts there by the unguessable correlation id of its request.
+The publisher of a task names the queue for the result, and the agent may write to more queues than the publisher may.
+So a name outside of Coditect's own reply queues is answered only if it fits a pattern of `CODITECT_ANSWER_QUEUES`.
+Coditect's own reply queues take anything: a reply counts there by the unguessable correlation id of its request.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from coditect.errors import CoditectError, InvalidTask, SetupError
 from coditect.wire.routing import Address, reply_address
 
 ANSWER_QUEUES = "answers*,*answers"
-"""Names that speak for themselves."""
+"""The default patterns: queue names that show their purpose."""
 _MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to.")
-"""Names that the broker makes up, and nobody can guess."""
+"""Prefixes of the names that the broker generates, which cannot be guessed."""
 REFUSED_SECONDS = 60.0
-"""For so long no answer is tried where the broker's permissions refused one: each refusal closes our channel."""
+"""How long no answer is tried after the broker's permissions refused one: each refusal closes the channel."""
 
 
 class ReturnAddresses:
-    """The addresses that this process may answer to, and whether the broker lets it."""
+    """The reply addresses that this process may answer to, and whether the broker's permissions allow the answers."""
 
     def __init__(self, patterns: str = ANSWER_QUEUES) -> None:
-        """Patterns with commas between them; `*` stands for any text."""
+        """Take the permitted queue names as comma-separated patterns; `*` stands for any text."""
         self._patterns = tuple(one.strip() for one in patterns.split(","))
         self.find = lru_cache(maxsize=4096)(self._find)
-        """Where the answer to this `reply_to` goes; None when none is wanted, or it may not be written to."""
+        """Return the address of a `reply_to`; None when no answer is wanted, or the queue may not be written to."""
         self._closed_until = -math.inf
 
     def _find(self, reply_to: str | None) -> Address | None:
@@ -42,7 +42,11 @@ class ReturnAddresses:
         return address if declared else None
 
     def check(self, reply_to: str | None) -> None:
-        """Raises: InvalidTask for a `reply_to` that may not be written to."""
+        """Check that answers may be sent to a `reply_to`.
+
+        Raises:
+            InvalidTask: when the queue may not be written to.
+        """
         if reply_to and self.find(reply_to) is None:
             raise InvalidTask(
                 "The reply_to is no queue that results may be written to",
@@ -51,11 +55,14 @@ class ReturnAddresses:
             )
 
     def reachable(self, address: Address) -> bool:
-        """Whether the broker lets us answer there, as far as it is known."""
+        """Return whether the broker's permissions allow an answer to the address, as far as is known."""
         return bool(address.exchange) or asyncio.get_running_loop().time() >= self._closed_until
 
     def refused(self, address: Address, error: CoditectError) -> bool:
-        """Whether that is the receiver's trouble alone: the broker lets us publish to nobody's queue but ours."""
+        """Return whether an answer's error concerns the receiver alone: a lack of permission for a foreign queue.
+
+        If so, `reachable` is False for all foreign queues for `REFUSED_SECONDS`.
+        """
         if address.exchange or not isinstance(error, SetupError):
             return False
         self._closed_until = asyncio.get_running_loop().time() + REFUSED_SECONDS

@@ -1,4 +1,4 @@
-"""Names on the broker: exchanges, queues and routing keys, and which queue a reply may go to.
+"""The names of exchanges, queues and routing keys on the broker, and the rule for reply queues.
 
 ::
 
@@ -49,26 +49,27 @@ _SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a message goes: an exchange and a routing key."""
+    """The destination of a message: an exchange and a routing key."""
 
     exchange: str
     routing_key: str
 
 
 def task_key(capability: str, priority: Priority) -> str:
-    """The routing key of a task, e.g. ``code.review.p1``."""
+    """Return the routing key of a capability and priority, e.g. ``code.review.p1``."""
     return f"{capability}.{priority.value}"
 
 
 def key_of(task: Task) -> str:
-    """The routing key of this task."""
+    """Return the routing key of a task, by its capability and priority."""
     return f"{task.capability}.{task.priority.value}"
 
 
 def parse_task_key(key: str) -> tuple[str, Priority]:
-    """Capability and priority of a routing key; no level means P1.
+    """Split a task's routing key into capability and priority; without a level the priority is P1.
 
-    Raises: InvalidTask for an empty key.
+    Raises:
+        InvalidTask: when the key is empty.
     """
     capability, _, level = key.rpartition(".")
     if capability and level in ("p0", "p1", "p2"):
@@ -79,19 +80,19 @@ def parse_task_key(key: str) -> tuple[str, Priority]:
 
 
 def task_queue(capability: str, priority: Priority) -> str:
-    """The queue of one capability and level."""
+    """Return the name of the queue of one capability and priority."""
     return f"tasks.{capability}.{priority.value}"
 
 
 def queue_key(queue: str) -> str | None:
-    """The routing key of a capability's queue, whatever key its messages came by; None for any other queue."""
+    """Return the routing key that belongs to a capability's queue; None for any other queue."""
     return queue.removeprefix("tasks.") if queue.startswith("tasks.") else None
 
 
 def queue_for(exchange: str, key: str) -> str | None:
-    """The queue that a key of this exchange is for, if it is for one: there must be a binding when there is the queue.
+    """Return the queue that a publish to an exchange with a routing key must reach.
 
-    None where that depends on who listens, or where a fanout leads.
+    None where the queue depends on bindings by listeners, or where the exchange is a fanout.
     """
     if exchange in (SUBMIT, TASKS):
         capability, level = parse_task_key(key or "-")
@@ -108,68 +109,71 @@ def queue_for(exchange: str, key: str) -> str | None:
 
 
 def dead_queue(capability: str) -> str:
-    """The dead letters of one capability."""
+    """Return the name of the queue of one capability's dead letters."""
     return f"dead.{capability}"
 
 
 def inbox_queue(agent_id: AgentId) -> str:
-    """Tasks that prefer this agent."""
+    """Return the name of the queue of tasks that are pinned to one agent process."""
     return f"agent.{agent_id}.tasks"
 
 
 def next_queue(agent_id: AgentId) -> str:
-    """What follows on what this agent has just ended, while it has nothing else to do."""
+    """Return the name of an agent's queue of follow-up tasks, which the agent takes while it has nothing else to do."""
     return f"agent.{agent_id}.next"
 
 
 def next_key(agent_id: AgentId) -> str:
-    """The routing key of one agent's `next_queue` on `coditect.agents`."""
+    """Return the routing key, on `coditect.agents`, of an agent's queue of follow-up tasks."""
     return f"next.{agent_id}"
 
 
 def hands_on(queue: str) -> bool:
-    """Whether the queue is some agent's own: it hands on what that agent does not take."""
+    """Return whether a queue is an agent's own task queue, which passes on the tasks that the agent does not take."""
     return queue.startswith("agent.") and queue.endswith((".tasks", ".next"))
 
 
 def mail_queue(agent_id: AgentId) -> str:
-    """Cancels, pings and broadcasts for this agent."""
+    """Return the name of an agent's mailbox queue, for cancels, pings and broadcasts."""
     return f"agent.{agent_id}.mail"
 
 
 def mail_key(agent_id: AgentId) -> str:
-    """The routing key of one agent's mail on `coditect.agents`."""
+    """Return the routing key, on `coditect.agents`, of an agent's mailbox."""
     return f"mail.{agent_id}"
 
 
 def results_queue(shard: int) -> str:
-    """What agents tell the owner of a shard; its key is the shard's number."""
+    """Return the name of the queue of agents' reports to a shard's owner; the routing key is the shard's number."""
     return f"results.{shard}"
 
 
 def control_queue(shard: int) -> str:
-    """Requests about the workflows of one shard; its key is the shard's number."""
+    """Return the name of the queue of requests about one shard's workflows; the routing key is the shard's number."""
     return f"control.{shard}"
 
 
 def retry_exchange(delay_ms: int) -> str:
-    """The exchange of one rung of the retry ladder."""
+    """Return the name of the exchange that leads to the retry-delay queue of the given delay."""
     return f"coditect.retry.after.{delay_ms}"
 
 
 def retry_queue(delay_ms: int) -> str:
-    """The queue of one rung of the retry ladder."""
+    """Return the name of the retry-delay queue of the given delay."""
     return f"retry.after.{delay_ms}"
 
 
 def retry_back_queue(capability: str) -> str:
-    """Where a capability's tasks come out of the retry ladder; there they wait while they are not taken."""
+    """Return the name of the queue in which a capability's tasks arrive after their retry delay.
+
+    Tasks wait there while the capability's queues do not take them.
+    """
     return f"retry.back.{capability}"
 
 
 @lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
-    """Where the answer to this `reply_to` goes; None when none is wanted or the name is the system's own.
+    """Return the address of the answer to a `reply_to`; None without a `reply_to` and for the system's own queues.
 
     `reply.*` goes through `coditect.replies`, any other name through the default exchange.
     """

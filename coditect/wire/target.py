@@ -1,4 +1,4 @@
-"""Which capability, and which level of it, a task's message is for: by its key, or by the CC key of a pinned one."""
+"""The capability and priority that a task's message is for: from its routing key, or the CC key of a pinned task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CAPABILITY = "x-coditect-capability"
 
 
 def pinned_message(message: Message, task: Task) -> Message:
-    """The task's message for one agent's own queue, which hands it on to the capability's by its CC key."""
+    """Build the message of a task for one agent's own queue, with a CC key that leads on to the capability's queue."""
     return Message(
         body=message.body,
         headers={**message.headers, "CC": [key_of(task)], CAPABILITY: task.capability},
@@ -26,9 +26,10 @@ def pinned_message(message: Message, task: Task) -> Message:
 
 
 def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
-    """Capability and priority: from the key, or for a pinned task from its first CC key.
+    """Return the capability and priority of a task's message, by the routing key, or by a pinned task's first CC key.
 
-    Raises: InvalidTask when the capability is no name.
+    Raises:
+        InvalidTask: when the capability is not a valid name.
     """
     carbon = headers.get("CC") if headers else None
     if isinstance(carbon, list) and carbon and isinstance(carbon[0], str) and headers.get(CAPABILITY):
@@ -38,7 +39,11 @@ def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
 
 @lru_cache(maxsize=4096)
 def target_of(key: str) -> tuple[str, Priority]:
-    """Capability and priority of a routing key. Raises: InvalidTask when the capability is no name."""
+    """Return the capability and priority of a routing key.
+
+    Raises:
+        InvalidTask: when the capability is not a valid name.
+    """
     capability, priority = parse_task_key(key)
     try:
         return check_capability_name(capability), priority

@@ -14,14 +14,14 @@ limits                      ``x-coditect-deadline``, ``-start-by``,       none
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
 nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
-large parts                 ``-claim``: claims stand for them             the body is the input
+large parts                 ``-claim``: blob references in the body       the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
                             ``-fence``; see `docs/owned-tasks.md`
 trace                       ``traceparent``, ``tracestate``               new trace
 ==========================  ============================================  =======================
 
 Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
-``-started-at``, ``-finished-at``, and ``-claim`` as a task; that of an owned task also its owner and
+``-started-at``, ``-finished-at``, and ``-claim`` as a task; that of a workflow task also its owner and
 ``-publication``. Instants are milliseconds since the epoch.
 JSON Schemas of all of it: ``docs/wire/``.
 """
@@ -56,7 +56,7 @@ PUBLICATION = PREFIX + "publication"
 RETRY_MS = PREFIX + "retry-ms"
 FREE = PREFIX + "free"
 SENT_AGAIN = PREFIX + "sent-again"
-"""Put there by the adapter: nobody knows whether the broker took the message before, so there may be two of it."""
+"""Set by the adapter on a message that the broker may have taken before, so that there may be two copies."""
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
 ERRORS = HEADER
@@ -75,19 +75,19 @@ REASON = PREFIX + "reason"
 ERROR = PREFIX + "error"
 DEAD_AT = PREFIX + "dead-at"
 UNDECODABLE = PREFIX + "undecodable"
-"""Put there by the adapter: which part of the message could not be decoded, and why."""
+"""Set by the adapter: the part of the message that could not be decoded, and why."""
 
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
 _STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM))
 _MAX_INSTANT = 2**53
 _MAX_EXPIRATION_MS = 2**32 - 1
-"""RabbitMQ closes the channel of a publish with a longer one."""
+"""The longest expiration: RabbitMQ closes the channel of a publish with a longer one."""
 
 
 def task_message(task: Task, *, first: bool = False) -> Message:
-    """The message of a task. Only what differs from the default is sent.
+    """Build the message of a task; only values that differ from the default are sent.
 
-    The `first` one of a task without an owner leaves its queue when nobody started it in time.
+    The `first` message of a direct task expires in its queue when the task was not started in time.
     """
     headers: dict[str, Any] = {} if task.published_at_ms is None else {PUBLISHED_AT: task.published_at_ms}
     if task.limits is not NO_LIMITS:
@@ -109,12 +109,12 @@ def task_message(task: Task, *, first: bool = False) -> Message:
 
 
 def sent_again(message: Message) -> Message:
-    """The same message, marked as one that the broker may have taken before."""
+    """Return a copy of a message, marked as one that the broker may have taken before."""
     return replace(message, headers={**message.headers, SENT_AGAIN: True})
 
 
 def _expires_ms(task: Task) -> int | None:
-    """After how long the broker gives up a task that nobody started."""
+    """Return after how many milliseconds the broker drops a task that was not started; None for no limit."""
     ends = [one for one in (task.limits.deadline_ms, task.limits.start_by_ms) if one is not None]
     if not ends or task.published_at_ms is None:
         return None
@@ -155,10 +155,10 @@ def _owner_headers(owner: Owner) -> dict[str, Any]:
 
 
 def read_task(message: Message, routing_key: str) -> Task:
-    """The task in a delivered message.
+    """Parse the task in a delivered message; the body is parsed only for blob references.
 
-    Raises: InvalidTask (TooLarge for the body) when a header or the type is not what the table says. The
-    body is not parsed here, unless it holds claims.
+    Raises:
+        InvalidTask: when a header or the type is not as the module's table says; TooLarge for the body.
     """
     if len(message.body) > MAX_BODY_BYTES:
         raise TooLarge("The body is over the inline limit", bytes=len(message.body), limit=MAX_BODY_BYTES)
@@ -196,7 +196,7 @@ def read_task(message: Message, routing_key: str) -> Task:
 
 
 def _read_story(message: Message) -> dict[str, Any]:
-    """What a first attempt without an owner has not, unless its input is large."""
+    """Parse the headers that only some tasks have: counters, nesting, history, owner and blob references."""
     headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
@@ -242,7 +242,7 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
 
 
 def owner_of(message: Message) -> tuple[Owner, int] | None:
-    """Owner and publication of a message that is no readable task; None when it has none, or that is unreadable."""
+    """Return owner and publication of a message that is no readable task; None without a readable owner."""
     try:
         owner = None if message.reply_to else _read_owner(message.headers)
         return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
@@ -278,7 +278,7 @@ def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
 
 
 def result_message(outcome: Outcome, *, capability: str) -> Message:
-    """The message of a result: mirrors its task."""
+    """Build the message of a result, with the ids of its task."""
     own: dict[str, Any] = {}
     if outcome.task_id is not None:
         own[TASK] = outcome.task_id
@@ -303,7 +303,7 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
 
 @lru_cache(maxsize=4096)
 def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
-    """What the results of one capability of one agent have in common."""
+    """Return the headers that the results of one capability and agent have in common."""
     shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
     if agent_id is not None:
         shared[AGENT] = agent_id
@@ -311,9 +311,10 @@ def _shared_by_results(status: str, attempt: int, capability: str, agent_id: Age
 
 
 def read_result(message: Message) -> Outcome:
-    """The outcome in a delivered reply.
+    """Parse the outcome in a delivered reply.
 
-    Raises: InvalidTask when it is no result.
+    Raises:
+        InvalidTask: when the message is no result.
     """
     headers = message.headers
     try:
@@ -347,21 +348,21 @@ def _read_failure(body: bytes) -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class OwnedResult:
-    """How an attempt of an owned task ended, as its owner gets it."""
+    """The result of one attempt of a workflow task, as its owner receives it."""
 
     owner: Owner
-    """Its fence is that of the attempt: the one of the publication, or of the claim that was granted."""
+    """The owner, with the fence of the attempt: that of the publication, or of a later grant."""
     publication: int
     outcome: Outcome
     capability: str
     retry_ms: int | None = None
-    """When the capability's own policy would try again; None: not any more."""
+    """After how many milliseconds the capability's own policy would try again; None for no further attempt."""
     free: bool = False
-    """Whether the agent would start another of its kind at once, and the broker has none for it."""
+    """Whether the agent would start another task of the capability at once, and the broker has none."""
 
 
 def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
-    """The message of an owned task's result: one for its owner, correlated by the task's id."""
+    """Build the message of a workflow task's result for its owner, correlated by the task's id."""
     message = result_message(result.outcome, capability=result.capability)
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
     if result.retry_ms is not None:
@@ -379,7 +380,11 @@ def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
 
 
 def read_owned_result(message: Message) -> OwnedResult:
-    """The result in a message of `coditect.results`. Raises: InvalidTask when it is none of an owned task."""
+    """Parse a result of a workflow task from a message of `coditect.results`.
+
+    Raises:
+        InvalidTask: when the message is no result, or names no owner.
+    """
     if message.type != RESULT_TYPE:
         raise InvalidTask("The message type is no result's", type=str(message.type)[:120], expected=RESULT_TYPE)
     headers = message.headers

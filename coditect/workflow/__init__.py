@@ -1,1 +1,1 @@
-"""A workflow as a value: what it is, how it is written down, what follows from its nodes' states, how it is drawn."""
+"""Workflows as values: definition, documents and files, graph, node states, and drawings."""

@@ -1,4 +1,4 @@
-"""A workflow put together in Python: each call adds a node and returns it, for others to come after it."""
+"""The builder of workflows in Python: each call adds a node and returns the node, for later nodes to come after."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ T = TypeVar("T")
 
 
 class Placing(TypedDict, total=False):
-    """Where a node stands among the others. Every part may be left out."""
+    """The options that place a node in the graph; all are optional."""
 
     name: str
-    """Default: made of the capability or the question."""
+    """Default: derived from the capability or the question."""
     after: Sequence[Node | After | str]
-    """What it comes after: nodes, names, or `After(name, on_failure=...)`. A name may be of a later node."""
+    """The predecessors: nodes, names, or `After(name, on_failure=...)`. A name may be of a later node."""
     join: Join
-    """How many of them: all (default), any, or a number."""
+    """How many predecessors must be met: all (default), any, or a number."""
     when: str
-    """Skipped where this expression does not hold."""
+    """An expression; the node is skipped where the expression does not hold."""
     on_failure: OnFailure | str
-    """Of the edges that do not say it themselves; default: fail."""
+    """The policy of edges without a policy of their own; default: fail."""
 
 
 class TaskOptions(Placing, total=False):
-    """Where a node stands, and how its task is executed."""
+    """The options of a task node: its place in the graph, and how the task is executed."""
 
     priority: Priority | str
     timeout: Duration
@@ -59,17 +59,17 @@ class TaskOptions(Placing, total=False):
     deadline: Duration
     """How long all attempts may take together, from when the node is ready; default: for ever."""
     heartbeat: Duration
-    """How long the agent that has it may be silent, at least 30 s; default: a minute, once it ran for ten."""
+    """How long the task's agent may be silent, at least 45 s; default: a minute, once the task ran for ten minutes."""
     retry: Retry
     """Default: the capability's own."""
     compensate: str
-    """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
+    """The capability that is to undo the task when the workflow does not complete. Kept; nothing runs it yet."""
 
 
 class Workflow:
-    """A workflow in the making. `definition` is the frozen value; nothing runs here.
+    """A builder of a workflow's definition; `definition` returns the frozen value, and nothing runs here.
 
-    Every method raises InputError for what cannot be.
+    Every method raises InputError for invalid arguments.
     """
 
     def __init__(self, name: str, *, description: str = "") -> None:
@@ -79,16 +79,16 @@ class Workflow:
         self._numbers: dict[str, int] = {}
 
     def task(self, capability: str, value: Any = None, **options: Unpack[TaskOptions]) -> Node:
-        """A node that has this done. `value` is its input and may hold `From(expression)` anywhere."""
+        """Add a node that runs a task; `value` is the task's input and may hold `From(expression)` anywhere."""
         placing, call = _call(capability, value, options)
         return self._add(call, capability, placing)
 
     def map(
         self, capability: str, over: str | From, value: Any = None, *, limit: int, **options: Unpack[TaskOptions]
     ) -> Node:
-        """A node that has this done for every element of the list that `over` finds: `From("item")` in `value`.
+        """Add a node that runs a task for each element of the list that `over` finds; `From("item")` in `value`.
 
-        A list longer than `limit` is a failure.
+        A list longer than `limit` fails the node.
         """
         placing, call = _call(capability, value, options)
         return self._add(Each(call, fields.expression(over), fields.limit(limit)), capability, placing)
@@ -101,15 +101,16 @@ class Workflow:
         on_timeout: OnTimeout | str = OnTimeout.REJECT,
         **placing: Unpack[Placing],
     ) -> Node:
-        """A node that waits until somebody grants or denies it, or its time is over."""
+        """Add a node that waits until a person grants or denies the question, or the timeout is over."""
         waits = None if timeout is None else fields.duration_ms(timeout)
         work = Approval(fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
         return self._add(work, question, _Place(**placing))
 
     def definition(self) -> Definition:
-        """The workflow so far, as a value.
+        """Return the workflow built so far as a frozen definition.
 
-        Raises: InvalidWorkflow when its nodes do not hold together: a cycle, an unknown name, no node at all.
+        Raises:
+            InvalidWorkflow: when the nodes do not form a valid graph: a cycle, an unknown name, no node at all.
         """
         made = Definition(self._name, tuple(self._nodes.values()), self._description)
         graph_of(made)
@@ -135,7 +136,7 @@ class Workflow:
                 return After(name, policy(own))
 
     def _free_name(self, title: str) -> str:
-        """A word made of the title; numbered from the second of its kind."""
+        """Derive an unused node name from a title; the second and later nodes of a title get a number."""
         word = re.sub(r"\W+", "_", title.lower(), flags=re.ASCII).strip("_")[: MOST_NAME_CHARACTERS - 8] or "node"
         word = f"n{word}" if word[0].isdigit() else word
         if word not in self._nodes:
@@ -149,7 +150,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """`Placing` with its defaults; refuses an option that there is not."""
+    """The options of a node's place in the graph, with their defaults; refuses unknown options."""
 
     name: str | None = None
     after: Sequence[Node | After | str] = ()
@@ -159,7 +160,7 @@ class _Place:
 
 
 _OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()
-"""The options that are of the task and not of its place."""
+"""The options that concern the task and not its place."""
 
 
 def _given(read: Callable[[object], T], value: object) -> T | None:

@@ -1,4 +1,4 @@
-"""A workflow's definition: nodes, and the edges into each of them. A frozen value that says nothing of any run.
+"""A workflow's definition: nodes, and the edges into each node, as a frozen value without the state of any run.
 
 ::
 
@@ -8,9 +8,9 @@
                   Each           the same call for every element of a list
                   Approval       a question to a person
 
-Values here are as they were given. Whether they make sense together is checked by `graph.py`; how they are written
-down is in `document.py`. Inputs are plain JSON in which `{"$from": "<expression>"}` stands for what the expression
-finds (`template.py`); nobody changes them.
+A definition holds the values as given. `graph.py` checks whether they fit together; `document.py` writes them down.
+Inputs are plain JSON in which `{"$from": "<expression>"}` stands for the value that the expression finds
+(`template.py`), and are never changed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from coditect.model.retry import Retry
 from coditect.model.value import value
 
 MOST_NODES = 100_000
-"""Of one workflow, its lists' elements not counted."""
+"""The limit of one workflow, without the elements of maps."""
 MOST_ELEMENTS = 10_000
 """The highest limit that a map may state."""
 MOST_PREDECESSORS = 10_000
-"""Of one node: what is stored of its edges fits into one transaction."""
+"""The limit of one node: the stored form of its edges fits into one transaction."""
 MOST_NAME_CHARACTERS = 100
 LEAST_HEARTBEAT_MS = 45_000
-"""An agent says every 20 s that a task still runs, and one word of it may be lost; the rest is for its way."""
+"""The shortest heartbeat: agents report a running task every 20 s, and one report may be lost or late."""
 
 Join: TypeAlias = Literal["all", "any"] | int
 """How many predecessors must be met: all of them, any one, or that many."""
@@ -44,18 +44,18 @@ _WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class OnFailure(StrEnum):
-    """What an edge does when its predecessor ended without a value."""
+    """The policy of an edge whose predecessor ended without a value."""
 
     FAIL = "fail"
-    """The node ends alike, without having run."""
+    """The node ends in the predecessor's state, without having run."""
     SKIP = "skip"
     """The node is skipped."""
     ALLOW = "allow"
-    """The node does not mind; also when the predecessor was skipped."""
+    """The node runs regardless; also when the predecessor was skipped."""
 
 
 class OnTimeout(StrEnum):
-    """What an approval is when nobody answered in time."""
+    """The result of an approval that was not answered in time."""
 
     REJECT = "reject"
     GRANT = "grant"
@@ -63,7 +63,7 @@ class OnTimeout(StrEnum):
 
 @value
 class After:
-    """An edge: the node comes after that one."""
+    """An edge from a predecessor, with the policy for the predecessor's failure."""
 
     node: str
     on_failure: OnFailure = OnFailure.FAIL
@@ -71,7 +71,7 @@ class After:
 
 @value
 class Call:
-    """One task for a capability."""
+    """The work of a task node: one task for a capability, with input and limits."""
 
     capability: str
     input: Any = None
@@ -82,33 +82,33 @@ class Call:
     retry: Retry | None = None
     """The capability's own when None. Its `on` is the default: an exception is no data."""
     compensate: str | None = None
-    """The capability that is to undo it when the workflow does not complete. Kept; nothing runs it yet."""
+    """The capability that is to undo the task when the workflow does not complete. Kept; nothing runs it yet."""
     start_within_ms: int | None = None
     """How long an attempt may wait unstarted from when it is ready; no bound when None."""
     deadline_ms: int | None = None
     """How long all of its attempts may take together, from when the first is ready; no bound when None."""
     heartbeat_ms: int | None = None
-    """How long the agent that has it may be silent; when None, only what runs for over ten minutes is listened to."""
+    """How long the task's agent may be silent; when None, the bound applies only to tasks that ran for ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """The same call for every element of a list; its value is the list of their values, in order."""
+    """The work of a map node: one call for every element of a list; the value is the list of the results, in order."""
 
     call: Call
     over: str
     """The expression that finds the list."""
     limit: int
-    """A longer list is a failure, not a surprise."""
+    """A longer list fails the node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A question that a person answers from outside; it holds no slot and no message."""
+    """The work of an approval node: a question that a person answers from outside; holds no slot and no message."""
 
     question: str
     timeout_ms: int | None = None
-    """It waits for ever when None."""
+    """The approval waits for ever when None."""
     on_timeout: OnTimeout = OnTimeout.REJECT
 
 
@@ -117,7 +117,7 @@ Work: TypeAlias = Call | Each | Approval
 
 @value
 class Node:
-    """One step, and what it comes after."""
+    """One step of a workflow: its work, its predecessors, and the conditions to run."""
 
     name: str
     work: Work
@@ -128,7 +128,7 @@ class Node:
 
     @property
     def call(self) -> Call | None:
-        """The task behind it, or behind each element; None for an approval."""
+        """The task of the node, or of each element of a map; None for an approval."""
         match self.work:
             case Call() as call:
                 return call
@@ -139,7 +139,7 @@ class Node:
 
     @property
     def needed(self) -> int:
-        """How many of its edges must be met."""
+        """How many of the node's edges must be met before the node runs."""
         match self.join:
             case "all":
                 return len(self.after)
@@ -151,7 +151,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A whole workflow."""
+    """A whole workflow as a value: a name, the nodes with their edges, and a description."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -159,21 +159,26 @@ class Definition:
 
     @property
     def to_compensate(self) -> tuple[str, ...]:
-        """The nodes that name a capability to undo them, which nothing runs yet."""
+        """The names of the nodes that name a compensating capability; nothing runs the compensation yet."""
         return tuple(node.name for node in self.nodes if node.call is not None and node.call.compensate is not None)
 
 
 @lru_cache(maxsize=4096)
 def check_node_name(name: str) -> str:
-    """The name itself, if it is one: a word, so that an expression can say it without quotes.
+    """Check that a text is a node name, a word that an expression can use without quotes, and return the name.
 
-    Raises: InputError otherwise.
+    Raises:
+        InputError: when the text is no such name.
     """
     return _checked(name, _NODE_NAME, "A node's name is a word of letters, digits and _, not beginning with a digit")
 
 
 def check_workflow_name(name: str) -> str:
-    """The name itself, if it is one. Raises: InputError otherwise."""
+    """Check that a text is a workflow name, and return the name.
+
+    Raises:
+        InputError: when the text is no such name.
+    """
     return _checked(name, _WORKFLOW_NAME, "A workflow's name is letters, digits, dots, hyphens and _")
 
 

@@ -1,6 +1,6 @@
-"""A definition as a document: what a file of YAML or JSON holds. `docs/workflows.md` has its fields in tables.
+"""Conversion between definitions and documents, the content of a YAML or JSON file, as `docs/workflows.md` lists.
 
-`to_document` and `from_document` are each other's reverse. What is as it is anyway is left out.
+`to_document` and `from_document` are each other's reverse. Fields with their default value are left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS = {
     "map": ("over", "limit", *CALL_FIELDS),
     "approval": ("timeout", "on_timeout"),
 }
-"""The kinds of nodes, each with the fields that it has beside those of its place."""
+"""The kinds of nodes, each with its fields beside those of the node's place."""
 EDGE_FIELDS = ("node", "on_failure")
 _LEVELS = {level.value: level for level in Priority}
 
@@ -46,7 +46,7 @@ D = TypeVar("D")
 
 
 def to_document(definition: Definition) -> dict[str, Any]:
-    """The definition in nothing but what JSON has."""
+    """Convert a workflow definition to a document of plain JSON values."""
     document: dict[str, Any] = {"name": definition.name}
     if definition.description:
         document["description"] = definition.description
@@ -54,9 +54,10 @@ def to_document(definition: Definition) -> dict[str, Any]:
 
 
 def from_document(document: object) -> Definition:
-    """The definition that a document holds; whether its nodes hold together is for `graph_of` to say.
+    """Convert a workflow document to a definition; `graph_of` checks whether the nodes fit together.
 
-    Raises: InvalidWorkflow with every problem that was found.
+    Raises:
+        InvalidWorkflow: with every problem that was found.
     """
     problems: list[Problem] = []
     top = _Fields.of(document, (), problems, "A workflow")
@@ -71,7 +72,11 @@ def from_document(document: object) -> Definition:
 
 
 def read_node(name: str, document: object) -> Node:
-    """The node in one entry of a document's `nodes`. Raises: InvalidWorkflow with every problem that was found."""
+    """Convert one entry of a document's `nodes` to a node, and check the entry.
+
+    Raises:
+        InvalidWorkflow: with every problem that was found.
+    """
     problems: list[Problem] = []
     node = _node(name, document, problems)
     if problems:
@@ -80,7 +85,7 @@ def read_node(name: str, document: object) -> Node:
 
 
 def known_node(name: str, document: Mapping[str, Any]) -> Node:
-    """The node of an entry that `node_document` wrote, which was checked before it: three times as fast."""
+    """Convert a document of `node_document` to a node without checks, three times as fast as `read_node`."""
     after = document.get("after")
     return Node(
         name,
@@ -125,7 +130,7 @@ def _known_edge(edge: str | Mapping[str, str]) -> After:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """An object of the document and where it is; what is wrong with its fields is gathered."""
+    """An object inside a workflow document, with its path; collects the problems of its fields."""
 
     document: Mapping[str, Any]
     path: Path
@@ -147,7 +152,7 @@ class _Fields:
                 self.refuse(f"There is no field {name!r} here", fields.nearest(str(name), known), str(name))
 
     def take(self, name: str, read: Callable[[Any], T], default: D) -> T | D:
-        """The field's value, or the default where it is absent or refused."""
+        """Return a field's value, or the default where the field is absent or refused."""
         if name not in self.document:
             return default
         try:
@@ -158,7 +163,10 @@ class _Fields:
             return default
 
     def need(self, name: str, read: Callable[[Any], T], default: D, hint: str = "") -> T | D:
-        """The same for a field that must be there; only an object can lack one."""
+        """Return a required field's value; note a problem and return the default where the field is absent.
+
+        Only an object can lack a field: a value that was no object has been noted already.
+        """
         if name not in self.document and (self.document or not self.problems):
             self.refuse(f"The field {name!r} is missing", hint or f"add `{name}:`")
         return self.take(name, read, default)
@@ -232,7 +240,7 @@ def _call(one: _Fields, kind: str) -> Call:
 
 
 def node_document(node: Node) -> dict[str, Any]:
-    """One node's fields; its name is not among them."""
+    """Convert a node to a document of its fields, without the name."""
     document: dict[str, Any] = _work_document(node.work)
     if node.after:
         document["after"] = [_edge_document(edge) for edge in node.after]

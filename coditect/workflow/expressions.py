@@ -1,9 +1,9 @@
-"""Expressions in workflows: JMESPath over what a node may see, at a bounded cost.
+"""Evaluation of expressions in workflows: JMESPath over the values visible to a node, at a bounded cost.
 
-An expression is text of a stranger. It can read the scope that it is given and nothing else; there are JMESPath's own
-functions and no others; and it is refused when it is long, deep, or takes too many steps. A step is one value that is
-copied, compared or handed to a function, and one part of the expression evaluated once counts as 8 of them, since it
-takes so much longer. JMESPath can double a value with a few characters, so results are weighed as they are made.
+An expression is text of a stranger. An expression can read the given scope and nothing else, has JMESPath's own
+functions and no others, and is refused when it is long, deep, or takes too many steps. A step is one value that is
+copied, compared or handed to a function; one evaluated part of the expression counts as 8 steps, since it takes so much
+longer. JMESPath can double a value with a few characters, so results are weighed as they are made.
 
 ====================  =========================================
 length                1,000 characters
@@ -12,7 +12,7 @@ steps                 2,000,000 for all expressions of one node,
                       for all elements of a map
 ====================  =========================================
 
-What the scope holds is told in `workflow/template.py`.
+`workflow/template.py` describes the scope.
 """
 
 from __future__ import annotations
@@ -40,43 +40,43 @@ MOST_DEPTH = 64
 MOST_STEPS = 2_000_000
 """A quarter of a second's work, and a second's on a machine that is four times slower."""
 STEPS_PER_VISIT = 8
-"""What the evaluation of one part counts: a microsecond, where a weighed value takes an eighth of one."""
+"""The steps of evaluating one part: a microsecond, where a weighed value takes an eighth of one."""
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`((?:[^`\\]|\\.)*)`", re.DOTALL)
 CHARACTERS_PER_STEP = 64
 _FUNCTIONS = frozenset(Functions.FUNCTION_TABLE)
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""What JMESPath raises for an expression or a value that does not fit: its own errors are ValueErrors."""
+"""The errors that JMESPath raises for an expression or a value that does not fit: its own errors are ValueErrors."""
 _ROOTS = frozenset({"input", "results", "states"})
 _ROOTS_OF_AN_ELEMENT = _ROOTS | {"item", "index"}
 _MOVING = frozenset(
     {"subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"}
 )
-"""The parts whose first child looks at the scope and whose others look at what that one found."""
+"""The parts whose first child reads the scope and whose other children read the first child's result."""
 
 Tree = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the expressions of one node can see."""
+    """The values that a node's expressions can read: the workflow's input, and results and states of predecessors."""
 
     input: Any
-    """The workflow's own."""
+    """The workflow's own input."""
     results: Mapping[str, Any]
-    """Values of the direct predecessors; null for those that have none."""
+    """Values of the direct predecessors; null for a predecessor without a value."""
     states: Mapping[str, str]
 
     def document(self) -> dict[str, Any]:
-        """As JMESPath sees it."""
+        """Return the scope as the JSON object that JMESPath evaluates."""
         return {"input": self.input, "results": dict(self.results), "states": dict(self.states)}
 
 
 class Account:
-    """The steps of one node: whoever evaluates several of its expressions gives the same account to each.
+    """A counter of the evaluation steps of one node, shared by all of the node's expressions.
 
-    With a lower bound than `MOST_STEPS` one that is `overdrawn` says nothing of the expressions but that they take more
-    than that.
+    With a lower bound than `MOST_STEPS`, an `overdrawn` account only shows that the expressions take more steps than
+    that.
     """
 
     def __init__(self, most_steps: int = MOST_STEPS) -> None:
@@ -85,17 +85,25 @@ class Account:
 
     @property
     def overdrawn(self) -> bool:
-        """Whether more was asked of it than it holds."""
+        """Whether more steps were charged than the bound allows."""
         return self.spent > self._most_steps
 
     def charge(self, steps: int) -> None:
-        """Raises: InputError when there are no more."""
+        """Count evaluation steps against the node's limit.
+
+        Raises:
+            InputError: when the limit is exceeded.
+        """
         self.spent += steps
         if self.spent > self._most_steps:
             raise InputError("It takes too many steps", most_steps=self._most_steps)
 
     def weigh(self, value: Any) -> None:
-        """Charges for every value within, however often it is shared."""
+        """Count steps for every value inside a value, shared parts as often as they occur.
+
+        Raises:
+            InputError: when the bound is exceeded.
+        """
         to_weigh = [value]
         while to_weigh:
             one = to_weigh.pop()
@@ -111,9 +119,13 @@ class Account:
 
 
 def condition_holds(node: Node, scope: Scope, account: Account | None = None) -> bool:
-    """Whether the node's `when` finds something: not null, false, or an empty text, list or object. 0 is something.
+    """Evaluate a node's `when`, and return whether the result is not null, false, or an empty text, list or object.
 
-    Raises: InvalidWorkflow, naming node and expression; not retryable, the same values give the same.
+    0 holds. A node without `when` holds.
+
+    Raises:
+        InvalidWorkflow: when the expression fails, with node and expression; not retryable, since equal values fail
+            equally.
     """
     if node.when is None:
         return True
@@ -122,13 +134,20 @@ def condition_holds(node: Node, scope: Scope, account: Account | None = None) ->
 
 
 def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
-    """The input of the node's task. Raises: as `condition_holds`."""
+    """Evaluate the input of a node's task.
+
+    Raises:
+        InvalidWorkflow: when an expression fails, as in `condition_holds`.
+    """
     return _input(node, scope.document(), account or Account())
 
 
 def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> Iterator[Any]:
-    """The inputs of a map's tasks, one for each element. Raises: as `condition_holds`; when there is no list, or a
-    longer one than the node's limit, before the first.
+    """Return the inputs of a map's tasks, one for each element of the list, each evaluated when it is taken.
+
+    Raises:
+        InvalidWorkflow: when an expression fails; and before the first input, when there is no list, or a list over the
+            limit.
     """
     assert isinstance(node.work, Each)
     account = account or Account()
@@ -144,7 +163,7 @@ def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> 
 
 
 def check_expressions(definition: Definition) -> tuple[Problem, ...]:
-    """What is wrong with a definition's expressions: syntax, functions, and names that the node cannot see."""
+    """Return the problems in a definition's expressions: syntax, functions, and names that the node cannot see."""
     return tuple(
         Problem(("nodes", node.name, *path), sentence, fix)
         for node in definition.nodes
@@ -155,7 +174,11 @@ def check_expressions(definition: Definition) -> tuple[Problem, ...]:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Tree:
-    """The expression's tree. Raises: InputError with the reason when it is none, too long, too deep."""
+    """Parse a JMESPath expression into its tree.
+
+    Raises:
+        InputError: when the text is no expression, too long, or nested too deep; with the reason.
+    """
     fields.expression(text)
     _refuse_old_literals(text)
     try:
@@ -172,7 +195,7 @@ def parse(text: str) -> Tree:
 
 
 def _refuse_old_literals(text: str) -> None:
-    """Between backquotes is JSON; the library would still take anything else there for text, with a warning."""
+    """Refuse an expression with invalid JSON between backquotes, which the library would accept as text."""
     for found in _QUOTED.finditer(text):
         if found[1] is not None:
             try:
@@ -183,7 +206,7 @@ def _refuse_old_literals(text: str) -> None:
 
 
 class _Evaluation:
-    """The expressions of one node over one document."""
+    """The evaluation of one node's expressions over one document."""
 
     def __init__(self, node: Node, document: Mapping[str, Any], account: Account) -> None:
         self._node = node
@@ -191,7 +214,7 @@ class _Evaluation:
         self._interpreter = _CountingInterpreter(account)
 
     def find(self, text: str) -> Any:
-        """What the expression finds; null where there is nothing."""
+        """Evaluate an expression and return the result; None where nothing is found."""
         try:
             return self._interpreter.weighed(self._interpreter.visit(parse(text), self._document))
         except InputError as error:
@@ -219,7 +242,7 @@ def _reason(error: InputError) -> str:
 
 
 class _CountingInterpreter(TreeInterpreter):
-    """JMESPath's interpreter, charging for what it does."""
+    """JMESPath's interpreter, which charges an account for its steps."""
 
     def __init__(self, account: Account) -> None:
         super().__init__(Options(custom_functions=_CountingFunctions(account)))
@@ -247,7 +270,7 @@ class _CountingInterpreter(TreeInterpreter):
 
 
 class _CountingFunctions(Functions):
-    """JMESPath's functions, charging for what they are given. None is added."""
+    """JMESPath's functions, which charge an account for their arguments; no function is added."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -262,7 +285,7 @@ class _CountingFunctions(Functions):
 
 
 def _depth(tree: Any) -> int:
-    """Of the tree, by its longest way down; iterative, since it is what bounds the recursion of the others."""
+    """Return the depth of an expression tree; iterative, because the depth bounds the recursion of other functions."""
     deepest, to_see = 0, [(tree, 1)]
     while to_see:
         node, depth = to_see.pop()
@@ -299,7 +322,7 @@ def _functions(tree: Tree) -> set[str]:
 
 
 def _references(tree: Tree) -> Iterator[tuple[str, str | None]]:
-    """What the expression reads of the scope: `results.build.x` is `results` and `build`."""
+    """Yield the names of the scope that an expression reads: `results.build.x` gives `results` and `build`."""
     children = _children(tree)
     match tree["type"]:
         case "field":

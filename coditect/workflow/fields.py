@@ -1,6 +1,6 @@
-"""What the fields of a definition may hold: from anybody's value to ours, or an InputError that says what would do.
+"""Checks of a definition's field values: each returns the stored form, or raises an InputError with a valid example.
 
-Builder and document share these, so that a workflow in Python and one in a file mean the same.
+Builder and document share the checks, so that a workflow in Python and a workflow in a file mean the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def text(value: object) -> str:
-    """A line or some of it, for people."""
+    """Check a text for people, up to 2,000 characters, and return the text."""
     if not isinstance(value, str):
         raise InputError("Text is expected", given=_shown(value))
     if len(value) > MOST_TEXT_CHARACTERS:
@@ -36,14 +36,14 @@ def text(value: object) -> str:
 
 
 def some_text(value: object) -> str:
-    """Text that is not empty."""
+    """Check that a text is not empty, and return the text."""
     if not text(value).strip():
         raise InputError("The text is empty", fix="say something")
     return text(value)
 
 
 def expression(value: object) -> str:
-    """A JMESPath expression, as text; whether it is one is found out where it is compiled."""
+    """Check the type and length of an expression, and return its text; the syntax is checked later, by the parser."""
     written = some_text(value.expression if isinstance(value, From) else value)
     if len(written) > MOST_EXPRESSION_CHARACTERS:
         raise InputError("The expression is too long", most_characters=MOST_EXPRESSION_CHARACTERS)
@@ -51,12 +51,12 @@ def expression(value: object) -> str:
 
 
 def capability(value: object) -> str:
-    """A capability's name."""
+    """Check a capability's name, and return the name."""
     return check_capability_name(text(value))
 
 
 def duration_ms(value: object) -> int:
-    """A duration in milliseconds."""
+    """Convert a duration to milliseconds; at least 1 ms, at most ten years."""
     if isinstance(value, bool) or value is None or isinstance(value, list | dict):
         raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=_shown(value))
     whole: int = milliseconds(value)  # type: ignore[arg-type]  # it refuses what is none
@@ -66,7 +66,7 @@ def duration_ms(value: object) -> int:
 
 
 def heartbeat_ms(value: object) -> int:
-    """How long an agent may be silent, in milliseconds."""
+    """Convert the longest allowed silence of an agent to milliseconds; at least 45 s."""
     whole = duration_ms(value)
     if whole < LEAST_HEARTBEAT_MS:
         fix = "agents say every 20 s that a task still runs, and one word of them may be lost"
@@ -75,7 +75,7 @@ def heartbeat_ms(value: object) -> int:
 
 
 def count(most: int) -> Callable[[object], int]:
-    """A whole number from 1 to `most`."""
+    """Return a check for whole numbers from 1 to `most`."""
 
     def read(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
@@ -89,7 +89,7 @@ limit = count(MOST_ELEMENTS)
 
 
 def join(value: object) -> Join:
-    """How many predecessors; whether there are so many is the graph's to say."""
+    """Check a join value (all, any, or a number), and return the value; the graph checks the number."""
     match value:
         case "all":
             return "all"
@@ -102,7 +102,7 @@ def join(value: object) -> Join:
 
 
 def one_of(choices: type[Choice]) -> Callable[[object], Choice]:
-    """One of these words."""
+    """Return a check that converts a text to a member of the given enum."""
 
     def read(value: object) -> Choice:
         try:
@@ -118,7 +118,7 @@ priority = one_of(Priority)
 
 
 def retry(value: object) -> Retry:
-    """A retry policy: a `Retry`, or its fields."""
+    """Convert a `Retry`, or an object of its fields, to the retry policy of a workflow's task."""
     if isinstance(value, Retry):
         if value.on != (Exception,):
             raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")
@@ -135,7 +135,7 @@ def retry(value: object) -> Retry:
 
 
 def template(value: object) -> Any:
-    """An input: JSON, with `From` and `Literal` in it or what they are in JSON. A copy of its own."""
+    """Convert an input with `From` and `Literal` objects to plain JSON, check its marks, and return a new copy."""
     try:
         plain = loads(dumps(value, otherwise=_plain))
         check_template(plain)
@@ -145,7 +145,7 @@ def template(value: object) -> Any:
 
 
 def nearest(name: str, known: tuple[str, ...]) -> str:
-    """A way out for somebody who mistyped a word."""
+    """Return a hint for a mistyped word: the most similar known word, or all known words."""
     found = nearest_names(name, known)
     return f"did you mean {found[0]}?" if found else f"there are {', '.join(known)}"
 

@@ -1,4 +1,4 @@
-"""The graph of a definition: who comes after whom, in which order, and whether that can be.
+"""The graph of a definition: predecessors and dependents, a topological order, and the checks for a valid graph.
 
 Everything here takes time in proportion to nodes and edges: a workflow may have 100,000 nodes.
 """
@@ -17,28 +17,28 @@ from coditect.workflow.definition import MOST_NODES, MOST_PREDECESSORS, Definiti
 
 @dataclass(frozen=True)
 class Graph:
-    """A definition that holds together, indexed. Make it with `graph_of`."""
+    """A checked definition with indexes of its nodes, order and dependents; made by `graph_of`."""
 
     nodes: Mapping[str, Node]
     """By name, in the order of the definition."""
     order: tuple[str, ...]
-    """A topological order: every node after its predecessors, otherwise as the definition has them."""
+    """A topological order: every node after its predecessors, otherwise in the order of the definition."""
     dependents: Mapping[str, tuple[str, ...]]
-    """Who comes directly after whom."""
+    """The direct dependents of each node."""
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The nodes that come after nobody."""
+        """The names of the nodes without predecessors."""
         return tuple(name for name in self.order if not self.nodes[name].after)
 
     @property
     def lasts(self) -> tuple[str, ...]:
-        """The nodes that nobody comes after: they decide how the workflow ends."""
+        """The names of the nodes without dependents, which decide how the workflow ends."""
         return tuple(name for name in self.order if not self.dependents[name])
 
     @cached_property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The nodes by their longest way from a root."""
+        """The node names grouped by the longest path from a root."""
         depth: dict[str, int] = {}
         layers: list[list[str]] = []
         for name in self.order:
@@ -49,15 +49,18 @@ class Graph:
         return tuple(tuple(layer) for layer in layers)
 
     def chunks(self, most_nodes: int) -> Iterator[tuple[Node, ...]]:
-        """The nodes in chunks, each of which refers only to itself and to those before it."""
+        """Yield the nodes in chunks of at most `most_nodes`; each chunk refers only to its own and earlier nodes."""
         for start in range(0, len(self.order), most_nodes):
             yield tuple(self.nodes[name] for name in self.order[start : start + most_nodes])
 
 
 def graph_of(definition: Definition, *, capabilities: Collection[str] | None = None) -> Graph:
-    """The graph, if the definition holds together; with `capabilities`, these are all that exist.
+    """Check that a definition's nodes form a valid graph, and return the graph.
 
-    Raises: InvalidWorkflow with every problem that was found.
+    With `capabilities`, any other capability is a problem.
+
+    Raises:
+        InvalidWorkflow: with every problem that was found.
     """
     problems = _shape(definition) + _edges(definition)
     if capabilities is not None:
@@ -94,7 +97,7 @@ def _edges(definition: Definition) -> list[Problem]:
 
 
 def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[Problem]:
-    """What is wrong with the edges into a node; with `names`, these are all the nodes that there are."""
+    """Yield the problems of the edges into a node; with `names`, any other node is unknown."""
     if len(node.after) > MOST_PREDECESSORS:
         sentence = f"A node comes after at most {MOST_PREDECESSORS:,} others, {node.name!r} after {len(node.after):,}"
         yield Problem(("nodes", node.name, "after"), sentence, "gather them in several nodes, or use a map")
@@ -127,7 +130,7 @@ def _unknown_capabilities(definition: Definition, known: frozenset[str]) -> list
 
 
 def _capabilities(node: Node) -> Iterator[tuple[str, str]]:
-    """The capabilities that a node names, by the field in which it does."""
+    """Yield the capabilities that a node names, each with the field that names it."""
     if node.call is not None:
         yield "task" if node.work is node.call else "map", node.call.capability
         if node.call.compensate is not None:
@@ -148,7 +151,7 @@ def _dependents(nodes: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
 
 
 def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Kahn's algorithm; what is in a cycle, or behind one, is left out."""
+    """Return a topological order by Kahn's algorithm; nodes in a cycle, or behind a cycle, are left out."""
     missing = {name: len(node.after) for name, node in nodes.items()}
     free = deque(name for name, count in missing.items() if not count)
     order: list[str] = []
@@ -162,7 +165,10 @@ def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]])
 
 
 def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
-    """Every node left has a predecessor that is left, so going back from any of them ends in a circle."""
+    """Return the problem that shows one cycle among the nodes left over from the topological order.
+
+    Every node left has a predecessor that is left, so going back from any of them ends in a cycle.
+    """
     place: dict[str, int] = {}
     name = next(one for one in nodes if one in left)
     while name not in place:

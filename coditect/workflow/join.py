@@ -1,7 +1,7 @@
-"""What follows from the states of a workflow's nodes: which may run, which never will, and how the whole ends.
+"""The rules that follow from node states: which nodes may run, which never will, and how the workflow ends.
 
-An edge is met when its predecessor completed, or when it says `allow` and the predecessor ended in any way. A node
-may run once as many edges are met as its join needs; it waits while enough of them may still be met; and otherwise it
+An edge is met when its predecessor completed, or when its policy is `allow` and the predecessor ended in any way. A
+node may run once as many edges are met as its join needs; it waits while enough edges may still be met; otherwise it
 ends without having run:
 
 ===================================  ======================================================================
@@ -13,8 +13,8 @@ the edge that can never be met       the node
 `skip`, or predecessor skipped       skipped
 ===================================  ======================================================================
 
-With several such edges the upper row wins. So a failure travels along the edges until one of them stops it, and a
-workflow ends as its last nodes do: the ones that nobody comes after.
+With several such edges the upper row wins. So a failure travels along the edges until an edge stops it, and a workflow
+ends as its last nodes do: the nodes without dependents.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ _ENDS_OF_A_WORKFLOW = {
 
 @value
 class Tally:
-    """A node's edges, counted: enough to decide about it without looking at its other predecessors again."""
+    """The counts of a node's edges: enough to decide about the node without another look at its predecessors."""
 
     needed: int
     open: int
     """Edges whose predecessor has not ended."""
     met: int = 0
     worst: TaskState | None = None
-    """Of the edges that can never be met: what the node becomes when they are too many."""
+    """Of the edges that can never be met: the node's end state when too many edges are lost."""
 
     @classmethod
     def of(cls, node: Node) -> Self:
-        """Before any predecessor ended."""
+        """Return the edge counts of a node none of whose predecessors has ended."""
         return cls(node.needed, len(node.after))
 
     def with_end(self, policy: OnFailure, state: TaskState) -> Tally:
-        """After one more predecessor ended in this terminal state."""
+        """Return the edge counts after one more predecessor ended, by the edge's policy and the predecessor's state."""
         if state is TaskState.COMPLETED or policy is OnFailure.ALLOW:
             return Tally(self.needed, self.open - 1, self.met + 1, self.worst)
         lost = TaskState.SKIPPED if policy is OnFailure.SKIP else _PASSED_ON[state]
@@ -67,16 +67,16 @@ class Tally:
 
     @property
     def decision(self) -> TaskState | None:
-        """What the blocked node becomes: ready, or the state in which it ends. None: it waits."""
+        """The next state of the blocked node: ready, or the state in which the node ends; None while the node waits."""
         if self.met >= self.needed:
             return TaskState.READY
         return self.worst if self.met + self.open < self.needed else None
 
 
 def decide(node: Node, states: Mapping[str, TaskState]) -> TaskState | None:
-    """What a blocked node becomes by the states of its predecessors; None while it has to wait.
+    """Return the next state of a blocked node by the states of its predecessors; None while the node has to wait.
 
-    `ready` is before its condition: where `when` does not hold, the node is skipped instead.
+    `ready` is before the condition: where `when` does not hold, the node is skipped instead.
     """
     tally = Tally.of(node)
     for edge in node.after:
@@ -86,9 +86,9 @@ def decide(node: Node, states: Mapping[str, TaskState]) -> TaskState | None:
 
 
 def consequences(graph: Graph, states: Mapping[str, TaskState], ended: Iterable[str]) -> dict[str, TaskState]:
-    """The new states of blocked nodes after these ended, and after those that end by that, in order.
+    """Return the new states of all blocked nodes that the ends of the given nodes decide, directly or in turn.
 
-    `states` has the ends already. A node is named once, and never one that was not blocked.
+    `states` has the given ends already. A node occurs at most once, and only if it was blocked.
     """
     changed: dict[str, TaskState] = {}
     wave = list(ended)
@@ -108,12 +108,12 @@ def consequences(graph: Graph, states: Mapping[str, TaskState], ended: Iterable[
 
 
 def beginning(graph: Graph) -> dict[str, TaskState]:
-    """The states of a workflow that was just accepted: the roots are ready, everything else is blocked."""
+    """Return the node states of a workflow that was just accepted: the roots are ready, all other nodes are blocked."""
     return {name: TaskState.BLOCKED if graph.nodes[name].after else TaskState.READY for name in graph.order}
 
 
 def workflow_end(graph: Graph, states: Mapping[str, TaskState]) -> WorkflowState | None:
-    """How the workflow ended, by its last nodes; None while any node has not."""
+    """Return the end state of a workflow, by its last nodes; None while any node has not ended."""
     if not all(state.terminal for state in states.values()):
         return None
     worst: TaskState | None = None
@@ -124,7 +124,7 @@ def workflow_end(graph: Graph, states: Mapping[str, TaskState]) -> WorkflowState
 
 
 def compensations(graph: Graph, states: Mapping[str, TaskState]) -> tuple[str, ...]:
-    """The completed nodes that have something to undo, the latest first."""
+    """Return the names of the completed nodes with a compensating capability, the latest first."""
     return tuple(
         name
         for name in reversed(graph.order)

@@ -1,6 +1,6 @@
-"""A workflow drawn: as text, layer by layer, and as a Mermaid flowchart; with the states of a run, where there is one.
+"""Drawings of a workflow: as text, layer by layer, and as a Mermaid flowchart, optionally with the states of a run.
 
-A map's elements, such as `review[3]`, are no nodes of the graph: those whose states are given are counted at their map.
+A map's elements, such as `review[3]`, are not nodes of the graph: elements with known states are counted at their map.
 
 Names and questions are a stranger's: control characters are replaced, and Mermaid's own signs written as entities.
 """
@@ -35,9 +35,10 @@ States = Mapping[str, TaskState]
 
 
 def draw_text(definition: Definition, states: States | None = None) -> str:
-    """Lines of text: each node below its predecessors' layer, with what it does and what it comes after.
+    """Draw a workflow as lines of text: each node below its predecessors' layer, with its work and its predecessors.
 
-    Raises: InvalidWorkflow when the nodes do not hold together.
+    Raises:
+        InvalidWorkflow: when the nodes do not form a valid graph.
     """
     graph = graph_of(definition)
     elements = _elements(states or {})
@@ -53,7 +54,11 @@ def draw_text(definition: Definition, states: States | None = None) -> str:
 
 
 def draw_mermaid(definition: Definition, states: States | None = None) -> str:
-    """A flowchart in Mermaid's language. Raises: as `draw_text`."""
+    """Draw a workflow as a Mermaid flowchart.
+
+    Raises:
+        InvalidWorkflow: when the nodes do not form a valid graph.
+    """
     graph = graph_of(definition)
     ids = {name: f"n{number}" for number, name in enumerate(graph.order)}
     lines = ["flowchart TD"]
@@ -114,7 +119,7 @@ def _join_text(node: Node) -> str:
 
 
 def _elements(states: States) -> dict[str, str]:
-    """By map, how many of its elements completed, of all, and how many are in which other state."""
+    """Return, for each map, a text with the counts of its elements by state."""
     counts: dict[str, Counter[TaskState]] = {}
     for name, state in states.items():
         base, bracket, _ = name.partition("[")
@@ -135,7 +140,7 @@ def _what(node: Node, elements: Mapping[str, str]) -> str:
 
 
 def _shape(node: Node, elements: Mapping[str, str]) -> str:
-    """Its form, with lines for the name, what it does, how far its elements are, and what arrows cannot say."""
+    """Return a node's Mermaid shape, with lines for name, work, element counts, join and condition."""
     join = f"{_join_text(node)}{len(node.after)}" if node.join != "all" else ""
     lines = [node.name, _work_text(node.work), elements.get(node.name, ""), join, *_when_text(node)]
     label = f'"{"<br/>".join(_entities(line) for line in lines if line)}"'
@@ -171,7 +176,7 @@ def _label(text: str) -> str:
 
 
 def _entities(text: str) -> str:
-    """Without the signs that end or change a label; `#` first, since it begins an entity."""
+    """Escape the signs that end or change a Mermaid label; `#` comes first, since it begins an entity."""
     for sign, entity in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("`", "#96;"), ("&", "#amp;")):
         text = text.replace(sign, entity)
     return text

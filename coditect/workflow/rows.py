@@ -1,7 +1,7 @@
-"""What the control plane tells of a workflow that it has: one row for the whole, for a node, an attempt, an approval.
+"""The control plane's reports of workflows: rows for a workflow, a node, an attempt, a dead node, an approval.
 
-Instants are milliseconds since the epoch, None where it did not come to that. What a newer control plane says beside
-is not read.
+Instants are milliseconds since the epoch; None for an instant that was not reached. Fields that only a newer control
+plane knows are ignored.
 """
 
 from __future__ import annotations
@@ -20,31 +20,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRow:
-    """A workflow as a whole."""
+    """The report of one workflow as a whole: name, state, counts of nodes, and times."""
 
     workflow: str
     name: str
     state: WorkflowState
     shard: int | None
     counts: Mapping[TaskState, int]
-    """Its nodes by state; states that no node is in are left out."""
+    """The number of nodes by state, without empty states."""
     total: int
-    """How many nodes there are, the elements of its maps included."""
+    """The number of nodes, the elements of maps included."""
     accepted_at_ms: int | None
     finished_at_ms: int | None
     reason: str
-    """Why it ended or stands still; empty where there is nothing to say."""
+    """Why the workflow ended or stands still; may be empty."""
     key: str | None
-    """The idempotency key that it was started with."""
+    """The idempotency key of the workflow's start."""
 
     @property
     def ended(self) -> int:
-        """How many nodes have ended, however."""
+        """The number of nodes that have ended, in any state."""
         return sum(count for state, count in self.counts.items() if state.terminal)
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Raises: InvalidTask when it is no such row."""
+        """Parse a workflow's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
         return _read(row, lambda given: cls(
             workflow=str(given["workflow"]),
             name=str(given.get("name") or ""),
@@ -61,7 +65,7 @@ class WorkflowRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node of a workflow, or an element of a map: `review[3]`."""
+    """The report of one node of a workflow, or of one element of a map: `review[3]`."""
 
     name: str
     state: TaskState
@@ -69,19 +73,19 @@ class NodeRow:
     """task, map or approval."""
     after: tuple[str, ...]
     on_failure: Mapping[str, OnFailure]
-    """What the edges from these predecessors do when they fail; the others fail the node, too."""
+    """The policies of edges from the given predecessors; edges from other predecessors fail the node, too."""
     definition: Mapping[str, Any]
-    """Its other fields as a file has them, but for its input; empty for an element."""
+    """The node's other fields in the form of a file, without the input; empty for an element."""
     capability: str
     priority: str
     question: str
-    """Of an approval."""
+    """The question of an approval."""
     attempt: int
-    """The one that is under way, or was last, or comes next."""
+    """The current attempt, else the last, else the next."""
     fence: int
     """Grows with every publication; 0 before the first."""
     agent: str
-    """Who had it last; of an approval, who answered."""
+    """The latest agent; for an approval, the person who answered."""
     ready_at_ms: int | None
     published_at_ms: int | None
     started_at_ms: int | None
@@ -91,7 +95,11 @@ class NodeRow:
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Raises: InvalidTask when it is no such row."""
+        """Parse a node's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
         return _read(row, lambda given: cls(
             name=str(given["name"]),
             state=TaskState(given["state"]),
@@ -116,7 +124,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One publication of a node and what became of it."""
+    """The report of one publication of a node, and of its outcome."""
 
     node: str
     attempt: int
@@ -127,13 +135,17 @@ class AttemptRow:
     started_at_ms: int | None
     finished_at_ms: int | None
     status: str
-    """completed, failed, canceled, rejected, or lost: nobody told its end; published or working while it goes on."""
+    """completed, failed, canceled, rejected, or lost (without a reported end); published or working until the end."""
     reason: str
     message: str
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Raises: InvalidTask when it is no such row."""
+        """Parse an attempt's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
         return _read(row, lambda given: cls(
             node=str(given["node"]),
             attempt=int(given.get("attempt") or 0),
@@ -151,32 +163,40 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A node that was given up: its agents died until no attempt was left."""
+    """The report of a node that was given up after its agents died until no attempt was left."""
 
     workflow: str
     node: NodeRow
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Raises: InvalidTask when it is no such row."""
+        """Parse a dead node's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
         return _read(row, lambda given: cls(str(given["workflow"]), NodeRow.read(given)))
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRow:
-    """A question that waits for its answer."""
+    """The report of an approval that waits for an answer."""
 
     workflow: str
     node: str
     question: str
     name: str
-    """The workflow's."""
+    """The workflow's name."""
     since_ms: int | None
-    """When it was asked."""
+    """The instant at which the approval began to wait."""
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Raises: InvalidTask when it is no such row."""
+        """Parse an approval's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
         return _read(row, lambda given: cls(
             workflow=str(given["workflow"]),
             node=str(given["node"]),
@@ -187,9 +207,10 @@ class ApprovalRow:
 
 
 def definition_of(name: str, rows: Iterable[NodeRow]) -> Definition:
-    """The graph that these rows are of, without inputs. Elements of maps are no nodes of it.
+    """Build the definition of a reported workflow from the rows of its nodes, without inputs and without map elements.
 
-    Raises: InvalidWorkflow when the control plane knows fields that this version does not.
+    Raises:
+        InvalidWorkflow: when the control plane knows fields that this version does not.
     """
     return Definition(name, tuple(_node_of(row) for row in rows if "[" not in row.name))
 
@@ -203,7 +224,11 @@ def _node_of(row: NodeRow) -> Node:
 
 
 def rows_of(answer: Mapping[str, Any], field: str) -> Sequence[object]:
-    """The rows in an answer. Raises: InvalidTask when there are none such."""
+    """Return the list of rows in an answer of the control plane.
+
+    Raises:
+        InvalidTask: when the answer has no list in that field.
+    """
     rows = answer.get(field)
     if not isinstance(rows, list):
         raise InvalidTask("The control plane's answer lacks its rows", field=field)

@@ -1,4 +1,4 @@
-"""The states of tasks and workflows. Their names are on the wire, in the ledger and in every table.
+"""The states of tasks and workflows; messages, ledger and all tables use these names.
 
 ::
 
@@ -13,16 +13,16 @@ from enum import StrEnum
 
 
 class TaskState(StrEnum):
-    """Where a node of a workflow is."""
+    """The state of a node in a workflow."""
 
     BLOCKED = "blocked"
-    """It waits for its predecessors."""
+    """The node waits for its predecessors."""
     READY = "ready"
-    """It may run; nobody was asked yet."""
+    """The node may run, and is not published yet."""
     PUBLISHED = "published"
     WORKING = "working"
     RETRY_WAIT = "retry_wait"
-    """An attempt failed, the next one's time has not come."""
+    """An attempt failed, and the next attempt's time has not come."""
     AWAITING_APPROVAL = "awaiting_approval"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -30,13 +30,13 @@ class TaskState(StrEnum):
     REJECTED = "rejected"
     """Refused before it ran, or an approval that was denied."""
     SKIPPED = "skipped"
-    """It was not wanted: its condition was false, or what it waited for did not happen and that is allowed."""
+    """The node was not wanted: its condition was false, or a predecessor's failure is allowed to skip the node."""
     DEAD = "dead"
     """Given up with a dead letter."""
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing follows but a redrive."""
+        """Whether the state is final, but for a redrive."""
         return self in _ENDS
 
 
@@ -53,7 +53,7 @@ _ENDS = frozenset(
 
 
 class WorkflowState(StrEnum):
-    """Where a workflow is."""
+    """The state of a workflow as a whole."""
 
     ACCEPTED = "accepted"
     RUNNING = "running"
@@ -65,5 +65,5 @@ class WorkflowState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether it has ended."""
+        """Whether the workflow has ended."""
         return self not in (WorkflowState.ACCEPTED, WorkflowState.RUNNING, WorkflowState.PAUSED)

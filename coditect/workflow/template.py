@@ -1,6 +1,6 @@
-"""A node's input as a template: plain JSON in which an object `{"$from": expression}` stands for a value.
+"""Templates of node inputs: plain JSON in which an object `{"$from": expression}` stands for a computed value.
 
-`{"$literal": value}` is that value as it stands, for an input that itself has a `$from`. What the expressions can see:
+`{"$literal": value}` is that value unchanged, for an input that itself has a `$from`. Expressions can read:
 
 ===============  =====================================================================================
 name             what
@@ -28,25 +28,25 @@ MOST_LEVELS = 100
 """How deep a node's input may be nested."""
 
 Path: TypeAlias = tuple[str | int, ...]
-"""Where something is in a document: `("nodes", "build", "after", 0)`."""
+"""The place of a value in a document: `("nodes", "build", "after", 0)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class From:
-    """In an input: what this expression finds. JMESPath over `input`, `results`, `states`."""
+    """A placeholder in an input for the result of a JMESPath expression over `input`, `results` and `states`."""
 
     expression: str
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """In an input: this value as it stands, whatever is in it."""
+    """A value in an input that is taken unchanged, without a search for expressions."""
 
     value: Any
 
 
 def fill(template: Any, find: Callable[[str], Any]) -> Any:
-    """The input: each expression replaced by what `find` returns for it. The template stays as it is."""
+    """Return a node's input: a copy of a template with each expression replaced by the result of `find`."""
     match template:
         case {"$from": expression}:
             return find(expression)
@@ -61,13 +61,21 @@ def fill(template: Any, find: Callable[[str], Any]) -> Any:
 
 
 def check_template(template: Any) -> None:
-    """Raises: InputError where `$from` or `$literal` is not alone in its object, or holds no expression."""
+    """Check the `$from` and `$literal` objects of a template.
+
+    Raises:
+        InputError: where `$from` or `$literal` is not alone in its object, or holds no expression.
+    """
     for _ in template_expressions(template):
         pass
 
 
 def template_expressions(template: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """The expressions of an input, with their places. Raises: as `check_template`."""
+    """Yield the expressions of a template with their places.
+
+    Raises:
+        InputError: where `$from` or `$literal` is not alone in its object, or holds no expression.
+    """
     if len(path) > MOST_LEVELS:
         raise InputError("An input is nested too deep", most_levels=MOST_LEVELS)
     if isinstance(template, list):
@@ -91,7 +99,7 @@ def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str
 
 
 def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
-    """Every expression of a node, with its place below the node."""
+    """Yield every expression of a node, with its place below the node."""
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):

@@ -6,7 +6,7 @@ Everything here is a function of a transaction: it touches nothing else, does no
 
     rows, versions    rows as values, how they lie in the store, and which versions of them are read
     keyspace          every key
-    book              one transaction's view of one shard: rows read once, changed in place, written once
+    unit_of_work      one transaction's view of one shard: rows read once, changed in place, written once
     effects           what follows from a transaction outside of the store
     commands          what may be said to a shard, as values; handlers/ do them
     nodes/            one node: claimed, attempted, finished

@@ -1,4 +1,4 @@
-"""What becomes of whatever brought a command to a desk."""
+"""What becomes of whatever brought a command to a shard worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dispatcher.store.errors import StoreUnavailable
 Value = TypeVar("Value")
 
 AGAIN_SECONDS = 0.2
-"""Before what was refused is put on the desk again."""
+"""Before what was refused is put on the shard worker again."""
 
 
 class Settle(Protocol):
@@ -27,7 +27,7 @@ class Settle(Protocol):
 
 
 class Nothing:
-    """Settles what the desk said to itself."""
+    """Settles what the shard worker said to itself."""
 
     def done(self, answer: Any) -> None:
         """Nobody waits."""

@@ -1,4 +1,4 @@
-"""What can go wrong in the store, ordered by what the caller can do; numbers are FoundationDB's own.
+r"""The errors of the store, ordered by what the caller can do; numbers are FoundationDB's own.
 
 ::
 
@@ -16,7 +16,7 @@
     │       ├── TransactionTooLarge   2101  over 10 MB
     │       ├── KeyTooLarge           2102  over 10 kB
     │       ├── ValueTooLarge         2103  over 100 kB
-    │       ├── KeyOutsideRange       2004  a key from ``\\xff`` on
+    │       ├── KeyOutsideRange       2004  a key from ``\xff`` on
     │       ├── InvertedRange         2005  the begin is behind the end
     │       └── Unreadable            1036  reads what gets its key only by the commit
     ├── SetupError
@@ -30,71 +30,77 @@ from coditect.errors import CoditectError, InputError, Retryable, SetupError
 
 
 class RetriedByRun(Retryable):
-    """`Database.run` repeats the transaction function; a caller of `run` never sees it."""
+    """The base of errors after which `Database.run` repeats the transaction function; `run` never raises one."""
 
 
 class TransactionConflict(RetriedByRun):
-    """Something that the transaction read was changed by another before it committed. Nothing was written."""
+    """The error of a commit after another transaction changed a key that was read; nothing was written."""
 
 
 class TransactionTooOld(RetriedByRun):
-    """The transaction was open for longer than `limits.TRANSACTION_SECONDS`. Nothing was written."""
+    """The error of a transaction open for longer than `limits.TRANSACTION_SECONDS`; nothing was written."""
 
 
 class CommitUnknown(RetriedByRun):
-    """The answer to the commit was lost: everything was written or nothing, and nobody can say which."""
+    """The error of a commit whose answer was lost: everything was written or nothing, and which is unknown."""
 
 
 class TransactionTimedOut(Retryable):
-    """The time of `run` is up. Everything was written or nothing: call again, for the function is idempotent."""
+    """The error of a `run` whose time is up: everything was written or nothing.
+
+    Call again, for the function is idempotent.
+    """
 
 
 class StoreUnavailable(Retryable):
-    """The store does not answer or is closed. What was in flight was written whole or not at all."""
+    """The error of a store that does not answer or is closed; running transactions were written whole or not at all."""
 
 
 class StoreLocked(StoreUnavailable):
-    """Another process owns the store's file, or holds it for longer than a transaction may last. Nothing was written.
+    """The error of a store file that another process owns, or holds for too long; nothing was written.
 
     Facts: `path`, and the `pid` of an owner.
     """
 
 
 class BeyondLimit(InputError):
-    """The transaction function asks for what no backend does. Nothing was written; never repeated by `run`."""
+    """The base of errors of a transaction function that asks for what no backend does.
+
+    Nothing was written; never repeated by `run`.
+    """
 
 
 class TransactionTooLarge(BeyondLimit):
-    """Over `limits.TRANSACTION_BYTES` of keys and values: do it in several transactions."""
+    """The error of over `limits.TRANSACTION_BYTES` of keys and values: use several transactions."""
 
 
 class KeyTooLarge(BeyondLimit):
-    """A key over `limits.KEY_BYTES`."""
+    """The error of a key over `limits.KEY_BYTES`."""
 
 
 class ValueTooLarge(BeyondLimit):
-    """A value over `limits.VALUE_BYTES`: cut it into several keys."""
+    """The error of a value over `limits.VALUE_BYTES`: divide the value among several keys."""
 
 
 class KeyOutsideRange(BeyondLimit):
-    r"""A key that is not below ``\xff``, or a versionstamped one without room for its stamp."""
+    r"""The error of a key that is not below ``\xff``, or of a versionstamped key without room for the stamp."""
 
 
 class InvertedRange(BeyondLimit):
-    """A range that begins behind its end."""
+    """The error of a range that begins behind its end."""
 
 
 class Unreadable(BeyondLimit):
-    """Reads keys among which the same transaction put a versionstamped one: they are known only by its commit."""
+    """The error of reading keys among which the transaction put a versionstamped key, known only after the commit."""
 
 
 class StoreMisconfigured(SetupError):
-    """Something around the store must change; the facts say what."""
+    """The error of a wrong set-up around the store; the facts name the cause."""
 
 
 class StoreFailed(CoditectError):
-    """The store has stopped for good: disk full, I/O error, or a damaged file.
+    """The error of a store that has stopped for good: disk full, I/O error, or a damaged file.
 
-    What was acknowledged before is written. The outcome of what was in flight is unknown. The process must end;
-    one that went on would promise what it cannot keep.
+    Acknowledged transactions are written. The outcome of transactions in flight is unknown. The process must end: a
+    process that went on would promise what it cannot keep.
     """

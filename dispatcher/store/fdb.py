@@ -1,8 +1,8 @@
-"""The port on FoundationDB 7.3: its own binding in a few threads, its own retry loop.
+"""The store on FoundationDB 7.3: its own binding in a few threads, its own retry loop.
 
-FoundationDB decides what is repeated and how long to wait (`Transaction.on_error`); here its codes become our
-errors. The binding's asyncio mode needs names that Python 3.11 no longer has, hence the threads. The native library
-``libfdb_c`` comes from the FoundationDB client package of the cluster's own version.
+FoundationDB decides which errors are repeated and how long to wait (`Transaction.on_error`); this module translates its
+codes into the store's errors. The binding's asyncio mode needs names that Python 3.11 no longer has, hence the threads.
+The native library ``libfdb_c`` comes from the FoundationDB client package of the cluster's own version.
 
 **Unproven**: tested against a stub with the binding's surface. The contract suite runs on a real cluster when
 ``FDB_CLUSTER_FILE`` is set (`make test-fdb`).
@@ -28,7 +28,7 @@ from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction,
 Result = TypeVar("Result")
 
 API_VERSION = 730
-"""Chosen once in a process; every later choice must be the same."""
+"""The API version, chosen once in a process; every later choice must be equal."""
 OPEN_SECONDS = 10.0
 TOO_OLD = 1007
 
@@ -51,30 +51,33 @@ _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
     ),
     (frozenset({1501}), errors.StoreFailed, "There is no memory left"),
 )
-"""Every other code is StoreUnavailable: new codes appear with new versions, and none of them proves damage."""
+"""Every other code is StoreUnavailable: new codes appear with new versions, and no code proves damage."""
 
 
 @dataclass(frozen=True, slots=True)
 class FdbSettings:
-    """Where the cluster is and how to speak with it."""
+    """The settings of a FoundationDB store: cluster file, time limit, threads and TLS files."""
 
     cluster_file: str | None = None
     """Path; None for ``FDB_CLUSTER_FILE``, else the system's default place."""
     run_seconds: float = RUN_SECONDS
     threads: int = 16
-    """Transactions at once."""
+    """Concurrent transactions."""
     tls_certificate_file: str | None = None
-    """PEM; with it and the two below the connection is TLS, if the cluster file says ``:tls``."""
+    """PEM; with all three files the connection is TLS, if the cluster file says ``:tls``."""
     tls_key_file: str | None = None
     tls_authority_file: str | None = None
     tls_password: str | None = None
-    """Of the key."""
+    """Password of the key."""
     tls_verify_peers: str | None = None
     """FoundationDB's pattern, such as ``Check.Valid=1``."""
 
 
 class FdbDatabase:
-    """A database on a cluster. The network thread starts with the first one of a process and ends with it."""
+    """A database on a FoundationDB cluster; the network thread starts with the first database of a process.
+
+    The network thread ends with the process.
+    """
 
     exclusive = False
 
@@ -103,7 +106,7 @@ class FdbDatabase:
             await asyncio.to_thread(pool.shutdown)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """See `Database.run`."""
+        """Run a transaction function in a thread and commit; return the function's result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             return await self._in_thread(lambda: self._commit(body, earlier))
@@ -111,15 +114,15 @@ class FdbDatabase:
         return await repeated(attempt, seconds=self._settings.run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.read`."""
+        """Run a read-only function in a thread, on a snapshot of the database."""
         return await self.run(lambda tr: body(tr.snapshot))
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.ask`."""
+        """Run a read-only function for a user's question; not distinguished from other reads."""
         return await self.read(body)
 
     async def failure(self) -> errors.StoreFailed:
-        """Never returns: a cluster that does not answer may answer again."""
+        """Wait for ever, since a cluster that does not answer may answer later."""
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
         return await never
 
@@ -161,9 +164,9 @@ class FdbDatabase:
         return database
 
     def _commit(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
-        """FoundationDB's retry loop: `on_error` waits and resets, or raises what is not to be repeated.
+        """Run FoundationDB's retry loop: `on_error` waits and resets, or raises an error that is not repeated.
 
-        The timeout bounds the whole of it, since it survives the resets.
+        The timeout bounds the whole loop, since it survives the resets.
         """
         transaction = self._database.create_transaction()
         transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
@@ -182,7 +185,7 @@ class FdbDatabase:
 
 
 class _Bound:
-    """A `Backing` on the binding's transaction."""
+    """A `Backing` of one transaction on the binding's transaction."""
 
     def __init__(self, transaction: Any, binding: Any) -> None:
         self._transaction = transaction
@@ -220,7 +223,7 @@ class _Bound:
 
 
 def translated(error: Any) -> CoditectError:
-    """Our error for one of the binding's."""
+    """Return the store's error for an error of FoundationDB's binding."""
     code: int = error.code
     for codes, kind, sentence in _MEANINGS:
         if code in codes:

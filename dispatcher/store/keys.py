@@ -1,4 +1,4 @@
-"""Keys from tuples: FoundationDB's tuple layer, faster for the elements that keys are made of.
+"""The packing of tuples into keys: FoundationDB's tuple layer, faster for the elements of the ledger's keys.
 
 Tuples sort as their keys do. The bytes are exactly those of `fdb.tuple`, so any FoundationDB tool reads them.
 """
@@ -15,26 +15,26 @@ Element = Any
 """None, bytes, str, int, float, bool, UUID, Versionstamp, or a tuple of these."""
 
 MOST_CHILDREN = 4096
-"""Subspaces that one space remembers."""
+"""The subspaces that one space caches."""
 _SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
-"""From here on integers are written with their length; the last one of 8 bytes, too."""
+"""From this number on, integers are written with their length; the last number of 8 bytes, too."""
 _OFFSET = struct.Struct("<L")
 
 
 class Space:
-    """The keys that begin with a tuple; FoundationDB's subspace. Immutable, and safe in every thread."""
+    """The keys that begin with a given tuple: FoundationDB's subspace; immutable, and safe in every thread."""
 
     __slots__ = ("_children", "_subspace", "prefix")
 
     def __init__(self, elements: tuple[Element, ...] = (), *, prefix: bytes = b"") -> None:
         self._subspace = Subspace(elements, prefix)
         self.prefix: bytes = self._subspace.key()
-        """What every key of the space begins with."""
+        """The prefix of every key of the space."""
         self._children: dict[str, Space] = {}
 
     def __getitem__(self, name: Element) -> Space:
-        """The space within this one; that of a string is remembered."""
+        """Return the subspace of an element; cached for a text."""
         if type(name) is not str:  # 1, 1.0 and True are equal and have different keys
             return Space((name,), prefix=self.prefix)
         child = self._children.get(name)
@@ -46,9 +46,10 @@ class Space:
         return child
 
     def pack(self, elements: tuple[Element, ...] = ()) -> bytes:
-        """The key of a tuple in this space.
+        """Pack a tuple into a key of this space.
 
-        Raises: ValueError when an element is none that a key can hold.
+        Raises:
+            ValueError: when an element has a type that a key cannot hold.
         """
         key = self.prefix
         if _are_texts(elements):
@@ -71,9 +72,12 @@ class Space:
         return key
 
     def pack_with_versionstamp(self, elements: tuple[Element, ...]) -> bytes:
-        """The key for `Transaction.set_versionstamped_key`: one element, not inside another, is `stamp_here()`.
+        """Pack a tuple with one `stamp_here()` into a key for `Transaction.set_versionstamped_key`.
 
-        Raises: ValueError when none is, or more than one.
+        The stamp's place is an element of the tuple itself, not inside another element.
+
+        Raises:
+            ValueError: when the tuple has no stamp's place, or several.
         """
         places = [
             index
@@ -87,9 +91,10 @@ class Space:
         return before + _packed_stamp(elements[places[0]]) + behind + _OFFSET.pack(len(before) + 1)
 
     def unpack(self, key: bytes) -> tuple[Element, ...]:
-        """The tuple of a key of this space.
+        """Unpack a key of this space into its tuple.
 
-        Raises: ValueError for a key of another.
+        Raises:
+            ValueError: for a key of another space.
         """
         if key.startswith(self.prefix):
             texts = key[len(self.prefix) :]
@@ -99,12 +104,12 @@ class Space:
         return elements
 
     def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
-        """Begin and end of the keys of longer tuples that begin with this one."""
+        """Return begin and end of the range of all keys whose tuples are longer and begin with the given tuple."""
         packed = self.pack(elements)
         return packed + b"\0", packed + b"\xff"
 
     def contains(self, key: bytes) -> bool:
-        """Whether the key is of this space."""
+        """Return whether a key belongs to this space."""
         return key.startswith(self.prefix)
 
 
@@ -116,12 +121,12 @@ def _are_texts(elements: tuple[Element, ...]) -> TypeGuard[tuple[str, ...]]:
 
 
 def stamp_here(order: int = 0) -> Element:
-    """In a tuple: the place of the versionstamp. `order`, 0 to 65,535, sorts the stamps of one transaction."""
+    """Return a placeholder for the versionstamp in a tuple; `order` (0 to 65,535) sorts a transaction's stamps."""
     return Versionstamp.incomplete(order)
 
 
 def _packed_stamp(stamp: Any) -> bytes:
-    """By hand, since `Versionstamp.to_bytes` works only where the native library does."""
+    """Pack a versionstamp by hand, since `Versionstamp.to_bytes` needs the native library."""
     version: bytes = stamp.tr_version if stamp.is_complete() else b"\xff" * STAMP_BYTES
     order: int = stamp.user_version
     return b"\x33" + version + order.to_bytes(2, "big")

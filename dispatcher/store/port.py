@@ -1,4 +1,4 @@
-"""The port: a database of ordered keys with serialisable transactions, in FoundationDB's words.
+"""The port of the store: a database of ordered keys with serialisable transactions, in FoundationDB's words.
 
 A *transaction function* is a plain function that takes the transaction `tr` first, reads and writes through
 it and returns a value::
@@ -13,11 +13,11 @@ it and returns a value::
     taken = await database.run(lambda tr: take(tr, "repo", "a"))
 
 It must touch nothing but `tr`: no await, no I/O, no log line, no clock, no chance, no state of the program, because it
-may run in another thread and more than once, and because its commit may be refused. What else is to be done when it is
-committed (a cache to be filled, a message, a count) is an **effect**: the function returns it, and the caller of `run`
-applies it. It may read values that do not change while `run` lasts. It must be **idempotent by a natural key**: when
-the answer to a commit is lost, it is run again although it may have been committed. So it first looks whether what it
-is about to do is done; `tr.earlier` counts the tries before, for a function that gives up by itself.
+may run in another thread and more than once, and because its commit may be refused. Any other consequence of the commit
+(a cache entry, a message, a count) is an **effect**: the function returns it, and the caller of `run` applies it. The
+function may read values that do not change while `run` lasts. It must be **idempotent by a natural key**: when the
+answer to a commit is lost, it runs a second time although it may have been committed. So it first checks whether its
+work is done; `tr.earlier` counts the earlier tries, for a function that limits them.
 """
 
 from __future__ import annotations
@@ -34,51 +34,57 @@ TransactionFunction = Callable[[Transaction], Value]
 
 
 class Database(Protocol):
-    """An open store. Use as an async context manager; safe for concurrent calls on one event loop.
+    """An open store with strictly serialisable transactions; safe for concurrent calls on one event loop.
 
-    Transactions are strictly serialisable: each happens at one instant between its call and its return.
+    Use as an async context manager. Each transaction happens at one instant between its call and its return.
     """
 
     async def __aenter__(self) -> Self:
-        """Opens the store.
+        """Open the store.
 
-        Raises: StoreMisconfigured, StoreUnavailable, StoreLocked; StoreFailed when the file is damaged.
+        Raises:
+            StoreMisconfigured: when the file or cluster is none for this program.
+            StoreUnavailable: when the store does not answer, or (StoreLocked) another process owns it.
+            StoreFailed: when the file is damaged.
         """
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finishes what was begun and closes the store."""
+        """Finish the transactions under way and close the store."""
 
     async def run(self, body: TransactionFunction[Value]) -> Value:
-        """Runs the function in a transaction, commits it, and returns what it returned: then it is durable.
+        """Run a function in a transaction, commit, and return the function's result, which is durable then.
 
-        Conflicts, transactions that got too old and unknown commits are repeated here, with growing pauses.
-        An exception of the function goes to the caller, and nothing is written. A cancelled caller does not
-        know the outcome.
+        Conflicts, transactions that got too old and unknown commits are repeated, with growing pauses. An exception of
+        the function goes to the caller, and nothing is written. A cancelled caller does not know the outcome.
 
-        Raises: TransactionTimedOut when the time of the database is up (outcome unknown; retryable),
-        StoreUnavailable and StoreLocked (retryable), BeyondLimit (never retryable), StoreFailed (end the
-        process).
+        Raises:
+            TransactionTimedOut: when the time of the database is up; outcome unknown, retryable.
+            StoreUnavailable: when the store does not answer, or (StoreLocked) another process holds it; retryable.
+            BeyondLimit: when the function breaks a limit; never retryable.
+            StoreFailed: when the store has stopped; end the process.
         """
 
     async def read(self, body: Callable[[Reads], Value]) -> Value:
-        """Runs a function that only reads, beside the writers and without waiting for them.
+        """Run a read-only function on one state of the store, without waiting for writers.
 
-        It sees one state: everything that was acknowledged before the call, and nothing by half.
+        The function sees everything that was acknowledged before the call, and each transaction whole.
 
-        Raises: as `run`.
+        Raises:
+            CoditectError: any error of `run`.
         """
 
     async def ask(self, body: Callable[[Reads], Value]) -> Value:
-        """As `read`, for somebody's question: the program's own reads do not wait for it.
+        """Run a read-only function for a user's question, without delaying the program's own reads.
 
-        Raises: as `run`.
+        Raises:
+            CoditectError: any error of `run`.
         """
 
     async def failure(self) -> StoreFailed:
-        """Returns when the store has stopped for good, and never otherwise: the program ends then."""
+        """Wait until the store has stopped for good, and return the error with which the program must end."""
 
     @property
     def exclusive(self) -> bool:
-        """Whether no other process can have the store open: whoever else has a lease in it has ended."""
+        """Whether no other process can have the store open, so that the owner of any foreign lease has ended."""

@@ -1,4 +1,4 @@
-"""How `run` repeats a transaction in the backends that have no retry loop of their own."""
+"""The retry loop of `Database.run` for backends without a retry loop of their own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Result = TypeVar("Result")
 
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 1.0
-"""FoundationDB's own: twice as long each time, with full jitter."""
+"""FoundationDB's pauses: twice as long each time, with full jitter."""
 
 
 @dataclass(slots=True)
 class EarlierTries:
-    """The tries of one call of `Database.run` that are over; kept by the store."""
+    """The number of finished tries of one `Database.run` call, counted by the store."""
 
     count: int = 0
     slow: int = 0
-    """How many of them took so long that their commit may have been too late."""
+    """How many tries took so long that their commit may have been too late."""
 
     def note(self, *, slow: bool) -> None:
-        """Count one more."""
+        """Count one more try."""
         self.count += 1
         self.slow += slow
 
@@ -34,9 +34,13 @@ class EarlierTries:
 async def repeated(
     attempt: Callable[[EarlierTries], Awaitable[Result]], *, seconds: float, chance: random.Random
 ) -> Result:
-    """Repeat the attempt until it ends otherwise than in RetriedByRun; its transactions count the tries.
+    """Repeat an attempt while it raises RetriedByRun, with growing pauses, and return its result.
 
-    Raises: TransactionTimedOut after `seconds`, with the last reason as its cause; else what the attempt raised.
+    The attempt's transactions count the tries.
+
+    Raises:
+        TransactionTimedOut: after `seconds`, with the last error as its cause.
+        Exception: any other error of the attempt.
     """
     reason: Exception | None = None
     earlier = EarlierTries()

@@ -1,7 +1,6 @@
-"""One transaction as a transaction function sees it.
+"""A transaction as its function sees it, with FoundationDB's limits enforced alike for all backends.
 
-The limits are enforced here, so they are the same in all backends. A backend gives a `Backing`: the bare reads and
-writes of one attempt, without any check.
+A backend supplies a `Backing`: the bare reads and writes of one attempt, without any check.
 """
 
 from __future__ import annotations
@@ -35,84 +34,78 @@ from dispatcher.store.retry import EarlierTries
 Result = TypeVar("Result")
 KeyValue = tuple[bytes, bytes]
 KeyRange = tuple[bytes, bytes]
-"""[begin, end)."""
+"""The keys of [begin, end)."""
 
 STAMP_BYTES = 10
-"""A versionstamp: 8 bytes of commit version, 2 of order within it; FoundationDB's."""
+"""The size of a versionstamp: 8 bytes of commit version, 2 of order within it; FoundationDB's."""
 _OFFSET = struct.Struct("<L")
 _COUNTER = struct.Struct("<q")
 
 
 class Backing(Protocol):
-    """What a backend does for one attempt; keys and values are checked already."""
+    """The reads and writes that a backend does for one attempt; keys and values are checked already."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """The value, own writes included."""
+        """Return the value of a key, own writes included."""
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Pairs of [begin, end) in order, own writes included; all of them with limit 0."""
+        """Return the pairs of [begin, end) in order, own writes included; all with limit 0."""
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """As `get` of each, asked for at once."""
+        """Return the values of several keys as `get` does, read at once."""
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """As `get_range` of each, forwards, asked for at once."""
+        """Return the pairs of several ranges as `get_range` does, forwards, read at once."""
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Writes one pair."""
+        """Write one pair."""
 
     def clear(self, key: bytes) -> None:
-        """Removes one key."""
+        """Remove one key."""
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Removes [begin, end)."""
+        """Remove the keys of [begin, end)."""
 
     def add(self, key: bytes, amount: bytes) -> None:
-        """Adds little-endian integers of the amount's size, without reading."""
+        """Add little-endian integers of the amount's size, without reading."""
 
     def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """Writes a pair; the key ends with 4 bytes that say where in it the stamp goes."""
+        """Write a pair whose key gets the commit's version; the key's last 4 bytes are the offset of the stamp."""
 
     def get_read_version(self) -> int:
-        """The version of the state that the reads see."""
+        """Return the version of the committed state that the transaction reads."""
 
 
 class Reads(Protocol):
-    """The reading half of a transaction."""
+    """The reading half of a transaction.
+
+    Raises:
+        KeyTooLarge, KeyOutsideRange, InvertedRange: for a wrong key or range.
+        Unreadable: for keys among which the transaction put a versionstamped key.
+        TransactionTooLarge, TransactionTooOld: over the limits; `run` repeats the latter.
+    """
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key; None when there is none.
-
-        Raises: KeyTooLarge, KeyOutsideRange, Unreadable, TransactionTooLarge; TransactionTooOld (repeated by
-        `run`).
-        """
+        """Return the value of a key; None when there is none."""
 
     def get_range(self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False) -> list[KeyValue]:
-        """The pairs from `begin` up to, not including, `end`, in the order of their keys.
+        """Return the pairs from `begin` up to, not including, `end`, in the order of their keys.
 
-        At most `limit` of them, 0 for all; `reverse` begins at the end. All of them are held in memory.
-
-        Raises: as `get`, and InvertedRange.
+        At most `limit` pairs, 0 for all; `reverse` begins at the end. All are held in memory.
         """
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the keys, in their order, for the price of about one read.
-
-        Raises: as `get`.
-        """
+        """Return the values of several keys, in their order, for the price of about one read."""
 
     def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0) -> list[list[KeyValue]]:
-        """The pairs of each range as `get_range` gives them, for the price of about one read.
-
-        Raises: as `get_range`.
-        """
+        """Return the pairs of several ranges as `get_range` does, for the price of about one read."""
 
     def get_read_version(self) -> int:
-        """The version of the state that is read. Grows with every commit; of no meaning beyond one store."""
+        """Return the version of the state that is read; grows with every commit, of no meaning beyond one store."""
 
 
 class Snapshot:
-    """Reads of a transaction that cannot make it conflict: what they saw may have changed when it commits."""
+    """Reads of a transaction that cannot make the transaction conflict, but may be outdated at the commit."""
 
     __slots__ = ("_transaction",)
 
@@ -120,28 +113,28 @@ class Snapshot:
         self._transaction = transaction
 
     def get(self, key: bytes) -> bytes | None:
-        """As `Transaction.get`."""
+        """Return the value of a key by a read that cannot cause a conflict; None when there is none."""
         return self._transaction.get(key, snapshot=True)
 
     def get_range(self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False) -> list[KeyValue]:
-        """As `Transaction.get_range`."""
+        """Return the pairs of a range, as `Transaction.get_range`, by a read that cannot cause a conflict."""
         return self._transaction.get_range(begin, end, limit=limit, reverse=reverse, snapshot=True)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """As `Transaction.get_many`."""
+        """Return the values of several keys, as `Transaction.get_many`, by reads that cannot cause a conflict."""
         return self._transaction.get_many(keys, snapshot=True)
 
     def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0) -> list[list[KeyValue]]:
-        """As `Transaction.get_ranges`."""
+        """Return the pairs of several ranges, as `Transaction.get_ranges`, by reads that cannot cause a conflict."""
         return self._transaction.get_ranges(ranges, limit=limit, snapshot=True)
 
     def get_read_version(self) -> int:
-        """As `Transaction.get_read_version`."""
+        """Return the version of the committed state that the transaction reads."""
         return self._transaction.get_read_version()
 
 
 class Transaction:
-    """Reads and writes that happen all at once or not at all. Reads see the transaction's own writes.
+    """Reads and writes that happen all at once or not at all; reads see the transaction's own writes.
 
     Valid until its function returns. Writes raise KeyTooLarge, ValueTooLarge, KeyOutsideRange, InvertedRange or
     TransactionTooLarge.
@@ -154,26 +147,26 @@ class Transaction:
     ) -> None:
         self._backing = backing
         self.earlier = earlier or EarlierTries()
-        """The tries before this one. Any of them may have been committed."""
+        """The earlier tries; any of them may have been committed."""
         self._now = now
         self._until = now() + TRANSACTION_SECONDS
         self._stamped: list[tuple[bytes, bytes]] = []
         self.size_bytes = 0
-        """What counts against `limits.TRANSACTION_BYTES` so far."""
+        """The size so far that counts against `limits.TRANSACTION_BYTES`."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """The same reads, but what they see may change before the commit without a conflict."""
+        """The transaction's reads without conflicts: values read may change before the commit."""
         return Snapshot(self)
 
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
-        """See `Reads.get`."""
+        """Return the value of a key; None when there is none."""
         self.check_age()
         self._check_get(key, snapshot)
         return self._backing.get(key, snapshot)
 
     def get_many(self, keys: Sequence[bytes], *, snapshot: bool = False) -> list[bytes | None]:
-        """See `Reads.get_many`."""
+        """Return the values of several keys, in their order, for the price of about one read."""
         self.check_age()
         for key in keys:
             self._check_get(key, snapshot)
@@ -182,44 +175,44 @@ class Transaction:
     def get_range(
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False, snapshot: bool = False
     ) -> list[KeyValue]:
-        """See `Reads.get_range`."""
+        """Return the pairs from `begin` up to, not including, `end`, in the order of their keys; 0 is no limit."""
         self.check_age()
         self._check_get_range(begin, end, limit, snapshot)
         return self._backing.get_range(begin, end, limit, reverse, snapshot)
 
     def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0, snapshot: bool = False) -> list[list[KeyValue]]:
-        """See `Reads.get_ranges`."""
+        """Return the pairs of several ranges as `get_range` does, for the price of about one read."""
         self.check_age()
         for begin, end in ranges:
             self._check_get_range(begin, end, limit, snapshot)
         return self._backing.get_ranges(ranges, limit, snapshot)
 
     def get_read_version(self) -> int:
-        """See `Reads.get_read_version`."""
+        """Return the version of the committed state that the transaction reads."""
         self.check_age()
         return self._backing.get_read_version()
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Writes the value of a key, whatever was there."""
+        """Write the value of a key, in place of an earlier value."""
         _check_key(key)
         _check_value(value)
         self._count(3 * len(key) + len(value) + MUTATION_BYTES)
         self._backing.set(key, value)
 
     def clear(self, key: bytes) -> None:
-        """Removes a key, if it is there."""
+        """Remove a key; without effect when it is missing."""
         _check_key(key)
         self._count(4 * len(key) + MUTATION_BYTES)
         self._backing.clear(key)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Removes every key from `begin` up to, not including, `end`."""
+        """Remove every key from `begin` up to, not including, `end`."""
         _check_range(begin, end)
         self._count(2 * (len(begin) + len(end)) + MUTATION_BYTES)
         self._backing.clear_range(begin, end)
 
     def add(self, key: bytes, amount: int) -> None:
-        """Adds to a counter (`read_counter` reads it) without reading it: two of them never conflict.
+        """Add to a counter (`read_counter` reads it) without reading it: two additions never conflict.
 
         A counter is 8 bytes, little-endian, signed; a missing one is 0, an overflow wraps around.
         """
@@ -228,11 +221,11 @@ class Transaction:
         self._backing.add(key, _COUNTER.pack(amount))
 
     def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """Writes a pair whose key holds the commit's own version: later commits sort behind earlier ones.
+        """Write a pair whose key holds the commit's own version: later commits sort behind earlier ones.
 
-        `key` is what `keys.Space.pack_with_versionstamp` makes: 10 bytes of room, and at the end 4 bytes,
-        little-endian, that say where the room begins. Until the commit the key is unknown, and reads of where it
-        may be raise Unreadable. An unknown commit that is repeated writes a second key: guard it by a natural key.
+        `keys.Space.pack_with_versionstamp` makes the `key`: 10 bytes of room, and at the end 4 bytes, little-endian,
+        the offset of the room. Until the commit the key is unknown, and reads of its range raise Unreadable. An unknown
+        commit that is repeated writes a second key: guard it by a natural key.
         """
         low, high = _stamped_range(key)
         _check_key(low)
@@ -243,11 +236,11 @@ class Transaction:
 
     @property
     def is_aging(self) -> bool:
-        """Whether half of the time that it may be open is over: what can wait is for another."""
+        """Whether half of the transaction's permitted time is over, so that further work is for another transaction."""
         return self._now() > self._until - TRANSACTION_SECONDS / 2
 
     def check_age(self) -> None:
-        """Raises: TransactionTooOld. Backends that commit later than the function returns ask again."""
+        """Raise TransactionTooOld when the transaction is open for too long; also called before a late commit."""
         if self._now() > self._until:
             raise TransactionTooOld(
                 "The transaction was open for too long; do less in one", limit_seconds=TRANSACTION_SECONDS
@@ -274,7 +267,7 @@ class Transaction:
         self.check_size()
 
     def check_size(self) -> None:
-        """Raises: TransactionTooLarge."""
+        """Raise TransactionTooLarge when the transaction is over its size limit."""
         if self.size_bytes > TRANSACTION_BYTES:
             raise TransactionTooLarge(
                 "The transaction is too large; do it in several",
@@ -288,16 +281,16 @@ class Transaction:
                 raise Unreadable("A versionstamped key is known only after the commit; read it in the next transaction")
 
     def watch(self, written: Callable[[bytes, bytes], None]) -> None:
-        """Tells of every pair that is set from now on; for tests, and for histories of what was committed."""
+        """Call a function for every pair that is set from now on; for tests, and for histories of commits."""
         self._backing = cast(Backing, _Watched(self._backing, written))
 
     def close(self) -> None:
-        """Takes the backing away: the function has ended."""
+        """Make the transaction unusable, because its function has ended."""
         self._backing = _ENDED
 
 
 class _Watched:
-    """A `Backing` that tells what is set."""
+    """A `Backing` that reports every pair that is set."""
 
     __slots__ = ("_backing", "_written")
 
@@ -314,9 +307,11 @@ class _Watched:
 
 
 def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Result:
-    """Runs a transaction function to its end; for backends.
+    """Run a transaction function to its end, and check age, size and result; for backends.
 
-    Raises: what the function raises; TransactionTooLarge and TransactionTooOld also when it swallowed them.
+    Raises:
+        TransactionTooOld: also when the function swallowed it; likewise TransactionTooLarge.
+        Exception: any error of the function.
     """
     try:
         result = body(transaction)
@@ -334,30 +329,30 @@ def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Res
 
 
 def read_counter(value: bytes | None) -> int:
-    """The number in a counter that `Transaction.add` made; 0 when there is none."""
+    """Return the number in a counter that `Transaction.add` made; 0 when there is none."""
     return 0 if value is None else int.from_bytes(value, "little", signed=True)
 
 
 def write_counter(number: int) -> bytes:
-    """A counter with this number; within 64 bits, signed."""
+    """Return the bytes of a counter with the given number, within 64 bits, signed."""
     return _COUNTER.pack(number)
 
 
 def added(value: bytes | None, amount: bytes) -> bytes:
-    """What FoundationDB's atomic ADD makes of a value: cut or filled to the amount's size, wrapping around."""
+    """Return the result of FoundationDB's atomic ADD: cut or filled to the amount's size, wrapping around."""
     size = len(amount)
     total = int.from_bytes((value or b"")[:size], "little") + int.from_bytes(amount, "little")
     return (total & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
 
 def stamped(key: bytes, stamp: bytes) -> bytes:
-    """The key of `set_versionstamped_key` with its stamp in place and without the offset."""
+    """Put a versionstamp into a key made for `set_versionstamped_key`, and drop the key's offset."""
     (offset,) = _OFFSET.unpack(key[-_OFFSET.size :])
     return key[:offset] + stamp + key[offset + STAMP_BYTES : -_OFFSET.size]
 
 
 def _stamped_range(key: bytes) -> tuple[bytes, bytes]:
-    """The first and the last key that this one may become."""
+    """Return the first and the last key that a versionstamped key may become."""
     if not isinstance(key, bytes):
         raise TypeError("A key is bytes")
     room = len(key) - _OFFSET.size - STAMP_BYTES
@@ -391,7 +386,7 @@ def _check_value(value: bytes) -> None:
 
 
 class _Ended:
-    """In place of the backing once the function has returned."""
+    """A `Backing` for the time after the function's return; every use raises RuntimeError."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError("The transaction has ended: use `tr` only inside its function")

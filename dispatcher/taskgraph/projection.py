@@ -1,8 +1,8 @@
 """From the ledger to RQ: what is to be told of one shard, in the order of its commits.
 
-The desk appends after each commit and goes on; nothing waits for Redis. Nobody keeps what is yet to be told: what died
-with a dispatcher its successor finds by comparing (`reconciling`). While Redis is away entries gather up to a bound;
-beyond it they are thrown away and the shard is to be reconciled instead.
+The shard worker appends after each commit and goes on; nothing waits for Redis. Nobody keeps what is yet to be told:
+what died with a dispatcher its successor finds by comparing (`reconciling`). While Redis is away entries
+gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
 """
 
 from __future__ import annotations

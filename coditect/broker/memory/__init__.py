@@ -1,11 +1,11 @@
 """The broker's in-memory twin: the behaviour of RabbitMQ 3.10 that Coditect relies on, in one event loop.
 
-`MemoryServer` is the broker, `MemoryBroker` one process's connection to it. Time is the event loop's, so a
-loop with a virtual clock drives time-outs, delays and expiry. Both adapters pass `tests/contract/broker`.
+`MemoryServer` is the broker, `MemoryBroker` one process's connection to it. Time is the event loop's, so a loop with a
+virtual clock drives time-outs, delays and expiry. Both adapters pass `tests/contract/broker`.
 
-`exchanges` routes, `queue` keeps and hands out, `dead_letter` writes the history of a dead letter, `table`
-is what a header table looks like after the wire, `server` puts them together and injects faults, `link` is
-one process's connection with what hangs on it, `consumer` and `broker` are the port.
+`exchanges` routes, `queue` stores and delivers, `dead_letter` writes the history of a dead letter, `table` converts a
+header table as the wire does, `server` puts them together and injects faults, `link` is one process's connection with
+its consumers, `consumer` and `broker` implement the port.
 """
 
 from coditect.broker.memory.broker import MemoryBroker

@@ -1,8 +1,8 @@
-"""What becomes of a message when a queue gives it up: its new key and its `x-death` history.
+"""Dead-lettering as RabbitMQ does it: the new routing key and the `x-death` history of a message.
 
-The shape is RabbitMQ 3.10's: one entry per queue and reason, the latest first, counted; the first death
-again in three headers of its own. `expiration` is taken off; `CC` too when the queue has a key of its own
-for dead letters. https://www.rabbitmq.com/docs/dlx
+The shape is RabbitMQ 3.10's: one entry per queue and reason, the latest first, counted; the first death again in three
+headers of its own. `expiration` is removed; `CC` too when the queue has a key of its own for dead letters.
+https://www.rabbitmq.com/docs/dlx
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEATHS = "x-death"
 
 
 class Reason(StrEnum):
-    """Why a queue gave a message up."""
+    """The reason for which a queue dead-lettered a message."""
 
     EXPIRED = "expired"
     REJECTED = "rejected"
@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 
 def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:
-    """The keys that a message is routed by: its own and those in its `CC` header."""
+    """Return the keys by which a message is routed: its own and the keys in its `CC` header."""
     carbon = message.headers.get("CC")
     if not isinstance(carbon, list):
         return (routing_key,)
@@ -38,7 +38,7 @@ def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:
 def dead_letter(
     message: Message, *, exchange: str, routing_key: str, queue: Queue, reason: Reason, at_ms: int
 ) -> tuple[Message, str]:
-    """The message as it is published to the dead-letter exchange, and its key."""
+    """Return the message and routing key that a queue publishes to its dead-letter exchange."""
     headers = dict(message.headers)
     death = {
         "count": 1,
@@ -82,7 +82,7 @@ def _same(earlier: Any, death: dict[str, Any]) -> bool:
 
 
 def is_cycle(headers: HeaderTable, target: str, reason: Reason) -> bool:
-    """Whether the message would come to this queue again without anybody having rejected it since.
+    """Return whether a dead letter would come to a queue a second time without a reject in between.
 
     RabbitMQ drops such a message silently, also when a publisher copied `x-death` into it (3.10).
     """

@@ -1,4 +1,4 @@
-"""Where a message goes: exchanges, bindings and their matching rules."""
+"""The routing of messages: exchanges, bindings and their matching rules."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ DEFAULT = ""
 
 
 class Exchanges:
-    """The exchanges of one broker and what is bound to them."""
+    """The exchanges of one in-memory broker, with their bindings."""
 
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
         self._bindings: dict[str, dict[Binding, None]] = {}
 
     def declare(self, exchange: Exchange) -> None:
-        """Makes it exist; idempotent.
+        """Create an exchange unless it exists; idempotent.
 
-        Raises: TopologyMismatch when it exists with another type or alternate exchange.
+        Raises:
+            TopologyMismatch: when it exists with another type or alternate exchange.
         """
         known = self._exchanges.setdefault(exchange.name, exchange)
         if known != exchange:
@@ -30,31 +31,35 @@ class Exchanges:
         self._bindings.setdefault(exchange.name, {})
 
     def bind(self, binding: Binding) -> None:
-        """Messages of the exchange with this key go to the queue, too; idempotent.
+        """Bind a queue to an exchange with a routing key; idempotent.
 
-        Raises: NotFound when there is no such exchange.
+        Raises:
+            NotFound: when there is no such exchange.
         """
         self._bindings_of(binding.exchange)[binding] = None
 
     def unbind(self, binding: Binding) -> None:
-        """That is over; idempotent."""
+        """Remove a binding between a queue and an exchange; idempotent."""
         self._bindings.get(binding.exchange, {}).pop(binding, None)
 
     def delete(self, name: str) -> None:
-        """Removes an exchange and its bindings; idempotent."""
+        """Delete an exchange and its bindings; idempotent."""
         self._exchanges.pop(name, None)
         self._bindings.pop(name, None)
 
     def unbind_queue(self, queue: str) -> None:
-        """Forgets every binding of a deleted queue."""
+        """Remove all bindings of a deleted queue."""
         for bindings in self._bindings.values():
             for binding in [one for one in bindings if one.queue == queue]:
                 del bindings[binding]
 
     def route(self, exchange: str, keys: Iterable[str], queues: Iterable[str]) -> tuple[str, ...]:
-        """The names of the queues for any of the keys, each once; an alternate exchange catches the rest.
+        """Return the queues to which an exchange routes any of the keys; without a match, try the alternate exchange.
 
-        Raises: NotFound when there is no such exchange.
+        Each queue is named once.
+
+        Raises:
+            NotFound: when there is no such exchange.
         """
         keys = tuple(keys)
         if exchange == DEFAULT:
@@ -92,7 +97,7 @@ class Exchanges:
 
 @lru_cache(maxsize=4096)
 def topic_matches(pattern: str, key: str) -> bool:
-    """Whether a topic pattern matches: ``*`` is exactly one word, ``#`` any number of words."""
+    """Return whether a topic pattern matches a key: ``*`` is exactly one word, ``#`` any number of words."""
     return _words_match(_words(pattern), _words(key))
 
 

@@ -1,4 +1,4 @@
-"""One queue: what is ready, who takes it, and what is given up."""
+"""One in-memory queue: its ready messages, its consumers, and its dead letters."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from coditect.broker.topology import Queue, QueueType
 from coditect.model.message import Message
 
 EARLY_SECONDS = 1e-6
-"""How much too early a timer may ring: by the resolution of the loop's clock, or the rounding of its sums."""
+"""How much too early a timer may fire: by the resolution of the loop's clock, or the rounding of its sums."""
 DEAD_LETTER_RETRY_SECONDS = 180.0
-"""How often an at-least-once queue tries again to hand over a dead letter that nobody takes."""
+"""The interval at which an at-least-once queue retries a dead letter that no queue takes."""
 BEFORE_ALL = 2**62
-"""Taken off the place of a message that came back, so that it is before all that did not."""
+"""Subtracted from the place of a returned message, which puts it before all other messages."""
 
 
 @dataclass(slots=True, order=True)
@@ -36,18 +36,18 @@ class Stored:
     expires_at: float | None = field(compare=False, default=None)
     """On the event loop's clock."""
     returns: int = field(compare=False, default=0)
-    """How often somebody had it and it came back."""
+    """How many times the message was delivered and came back."""
     gone: bool = field(compare=False, default=False)
-    """Settled for good, or its queue is deleted."""
+    """Whether the message is settled for good, or its queue is deleted."""
 
 
 @dataclass(slots=True, eq=False)
 class QueueSubscription:
-    """One consumer as the queue sees it."""
+    """One consumer from the view of the queue: its callbacks, its prefetch and its unsettled count."""
 
     deliver: Callable[[Stored], None]
     canceled: Callable[[], None]
-    """Called when the broker ends it."""
+    """Called when the broker ends the subscription."""
     prefetch: int
     exclusive: bool = False
     in_hand: int = 0
@@ -58,11 +58,11 @@ def _bytes(messages: Iterable[Stored]) -> int:
 
 
 GiveUp = Callable[[Queue, Stored, Reason], bool]
-"""Hands a dead letter over; False when no queue took it."""
+"""The type of the function that publishes a dead letter; returns False when no queue took the letter."""
 
 
 class MemoryQueue:
-    """Messages in order, handed to the consumers in turn, each up to its prefetch."""
+    """A queue that delivers messages in order to its consumers in turn, each up to its prefetch."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class MemoryQueue:
         chance: random.Random | None = None,
         context: Context | None = None,
     ) -> None:
-        """`chance` decides whose turn it is, else they take turns; `context` is whose the timers are."""
+        """Take the declaration and callbacks; `chance` selects consumers at random, `context` is that of the timers."""
         self.declared = declared
         self._give_up = give_up
         self._expire = expire
@@ -90,17 +90,17 @@ class MemoryQueue:
 
     @property
     def stats(self) -> QueueStats:
-        """What is ready and how many consume."""
+        """The number of ready messages and of consumers."""
         return QueueStats(messages=len(self._ready), consumers=len(self._subscriptions))
 
     @property
     def in_hand(self) -> int:
-        """How many messages somebody has and did not settle."""
+        """The number of messages that are delivered and not settled."""
         return len(self._in_hand)
 
     @property
     def full(self) -> bool:
-        """Whether the next message is refused. (RabbitMQ lets a burst a little over the limit.)"""
+        """Whether the queue refuses the next message; RabbitMQ lets a burst go a little over the limit."""
         if self.declared.drops_oldest or not self.declared.bounded:
             return False
         counted = self._ready
@@ -117,7 +117,7 @@ class MemoryQueue:
         return inf if self.declared.max_length_bytes is None else self.declared.max_length_bytes
 
     def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
-        """Takes a message in at the end; False when the queue is full."""
+        """Add a message at the end of the queue; return False when the queue is full."""
         if self.full:
             return False
         stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))
@@ -128,7 +128,7 @@ class MemoryQueue:
         return True
 
     def _drop_oldest(self) -> None:
-        """Only what is ready counts here, what is in hand does not."""
+        """Dead-letter the oldest ready messages over the limit; unsettled messages do not count."""
         while len(self._ready) > self._most or _bytes(self._ready) > self._most_bytes:
             self._dead_letter(heapq.heappop(self._ready), Reason.MAXLEN)
 
@@ -139,30 +139,30 @@ class MemoryQueue:
     # Consumers
 
     def admits(self, *, exclusive: bool) -> bool:
-        """Whether another consumer may come."""
+        """Return whether another consumer may subscribe, exclusively or not."""
         return not any(exclusive or one.exclusive for one in self._subscriptions)
 
     def subscribe(self, subscription: QueueSubscription) -> None:
-        """It gets its share from now on."""
+        """Add a consumer, which gets its share of messages from now on."""
         self._subscriptions.append(subscription)
         self.used()
         self._turn()
 
     def unsubscribe(self, subscription: QueueSubscription) -> None:
-        """It gets nothing any more; what it has stays in its hand."""
+        """Remove a consumer; its unsettled messages stay unsettled."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
             self.used()
 
     def cancel_consumers(self) -> None:
-        """Ends every subscription from the broker's side."""
+        """Cancel all subscriptions from the broker's side."""
         subscriptions, self._subscriptions = self._subscriptions, deque()
         self.used()
         for subscription in subscriptions:
             subscription.canceled()
 
     def take(self) -> Stored | None:
-        """The first ready message, in hand now."""
+        """Remove the first ready message, unsettled from now on; None when there is none."""
         self.used()
         self._expire_heads()
         if not self._ready:
@@ -174,13 +174,13 @@ class MemoryQueue:
     # Settling
 
     def ack(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """It is done with."""
+        """Settle an unsettled message as done, for good."""
         if self._let_go(stored, subscription):
             stored.gone = True
             self._turn()
 
     def requeue(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """It goes back; over the delivery limit it is given up."""
+        """Return an unsettled message to the queue; dead-letter a message over the delivery limit."""
         if not self._let_go(stored, subscription):
             return
         stored.returns += 1
@@ -192,16 +192,17 @@ class MemoryQueue:
         self._turn()
 
     def _come_back(self, stored: Stored, *, in_front: bool) -> None:
-        """To its place in a classic queue; behind earlier returns and before the rest in a quorum queue.
+        """Put a returned message at its place: the old place in a classic queue, near the front in a quorum queue.
 
-        A quorum queue without a delivery limit takes it to the end (3.10).
+        In a quorum queue that is behind earlier returns and before the rest; without a delivery limit, at the end
+        (3.10).
         """
         if self.declared.type is QueueType.QUORUM:
             stored.place = next(self._places) - (BEFORE_ALL if in_front else 0)
         heapq.heappush(self._ready, stored)
 
     def reject(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """It is given up."""
+        """Dead-letter an unsettled message."""
         if self._let_go(stored, subscription):
             self._dead_letter(stored, Reason.REJECTED)
             self._turn()
@@ -216,14 +217,14 @@ class MemoryQueue:
     # What happens by itself
 
     def used(self) -> None:
-        """Starts `x-expires` anew; it runs while nobody consumes."""
+        """Restart the timer of `x-expires`, which runs while the queue has no consumer."""
         self._set_timer("expires", None)
         if self.declared.expires_ms is not None and not self._subscriptions and not self._paused:
             due = asyncio.get_running_loop().time() + self.declared.expires_ms / 1000
             self._set_timer("expires", due, lambda: self._expire(self.declared.name))
 
     def _turn(self) -> None:
-        """Hands out what can be handed out, then gives up what is over its time."""
+        """Deliver ready messages to consumers with free prefetch, then dead-letter expired messages."""
         if self._paused:
             return
         while self._ready and (subscription := self._next_with_room()) is not None:
@@ -247,7 +248,7 @@ class MemoryQueue:
         return None
 
     def _expire_heads(self) -> None:
-        """Only the head expires, as in RabbitMQ: a later message waits until it is first."""
+        """Dead-letter expired messages at the head; as in RabbitMQ, a later message expires only once at the head."""
         now = asyncio.get_running_loop().time() + EARLY_SECONDS
         while self._ready and (due := self._ready[0].expires_at) is not None and due <= now:
             self._dead_letter(heapq.heappop(self._ready), Reason.EXPIRED)
@@ -286,13 +287,13 @@ class MemoryQueue:
     # The broker's own life
 
     def pause(self) -> None:
-        """The broker is down: nothing moves."""
+        """Stop deliveries and timers, because the broker is down."""
         self._paused = True
         for name in tuple(self._timers):
             self._set_timer(name, None)
 
     def resume(self) -> None:
-        """The broker is up again: expiry starts anew, what is over its time goes."""
+        """Restart deliveries and timers, because the broker is up again; expired messages are dead-lettered."""
         self._paused = False
         self.used()
         if self._retained:
@@ -300,7 +301,7 @@ class MemoryQueue:
         self._turn()
 
     def close(self) -> None:
-        """The queue is deleted: its messages are dropped, its consumers canceled."""
+        """Delete the queue: drop its messages and cancel its consumers."""
         self.pause()
         for stored in itertools.chain(self._ready, self._in_hand.values()):
             stored.gone = True

@@ -16,17 +16,19 @@ _LARGEST = 2**63
 
 
 def carried(headers: HeaderTable) -> dict[str, Any]:
-    """What a consumer sees of these headers; nobody shares them with the publisher.
+    """Return a copy of a header table as a consumer receives it.
 
-    Raises: InvalidTask when AMQP has no type for a value or key.
+    Raises:
+        InvalidTask: when AMQP has no type for a value or key.
     """
     return {_key(name): _value(value) for name, value in headers.items()}
 
 
 def carried_text(text: str | None) -> str | None:
-    """A property or key of at most 255 bytes; an empty one is as good as none.
+    """Return a property or key of at most 255 bytes as a consumer receives it; an empty text becomes None.
 
-    Raises: InvalidTask when it is longer.
+    Raises:
+        InvalidTask: when the text is longer.
     """
     if text and len(_bytes(text)) > MAX_SHORT_BYTES:
         raise InvalidTask("A property or routing key is over 255 bytes", begins=text[:40])

@@ -1,1 +1,1 @@
-"""Which agent gets a task when the sender picks one: pure strategies and scores, and the client's memory for them."""
+"""The selection of an agent by the sender of a task: pure strategies and scores, and the client's cache for them."""

@@ -1,7 +1,7 @@
-"""Many tasks given out at once, from one look at the registry. Pure.
+"""The assignment of many tasks to agents at once, from one look at the registry. Pure.
 
-An agent gets at most what it can take: its slots and as much again may run and wait in it (its inbox holds
-twice its slots). What is over goes to nobody: the capability's queue, where whoever is free takes it.
+An agent gets at most what it can take: its slots and as many tasks again may run and wait in it (its inbox holds twice
+its slots). Tasks beyond that stay in the capability's queue, where any free agent takes them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale
 from coditect.registry.selection.strategies import busyness, candidates
 
 INBOX_SLOTS = 2
-"""What an agent's inbox holds, in its slots: `broker.topology.agent_queues`."""
+"""The capacity of an agent's inbox, in its slots: `broker.topology.agent_queues`."""
 
 _Rank = Callable[[AgentRecord, int], tuple[float, ...]]
-"""How far behind an agent stands that was given so many already; grows with each one given."""
+"""The rank of an agent that was given so many tasks already; grows with each task, and the lowest is next."""
 
 
 def assign(
     records: Iterable[AgentRecord], count: int, strategy: Strategy, *, turn: int = 0, wanted: Wanted = ANYTHING
 ) -> tuple[AgentId | None, ...]:
-    """Who gets each of `count` tasks, in order; None is the capability's queue.
+    """Return the agent for each of `count` tasks, in order; None leaves a task to the capability's queue.
 
-    Every beginning of the answer is spread as the whole: `round_robin` evenly, `least_busy` by filling up
-    whoever is emptiest by share of slots, `load_balanced` in proportion to the score, `best_match` to the
-    best as long as it stays the best with what it was given. Among equals the agent at `turn` is first.
+    Every prefix of the answer is spread as the whole: `round_robin` evenly, `least_busy` by filling the emptiest agent
+    by share of slots, `load_balanced` in proportion to the score, `best_match` to the best agent as long as it stays
+    the best with its new tasks. Among equals the agent at `turn` is first.
     """
     fleet = candidates(records)
     rank = _rank_of(strategy, fleet, wanted)
@@ -52,12 +52,12 @@ def assign(
 
 
 def room(record: AgentRecord) -> int:
-    """How many more tasks the agent can take: to run, and to wait in its inbox."""
+    """Return how many more tasks an agent can take, to run and to wait in its inbox."""
     return max(0, INBOX_SLOTS * record.registration.slots - record.load.running - record.load.suspended)
 
 
 def with_more(record: AgentRecord, given: int) -> AgentRecord:
-    """The agent as if it ran `given` tasks more."""
+    """Return an agent's record with its running tasks increased by `given`."""
     return replace(record, load=replace(record.load, running=record.load.running + given))
 
 

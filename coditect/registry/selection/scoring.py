@@ -1,20 +1,20 @@
-"""How good an agent is for the next task, as one number in [0, 1]. Pure.
+"""The score of an agent for the next task, as one number in (0, 1]. Pure.
 
 ::
 
     score = free^w1 · capacity^w2 · cpu^w3 · memory^w4 · health^w5 · latency^w6 · overlap^w7
 
     free      1 - (running + suspended / 2) / slots          the share of its slots that is left
-    capacity  free slots / those of the agent that has most  slots / most slots when nobody has a free one
+    capacity  free slots / those of the agent that has most  slots / most slots when all slots are in use
     cpu       1 - cpu_percent / 100                          of one core
     memory    1 GiB / (1 GiB + resident_bytes)               half at 1 GiB
     health    (completed + 10) / (completed + failed + 10)   1 for a new agent
     latency   (fastest + 10 ms) / (latency_ms + 10 ms)       1 for the fastest agent, and for a new one
-    overlap   what it has of the wanted / the wanted         1 when nothing is wanted
+    overlap   criteria that it meets / all criteria          1 without criteria
 
-Each term is put from [0, 1] into [FLOOR, 1], so that none is a veto: when all agents are equally full the
-other terms decide, and one that recovered is noticed by the little that it still gets. A product, because
-an agent that is bad at one thing is not made good by the others. A weight of 0 leaves a term out.
+Each term is mapped from [0, 1] to [FLOOR, 1], so that no term is a veto: when all agents are equally full the other
+terms decide, and an agent that recovered is noticed by the little work that it still gets. The score is a product,
+because an agent that is bad at one thing is not made good by the others. A weight of 0 leaves a term out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from coditect.registry.port import texts_of
 
 FLOOR = 0.02
 SUSPENDED_SHARE = 0.5
-"""A suspended task holds no slot, but takes the next one before anything new; nobody knows when."""
+"""A suspended task holds no slot, but takes the next free one, at an unknown time, before a new task."""
 MEMORY_BYTES = 1024**3
 TRUSTED_SUCCESSES = 10
 LATENCY_MS = 10.0
@@ -38,7 +38,7 @@ LATENCY_MS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ScoreTerms:
-    """What is known of one agent, each in [0, 1]; more is better."""
+    """The terms of one agent's score, each in [0, 1]; more is better."""
 
     free: float
     capacity: float
@@ -54,7 +54,7 @@ _TERMS = tuple(term.name for term in fields(ScoreTerms))
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each term counts: its exponent, at least 0."""
+    """The weight of each term in the score: an exponent, at least 0."""
 
     free: float = 0.0
     capacity: float = 0.0
@@ -71,16 +71,16 @@ BEST_MATCH = Weights(free=0.5, capacity=0.25, health=1.0, overlap=3.0)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the terms of one fleet are relative to."""
+    """The maxima and minima of a fleet, to which the terms of a score are relative."""
 
     most_room: float
     most_slots: int
     fastest_ms: float
-    """0 when none of them ran anything yet."""
+    """0 when no agent has run a task yet."""
 
     @classmethod
     def of(cls, records: Sequence[AgentRecord]) -> Self:
-        """The scale of these agents."""
+        """Return the scale of the given agents."""
         return cls(
             most_room=max((_room(record) for record in records), default=0.0),
             most_slots=max((record.registration.slots for record in records), default=0),
@@ -89,7 +89,7 @@ class Scale:
 
 
 def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = ANYTHING) -> float:
-    """How good the agent is, in (0, 1]; see the module for the formula."""
+    """Return the score of an agent, in (0, 1], by the module's formula."""
     terms = terms_of(record, scale, wanted)
     product = 1.0
     for name in _TERMS:
@@ -100,7 +100,7 @@ def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = 
 
 
 def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> ScoreTerms:
-    """What is known of the agent, beside the others of its fleet."""
+    """Return the terms of an agent's score, relative to its fleet's scale."""
     load, slots, room = record.load, record.registration.slots, _room(record)
     capacity = room / scale.most_room if scale.most_room > 0 else slots / max(1, scale.most_slots)
     seen = load.completed + TRUSTED_SUCCESSES
@@ -117,7 +117,7 @@ def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> Sc
 
 
 def overlap(agent: Registration, wanted: Wanted) -> float:
-    """The share of what is wanted that the agent has; 1 when nothing is wanted."""
+    """Return the share of the criteria that the agent meets; 1 without criteria."""
     if not len(wanted):
         return 1.0
     tags = agent.all_tags

@@ -1,7 +1,7 @@
-"""The client's side of selection: what it remembers of the registry, and whom it picks by that.
+"""The client's selection of agents: a cache of the registry's entries, and the choice of an agent for each task.
 
-A call without a strategy costs a look into a dictionary: whether its capability asks for one is learnt in
-the background. A registry that does not answer leaves everything to the broker.
+A call without a strategy costs a look into a dictionary: the client learns in the background whether a capability asks
+for a strategy. A registry that does not answer leaves every choice to the broker.
 """
 
 from __future__ import annotations
@@ -25,54 +25,54 @@ from coditect.registry.selection.strategies import choose
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = BEAT_SECONDS
-"""Agents tell their load once in that time: reading it more often says nothing new."""
+"""The age up to which an entry is fresh: agents send their load once in that time."""
 LEARN_SECONDS = 5.0
-"""How long it is believed that a capability asks for no strategy."""
+"""How long the answer that a capability asks for no strategy is trusted."""
 LEARN_PAUSE_SECONDS = 0.05
-"""Between two reads in the background: however many capabilities a client uses, they cost next to nothing."""
+"""The pause between two background reads, so that many capabilities cost next to nothing."""
 MOST_REMEMBERED = 10_000
 GLANCE = 16
-"""So many tasks of a batch go to the broker before it is asked again whether the capability wants otherwise."""
+"""How many tasks of a batch go to the broker before the capability's strategy is asked for again."""
 
 
 @dataclass(slots=True)
 class Known:
-    """What was read of one capability, and what was given out since."""
+    """The cached registry entries of one capability, with the tasks that this client has assigned since."""
 
     records: dict[AgentId, AgentRecord] = field(default_factory=dict)
     read_at: float = 0.0
     """On the event loop's clock."""
     asked: Strategy | None = None
-    """What the capability asks for."""
+    """The strategy that the capability asks for."""
 
     @property
     def age(self) -> float:
-        """Seconds since it was read."""
+        """Seconds since the registry entries were read."""
         return asyncio.get_running_loop().time() - self.read_at
 
     def give(self, agent_id: AgentId) -> Pick:
-        """Counts a task as running there, until its end is known or the agents tell better."""
+        """Count a task as running at an agent, until the task's end or the next read, and return the pick."""
         self.records[agent_id] = with_more(self.records[agent_id], 1)
         return Pick(agent_id, self)
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The agent that one task shall prefer."""
+    """The agent that one task should prefer."""
 
     agent_id: AgentId
     known: Known | None = None
-    """What it was picked by; None when the caller named the agent."""
+    """The entries behind the choice; None when the caller named the agent."""
 
     def over(self, _: object) -> None:
-        """The task's end is known: it does not count any more. A callback of its reply."""
+        """Stop counting the task as running at the agent; the callback of the task's reply."""
         if self.known is not None:
             self.known.records[self.agent_id] = with_more(self.known.records[self.agent_id], -1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What a batch is."""
+    """The order for a batch: capability, strategy, criteria and size."""
 
     capability: str
     strategy: Strategy | None
@@ -81,7 +81,7 @@ class _Order:
 
 
 class Selector:
-    """Picks agents for one client. Its reads run in the client's background."""
+    """The selector of agents for one client; reads the registry in the client's background tasks."""
 
     def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
         self._registry = registry
@@ -89,7 +89,7 @@ class Selector:
         self._background = background
         self._known: dict[str, Known] = {}
         self._plain: set[str] = set()
-        """Capabilities that ask for nothing, as far as is believed: the way of most calls."""
+        """Capabilities that ask for no strategy, as far as is known: the fast path of most calls."""
         self._turns: dict[str, int] = {}
         self._reads: dict[str, asyncio.Task[Known]] = {}
         self._learning: dict[str, None] = {}
@@ -98,7 +98,7 @@ class Selector:
     async def pick(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None
     ) -> Pick | None:
-        """The agent for one task; None leaves it to the broker. Asks the registry at most once a second."""
+        """Select the agent for one task, with at most one registry read a second; None leaves it to the broker."""
         if pin is not None:
             return Pick(pin)
         if strategy is None and wanted is ANYTHING and (capability in self._plain or self._registry is None):
@@ -111,7 +111,7 @@ class Selector:
         return self._choose(known, strategy, turn, wanted)
 
     def follow(self, capability: str, wanted: Wanted = ANYTHING) -> Pick | None:
-        """The agent for one task by what its capability asks for; never waits for the registry."""
+        """Select the agent for one task by the capability's own strategy, without waiting for the registry."""
         known = self._remembered(capability)
         if known is None or known.asked is None:
             return None
@@ -120,12 +120,12 @@ class Selector:
     def batch(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
     ) -> SelectionBatch:
-        """The picks for a sequence of tasks, assigned `many` at a time."""
+        """Start a batch that selects the agents for a sequence of tasks, `many` at a time."""
         order = _Order(capability, _asked(strategy, wanted), wanted, many)
         return SelectionBatch(self, order, None if pin is None else Pick(pin))
 
     async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
-        """Who gets each of the next tasks, from one look at the registry; None leaves them to the broker."""
+        """Assign the next tasks of a batch to agents, from one look at the registry; None leaves all to the broker."""
         name = order.capability
         known = self._remembered(name) if order.strategy is None else await self._fresh(name)
         strategy = order.strategy or (known.asked if known is not None else None)
@@ -142,7 +142,7 @@ class Selector:
     # -- what is known ----------------------------------------------------------------------------------
 
     def _remembered(self, capability: str) -> Known | None:
-        """What is known and not too old to go by; what is old is read again beside."""
+        """Return the cached entries unless they are too old; old entries are read again in the background."""
         if self._registry is None:
             return None
         known = self._known.get(capability)
@@ -159,7 +159,7 @@ class Selector:
             self._learner = self._background.start(self._learn_all(), name="learn strategies")
 
     async def _learn_all(self) -> None:
-        """One after the other, with pauses; ends when there is nothing more to learn."""
+        """Read the pending capabilities one by one, with pauses; ends when none is pending."""
         while self._learning:
             capability = next(iter(self._learning))
             try:
@@ -169,7 +169,7 @@ class Selector:
                 del self._learning[capability]
 
     async def _fresh(self, capability: str) -> Known:
-        """What was read within the last second; all who ask at once share one read."""
+        """Return entries read within the last second; concurrent callers share one read."""
         known = self._known.get(capability)
         if known is not None and known.age < FRESH_SECONDS:
             return known
@@ -181,7 +181,7 @@ class Selector:
         return await asyncio.shield(reading)
 
     async def _read(self, capability: str) -> Known:
-        """Asks the registry; nobody is known when it does not answer."""
+        """Read a capability's entries from the registry into the cache; empty when the registry does not answer."""
         known = Known()
         try:
             if self._registry is not None:
@@ -200,7 +200,7 @@ class Selector:
         return known
 
     async def _turn(self, capability: str) -> int:
-        """The fleet's own turn: exact between all clients that pick one by one."""
+        """Return the round-robin turn that all clients share; this client's own turn without an answer."""
         try:
             if self._registry is not None:
                 return await self._registry.next_turn(capability)
@@ -209,7 +209,7 @@ class Selector:
         return self._next_turn(capability)
 
     def _next_turn(self, capability: str, many: int = 1) -> int:
-        """This client's own turn, begun by chance so that clients do not begin with the same agent."""
+        """Return this client's own turn, which starts at random so that clients do not start with one agent."""
         turn = self._turns.get(capability)
         if turn is None:
             turn = int(self._clock.chance() * 1_000_000)
@@ -220,7 +220,7 @@ class Selector:
 
 
 class SelectionBatch:
-    """The picks for a sequence of tasks, in order."""
+    """The picks of agents for a sequence of tasks, in order."""
 
     def __init__(self, picker: Selector, order: _Order, pinned: Pick | None) -> None:
         self._picker = picker
@@ -230,7 +230,7 @@ class SelectionBatch:
         self._picks: deque[AgentId | None] = deque()
 
     async def next(self) -> Pick | None:
-        """The agent for the next task; None leaves it to the broker."""
+        """Return the agent for the next task; None leaves the task to the broker."""
         if self._pinned is not None:
             return self._pinned
         if not self._picks or (self._known is not None and self._known.age >= FRESH_SECONDS):
@@ -245,12 +245,12 @@ class SelectionBatch:
 
 
 def _asked(strategy: Strategy | None, wanted: Wanted) -> Strategy | None:
-    """Who says what it wants is after the best match."""
+    """Return the strategy of a call; criteria without a strategy mean the best match."""
     return Strategy.BEST_MATCH if strategy is None and len(wanted) else strategy
 
 
 def _asked_by(records: Iterable[AgentRecord], capability: str) -> Strategy | None:
-    """What the agent that started last says, where versions differ."""
+    """Return the strategy that a capability asks for; where agents differ, the agent that started last decides."""
     newest = max(records, key=lambda one: (one.registration.started_at_ms, one.agent_id), default=None)
     if newest is None:
         return None

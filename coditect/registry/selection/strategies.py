@@ -1,7 +1,7 @@
-"""Which of several agents gets a task, when the sender picks one. Pure: turn and chance are passed in.
+"""The strategies by which a sender chooses one of several agents. Pure: turn and chance are passed in.
 
-A pick is a preference: an agent that does not take the task leaves it to its capability's queue. Many tasks
-at once are given out by `assignment`.
+A choice is a preference: an agent that does not take the task leaves it to its capability's queue. `assignment` gives
+out many tasks at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale
 def choose(
     records: Iterable[AgentRecord], strategy: Strategy, *, turn: int, chance: float, wanted: Wanted = ANYTHING
 ) -> AgentRecord | None:
-    """The agent for the next task; None when no agent may be chosen.
+    """Choose the agent for the next task by a strategy; None when no agent may be chosen.
 
     `turn` grows by one with each choice (`Registry.next_turn`), `chance` is in [0, 1).
     """
@@ -36,13 +36,13 @@ def choose(
 
 
 def round_robin(records: Iterable[AgentRecord], *, turn: int) -> AgentRecord | None:
-    """Each agent in its turn, in the order of their ids: over n turns in a row each of n agents once."""
+    """Choose the agent whose turn it is, in the order of ids: n turns in a row choose each of n agents once."""
     fleet = candidates(records)
     return fleet[turn % len(fleet)] if fleet else None
 
 
 def least_busy(records: Iterable[AgentRecord], *, chance: float) -> AgentRecord | None:
-    """The lowest share of slots in use, then the lowest latency, then by chance."""
+    """Choose the agent with the lowest share of used slots, then the lowest latency, then by chance."""
     fleet = candidates(records)
     if not fleet:
         return None
@@ -54,10 +54,10 @@ def least_busy(records: Iterable[AgentRecord], *, chance: float) -> AgentRecord 
 def load_balanced(
     records: Iterable[AgentRecord], *, chance: float, weights: Weights = LOAD_BALANCED
 ) -> AgentRecord | None:
-    """Drawn by chance, each agent in proportion to its score (`scoring`).
+    """Choose an agent by chance, each in proportion to its score (`scoring`).
 
-    Drawn and not the best: what the registry says is up to a heartbeat old, and all who read it at the same
-    time would send to the same one. See M. Mitzenmacher, How Useful Is Old Information? (2000).
+    Drawn, and not the best: the registry's facts are up to a heartbeat old, and all clients that read them at one time
+    would send to one agent. See M. Mitzenmacher, How Useful Is Old Information? (2000).
     """
     fleet = candidates(records)
     if not fleet:
@@ -71,7 +71,7 @@ def load_balanced(
 def best_match(
     records: Iterable[AgentRecord], wanted: Wanted, *, chance: float, weights: Weights = BEST_MATCH
 ) -> AgentRecord | None:
-    """The highest score (`scoring`), which is mostly the share of the wanted that it has; equals by chance."""
+    """Choose the agent with the highest score, mostly the share of the criteria it meets; equals by chance."""
     fleet = candidates(records)
     if not fleet:
         return None
@@ -82,12 +82,12 @@ def best_match(
 
 
 def busyness(record: AgentRecord) -> tuple[float, float]:
-    """The share of its slots in use, then its latency; less is better."""
+    """Return the share of an agent's slots in use, then its latency in ms; less is better."""
     return record.load.running / max(1, record.registration.slots), record.load.latency_ms
 
 
 def candidates(records: Iterable[AgentRecord]) -> Sequence[AgentRecord]:
-    """Living and taking work, by id; those that still start only when there is nobody else."""
+    """Return the living agents that take work, sorted by id; agents that still start only when no other is there."""
     living = sorted((record for record in records if record.lease_ms > 0), key=lambda record: record.agent_id)
     ready = [record for record in living if record.load.status in (AgentStatus.IDLE, AgentStatus.BUSY)]
     return ready or [record for record in living if record.load.status is AgentStatus.STARTING]

@@ -5,7 +5,7 @@ imported: nothing of the product knows of it, and no setting of the product can 
 
 ``mutant``   what a mutant is, and the hook that makes the replacement
 ``ledger``   the mutants of the ledger and of what records results
-``shards``   those of shards, leases, the desk, and what brings commands to it
+``shards``   those of shards, leases, the shard worker, and what brings commands to it
 ``agent``    those of agents, clients and the wire
 ``mends``    those that take back what was mended after it had gone wrong in real use
 ``table``    all of them by name

@@ -1,7 +1,7 @@
 """The store in one SQLite file: the embedded default.
 
-`file` opens and checks it, `statements` are the reads and writes of one transaction, `writer` is the thread that
-commits, `lock` makes one process the owner of the file, `database` puts them behind the port.
+`file` opens and checks the file, `statements` are the reads and writes of one transaction, `writer` is the thread that
+commits, `lock` makes one process the owner of the file, `database` implements the port with them.
 """
 
 from dispatcher.store.sqlite.database import SqliteDatabase

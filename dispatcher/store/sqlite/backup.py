@@ -1,4 +1,4 @@
-"""Copies of a SQLite store: one of its state at an instant, and one that takes the store's place."""
+"""Backup and restore of a SQLite store: copies of the file, and a new file in the store's place."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from dispatcher.store.sqlite.file import check_whole, connect, failure, refuse_f
 from dispatcher.store.sqlite.lock import FileLock
 
 BESIDE = ("-wal", "-shm", ".lock")
-"""What lies beside a store's file."""
+"""The suffixes of the files beside a store's file."""
 
 
 def copy(source: Path, target: Path) -> None:
-    """Write the store's state at this instant into a new file, whole and synced; writers go on beside it.
+    """Copy the store's current state into a new file, whole and synced, while writers go on.
 
-    Raises: StoreMisconfigured when the source is no store, or the target is there; StoreFailed.
+    Raises:
+        StoreMisconfigured: when the source is no store, or the target exists.
+        StoreFailed: when SQLite fails.
     """
     if not source.is_file():
         raise StoreMisconfigured("There is no store", path=str(source), fix="name one by --store or CODITECT_STORE")
@@ -40,9 +42,10 @@ def copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(store: Path, aside: Callable[[Path], Path]) -> Iterator[Path]:
-    """A file to be filled in the block, which takes the store's place after it; the former one is kept `aside`.
+    """Yield a path to fill in the block, and then put that file in the store's place; keep the old file `aside`.
 
-    Raises: StoreLocked while a process owns the store.
+    Raises:
+        StoreLocked: while a process owns the store.
     """
     store.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.with_name(store.name + ".lock"))
@@ -65,7 +68,7 @@ def replacing(store: Path, aside: Callable[[Path], Path]) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a store's file with what lies beside it, as far as it is there."""
+    """Remove a store's file and the files beside it, as far as they exist."""
     for end in ("", *BESIDE):
         path.with_name(path.name + end).unlink(missing_ok=True)
 

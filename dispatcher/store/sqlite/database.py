@@ -1,4 +1,4 @@
-"""The port on a SQLite file."""
+"""The SQLite implementation of the store's port: one writing thread, and threads for reads and questions."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Result = TypeVar("Result")
 READERS = 2
 WAIT_SECONDS = 5.0
 TRY_SECONDS = 0.1
-"""Between two tries for the file's lock, while another process owns the store."""
+"""The pause between two tries for the file's lock, while another process owns the store."""
 
 
 class SqliteDatabase:
     """A database in one file on a local disk; `:memory:` and network file systems will not do.
 
     One thread writes, two read, and two more answer questions. One process owns the file, by a lock that the kernel
-    frees when the process ends: opening it waits `wait_seconds` for another owner to end. `on_wait` is called once
-    when there is one.
+    frees when the process ends: opening waits `wait_seconds` for another owner to end. `on_wait` is called once when
+    there is another owner.
     """
 
     exclusive = True
@@ -91,7 +91,7 @@ class SqliteDatabase:
         await asyncio.to_thread(opened.close)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """See `Database.run`. The function runs in the writer's thread: the others wait for it."""
+        """Run a transaction function in the writer's thread, one at a time, and commit; return its result."""
         writer = self._now_open.writer
 
         async def attempt(earlier: EarlierTries) -> Result:
@@ -101,11 +101,14 @@ class SqliteDatabase:
         return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.read`. At most two run at a time; a long one keeps the log from being shortened."""
+        """Run a read-only function on one state of the file, at most two at a time.
+
+        A long one keeps the write-ahead log from being shortened.
+        """
         return await self._read(self._now_open.readers, body)
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.ask`. At most two run at a time."""
+        """Run a read-only function for a user's question, at most two at a time, beside the program's reads."""
         return await self._read(self._now_open.questions, body)
 
     async def _read(self, readers: _Readers, body: Callable[[Reads], Result]) -> Result:
@@ -125,12 +128,12 @@ class SqliteDatabase:
             raise
 
     async def failure(self) -> StoreFailed:
-        """See `Database.failure`."""
+        """Wait until the store has stopped for good, and return the error."""
         return await asyncio.shield(self._now_open.failed)
 
     @property
     def groups(self) -> int:
-        """Commits to the disk so far: fewer than transactions."""
+        """Number of commits to the disk so far, each for a group of transactions."""
         return self._now_open.writer.groups
 
     @property
@@ -140,7 +143,12 @@ class SqliteDatabase:
         return self._opened
 
     async def _owned(self) -> FileLock:
-        """The file's lock, as soon as nobody else has it. Raises: StoreLocked, StoreMisconfigured."""
+        """Wait for the file's lock, and return the lock.
+
+        Raises:
+            StoreLocked: when another process keeps the lock for `wait_seconds`.
+            StoreMisconfigured: when the folder cannot be written.
+        """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._path.with_name(self._path.name + ".lock"))
@@ -165,7 +173,7 @@ class SqliteDatabase:
         return lock
 
     def _open(self) -> tuple[sqlite3.Connection, bool]:
-        """A connection, and whether the file was closed in order: the last connection takes the log away."""
+        """Open the file, and return a connection and whether the file was closed in order (without a log left)."""
         log_file = self._path.with_name(self._path.name + "-wal")
         whole = not (log_file.exists() and log_file.stat().st_size)
         try:
@@ -181,7 +189,7 @@ class SqliteDatabase:
 
 
 class _Opened:
-    """What an open database holds."""
+    """The resources of an open database: connection, lock, writer and readers."""
 
     def __init__(
         self,
@@ -198,7 +206,7 @@ class _Opened:
         self.failed = failed
 
     def close(self) -> None:
-        """The last connection that closes copies the log into the file."""
+        """Close all connections, and free the lock; the last connection copies the log into the file."""
         self.readers.close()
         self.questions.close()
         self.connection.close()
@@ -206,7 +214,7 @@ class _Opened:
 
 
 class _Readers:
-    """Threads with a connection each."""
+    """A pool of reading threads, with a connection each."""
 
     def __init__(self, path: Path, connecting: Callable[[Path], sqlite3.Connection], name: str) -> None:
         self._path = path
@@ -218,7 +226,7 @@ class _Readers:
         self._closing = False
 
     def read(self, body: Callable[[Reads], Result]) -> Result:
-        """Runs it on one state of the file; in a thread of the pool."""
+        """Run a read-only function on one state of the file; called in a thread of the pool."""
         try:
             connection = self._connection()
             connection.execute("BEGIN")
@@ -235,7 +243,7 @@ class _Readers:
         return result
 
     def check(self, on_failure: Callable[[StoreFailed], None]) -> None:
-        """Reads every page of the file beside the work; tells of damage."""
+        """Check every page of the file in the background; report damage to `on_failure`."""
         loop = asyncio.get_running_loop()
 
         def checked() -> None:
@@ -253,7 +261,7 @@ class _Readers:
         self.pool.submit(checked)
 
     def close(self) -> None:
-        """Waits for those that run; a check is broken off."""
+        """Wait for the reads that run, interrupt a check, and close the connections."""
         self._closing = True
         if (checking := self._checking) is not None:
             checking.interrupt()

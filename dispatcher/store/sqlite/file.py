@@ -1,10 +1,10 @@
-"""The SQLite file: how it is opened, what is in it, and which of SQLite's errors end the process.
+"""The SQLite file of a store: opening, schema, checks, and the meaning of SQLite's errors.
 
 ::
 
     pairs(key BLOB PRIMARY KEY, value BLOB)   WITHOUT ROWID: the table is the ordered tree itself
     state(version INTEGER)                    one row: how many transactions were committed
-    application_id, user_version              that it is ours, and the version of this schema
+    application_id, user_version              that it is Coditect's, and the version of this schema
 
 In WAL mode with synchronous=FULL a commit is written to the log and synced before it is acknowledged.
 """
@@ -21,10 +21,10 @@ APPLICATION_ID = 0x434F4449
 """``CODI``, in the file's header."""
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 5.0
-"""How long SQLite itself waits for a lock, at most."""
+"""The longest time that SQLite itself waits for a lock."""
 CACHE_KILOBYTES = 32_000
 CHECKPOINT_PAGES = 1_000
-"""The log is copied into the file when it is longer, 4 MB, and written from its beginning again.
+"""A log longer than this, 4 MB, is copied into the file, and then overwritten from its beginning.
 
 As long as it grows, every sync writes the file's new size as well, which takes twice as long: with 16 MB the first
 thousands of commits were a tenth slower, and later ones no faster.
@@ -42,15 +42,17 @@ COMMIT;
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection in explicit transactions, for one thread at a time."""
+    """Open a connection with explicit transactions, for one thread at a time."""
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Makes the connection durable, and the file a whole store of this version. This process owns the file.
+    """Make a connection durable, and its file a store of this version; the calling process owns the file.
 
-    Raises: StoreMisconfigured for a foreign file, a newer schema, or a file system without shared memory;
-    StoreFailed for a file whose header is damaged; StoreLocked.
+    Raises:
+        StoreMisconfigured: for a foreign file, a newer schema, or a file system without shared memory.
+        StoreFailed: for a file whose header is damaged.
+        StoreLocked: when another process holds the file.
     """
     try:
         tune(connection)
@@ -63,13 +65,13 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def tune(connection: sqlite3.Connection) -> None:
-    """What every connection of ours has."""
+    """Set the options that every connection to a store has."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
 
 
 def failure(error: sqlite3.Error, path: Path) -> StoreFailed | StoreLocked | StoreMisconfigured:
-    """What an error of SQLite means here: nearly every one ends the process."""
+    """Return the store's error for an error of SQLite; nearly every one ends the process."""
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     match None if code is None else code & 0xFF:
@@ -98,7 +100,11 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises: StoreMisconfigured for a file that is no store, or one of a newer version."""
+    """Refuse a file that is no store of this version.
+
+    Raises:
+        StoreMisconfigured: for a file that is no store, or a store of a newer version.
+    """
     owner, schema = _number(connection, "PRAGMA application_id"), _number(connection, "PRAGMA user_version")
     empty = not _number(connection, "SELECT count(*) FROM sqlite_master")
     if owner != APPLICATION_ID and not (empty and owner == schema == 0):
@@ -113,9 +119,13 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """Reads every page of the file: seconds for each GB. The full check only compares indexes besides; there are none.
+    """Check every page of the file, which takes seconds for each GB.
 
-    Raises: StoreFailed when it is damaged; sqlite3.Error.
+    SQLite's full check would only compare indexes in addition, and a store has none.
+
+    Raises:
+        StoreFailed: when the file is damaged.
+        sqlite3.Error: when the check cannot run.
     """
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
@@ -128,7 +138,7 @@ def _number(connection: sqlite3.Connection, statement: str) -> int:
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
-    """Leaves the transaction, if there is one; SQLite may have left it already."""
+    """Roll the connection's transaction back, if there is one; SQLite may have rolled back already."""
     with contextlib.suppress(sqlite3.Error):
         if connection.in_transaction:
             connection.execute("ROLLBACK")

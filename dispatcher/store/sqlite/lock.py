@@ -17,12 +17,20 @@ class FileLock:
     """An exclusive lock on a file, held from `acquire` until `close` or the end of the process."""
 
     def __init__(self, path: Path) -> None:
-        """Open the lock's file. Raises: OSError."""
+        """Open the lock's file, without taking the lock.
+
+        Raises:
+            OSError: when the file cannot be opened.
+        """
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def acquire(self) -> None:
-        """Take the lock at once. Raises: StoreLocked, which names the owner's process; call again."""
+        """Take the lock at once, without waiting.
+
+        Raises:
+            StoreLocked: when another process has the lock; names that process, and may be tried again.
+        """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -33,5 +41,5 @@ class FileLock:
         os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
-        """Free the lock for good."""
+        """Free the file's lock for good."""
         os.close(self._file)

@@ -1,9 +1,9 @@
-"""Reads and writes as statements on a connection that is in a SQL transaction.
+"""The reads and writes of a transaction as SQL statements, on a connection that is in a SQL transaction.
 
-Every step of a statement gives the interpreter's lock away and has to wait for it when the event loop is busy, which
-takes longer than the step; a statement takes one for each row that it finds. So what is written is gathered, and laid
-over what is read, and the whole group's rows go to SQLite in a few statements at its end, in the order of their keys;
-and what is read by many keys at once comes as one row, a text of numbers and hexadecimal digits.
+Every step of a statement releases the interpreter's lock and has to wait for the lock when the event loop is busy,
+which takes longer than the step; a statement takes one step for each row that it finds. So writes are gathered in
+memory, over the rows that are read, and the whole group's rows go to SQLite in a few statements at its end, in the
+order of their keys. A read of many keys at once comes as one row, a text of numbers and hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dispatcher.store.transaction import KeyRange, KeyValue, added, stamped
 Item = TypeVar("Item")
 
 MOST_ROWS = 256
-"""Of one statement that writes, or reads by keys."""
+"""The limit of one statement that writes, or reads by keys."""
 MOST_RANGES = 64
-"""Of one statement that reads by ranges."""
+"""The limit of one statement that reads by ranges."""
 _GET = "SELECT value FROM pairs WHERE key = ?"
 _KEYS = "SELECT key FROM pairs WHERE key >= ? AND key < ?"
 _FORWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
@@ -32,9 +32,10 @@ _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY ke
 
 
 class Statements:
-    """A `Backing` on SQLite, serial by construction: hence a snapshot read is a read like any other.
+    """The reads and writes of one transaction on SQLite (a `Backing`), where transactions run one by one.
 
-    Writes go to the `overlay`, which those of a group share; `write` takes them to SQLite.
+    So a snapshot read is a read like any other. Writes go to the `overlay`, which the transactions of a group share;
+    `write` takes them to SQLite.
     """
 
     __slots__ = ("_connection", "_overlay", "_path", "_version", "broken")
@@ -48,7 +49,7 @@ class Statements:
         """SQLite's failure, kept because the transaction function may have caught it."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """See `Backing`."""
+        """Return the value of a key, own writes included; None without a value."""
         own = self._overlay.values
         if key in own:
             return own[key]
@@ -56,7 +57,7 @@ class Statements:
         return found[0][0] if found else None
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """See `Backing`."""
+        """Return the pairs of a range in order, own writes included; all with limit 0."""
         statement = _BACKWARD if reverse else _FORWARD
         own = self._overlay.between(begin, end)
         if not own:
@@ -65,7 +66,7 @@ class Statements:
         return self._overlay.over(self._rows(statement, (begin, end, most)), own, limit=limit, reverse=reverse)
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """See `Backing`."""
+        """Return the values of several keys, read by few statements."""
         own, below = self._overlay.values, {}
         for piece in _pieces([key for key in dict.fromkeys(keys) if key not in own], MOST_ROWS):
             for number, value in self._row(_get_many(len(piece)), piece):
@@ -73,7 +74,7 @@ class Statements:
         return [own[key] if key in own else below.get(key) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """See `Backing`."""
+        """Return the pairs of several ranges, read by few statements."""
         below: dict[KeyRange, list[KeyValue]] = {}
         untouched = [each for each in dict.fromkeys(ranges) if not self._overlay.between(*each)]
         for piece in _pieces(untouched, MOST_RANGES):
@@ -86,33 +87,33 @@ class Statements:
         ]
 
     def set(self, key: bytes, value: bytes) -> None:
-        """See `Backing`."""
+        """Write a pair to the overlay."""
         self._overlay.put(key, value)
 
     def clear(self, key: bytes) -> None:
-        """See `Backing`."""
+        """Remove a key in the overlay."""
         self._overlay.put(key, None)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """See `Backing`. Key by key: whoever clears a range of many does so in pages."""
+        """Remove the keys of a range in the overlay, one by one; callers clear large ranges in pages."""
         found = [key for (key,) in self._rows(_KEYS, (begin, end))]
         for key in (*found, *self._overlay.between(begin, end)):
             self._overlay.put(key, None)
 
     def add(self, key: bytes, amount: bytes) -> None:
-        """See `Backing`. Nobody writes in between, so it may read."""
+        """Add to a little-endian integer by a read and a write, since transactions run one by one."""
         self.set(key, added(self.get(key, snapshot=True), amount))
 
     def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """See `Backing`. The version of this commit is known already, since nobody commits before."""
+        """Write a pair with the commit's version in its key; the version is known, since commits are serial."""
         self.set(stamped(key, (self._version + 1).to_bytes(8, "big") + b"\0\0"), value)
 
     def get_read_version(self) -> int:
-        """See `Backing`."""
+        """Return the version of the committed state that the transaction reads."""
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:
-        """What a statement found, out of its one row."""
+        """Return the items in the single result row of a statement."""
         ((text,),) = self._rows(statement, parameters)
         return (found.split(" ") for found in text.split(",")) if text else iter(())
 
@@ -125,7 +126,11 @@ class Statements:
 
 
 def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
-    """Takes what was gathered to SQLite. Raises: sqlite3.Error, after which nothing of it may be committed."""
+    """Write an overlay's pairs and removals to SQLite in few statements.
+
+    Raises:
+        sqlite3.Error: when SQLite fails; no part of the overlay may be committed then.
+    """
     keys = sorted(overlay.values)
     values = overlay.values
     for piece in _pieces([key for key in keys if values[key] is None], MOST_ROWS):
@@ -135,7 +140,7 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
-    """Of few different sizes: each is a statement that SQLite has to know."""
+    """Divide items into pieces of few different sizes, since each size is a statement that SQLite prepares."""
     at = 0
     while at < len(items):
         size = min(most, 1 << ((len(items) - at).bit_length() - 1))

@@ -1,8 +1,8 @@
-"""The one thread that writes: it runs transaction functions one after the other and commits them in groups.
+"""The writing thread of a SQLite store: runs transaction functions one by one and commits them in groups.
 
-What waits is run in one SQL transaction, each function over what those before it wrote, and made
-durable by one sync: while that runs the next group gathers. Callers are answered after the sync, all of a group
-together. Serial functions cannot conflict, which is cheaper than to find out whether they do.
+All waiting functions run in one SQL transaction, each over the writes of the functions before it, and one sync makes
+them durable: while the sync runs the next group gathers. Callers get their results after the sync, all of a group
+together. Serial functions cannot conflict, which is cheaper than a check for conflicts.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 MOST_OF_A_GROUP = 512
 GROUP_SECONDS = 0.05
-"""A group that ran for longer commits before it begins another function."""
+"""A group that ran for longer commits before another function starts."""
 MOST_BYTES_OF_A_GROUP = 16_000_000
-"""Neither does a group begin one that has written more: it is held in memory until then."""
+"""A group that has written more commits before another function starts: its writes are held in memory."""
 
 
 @dataclass(slots=True, eq=False)
 class WriteRequest:
-    """A transaction function that waits for its turn, and then for the sync."""
+    """A transaction function in the writer's queue, with the future of its result."""
 
     body: Callable[[Transaction], Any]
     answer: asyncio.Future[Any]
@@ -46,7 +46,7 @@ class WriteRequest:
     error: BaseException | None = None
 
     def settle(self) -> None:
-        """Tells the caller, unless that one has gone."""
+        """Set the caller's future to the result or error, unless the future is done."""
         if self.answer.done():
             return
         if self.error is None:
@@ -56,12 +56,12 @@ class WriteRequest:
 
 
 class Writer:
-    """The thread with its queue. `submit` and `stop` belong to the event loop's thread."""
+    """The writing thread with its queue; `submit` and `stop` are called in the event loop's thread."""
 
     def __init__(
         self, connection: sqlite3.Connection, path: Path, *, on_failure: Callable[[StoreFailed], None]
     ) -> None:
-        """`on_failure` is called on the event loop, once."""
+        """Start the thread; `on_failure` is called on the event loop, once, when the store stops for good."""
         self._connection = connection
         self._path = path
         self._on_failure = on_failure
@@ -71,13 +71,15 @@ class Writer:
         self._stopping = False
         self._failed: StoreFailed | None = None
         self.groups = 0
-        """Commits to the disk so far."""
+        """Number of commits to the disk so far."""
         self._thread.start()
 
     def submit(self, body: Callable[[Transaction], Any], earlier: EarlierTries) -> asyncio.Future[Any]:
-        """The future result of a transaction; cancelled before its turn, it does not run.
+        """Queue a transaction function, and return the future of its result; canceled before its turn, it does not run.
 
-        Raises: StoreFailed, StoreUnavailable.
+        Raises:
+            StoreFailed: when the store has stopped for good.
+            StoreUnavailable: when the store is closed.
         """
         if self._failed is not None:
             raise self._failed
@@ -88,7 +90,7 @@ class Writer:
         return request.answer
 
     async def stop(self) -> None:
-        """Finishes what waits, then ends the thread."""
+        """Finish the queued functions, then end the thread."""
         self._stopping = True
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -119,7 +121,7 @@ class Writer:
             self._loop.call_soon_threadsafe(_settle, done)
 
     def _give_up(self, requests: Sequence[WriteRequest], error: CoditectError) -> None:
-        """Nobody of the group is answered with success. All but a held lock is for good."""
+        """Fail all requests of a group; any error but a held lock stops the store for good."""
         if not isinstance(error, StoreLocked) and self._failed is None:
             self._failed = error if isinstance(error, StoreFailed) else StoreFailed(error.sentence, **error.facts)
             log.error("The store has stopped", extra={"reason": str(error)})
@@ -128,7 +130,7 @@ class Writer:
             request.error = self._failed or error
 
     def _commit_group(self, requests: list[WriteRequest]) -> list[WriteRequest]:
-        """Runs and commits as many as the group's time allows; returns them."""
+        """Run and commit as many requests as the group's limits allow, and return them."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             (before,) = self._connection.execute("SELECT version FROM state").fetchone()
@@ -144,7 +146,7 @@ class Writer:
         return requests[:count]
 
     def _run_all(self, requests: list[WriteRequest], version: int, overlay: Overlay) -> tuple[int, int]:
-        """How many were run, and the version that they lead to."""
+        """Run requests up to the group's limits, and return how many were run and the resulting version."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
             version += self._run(request, version, overlay)
@@ -153,7 +155,7 @@ class Writer:
         return len(requests), version
 
     def _run(self, request: WriteRequest, version: int, overlay: Overlay) -> bool:
-        """Whether it wrote something that stays."""
+        """Run one request, and return whether it wrote anything that stays."""
         if request.answer.cancelled():
             return False
         statements = Statements(self._connection, self._path, version, overlay)
